@@ -1,0 +1,41 @@
+"""Where a network comes from and what slimming changed: all that its file must say to rebuild it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+_ATTRIBUTE = "_slimkit_provenance"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Architecture reference and surgery record of one network; JSON-able values only.
+
+    Attributes:
+        arch: `torchvision:NAME`, `zoo:NAME`, `timm:NAME`, `package.module:factory`, `file.py:factory`,
+            `exported`, or None where it is unknown.
+        arguments: keyword arguments of the factory.
+        input_shape: shape of one image, (C, H, W).
+        classes: number of classes, None where the network is no classifier.
+        normalisation: `mean` and `std` per input channel, of images in [0, 1].
+        attributes: module path -> attribute -> the value that surgery gave it.
+        passes: one entry a slimming: group name -> indices of the channels kept.
+    """
+
+    arch: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    input_shape: tuple[int, ...] | None = None
+    classes: int | None = None
+    normalisation: dict[str, list[float]] | None = None
+    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    passes: tuple[dict[str, list[int]], ...] = ()
+
+
+def of(model: object) -> Provenance:
+    """Return the provenance attached to a network, an empty one where there is none."""
+    found = getattr(model, _ATTRIBUTE, None)
+    return found if isinstance(found, Provenance) else Provenance()
+
+
+def attach(model: object, provenance: Provenance) -> None:
+    """Attach a provenance to a network, as a plain attribute that a deep copy carries along."""
+    object.__setattr__(model, _ATTRIBUTE, provenance)
