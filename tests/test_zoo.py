@@ -1,0 +1,43 @@
+"""The zoo: every network runs on the shape it names, at any width, and has the published size."""
+
+import pytest
+import torch
+
+import model_zoo
+
+
+@pytest.mark.parametrize("name", model_zoo.ARCHITECTURES)
+def test_runs_on_its_own_shape_and_trains(name: str) -> None:
+    shape = model_zoo.INPUT_SHAPES[name]
+    model = model_zoo.ARCHITECTURES[name](num_classes=7, in_channels=shape[0]).train()
+    logits = model(torch.randn(2, *shape))
+    assert logits.shape == (2, 7)
+    logits.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", [n for n in model_zoo.ARCHITECTURES if n != "lenet-300-100"])
+def test_width_and_channels_follow_the_keywords(name: str) -> None:
+    model = model_zoo.ARCHITECTURES[name](num_classes=3, in_channels=2, width=4).eval()
+    size = model_zoo.INPUT_SHAPES[name][1]
+    assert model(torch.randn(1, 2, size, size)).shape == (1, 3)
+    assert next(model.parameters()).shape[:2] == (4, 2)
+
+
+def test_sizes_are_those_of_the_papers() -> None:
+    def convolutions(name: str) -> int:
+        return sum(isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3) for m in made[name].modules())
+
+    made = {name: factory() for name, factory in model_zoo.ARCHITECTURES.items()}
+    assert [convolutions(n) for n in ("resnet8", "resnet20", "resnet56", "vgg16_bn")] == [7, 19, 55, 13]
+    # LeNet-300-100: 784*300 + 300*100 + 100*10 weights and 410 biases.
+    assert sum(p.numel() for p in made["lenet-300-100"].parameters()) == 266_200 + 410
+    # ResNet-20 has 0.27 M parameters in the paper (table 6); the two projections and their BNs add 2,752.
+    resnet20 = sum(p.numel() for p in made["resnet20"].parameters())
+    assert resnet20 - (16 * 32 + 2 * 32 + 32 * 64 + 2 * 64) == 269_722
+
+
+def test_lenet_has_batch_norm_only_when_asked() -> None:
+    plain, normed = (model_zoo.lenet_300_100(batch_norm=flag) for flag in (False, True))
+    counts = [sum(isinstance(m, torch.nn.BatchNorm1d) for m in net.modules()) for net in (plain, normed)]
+    assert counts == [0, 2]
