@@ -1,0 +1,74 @@
+"""What each stage of a run costs: seconds, CPU seconds, memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One finished stage.
+
+    Attributes:
+        name: what it did.
+        seconds: wall time.
+        cpu_seconds: user and system time of this process and of its finished children.
+        peak_mb: most resident memory, in MB of 10^6 bytes, that the process had *until the end* of the stage;
+            it never falls, so the stage at which it last rose is the one that set it.
+    """
+
+    name: str
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float
+
+
+@dataclass
+class Stages:
+    """Collects stages in the order in which they end: `with stages.stage("trace"): ...`."""
+
+    finished: list[Stage] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block; one that raises is recorded as well."""
+        wall, cpu = time.perf_counter(), cpu_seconds()
+        try:
+            yield
+        finally:
+            self.finished.append(
+                Stage(
+                    name=name,
+                    seconds=time.perf_counter() - wall,
+                    cpu_seconds=cpu_seconds() - cpu,
+                    peak_mb=peak_mb(),
+                )
+            )
+
+    def records(self) -> list[dict[str, str | float]]:
+        """Return the stages as plain dicts, for the report."""
+        return [asdict(stage) for stage in self.finished]
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds spent so far by this process and its finished children."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def peak_mb() -> float:
+    """Return the most resident memory this process has had, in MB of 10^6 bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # `ru_maxrss` would start at the size of the process that started this one
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
