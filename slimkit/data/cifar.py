@@ -1,0 +1,83 @@
+"""CIFAR-10 and CIFAR-100, Krizhevsky 2009: 60,000 colour images of 32x32 pixels, in torchvision's layout."""
+
+import codecs
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slimkit.data.augmentation import Augmentation
+from slimkit.data.dataset import Dataset
+from slimkit.data.tensor_split import in_memory
+from slimkit.errors import DataError
+
+_HOW = (
+    "  Unpack the Python version of https://www.cs.toronto.edu/~kriz/cifar.html there, for example by\n"
+    "  torchvision.datasets.{dataset}(DIR, download=True), and give --data-root DIR"
+)
+
+# All that the files name; anything else in a pickle could run code.
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
+    ("numpy._core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): codecs.encode,
+}
+
+
+def cifar10(root: Path | None, seed: int) -> Dataset:
+    """Open CIFAR-10 from `root`/cifar-10-batches-py."""
+    files = ([f"data_batch_{number}" for number in range(1, 6)], ["test_batch"])
+    return _cifar("cifar10", root, "cifar-10-batches-py", files, "labels", 10, seed)
+
+
+def cifar100(root: Path | None, seed: int) -> Dataset:
+    """Open CIFAR-100 from `root`/cifar-100-python, with its 100 fine classes."""
+    return _cifar("cifar100", root, "cifar-100-python", (["train"], ["test"]), "fine_labels", 100, seed)
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which no CIFAR file does")
+        return _ALLOWED[module, name]
+
+
+def _cifar(
+    name: str,
+    root: Path | None,
+    folder: str,
+    files: tuple[list[str], list[str]],
+    key: str,
+    classes: int,
+    seed: int,
+) -> Dataset:
+    how = _HOW.format(dataset=name.upper())
+    if root is None:
+        raise DataError(f"{name}: no folder was given to read it from.\n{how}")
+    train, test = ([_read(root / folder / file, key, name, how) for file in part] for part in files)
+    augmentation = Augmentation(pad=4, flip=True)
+    return in_memory(name, _join(train), _join(test), classes=classes, seed=seed, augmentation=augmentation)
+
+
+def _join(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
+def _read(path: Path, key: str, name: str, how: str) -> tuple[Tensor, Tensor]:
+    try:
+        with path.open("rb") as file:
+            batch = _Unpickler(file, encoding="latin1").load()
+        images = torch.from_numpy(np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32).copy())
+        labels = torch.tensor(batch[key], dtype=torch.int64)
+    except FileNotFoundError:
+        raise DataError(f"{name}: {path} is missing.\n{how}") from None
+    except Exception as error:  # a damaged pickle can raise anything
+        raise DataError(f"{name}: {path} cannot be read: {error}.\n{how}") from error
+    if len(images) != len(labels):
+        raise DataError(f"{name}: {path} has {len(images)} images but {len(labels)} labels.\n{how}")
+    return images, labels

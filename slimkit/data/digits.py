@@ -1,0 +1,28 @@
+"""scikit-learn's digits: 1,797 images of 8x8 pixels, inside the package."""
+
+from pathlib import Path
+
+import torch
+
+from slimkit.data.augmentation import Augmentation
+from slimkit.data.dataset import Dataset
+from slimkit.data.order import split_indices
+from slimkit.data.tensor_split import in_memory
+
+
+def digits(root: Path | None, seed: int) -> Dataset:
+    """Open the digits; a fifth is the test split, for every seed the same. `root` is not needed."""
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    images = torch.from_numpy(raw.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)  # were 0 .. 16
+    labels = torch.from_numpy(raw.target).to(torch.int64)
+    rest, test = split_indices(len(images), 0.2, "digits", "test")
+    return in_memory(
+        "digits",
+        (images[rest], labels[rest]),
+        (images[test], labels[test]),
+        classes=10,
+        seed=seed,
+        augmentation=Augmentation(pad=1),
+    )

@@ -1,0 +1,78 @@
+"""A split that is read image by image, by worker processes."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as MapDataset
+
+from slimkit.data.order import batch_indices, number
+from slimkit.errors import DataError
+
+# An index, and the seed of its augmentation or None -> one image float32 [C, H, W] in [0, 1], and its label.
+Fetch = Callable[[int, int | None], tuple[Tensor, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderSplit:
+    """`count` images that `fetch` reads one at a time.
+
+    `fetch` must survive pickling where worker processes are spawned.
+    """
+
+    fetch: Fetch
+    count: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    workers: int | None = None  # None: one process less than there are cores, at most 8
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        epoch: int = 0,
+        augment: bool = False,
+        start: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give batches as `Split.batches` says."""
+        chunks = batch_indices(self.count, batch_size, seed, epoch, start)
+
+        def key(index: int) -> tuple[int, int | None]:
+            return index, number("augment", seed, epoch, index) if augment else None
+
+        keyed = [[key(index) for index in chunk[rank::ranks].tolist()] for chunk in chunks]
+        workers = min(8, (os.cpu_count() or 1) - 1) if self.workers is None else self.workers
+        loader = DataLoader(
+            _Fetched(self.fetch),
+            batch_sampler=keyed,
+            num_workers=workers,
+            generator=torch.Generator().manual_seed(0),  # so that iterating leaves the global generator alone
+        )
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        try:
+            for images, labels in loader:
+                yield (images - mean) / std, labels
+        except DataError as error:  # a worker's traceback stands before the message
+            raise DataError(str(error).rpartition("slimkit.errors.DataError: ")[2].strip()) from error
+
+    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> "LoaderSplit":
+        """Return the same images with another normalisation."""
+        return replace(self, mean=tuple(mean), std=tuple(std))
+
+
+class _Fetched(MapDataset[tuple[Tensor, int]]):
+    def __init__(self, fetch: Fetch) -> None:
+        self.fetch = fetch
+
+    def __getitem__(self, key: Any) -> tuple[Tensor, int]:
+        return self.fetch(*key)

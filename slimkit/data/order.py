@@ -1,0 +1,44 @@
+"""Which images come when: pure functions of (seed, epoch, batch), so that a resumed run sees the same."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def number(*parts: object) -> int:
+    """Mix anything printable into a seed in [0, 2**63); the same on every machine and in every process."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def generator(*parts: object) -> torch.Generator:
+    """Return a fresh random generator for these parts; the global one is not touched."""
+    return torch.Generator().manual_seed(number(*parts))
+
+
+def permutation(count: int, seed: int, epoch: int) -> Tensor:
+    """Return the order of one epoch: int64 [count]."""
+    return torch.randperm(count, generator=generator("order", seed, epoch))
+
+
+def batch_indices(count: int, batch_size: int, seed: int | None, epoch: int, start: int) -> list[Tensor]:
+    """Cut one epoch into batches of image indices, from batch `start` on.
+
+    Without a seed the images come in stored order and the last batch may be short. With one they are shuffled
+    and a short last batch is left out, so that every step has the same weight; a set smaller than one batch
+    is one batch.
+    """
+    if count == 0:
+        return []
+    size = min(batch_size, count)
+    if seed is None:
+        return list(torch.split(torch.arange(count), size))[start:]
+    return list(torch.split(permutation(count, seed, epoch)[: count // size * size], size))[start:]
+
+
+def split_indices(count: int, share: float, *parts: object) -> tuple[Tensor, Tensor]:
+    """Part `count` images at random into (the rest, a `share` of them), each int64 and ascending."""
+    order = torch.randperm(count, generator=generator("split", *parts))
+    taken = round(count * share)
+    return order[taken:].sort().values, order[:taken].sort().values

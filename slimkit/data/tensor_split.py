@@ -1,0 +1,95 @@
+"""A split that fits in memory: uint8 tensors, augmented and normalised batch by batch."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from slimkit.data.augmentation import Augmentation, shift_and_flip
+from slimkit.data.dataset import Dataset, statistics
+from slimkit.data.order import batch_indices, generator, split_indices
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSplit:
+    """Images uint8 [N, C, H, W] and labels int64 [N], on any one device."""
+
+    images: Tensor
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: Augmentation = Augmentation()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        epoch: int = 0,
+        augment: bool = False,
+        start: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give batches as `Split.batches` says."""
+        device = self.images.device
+        scale = 1 / (255 * torch.tensor(self.std, device=device).view(1, -1, 1, 1))
+        shift = -(torch.tensor(self.mean, device=device) / torch.tensor(self.std, device=device))
+        shift = shift.view(1, -1, 1, 1)
+        chunks = batch_indices(len(self), batch_size, seed, epoch, start)
+        for number, chunk in enumerate(chunks, start):
+            shard = slice(rank, len(chunk), ranks)
+            index = chunk[shard].to(device)
+            images = self.images[index]
+            if augment:
+                random = generator("augment", seed, epoch, number)
+                images = shift_and_flip(images, self.augmentation, random, shard)
+            yield torch.addcmul(shift, images.float(), scale), self.labels[index]
+
+    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> "TensorSplit":
+        """Return the same images with another normalisation."""
+        return replace(self, mean=tuple(mean), std=tuple(std))
+
+    def to(self, device: torch.device) -> "TensorSplit":
+        """Return the split with its tensors on a device, so that batches need no transfer."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+
+def in_memory(
+    name: str,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    validation: tuple[Tensor, Tensor] | None = None,
+    *,
+    classes: int,
+    seed: int,
+    augmentation: Augmentation,
+) -> Dataset:
+    """Make a data set of images uint8 [N, C, H, W] and labels int64 [N].
+
+    Without a validation split, a tenth of the training images, drawn by seed, becomes one.
+    """
+    if validation is None:
+        images, labels = train
+        rest, taken = split_indices(len(images), 0.1, name, "validation", seed)
+        train, validation = (images[rest], labels[rest]), (images[taken], labels[taken])
+    mean, std = statistics(train[0])
+
+    def split(part: tuple[Tensor, Tensor]) -> TensorSplit:
+        return TensorSplit(images=part[0], labels=part[1], mean=mean, std=std, augmentation=augmentation)
+
+    _, channels, height, width = train[0].shape
+    return Dataset(
+        name=name,
+        classes=classes,
+        input_shape=(channels, height, width),
+        mean=mean,
+        std=std,
+        train=split(train),
+        validation=split(validation),
+        test=split(test),
+    )
