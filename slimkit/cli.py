@@ -1,0 +1,293 @@
+"""The `slimkit` command: flags in, one library call, text out.
+
+Nothing heavy is imported before a command runs, so that every help text is there at once.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from slimkit import __version__
+from slimkit.errors import SlimkitError, SpecError
+from slimkit.spec import (
+    BUDGETS,
+    CompressSpec,
+    RunSpec,
+    TrainSpec,
+    make,
+    read_pairs,
+    read_settings,
+    read_words,
+)
+
+Spec = TypeVar("Spec", bound=RunSpec)
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# The settings that most runs vary are shown as options; the others are listed after them.
+COMPRESS = ("ratio", "max_macs", "max_latency", "data", "epochs", "arch", "trust_pickle", "seed")
+TRAIN = ("arch", "data", "ratio", "max_macs", "epochs", "draw", "init", "seed")
+INSPECT = ("arch", "trust_pickle", "without_bn", "tracer")
+# `--engine` names who traces or who runs; the names are disjoint.
+ENGINES = {
+    "slimkit": "tracer",
+    "torch-pruning": "tracer",
+    "onnxruntime": "runtime",
+    "openvino": "runtime",
+}
+
+
+def _flag(entry: Field[Any]) -> str:
+    flag = f"--{entry.name.replace('_', '-')}"
+    return f"{flag}/--no-{flag[2:]}" if entry.type is bool and entry.default else flag
+
+
+def _look(entry: Field[Any], hidden: bool) -> dict[str, Any]:
+    default = "" if entry.default in (None, "", ()) or entry.type is bool else f" [{entry.default}]"
+    look = {"default": None, "hidden": hidden, "help": entry.metadata["help"] + default}
+    return look | ({"is_flag": True} if entry.type is bool else {"metavar": "VALUE"})
+
+
+class SettingsCommand(click.Command):
+    """A command whose help lists, after its options, the settings that are not among them."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(ctx, formatter)
+        rest = [option for option in self.params if isinstance(option, click.Option) and option.hidden]
+        listed = [(option.opts[-1][2:], option.help) for option in rest if option.help]
+        if listed:
+            with formatter.section("More, each as --NAME VALUE, --set NAME=VALUE or in the --config file"):
+                formatter.write_dl(listed)
+
+
+def settings_of(
+    kind: type[RunSpec], shown: Sequence[str], rest: bool = True
+) -> Callable[[Function], Function]:
+    """Make an option of every setting of a spec; those not in `shown` are listed after the options.
+
+    Without `rest` only those in `shown` become options.
+    """
+
+    def add(command: Function) -> Function:
+        by_name = {entry.name: entry for entry in fields(kind)}
+        click.option("--engine", metavar="NAME", hidden=True)(command)
+        click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any setting, by name.")(
+            command
+        )
+        click.option("--config", type=Path, metavar="FILE", help="Settings from a file such as run.toml.")(
+            command
+        )
+        for name in reversed([*shown, *(name for name in by_name if rest and name not in shown)]):
+            click.option(_flag(by_name[name]), name, **_look(by_name[name], hidden=name not in shown))(
+                command
+            )
+        return command
+
+    return add
+
+
+def output_options(command: Function) -> Function:
+    """Add what every command that writes a folder takes."""
+    click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and nothing else.")(
+        command
+    )
+    click.option("--force", is_flag=True, help="Replace the output folder of an earlier run.")(command)
+    click.option("--out", type=Path, metavar="DIR", help="Folder to write; default: NAME-slim.")(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="slimkit")
+def slimkit() -> None:
+    """Make convolutional networks narrower for real, with proof and measurements."""
+
+
+@slimkit.command(cls=SettingsCommand)
+@click.argument("checkpoint", type=Path)
+@settings_of(CompressSpec, COMPRESS)
+@output_options
+def compress(checkpoint: Path, out: Path | None, force: bool, as_json: bool, **words: Any) -> None:
+    """Shrink a trained network; write ONNX, weights and a report.
+
+    \b
+    slimkit compress resnet18.pt --ratio 0.5
+    slimkit compress model.pt --max-latency 0.5 --data folder:images --epochs 20
+    """
+    spec = gather(CompressSpec, words)
+    with working() as progress:
+        from slimkit import pipeline
+
+        outcome = pipeline.compress_checkpoint(checkpoint, spec, out, force, progress)
+    show_run(outcome.report, outcome.folder, as_json)
+
+
+@slimkit.command(cls=SettingsCommand)
+@settings_of(TrainSpec, TRAIN)
+@output_options
+@click.option("--resume", is_flag=True, help="Go on with the interrupted run of the same settings.")
+def train(out: Path | None, force: bool, resume: bool, as_json: bool, **words: Any) -> None:
+    """Train a network, and shrink it as soon as its mask has settled.
+
+    \b
+    slimkit train --arch zoo:resnet20 --data fashion-mnist --ratio 0.5
+    """
+    spec = gather(TrainSpec, words)
+    with working() as progress:
+        from slimkit import pipeline
+
+        outcome = pipeline.train_network(spec, out, force, resume, progress)
+    show_run(outcome.report, outcome.folder, as_json)
+
+
+@slimkit.command(cls=SettingsCommand)
+@click.argument("checkpoint", type=Path)
+@settings_of(CompressSpec, INSPECT, rest=False)
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON, and nothing else.")
+def inspect(checkpoint: Path, as_json: bool, **words: Any) -> None:
+    """Show which channels can be removed, and why others cannot."""
+    spec = gather(CompressSpec, words)
+    with working() as progress:
+        from slimkit import pipeline
+
+        found = pipeline.inspect(checkpoint, spec, progress)
+    from slimkit.report import table
+
+    show(found, as_json, table.inspect_tables)
+
+
+@slimkit.command()
+@click.argument("models", type=Path, nargs=-1, required=True, metavar="MODEL.onnx...")
+@click.option("--runtime", default="onnxruntime", metavar="NAME", help="onnxruntime or openvino.")
+@click.option("--threads", default=1, type=click.IntRange(1), metavar="N", help="Threads of the engine.")
+@click.option("--batch", default=1, type=click.IntRange(1), metavar="N", help="Images at once.")
+@click.option("--json", "as_json", is_flag=True, help="Print the measurements as JSON, and nothing else.")
+def bench(models: tuple[Path, ...], runtime: str, threads: int, batch: int, as_json: bool) -> None:
+    """Measure ONNX models side by side."""
+    with working() as progress:
+        from slimkit import pipeline
+
+        rows = pipeline.bench(models, runtime=runtime, threads=threads, batch=batch, progress=progress)
+    from slimkit.report import table
+
+    show({"models": rows}, as_json, lambda found: table.bench_table(found["models"]))
+
+
+@slimkit.command()
+@click.argument("folders", type=Path, nargs=-1, required=True, metavar="DIR...")
+@click.option(
+    "--out", type=Path, metavar="FILE", help="Page to write; default: DIR/report.html, comparison.html."
+)
+@click.option("--force", is_flag=True, help="Replace a comparison page that exists.")
+def report(folders: tuple[Path, ...], out: Path | None, force: bool) -> None:
+    """Write the page of a run again, or one that compares several runs."""
+    with working() as progress:
+        from slimkit.report import rebuild
+
+        progress("drawing the page", None)
+        path = rebuild.rebuild(folders, out, force)
+    click.echo(path)
+
+
+def gather(kind: type[Spec], words: dict[str, Any]) -> Spec:
+    """Make a spec from a settings file, `--set` and flags; the later wins, its budget too."""
+    config, pairs, engine = words.pop("config"), words.pop("pairs"), words.pop("engine")
+    settings = {} if config is None else read_settings(config)
+    given = read_pairs(pairs) | {name: value for name, value in words.items() if value is not None}
+    if engine is not None:
+        if engine not in ENGINES:
+            raise SpecError(f"engine is {engine!r}: it must be one of {', '.join(ENGINES)}.")
+        given[ENGINES[engine]] = engine
+    budgets = {"ratio", *(f"max_{kind}" for kind in BUDGETS)}
+    if budgets & set(given):
+        settings = {name: value for name, value in settings.items() if name not in budgets}
+    return make(kind, settings | read_words(kind, given))
+
+
+@contextmanager
+def working() -> Iterator[Callable[[str, float | None], None]]:
+    """Show progress on stderr where that is a terminal; keep stdout free of what libraries print."""
+    from slimkit.report import progress
+
+    with redirect_stdout(sys.stderr), progress.shown(first_of_several()) as show_progress:
+        yield show_progress
+
+
+def show_run(report: dict[str, Any], folder: Path, as_json: bool) -> None:
+    """Print how a run ended, and where its report lies."""
+    from slimkit.report import table
+
+    show(report, as_json, table.run_table)
+    if first_of_several() and not as_json:
+        click.echo(f"Report: {folder / 'report.html'}")
+
+
+def show(found: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]], Any]) -> None:
+    """Print a report as JSON, or as tables."""
+    if not first_of_several():
+        return
+    if as_json:
+        from slimkit.report import json_file
+
+        click.echo(json_file.to_json(found), nl=False)
+        return
+    from rich.console import Console
+
+    Console().print(table(found))
+
+
+def first_of_several() -> bool:
+    """Tell whether this process speaks for the run: the only one, or rank 0 of a distributed run."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and give its exit status.
+
+    0: done; 2: the user can mend it (one message on stderr); 130: interrupted; 143: terminated. Anything else
+    is a bug of ours and leaves as an exception, which Python ends with a traceback and 1.
+    """
+    words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    try:
+        with terminable():
+            slimkit.main(words, prog_name="slimkit", standalone_mode=False)
+    except SlimkitError as error:
+        return refuse(str(error))
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "slimkit"
+        return refuse(f"{error.format_message()}\n  See {path} --help")
+    except click.ClickException as error:
+        return refuse(error.format_message())
+    except click.Abort:
+        click.echo("slimkit: interrupted", err=True)
+        return 130
+    return 0
+
+
+def refuse(message: str) -> int:
+    """Print what the user can mend."""
+    click.echo(f"slimkit: {message}", err=True)
+    return 2
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM end the block as an exception, so that what was begun is cleaned up."""
+
+    def stop(signum: int, frame: object) -> None:
+        sys.exit(128 + signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,74 @@
+"""Numbers as people read them: three digits, a unit, the same in the terminal and on the page."""
+
+import math
+
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+MISSING = "–"
+
+
+def digits(value: float | None, places: int = 3) -> str:
+    """Round to significant digits, without exponent where it can be read without."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if value == 0:
+        return "0"
+    if abs(value) < 1e-4 or abs(value) >= 1e7:
+        return f"{value:.{places - 1}e}"
+    decimals = max(0, places - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{decimals}f}"
+
+
+def amount(value: float | None, unit: str = "") -> str:
+    """Write a large number with a decimal prefix: 11.7 M, 46.8 MB."""
+    if value is None:
+        return MISSING
+    for factor, prefix in _PREFIXES:
+        if abs(value) >= 0.9995 * factor:
+            return f"{digits(value / factor)} {prefix}{unit}"
+    return f"{value:.0f} {unit}".rstrip()
+
+
+def milliseconds(value: float | None) -> str:
+    """Write a time given in ms in the unit that suits it."""
+    if value is None:
+        return MISSING
+    if value >= 1000:
+        return f"{digits(value / 1000)} s"
+    return f"{digits(value)} ms" if value >= 0.1 else f"{digits(value * 1000)} µs"
+
+
+def duration(seconds: float | None) -> str:
+    """Write a time given in seconds: 0.42 s, 12 s, 3 min 20 s, 2 h 05 min."""
+    if seconds is None:
+        return MISSING
+    if seconds < 59.5:
+        return f"{seconds:.2f} s" if seconds < 1 else f"{digits(seconds, 2 if seconds < 10 else 3)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def millijoules(value: float | None) -> str:
+    """Write an energy given in mJ."""
+    if value is None:
+        return MISSING
+    return f"{digits(value / 1000)} J" if value >= 1000 else f"{digits(value)} mJ"
+
+
+def percent(share: float | None, places: int = 1) -> str:
+    """Write a share in [0, 1] as a percentage."""
+    return MISSING if share is None else f"{100 * share:.{places}f} %"
+
+
+def points(difference: float | None) -> str:
+    """Write a difference of two shares in percentage points, with its sign."""
+    if difference is None:
+        return MISSING
+    text = f"{100 * difference:+.1f}".replace("-", "−")
+    return f"{'±0.0' if text in ('+0.0', '−0.0') else text} points"
+
+
+def ratio(after: float | None, before: float | None) -> str:
+    """Write after / before with two decimals."""
+    if after is None or not before:
+        return MISSING
+    return f"{after / before:.2f}" if after / before >= 0.095 else digits(after / before, 2)

@@ -1,0 +1,115 @@
+"""Tables for the terminal: before and after, the groups of a network, models side by side."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from slimkit.report.numbers import MISSING, amount, millijoules, milliseconds, percent, points, ratio
+from slimkit.report.verdict import Record, verdict
+
+
+def run_table(report: Record) -> RenderableType:
+    """Show a finished run: before and after, right after the cut, what was kept, and the verdict."""
+    before, after = report.get("before") or {}, report.get("after") or {}
+    table = _table("", "before", "after", "after / before")
+    for name, old, new, change in comparison(before, after):
+        table.add_row(name, old, new, change)
+    said = verdict(report)
+    parts: list[RenderableType] = [table, Text(said.sentence, style="bold"), *map(Text, said.notes)]
+    parts += [Text(f"Warning: {warning}", style="yellow") for warning in report.get("warnings") or []]
+    return Group(*parts)
+
+
+def comparison(before: Record, after: Record) -> list[tuple[str, str, str, str]]:
+    """List the rows (what, before, after, change) of a run, as text; what was not measured is left out."""
+    rows = []
+    for split in ("validation", "test"):
+        old, new = _accuracy(before, split), _accuracy(after, split)
+        if old is not None or new is not None:
+            change = MISSING if old is None or new is None else points(new - old)
+            rows.append((f"accuracy ({split})", percent(old, 2), percent(new, 2), change))
+    for name, key, show in (
+        ("latency (median)", ("latency_ms", "median"), milliseconds),
+        ("MACs an image", ("macs",), amount),
+        ("parameters", ("params",), amount),
+        ("ONNX file", ("bytes",), lambda value: amount(value, "B")),
+        ("energy an image", ("energy_mj", "value"), millijoules),
+    ):
+        old, new = _at(before, key), _at(after, key)
+        if old is not None or new is not None:
+            rows.append((name, show(old), show(new), ratio(new, old)))
+    return rows
+
+
+def inspect_tables(found: Record) -> RenderableType:
+    """Show what `inspect` found: groups with their layers and MACs, gammas, and what is kept and why."""
+    groups = _table("group", "layers", "channels", "MACs")
+    for group in found.get("groups") or []:
+        layers = group.get("layers") or []
+        first = ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
+        groups.add_row(str(group.get("name")), first, str(group.get("before")), amount(group.get("macs")))
+    arch, channels = found.get("arch") or {}, found.get("channels") or {}
+    removable, total = channels.get("removable"), channels.get("total")
+    share = f" ({percent(removable / total)})" if total and removable is not None else ""
+    parts: list[RenderableType] = [
+        Text(f"{arch.get('name')}: {removable} of {total} channels can be removed{share}", style="bold"),
+        *(Text(f"Assumed: {words}") for words in arch.get("assumptions") or []),
+        groups,
+    ]
+    gammas = found.get("gammas") or {}
+    if gammas.get("before"):
+        parts.append(_histogram(gammas["edges"], gammas["before"]))
+    kept = channels.get("kept") or []
+    if kept:
+        table = _table("kept whole", "channels", "because", right=(1,))
+        for entry in kept:
+            table.add_row(str(entry.get("layer")), str(entry.get("channels")), str(entry.get("reason")))
+        parts.append(table)
+    return Group(*parts)
+
+
+def bench_table(rows: Sequence[Record]) -> RenderableType:
+    """Show models side by side: `name`, `bytes`, `latency_ms`; latency relative to the first."""
+    table = _table("model", "size", "median", "quartiles", "CPU time", "median / first")
+    first = _at(rows[0], ("latency_ms", "median")) if rows else None
+    for row in rows:
+        time = row.get("latency_ms") or {}
+        median, cpu = time.get("median"), time.get("cpu")
+        spread = f"{milliseconds(time.get('q25'))} – {milliseconds(time.get('q75'))}"
+        size = amount(row.get("bytes"), "B")
+        table.add_row(
+            str(row.get("name")), size, milliseconds(median), spread, milliseconds(cpu), ratio(median, first)
+        )
+    how = (rows[0].get("latency_ms") or {}) if rows else {}
+    words = [f"{how[key]} {noun}" for key, noun in (("threads", "thread"), ("repeats", "runs")) if key in how]
+    return Group(table, Text(", ".join([str(how.get("engine", "")), f"batch {how.get('batch', 1)}", *words])))
+
+
+def _table(*columns: str, right: Sequence[int] | None = None) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(columns):
+        numeric = index in right if right is not None else index > 0 and name != "layers"
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    return table
+
+
+def _histogram(edges: Sequence[float], counts: Sequence[int]) -> Text:
+    blocks, top = " ▁▂▃▄▅▆▇█", max(counts) or 1
+    bars = "".join(blocks[-(-8 * count // top)] for count in counts)
+    return Text(f"|gamma|  {edges[0]:.3g} {bars} {edges[-1]:.3g}")
+
+
+def _accuracy(side: Record, split: str) -> float | None:
+    value = _at(side, ("accuracy", split))
+    return None if value is None else float(value)
+
+
+def _at(record: Record, keys: Sequence[str]) -> Any:
+    value: Any = record
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value

@@ -1,0 +1,238 @@
+"""The command: quick help, the right status for every way to end, flags that reach the spec."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import slimkit
+from slimkit.cli import main
+from slimkit.errors import CheckpointError
+from slimkit.spec import CompressSpec, TrainSpec, from_toml, to_toml
+
+HEAVY = (
+    "torch",
+    "torchvision",
+    "onnxruntime",
+    "onnx",
+    "torch_pruning",
+    "matplotlib",
+    "sklearn",
+    "pydantic",
+    "rich",
+)
+COMMANDS = ("", "compress", "train", "inspect", "bench", "report")
+REPORT = {
+    "arch": {"name": "resnet8"},
+    "before": {"macs": 1000, "bytes": 3000, "latency_ms": {"median": 2.0}},
+    "after": {"macs": 260, "bytes": 900, "latency_ms": {"median": 0.8}},
+    "channels": {"total": 10, "removable": 10, "removed": 5, "share_removed": 0.5},
+}
+
+
+class FakePipeline(types.ModuleType):
+    """Stands in for `slimkit.pipeline`: notes what it was called with, or raises."""
+
+    def __init__(self) -> None:
+        super().__init__("slimkit.pipeline")
+        self.calls = []
+        self.error = None
+
+    def _answer(self, *call):
+        self.calls.append(call)
+        print("noise of a library")
+        if self.error is not None:
+            raise self.error
+        return types.SimpleNamespace(report=REPORT, folder=Path("resnet8-slim"))
+
+    def compress_checkpoint(self, path, spec, out, force, progress):
+        progress("tracing", 0.5)
+        return self._answer(path, spec, out, force)
+
+    def train_network(self, spec, out, force, resume, progress):
+        return self._answer(spec, out, force, resume)
+
+    def inspect(self, path, spec, progress):
+        return self._answer(path, spec).report
+
+    def bench(self, paths, *, runtime, threads, batch, progress):
+        self._answer(paths, runtime, threads, batch)
+        return [{"name": str(path), "bytes": 10, "latency_ms": {"median": 1.0, "q25": 0.9}} for path in paths]
+
+
+@pytest.fixture
+def pipeline(monkeypatch):
+    fake = FakePipeline()
+    monkeypatch.setitem(sys.modules, "slimkit.pipeline", fake)
+    monkeypatch.setattr(slimkit, "pipeline", fake, raising=False)
+    return fake
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = """
+import sys, time
+from slimkit.cli import main
+for command in {commands!r}:
+    try:
+        main([command, "--help"] if command else ["--help"])
+    except SystemExit:
+        pass
+assert time.process_time() < 0.3, time.process_time()
+print("HEAVY", [name for name in {heavy!r} if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(commands=COMMANDS, heavy=HEAVY)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("HEAVY []\n")
+    for words in (
+        "Usage: slimkit compress",
+        "--ratio",
+        "round-to",
+        "Usage: slimkit report",
+        "search-precision",
+    ):
+        assert words in done.stdout
+
+
+def test_flags_are_few():
+    import slimkit.cli
+
+    for command in slimkit.cli.slimkit.commands.values():
+        assert sum(not getattr(option, "hidden", False) for option in command.params) <= 15, command.name
+
+
+def test_flags_reach_the_spec(pipeline):
+    words = (
+        "compress net.pt --ratio 0.3 --data digits --round-to 16 --no-distill --trust-pickle --out o --force"
+    )
+    assert main(words.split()) == 0
+    path, spec, out, force = pipeline.calls[0]
+    assert (path, out, force) == (Path("net.pt"), Path("o"), True)
+    assert spec == CompressSpec(ratio=0.3, data="digits", round_to=16, distill=False, trust_pickle=True)
+
+
+def test_train_flags_reach_the_spec(pipeline):
+    words = (
+        "--arch zoo:resnet8 --data digits --max-latency 2.5ms --set watch=[0.3,0.7] --draw epoch:2 --resume"
+    )
+    assert main(["train", *words.split()]) == 0
+    expected = TrainSpec(
+        arch="zoo:resnet8", data="digits", max_latency="2.5ms", watch=(0.3, 0.7), draw="epoch:2"
+    )
+    assert pipeline.calls == [(expected, None, False, True)]
+
+
+@pytest.mark.parametrize(
+    "engine, setting", [("torch-pruning", {"tracer": "torch-pruning"}), ("openvino", {"runtime": "openvino"})]
+)
+def test_engine_names_the_tracer_or_the_runtime(pipeline, engine, setting):
+    assert main(["inspect", "net.pt", "--engine", engine]) == 0
+    assert pipeline.calls[0][1] == CompressSpec(**setting)
+
+
+def test_flags_win_over_the_settings_file(pipeline, tmp_path):
+    before = CompressSpec(ratio=0.3, cap=0.8, round_to=8, data="digits")
+    config = tmp_path / "run.toml"
+    config.write_text(to_toml(before))
+    assert main(["compress", "net.pt", "--config", str(config)]) == 0
+    assert main(["compress", "net.pt", "--config", str(config), "--max-macs", "0.4", "--set", "cap=0.7"]) == 0
+    assert pipeline.calls[0][1] == before == from_toml(config.read_text(), CompressSpec)
+    assert pipeline.calls[1][1] == CompressSpec(max_macs=0.4, cap=0.7, round_to=8, data="digits")
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("compress net.pt --ratio 50", "ratio is 50: it must be in [0, 1)"),
+        ("compress net.pt --ratio half", "ratio is 'half': it must be a number"),
+        ("compress net.pt --ratio 0.5 --max-macs 0.5", "a run has one budget"),
+        ("compress net.pt --config missing.toml", "missing.toml: the settings file cannot be read"),
+        ("compress net.pt --set ration=0.5", "'ration' in the settings: there is no such setting"),
+        ("compress net.pt --engine tensorrt", "engine is 'tensorrt'"),
+        ("compress", "Missing argument 'CHECKPOINT'"),
+        ("compress net.pt --ratoi 0.5", "--ratoi"),
+        ("compres net.pt", "No such command 'compres'"),
+        ("train --data digits", "arch is not set"),
+    ],
+)
+def test_what_the_user_can_mend(pipeline, capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("slimkit: ") and message in said.err
+    assert "Traceback" not in said.err
+    assert pipeline.calls == [] and list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_the_run_is_one_message(pipeline, capsys):
+    pipeline.error = CheckpointError("net.pt: there is no such file.\n  Check the path")
+    assert main(["compress", "net.pt"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "slimkit: net.pt: there is no such file.\n  Check the path\n" in said.err
+
+
+def test_an_interrupt_is_130(pipeline, capsys):
+    pipeline.error = KeyboardInterrupt()
+    assert main(["compress", "net.pt"]) == 130
+    assert "slimkit: interrupted" in capsys.readouterr().err
+
+
+def test_a_bug_of_ours_is_not_swallowed(pipeline):
+    pipeline.error = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        main(["compress", "net.pt"])
+
+
+def test_json_is_the_report_and_nothing_else(pipeline, capsys):
+    assert main(["compress", "net.pt", "--json"]) == 0
+    said = capsys.readouterr().out
+    assert json.loads(said) == REPORT | {"schema": "slimkit.report/1"}
+    assert said.lstrip("{\n ").startswith('"schema"')
+
+
+def test_the_table_says_what_was_gained(pipeline, capsys):
+    assert main(["compress", "net.pt"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "latency (median) 2.00 ms 0.800 ms 0.40",
+        "0.26",
+        "Half of the channels is not half of the work",
+    ):
+        assert words in said
+    assert "Report: resnet8-slim/report.html" in said
+    assert "noise" not in said
+
+
+def test_bench_shows_models_side_by_side(pipeline, capsys):
+    assert main(["bench", "a.onnx", "b.onnx", "--threads", "2"]) == 0
+    assert pipeline.calls == [((Path("a.onnx"), Path("b.onnx")), "onnxruntime", 2, 1)]
+    said = capsys.readouterr().out
+    assert "a.onnx" in said and "b.onnx" in said
+    assert main(["bench", "a.onnx", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["models"][0]["name"] == "a.onnx"
+
+
+def test_only_rank_0_of_a_distributed_run_speaks(pipeline, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert main(["compress", "net.pt"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_python_m_slimkit_and_statuses():
+    def run(*words):
+        return subprocess.run(
+            [sys.executable, "-m", "slimkit", *words], capture_output=True, text=True, env=os.environ
+        )
+
+    assert run("--version").stdout.startswith("slimkit, version ")
+    assert run().returncode == 0
+    refused = run("compress", "net.pt", "--ratio", "2")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("slimkit: ratio is 2: it must be in [0, 1)")

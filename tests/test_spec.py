@@ -1,0 +1,192 @@
+"""Settings of a run: ranges, one budget, TOML and back."""
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slimkit.errors import SpecError
+from slimkit.spec import (
+    Budget,
+    CompressSpec,
+    RunSpec,
+    TrainSpec,
+    from_toml,
+    make,
+    parse_budget,
+    read_pairs,
+    read_settings,
+    read_words,
+    to_toml,
+)
+
+TRAIN = {"arch": "zoo:resnet8", "data": "digits"}
+
+
+def test_half_the_channels_where_nothing_is_asked():
+    assert CompressSpec().ratio == 0.5
+    assert CompressSpec().budget == Budget("ratio", 0.5)
+    assert CompressSpec(max_macs="500M").ratio is None
+    assert CompressSpec(max_macs="500M").budget == Budget("macs", 5e8, absolute=True)
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({"ratio": 1.0}, "ratio is 1: it must be in [0, 1)"),
+        ({"ratio": -0.1}, "ratio is -0.1"),
+        ({"ratio": 50}, "for 50 % write 0.5"),
+        ({"ratio": "half"}, "ratio is 'half': it must be a number in [0, 1)"),
+        ({"ratio": True}, "ratio is True"),
+        ({"ratio": math.nan}, "ratio is nan"),
+        ({"ratio": 0.5, "max_macs": 0.5}, "ratio and max_macs are set: a run has one budget"),
+        ({"max_latency": "2.5"}, "above 1 without a unit; units are us, ms, s"),
+        ({"max_macs": "many"}, "max_macs is 'many': neither a share nor an amount"),
+        ({"max_energy": -1}, "max_energy is -1: not above 0"),
+        ({"ranking": "best"}, "ranking is 'best': it must be 'gamma' or"),
+        ({"ranking": "taylor"}, "ranking is 'taylor': it needs data"),
+        ({"int8": True}, "int8 is True: it needs data"),
+        ({"int8": "yes"}, "int8 is 'yes': it must be true or false"),
+        ({"cap": 1.0}, "cap is 1: it must be in (0, 1)"),
+        ({"round_to": "odd"}, "round_to is 'odd': it must be a whole number, 1 or more.\n  Or 'auto'"),
+        ({"round_to": 0}, "round_to is 0"),
+        ({"threads": 0}, "threads is 0: it must be a whole number, 1 or more"),
+        ({"epochs": 1.5}, "epochs is 1.5"),
+        ({"learning_rate": 0}, "learning_rate is 0: it must be in (0, infinity)"),
+        ({"device": "gpu"}, "device is 'gpu': it must be auto, cpu, cuda, cuda:N or mps"),
+        ({"arch": 18}, "arch is 18: it must be text"),
+    ],
+)
+def test_compress_refuses(wrong, words):
+    with pytest.raises(SpecError) as error:
+        CompressSpec(**wrong)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({"arch": ""}, "arch is not set: training needs it"),
+        ({"data": ""}, "for example --data fashion-mnist"),
+        ({"draw": "late"}, "draw is 'late': it must be early-bird, end, epoch:K or init"),
+        ({"draw": "epoch:31"}, "the run has only 30 epochs"),
+        ({"passes": 2}, "passes is 2: that needs draw = 'end'"),
+        ({"watch": (0.3, 1.5)}, "watch is 1.5"),
+        ({"threshold": 0}, "threshold is 0"),
+    ],
+)
+def test_train_refuses(wrong, words):
+    with pytest.raises(SpecError) as error:
+        TrainSpec(**(TRAIN | wrong))
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "given, kind, expected",
+    [
+        ("0.5", "macs", Budget("macs", 0.5)),
+        (0.5, "latency", Budget("latency", 0.5)),
+        ("50%", "energy", Budget("energy", 0.5)),
+        (1, "params", Budget("params", 1.0)),
+        ("500M", "macs", Budget("macs", 5e8, True)),
+        (4_000_000, "params", Budget("params", 4e6, True)),
+        ("4MB", "bytes", Budget("bytes", 4e6, True)),
+        ("4 MiB", "bytes", Budget("bytes", 4 * 2**20, True)),
+        ("2.5ms", "latency", Budget("latency", 2.5, True)),
+        ("800us", "latency", Budget("latency", 0.8, True)),
+        ("0.03J", "energy", Budget("energy", 30.0, True)),
+    ],
+)
+def test_budgets_are_shares_or_amounts(given, kind, expected):
+    read = parse_budget(given, kind)
+    assert (read.kind, read.absolute) == (expected.kind, expected.absolute)
+    assert read.value == pytest.approx(expected.value, rel=1e-12)
+
+
+def test_every_setting_says_what_it_means():
+    for kind in (CompressSpec, TrainSpec):
+        for entry in dataclasses.fields(kind):
+            assert len(entry.metadata["help"]) > 10, entry.name
+
+
+def texts():
+    return st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+
+
+@given(
+    ratio=st.floats(0, 1, exclude_max=True),
+    cap=st.floats(1e-9, 1, exclude_max=True),
+    round_to=st.one_of(st.just("auto"), st.integers(1, 64)),
+    arch=st.one_of(st.none(), texts()),
+    int8=st.booleans(),
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_compress_settings_survive_toml(ratio, cap, round_to, arch, int8):
+    spec = CompressSpec(ratio=ratio, cap=cap, round_to=round_to, arch=arch, int8=int8, data="digits")
+    assert from_toml(to_toml(spec, heading="made by\na test"), CompressSpec) == spec
+
+
+@given(
+    watch=st.lists(st.floats(0, 1, exclude_max=True), max_size=3), l1=st.one_of(st.none(), st.floats(0, 9))
+)
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_train_settings_survive_toml(watch, l1):
+    spec = TrainSpec(**TRAIN, watch=tuple(watch), l1=l1, max_latency="2.5ms", draw="epoch:3")
+    assert from_toml(to_toml(spec), TrainSpec) == spec
+
+
+def test_the_settings_file_is_complete():
+    for spec in (CompressSpec(), TrainSpec(**TRAIN)):
+        written = to_toml(spec)
+        for entry in dataclasses.fields(spec):
+            assert f"\n{entry.name} = " in written or f"\n# {entry.name}: not set" in written
+
+
+def test_an_unknown_setting_lists_the_nearest():
+    with pytest.raises(SpecError, match=r"'ration' in run.toml: there is no such setting.*\n.*ratio"):
+        from_toml("ration = 0.5", CompressSpec)
+    with pytest.raises(SpecError, match="Did you mean max_macs"):
+        make(CompressSpec, {"max-mac": 0.5})
+    with pytest.raises(SpecError, match="Known: ratio, max_macs"):
+        make(CompressSpec, {"zzzzzz": 1})
+
+
+def test_a_settings_file_that_cannot_be_read(tmp_path):
+    for name, content, words in (
+        ("no.toml", None, "cannot be read"),
+        ("bad.toml", b"ratio 0.5", "not valid TOML"),
+        ("bin.toml", b"\xff\xfe\x00", "not UTF-8"),
+    ):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(SpecError, match=words):
+            read_settings(tmp_path / name)
+    with pytest.raises(SpecError, match="cannot be read"):
+        read_settings(tmp_path)
+
+
+def test_words_of_a_command_line():
+    words = read_pairs(["ratio=0.5", "round-to = auto", "data=digits", "data_root=2024", "trust_pickle=true"])
+    assert read_words(CompressSpec, words) == {
+        "ratio": 0.5,
+        "round_to": "auto",
+        "data": "digits",
+        "data_root": "2024",
+        "trust_pickle": True,
+    }
+    assert read_words(TrainSpec, {"watch": "[0.3, 0.7]", "max_latency": "2.5ms", "ratio": "1979-05-27"}) == {
+        "watch": [0.3, 0.7],
+        "max_latency": "2.5ms",
+        "ratio": "1979-05-27",
+    }
+    with pytest.raises(SpecError, match="must be key=value"):
+        read_pairs(["ratio"])
+
+
+def test_specs_are_frozen_values():
+    spec = CompressSpec(ratio=0.3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spec.ratio = 0.4
+    assert isinstance(spec, RunSpec) and spec == CompressSpec(ratio=0.3) != CompressSpec(ratio=0.4)
