@@ -28,8 +28,8 @@ def environment() -> dict[str, str | int]:
 def preferred_step(engine: str = "onnxruntime") -> int:
     """Return the channel count whose multiples the engine runs fast: one vector register of floats.
 
-    ONNX Runtime and OpenVINO both lay channels out in blocks of 16 floats on AVX-512 and of 8 elsewhere; between
-    two multiples the block is computed whole, or a slower kernel runs.
+    ONNX Runtime and OpenVINO both lay channels out in blocks of 16 floats on AVX-512 and of 8 elsewhere;
+    between two multiples the block is computed whole, or a slower kernel runs.
     """
     return 16 if has_avx512() else 8
 

@@ -60,7 +60,7 @@ class Stages:
 def cpu_seconds() -> float:
     """Return the CPU seconds spent so far by this process and its finished children."""
     times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    return time.process_time() + times.children_user + times.children_system
 
 
 def peak_mb() -> float:

@@ -1,0 +1,138 @@
+"""One forward pass that carries channel names beside every tensor.
+
+The pass runs under a dispatch mode, so that it sees the ATen operators that really run: control flow, reused
+modules, functional calls and shared parameters need no care.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from slimkit.channels import rules
+from slimkit.channels.graph import Graph
+from slimkit.channels.record import Record, build
+from slimkit.errors import TraceError
+
+Example = Tensor | tuple[Any, ...] | dict[str, Any]
+
+
+class _Tracer(TorchDispatchMode):
+    """Applies the rule of every operator to the labels of its inputs."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        self.record = record
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        self.record.read(args)
+        out = func(*args, **kwargs)
+        rules.apply(self.record, func, args, kwargs, out)
+        return out
+
+
+def trace(model: nn.Module, example_input: Example) -> Graph:
+    """Find which channels of a network live and die together.
+
+    Args:
+        model: any `nn.Module`; its mode, flags, hooks and buffers are left as found.
+        example_input: what the model is called with: a tensor [N, C, H, W], a tuple of arguments, or a dict of
+            keyword arguments. One image is enough.
+
+    Returns:
+        The graph: removable units in groups, and everything that must stay, with the reason.
+
+    Raises:
+        TraceError: the model raises on this input; the message has its own last line and the module it came from.
+    """
+    record = Record(model, batch=_batch(example_input))
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        _forward(model, example_input, record)
+        if record.uncalled():  # branches that run only in training: auxiliary heads
+            for module in record.start_training_pass():
+                module.training = True
+            _forward(model, example_input, record)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return build(record)
+
+
+def _forward(model: nn.Module, example_input: Example, record: Record) -> None:
+    with torch.no_grad(), _module_stack(record), _Tracer(record):
+        try:
+            out = call(model, example_input)
+        except Exception as error:
+            line = str(error).strip().splitlines()
+            raise TraceError(
+                f"the network cannot run on its example input {describe(example_input)}: in {record.place()!r}, "
+                f"{type(error).__name__}: {line[0] if line else '(no message)'}\n"
+                "  Give an input of the shape that it expects, or mend the module named above."
+            ) from error
+    for tensor in tensors(out):
+        labels = record.labels(tensor)
+        for label in labels.axes if labels else ():
+            record.names.freeze(label, "", "reaches the output of the network")
+
+
+@contextmanager
+def _module_stack(record: Record) -> Iterator[None]:
+    def enter(module: nn.Module, args: Any) -> None:
+        record.enter(module)
+
+    def leave(module: nn.Module, args: Any, out: Any) -> None:
+        record.leave(module)
+
+    handles = (register_module_forward_pre_hook(enter), register_module_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def call(model: Callable[..., Any], example_input: Example) -> Any:
+    """Call a model with an example input: one tensor, a tuple of arguments or a dict of keyword arguments."""
+    if isinstance(example_input, Tensor):
+        return model(example_input)
+    if isinstance(example_input, Mapping):
+        return model(**example_input)
+    return model(*example_input)
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """Return all tensors in a nest of tuples, lists, dicts and dataclass-like outputs, in order."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, Mapping):
+        tree = list(tree.values())
+    if isinstance(tree, (tuple, list)):
+        return [tensor for item in tree for tensor in tensors(item)]
+    if hasattr(tree, "__dataclass_fields__"):
+        return tensors([getattr(tree, name) for name in tree.__dataclass_fields__])
+    return []
+
+
+def describe(example_input: Example) -> str:
+    """Return the shapes of an example input for a message."""
+    return " and ".join(str(list(tensor.shape)) for tensor in tensors(example_input)) or "(no tensor)"
+
+
+def _batch(example_input: Example) -> int:
+    found = tensors(example_input)
+    if not found or found[0].dim() == 0:
+        raise TraceError(
+            f"example input is {type(example_input).__name__} without a tensor: nothing to trace.\n"
+            "  Give a tensor [N, C, H, W], a tuple of arguments, or a dict of keyword arguments."
+        )
+    return int(found[0].shape[0])
+
+
+__all__ = ["Example", "call", "describe", "tensors", "trace"]

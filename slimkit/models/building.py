@@ -1,0 +1,194 @@
+"""An architecture's reference -> a network: fresh, or as a skeleton to be filled with stored tensors."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from slimkit.errors import ArchitectureError
+from slimkit.models.reference import Reference, check_arguments, factory, quiet
+
+_CREATORS = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full}
+_NO_COUNT = "num_batches_tracked"
+
+
+class _Skeleton(TorchFunctionMode):
+    """Make weights on the meta device: no memory, no time for initialisation.
+
+    Unlike `torch.device("meta")` it leaves torch.arange, linspace and tensor alone, from which networks
+    compute their structure (RegNet's widths) and constant buffers (Swin's indices).
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _CREATORS and kwargs.get("device") is None:
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
+
+
+def create(reference: Reference, arguments: Mapping[str, Any]) -> nn.Module:
+    """Build a network with fresh weights, in training mode.
+
+    Raises:
+        ArchitectureError: the factory refuses the arguments, fails, or builds no network.
+    """
+    wanted = {**reference.arguments, **arguments}
+    check_arguments(reference, wanted)
+    build = factory(reference)
+    if reference.source == "torchvision":
+        wanted = {**_torchvision_defaults(build), **wanted}
+    try:
+        with quiet():
+            model = build(**wanted)
+    except Exception as error:
+        line = (str(error).strip() or "no message").splitlines()[0]
+        given = ", ".join(f"{name}={value!r}" for name, value in wanted.items())
+        raise ArchitectureError(
+            f"--arch {reference}: building it with ({given}) failed with {type(error).__name__}: {line}\n"
+            "  Check the arguments that the factory takes."
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ArchitectureError(
+            f"--arch {reference}: built {type(model).__name__}, not a torch.nn.Module.\n"
+            "  Name the function or class that returns the network."
+        )
+    return model
+
+
+def skeleton(reference: Reference, arguments: Mapping[str, Any]) -> nn.Module:
+    """Build a network whose weights are on the meta device, where the factory can do so; else for real."""
+    try:
+        with _Skeleton():
+            return create(reference, arguments)
+    except ArchitectureError:
+        return create(reference, arguments)
+
+
+def takes(reference: Reference, *names: str) -> str | None:
+    """Return the first of these keyword arguments that the factory takes, None where it takes none."""
+    if reference.source in ("torchvision", "timm"):
+        known = {"torchvision": {"num_classes"}, "timm": {"num_classes", "in_chans"}}[reference.source]
+        return next((name for name in names if name in known), None)
+    try:
+        parameters = inspect.signature(factory(reference)).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    given = {each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
+    return next((name for name in names if name in given), None)
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Put tensors in the places of a network's parameters and buffers, whatever their shapes were.
+
+    A parameter that the architecture leaves out (`bias=None`) may be filled, and parameters that the
+    architecture shares stay shared.
+
+    Returns:
+        Names in `tensors` that the network has no place for, and places that are still on the meta device or
+        were filled with fresh values though they belong to the state dict.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    made: dict[int, tuple[nn.Parameter | None, nn.Parameter]] = {}  # holds the old one, so that no id is reused
+    left = {name for name in model.state_dict() if not name.endswith(_NO_COUNT)}
+    unknown: list[str] = []
+    for name, tensor in tensors.items():
+        path, _, leaf = name.rpartition(".")
+        owner = modules.get(path)
+        if owner is not None and leaf in owner._parameters:
+            old = owner._parameters[leaf]
+            if old is None or id(old) not in made:
+                trains = tensor.is_floating_point() and (old is None or old.requires_grad)
+                new = nn.Parameter(tensor, requires_grad=trains)
+                made[id(new if old is None else old)] = made[id(new)] = (old, new)
+            owner._parameters[leaf] = made[id(old)][1] if old is not None else new
+        elif owner is not None and leaf in owner._buffers:
+            owner._buffers[leaf] = tensor
+        else:
+            unknown.append(name)
+            continue
+        left.discard(name)
+    for module in modules.values():
+        count = module._buffers.get(_NO_COUNT)
+        if count is not None and count.is_meta:  # state dicts from before torch 0.4.1 have none
+            module._buffers[_NO_COUNT] = torch.zeros_like(count, device="cpu")
+    return unknown, sorted(left)
+
+
+def hollow(model: nn.Module) -> list[str]:
+    """Return the names of tensors of a network that are on the meta device: without values."""
+    found = []
+    for path, module in model.named_modules():
+        places = {**vars(module), **module._parameters, **module._buffers}
+        found += [
+            f"{path}.{name}".lstrip(".")
+            for name, value in places.items()
+            if isinstance(value, Tensor) and value.is_meta
+        ]
+    return found
+
+
+def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give modules the plain attributes that surgery, or the user, changed from what the factory sets.
+
+    Only an attribute that exists is set, and only to a value of its own kind: a file cannot smuggle anything in.
+
+    Raises:
+        ArchitectureError: no such module or attribute, or a value of another kind.
+    """
+    for path, values in attributes.items():
+        try:
+            module = model.get_submodule(path)
+        except AttributeError:
+            raise ArchitectureError(f"the architecture has no module {path!r}.\n  {_OTHER}") from None
+        for name, value in values.items():
+            old = vars(module).get(name, _MISSING)
+            if not _same_kind(old, value):
+                raise ArchitectureError(
+                    f"the attribute {name!r} of {path!r} cannot be {value!r} in this architecture.\n  {_OTHER}"
+                )
+            setattr(module, name, _as_kind(old, value))
+
+
+_MISSING = object()
+_OTHER = "The file was made with another version of the architecture: use that one."
+
+
+def is_plain(value: Any) -> bool:
+    """Tell whether an attribute's value can be written as JSON and read back."""
+    if isinstance(value, list | tuple):
+        return all(is_plain(item) for item in value)
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def _same_kind(old: Any, new: Any) -> bool:
+    if old is _MISSING or not is_plain(old) or not is_plain(new):
+        return False
+    if isinstance(old, list | tuple):
+        return isinstance(new, list | tuple)
+    if isinstance(old, bool) or isinstance(new, bool):
+        return old is None or new is None or type(old) is type(new)
+    if old is None or new is None:
+        return True
+    return type(old) is type(new) or (isinstance(old, float) and isinstance(new, int))
+
+
+def _as_kind(old: Any, new: Any) -> Any:
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
+        items = [_as_kind(before, after) for before, after in zip(old, new, strict=False)]
+        items += [_as_kind(old[-1] if old else None, after) for after in new[len(items) :]]
+        return tuple(items) if isinstance(old, tuple) else items
+    return new
+
+
+def _torchvision_defaults(build: Any) -> dict[str, Any]:
+    """Return the arguments that keep torchvision from fetching weights."""
+    names = inspect.signature(build).parameters
+    defaults: dict[str, Any] = {name: None for name in ("weights", "weights_backbone") if name in names}
+    if build.__name__ in ("googlenet", "inception_v3"):
+        defaults["init_weights"] = True
+    return defaults

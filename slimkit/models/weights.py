@@ -1,0 +1,172 @@
+"""From what a checkpoint holds to one flat state dict: wrappers, prefixes, dtypes, number checks."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from slimkit.errors import CheckpointError
+
+# The plain weights come before their moving averages: training goes on from them.
+_WRAPPERS = (
+    "state_dict", "model_state_dict", "model_state", "model_dict", "model_weights", "model", "net", "net_dict",
+    "net_state_dict", "network", "module", "weights", "params", "student", "backbone", "generator",
+)  # fmt: skip
+_AVERAGES = (
+    "ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "params_ema",
+    "ema_net", "averaged_model", "swa_model", "shadow",
+)  # fmt: skip
+_NOT_WEIGHTS = ("optim", "sched", "scaler", "rng", "loop", "callback", "hparam", "hyper", "amp", "history")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "student.", "ema.", "_model.")
+_ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+
+
+def unwrap(loaded: Any, where: str) -> tuple[Mapping[str, Any] | nn.Module, tuple[str, ...]]:
+    """Find the state dict, or the module, inside what a file holds; say which key was chosen.
+
+    Where a file holds weights and their moving average (EMA), the weights are taken.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    said: list[str] = []
+    for _ in range(6):
+        if isinstance(loaded, nn.Module):
+            return loaded, tuple(said)
+        if not isinstance(loaded, Mapping):
+            raise CheckpointError(
+                f"{where}: holds {_a(type(loaded).__name__)}, not the weights of a network.\n"
+                "  Save them as torch.save(model.state_dict(), PATH)"
+            )
+        inside = [key for key, value in loaded.items() if _holds_weights(key, value)]
+        chosen = next((key for key in (*_WRAPPERS, *_AVERAGES) if key in inside), None)
+        if chosen is None and not any(_is_array(value) for value in loaded.values()):
+            if len(inside) != 1:
+                found = f"several that could be ({', '.join(map(str, inside))})" if inside else "none"
+                raise CheckpointError(
+                    f"{where}: looked for the weights of one network and found {found} among its keys "
+                    f"{', '.join(map(str, list(loaded)[:8])) or '(none)'}.\n"
+                    "  Save the state dict alone: torch.save(checkpoint[KEY], PATH)"
+                )
+            chosen = inside[0]
+        if chosen is None:
+            return loaded, tuple(said)
+        averages = [key for key in inside if key in _AVERAGES and key != chosen]
+        if averages:
+            said.append(f"of {chosen!r} and {averages[0]!r} in the file, {chosen!r} was taken")
+        elif chosen in _AVERAGES:
+            said.append(f"the weights are those under {chosen!r}, a moving average")
+        loaded = loaded[chosen]
+    raise CheckpointError(f"{where}: wrapped more than six times.\n  Save the state dict alone.")
+
+
+def flatten(state: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Turn a state dict as found into float32 (and integer) CPU tensors by name; say what was changed.
+
+    Raises:
+        CheckpointError: quantised, sparse or complex weights, or names that are no strings.
+    """
+    tensors: dict[str, Tensor] = {}
+    halves: set[str] = set()
+    for name, value in state.items():
+        if not _is_array(value):
+            continue  # counters, settings, extra state
+        if not isinstance(name, str):
+            raise CheckpointError(
+                f"{where}: its keys are no names of tensors ({name!r}).\n  Save model.state_dict()."
+            )
+        tensor = value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
+        if tensor.is_quantized or name.endswith(("_packed_params._packed_params", "zero_point")):
+            raise CheckpointError(
+                f"{where}: {name!r} is quantised; channels can only be removed from a floating-point network.\n"
+                "  Give the checkpoint from before quantisation."
+            )
+        if tensor.layout != torch.strided or tensor.is_complex():
+            raise CheckpointError(
+                f"{where}: {name!r} is {_a('complex' if tensor.is_complex() else 'sparse')} tensor.\n"
+                "  Save it dense and real: tensor.to_dense()."
+            )
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            halves.add(str(tensor.dtype).removeprefix("torch."))
+            tensor = tensor.float()
+        tensors[name] = tensor.cpu()
+    said = [f"weights converted from {', '.join(sorted(halves))} to float32"] if halves else []
+    return _without_masks(tensors, said), tuple(said)
+
+
+def readings(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yield the state dict as its names may be meant: as it is, then with wrappers' prefixes taken off."""
+    current = dict(tensors)
+    while current:
+        yield current
+        tidy = {_strip_inside(name): tensor for name, tensor in current.items()}
+        tidy.pop("n_averaged", None)  # the counter of torch.optim.swa_utils.AveragedModel
+        if tidy.keys() != current.keys() and len(tidy) >= len(current) - 1:
+            current = tidy
+            continue
+        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in tidy)), None)
+        if prefix is None:  # training code puts losses and metrics beside the network
+            for candidate in _PREFIXES:
+                part = [name for name in tidy if name.startswith(candidate)]
+                if 2 * len(part) > len(tidy):
+                    tidy = {name: tidy[name] for name in part}
+                    prefix = candidate
+                    break
+        if prefix is None:
+            return
+        current = {name.removeprefix(prefix): tensor for name, tensor in tidy.items()}
+
+
+def check_finite(model: nn.Module, where: str) -> None:
+    """Refuse weights or statistics that are NaN or infinite, naming the tensor.
+
+    Raises:
+        CheckpointError: at least one is.
+    """
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            bad = ~torch.isfinite(tensor)
+            what = "NaN" if torch.isnan(tensor).any() else "infinite"
+            raise CheckpointError(
+                f"{where}: {int(bad.sum())} of {tensor.numel()} values of {name!r} are {what}: the network's "
+                "outputs mean nothing.\n  Give a checkpoint from before training went astray."
+            )
+
+
+def _holds_weights(key: Any, value: Any) -> bool:
+    if any(word in str(key).lower() for word in _NOT_WEIGHTS):
+        return False
+    if isinstance(value, Mapping):
+        return any(_is_array(inner) or _holds_weights(name, inner) for name, inner in value.items())
+    return isinstance(value, nn.Module)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiub")
+
+
+def _strip_inside(name: str) -> str:
+    for part in _ANYWHERE:
+        name = name.replace(part, "")
+    return name
+
+
+def _without_masks(tensors: dict[str, Tensor], said: list[str]) -> dict[str, Tensor]:
+    """Multiply out the masks of torch.nn.utils.prune (`weight_orig` * `weight_mask`)."""
+    masked = [
+        name.removesuffix("_orig")
+        for name in tensors
+        if name.endswith("_orig") and f"{name.removesuffix('_orig')}_mask" in tensors
+    ]
+    if not masked:
+        return tensors
+    said.append(f"masks of torch.nn.utils.prune multiplied into {len(masked)} tensors")
+    merged = {name: tensors[f"{name}_orig"] * tensors[f"{name}_mask"] for name in masked}
+    gone = {f"{name}{end}" for name in masked for end in ("_orig", "_mask")}
+    return {**{name: tensor for name, tensor in tensors.items() if name not in gone}, **merged}
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"

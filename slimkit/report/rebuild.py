@@ -1,0 +1,45 @@
+"""Pages made again from `report.json`: of one run, or of several in comparison."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from slimkit.errors import OutputError
+from slimkit.report import json_file
+from slimkit.report.page import comparison_page, run_page
+
+
+def rebuild(folders: Sequence[Path], out: Path | None = None, force: bool = False) -> Path:
+    """Write the page of one run, or one page that compares several, and give its path.
+
+    Without `out` it is `DIR/report.html` of a single run, which is replaced, or `comparison.html` here.
+
+    Raises:
+        OutputError: a report is missing or unreadable, or the page exists (without `force`) or cannot be
+            written.
+    """
+    reports = [json_file.read(folder) for folder in folders]
+    if len(reports) == 1:
+        home = folders[0] if folders[0].is_dir() else folders[0].parent
+        path, text = out or home / "report.html", run_page(reports[0])
+    else:
+        path, text = out or Path("comparison.html"), comparison_page(_named(folders, reports))
+    own = len(reports) == 1 and out is None
+    if path.exists() and not (own or force):
+        raise OutputError(f"{path}: it exists already.\n  Give another --out, or --force to replace it")
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"{path}: the page cannot be written ({error.strerror}).\n  Give another --out"
+        ) from None
+    return path
+
+
+def _named(folders: Sequence[Path], reports: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Name each run by its folder; by its whole path where two folders are called the same."""
+    short = [folder.resolve().name for folder in folders]
+    names = [
+        str(folder) if short.count(name) > 1 else name for folder, name in zip(folders, short, strict=True)
+    ]
+    return list(zip(names, reports, strict=True))

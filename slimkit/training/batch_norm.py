@@ -1,0 +1,57 @@
+"""Statistics of BN measured anew, after something upstream has changed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from slimkit.training.protocols import Split
+
+
+def reestimate(
+    model: nn.Module, split: Split, batches: int = 100, batch_size: int = 128, seed: int = 0
+) -> None:
+    """Replace the running mean and variance of every BN by the exact average over some batches.
+
+    Every other module stays in eval mode, so dropout is off. Mode, momentum and batch counter of every module
+    are left as found; when a batch cannot be run, so are the statistics.
+
+    Args:
+        model: changed in place: running statistics only.
+        split: gives the images; shuffled by `seed`, not augmented.
+        batches: how many at most.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if not norms:
+        return
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with _measuring(model, norms), torch.no_grad():
+        for images, _ in islice(split.batches(batch_size, seed=seed), batches):
+            model(images.to(device))
+
+
+@contextmanager
+def _measuring(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    momenta = [norm.momentum for norm in norms]
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.train()
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        for norm, momentum, buffers in zip(norms, momenta, before, strict=True):
+            norm.momentum = momentum
+            reached = done and bool(norm.num_batches_tracked)
+            for name in ["num_batches_tracked"] if reached else list(buffers):
+                norm.get_buffer(name).copy_(buffers[name])
+        for module, mode in modes.items():
+            module.training = mode

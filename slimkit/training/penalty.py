@@ -1,0 +1,80 @@
+"""L1 penalty on BN's gamma, network slimming, Liu et al. 2017, arXiv:1708.06519.
+
+The sub-gradient strength * sign(gamma) is added to the gradient, so the loss that is printed doesn't contain it.
+How far it can shrink a gamma depends on the whole schedule: its total pull is
+
+    S = strength * sum(learning rates) / (1 - momentum),
+
+to be compared with the gamma a network starts from (0.5 or 1). So S is what to choose, and the strength follows.
+"""
+
+from collections.abc import Collection, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from slimkit.errors import TrainingError
+
+
+def gammas(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Give the path of every BN that has a scale, and that scale, float [C]."""
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.weight is not None:
+            yield name, module.weight
+
+
+def penalise_gamma_(model: nn.Module, strength: float, only: Collection[str] | None = None) -> None:
+    """Add strength * sign(gamma) to the gradient of every gamma; call it after backward(), before step().
+
+    Under mixed precision with a gradient scaler call it after `scaler.unscale_`, or its size would depend on
+    the loss scale.
+
+    Args:
+        model: a network whose gradients have just been computed; only gradients of gammas change.
+        strength: weight of sum |gamma| in the loss, >= 0.
+        only: paths of the BNs to penalise; all of them unless given.
+    """
+    for name, gamma in gammas(model):
+        if gamma.grad is not None and (only is None or name in only):
+            gamma.grad.add_(torch.sign(gamma.detach()), alpha=strength)
+
+
+def pull(strength: float, sum_of_rates: float, momentum: float) -> float:
+    """Return S, the total pull of the penalty on a gamma that the loss does not defend."""
+    return strength * sum_of_rates / (1 - momentum)
+
+
+def solve_strength(target: float, sum_of_rates: float, momentum: float) -> float:
+    """Return the strength whose total pull is `target`.
+
+    Args:
+        target: S, >= 0; the papers' settings give 0.66 to 6.6.
+        sum_of_rates: learning rates summed over the steps on which the penalty acts.
+        momentum: of SGD, in [0, 1).
+    """
+    if sum_of_rates <= 0:
+        raise TrainingError(
+            f"a penalty with S = {target} was asked for, but the learning rates sum to {sum_of_rates}: nothing "
+            "would move.\n  Give a learning rate above 0, or S = 0"
+        )
+    return target * (1 - momentum) / sum_of_rates
+
+
+def share_near_zero(values: Tensor) -> float:
+    """Return the share of |gamma| (float [C]) below a tenth of the median."""
+    sizes = values.detach().abs()
+    return float((sizes < sizes.median() / 10).double().mean())
+
+
+def has_gap(values: Tensor, ratio: float) -> bool:
+    """Tell whether gammas (float [C]) part into a `ratio` of small and the rest of large ones.
+
+    They do where fewer than a tenth of them lie within a factor of 2 of the place of the cut.
+    """
+    sizes = values.detach().abs().double().sort().values
+    cut = round(len(sizes) * ratio)
+    if not 0 < cut < len(sizes):
+        return False
+    place = (sizes[cut - 1] + sizes[cut]) / 2
+    return float(((sizes > place / 2) & (sizes < place * 2)).double().mean()) < 0.1

@@ -1,0 +1,75 @@
+"""The settings of one training run."""
+
+from dataclasses import dataclass
+
+from slimkit.errors import SpecError
+from slimkit.training.schedules import SCHEDULES, Schedule, warmed_up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a network is trained: SGD with Nesterov momentum. Checked when made.
+
+    Attributes:
+        epochs: passes over the training split; 0 trains nothing.
+        batch_size: images a step, over all processes together.
+        learning_rate: highest rate of the schedule.
+        schedule: a name in `schedules.SCHEDULES`.
+        warm_up: share of all steps over which the rate rises from 0, in [0, 1).
+        momentum: of SGD, in [0, 1).
+        weight_decay: on weights of convolutions and linear layers; never on biases, gamma and beta.
+        label_smoothing: share of the target spread over all classes, in [0, 1).
+        distillation: share of the loss that asks for the teacher's outputs, in [0, 1]; no teacher, no share.
+        temperature: divides the logits of teacher and student in that share, > 0.
+        augment: shift and mirror the images, as suits the data set.
+        seed: of data order, augmentation and dropout.
+        precision: `fp32`, `bf16` (autocast), or `auto`: bf16 where the hardware has instructions for it.
+        device: `cpu`, `cuda`, `mps`, or `auto`: the fastest there is.
+    """
+
+    epochs: int
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    schedule: str = "cosine"
+    warm_up: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    distillation: float = 0.0
+    temperature: float = 4.0
+    augment: bool = True
+    seed: int = 0
+    precision: str = "auto"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("epochs", 0, None),
+            ("batch_size", 1, None),
+            ("learning_rate", 0, None),
+            ("weight_decay", 0, None),
+            ("distillation", 0, 1),
+        ):
+            value = getattr(self, name)
+            if not value >= low or (high is not None and value > high):
+                span = f"at least {low}" if high is None else f"from {low} to {high}"
+                raise SpecError(f"{name} is {value}: it must be {span}.\n  Change it")
+        for name in ("warm_up", "momentum", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SpecError(f"{name} is {getattr(self, name)}: it must be in [0, 1).\n  Change it")
+        if not self.temperature > 0:
+            raise SpecError(f"temperature is {self.temperature}: it must be above 0.\n  Change it")
+        for name, known in (
+            ("schedule", tuple(SCHEDULES)),
+            ("precision", ("auto", "fp32", "bf16")),
+            ("device", ("auto", "cpu", "cuda", "mps")),
+        ):
+            if getattr(self, name) not in known:
+                raise SpecError(
+                    f"{name} is {getattr(self, name)!r}: there is no such one.\n  Give one of {', '.join(known)}"
+                )
+
+    @property
+    def shape(self) -> Schedule:
+        """The schedule with its warm-up: share of the learning rate at (step, budget)."""
+        return warmed_up(SCHEDULES[self.schedule], self.warm_up)
