@@ -1,6 +1,7 @@
 """A split that is read image by image, by worker processes."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -56,6 +57,7 @@ class LoaderSplit:
             _Fetched(self.fetch),
             batch_sampler=keyed,
             num_workers=workers,
+            worker_init_fn=_ignore_interrupt,
             generator=torch.Generator().manual_seed(0),  # so that iterating leaves the global generator alone
         )
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
@@ -68,6 +70,10 @@ class LoaderSplit:
     def normalised(self, mean: Sequence[float], std: Sequence[float]) -> "LoaderSplit":
         """Return the same images with another normalisation."""
         return replace(self, mean=tuple(mean), std=tuple(std))
+
+
+def _ignore_interrupt(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains
 
 
 class _Fetched(MapDataset[tuple[Tensor, int]]):

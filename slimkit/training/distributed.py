@@ -1,16 +1,17 @@
-"""Several processes that train one network: DistributedDataParallel, as `torch.distributed.run` starts them."""
+"""Several processes that train one network, as `torch.distributed.run` starts them."""
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
 
 
 @dataclass(frozen=True)
@@ -61,41 +62,26 @@ def mean(value: Tensor, world: World) -> Tensor:
     return value
 
 
-@contextmanager
-def synchronised_batch_norm(model: nn.Module, world: World) -> Iterator[None]:
-    """Let every BN in training use the statistics of the whole batch, over all processes, on any device.
+def whole_batch_statistics(world: World) -> AbstractContextManager[object]:
+    """Let batch norm in training use the statistics of the batch of all processes together, on any device.
 
-    `nn.SyncBatchNorm` does so on GPUs only. The forward of each BN is replaced while the context lasts.
+    `nn.SyncBatchNorm` does so on GPUs only. Put it around the forward pass.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)] if world.ranks > 1 else []
-    for norm in norms:
-        norm.forward = _Synchronised(norm, world)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for norm in norms:
-            del norm.forward
+    return _WholeBatch(world) if world.ranks > 1 else nullcontext()
 
 
-class _Synchronised:
-    def __init__(self, norm: _BatchNorm, world: World) -> None:
-        self.norm, self.world = norm, world
+class _WholeBatch(TorchFunctionMode):
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
 
-    def __call__(self, x: Tensor) -> Tensor:
-        norm = self.norm
-        if not norm.training:
-            return type(norm).forward(norm, x)
-        dims = [d for d in range(x.ndim) if d != 1]
-        wide = x.float()
-        count = x.numel() // x.shape[1] * self.world.ranks
-        mean = _Sum.apply(wide.sum(dims)) / count
-        centred = wide - _across(mean, x)
-        variance = _Sum.apply(centred.square().sum(dims)) / count
-        _update(norm, mean.detach(), variance.detach() * count / max(1, count - 1))
-        y = centred * _across(torch.rsqrt(variance + norm.eps), x)
-        if norm.weight is not None:
-            y = y * _across(norm.weight.float(), x) + _across(norm.bias.float(), x)
-        return y.to(x.dtype)
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function is F.batch_norm:
+            return _batch_norm(self.world, *args, **kwargs)
+        return function(*args, **kwargs)
 
 
 class _Sum(torch.autograd.Function):
@@ -114,15 +100,33 @@ class _Sum(torch.autograd.Function):
         return grad
 
 
-def _across(values: Tensor, x: Tensor) -> Tensor:
-    """View values [C] so that they go with x [N, C, ...]."""
-    return values.view(1, -1, *[1] * (x.ndim - 2))
-
-
-def _update(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
-    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
-        return
-    norm.num_batches_tracked.add_(1)
-    factor = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-    norm.running_mean.lerp_(mean.to(norm.running_mean), factor)
-    norm.running_var.lerp_(variance.to(norm.running_var), factor)
+def _batch_norm(
+    world: World,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Do what `torch.nn.functional.batch_norm` does, input [N, C, ...], over all processes."""
+    if not training:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    dims = [d for d in range(input.ndim) if d != 1]
+    across = (1, -1, *[1] * (input.ndim - 2))
+    wide = input.float()
+    count = input.numel() // input.shape[1] * world.ranks
+    mean = _Sum.apply(wide.sum(dims)) / count
+    centred = wide - mean.view(across)
+    variance = _Sum.apply(centred.square().sum(dims)) / count
+    if running_mean is not None and running_var is not None:
+        running_mean.lerp_(mean.detach().to(running_mean), momentum)
+        running_var.lerp_(variance.detach().to(running_var) * count / max(1, count - 1), momentum)
+    y: Tensor = centred * torch.rsqrt(variance + eps).view(across)
+    if weight is not None:
+        y = y * weight.float().view(across)
+    if bias is not None:
+        y = y + bias.float().view(across)
+    return y.to(input.dtype)

@@ -26,7 +26,7 @@ def pick_device(name: str) -> torch.device:
 def has_bf16(device: torch.device) -> bool:
     """Tell whether the hardware computes in bf16 itself; emulated, it would be slower than fp32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
         return bool(torch.cpu._is_avx512_bf16_supported())
     return False

@@ -13,10 +13,12 @@ KeptIndices = Mapping[str, Mapping[int, Tensor]]
 def build(model: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
     """Build SGD with Nesterov momentum over the parameters that want gradients.
 
-    Two groups: weights that decay, and biases, gammas and betas, which don't, so that a penalty on gamma is all
-    that shrinks it.
+    Two groups: weights that decay, and biases, gammas and betas, which don't, so that a penalty on gamma is
+    all that shrinks it.
     """
-    exempt = {id(p) for m in model.modules() if isinstance(m, _BatchNorm) for p in m.parameters(recurse=False)}
+    exempt = {
+        id(p) for m in model.modules() if isinstance(m, _BatchNorm) for p in m.parameters(recurse=False)
+    }
     wanted = [p for p in model.parameters() if p.requires_grad]
     decayed = [p for p in wanted if p.ndim > 1 and id(p) not in exempt]
     chosen = {id(p) for p in decayed}
@@ -31,9 +33,7 @@ def build(model: nn.Module, learning_rate: float, momentum: float, weight_decay:
     )
 
 
-def follow(
-    optimizer: torch.optim.SGD, old: nn.Module, new: nn.Module, kept: KeptIndices
-) -> torch.optim.SGD:
+def follow(optimizer: torch.optim.SGD, old: nn.Module, new: nn.Module, kept: KeptIndices) -> torch.optim.SGD:
     """Return an optimizer for the network after surgery, with the momentum of the channels that were kept.
 
     Args:

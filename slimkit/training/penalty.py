@@ -1,11 +1,11 @@
 """L1 penalty on BN's gamma, network slimming, Liu et al. 2017, arXiv:1708.06519.
 
-The sub-gradient strength * sign(gamma) is added to the gradient, so the loss that is printed doesn't contain it.
-How far it can shrink a gamma depends on the whole schedule: its total pull is
+The sub-gradient strength * sign(gamma) is added to the gradient, so the loss that is printed doesn't contain
+it. How far it can shrink a gamma depends on the whole schedule: its total pull is
 
     S = strength * sum(learning rates) / (1 - momentum),
 
-to be compared with the gamma a network starts from (0.5 or 1). So S is what to choose, and the strength follows.
+to be compared with the gamma a network starts from (0.5 or 1). So choose S, and the strength follows.
 """
 
 from collections.abc import Collection, Iterator
@@ -55,8 +55,8 @@ def solve_strength(target: float, sum_of_rates: float, momentum: float) -> float
     """
     if sum_of_rates <= 0:
         raise TrainingError(
-            f"a penalty with S = {target} was asked for, but the learning rates sum to {sum_of_rates}: nothing "
-            "would move.\n  Give a learning rate above 0, or S = 0"
+            f"a penalty with S = {target} was asked for, but the learning rates sum to {sum_of_rates}: "
+            "nothing would move.\n  Give a learning rate above 0, or S = 0"
         )
     return target * (1 - momentum) / sum_of_rates
 

@@ -66,7 +66,7 @@ class Recipe:
         ):
             if getattr(self, name) not in known:
                 raise SpecError(
-                    f"{name} is {getattr(self, name)!r}: there is no such one.\n  Give one of {', '.join(known)}"
+                    f"{name} is {getattr(self, name)!r}: unknown.\n  Give one of {', '.join(known)}"
                 )
 
     @property

@@ -1,0 +1,328 @@
+"""The one training loop: of `slimkit train`, and of recovery after `slimkit compress`."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimkit.errors import SpecError, TrainingError
+from slimkit.training import distributed, state
+from slimkit.training.hardware import pick_device, pick_precision
+from slimkit.training.loss import loss
+from slimkit.training.optimizer import build
+from slimkit.training.protocols import Split
+from slimkit.training.recipe import Recipe
+from slimkit.training.run import Epoch, Hook, Phase, Run, align
+
+LOSSES_AT_A_TIME = 20  # steps between two readings of the loss on a GPU, each of which waits for it
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run gave.
+
+    Attributes:
+        model: last epoch, in eval mode, on the CPU.
+        history: one entry an epoch.
+        phases: images that each network of the run was trained on.
+        images: images trained on, in all.
+        seconds: wall time, of this process only where the run was resumed.
+        device: type of device computed on.
+        precision: `fp32` or `bf16`.
+        notes: what the user should know.
+    """
+
+    model: nn.Module
+    history: tuple[Epoch, ...]
+    phases: tuple[Phase, ...]
+    images: int
+    seconds: float
+    device: str
+    precision: str
+    notes: tuple[str, ...]
+
+
+def train(
+    model: nn.Module,
+    split: Split,
+    recipe: Recipe,
+    *,
+    teacher: nn.Module | None = None,
+    hooks: Sequence[Hook] = (),
+    evaluate: Callable[[nn.Module], float] | None = None,
+    progress: Callable[[Run], None] | None = None,
+    store: state.Store | None = None,
+) -> Trained:
+    """Train a copy of a network.
+
+    Args:
+        model: not changed.
+        split: images to train on.
+        recipe: settings.
+        teacher: network whose outputs are imitated, by the share `recipe.distillation`; not changed.
+        hooks: watch the run, and may change it.
+        evaluate: gives the validation accuracy, in [0, 1], after each epoch; called in eval mode.
+        progress: called after each step, on every process.
+        store: where to keep the state of the run; with it, a run that was killed can be resumed. On the CPU
+            the result is the same to the bit.
+
+    Raises:
+        TrainingError: the loss is NaN or infinite; the state in `store` does not fit.
+        OutputError: the state cannot be saved.
+        KeyboardInterrupt: Ctrl-C; with a store the state has been saved.
+    """
+    device = distributed.local_device(pick_device(recipe.device))
+    began = time.perf_counter()
+    with ExitStack() as stack:
+        world = stack.enter_context(distributed.joined(device))
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        interrupt = stack.enter_context(state.delayed_interrupt(store is not None))
+        torch.manual_seed(recipe.seed + world.rank)
+        to = getattr(split, "to", None)
+        if to is not None and device.type != "cpu":
+            split = to(device)  # batches are then made on the device
+        run = _start(model, split, recipe, device, world)
+        keeper = _Keeper(store, run, hooks, world)
+        stepper = _Stepper(run, teacher, hooks, world)
+        _go_on(run, split, hooks, evaluate, progress, stepper, keeper, interrupt)
+    trained = run.model.to("cpu").to(memory_format=torch.contiguous_format).eval()
+    return Trained(
+        model=trained,
+        history=tuple(run.history),
+        phases=tuple(run.phases),
+        images=sum(phase.images for phase in run.phases),
+        seconds=time.perf_counter() - began,
+        device=device.type,
+        precision="bf16" if stepper.precision == torch.bfloat16 else "fp32",
+        notes=tuple(run.notes),
+    )
+
+
+def _start(
+    model: nn.Module, split: Split, recipe: Recipe, device: torch.device, world: distributed.World
+) -> Run:
+    batch = min(recipe.batch_size, len(split))
+    if batch == 0:
+        raise TrainingError("the training split has no images.\n  Give another data set")
+    if batch % world.ranks:
+        raise SpecError(
+            f"a batch of {batch} images cannot be shared by {world.ranks} processes.\n"
+            f"  Give a batch size that {world.ranks} divides"
+        )
+    model = copy.deepcopy(model).to(device)
+    images, _ = next(iter(split.batches(batch)))
+    layout = (
+        torch.channels_last if _runs_channels_last(model, images[:1].to(device)) else torch.contiguous_format
+    )
+    model = model.to(memory_format=layout)
+    optimizer = build(model, recipe.learning_rate, recipe.momentum, recipe.weight_decay)
+    steps = len(split) // batch
+    return Run(model, optimizer, recipe, steps_per_epoch=steps, device=device, memory_format=layout)
+
+
+def _go_on(
+    run: Run,
+    split: Split,
+    hooks: Sequence[Hook],
+    evaluate: Callable[[nn.Module], float] | None,
+    progress: Callable[[Run], None] | None,
+    stepper: "_Stepper",
+    keeper: "_Keeper",
+    interrupt: state.Interrupt,
+) -> None:
+    """Do all steps that are left; start anew with the batches whenever a hook has rewound the run."""
+    recipe, world = run.recipe, stepper.world
+    while run.step < run.budget:
+        epoch, position = divmod(run.step, run.steps_per_epoch)
+        due = run.step
+        for images, labels in split.batches(
+            recipe.batch_size,
+            seed=recipe.seed,
+            epoch=epoch,
+            augment=recipe.augment,
+            start=position,
+            rank=world.rank,
+            ranks=world.ranks,
+        ):
+            stepper.step(images, labels)
+            due += 1
+            _call([hook.after_step for hook in hooks], run)
+            if due % run.steps_per_epoch == 0 and run.step == due:
+                stepper.read_losses()
+                accuracy = evaluate(run.model.eval()) if evaluate else None
+                mean = math.fsum(run.losses) / len(run.losses)
+                run.history.append(Epoch(epoch, mean, run.learning_rate, accuracy))
+                run.losses.clear()
+                _call([hook.after_epoch for hook in hooks], run)
+            stepper.follow()
+            if progress:
+                progress(run)
+            if not stepper.unread and (interrupt.pressed or keeper.due(run)):  # all losses so far were good
+                keeper.save()
+                if interrupt.pressed:
+                    raise KeyboardInterrupt
+            if run.step != due:
+                break  # rewound
+        else:
+            if due == epoch * run.steps_per_epoch + position:
+                raise TrainingError("the training split gave no batch.\n  Mend its `batches`")
+
+
+def _call(functions: Sequence[Callable[[Run], None] | None], run: Run) -> None:
+    for function in functions:
+        if function is not None:
+            function(run)
+
+
+def _runs_channels_last(model: nn.Module, image: Tensor) -> bool:
+    """Try a 4-D image in channels-last layout; a network that views tensors as rows may refuse it."""
+    mode = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(image.contiguous(memory_format=torch.channels_last))
+    except RuntimeError:
+        return False
+    finally:
+        model.train(mode)
+    return True
+
+
+class _Stepper:
+    """Does one step on the network that the run has at the moment."""
+
+    def __init__(
+        self, run: Run, teacher: nn.Module | None, hooks: Sequence[Hook], world: distributed.World
+    ) -> None:
+        self.run, self.hooks, self.world = run, hooks, world
+        self.precision = pick_precision(run.recipe.precision, run.device)
+        self.teacher = None
+        if teacher is not None and run.recipe.distillation:
+            self.teacher = copy.deepcopy(teacher).to(run.device).eval().requires_grad_(False)
+        self.unread: list[tuple[int, float, Tensor]] = []  # step, learning rate, loss
+        self.schedule = run.recipe.shape
+        self.taken = run.model
+        self.wrapped = distributed.wrap(run.model, world)
+
+    def follow(self) -> None:
+        """Take up the network that a hook has put in the place of the last one."""
+        if self.run.model is not self.taken:
+            self.taken = self.run.model
+            self.wrapped = distributed.wrap(self.taken, self.world)
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """Do one step, from batch to weights."""
+        run, recipe = self.run, self.run.recipe
+        rate = recipe.learning_rate * self.schedule(run.step, run.budget)
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        images = images.to(run.device, non_blocking=True).contiguous(memory_format=run.memory_format)
+        labels = labels.to(run.device, non_blocking=True)
+        self.wrapped.train()
+        with self._autocast(), distributed.whole_batch_statistics(self.world):
+            outputs = self.wrapped(images)
+            with torch.no_grad():
+                target = self.teacher(images) if self.teacher is not None else None
+        value = loss(outputs, labels, target, recipe)
+        run.optimizer.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        self.unread.append((run.step, rate, value.detach()))
+        if run.device.type == "cpu" or len(self.unread) >= LOSSES_AT_A_TIME:
+            self.read_losses()  # before the step, so that a bad one leaves the weights as they were
+        _call([hook.gradients for hook in self.hooks], run)
+        run.optimizer.step()
+        run.step += 1
+        run.done += 1
+        phase = run.phases[-1]
+        run.phases[-1] = replace(phase, images=phase.images + len(images) * self.world.ranks)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        narrow = self.precision != torch.float32
+        return torch.autocast(self.run.device.type, self.precision) if narrow else nullcontext()
+
+    def read_losses(self) -> None:
+        """Enter the losses since the last call in the run; stop where one isn't finite."""
+        if not self.unread:
+            return
+        values = distributed.mean(torch.stack([value for _, _, value in self.unread]), self.world).tolist()
+        for (step, rate, _), value in zip(self.unread, values, strict=True):
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the loss is {value} at step {step} of {self.run.budget} (learning rate {rate:.3g}): "
+                    "training has diverged.\n  Lower the learning rate, or check images and weights for NaN"
+                )
+        self.run.losses.extend(values)
+        self.run.loss = values[-1]
+        self.unread.clear()
+
+
+class _Keeper:
+    """Saves the state of a run now and then, and brings a run to a saved one."""
+
+    def __init__(
+        self, store: state.Store | None, run: Run, hooks: Sequence[Hook], world: distributed.World
+    ) -> None:
+        self.store, self.run, self.hooks, self.world = store, run, hooks, world
+        self.saved_at, self.cost = time.perf_counter(), 0.0
+        if store is not None:
+            found, note = state.read(store)
+            if found is not None:
+                self._load(found)
+            if note:
+                run.notes.append(note)
+
+    def due(self, run: Run) -> bool:
+        """Every `seconds`, and at epoch ends unless that would take more than 2 % of the time."""
+        if self.store is None:
+            return False
+        waited = time.perf_counter() - self.saved_at
+        epoch_end = run.step % run.steps_per_epoch == 0
+        return waited >= max(50 * self.cost, 0 if epoch_end else self.store.seconds)
+
+    def save(self) -> None:
+        """Save the state; of several processes the first does."""
+        began = time.perf_counter()
+        if self.store is not None and self.world.rank == 0:
+            state.write(self.store, self._state())
+        self.saved_at = time.perf_counter()
+        self.cost = self.saved_at - began
+
+    def _state(self) -> dict[str, Any]:
+        run = self.run
+        cuda = torch.cuda.get_rng_state(run.device) if run.device.type == "cuda" else None
+        return {
+            "model": run.model.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": cuda,
+            "step": run.step,
+            "done": run.done,
+            "loss": run.loss,
+            "losses": run.losses,
+            "history": [asdict(epoch) for epoch in run.history],
+            "phases": [asdict(phase) for phase in run.phases],
+            "notes": run.notes,
+            "hooks": [hook.save() if hook.save else None for hook in self.hooks],
+        }
+
+    def _load(self, found: dict[str, Any]) -> None:
+        run = self.run
+        run.step, run.done, run.loss = found["step"], found["done"], found["loss"]
+        for hook, saved in zip(self.hooks, found["hooks"], strict=True):
+            if hook.restore is not None and saved is not None:
+                hook.restore(run, saved)
+        run.model.load_state_dict(found["model"])
+        run.optimizer.load_state_dict(found["optimizer"])
+        align(run.optimizer)
+        torch.set_rng_state(found["random"])
+        if run.device.type == "cuda" and found["random_cuda"] is not None:
+            torch.cuda.set_rng_state(found["random_cuda"], run.device)
+        run.losses = list(found["losses"])
+        run.history = [Epoch(**epoch) for epoch in found["history"]]
+        run.phases = [Phase(**phase) for phase in found["phases"]]
+        run.notes = list(found["notes"])

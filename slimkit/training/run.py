@@ -1,0 +1,107 @@
+"""A training run under way, and the plain functions that may watch and change it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from slimkit.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave; `learning_rate` is that of its last step."""
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    validation_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """How many images one network has been trained on; surgery begins a new phase."""
+
+    first_step: int
+    images: int
+
+
+@dataclass
+class Run:
+    """A run under way.
+
+    Attributes:
+        model: the network in training, on `device`.
+        optimizer: its SGD.
+        step: number of the next step, of `budget`; schedule and data order are functions of it alone.
+        done: steps done, with those that a rewind has undone.
+        loss: of the last step that was read; NaN before the first.
+        history: one entry an epoch.
+        phases: one entry a network.
+        notes: what the user should know.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.SGD
+    recipe: Recipe
+    steps_per_epoch: int
+    device: torch.device
+    memory_format: torch.memory_format
+    step: int = 0
+    done: int = 0
+    loss: float = float("nan")
+    history: list[Epoch] = field(default_factory=list)
+    phases: list[Phase] = field(default_factory=lambda: [Phase(0, 0)])
+    notes: list[str] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)  # of the epoch under way
+
+    @property
+    def budget(self) -> int:
+        """Steps of the whole run."""
+        return self.recipe.epochs * self.steps_per_epoch
+
+    @property
+    def learning_rate(self) -> float:
+        """Rate of the step that is due, or was done last."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def replace(self, model: nn.Module, optimizer: torch.optim.SGD) -> None:
+        """Go on with another network: call it from a hook. `optimizer` is that network's."""
+        self.model = model.to(self.device).to(memory_format=self.memory_format)
+        self.optimizer = optimizer
+        align(optimizer)
+        self.phases.append(Phase(self.step, 0))
+
+    def rewind(self, step: int) -> None:
+        """Go back to a step: schedule and data order resume there. Weights are the caller's business."""
+        self.step = step
+        self.losses.clear()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hook:
+    """Functions called while a run goes on; each is optional.
+
+    Attributes:
+        gradients: after the backward pass, before the optimizer's step.
+        after_step: `run.step` is the next step by then.
+        after_epoch: after the epoch has been entered in `run.history`.
+        save: returns tensors, numbers, strings, lists and dicts of them: all that a resumed run needs.
+        restore: gets that back before weights are loaded; gives `run.model` the shape it had.
+    """
+
+    gradients: Callable[[Run], None] | None = None
+    after_step: Callable[[Run], None] | None = None
+    after_epoch: Callable[[Run], None] | None = None
+    save: Callable[[], dict[str, Any]] | None = None
+    restore: Callable[[Run, dict[str, Any]], None] | None = None
+
+
+def align(optimizer: torch.optim.Optimizer) -> None:
+    """Give every momentum buffer the memory layout of its parameter, as fused kernels need it."""
+    for parameter, state in optimizer.state.items():
+        buffer = state.get("momentum_buffer")
+        if buffer is not None:
+            state["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer).detach()

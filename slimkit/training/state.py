@@ -1,0 +1,141 @@
+"""The state of a run on disk: written whole or not at all, checked when read, no pickled code."""
+
+import hashlib
+import io
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slimkit.errors import OutputError, TrainingError
+
+_MAGIC = b"slimkit training state 1\n"
+_NAME, _PREVIOUS = "state.bin", "state.previous.bin"
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where a run keeps its state.
+
+    Attributes:
+        folder: made if missing; holds the newest state and the one before.
+        resume: go on from what is there; otherwise a state that is there is an error.
+        identity: what must be equal for two runs to be one (settings, architecture, version); JSON-able.
+        seconds: how long to wait between two states.
+    """
+
+    folder: Path
+    resume: bool = False
+    identity: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 30.0
+
+
+@dataclass
+class Interrupt:
+    """Whether Ctrl-C has been pressed."""
+
+    pressed: bool = False
+
+
+def write(store: Store, state: dict[str, Any]) -> None:
+    """Write a state of tensors, numbers, strings, lists and dicts; the one there becomes the previous one.
+
+    Raises:
+        OutputError: it cannot be written (a full disk); the states that were there are still there.
+    """
+    buffer = io.BytesIO()
+    torch.save({"identity": store.identity, **state}, buffer)
+    payload = buffer.getbuffer()
+    temporary = store.folder / f"{_NAME}.tmp"
+    try:
+        store.folder.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(_MAGIC + hashlib.blake2b(payload).digest())
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        if (store.folder / _NAME).exists():
+            os.replace(store.folder / _NAME, store.folder / _PREVIOUS)
+        os.replace(temporary, store.folder / _NAME)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"{store.folder}: the state of the run cannot be saved: {error.strerror or error}.\n"
+            "  Make room or mend the folder, then go on with --resume from the last state"
+        ) from error
+
+
+def read(store: Store) -> tuple[dict[str, Any] | None, str | None]:
+    """Return the newest state that is whole, and a note where that isn't the newest one.
+
+    None without a note: there is none, the run starts at its beginning.
+
+    Raises:
+        TrainingError: states are there but all damaged; or they are another run's; or `resume` was not asked.
+    """
+    paths = [path for name in (_NAME, _PREVIOUS) if (path := store.folder / name).exists()]
+    if not paths:
+        return None, None
+    if not store.resume:
+        raise TrainingError(
+            f"{store.folder} holds the state of a run.\n  Give --resume to go on with it, or another folder"
+        )
+    for path in paths:
+        state = _read(path)
+        if state is not None:
+            _check(store, state["identity"])
+            note = f"{paths[0].name} was damaged; went on from {path.name}" if path != paths[0] else None
+            return state, note
+    raise TrainingError(
+        f"{store.folder}: {' and '.join(p.name for p in paths)} are damaged.\n"
+        "  Delete the folder and start again"
+    )
+
+
+@contextmanager
+def delayed_interrupt(active: bool) -> Iterator[Interrupt]:
+    """Note Ctrl-C instead of raising in the middle of a step; the second one raises at once."""
+    interrupt = Interrupt()
+    if not active or threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+
+    def note(number: int, frame: Any) -> None:
+        if interrupt.pressed:
+            raise KeyboardInterrupt
+        interrupt.pressed = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return the state in a file, None where the file is damaged."""
+    raw = path.read_bytes()
+    start = len(_MAGIC) + hashlib.blake2b().digest_size
+    payload = memoryview(raw)[start:]
+    if not raw.startswith(_MAGIC) or raw[len(_MAGIC) : start] != hashlib.blake2b(payload).digest():
+        return None
+    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    return state
+
+
+def _check(store: Store, found: dict[str, Any]) -> None:
+    names = sorted(set(found) | set(store.identity))
+    other = [name for name in names if found.get(name) != store.identity.get(name)]
+    if other:
+        first = other[0]
+        raise TrainingError(
+            f"{store.folder} is the state of another run: {', '.join(other)} differ ({first} was "
+            f"{found.get(first)!r}, is {store.identity.get(first)!r}).\n"
+            "  Go on with the same settings, or start in another folder"
+        )
