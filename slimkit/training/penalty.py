@@ -8,13 +8,14 @@ it. How far it can shrink a gamma depends on the whole schedule: its total pull 
 to be compared with the gamma a network starts from (0.5 or 1). So choose S, and the strength follows.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit.errors import TrainingError
+from slimkit.training.run import Hook
 
 
 def gammas(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -38,6 +39,11 @@ def penalise_gamma_(model: nn.Module, strength: float, only: Collection[str] | N
     for name, gamma in gammas(model):
         if gamma.grad is not None and (only is None or name in only):
             gamma.grad.add_(torch.sign(gamma.detach()), alpha=strength)
+
+
+def penalty(strength: Callable[[int], float], only: Collection[str] | None = None) -> Hook:
+    """Return a hook for `train` that penalises gamma; the strength is a pure function of the step."""
+    return Hook(gradients=lambda run: penalise_gamma_(run.model, strength(run.step), only))
 
 
 def pull(strength: float, sum_of_rates: float, momentum: float) -> float:
@@ -70,11 +76,9 @@ def share_near_zero(values: Tensor) -> float:
 def has_gap(values: Tensor, ratio: float) -> bool:
     """Tell whether gammas (float [C]) part into a `ratio` of small and the rest of large ones.
 
-    They do where fewer than a tenth of them lie within a factor of 2 of the place of the cut.
+    They do where the largest of the small ones is below a tenth of the mean of the large ones: on trained
+    networks of the zoo, cutting there cost at most a point of accuracy before any retraining.
     """
     sizes = values.detach().abs().double().sort().values
     cut = round(len(sizes) * ratio)
-    if not 0 < cut < len(sizes):
-        return False
-    place = (sizes[cut - 1] + sizes[cut]) / 2
-    return float(((sizes > place / 2) & (sizes < place * 2)).double().mean()) < 0.1
+    return 0 < cut < len(sizes) and bool(sizes[cut - 1] < sizes[cut:].mean() / 10)
