@@ -1,0 +1,227 @@
+"""The stages of a run between a traced network and its report, each one call of `slimkit.pipeline`."""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from slimkit import data, export, folding, models, proof, provenance, training
+from slimkit.channels.trace import Example, tensors
+from slimkit.latency import budget_solver
+from slimkit.measure import accuracy, energy, latency
+from slimkit.measure.macs import count_macs
+from slimkit.measure.size import count_params
+from slimkit.measure.stages import Stages
+from slimkit.ranking import Context
+from slimkit.slimming import Slimmed
+from slimkit.spec import CompressSpec, RunSpec
+
+Progress = Callable[[str, float | None], None]
+ONNX, DENSE_ONNX = "model.onnx", ".dense.onnx"
+_REAL_IMAGES = 16  # of the validation split, in the proof
+_RANKING_BATCHES = 10
+
+
+def proof_inputs(example: Tensor, dataset: data.Dataset | None, seed: int) -> list[Example]:
+    """Return what the proof runs on: two random images, and a real batch where there is data."""
+    inputs: list[Example] = list(proof.random_inputs(example.shape[1:], count=2, seed=seed))
+    if dataset is not None:
+        images, _ = next(iter(dataset.validation.batches(_REAL_IMAGES)))
+        inputs.append(images)
+    return inputs
+
+
+def context(spec: RunSpec, dataset: data.Dataset | None) -> Context:
+    """Return what the ranking may need: the seed, and training batches for criteria that read data."""
+    if dataset is None or spec.ranking != "taylor":
+        return Context(seed=spec.seed)
+    batches = islice(dataset.train.batches(spec.batch_size, seed=spec.seed), _RANKING_BATCHES)
+    return Context(seed=spec.seed, batches=list(batches))
+
+
+solver = budget_solver
+
+
+def settle(
+    dense: nn.Module,
+    slimmed: Slimmed,
+    spec: CompressSpec,
+    inputs: Sequence[Example],
+    dataset: data.Dataset | None,
+) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """Give removed channels' constants to their readers, and say what that and new BN statistics bring.
+
+    Returns:
+        The network to go on with, and one row per way: output error against the dense network (root mean
+        square over its standard deviation) and, with data, validation accuracy right after the cut.
+    """
+    graph, mask = slimmed.graph, slimmed.mask
+    batches = [images for images, _ in islice(dataset.train.batches(128, seed=spec.seed), 4)] if dataset else []
+    means = folding.input_means(dense, graph, mask, batches or inputs[:1], measured=bool(batches))
+    folded = copy.deepcopy(slimmed.model)
+    folding.fold_(folded, dense, graph, mask, means)
+    expected = proof.outputs(dense, inputs)
+    rows = []
+    for constants, model in (("zero", slimmed.model), ("fold", folded)):
+        rows.append(_row(constants, "as trained", model, expected, inputs, dataset))
+        if dataset is not None:
+            renewed = copy.deepcopy(model)
+            training.reestimate(renewed, dataset.train, batches=20, seed=spec.seed)
+            rows.append(_row(constants, "re-estimated", renewed, expected, inputs, dataset))
+    return (folded if spec.constants == "fold" else slimmed.model), rows
+
+
+def _row(
+    constants: str,
+    statistics: str,
+    model: nn.Module,
+    expected: Sequence[Any],
+    inputs: Sequence[Example],
+    dataset: data.Dataset | None,
+) -> dict[str, Any]:
+    found = proof.outputs(model, inputs)
+    pairs = [(a, b) for x, y in zip(expected, found, strict=True) for a, b in zip(tensors(x), tensors(y), strict=True)]
+    wanted = torch.cat([a.flatten() for a, _ in pairs]).double()
+    given = torch.cat([b.flatten() for _, b in pairs]).double()
+    return {
+        "constants": constants,
+        "batch_norm": statistics,
+        "output_error": float((wanted - given).square().mean().sqrt() / wanted.std()),
+        "accuracy": accuracy.accuracy(model, dataset.validation) if dataset else None,
+    }
+
+
+def recover(
+    dense: nn.Module, model: nn.Module, spec: CompressSpec, dataset: data.Dataset | None, progress: Progress
+) -> tuple[nn.Module, dict[str, Any] | None]:
+    """Re-estimate BN statistics and retrain, where there is data; the last epoch is what counts."""
+    if dataset is None:
+        return model, None
+    recipe = replace(
+        training.recovery.recipe(spec.epochs, spec.seed),
+        batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate,
+        precision=spec.precision,
+        device=spec.device,
+    )
+    trained = training.recover(
+        model,
+        dataset.train,
+        recipe,
+        teacher=dense if spec.distill else None,
+        evaluate=lambda network: accuracy.accuracy(network, dataset.validation),
+        progress=lambda run: progress(f"retraining, loss {run.loss:.3f}", run.step / run.budget),
+    )
+    provenance.attach(trained.model, provenance.of(model))
+    return trained.model, {
+        "epochs": spec.epochs,
+        "seconds": trained.seconds,
+        "images": trained.images,
+        "device": trained.device,
+        "precision": trained.precision,
+        "history": [asdict(epoch) for epoch in trained.history],
+    }
+
+
+def write_model(
+    dense: nn.Module, model: nn.Module, example: Tensor, work: Path, inputs: Sequence[Example], slimmed: Slimmed
+) -> dict[str, Any]:
+    """Write the network twice, as slim file and as ONNX, and prove both against the one in memory.
+
+    Raises:
+        ProofError: a file does not compute what the network does.
+    """
+    expected = proof.outputs(model, inputs)
+    saved = work / ("model.pt2" if provenance.of(model).arch == "exported" else "model.safetensors")
+    models.save(model, saved)
+    reloaded = proof.compare(expected, models.load_slim(saved, arch=provenance.of(model).arch), inputs)
+    known = provenance.of(model)
+    about = {"arch": str(known.arch), "classes": str(known.classes), "normalisation": str(known.normalisation)}
+    export.export_onnx(model, work / ONNX, example, about)
+    export.export_onnx(dense, work / DENSE_ONNX, example)
+    exported = max(
+        proof.relative_error(a, b) for a, b in zip(expected, run_onnx(work / ONNX, inputs), strict=True)
+    )
+    real = " and a real batch" if len(inputs) > 2 else ""
+    return {
+        "masked_vs_slim": slimmed.error,
+        "slim_vs_reloaded": proof.require(reloaded, "network against its file, read again"),
+        "slim_vs_onnx": proof.require(exported, "network against its ONNX file"),
+        "tolerance": proof.TOLERANCE,
+        "inputs": f"2 random images{real}",
+        "kept_after_failing": list(slimmed.failing),
+    }
+
+
+def run_onnx(path: Path, inputs: Sequence[Example]) -> list[Any]:
+    """Run an ONNX file in ONNX Runtime, one thread, on each input."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
+    results = []
+    for example in inputs:
+        feed = {name: tensor.numpy() for name, tensor in zip(names, tensors(example), strict=True)}
+        results.append([torch.from_numpy(array) for array in session.run(None, feed)])
+    return results
+
+
+def measure(
+    dense: nn.Module,
+    model: nn.Module,
+    example: Tensor,
+    spec: RunSpec,
+    dataset: data.Dataset | None,
+    work: Path,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the figures before and after: parameters, MACs, bytes, latency, energy and accuracy."""
+    shape = tuple(example.shape[1:])
+    paths = [work / DENSE_ONNX, work / ONNX]
+    times = latency.measure(paths, shape, threads=spec.threads, batch=spec.batch, engine=spec.runtime)
+    sides = []
+    for network, path, time in zip((dense, model), paths, times, strict=True):
+        side: dict[str, Any] = {
+            "params": count_params(network),
+            "macs": count_macs(network, shape),
+            "bytes": path.stat().st_size,
+            "latency_ms": latency.record(time),
+            "energy_mj": asdict(energy.per_inference(time)),
+        }
+        if dataset is not None:
+            side["accuracy"] = {
+                "validation": accuracy.accuracy(network, dataset.validation),
+                "test": accuracy.accuracy(network, dataset.test),
+                "images": len(dataset.test),
+            }
+        sides.append(side)
+    (work / DENSE_ONNX).unlink()
+    return sides[0], sides[1]
+
+
+def cost(
+    dense: nn.Module,
+    model: nn.Module,
+    shape: tuple[int, ...],
+    recovery: dict[str, Any] | None,
+    stages: Stages,
+    dataset: data.Dataset | None,
+) -> dict[str, Any]:
+    """Return what the run cost. Training one image is taken as three forward passes; a teacher adds one."""
+    forward, small = count_macs(dense, shape), count_macs(model, shape)
+    images = recovery["images"] if recovery else 0
+    seconds = math.fsum(stage.seconds for stage in stages.finished)
+    return {
+        "search_macs": 0,
+        "training_macs": images * (3 * small + forward),
+        "dense_training_macs": None,
+        "seconds": seconds,
+        "energy_kj": asdict(energy.of_run(math.fsum(stage.cpu_seconds for stage in stages.finished))),
+        "break_even_inferences": None,
+    }

@@ -1,0 +1,249 @@
+"""The whole of a run, call by call: the table of contents of slimkit."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimkit import __version__, compressing, data, models, provenance
+from slimkit.budget import Widths
+from slimkit.channels import Graph, torch_pruning, trace
+from slimkit.channels.trace import Example
+from slimkit.errors import DataError
+from slimkit.mask import Mask
+from slimkit.measure.environment import environment
+from slimkit.measure.stages import Stages
+from slimkit.models import Network
+from slimkit.report import folder, json_file, page, records, verdict
+from slimkit.slimming import Slimmed, slim, widths
+from slimkit.spec import CompressSpec, RunSpec, to_toml
+
+Progress = Callable[[str, float | None], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `compress` gives: the smaller network, the mask it was cut by, and the report."""
+
+    model: nn.Module
+    mask: Mask
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command leaves: its report, and the folder with the five files."""
+
+    report: dict[str, Any]
+    folder: Path
+
+
+def quiet(message: str, share: float | None) -> None:
+    """Show no progress."""
+
+
+def compress(
+    model: nn.Module,
+    example_input: Tensor,
+    ratio: float | None = None,
+    *,
+    dataset: data.Dataset | None = None,
+    out: Path | str | None = None,
+    progress: Progress = quiet,
+    **settings: Any,
+) -> Result:
+    """Make a network smaller: trace, rank, remove, prove, recover, export, measure.
+
+    Args:
+        model: the trained network; untouched.
+        example_input: [N, C, H, W]; one image is enough.
+        ratio: share of the removable channels to remove, in [0, 1).
+        dataset: to recover accuracy and to measure it.
+        out: folder for the five files of a run; None writes nothing.
+        progress: called with what is being done, and the share done where that is known.
+        settings: any field of `CompressSpec`, as `max_macs=0.5`.
+
+    Raises:
+        SlimkitError: whatever the caller can mend; see `slimkit.errors`.
+    """
+    spec = CompressSpec(ratio=ratio, **settings)
+    network = models.of(model)
+    if out is None:
+        with tempfile.TemporaryDirectory() as work:
+            return _compress(network, example_input, spec, dataset, Path(work), progress, Stages())
+    with folder.claim(Path(out)) as work_folder:
+        return _compress(network, example_input, spec, dataset, work_folder, progress, Stages())
+
+
+def compress_checkpoint(
+    path: Path, spec: CompressSpec, out: Path | None, force: bool, progress: Progress = quiet
+) -> Outcome:
+    """Make the network in a file smaller and write the five files of a run; see `slimkit compress --help`."""
+    target = out or Path(f"{path.stem}-slim")
+    stages = Stages()
+    with folder.claim(target, force) as work:
+        progress("reading the checkpoint", None)
+        with stages.stage("load"):
+            network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle)
+            dataset = open_data(spec, network)
+        shape = dataset.input_shape if dataset else input_shape(network.model)
+        example = torch.randn(1, *shape, generator=torch.Generator().manual_seed(spec.seed))
+        result = _compress(network, example, spec, dataset, work, progress, stages)
+    return Outcome(result.report, target)
+
+
+def _compress(
+    network: Network,
+    example: Tensor,
+    spec: CompressSpec,
+    dataset: data.Dataset | None,
+    work: Path,
+    progress: Progress,
+    stages: Stages,
+) -> Result:
+    dense = network.model
+    progress("tracing channels", None)
+    with stages.stage("trace"):
+        graph = trace_with(spec, dense, example)
+    progress("removing channels and proving it", None)
+    with stages.stage("remove and prove"):
+        inputs = compressing.proof_inputs(example, dataset, spec.seed)
+        slimmed = slim(dense, graph, spec, inputs, compressing.context(spec, dataset),
+                       compressing.solver(dense, graph, spec, example, work, progress))  # fmt: skip
+    with stages.stage("fold constants"):
+        settled, after_cut = compressing.settle(dense, slimmed, spec, inputs, dataset)
+    with stages.stage("recover"):
+        model, recovery = compressing.recover(dense, settled, spec, dataset, progress)
+    progress("exporting", None)
+    with stages.stage("save and export"):
+        proof = compressing.write_model(dense, model, example, work, inputs, slimmed)
+    progress("measuring", None)
+    with stages.stage("measure"):
+        before, after = compressing.measure(dense, model, example, spec, dataset, work)
+    report = _head("compress", spec, network, example, stages)
+    report |= slimming_rows(slimmed, spec, dense, model, tuple(example.shape[1:]))
+    report |= {"before": before, "after": after, "after_cut": after_cut, "recovery": recovery, "proof": proof}
+    report["cost"] = compressing.cost(dense, model, tuple(example.shape[1:]), recovery, stages, dataset)
+    finish(report, spec, work, stages)
+    return Result(model, slimmed.mask, report)
+
+
+def trace_with(spec: RunSpec, model: nn.Module, example: Example) -> Graph:
+    """Trace with the engine that the settings name."""
+    return (torch_pruning.trace if spec.tracer == "torch-pruning" else trace)(model, example)
+
+
+def open_data(spec: CompressSpec, network: Network) -> data.Dataset | None:
+    """Open the data set of a run, normalised as the network was trained, and check that the two fit."""
+    if spec.data is None:
+        return None
+    dataset = data.open(spec.data, root=spec.data_root, seed=spec.seed)
+    known = provenance.of(network.model)
+    if known.normalisation is not None and len(known.normalisation["mean"]) == dataset.input_shape[0]:
+        dataset = dataset.normalised(known.normalisation)
+    data.check_fits(dataset, network.model)
+    provenance.attach(
+        network.model,
+        replace(known, input_shape=dataset.input_shape, normalisation=known.normalisation or dataset.normalisation),
+    )
+    return dataset
+
+
+def input_shape(model: nn.Module) -> tuple[int, ...]:
+    """Return the shape of one image that a network is known to take.
+
+    Raises:
+        DataError: nothing says so.
+    """
+    shape = provenance.of(model).input_shape
+    if shape is None:
+        raise DataError(
+            "the network's input shape is not known: its file does not say, and no data was given.\n"
+            "  Add --data, or name the architecture with --arch"
+        )
+    return shape
+
+
+def slimming_rows(
+    slimmed: Slimmed, spec: RunSpec, dense: nn.Module, model: nn.Module, shape: tuple[int, ...]
+) -> dict[str, Any]:
+    """Return the parts of a report that say which channels went."""
+    allowed: Widths = widths(spec)
+    graph, mask = slimmed.graph, slimmed.mask
+    return {
+        "channels": records.channels(graph, mask, slimmed.fixed, slimmed.failing, spec.ratio),
+        "groups": records.groups(graph, mask, allowed),
+        "layers": records.layers(dense, model, shape),
+        "gammas": records.gammas(dense, model),
+    }
+
+
+def _head(command: str, spec: RunSpec, network: Network, example: Tensor, stages: Stages) -> dict[str, Any]:
+    known = provenance.of(network.model)
+    return {
+        "schema": json_file.SCHEMA,
+        "slimkit": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "spec": asdict(spec),
+        "seed": spec.seed,
+        "arch": {
+            "name": known.arch or type(network.model).__name__,
+            "arguments": known.arguments,
+            "source": network.source,
+            "input_shape": list(example.shape[1:]),
+            "classes": known.classes,
+            "assumptions": list(network.assumptions),
+        },
+        "environment": environment(),
+        "warnings": [],
+    }
+
+
+def finish(report: dict[str, Any], spec: RunSpec, work: Path, stages: Stages) -> None:
+    """Complete a report and write it: `report.json`, `report.html` and `run.toml`."""
+    report["verdict"] = verdict.verdict(report).sentence
+    report["stages"] = stages.records()
+    json_file.write(report, work)
+    (work / "report.html").write_text(page.run_page(report), encoding="utf-8")
+    (work / "run.toml").write_text(to_toml(spec), encoding="utf-8")
+
+
+def inspect(path: Path, spec: CompressSpec, progress: Progress = quiet) -> dict[str, Any]:
+    """Return what can be removed from the network in a file, and what cannot and why; writes nothing."""
+    progress("reading the checkpoint", None)
+    network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle)
+    shape = input_shape(network.model)
+    progress("tracing channels", None)
+    graph = trace_with(spec, network.model, torch.randn(1, *shape))
+    keep = Mask.full(graph)
+    fixed = torch.zeros(graph.units, dtype=torch.bool) if spec.without_bn == "norm" else ~graph.has_norm
+    work: dict[str, float] = {}
+    for item in graph.works:
+        work[item.layer] = work.get(item.layer, 0) + item.each * len(item.outputs) * len(item.inputs)
+    rows = [
+        row | {"macs": round(sum(work.get(layer, 0) for layer in row["layers"]))} for row in graph.describe()
+    ]
+    report = _head("inspect", spec, network, torch.empty(1, *shape), Stages())
+    return report | {
+        "channels": records.channels(graph, keep, fixed, (), None),
+        "groups": rows,
+        "gammas": records.gammas(network.model, network.model),
+        "macs": graph.macs(keep.keep),
+        "params": graph.params(keep.keep),
+    }
+
+
+def bench(
+    paths: Sequence[Path], *, runtime: str, threads: int, batch: int, progress: Progress = quiet
+) -> list[dict[str, Any]]:
+    """Measure ONNX files side by side: one row each."""
+    from slimkit.measure import bench as benchmark
+
+    progress("measuring", None)
+    return [asdict(row) for row in benchmark.bench(paths, engine=runtime, threads=threads, batch=batch)]
