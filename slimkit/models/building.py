@@ -93,7 +93,8 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[list[str], li
         were filled with fresh values though they belong to the state dict.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    made: dict[int, tuple[nn.Parameter | None, nn.Parameter]] = {}  # holds the old one, so that no id is reused
+    # new parameters by the id of the old one, which is held so that no id is used twice
+    made: dict[int, tuple[nn.Parameter | None, nn.Parameter]] = {}
     left = {name for name in model.state_dict() if not name.endswith(_NO_COUNT)}
     unknown: list[str] = []
     for name, tensor in tensors.items():
@@ -135,7 +136,7 @@ def hollow(model: nn.Module) -> list[str]:
 def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
     """Give modules the plain attributes that surgery, or the user, changed from what the factory sets.
 
-    Only an attribute that exists is set, and only to a value of its own kind: a file cannot smuggle anything in.
+    Only an attribute that exists is set, and only to a value of its own kind: a file smuggles nothing in.
 
     Raises:
         ArchitectureError: no such module or attribute, or a value of another kind.
@@ -149,7 +150,8 @@ def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]
             old = vars(module).get(name, _MISSING)
             if not _same_kind(old, value):
                 raise ArchitectureError(
-                    f"the attribute {name!r} of {path!r} cannot be {value!r} in this architecture.\n  {_OTHER}"
+                    f"the attribute {name!r} of {path!r} cannot be {value!r} in this architecture.\n"
+                    f"  {_OTHER}"
                 )
             setattr(module, name, _as_kind(old, value))
 

@@ -33,7 +33,8 @@ def kind(path: Path) -> Kind:
         size = path.stat().st_size
         if path.is_dir():
             raise CheckpointError(
-                f"{path}: is a folder, not a checkpoint.\n  Give one of the files in it: .safetensors, .pt, .pth "
+                f"{path}: is a folder, not a checkpoint.\n"
+                "  Give one of the files in it: .safetensors, .pt, .pth "
                 "or .pt2"
             )
         with path.open("rb") as file:
@@ -57,7 +58,8 @@ def damaged(path: Path, detail: str) -> CheckpointError:
     """Make the error for a file that starts like a checkpoint but cannot be read to its end."""
     line = (detail.strip() or "no details").splitlines()[0].rstrip(".")
     return CheckpointError(
-        f"{path}: the file is damaged or incomplete ({line}).\n  Download or save it again, and check that its "
+        f"{path}: the file is damaged or incomplete ({line}).\n"
+        "  Download or save it again, and check that its "
         "size is what it should be."
     )
 
@@ -82,8 +84,10 @@ def _kind_of_zip(path: Path, file: BinaryIO) -> Kind:
     inner = {name.split("/", 1)[-1] for name in names}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
         raise CheckpointError(
-            f"{path}: is a TorchScript archive (torch.jit.save), whose layers are frozen into compiled code and "
-            "cannot be taken apart.\n  Give the weights instead: torch.save(scripted.state_dict(), PATH), with "
+            f"{path}: is a TorchScript archive (torch.jit.save), whose layers are frozen into compiled code "
+            "and "
+            "cannot be taken apart.\n"
+            "  Give the weights instead: torch.save(scripted.state_dict(), PATH), with "
             "--arch where the architecture is not found by itself;\n  or export the Python module: "
             "torch.export.save(torch.export.export(model, (example,)), 'model.pt2')"
         )
@@ -107,7 +111,8 @@ def _kind_of_zip(path: Path, file: BinaryIO) -> Kind:
             "torch.from_numpy(array) ...}, PATH)"
         )
     raise CheckpointError(
-        f"{path}: is a zip archive without a network in it (first members: {', '.join(names[:3]) or 'none'}).\n"
+        f"{path}: is a zip archive without a network in it (first members: "
+        f"{', '.join(names[:3]) or 'none'}).\n"
         "  Give a state dict (.pt, .pth, .safetensors), a pickled torchvision or timm module, or a .pt2 file."
     )
 
@@ -129,7 +134,8 @@ def _refusal(head: bytes, file: BinaryIO, size: int) -> str:
     if head[257:262] == b"ustar":
         return (
             "is a tar archive: either packed files, or a checkpoint in the format of torch before 0.4, which "
-            "cannot be read without running its code.\n  Unpack it, or load it with torch.load in an environment "
+            "cannot be read without running its code.\n"
+            "  Unpack it, or load it with torch.load in an environment "
             "you trust and save the state dict again."
         )
     if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")):
@@ -149,7 +155,8 @@ def _refusal(head: bytes, file: BinaryIO, size: int) -> str:
             f"folded into the convolutions, and its scales are what ranks the channels.\n  {_EXPORT_AGAIN}"
         )
     return (
-        "is no checkpoint that slimkit knows, or a damaged one.\n  Give a state dict (.pt, .pth, .safetensors), "
+        "is no checkpoint that slimkit knows, or a damaged one.\n"
+        "  Give a state dict (.pt, .pth, .safetensors), "
         "a pickled torchvision or timm module, or an exported program (.pt2)."
     )
 

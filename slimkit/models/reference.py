@@ -1,4 +1,5 @@
-"""An architecture by name: `resnet18`, `zoo:resnet8`, `timm:NAME`, `package.module:factory`, `file.py:factory`."""
+"""An architecture by name: `resnet18`, `zoo:resnet8`, `timm:NAME`, `package.module:factory`, "
+"`file.py:factory`."""
 
 import ast
 import contextlib
@@ -90,7 +91,8 @@ def factory(reference: Reference) -> Callable[..., nn.Module]:
         case "zoo":
             import model_zoo
 
-            return model_zoo.ARCHITECTURES[reference.name]
+            made: Callable[..., nn.Module] = model_zoo.ARCHITECTURES[reference.name]
+            return made
         case "timm":
             return functools.partial(_timm().create_model, reference.name)
     return _from_code(reference.name)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from slimkit.errors import ArchitectureError
@@ -137,7 +136,8 @@ def identify(tensors: Mapping[str, Tensor], where: str) -> Match:
     if found:
         names = ", ".join(str(fit.reference) for fit in found)
         raise ArchitectureError(
-            f"{where}: its tensors fit {len(found)} architectures: {names}.\n  Say which: --arch {found[0].reference}"
+            f"{where}: its tensors fit {len(found)} architectures: {names}.\n"
+            f"  Say which: --arch {found[0].reference}"
         )
     raise ArchitectureError(_nothing_fits(given, where))
 
@@ -156,7 +156,11 @@ def index() -> tuple[Signature, ...]:
         )
         for each in json.loads(lzma.decompress(packed))
     ]
-    return tuple(entries)
+    import model_zoo
+
+    known = {entry.arch for entry in entries}
+    new = [name for name in model_zoo.ARCHITECTURES if f"zoo:{name}" not in known]
+    return (*entries, *(signature(Reference("zoo", name), {}) for name in new))
 
 
 def _differences(one: Shapes, other: Shapes) -> list[tuple[tuple[str, int], int]]:
@@ -190,10 +194,14 @@ def _nothing_fits(given: Shapes, where: str) -> str:
     if given and given.keys() == best.shapes.keys() and _narrower(given, best):
         name = next(n for n in given if given[n] != best.shapes[n])
         return (
-            f"{where}: the tensors are named as in {best.arch}, but {_count(given, best)} of {len(given)} are smaller "
-            f"({name} is {_by(given[name])}, not {_by(best.shapes[name])}): this network was already narrowed, and a "
-            "state dict does not say how to build it.\n  Give slimkit's own file of it (model.safetensors), the "
-            "dense network's checkpoint, or the code that builds the narrow one: --arch path/to/file.py:factory"
+            f"{where}: the tensors are named as in {best.arch}, but {_count(given, best)} of {len(given)} "
+            "are smaller "
+            f"({name} is {_by(given[name])}, not {_by(best.shapes[name])}): this network was already "
+            "narrowed, and a "
+            "state dict does not say how to build it.\n"
+            "  Give slimkit's own file of it (model.safetensors), the "
+            "dense network's checkpoint, or the code that builds the narrow one: --arch "
+            "path/to/file.py:factory"
         )
     if not given or _likeness(given, best) == 0:
         first = ", ".join(list(given)[:3]) or "no tensors"
@@ -201,7 +209,9 @@ def _nothing_fits(given: Shapes, where: str) -> str:
             f"{where}: a state dict of {len(given)} tensors ({first}, ...) that is like none of the "
             f"{len(index())} known ones.\n  Say what builds the network: {how}"
         )
-    near = "; ".join(describe(given, entry.shapes, entry.arch) for entry in ranked if _likeness(given, entry) > 0)
+    near = "; ".join(
+        describe(given, entry.shapes, entry.arch) for entry in ranked if _likeness(given, entry) > 0
+    )
     return (
         f"{where}: its {len(given)} tensors fit none of the {len(index())} known architectures.\n"
         f"  Nearest: {near}.\n  Say what builds the network: {how}"
@@ -256,8 +266,3 @@ def _some(names: list[str]) -> str:
 
 def _more(names: list[str], shown: int) -> str:
     return f" and {len(names) - shown} more" if len(names) > shown else ""
-
-
-def parameters_of(tensors: Mapping[str, Tensor]) -> int:
-    """Count the values in a state dict."""
-    return sum(tensor.numel() for tensor in tensors.values() if isinstance(tensor, torch.Tensor))

@@ -11,15 +11,18 @@ from slimkit.errors import CheckpointError
 
 # The plain weights come before their moving averages: training goes on from them.
 _WRAPPERS = (
-    "state_dict", "model_state_dict", "model_state", "model_dict", "model_weights", "model", "net", "net_dict",
-    "net_state_dict", "network", "module", "weights", "params", "student", "backbone", "generator",
+    "state_dict", "model_state_dict", "model_state", "model_dict", "model_weights", "model", "net",
+    "net_dict", "net_state_dict", "network", "module", "weights", "params", "student", "backbone",
+    "generator",
 )  # fmt: skip
 _AVERAGES = (
     "ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "params_ema",
     "ema_net", "averaged_model", "swa_model", "shadow",
 )  # fmt: skip
 _NOT_WEIGHTS = ("optim", "sched", "scaler", "rng", "loop", "callback", "hparam", "hyper", "amp", "history")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "student.", "ema.", "_model.")
+_PREFIXES = (
+    "module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "student.", "ema.", "_model.",
+)  # fmt: skip
 _ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
@@ -80,7 +83,8 @@ def flatten(state: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], tu
         tensor = value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
         if tensor.is_quantized or name.endswith(("_packed_params._packed_params", "zero_point")):
             raise CheckpointError(
-                f"{where}: {name!r} is quantised; channels can only be removed from a floating-point network.\n"
+                f"{where}: {name!r} is quantised; channels can only be removed from a floating-point "
+                "network.\n"
                 "  Give the checkpoint from before quantisation."
             )
         if tensor.layout != torch.strided or tensor.is_complex():

@@ -1,0 +1,105 @@
+"""Exported programs (.pt2): read without running code, turned into trainable networks, written again."""
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from slimkit import provenance as provenances
+from slimkit.errors import ArchitectureError, CheckpointError
+from slimkit.models import exported_check, exported_graph
+from slimkit.models.files import damaged
+from slimkit.models.reference import quiet
+
+_EXTRA = "slimkit.json"  # the record of a slim network, among the program's extra files
+_FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+_FORCE_NOT = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+
+def read(path: Path) -> tuple[nn.Module, str | None]:
+    """Read an exported program as a trainable network, and slimkit's record where it wrote the file.
+
+    Returns:
+        The network, in eval mode, with an attribute `example_shape`: the shape of one image, or None.
+
+    Raises:
+        CheckpointError: damaged, made to run code, or of a kind that cannot be turned into a network.
+    """
+    from torch.export.pt2_archive import PT2ArchiveReader
+
+    data = path.read_bytes()  # read once: what is checked is what is loaded
+    extra = {_EXTRA: ""}
+    with _careful(), quiet():
+        try:
+            with PT2ArchiveReader(io.BytesIO(data)) as archive:
+                objection = exported_check.objection(archive)
+            if objection is None:
+                program = torch.export.load(io.BytesIO(data), extra_files=extra)
+        except Exception as error:  # a damaged archive can fail in any way
+            raise damaged(path, f"{type(error).__name__}: {error}") from None
+        if objection is not None:
+            raise CheckpointError(
+                f"{path}: this exported program has {objection}, which torch.export.save does not write for "
+                "a "
+                "network; loading it could run code from the file.\n"
+                "  Export the model again, or give its state dict."
+            )
+        return exported_graph.network(program, path), extra[_EXTRA] or None
+
+
+def to_bytes(model: nn.Module, text: str) -> bytes:
+    """Export a network, with a batch of any size, and slimkit's record beside it.
+
+    Raises:
+        ArchitectureError: torch.export cannot export it.
+    """
+    shape = provenances.of(model).input_shape
+    if shape is None:
+        raise ArchitectureError(
+            "cannot save a network of unknown input shape as an exported program.\n"
+            "  Attach a provenance with input_shape=(C, H, W)."
+        )
+    modes = {module: module.training for module in model.modules()}
+    example = torch.zeros(2, *shape)
+    try:
+        with quiet(), _careful():
+            program = torch.export.export(
+                model.eval(), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+            )
+    except Exception as error:
+        line = (str(error).strip() or "no message").splitlines()[0]
+        raise ArchitectureError(
+            f"cannot export {type(model).__name__}: {type(error).__name__}: {line}\n"
+            "  Give slimkit the factory that builds the network: --arch file.py:factory"
+        ) from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    buffer = io.BytesIO()
+    with quiet(), _careful():
+        torch.export.save(program, buffer, extra_files={_EXTRA: text})
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _careful() -> Iterator[None]:
+    """Make torch.load safe wherever it is called, and keep torch's log from the terminal."""
+    before = {name: os.environ.get(name) for name in (_FORCE, _FORCE_NOT)}
+    os.environ[_FORCE] = "1"
+    os.environ.pop(_FORCE_NOT, None)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

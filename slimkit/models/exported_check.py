@@ -1,0 +1,117 @@
+"""Refuse an exported program by which torch.export.load could be made to run code from the file.
+
+TORCH_FORCE_WEIGHTS_ONLY_LOAD stops its pickled tensors, but torch 2.11 to 2.15 also unpickle opaque
+constants, load machine code of AOTInductor, evaluate symbolic sizes as Python (sympy) and paste names into the
+code that is generated from the graph. So everything of that kind must look as torch.export.save writes it.
+"""
+
+import json
+import re
+from typing import Any, Protocol
+
+_FOLDERS = ("models/", "data/weights/", "data/constants/", "data/sample_inputs/", "extra/", ".data/")
+_FILES = ("archive_format", "archive_version", "byteorder")
+_PICKLED = ("opaque_obj", "custom_obj")
+_OPERATORS = "getitem|add|sub|mul|floordiv|truediv|mod|neg|pos|abs|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|xor"
+_TARGET = re.compile(
+    r"torch\.ops\.(?!load|_)\w+\.\w+(\.(?!_)\w+)?"
+    rf"|_operator\.({_OPERATORS})"
+    r"|math\.[a-z]\w*"
+    r"|torch\.(sym_\w+|_sym_\w+|_check\w*)"
+)
+_NAME = re.compile(r"[A-Za-z_][\w.]*|")
+_NAME_KEYS = frozenset(
+    ("name", "as_name", "parameter_name", "buffer_name", "tensor_constant_name", "custom_obj_name",
+     "buffer_mutation_name", "parameter_to_mutate", "buffer_to_mutate", "user_input_name", "user_output_name",
+     "graph_name", "fqn")
+)  # fmt: skip
+_SYMBOLIC = re.compile(
+    r"(?:\s|[-+*/%(),<>=!&|~]|\d++(?:\.\d++)?"
+    r"|(?:Symbol|Dummy)\('[a-z]+\d+'(?:, \w+=(?:True|False))*\)|[a-z]{1,3}\d++"
+    r"|(?:Integer|Float|Rational|Add|Mul|Pow|Max|Min|Mod|Abs|Eq|Ne|Lt|Le|Gt|Ge|Equality|Unequality|LessThan"
+    r"|StrictLessThan|GreaterThan|StrictGreaterThan|And|Or|Not|Piecewise|FloorDiv|PythonMod|CeilDiv|CleanDiv"
+    r"|ModularIndexing|IntTrueDiv|FloatTrueDiv|PowByNatural|TruncToInt|FloorToInt|CeilToInt|ToFloat"
+    r"|RoundToInt"
+    r"|Where|Identity|True|False|true|false)\b)*+"
+)
+_SPEC_TYPES = frozenset(
+    ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict",
+     "torch.utils._pytree.PyTree", "torch.export.dynamic_shapes._IntWrapper")
+)  # fmt: skip
+
+
+class Archive(Protocol):
+    """What is used of torch's own reader of .pt2 archives: the same one that loads them afterwards."""
+
+    def get_file_names(self) -> list[str]:
+        """List the members."""
+
+    def read_string(self, name: str) -> str:
+        """Read one member as text."""
+
+
+def objection(archive: Archive) -> str | None:
+    """Say what in an archive could run code, None where nothing could."""
+    names = archive.get_file_names()
+    if len(set(names)) != len(names):
+        return "two members of the same name"
+    for name in names:
+        if not name.startswith(_FOLDERS) and name not in _FILES:
+            return f"a member {name!r}"
+        if name == "version" or name.rsplit("/", 1)[-1].startswith(_PICKLED):
+            return f"a member {name!r}"
+        if name.startswith("models/") or (name.startswith("data/") and name.endswith(".json")):
+            try:
+                found = _walk(json.loads(archive.read_string(name)))
+            except (ValueError, RecursionError) as error:
+                return f"{name}, which is no JSON ({error})"
+            if found:
+                return f"{found} in {name}"
+    return None
+
+
+def _walk(value: Any, key: str = "") -> str | None:
+    """Return the first thing in a program's description that torch.export.save would not have written."""
+    if isinstance(value, dict):
+        for inner_key, inner in value.items():
+            found = _walk(inner, inner_key)
+            if found or (key == "range_constraints" and not _SYMBOLIC.fullmatch(inner_key)):
+                return found or f"the size {inner_key!r}"
+        return None
+    if isinstance(value, list):
+        return next((found for inner in value if (found := _walk(inner, key))), None)
+    match key:
+        case "target" if not (isinstance(value, str) and _TARGET.fullmatch(value)):
+            return f"the operator {value!r}"
+        case "expr_str" if not (isinstance(value, str) and _SYMBOLIC.fullmatch(value)):
+            return f"the size {value!r}"
+        case "path_name" if not isinstance(value, str) or "/" in value or value.startswith(_PICKLED):
+            return f"the object {value!r}"
+        case "as_int" | "min_val" | "max_val" if value is not None and type(value) is not int:
+            return f"the number {value!r}"
+        case "in_spec" | "out_spec" if isinstance(value, str):
+            return _specification(value)
+    if key in _NAME_KEYS and value is not None and not (isinstance(value, str) and _NAME.fullmatch(value)):
+        return f"the name {value!r}"
+    return None
+
+
+def _specification(text: str) -> str | None:
+    """Check the nesting of inputs or outputs: only tuples, lists and tables are rebuilt."""
+    if not text:
+        return None
+    try:
+        return _specified(json.loads(text))
+    except ValueError:
+        return f"the nesting {text[:60]!r}"
+
+
+def _specified(value: Any) -> str | None:
+    if isinstance(value, list):
+        return next((found for inner in value if (found := _specified(inner))), None)
+    if not isinstance(value, dict):
+        return None
+    kind = value.get("type")
+    if kind is not None and kind not in _SPEC_TYPES:
+        return f"the type {kind!r}"
+    return _specified(value.get("children_spec"))

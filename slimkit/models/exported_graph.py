@@ -1,0 +1,202 @@
+"""The graph of an exported program -> a network of ordinary modules at their original paths.
+
+torch.export leaves ATen operators with their weights as attributes, and freezes whether the network trains.
+Convolutions, linear layers, batch normalisation and dropout become modules again, which train and evaluate;
+everything else stays an operator of an fx graph.
+"""
+
+import copy
+from operator import getitem
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from slimkit import provenance as provenances
+from slimkit.errors import CheckpointError
+from slimkit.models.exported_layers import Layers
+
+aten = torch.ops.aten
+
+_RESHAPES = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+_EXPANDS = (aten.expand.default,)
+
+
+class ExportedNetwork(fx.GraphModule):
+    """A network that was an exported program; unlike its parent class it keeps its provenance when copied."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> fx.GraphModule:
+        result = super().__deepcopy__(memo)
+        provenances.attach(result, provenances.of(self))
+        return result
+
+
+def network(program: ExportedProgram, path: Path) -> nn.Module:
+    """Turn an exported program into a trainable network, in eval mode, that takes a batch of any size.
+
+    Raises:
+        CheckpointError: it takes anything but one image tensor, or works for one batch size only.
+    """
+    lifted = program.module(check_guards=False)
+    inputs = [node for node in lifted.graph.nodes if node.op == "placeholder"]
+    example = inputs[0].meta.get("val") if len(inputs) == 1 else None
+    if not isinstance(example, Tensor) or example.dim() != 4:
+        what = f"{len(inputs)} inputs"
+        if isinstance(example, Tensor):
+            what = f"a tensor of {example.dim()} dimensions"
+        raise CheckpointError(
+            f"{path}: the exported program takes {what}; slimkit slims networks of one batch of "
+            "images (N, C, H, W).\n"
+            "  Export the part of it that does."
+        )
+    layers = Layers(lifted)
+    graph, image = _copy(lifted, layers)
+    frozen = example.shape[0] if isinstance(example.shape[0], int) else None
+    if frozen is not None:
+        _free_batch(graph, image, frozen)
+    _free_channels(graph)
+    graph.eliminate_dead_code(_is_impure)
+    graph.lint()
+    result = ExportedNetwork(layers.root, graph, "ExportedNetwork").eval()
+    if frozen is not None:
+        _check_batch(result, tuple(int(size) for size in example.shape), path)
+    return result
+
+
+def image_shape(program_network: nn.Module) -> tuple[int, int, int] | None:
+    """Return the shape (C, H, W) of the image that a network was exported with."""
+    if not isinstance(program_network, fx.GraphModule):
+        return None
+    first = next(iter(program_network.graph.nodes))
+    shape = first.meta.get("image_shape")
+    return tuple(shape) if shape else None
+
+
+def _copy(lifted: fx.GraphModule, layers: Layers) -> tuple[fx.Graph, fx.Node]:
+    """Copy the graph with calls of modules for the operators that have become one."""
+    graph = fx.Graph()
+    made: dict[fx.Node, Any] = {}
+    image: fx.Node | None = None
+    for node in lifted.graph.nodes:
+        if node.op == "call_module" and node.target == "_guards_fn":
+            continue
+        if node.op == "output":
+            specification = lifted.graph._codegen.pytree_info.out_spec  # type: ignore[attr-defined]
+            (flat,) = node.args
+            graph.output(pytree.tree_unflatten([_renew(value, made) for value in flat], specification))
+            continue
+        if _counts_batches(node):
+            continue
+        call = layers.of(node) if node.op == "call_function" else None
+        if call is not None:
+            path, source = call
+            new = graph.call_module(path, (made[source],))
+            new.meta = dict(node.meta)
+            made[node] = (new,) if isinstance(node.meta.get("val"), tuple | list) else new
+            continue
+        if node.target is getitem and isinstance(made.get(node.args[0]), tuple):
+            made[node] = made[node.args[0]][node.args[1]]  # native batch norm gives a tuple
+            continue
+        made[node] = graph.node_copy(node, lambda old: made[old])
+        if node.op == "placeholder":
+            image = made[node]
+            image.meta["image_shape"] = [_hint(size) for size in node.meta["val"].shape[1:]]
+    assert image is not None
+    return graph, image
+
+
+def _renew(value: Any, made: dict[fx.Node, Any]) -> Any:
+    return made[value] if isinstance(value, fx.Node) else value
+
+
+def _counts_batches(node: fx.Node) -> bool:
+    """Tell whether a node is `num_batches_tracked += 1`, which the BatchNorm module does itself."""
+    return (
+        node.op == "call_function"
+        and node.target in (aten.add_.Tensor, aten.add.Tensor)
+        and isinstance(node.args[0], fx.Node)
+        and str(node.args[0].target).endswith("num_batches_tracked")
+        and not node.users
+    )
+
+
+def _hint(size: Any) -> int:
+    return size if isinstance(size, int) else int(size.node.hint)
+
+
+def _is_impure(node: fx.Node) -> bool:
+    """Keep in-place operators and what the network returns; weights nobody reads may go."""
+    if node.op in ("placeholder", "output", "call_module"):
+        return True
+    schema = getattr(node.target, "_schema", None)
+    return bool(schema is not None and schema.is_mutable)
+
+
+def _free_batch(graph: fx.Graph, image: fx.Node, batch: int) -> None:
+    """Where a shape starts with the one batch size that was exported, ask the image for its batch size."""
+    with graph.inserting_after(image):
+        size = graph.call_function(aten.sym_size.int, (image, 0))
+    for node in graph.nodes:
+        if node.op != "call_function" or node is size or len(node.args) < 2:
+            continue
+        shape = node.args[1]
+        known = node.target in (*_RESHAPES, *_EXPANDS) and isinstance(shape, list | tuple)
+        if known and shape and shape[0] == batch:
+            node.args = (node.args[0], [size, *shape[1:]], *node.args[2:])
+    if not size.users:
+        graph.erase_node(size)
+
+
+def _free_channels(graph: fx.Graph) -> None:
+    """Let shapes with a written-out channel count be inferred, so that channels can be removed.
+
+    A view of (N, C, ...) says C again; with -1 there it computes the same, and follows a narrower input.
+    """
+    for node in graph.nodes:
+        shape = node.args[1] if node.op == "call_function" and len(node.args) > 1 else None
+        if not isinstance(shape, list | tuple) or len(shape) < 2:
+            continue
+        shape = list(shape)
+        if node.target in _RESHAPES and -1 not in shape:
+            # (N, groups, channels of a group, H, W) is a channel shuffle: the groups stay
+            dim = 2 if len(shape) == 5 and _smaller(shape[1], shape[2]) else 1
+            if isinstance(shape[dim], int):
+                shape[dim] = -1
+                node.args = (node.args[0], shape, *node.args[2:])
+        elif node.target in _EXPANDS and isinstance(node.args[0], fx.Node):
+            before = tuple(node.args[0].meta["val"].shape)
+            offset = len(shape) - len(before)
+            kept = [
+                -1 if i >= offset and isinstance(size, int) and size == before[i - offset] else size
+                for i, size in enumerate(shape)
+            ]
+            node.args = (node.args[0], kept, *node.args[2:])
+
+
+def _smaller(one: Any, other: Any) -> bool:
+    return isinstance(one, int) and isinstance(other, int) and one <= other
+
+
+def _check_batch(result: nn.Module, shape: tuple[int, ...], path: Path) -> None:
+    """Make sure that a network exported for one batch size computes the same for others.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            known = pytree.tree_leaves(copy.deepcopy(result)(images))
+            more = pytree.tree_leaves(copy.deepcopy(result)(torch.cat([images, images[:1]])))
+        for one, two in zip(known, more, strict=True):
+            torch.testing.assert_close(two[: shape[0]], one, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(two[shape[0] :], one[:1], rtol=1e-3, atol=1e-4)
+    except (RuntimeError, AssertionError, ValueError, IndexError):
+        raise CheckpointError(
+            f"{path}: was exported for batches of {shape[0]} only, and its graph depends on that.\n"
+            "  Export it with a free batch size: "
+            "torch.export.export(model, (example,), dynamic_shapes=({0: Dim.DYNAMIC},))"
+        ) from None

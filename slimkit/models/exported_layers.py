@@ -1,0 +1,217 @@
+"""Operators of an exported graph that are modules again: convolution, linear, batch norm, dropout."""
+
+from collections.abc import Callable
+from operator import getitem
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+aten = torch.ops.aten
+
+_Made = tuple[Callable[..., nn.Module], dict[str, Any]]  # class and its arguments
+
+_CONVOLUTIONS = {
+    aten.conv1d.default: nn.Conv1d, aten.conv1d.padding: nn.Conv1d,
+    aten.conv2d.default: nn.Conv2d, aten.conv2d.padding: nn.Conv2d,
+    aten.conv3d.default: nn.Conv3d, aten.conv3d.padding: nn.Conv3d,
+    aten.conv_transpose1d.default: nn.ConvTranspose1d,
+    aten.conv_transpose2d.input: nn.ConvTranspose2d,
+    aten.conv_transpose3d.input: nn.ConvTranspose3d,
+}  # fmt: skip
+_BY_RANK = {3: (nn.Conv1d, nn.ConvTranspose1d), 4: (nn.Conv2d, nn.ConvTranspose2d),
+            5: (nn.Conv3d, nn.ConvTranspose3d)}  # fmt: skip
+_NORMS = (aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default)
+_NORM_BY_RANK = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+_DROPOUTS = {
+    aten.dropout.default: nn.Dropout, aten.dropout_.default: nn.Dropout,
+    aten.feature_dropout.default: nn.Dropout2d, aten.alpha_dropout.default: nn.AlphaDropout,
+}  # fmt: skip
+
+
+class Layers:
+    """The new network's modules: the old containers, with typed modules in place of bare weights.
+
+    Attributes:
+        root: the module to build the network on.
+    """
+
+    def __init__(self, lifted: fx.GraphModule) -> None:
+        self.root = nn.Module()
+        self._settings: dict[str, tuple[Any, ...]] = {}
+        for path, container in lifted.named_modules():
+            if path:
+                self._container(path)
+            owner = self.root.get_submodule(path)
+            for name, parameter in container._parameters.items():
+                owner.register_parameter(name, parameter)
+            for name, buffer in container._buffers.items():
+                owner.register_buffer(name, buffer, name not in container._non_persistent_buffers_set)
+            for name, value in vars(container).items():
+                if isinstance(value, Tensor):
+                    owner.register_buffer(name, value, persistent=False)
+
+    def of(self, node: fx.Node) -> tuple[str, fx.Node] | None:
+        """Make the module that an operator stands for.
+
+        Returns:
+            Its path and the node of its input; None where the operator stays what it is.
+        """
+        given = _arguments(node)
+        source = given.get("input", given.get("self"))
+        if not isinstance(source, fx.Node):
+            return None
+        if node.target in _DROPOUTS:
+            return self._add(_dropout_path(node), _DROPOUTS[node.target](float(given["p"]))), source
+        if node.target in _NORMS:
+            path = self._norm(node, given)
+        elif node.target is aten.linear.default:
+            path = self._weighted(given, _linear(given))
+        else:
+            path = self._weighted(given, _convolution(node, given))
+        return (path, source) if path is not None else None
+
+    def _weighted(self, given: dict[str, Any], made: _Made | None) -> str | None:
+        weight, bias = given.get("weight"), given.get("bias")
+        if made is None or not isinstance(weight, fx.Node) or not str(weight.target).endswith(".weight"):
+            return None
+        path = str(weight.target).rpartition(".")[0]
+        if bias is not None and not (isinstance(bias, fx.Node) and bias.target == f"{path}.bias"):
+            return None
+        kind, wanted = made
+        return path if self._layer(path, kind, wanted) else None
+
+    def _norm(self, node: fx.Node, given: dict[str, Any]) -> str | None:
+        mean, weight = given["running_mean"], given["weight"]
+        if not isinstance(mean, fx.Node) or not str(mean.target).endswith(".running_mean"):
+            return None
+        value = node.meta["val"]
+        if isinstance(value, tuple | list):
+            if any(user.target is not getitem or user.args[1] != 0 for user in node.users):
+                return None
+            value = value[0]
+        path = str(mean.target).rpartition(".")[0]
+        if isinstance(weight, fx.Node) and weight.target != f"{path}.weight":
+            return None
+        wanted = {
+            "num_features": mean.meta["val"].shape[0],
+            "eps": given["eps"],
+            "momentum": given["momentum"],
+            "affine": weight is not None,
+        }
+        if not self._layer(path, _NORM_BY_RANK[value.dim()], wanted):
+            return None
+        buffers = self.root.get_submodule(path)._buffers
+        if buffers["num_batches_tracked"] is None or buffers["num_batches_tracked"].is_meta:
+            buffers["num_batches_tracked"] = torch.tensor(0)
+        return path
+
+    def _layer(self, path: str, kind: Callable[..., nn.Module], wanted: dict[str, Any]) -> bool:
+        """Put a module around the weights at a path; False where something else uses them already."""
+        settings = (kind, *wanted.values())
+        if path in self._settings:
+            return self._settings[path] == settings
+        old = self.root.get_submodule(path)
+        new = kind(**wanted, device="meta")
+        if not path or type(old) is not nn.Module or old._parameters.keys() - new._parameters.keys():
+            return False
+        for name, child in old.named_children():
+            new.add_module(name, child)
+        for name in new._parameters:
+            new._parameters[name] = old._parameters.get(name)
+        for name, buffer in old._buffers.items():
+            new.register_buffer(name, buffer, name not in old._non_persistent_buffers_set)
+        self.root.set_submodule(path, new)
+        self._settings[path] = settings
+        return True
+
+    def _add(self, path: str, module: nn.Module) -> str:
+        """Put a module without weights at a path, or beside it where that is taken; return where."""
+        name, number = path, 0
+        while name in self._settings or not self._free(name):
+            number += 1
+            name = f"{path}_{number}"
+        self._container(name)
+        self.root.set_submodule(name, module)
+        self._settings[name] = ()
+        return name
+
+    def _free(self, path: str) -> bool:
+        try:
+            found = self.root.get_submodule(path)
+        except AttributeError:
+            return not hasattr(self.root, path)
+        return path != "" and type(found) is nn.Module and not found._modules and not found._parameters
+
+    def _container(self, path: str) -> None:
+        owner = self.root
+        for part in path.split("."):
+            if part not in owner._modules:
+                owner.add_module(part, nn.Module())
+            owner = owner.get_submodule(part)
+
+
+def _dropout_path(node: fx.Node) -> str:
+    """Return the path of the Dropout module that was exported, or a new one beside a functional dropout."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path, kind = stack[-1] if stack else ("", "")
+    if path and str(kind).rpartition(".")[2].endswith("Dropout"):
+        return str(path)
+    return f"{path}.dropout".lstrip(".")
+
+
+def _shape(given: dict[str, Any]) -> tuple[int, ...] | None:
+    """Return the shape of the weight that an operator reads, None where it is computed."""
+    weight = given.get("weight")
+    known = isinstance(weight, fx.Node) and weight.op == "get_attr"
+    return tuple(weight.meta["val"].shape) if known else None  # type: ignore[union-attr]
+
+
+def _linear(given: dict[str, Any]) -> _Made | None:
+    shape = _shape(given)
+    if shape is None:
+        return None
+    return nn.Linear, {"in_features": shape[1], "out_features": shape[0], "bias": given["bias"] is not None}
+
+
+def _convolution(node: fx.Node, given: dict[str, Any]) -> _Made | None:
+    """Return the class and the arguments of a convolution's module, None for other operators."""
+    shape = _shape(given)
+    if shape is None:
+        return None
+    if node.target is aten.convolution.default:
+        kind: Any = _BY_RANK.get(len(shape), (None, None))[bool(given["transposed"])]
+    else:
+        kind = _CONVOLUTIONS.get(node.target)  # type: ignore[call-overload]
+    if kind is None:
+        return None
+    transposed = kind in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    rank, groups = len(shape) - 2, given["groups"]
+    wanted = {name: _spread(given[name], rank) for name in ("stride", "padding", "dilation")}
+    if transposed:
+        wanted["output_padding"] = _spread(given["output_padding"], rank)
+    return kind, {
+        "in_channels": shape[0] if transposed else shape[1] * groups,
+        "out_channels": shape[1] * groups if transposed else shape[0],
+        "kernel_size": shape[2:],
+        **wanted,
+        "groups": groups,
+        "bias": given["bias"] is not None,
+    }
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    """Return an operator's arguments by name, defaults filled in."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return {}
+    given = {argument.name: argument.default_value for argument in schema.arguments}
+    given.update(zip(given, node.args, strict=False))
+    return {**given, **node.kwargs}
+
+
+def _spread(value: Any, rank: int) -> Any:
+    """Give a setting for every dimension: ATen takes one number for all."""
+    if isinstance(value, str):
+        return value
+    return tuple(value) * rank if len(value) == 1 else tuple(value)

@@ -1,0 +1,283 @@
+"""Checkpoint -> network: which kind of file, which architecture, what had to be assumed."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from slimkit import provenance as provenances
+from slimkit.errors import ArchitectureError, SlimkitError
+from slimkit.models import (
+    building,
+    defaults,
+    exported,
+    exported_graph,
+    files,
+    pickles,
+    record,
+    signatures,
+    slim_file,
+    weights,
+)
+from slimkit.models.network import Network
+from slimkit.models.recognition import recognise
+from slimkit.models.reference import EXPORTED, Reference, parse
+from slimkit.provenance import Provenance
+
+
+def load(path: str | Path, arch: str | None = None, trust_pickle: bool = False) -> Network:
+    """Load a network from any kind of checkpoint, without running code from the file.
+
+    State dicts (bare, wrapped, prefixed), pickled torchvision and timm modules, exported programs and
+    slimkit's own files, told apart by their content.
+
+    Args:
+        path: the checkpoint.
+        arch: how to build the network, where the file does not tell; see `reference.parse`.
+        trust_pickle: let a pickle run the code it names.
+
+    Raises:
+        CheckpointError: missing, damaged, unsafe, of a kind without trainable weights, or with NaN in them.
+        ArchitectureError: no architecture, or several, fit the weights.
+        EngineError: timm is asked for and not installed.
+    """
+    path = Path(path)
+    kind = files.kind(path)
+    if kind is files.Kind.EXPORTED:
+        network = _from_exported(path, arch)
+    elif kind is files.Kind.SAFETENSORS:
+        network = _from_safetensors(path, arch)
+    else:
+        network = _from_torch(path, arch, trust_pickle)
+    weights.check_finite(network.model, str(path))
+    return network
+
+
+def build(arch: str, classes: int | None = None, input_shape: tuple[int, int, int] | None = None) -> Network:
+    """Build a network with fresh weights.
+
+    Args:
+        arch: see `reference.parse`.
+        classes: number of classes; the factory's own where None.
+        input_shape: shape (C, H, W) of one image; the architecture's usual one where None.
+
+    Raises:
+        ArchitectureError: unknown, or its factory cannot make this number of classes or channels.
+        EngineError: timm is asked for and not installed.
+    """
+    reference = parse(arch)
+    arguments = dict(reference.arguments)
+    if classes is not None:
+        name = building.takes(reference, "num_classes", "n_classes", "classes")
+        if name is None:
+            raise ArchitectureError(
+                f"--arch {arch}: its factory takes no num_classes, so it cannot be built for {classes} "
+                "classes.\n"
+                "  Give the factory a parameter num_classes."
+            )
+        arguments[name] = classes
+    attributes: dict[str, dict[str, Any]] = {}
+    channels = building.takes(reference, "in_channels", "in_chans")
+    if input_shape is not None and channels:
+        arguments[channels] = input_shape[0]
+    model = building.create(reference, arguments)
+    if input_shape is not None and not channels:
+        attributes = _set_channels(model, input_shape[0], arch)
+    return _network(model, reference, arguments, attributes, classes, "fresh", input_shape=input_shape)
+
+
+def _from_safetensors(path: Path, arch: str | None) -> Network:
+    tensors, text = slim_file.read_safetensors(path)
+    if text is None:
+        return _from_state(tensors, path, arch, ())
+    made = record.read(text, tensors, path)
+    model = slim_file.rebuild(tensors, made, path, arch)
+    return Network(model.float().eval(), "slim file", ())
+
+
+def _from_torch(path: Path, arch: str | None, trust_pickle: bool) -> Network:
+    loaded, said = weights.unwrap(pickles.read(path, trust_pickle), str(path))
+    if not isinstance(loaded, nn.Module):
+        return _from_state(loaded, path, arch, said)
+    model = pickles.bare(loaded)
+    if arch is not None:
+        return _from_state(model.state_dict(), path, arch, said)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float() if parameter.is_floating_point() else parameter.data
+    model = model.float().eval()
+    known = recognise(model)
+    if known is not None:
+        provenances.attach(model, known)
+        reference = parse(known.arch or "")
+        return Network(model, "pickled module", (*said, *_assumed(reference, model)))
+    shape, _ = defaults.input_shape(None, model)
+    provenances.attach(
+        model,
+        Provenance(
+            arch=EXPORTED,
+            input_shape=shape,
+            classes=_classes(model),
+            normalisation=defaults.normalisation(None, model, shape[0]),
+        ),
+    )
+    note = (
+        f"no known factory builds this {type(model).__name__}, so the slim network is saved as an exported "
+        "program (.pt2)"
+    )
+    return Network(model, "pickled module", (*said, note, *_assumed(None, model)))
+
+
+def _from_exported(path: Path, arch: str | None) -> Network:
+    if arch is not None:
+        raise ArchitectureError(
+            f"{path}: is an exported program, which brings its own architecture; --arch {arch} does not "
+            "apply.\n"
+            "  Leave --arch out, or give a state dict."
+        )
+    model, text = exported.read(path)
+    if text is not None:
+        provenances.attach(model, record.read(text, {}, path).provenance())
+        return Network(model.float().eval(), "slim file", ())
+    shape = exported_graph.image_shape(model)
+    provenances.attach(model, Provenance(arch=EXPORTED, input_shape=shape, classes=_classes(model)))
+    said = ("which normalisation the images had is not known: an exported program does not tell",)
+    return Network(model.float().eval(), "exported program", said)
+
+
+def _from_state(state: Any, path: Path, arch: str | None, said: tuple[str, ...]) -> Network:
+    """Build the architecture of a state dict, found by its tensors or named by `arch`, around its tensors."""
+    tensors, changed = weights.flatten(state, str(path))
+    readings = list(weights.readings(tensors))
+    if arch is None:
+        fit, tensors = _identified(readings, path)
+        reference, arguments, attributes = fit.reference, fit.arguments, fit.attributes
+        classes = fit.classes
+    else:
+        reference = parse(arch)
+        tensors = _like(readings, reference)
+        arguments, attributes, classes = _arguments_for(reference, tensors)
+    model = building.skeleton(reference, arguments)
+    building.set_attributes(model, attributes)
+    wanted = signatures.shapes_of(model.state_dict())
+    for module_path, values in attributes.items():
+        stem = f"{module_path}.weight"
+        wanted[stem] = (wanted[stem][0], values["in_channels"], *wanted[stem][2:])
+    given = signatures.shapes_of(tensors)
+    if given != wanted:
+        raise ArchitectureError(
+            f"{path}: the weights do not fit --arch {arch}: "
+            f"{signatures.describe(given, wanted, str(reference))}.\n{_advice(readings, path, reference)}"
+        )
+    building.fill(model, tensors)
+    if building.hollow(model):
+        model = building.create(reference, arguments)  # it computes tensors that are in no state dict
+        building.set_attributes(model, attributes)
+        building.fill(model, tensors)
+    return _network(model, reference, arguments, attributes, classes, "state dict", (*said, *changed))
+
+
+def _network(
+    model: nn.Module,
+    reference: Reference,
+    arguments: dict[str, Any],
+    attributes: dict[str, dict[str, Any]],
+    classes: int | None,
+    source: str,
+    said: tuple[str, ...] = (),
+    input_shape: tuple[int, int, int] | None = None,
+) -> Network:
+    model = model.float().eval()
+    shape = input_shape or defaults.input_shape(reference, model)[0]
+    provenances.attach(
+        model,
+        Provenance(
+            arch=str(reference),
+            arguments=arguments,
+            input_shape=shape,
+            classes=classes if classes is not None else _classes(model),
+            normalisation=defaults.normalisation(reference, model, shape[0]),
+            attributes=attributes,
+        ),
+    )
+    assumed = _assumed(reference, model) if source != "fresh" else ()
+    return Network(model, source, (*said, *assumed))
+
+
+def _identified(readings: list[dict[str, Tensor]], path: Path) -> tuple[signatures.Match, dict[str, Tensor]]:
+    for tensors in readings:
+        given = signatures.shapes_of(tensors)
+        if any(signatures.match(given, entry) for entry in signatures.index()):
+            return signatures.identify(tensors, str(path)), tensors
+    last = readings[-1] if readings else {}
+    return signatures.identify(last, str(path)), last  # raises, and says what is nearest
+
+
+def _like(readings: list[dict[str, Tensor]], reference: Reference) -> dict[str, Tensor]:
+    """Choose the reading of a state dict whose names are most like the architecture's."""
+    names = signatures.shapes_of(building.skeleton(reference, {}).state_dict()).keys()
+    return max(readings, key=lambda tensors: len(tensors.keys() & names), default={})
+
+
+def _arguments_for(
+    reference: Reference, tensors: dict[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]], int | None]:
+    """Find the factory's arguments that a state dict tells: classes, channels of the image, auxiliary "
+    "heads."""
+    plain = dict(reference.arguments)
+    if reference.name in ("googlenet", "inception_v3") and reference.source == "torchvision":
+        plain.setdefault("aux_logits", any(name.lower().startswith("aux") for name in tensors))
+    entry = signatures.signature(Reference(reference.source, reference.name), plain)
+    fit = signatures.match(signatures.shapes_of(tensors), entry)
+    if fit is None:
+        return plain, {}, None
+    return {**plain, **fit.arguments}, fit.attributes, fit.classes
+
+
+def _advice(readings: list[dict[str, Tensor]], path: Path, reference: Reference) -> str:
+    try:
+        found, _ = _identified(readings, path)
+    except SlimkitError:
+        return (
+            "  Name the architecture that the weights were trained with, with its arguments: NAME(key=value)."
+        )
+    return f"  They fit {found.reference}: leave --arch out, or give --arch {found.reference}"
+
+
+def _assumed(reference: Reference | None, model: nn.Module) -> tuple[str, ...]:
+    """Say what the weights do not tell."""
+    (channels, height, width), known = defaults.input_shape(reference, model)
+    why = "the usual size of this architecture" if known else "a guess"
+    said = [f"images are {channels}x{height}x{width}: {why}; weights do not tell"]
+    if defaults.normalisation(reference, model, channels):
+        said.append("images are normalised as for the published weights; weights do not tell")
+    else:
+        said.append("which normalisation the images had is not known; weights do not tell")
+    if getattr(model, "transform_input", None) is False:
+        said.append("transform_input is off, as torchvision builds it; weights do not tell")
+    return tuple(said)
+
+
+def _classes(model: nn.Module) -> int | None:
+    """Read the number of classes off the last linear layer, None where there is none."""
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return linear[-1].out_features if linear else None
+
+
+def _set_channels(model: nn.Module, channels: int, arch: str) -> dict[str, dict[str, Any]]:
+    """Give a network's first convolution another number of input channels, with fresh weights."""
+    first = signatures.first_convolution(model)
+    if first and first[1].in_channels == channels:
+        return {}
+    if not first:
+        raise ArchitectureError(
+            f"--arch {arch}: its factory takes no in_channels, so it cannot be built for {channels} "
+            "channels.\n"
+            "  Give the factory a parameter in_channels."
+        )
+    path, convolution = first
+    convolution.in_channels = channels
+    convolution.weight = nn.Parameter(
+        convolution.weight.new_empty(convolution.out_channels, channels, *convolution.kernel_size)
+    )
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return {path: {"in_channels": channels}}

@@ -1,0 +1,122 @@
+"""Where a live network comes from: the reference by which its file can rebuild it."""
+
+from collections.abc import Mapping
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+from torch import nn
+
+from slimkit.errors import ArchitectureError, EngineError
+from slimkit.models import building, defaults, signatures
+from slimkit.models.reference import Reference, parse
+from slimkit.provenance import Provenance
+
+_FUNCTION_TYPES = (FunctionType, BuiltinFunctionType, type)
+
+
+def recognise(model: nn.Module) -> Provenance | None:
+    """Find the torchvision, zoo or timm architecture that builds this network; None where none does.
+
+    The factory's network must agree in every tensor's name and shape, every module's class and every module's
+    functions; numbers, flags and words that differ (a dropout rate, `transform_input`) are
+    recorded in the provenance. Read only; a network that was narrowed is not recognised.
+    """
+    candidate = _by_tensors(model) or _by_timm(model)
+    if candidate is None:
+        return None
+    reference, arguments, classes, attributes = candidate
+    try:
+        twin = building.skeleton(reference, arguments)
+        building.set_attributes(twin, attributes)
+    except ArchitectureError:
+        return None
+    changed = _changed(model, twin)
+    if changed is None:
+        return None
+    try:
+        building.set_attributes(twin, changed)  # as reading the file will
+    except ArchitectureError:
+        return None
+    shape, _ = defaults.input_shape(reference, model)
+    return Provenance(
+        arch=str(reference),
+        arguments=arguments,
+        input_shape=shape,
+        classes=classes,
+        normalisation=defaults.normalisation(reference, model, shape[0]),
+        attributes=_merged(attributes, changed),
+    )
+
+
+def _by_tensors(
+    model: nn.Module,
+) -> tuple[Reference, dict[str, Any], int | None, dict[str, dict[str, Any]]] | None:
+    given = signatures.shapes_of(model.state_dict())
+    fits = [fit for entry in signatures.index() if (fit := signatures.match(given, entry))]
+    if len(fits) != 1:
+        return None
+    return fits[0].reference, fits[0].arguments, fits[0].classes, fits[0].attributes
+
+
+def _by_timm(
+    model: nn.Module,
+) -> tuple[Reference, dict[str, Any], int | None, dict[str, dict[str, Any]]] | None:
+    configured = getattr(model, "pretrained_cfg", None)
+    name = configured.get("architecture") if isinstance(configured, dict) else None
+    if not isinstance(name, str):
+        return None
+    first = signatures.first_convolution(model)
+    arguments: dict[str, Any] = {}
+    classes = getattr(model, "num_classes", None)
+    if isinstance(classes, int):
+        arguments["num_classes"] = classes
+    if first and first[1].in_channels != 3:
+        arguments["in_chans"] = first[1].in_channels
+    try:
+        reference = parse(f"timm:{name}")
+        twin = building.skeleton(reference, arguments)
+    except (ArchitectureError, EngineError):
+        return None
+    if signatures.shapes_of(twin.state_dict()) != signatures.shapes_of(model.state_dict()):
+        return None
+    return reference, arguments, classes if isinstance(classes, int) else None, {}
+
+
+def _changed(model: nn.Module, twin: nn.Module) -> dict[str, dict[str, Any]] | None:
+    """Return the plain attributes in which a network differs from its twin, None where more differs."""
+    mine = dict(model.named_modules(remove_duplicate=False))
+    its = dict(twin.named_modules(remove_duplicate=False))
+    if mine.keys() != its.keys():
+        return None
+    changed: dict[str, dict[str, Any]] = {}
+    for path, module in mine.items():
+        other = its[path]
+        if type(module) is not type(other) or module._buffers.keys() != other._buffers.keys():
+            return None
+        before, after = _plain(other), _plain(module)
+        if before.keys() != after.keys() or _functions(other) != _functions(module):
+            return None
+        different = {name: after[name] for name in after if after[name] != before[name]}
+        if different:
+            changed[path] = different
+    return changed
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    """Return a module's attributes that can be stored as data."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if building.is_plain(value) and name != "training" and not name.startswith("_")
+    }
+
+
+def _functions(module: nn.Module) -> dict[str, Any]:
+    """Return the functions that a module holds, its activation for example: they must be the same ones."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, _FUNCTION_TYPES)}
+
+
+def _merged(
+    first: Mapping[str, Mapping[str, Any]], second: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    return {path: {**first.get(path, {}), **second.get(path, {})} for path in {**first, **second}}

@@ -1,0 +1,132 @@
+"""What stands in a slim file beside the weights: written from a provenance, checked when read."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from torch import Tensor
+
+from slimkit import __version__
+from slimkit.errors import CheckpointError
+from slimkit.provenance import Provenance
+
+SCHEMA = "slimkit.slim/1"
+
+_Count = Annotated[int, Field(gt=0)]
+_Index = Annotated[int, Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Normalisation(_Strict):
+    """Mean and standard deviation of each input channel."""
+
+    mean: list[float]
+    std: list[float]
+
+
+class Record(_Strict):
+    """The metadata of a slim file; `digest` is over everything else in the file."""
+
+    format: Literal["slimkit.slim/1"]
+    slimkit: str
+    arch: str
+    arguments: dict[str, JsonValue]
+    input_shape: list[_Count] | None
+    classes: _Count | None
+    normalisation: Normalisation | None
+    attributes: dict[str, dict[str, JsonValue]]
+    passes: list[dict[str, list[_Index]]]
+    aliases: dict[str, str]
+    digest: str
+
+    def provenance(self) -> Provenance:
+        """Return the record as the provenance to attach to the network."""
+        return Provenance(
+            arch=self.arch,
+            arguments=dict(self.arguments),
+            input_shape=tuple(self.input_shape) if self.input_shape else None,
+            classes=self.classes,
+            normalisation=self.normalisation.model_dump() if self.normalisation else None,
+            attributes={path: dict(values) for path, values in self.attributes.items()},
+            passes=tuple(self.passes),
+        )
+
+
+def write(provenance: Provenance, aliases: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """Return the metadata of a network as JSON.
+
+    Args:
+        provenance: of the network; its `arch` is known.
+        aliases: tensor name -> name under which the same tensor is stored.
+        tensors: all stored tensors by name; part of the digest.
+    """
+    fields: dict[str, Any] = {
+        "format": SCHEMA,
+        "slimkit": __version__,
+        "arch": provenance.arch,
+        "arguments": provenance.arguments,
+        "input_shape": list(provenance.input_shape) if provenance.input_shape else None,
+        "classes": provenance.classes,
+        "normalisation": provenance.normalisation,
+        "attributes": provenance.attributes,
+        "passes": list(provenance.passes),
+        "aliases": dict(aliases),
+    }
+    fields = json.loads(json.dumps(fields))  # tuples become lists before the digest is taken
+    return json.dumps({**fields, "digest": _digest(fields, tensors)})
+
+
+def read(text: str, tensors: Mapping[str, Tensor], path: Path) -> Record:
+    """Check the metadata of a file from anywhere, and that neither it nor the tensors were changed.
+
+    Raises:
+        CheckpointError: it is no slim file's metadata, of a newer format, or damaged.
+    """
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise _broken(path, str(error)) from None
+    if not isinstance(fields, dict):
+        raise _broken(path, "not a table")
+    if fields.get("format") != SCHEMA:
+        raise CheckpointError(
+            f"{path}: a slim file of format {fields.get('format')!r}; this slimkit ({__version__}) reads "
+            f"{SCHEMA!r}.\n"
+            "  Update slimkit: pip install -U slimkit"
+        )
+    try:
+        record = Record.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _broken(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    del fields["digest"]
+    if record.digest != _digest(fields, tensors):
+        raise CheckpointError(
+            f"{path}: the file was changed after it was written: its digest does not fit.\n"
+            "  Copy or make it again."
+        )
+    return record
+
+
+def _digest(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the metadata and of every tensor's name, type, shape and bytes."""
+    total = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if tensor.numel():
+            total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+def _broken(path: Path, detail: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: the description of the network inside it cannot be read ({detail}).\n  Make the file again."
+    )

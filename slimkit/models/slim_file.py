@@ -1,0 +1,210 @@
+"""The slim file: a network's weights and how to rebuild it around them, without pickle."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from slimkit import provenance as provenances
+from slimkit.errors import ArchitectureError, CheckpointError, OutputError
+from slimkit.models import building, exported, files, record
+from slimkit.models.recognition import recognise
+from slimkit.models.reference import EXPORTED, parse
+from slimkit.provenance import Provenance
+
+_KEY = "slimkit"  # of the safetensors metadata
+
+
+def save(model: nn.Module, path: str | Path) -> None:
+    """Write a network so that `load_slim` gives it back bit by bit.
+
+    Written as safetensors with the architecture's reference in its metadata; a network that is only described
+    by itself (from a .pt2 file, or a pickled module of no known factory) is written as an exported program.
+    A whole file appears, or none: an existing one is replaced only when the new one is complete.
+
+    Args:
+        model: any network from slimkit, or an unchanged torchvision, zoo or timm network.
+        path: file to write; its folder must exist.
+
+    Raises:
+        ArchitectureError: nothing is known of how to rebuild the network.
+        OutputError: the file cannot be written.
+    """
+    path = Path(path)
+    known = provenances.of(model)
+    if known.arch is None:
+        known = _recognised(model, known)
+    if known.arch == EXPORTED:
+        data = exported.to_bytes(model, record.write(known, {}, {}))
+        _write(path, lambda target: _dump(data, target))
+        return
+    tensors, aliases = _tensors(model)
+    metadata = {"format": "pt", _KEY: record.write(known, aliases, tensors)}
+    _write(path, lambda target: save_file(tensors, target, metadata=metadata))
+
+
+def load_slim(path: str | Path, arch: str | None = None) -> nn.Module:
+    """Read a network that `save` wrote: on the CPU, in eval mode, provenance attached.
+
+    Args:
+        path: the file.
+        arch: the factory to use instead of the one named in the file. Needed where the file names one in the
+            user's own code: a file must not choose what code is run.
+
+    Raises:
+        CheckpointError: no such file, damaged, or no slim file.
+        ArchitectureError: the architecture is unknown, in the user's own code, or no longer fits.
+    """
+    path = Path(path)
+    if files.kind(path) is files.Kind.EXPORTED:
+        model, text = exported.read(path)
+        if text is None:
+            raise _not_slim(path)
+        provenances.attach(model, record.read(text, {}, path).provenance())
+        return model
+    if files.kind(path) is not files.Kind.SAFETENSORS:
+        raise _not_slim(path)
+    tensors, text = read_safetensors(path)
+    if text is None:
+        raise _not_slim(path)
+    return rebuild(tensors, record.read(text, tensors, path), path, arch)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """Read all tensors of a safetensors file, and the slim file's metadata where it is one.
+
+    Raises:
+        CheckpointError: damaged.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata.get(_KEY)  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        raise files.damaged(path, str(error)) from None
+
+
+def rebuild(tensors: Mapping[str, Tensor], made: record.Record, path: Path, arch: str | None) -> nn.Module:
+    """Build the architecture of a slim file and give every tensor its stored shape and value.
+
+    Raises:
+        ArchitectureError: unknown, in the user's own code without `arch` given, or no longer fitting.
+    """
+    reference = parse(arch or made.arch)
+    if reference.source == "code" and arch is None:
+        raise ArchitectureError(
+            f"{path}: the network is built by {made.arch}, code that slimkit does not run on a file's word.\n"
+            f"  If you know that code, name it yourself: --arch {made.arch} (in Python: arch={made.arch!r})"
+        )
+    every = {**tensors, **{name: tensors[kept] for name, kept in made.aliases.items() if kept in tensors}}
+    model = building.skeleton(reference, made.arguments)
+    for real in (False, True):
+        try:
+            building.set_attributes(model, made.attributes)
+        except ArchitectureError as error:
+            raise ArchitectureError(f"{path}: {error}") from None
+        unknown, left = building.fill(model, every)
+        if unknown or left:
+            raise ArchitectureError(
+                f"{path}: {reference} has changed since the file was written: it has "
+                f"{f'no {unknown[0]!r}' if unknown else f'a tensor {left[0]!r} that the file lacks'} "
+                f"({len(unknown) + len(left)} differences).\n"
+                "  Use the version of the code that the file was made with."
+            )
+        if real or not building.hollow(model):
+            break
+        model = building.create(reference, made.arguments)  # it keeps tensors that are in no state dict
+    provenances.attach(model, _named(made.provenance(), str(reference)))
+    return model.eval()
+
+
+def _named(provenance: Provenance, arch: str) -> Provenance:
+    return Provenance(**{**vars(provenance), "arch": arch})
+
+
+def _recognised(model: nn.Module, known: Provenance) -> Provenance:
+    found = None if known.passes else recognise(model)
+    if found is None:
+        raise ArchitectureError(
+            f"cannot save {type(model).__name__}: how to build it is not known, so it could not be loaded "
+            "again.\n"
+            "  Load or build it with slimkit.models (arch='file.py:factory'), or say it before slimming: "
+            "slimkit.provenance.attach(model, Provenance(arch='package.module:factory', arguments={...}))"
+        )
+    return found
+
+
+def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Collect parameters and buffers, also those that no state dict has; a shared one once, with its other "
+    "names."""
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    named = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    for name, value in named:
+        tensor = value.detach()
+        identity = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+        if tensor.numel() and identity in seen:
+            aliases[name] = seen[identity]
+            continue
+        seen[identity] = name
+        tensors[name] = tensor.cpu().contiguous()
+    storages: set[int] = set()
+    for name, tensor in tensors.items():  # safetensors refuses tensors that overlap without being the same
+        address = tensor.untyped_storage().data_ptr()
+        if address in storages:
+            tensors[name] = tensor.clone()
+        storages.add(address)
+    return tensors, aliases
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    """Write beside the target and move into place, so that a failure leaves what was there."""
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder.\n  Name a file in it.")
+    temporary = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}-", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # mkstemp makes it private
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OutputError(
+            f"{path}: cannot be written ({reason}).\n"
+            "  Check that the folder exists and is writable, and that the "
+            "disk has room."
+        ) from None
+    except BaseException:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _dump(data: bytes, target: Path) -> None:
+    with target.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _not_slim(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: is not a file written by slimkit.save.\n  Load other checkpoints with slimkit.models.load."
+    )
