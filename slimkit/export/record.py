@@ -1,8 +1,9 @@
 """Record a forward pass: the ATen operators that run, and which of their sizes follow the batch.
 
-The network runs twice on the meta device, which computes shapes only, on batches of 2 and of 3: an integer that is
-the same in both is fixed, one that grows as the batch does is a multiple of it, anything else is `Unsupported`.
-What does not depend on the input (weights, position tables) is computed for real and recorded as a constant.
+The network runs twice on the meta device, which computes shapes only, on batches of 2 and of 3: an integer
+that is the same in both is fixed, one that grows as the batch does is a multiple of it, anything else is
+`Unsupported`. What does not depend on the input (weights, position tables) is computed for real and recorded
+as a constant.
 """
 
 from __future__ import annotations
@@ -59,6 +60,24 @@ class Call:
     kwargs: dict[str, Any]
     outputs: tuple[Value | None, ...]
     module: str  # path of the module that ran it
+
+    @property
+    def name(self) -> str:
+        """The operator's name, without the underscore that marks the one that works in place."""
+        name = str(self.op.overloadpacket.__name__)
+        return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+    def arguments(self) -> dict[str, Any]:
+        """Return name -> value of all arguments, the operator's own defaults included."""
+        schema = self.op._schema.arguments
+        bound = {a.name: a.default_value for a in schema}
+        bound.update(zip((a.name for a in schema), self.args, strict=False))
+        return {**bound, **self.kwargs}
+
+    def result(self) -> Value:
+        """Return the first output."""
+        assert self.outputs[0] is not None
+        return self.outputs[0]
 
 
 @dataclass
@@ -206,7 +225,7 @@ class _Merger:
     def _new(self, small: Value, large: Value) -> Value:
         if len(small.shape) != len(large.shape):
             raise Unsupported("a tensor has more dimensions on another batch size")
-        shape = tuple(_size(a, b) for a, b in zip(small.shape, large.shape, strict=True))
+        shape = tuple(_size(a, b) for a, b in zip(plain(small.shape), plain(large.shape), strict=True))
         self._values[small] = Value(shape, small.dtype)
         return self._values[small]
 
@@ -214,10 +233,7 @@ class _Merger:
         if isinstance(small, Value) and isinstance(large, Value):
             return self._values[small]
         if isinstance(small, Constant) and isinstance(large, Constant):
-            same = small.tensor is large.tensor or (
-                small.tensor.shape == large.tensor.shape and torch.equal(small.tensor, large.tensor)
-            )
-            if not same:
+            if not _same_constant(small.tensor, large.tensor):
                 raise Unsupported("a constant depends on the batch size")
             return small
         if type(small) is int and type(large) is int:
@@ -233,6 +249,13 @@ def _size(small: int, large: int) -> Size:
     if small * _BATCHES[1] == large * _BATCHES[0] and small % _BATCHES[0] == 0:
         return Batch(small // _BATCHES[0])
     raise Unsupported(f"a size is {small} for a batch of 2 and {large} for a batch of 3")
+
+
+def _same_constant(small: Tensor, large: Tensor) -> bool:
+    if small.shape != large.shape or small.dtype != large.dtype:
+        return False
+    same_memory = small.data_ptr() == large.data_ptr() and small.stride() == large.stride()
+    return same_memory or torch.equal(small, large)
 
 
 def plain(value: Any) -> Any:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import Tensor
 
-from slimkit.export.record import Batch, Constant, Unsupported, Value
+from slimkit.export.record import Batch, Constant, Size, Unsupported, Value
 
+INPUT = "input"
 ONNX_TYPES = {
     torch.float32: TensorProto.FLOAT,
     torch.float64: TensorProto.DOUBLE,
@@ -32,77 +34,88 @@ def onnx_type(dtype: torch.dtype) -> int:
 
 
 class Writer:
-    """Collects the nodes of one graph. Every node is named after the module that ran it."""
+    """Collects the nodes and weights of one graph, each named after the module that ran it.
 
-    def __init__(self) -> None:
+    Args:
+        titles: name -> tensor, of parameters and buffers: they keep their names in the file.
+    """
+
+    def __init__(self, titles: dict[str, Tensor]) -> None:
         self.nodes: list[onnx.NodeProto] = []
-        self.initializers: dict[str, onnx.TensorProto] = {}
+        self.weights: dict[str, NDArray[Any]] = {}
         self.module = ""
-        self._names: dict[Value | Tensor, str] = {}
+        self._titles = {_memory(tensor): name for name, tensor in titles.items()}
+        self._values: dict[Value, str] = {}
+        self._constants: dict[Any, str] = {}
+        self._held: list[Tensor] = []  # so that no other constant gets the same memory
         self._literals: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-        self._used: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
         self._batch_size: str | None = None
-        self.input_name = "input"
 
     def bind(self, value: Value, name: str) -> None:
         """Say under which name the graph holds a value."""
-        self._names[value] = name
+        self._values[value] = name
 
-    def name(self, operand: Value | Constant | int | float) -> str:
+    def name(self, operand: Value | Constant | Any) -> str:
         """Return the name of an operand, adding it to the initialisers where it is a constant."""
         if isinstance(operand, Value):
-            return self._names[operand]
+            return self._values[operand]
         if isinstance(operand, Constant):
-            return self.constant(operand.tensor)
-        raise Unsupported(f"a number where a tensor was expected: {operand!r}")
+            return self._constant(operand.tensor)
+        raise Unsupported(f"{operand!r} where a tensor was expected")
 
-    def constant(self, tensor: Tensor, title: str = "") -> str:
-        """Add a tensor to the initialisers, each once, named `title` or after the module that reads it."""
-        if tensor not in self._names:
-            name = self._fresh(title or self._path("constant"))
-            array = tensor.detach().cpu().contiguous().numpy()
-            self.initializers[name] = numpy_helper.from_array(array, name)
-            self._names[tensor] = name
-        return self._names[tensor]
+    def _constant(self, tensor: Tensor) -> str:
+        key = _memory(tensor)
+        if key not in self._constants:
+            name = self._fresh(self._titles.get(key) or self._path("constant"))
+            onnx_type(tensor.dtype)
+            self.weights[name] = tensor.detach().contiguous().numpy()
+            self._constants[key] = name
+            self._held.append(tensor)
+        return self._constants[key]
 
-    def literal(self, array: Any, dtype: torch.dtype = torch.int64) -> str:
-        """Add a few numbers to the initialisers; equal ones share one entry."""
-        values: NDArray[Any] = np.asarray(array, dtype=helper.tensor_dtype_to_np_dtype(onnx_type(dtype)))
-        key = (str(values.dtype), values.shape, values.tobytes())
+    def literal(self, numbers: Any, dtype: torch.dtype = torch.int64) -> str:
+        """Add a number or a few to the initialisers; equal ones share one entry."""
+        array: NDArray[Any] = np.asarray(numbers, dtype=helper.tensor_dtype_to_np_dtype(onnx_type(dtype)))
+        key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._literals:
             name = self._fresh("literal")
-            self.initializers[name] = numpy_helper.from_array(values, name)
+            self.weights[name] = array
             self._literals[key] = name
         return self._literals[key]
 
-    def shape(self, sizes: tuple[int | Batch, ...] | list[int | Batch]) -> str:
-        """Return a 1-D tensor with these sizes, computed from the input's where one follows the batch."""
+    def shape(self, sizes: Sequence[Size]) -> str:
+        """Return a 1-D tensor of these sizes, computed from the input's where one follows the batch."""
         if not any(isinstance(size, Batch) for size in sizes):
             return self.literal(sizes)
-        parts = [self._size(size) for size in sizes]
-        return self.emit("Concat", parts, axis=0) if len(parts) > 1 else parts[0]
+        return self.emit("Concat", [self._size(size) for size in sizes], axis=0)
 
-    def _size(self, size: int | Batch) -> str:
+    def _size(self, size: Size) -> str:
         if not isinstance(size, Batch):
             return self.literal([size])
         if self._batch_size is None:
-            self._batch_size = self.emit("Shape", [self.input_name], start=0, end=1)
-        return self._batch_size if size.factor == 1 else self.emit(
-            "Mul", [self._batch_size, self.literal([size.factor])]
-        )
+            self._batch_size = self.emit("Shape", [INPUT], start=0, end=1)
+        return self.emit("Mul", [self._batch_size, self.literal([size.factor])])
 
-    def emit(self, kind: str, inputs: list[str], *, outputs: int = 1, **attributes: Any) -> Any:
-        """Add a node and return the name of its output, or the list of them where there are several."""
-        node_name = self._fresh(self._path(kind))
-        produced = [node_name if outputs == 1 else f"{node_name}.{i}" for i in range(outputs)]
-        given = {key: value for key, value in attributes.items() if value is not None}
-        self.nodes.append(helper.make_node(kind, inputs, produced, name=node_name, **given))
-        return produced[0] if outputs == 1 else produced
+    def emit(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Add a node with one output and return that output's name."""
+        return self.emit_many(kind, inputs, 1, **attributes)[0]
+
+    def emit_many(self, kind: str, inputs: Sequence[str], outputs: int, **attributes: Any) -> list[str]:
+        """Add a node with several outputs and return their names."""
+        name = self._fresh(self._path(kind))
+        produced = [name if outputs == 1 else f"{name}.{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(kind, inputs, produced, name=name, **attributes))
+        return produced
 
     def _path(self, kind: str) -> str:
         return f"{self.module}/{kind}" if self.module else kind
 
     def _fresh(self, name: str) -> str:
-        count = self._used.get(name, 0)
-        self._used[name] = count + 1
+        count = self._counts.get(name, 0)
+        self._counts[name] = count + 1
         return self._fresh(f"{name}_{count}") if count else name
+
+
+def _memory(tensor: Tensor) -> Any:
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype

@@ -1,0 +1,96 @@
+"""The general road to ONNX: torch's own exporter, for networks that the direct road does not cover."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from slimkit.errors import EngineError
+from slimkit.export.direct import OPSET, output_names
+from slimkit.export.file import OnnxModel
+from slimkit.export.writer import INPUT
+from slimkit.running import evaluating
+
+
+def translate(model: nn.Module, example_input: Tensor) -> OnnxModel:
+    """Return the network in evaluation mode as an ONNX model whose first dimension, `batch`, is free.
+
+    Raises:
+        EngineError: the exporter cannot express the network; its own line is in the message.
+    """
+    images = example_input[:1].expand(2, *example_input.shape[1:]).contiguous()
+    with evaluating(model), torch.no_grad(), _quiet():
+        try:
+            program = torch.onnx.export(
+                model,
+                (images,),
+                None,
+                dynamo=True,
+                external_data=False,
+                input_names=[INPUT],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                opset_version=OPSET,
+                verbose=False,
+            )
+        except Exception as error:
+            raise EngineError(
+                f"{type(model).__name__} cannot be exported to ONNX: {_reason(error)}.\n"
+                "  Rewrite that operation, or keep the network as the .safetensors file"
+            ) from error
+    assert program is not None
+    proto: onnx.ModelProto = program.model_proto
+    _rename_outputs(proto)
+    strip(proto)
+    return OnnxModel(proto)
+
+
+def strip(proto: onnx.ModelProto) -> None:
+    """Remove what tells of the machine it was made on: stack traces, source paths, class names of torch."""
+    for holder in (proto, proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output):
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    for tensor in (*proto.graph.initializer, *proto.graph.value_info):
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
+    for function in proto.functions:
+        for holder in (function, *function.node):
+            del holder.metadata_props[:]
+            holder.doc_string = ""
+    proto.graph.name = "slimkit"
+
+
+def _rename_outputs(proto: onnx.ModelProto) -> None:
+    old = [output.name for output in proto.graph.output]
+    new = dict(zip(old, output_names(len(old)), strict=True))
+    for output in proto.graph.output:
+        output.name = new[output.name]
+    for node in proto.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new.get(name, name) for name in names]
+
+
+def _reason(error: BaseException) -> str:
+    """Return the line of the first cause: the exporter wraps it in advice of many lines."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet():  # type: ignore[no-untyped-def]
+    """Keep the exporter's progress lines, warnings and log records to itself."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
