@@ -1,7 +1,7 @@
 """Scores and a budget to a mask.
 
-Within a group channels go from the lowest score up, in blocks that leave a width the engine likes; the blocks of
-all groups compete by their mean score. U = units of the graph.
+Within a group channels go from the lowest score up, in blocks that leave a width the engine likes; the
+blocks of all groups compete by their mean score. U = units of the graph.
 """
 
 from collections.abc import Callable
@@ -114,7 +114,7 @@ def blocks(graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor | None = 
         widths: which counts are allowed.
         fixed: bool [U], units that must stay although they could be removed.
     """
-    found: list[Block] = []
+    found: list[tuple[float, float, Block]] = []
     for number, group in enumerate(graph.groups):
         if fixed is not None and bool(fixed[group.units].any()):
             continue
@@ -125,9 +125,9 @@ def blocks(graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor | None = 
         for before, after in zip(allowed, allowed[1:], strict=False):
             units = order[len(group.units) - before : len(group.units) - after]
             highest = max(highest, float(scores[units].double().mean()))
-            found.append(Block(number, units, highest))
-    found.sort(key=lambda block: block.cost)  # stable: ties stay in order of groups
-    return found
+            found.append((highest, 1 - after / len(group.units), Block(number, units, highest)))
+    found.sort(key=lambda entry: entry[:2])  # where all scores tie, every group loses the same share
+    return [block for _, _, block in found]
 
 
 def mask_of(graph: Graph, removed: list[Block]) -> Mask:

@@ -1,8 +1,8 @@
 """What a removed channel output on average, added to what read it.
 
 A removed channel does not output zero but E[act(gamma z + beta)], z ~ N(0, 1), under its BatchNorm's own
-statistics. That mean, through the weights that read it, is a constant, and a constant can move into the bias of
-the reader or into the mean of the BatchNorm after it: exact, but for zero-padded borders.
+statistics. That mean, through the weights that read it, is a constant, and a constant can move into the bias
+of the reader or into the mean of the BatchNorm after it: exact, but for zero-padded borders.
 """
 
 from collections.abc import Sequence
@@ -36,15 +36,15 @@ def _nodes() -> tuple[Tensor, Tensor]:
     return torch.tensor(z, dtype=torch.float32), torch.tensor(w / w.sum(), dtype=torch.float32)
 
 
-class _Means(TorchDispatchMode):
+class _Means(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Collects the mean of every input channel of the weights that read removed channels.
 
-    `measured`: average what arrives; otherwise carry the distribution that BatchNorm promises, as samples [Q, C]
-    beside each tensor, through the operators that work element by element.
+    `measured`: average what arrives; otherwise carry the distribution that BatchNorm promises, as samples
+    [Q, C] beside each tensor, through the operators that work element by element.
     """
 
     def __init__(self, readers: dict[int, str], measured: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.readers = readers  # data pointer of a weight -> its name
         self.measured = measured
         self.sums: dict[str, Tensor] = {}
@@ -133,8 +133,8 @@ def input_means(
     Args:
         model: the dense network.
         inputs: what to run it on: real batches if `measured`, else any example input.
-        measured: average the inputs that arrive; otherwise use each BatchNorm's own gamma and beta. Readers whose
-            input does not come from a BatchNorm through known operators are then left out.
+        measured: average the inputs that arrive; otherwise use each BatchNorm's own gamma and beta. Readers
+            whose input does not come from a BatchNorm through known operators are then left out.
     """
     gone = {name for name, _ in _readers(graph, mask)}
     tensors = dict(model.named_parameters())

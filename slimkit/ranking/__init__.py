@@ -1,4 +1,4 @@
-"""Which channels matter least: one criterion a file, each a function (model, graph, context) -> scores [U]."""
+"""Which channels matter least: one criterion a file, a function (model, graph, context) -> scores [U]."""
 
 from collections.abc import Callable
 
