@@ -1,7 +1,7 @@
 """An ONNX model and its weights, written to one file without copying the weights.
 
-`protobuf` would copy each weight three times (into the message, into the graph, into the serialised bytes), so
-the wire format is put together here: a field of a message is a tag, a length and its bytes, in any order.
+`protobuf` would copy each weight three times (into the message, into the graph, into the serialised bytes),
+so the wire format is put together here: a field of a message is a tag, a length and its bytes, in any order.
 Source: https://protobuf.dev/programming-guides/encoding/, field numbers from `onnx.proto`.
 """
 

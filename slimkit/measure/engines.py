@@ -1,0 +1,134 @@
+"""The engines that run ONNX files here: each opens a file and gives a function that computes one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slimkit.errors import CheckpointError, EngineError
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """An ONNX file, opened by an engine.
+
+    Attributes:
+        run: computes the outputs of one input, [batch, ...] each.
+        input_shape: the input's dimensions; None where the file leaves one free.
+        input_type: the input's element type.
+        engine: name and version.
+    """
+
+    run: Callable[[Array], Sequence[Array]]
+    input_shape: tuple[int | None, ...]
+    input_type: np.dtype[Any]
+    engine: str
+
+
+def open_runner(path: str | Path, engine: str = "onnxruntime", threads: int = 1) -> Runner:
+    """Open an ONNX file for inference on the CPU.
+
+    Args:
+        path: the file.
+        engine: `onnxruntime` or `openvino` (in 32-bit floats, also where the processor has bfloat16).
+        threads: number of threads that compute.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or not one that the engine reads.
+        EngineError: the engine is unknown or not installed, or the file has several inputs.
+    """
+    if engine not in ENGINES:
+        raise EngineError(f"engine {engine!r}: not known here.\n  Choose one of: {', '.join(ENGINES)}")
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: no such file.\n  Give the path of an ONNX file")
+    return ENGINES[engine](Path(path), threads)
+
+
+def onnxruntime_session(path: Path, threads: int, profile_prefix: str | None = None) -> Any:
+    """Open a session with all optimisations: sequential, threads that sleep while they wait."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile_prefix
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's exceptions share no base class
+        raise _unreadable(path, "ONNX Runtime", error) from error
+
+
+def _open_onnxruntime(path: Path, threads: int) -> Runner:
+    import onnxruntime
+
+    session = onnxruntime_session(path, threads)
+    inputs = session.get_inputs()
+    _one_input(path, len(inputs))
+    name, kind = inputs[0].name, inputs[0].type
+    shape = tuple(size if isinstance(size, int) else None for size in inputs[0].shape)
+    types = {"tensor(float16)": "float16", "tensor(double)": "float64", "tensor(uint8)": "uint8"}
+    return Runner(
+        run=lambda batch: session.run(None, {name: batch}),
+        input_shape=shape,
+        input_type=np.dtype(types.get(kind, "float32")),
+        engine=f"onnxruntime {onnxruntime.__version__}",
+    )
+
+
+def _open_openvino(path: Path, threads: int) -> Runner:
+    try:
+        import openvino
+    except ImportError as error:
+        raise EngineError(
+            "engine 'openvino': the package is not installed.\n  Install it: pip install 'slimkit[openvino]'"
+        ) from error
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    try:
+        model = openvino.Core().read_model(str(path))
+        compiled = openvino.Core().compile_model(model, "CPU", settings)
+    except Exception as error:  # plain RuntimeErrors
+        raise _unreadable(path, "OpenVINO", error) from error
+    _one_input(path, len(compiled.inputs))
+    port = compiled.inputs[0]
+    shape = tuple(size.get_length() if size.is_static else None for size in port.get_partial_shape())
+    request = compiled.create_infer_request()
+    return Runner(
+        run=lambda batch: [request.infer({0: batch}, share_inputs=True)[out] for out in compiled.outputs],
+        input_shape=shape,
+        input_type=np.dtype(port.get_element_type().to_dtype()),
+        engine=f"openvino {openvino.__version__.split('-')[0]}",
+    )
+
+
+def _one_input(path: Path, count: int) -> None:
+    if count != 1:
+        raise EngineError(f"{path}: has {count} inputs.\n  Give a file with one input, [batch, ...]")
+
+
+def _unreadable(path: Path, engine: str, error: Exception) -> CheckpointError:
+    lines = str(error).strip().splitlines()
+    reason = lines[0].rstrip(".") if lines else type(error).__name__
+    return CheckpointError(f"{path}: {engine} cannot read it: {reason}.\n  Give an intact ONNX file")
+
+
+ENGINES: dict[str, Callable[[Path, int], Runner]] = {
+    "onnxruntime": _open_onnxruntime,
+    "openvino": _open_openvino,
+}

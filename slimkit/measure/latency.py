@@ -1,0 +1,138 @@
+"""Latency of ONNX files: several in one go, taken in turns, so that a busy machine slows them all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slimkit.errors import EngineError
+from slimkit.measure.engines import Array, Runner, open_runner
+from slimkit.measure.environment import cpu_name
+
+WARM_UPS = 5
+_FEWEST, _MOST = 11, 400  # rounds
+_NOISY_SPREAD = 0.1  # interquartile range over median
+_NOISY_WAIT = 0.1  # share of the wall time in which a single thread was not running
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """How long one inference of one file takes.
+
+    Attributes:
+        median_ms, q25_ms, q75_ms: wall time of one batch, milliseconds: median and quartiles.
+        cpu_ms: CPU time of the process for one batch, median; above the wall time with several threads.
+        repeats: how many batches were timed, after `WARM_UPS` that were not.
+        noisy: the quartiles are more than 10 % of the median apart, or a single thread had to wait for the
+            processor: something else was running.
+        engine: name and version.
+        cpu: the processor's name.
+    """
+
+    median_ms: float
+    q25_ms: float
+    q75_ms: float
+    cpu_ms: float
+    engine: str
+    threads: int
+    batch: int
+    repeats: int
+    noisy: bool
+    cpu: str
+
+    def record(self) -> dict[str, Any]:
+        """Return the figures as the report names them."""
+        return {
+            "median": self.median_ms,
+            "q25": self.q25_ms,
+            "q75": self.q75_ms,
+            "cpu": self.cpu_ms,
+            "engine": self.engine,
+            "threads": self.threads,
+            "batch": self.batch,
+            "repeats": self.repeats,
+            "noisy": self.noisy,
+        }
+
+
+def measure(
+    paths: Sequence[str | Path],
+    input_shape: tuple[int, ...] | None = None,
+    *,
+    threads: int = 1,
+    batch: int = 1,
+    engine: str = "onnxruntime",
+    seconds: float = 3.0,
+) -> list[Latency]:
+    """Time ONNX files on random images, one inference of each per round.
+
+    Args:
+        paths: the files.
+        input_shape: (C, H, W), where a file leaves them free; else they are read from the file.
+        threads: number of threads that compute.
+        batch: images per inference; a file with a fixed batch keeps its own.
+        engine: `onnxruntime` or `openvino`.
+        seconds: about how long one file is timed; decides the number of rounds, between 11 and 400.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+        EngineError: the engine is missing, or the input shape cannot be told.
+    """
+    runners = [open_runner(path, engine, threads) for path in paths]
+    images = [_image(path, runner, input_shape, batch) for path, runner in zip(paths, runners, strict=True)]
+    for runner, image in zip(runners, images, strict=True):
+        for _ in range(WARM_UPS):
+            runner.run(image)
+    first = [_time(runner, image)[0] for runner, image in zip(runners, images, strict=True)]
+    rounds = int(min(max(seconds * len(paths) / max(sum(first), 1e-9), _FEWEST), _MOST))
+    wall, cpu = np.empty((len(paths), rounds)), np.empty((len(paths), rounds))
+    for turn in range(rounds):
+        for i, (runner, image) in enumerate(zip(runners, images, strict=True)):
+            wall[i, turn], cpu[i, turn] = _time(runner, image)
+    return [
+        _summary(wall[i], cpu[i], runner.engine, threads, len(images[i])) for i, runner in enumerate(runners)
+    ]
+
+
+def _image(path: str | Path, runner: Runner, input_shape: tuple[int, ...] | None, batch: int) -> Array:
+    """Return one random batch [batch, ...] that fits the file."""
+    shape = [runner.input_shape[0] or batch, *runner.input_shape[1:]]
+    if input_shape is not None and len(input_shape) == len(shape) - 1:
+        shape = [shape[0], *(own or given for own, given in zip(shape[1:], input_shape, strict=True))]
+    if None in shape:
+        raise EngineError(
+            f"{path}: its input shape {runner.input_shape} leaves more free than the batch.\n"
+            "  Give the shape of one image (--input-shape C,H,W)"
+        )
+    images = np.random.default_rng(0).standard_normal([int(size or 1) for size in shape])
+    return images.astype(runner.input_type)
+
+
+def _time(runner: Runner, image: Array) -> tuple[float, float]:
+    """Return wall and CPU seconds of one inference."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    runner.run(image)
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _summary(wall: Array, cpu: Array, engine: str, threads: int, batch: int) -> Latency:
+    q25, median, q75 = np.percentile(wall * 1e3, [25, 50, 75])
+    cpu_ms = float(np.median(cpu)) * 1e3
+    waited = threads == 1 and cpu_ms < (1 - _NOISY_WAIT) * median
+    return Latency(
+        median_ms=float(median),
+        q25_ms=float(q25),
+        q75_ms=float(q75),
+        cpu_ms=cpu_ms,
+        engine=engine,
+        threads=threads,
+        batch=batch,
+        repeats=len(wall),
+        noisy=bool(waited or q75 - q25 > _NOISY_SPREAD * median),
+        cpu=cpu_name(),
+    )
