@@ -1,8 +1,8 @@
 """Checkpoints -> networks, fresh networks by name, and the slim file."""
 
-from slimkit.models.loading import build, load
+from slimkit.models.loading import build, load, of
 from slimkit.models.network import Network
 from slimkit.models.recognition import recognise
 from slimkit.models.slim_file import load_slim, save
 
-__all__ = ["Network", "build", "load", "load_slim", "recognise", "save"]
+__all__ = ["Network", "build", "load", "load_slim", "of", "recognise", "save"]

@@ -1,7 +1,7 @@
 """Refuse an exported program by which torch.export.load could be made to run code from the file.
 
 TORCH_FORCE_WEIGHTS_ONLY_LOAD stops its pickled tensors, but torch 2.11 to 2.15 also unpickle opaque
-constants, load machine code of AOTInductor, evaluate symbolic sizes as Python (sympy) and paste names into the
+constants, load machine code of AOTInductor, evaluate symbolic sizes as Python (sympy) and paste names into
 code that is generated from the graph. So everything of that kind must look as torch.export.save writes it.
 """
 

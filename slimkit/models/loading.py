@@ -1,5 +1,7 @@
 """Checkpoint -> network: which kind of file, which architecture, what had to be assumed."""
 
+import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,24 @@ def build(arch: str, classes: int | None = None, input_shape: tuple[int, int, in
     return _network(model, reference, arguments, attributes, classes, "fresh", input_shape=input_shape)
 
 
+def of(model: nn.Module, input_shape: tuple[int, int, int] | None = None) -> Network:
+    """Take a network that is already in memory; the model is copied, not changed.
+
+    Args:
+        model: any network; one from slimkit, torchvision, the zoo or timm is saved by name, any other one as an
+            exported program.
+        input_shape: shape (C, H, W) of one image; the architecture's usual one where None.
+    """
+    model = copy.deepcopy(model).cpu().float().eval()
+    known = provenances.of(model)
+    if known.arch is None:
+        known = recognise(model) or _unnamed(model)
+    if input_shape is not None:
+        known = dataclasses.replace(known, input_shape=tuple(input_shape))
+    provenances.attach(model, known)
+    return Network(model, "module", ())
+
+
 def _from_safetensors(path: Path, arch: str | None) -> Network:
     tensors, text = slim_file.read_safetensors(path)
     if text is None:
@@ -110,16 +130,7 @@ def _from_torch(path: Path, arch: str | None, trust_pickle: bool) -> Network:
         provenances.attach(model, known)
         reference = parse(known.arch or "")
         return Network(model, "pickled module", (*said, *_assumed(reference, model)))
-    shape, _ = defaults.input_shape(None, model)
-    provenances.attach(
-        model,
-        Provenance(
-            arch=EXPORTED,
-            input_shape=shape,
-            classes=_classes(model),
-            normalisation=defaults.normalisation(None, model, shape[0]),
-        ),
-    )
+    provenances.attach(model, _unnamed(model))
     note = (
         f"no known factory builds this {type(model).__name__}, so the slim network is saved as an exported "
         "program (.pt2)"
@@ -255,6 +266,17 @@ def _assumed(reference: Reference | None, model: nn.Module) -> tuple[str, ...]:
     if getattr(model, "transform_input", None) is False:
         said.append("transform_input is off, as torchvision builds it; weights do not tell")
     return tuple(said)
+
+
+def _unnamed(model: nn.Module) -> Provenance:
+    """Describe a network that no known factory builds: it will be saved as an exported program."""
+    shape, _ = defaults.input_shape(None, model)
+    return Provenance(
+        arch=EXPORTED,
+        input_shape=shape,
+        classes=_classes(model),
+        normalisation=defaults.normalisation(None, model, shape[0]),
+    )
 
 
 def _classes(model: nn.Module) -> int | None:

@@ -7,11 +7,11 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Network:
-    """What `load` and `build` give.
+    """What `load`, `build` and `of` give.
 
     Attributes:
         model: float32, on the CPU, in eval mode, with its `slimkit.provenance` attached.
-        source: `state dict`, `slim file`, `exported program`, `pickled module` or `fresh`.
+        source: `state dict`, `slim file`, `exported program`, `pickled module`, `module` or `fresh`.
         assumptions: sentences about what the file did not tell and slimkit took for granted.
     """
 

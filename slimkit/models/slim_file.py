@@ -1,6 +1,7 @@
 """The slim file: a network's weights and how to rebuild it around them, without pickle."""
 
 import contextlib
+import dataclasses
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -120,12 +121,8 @@ def rebuild(tensors: Mapping[str, Tensor], made: record.Record, path: Path, arch
         if real or not building.hollow(model):
             break
         model = building.create(reference, made.arguments)  # it keeps tensors that are in no state dict
-    provenances.attach(model, _named(made.provenance(), str(reference)))
+    provenances.attach(model, dataclasses.replace(made.provenance(), arch=str(reference)))
     return model.eval()
-
-
-def _named(provenance: Provenance, arch: str) -> Provenance:
-    return Provenance(**{**vars(provenance), "arch": arch})
 
 
 def _recognised(model: nn.Module, known: Provenance) -> Provenance:
