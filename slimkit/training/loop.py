@@ -116,14 +116,9 @@ def _start(
             f"  Give a batch size that {world.ranks} divides"
         )
     model = copy.deepcopy(model).to(device)
-    images, _ = next(iter(split.batches(batch)))
-    layout = (
-        torch.channels_last if _runs_channels_last(model, images[:1].to(device)) else torch.contiguous_format
-    )
-    model = model.to(memory_format=layout)
     optimizer = build(model, recipe.learning_rate, recipe.momentum, recipe.weight_decay)
     steps = len(split) // batch
-    return Run(model, optimizer, recipe, steps_per_epoch=steps, device=device, memory_format=layout)
+    return Run(model, optimizer, recipe, steps_per_epoch=steps, device=device)
 
 
 def _go_on(
@@ -160,7 +155,6 @@ def _go_on(
                 run.history.append(Epoch(epoch, mean, run.learning_rate, accuracy))
                 run.losses.clear()
                 _call([hook.after_epoch for hook in hooks], run)
-            stepper.follow()
             if progress:
                 progress(run)
             if not stepper.unread and (interrupt.pressed or keeper.due(run)):  # all losses so far were good
@@ -206,14 +200,19 @@ class _Stepper:
             self.teacher = copy.deepcopy(teacher).to(run.device).eval().requires_grad_(False)
         self.unread: list[tuple[int, float, Tensor]] = []  # step, learning rate, loss
         self.schedule = run.recipe.shape
-        self.taken = run.model
-        self.wrapped = distributed.wrap(run.model, world)
+        self.taken: nn.Module | None = None
+        self.wrapped = run.model
 
-    def follow(self) -> None:
-        """Take up the network that a hook has put in the place of the last one."""
-        if self.run.model is not self.taken:
-            self.taken = self.run.model
-            self.wrapped = distributed.wrap(self.taken, self.world)
+    def _take_up(self, image: Tensor) -> None:
+        """Make ready for the network that the run has now, in the memory layout that suits it."""
+        run = self.run
+        if self.taken is None:
+            last = _runs_channels_last(run.model, image)
+            run.memory_format = torch.channels_last if last else torch.contiguous_format
+            run.model.to(memory_format=run.memory_format)
+            align(run.optimizer)
+        self.taken = run.model
+        self.wrapped = distributed.wrap(self.taken, self.world)
 
     def step(self, images: Tensor, labels: Tensor) -> None:
         """Do one step, from batch to weights."""
@@ -221,7 +220,10 @@ class _Stepper:
         rate = recipe.learning_rate * self.schedule(run.step, run.budget)
         for group in run.optimizer.param_groups:
             group["lr"] = rate
-        images = images.to(run.device, non_blocking=True).contiguous(memory_format=run.memory_format)
+        images = images.to(run.device, non_blocking=True)
+        if self.taken is not run.model:
+            self._take_up(images[:1])
+        images = images.contiguous(memory_format=run.memory_format)
         labels = labels.to(run.device, non_blocking=True)
         self.wrapped.train()
         with self._autocast(), distributed.whole_batch_statistics(self.world):

@@ -48,7 +48,7 @@ class Run:
     recipe: Recipe
     steps_per_epoch: int
     device: torch.device
-    memory_format: torch.memory_format
+    memory_format: torch.memory_format = torch.contiguous_format
     step: int = 0
     done: int = 0
     loss: float = float("nan")
