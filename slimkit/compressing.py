@@ -3,19 +3,21 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from slimkit import data, export, folding, models, proof, provenance, training
 from slimkit.channels.trace import Example, tensors
+from slimkit.errors import EngineError
 from slimkit.latency import budget_solver
 from slimkit.measure import accuracy, energy, latency
+from slimkit.measure.engines import open_runner
 from slimkit.measure.macs import count_macs
 from slimkit.measure.size import count_params
 from slimkit.measure.stages import Stages
@@ -145,7 +147,8 @@ def write_model(
     known = provenance.of(model)
     about = {"arch": str(known.arch), "classes": str(known.classes), "normalisation": str(known.normalisation)}
     export.export_onnx(model, work / ONNX, example, about)
-    export.export_onnx(dense, work / DENSE_ONNX, example)
+    with suppress(EngineError):  # over 2 GB: then only the small one is measured
+        export.export_onnx(dense, work / DENSE_ONNX, example)
     exported = max(
         proof.relative_error(a, b) for a, b in zip(expected, run_onnx(work / ONNX, inputs), strict=True)
     )
@@ -161,16 +164,11 @@ def write_model(
 
 
 def run_onnx(path: Path, inputs: Sequence[Example]) -> list[Any]:
-    """Run an ONNX file in ONNX Runtime, one thread, on each input."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [given.name for given in session.get_inputs()]
-    results = []
-    for example in inputs:
-        feed = {name: tensor.numpy() for name, tensor in zip(names, tensors(example), strict=True)}
-        results.append([torch.from_numpy(array) for array in session.run(None, feed)])
-    return results
+    """Run an ONNX file with one input in ONNX Runtime, one thread, on each example."""
+    runner = open_runner(path)
+    return [
+        [torch.from_numpy(array) for array in runner.run(tensors(example)[0].numpy())] for example in inputs
+    ]
 
 
 def measure(
@@ -183,17 +181,16 @@ def measure(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the figures before and after: parameters, MACs, bytes, latency, energy and accuracy."""
     shape = tuple(example.shape[1:])
-    paths = [work / DENSE_ONNX, work / ONNX]
-    times = latency.measure(paths, shape, threads=spec.threads, batch=spec.batch, engine=spec.runtime)
+    paths = [path for path in (work / DENSE_ONNX, work / ONNX) if path.exists()]
+    found = latency.measure(paths, shape, threads=spec.threads, batch=spec.batch, engine=spec.runtime)
+    times = dict(zip(paths, found, strict=True))
     sides = []
-    for network, path, time in zip((dense, model), paths, times, strict=True):
-        side: dict[str, Any] = {
-            "params": count_params(network),
-            "macs": count_macs(network, shape),
-            "bytes": path.stat().st_size,
-            "latency_ms": latency.record(time),
-            "energy_mj": asdict(energy.per_inference(time)),
-        }
+    for network, path in ((dense, work / DENSE_ONNX), (model, work / ONNX)):
+        side: dict[str, Any] = {"params": count_params(network), "macs": count_macs(network, shape)}
+        if path in times:
+            side["bytes"] = path.stat().st_size
+            side["latency_ms"] = times[path].record()
+            side["energy_mj"] = asdict(energy.per_inference(times[path]))
         if dataset is not None:
             side["accuracy"] = {
                 "validation": accuracy.accuracy(network, dataset.validation),
@@ -201,7 +198,7 @@ def measure(
                 "images": len(dataset.test),
             }
         sides.append(side)
-    (work / DENSE_ONNX).unlink()
+    (work / DENSE_ONNX).unlink(missing_ok=True)
     return sides[0], sides[1]
 
 

@@ -80,7 +80,8 @@ class _Means(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _carry(self, packet: Any, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         samples = None
         if packet in _NORMS and args[1] is not None:
-            samples = args[2].float() + self.z[:, None] * args[1].float()
+            if not _untouched(args[3], args[4]):
+                samples = args[2].float() + self.z[:, None] * args[1].float()
             out = out[0]
         elif packet is aten.cat:
             samples = _join([getattr(t, _SAMPLES, None) for t in args[0]], args)
@@ -117,6 +118,13 @@ class _Means(TorchDispatchMode):  # type: ignore[no-untyped-call]
         mean_a, mean_b = (a * w).sum(0), (b * w).sum(0)
         variance = (a.square() * w).sum(0) - mean_a**2 + (b.square() * w).sum(0) - mean_b**2
         return mean_a + mean_b + self.z[:, None] * variance.clamp(min=0).sqrt()
+
+
+def _untouched(mean: Tensor | None, variance: Tensor | None) -> bool:
+    """Tell whether a BatchNorm's statistics were never estimated, so that they promise nothing."""
+    if mean is None or variance is None:
+        return True
+    return not bool(mean.any()) and bool((variance == 1).all())
 
 
 def _join(parts: list[Tensor | None], args: Any) -> Tensor | None:

@@ -1,0 +1,112 @@
+"""Constants of removed channels: exact without borders, never worse than nothing where statistics are true."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from slimkit import folding, proof
+from slimkit.channels import trace
+from slimkit.mask import Mask
+from slimkit.surgery import remove
+
+
+class Chain(nn.Module):
+    """conv, BN, activation, conv (no padding), BN, pool, linear."""
+
+    def __init__(self, activation: nn.Module, bias: bool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), activation, nn.Conv2d(8, 6, 3, bias=bias), nn.BatchNorm2d(6),
+            nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+def with_true_statistics(model: nn.Module, images: Tensor) -> nn.Module:
+    """Give every BatchNorm random scales and the statistics of these images."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.1, 1.0)
+            nn.init.normal_(module.bias, 0.0, 0.5)
+            module.momentum = None
+    model.train()
+    with torch.no_grad():
+        model(images)
+    return model.eval()
+
+
+def silent(model: nn.Module, gone: int) -> Mask:
+    """Make the first `gone` channels of the first BatchNorm constant (gamma 0, beta kept) and mask them."""
+    graph = trace(model, torch.randn(1, 3, 12, 12))
+    keep = torch.ones(graph.units, dtype=torch.bool)
+    keep[graph.groups[0].units[:gone]] = False
+    return Mask(keep)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.SiLU(), nn.Hardswish(), nn.Sigmoid()])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_constant_channel_folds_exactly_without_borders(activation: nn.Module, bias: bool) -> None:
+    images = torch.randn(16, 3, 12, 12)
+    model = with_true_statistics(Chain(activation, bias), images)
+    with torch.no_grad():
+        model.body[1].weight[:3] = 0.0  # what is left of these channels is act(beta)
+    mask = silent(model, 3)
+    graph = trace(model, images[:1])
+    slim = remove(model, graph, mask)
+    means = folding.input_means(model, graph, mask, [images[:1]], measured=False)
+    done, readers = folding.fold_(slim, model, graph, mask, means)
+    assert (done, readers) == (1, 1)
+    torch.testing.assert_close(slim(images), model(images), rtol=1e-4, atol=1e-5)
+    unfolded = remove(model, graph, mask)
+    assert proof.relative_error(model(images), unfolded(images)) > 1e-3
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_folding_brings_the_outputs_nearer(measured: bool) -> None:
+    images = torch.randn(64, 3, 12, 12)
+    model = with_true_statistics(Chain(nn.ReLU(), False), images)
+    mask = silent(model, 4)
+    graph = trace(model, images[:1])
+    slim = remove(model, graph, mask)
+    folded = copy.deepcopy(slim)
+    folding.fold_(folded, model, graph, mask, folding.input_means(model, graph, mask, [images], measured))
+    wanted = model(images)
+    before, after = ((wanted - net(images)).square().mean() for net in (slim, folded))
+    assert after < 0.6 * before
+
+
+def test_gauss_hermite_gives_the_mean_of_a_rectified_normal() -> None:
+    """E[relu(gamma z + beta)] = gamma phi(b) + beta Phi(b), b = beta / gamma."""
+    images = torch.randn(64, 3, 12, 12)
+    model = with_true_statistics(Chain(nn.ReLU(), False), images)
+    mask = silent(model, 2)
+    graph = trace(model, images[:1])
+    found = folding.input_means(model, graph, mask, [images[:1]], measured=False)["body.3.weight"]
+    norm = model.body[1]
+    for gamma, beta, mean in zip(norm.weight.tolist(), norm.bias.tolist(), found.tolist(), strict=True):
+        b = beta / gamma
+        density = math.exp(-b * b / 2) / math.sqrt(2 * math.pi)
+        below = (1 + math.erf(b / math.sqrt(2))) / 2
+        assert mean == pytest.approx(gamma * density + beta * below, abs=0.03)
+
+
+def test_measured_means_are_the_means_of_what_arrives() -> None:
+    images = torch.randn(8, 3, 12, 12)
+    model = with_true_statistics(Chain(nn.ReLU(), False), images)
+    mask = silent(model, 2)
+    graph = trace(model, images[:1])
+    found = folding.input_means(model, graph, mask, [images[:4], images[4:]], measured=True)["body.3.weight"]
+    arrives = model.body[:3](images)
+    torch.testing.assert_close(found, arrives.mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_never_estimated_promise_nothing() -> None:
+    model = Chain(nn.ReLU(), False).eval()  # fresh: mean 0, variance 1
+    mask = silent(model, 2)
+    graph = trace(model, torch.randn(1, 3, 12, 12))
+    assert folding.input_means(model, graph, mask, [torch.randn(1, 3, 12, 12)], measured=False) == {}
