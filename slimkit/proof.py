@@ -27,8 +27,9 @@ def relative_error(expected: Any, found: Any) -> float:
     worst = 0.0
     for x, y in zip(a, b, strict=True):
         if x.is_floating_point() and x.numel():
-            gap = float((x.double() - y.double()).abs().max())
-            scale = float(x.double().std()) if x.numel() > 1 else float(x.double().abs().max())
+            x, y = x.detach().double(), y.detach().double()
+            gap = float((x - y).abs().max())
+            scale = float(x.std()) if x.numel() > 1 else float(x.abs().max())
             error = 0.0 if gap == 0 else gap / scale if scale > 0 else float("inf")
             worst = max(worst, error if error == error else float("inf"))
     return worst
