@@ -65,7 +65,9 @@ def _same(writer: Writer, call: Call) -> str:
 def _convolution(writer: Writer, call: Call) -> str:
     settings = call.arguments()
     weight, bias = settings["weight"], settings["bias"]
-    tensors = [writer.name(t) for t in (settings["input"], weight, bias) if t is not None]
+    tensors = [writer.name(settings["input"]), writer.name(weight, "weight")]
+    if bias is not None:
+        tensors.append(writer.name(bias, "bias"))
     if not isinstance(weight, Constant):
         raise Unsupported("a convolution with computed weights")
     kernel = list(weight.tensor.shape[2:])
@@ -121,7 +123,8 @@ def _addmm(writer: Writer, call: Call) -> str:
     attributes: dict[str, Any] = {"alpha": float(settings["alpha"]), "beta": float(settings["beta"])}
     if isinstance(right, Constant) and right.tensor.t().is_contiguous():  # a linear layer's weight
         right, attributes["transB"] = Constant(right.tensor.t()), 1
-    return writer.emit("Gemm", [writer.name(left), writer.name(right), writer.name(bias)], **attributes)
+    tensors = [writer.name(left), writer.name(right, "weight"), writer.name(bias, "bias")]
+    return writer.emit("Gemm", tensors, **attributes)
 
 
 def _matmul(writer: Writer, call: Call) -> str:

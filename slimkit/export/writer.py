@@ -56,18 +56,18 @@ class Writer:
         """Say under which name the graph holds a value."""
         self._values[value] = name
 
-    def name(self, operand: Value | Constant | Any) -> str:
-        """Return the name of an operand, adding it to the initialisers where it is a constant."""
+    def name(self, operand: Value | Constant | Any, role: str = "constant") -> str:
+        """Return the name of an operand; a constant joins the weights, under its own name or its role's."""
         if isinstance(operand, Value):
             return self._values[operand]
         if isinstance(operand, Constant):
-            return self._constant(operand.tensor)
+            return self._constant(operand.tensor, role)
         raise Unsupported(f"{operand!r} where a tensor was expected")
 
-    def _constant(self, tensor: Tensor) -> str:
+    def _constant(self, tensor: Tensor, role: str) -> str:
         key = _memory(tensor)
         if key not in self._constants:
-            name = self._fresh(self._titles.get(key) or self._path("constant"))
+            name = self._fresh(self._titles.get(key) or f"{self.module}.{role}".lstrip("."))
             onnx_type(tensor.dtype)
             self.weights[name] = tensor.detach().contiguous().numpy()
             self._constants[key] = name

@@ -71,9 +71,13 @@ def onnxruntime_session(path: Path, threads: int, profile_prefix: str | None = N
 
 
 def _open_onnxruntime(path: Path, threads: int) -> Runner:
+    return onnxruntime_runner(path, onnxruntime_session(path, threads))
+
+
+def onnxruntime_runner(path: Path, session: Any) -> Runner:
+    """Wrap an open session."""
     import onnxruntime
 
-    session = onnxruntime_session(path, threads)
     inputs = session.get_inputs()
     _one_input(path, len(inputs))
     name, kind = inputs[0].name, inputs[0].type

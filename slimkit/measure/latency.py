@@ -13,6 +13,7 @@ import numpy as np
 from slimkit.errors import EngineError
 from slimkit.measure.engines import Array, Runner, open_runner
 from slimkit.measure.environment import cpu_name
+from slimkit.measure.power import processor_meters
 
 WARM_UPS = 5
 _FEWEST, _MOST = 11, 400  # rounds
@@ -26,7 +27,9 @@ class Latency:
 
     Attributes:
         median_ms, q25_ms, q75_ms: wall time of one batch, milliseconds: median and quartiles.
+        fastest_ms: least wall time: what a busy machine disturbs least.
         cpu_ms: CPU time of the process for one batch, median; above the wall time with several threads.
+        energy_mj: measured energy of one batch, where the processor's counter can be read (RAPL).
         repeats: how many batches were timed, after `WARM_UPS` that were not.
         noisy: the quartiles are more than 10 % of the median apart, or a single thread had to wait for the
             processor: something else was running.
@@ -37,6 +40,7 @@ class Latency:
     median_ms: float
     q25_ms: float
     q75_ms: float
+    fastest_ms: float
     cpu_ms: float
     engine: str
     threads: int
@@ -44,6 +48,7 @@ class Latency:
     repeats: int
     noisy: bool
     cpu: str
+    energy_mj: float | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the figures as the report names them."""
@@ -51,6 +56,7 @@ class Latency:
             "median": self.median_ms,
             "q25": self.q25_ms,
             "q75": self.q75_ms,
+            "fastest": self.fastest_ms,
             "cpu": self.cpu_ms,
             "engine": self.engine,
             "threads": self.threads,
@@ -84,7 +90,7 @@ def measure(
         EngineError: the engine is missing, or the input shape cannot be told.
     """
     runners = [open_runner(path, engine, threads) for path in paths]
-    images = [_image(path, runner, input_shape, batch) for path, runner in zip(paths, runners, strict=True)]
+    images = [random_batch(p, runner, input_shape, batch) for p, runner in zip(paths, runners, strict=True)]
     for runner, image in zip(runners, images, strict=True):
         for _ in range(WARM_UPS):
             runner.run(image)
@@ -94,13 +100,19 @@ def measure(
     for turn in range(rounds):
         for i, (runner, image) in enumerate(zip(runners, images, strict=True)):
             wall[i, turn], cpu[i, turn] = _time(runner, image)
+    joules = [_joules(runner, image) for runner, image in zip(runners, images, strict=True)]
     return [
-        _summary(wall[i], cpu[i], runner.engine, threads, len(images[i])) for i, runner in enumerate(runners)
+        _summary(wall[i], cpu[i], joules[i], (runner.engine, threads, len(images[i])))
+        for i, runner in enumerate(runners)
     ]
 
 
-def _image(path: str | Path, runner: Runner, input_shape: tuple[int, ...] | None, batch: int) -> Array:
-    """Return one random batch [batch, ...] that fits the file."""
+def random_batch(path: str | Path, runner: Runner, input_shape: tuple[int, ...] | None, batch: int) -> Array:
+    """Return one random batch [batch, ...] that fits the file; seeded.
+
+    Raises:
+        EngineError: the file leaves more free than the batch, and `input_shape` doesn't say it.
+    """
     shape = [runner.input_shape[0] or batch, *runner.input_shape[1:]]
     if input_shape is not None and len(input_shape) == len(shape) - 1:
         shape = [shape[0], *(own or given for own, given in zip(shape[1:], input_shape, strict=True))]
@@ -120,7 +132,20 @@ def _time(runner: Runner, image: Array) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def _summary(wall: Array, cpu: Array, engine: str, threads: int, batch: int) -> Latency:
+def _joules(runner: Runner, image: Array, seconds: float = 1.0) -> float | None:
+    """Return the energy of one inference by the processor's own counter, None where it cannot be read."""
+    meters = processor_meters()
+    if not meters:
+        return None
+    start, runs = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        runner.run(image)
+        runs += 1
+    return sum(meter.joules() for meter in meters) / runs
+
+
+def _summary(wall: Array, cpu: Array, joules: float | None, conditions: tuple[str, int, int]) -> Latency:
+    engine, threads, batch = conditions
     q25, median, q75 = np.percentile(wall * 1e3, [25, 50, 75])
     cpu_ms = float(np.median(cpu)) * 1e3
     waited = threads == 1 and cpu_ms < (1 - _NOISY_WAIT) * median
@@ -128,6 +153,7 @@ def _summary(wall: Array, cpu: Array, engine: str, threads: int, batch: int) -> 
         median_ms=float(median),
         q25_ms=float(q25),
         q75_ms=float(q75),
+        fastest_ms=float(wall.min()) * 1e3,
         cpu_ms=cpu_ms,
         engine=engine,
         threads=threads,
@@ -135,4 +161,5 @@ def _summary(wall: Array, cpu: Array, engine: str, threads: int, batch: int) -> 
         repeats=len(wall),
         noisy=bool(waited or q75 - q25 > _NOISY_SPREAD * median),
         cpu=cpu_name(),
+        energy_mj=None if joules is None else joules * 1e3,
     )

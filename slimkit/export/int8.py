@@ -1,0 +1,116 @@
+"""INT8: an ONNX file whose convolutions and products run on 8-bit integers, calibrated on real images.
+
+Static quantisation with QuantizeLinear / DequantizeLinear pairs: activations unsigned with one scale a
+tensor, weights signed with one scale an output channel. On x86 without VNNI, sums can saturate.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import Tensor
+
+from slimkit.errors import CheckpointError, DataError, EngineError, OutputError
+
+
+def quantise(onnx_path: str | Path, out_path: str | Path, calibration_batches: Iterable[Tensor]) -> None:
+    """Write an ONNX file in INT8; input and output stay float32, under the same names.
+
+    Args:
+        onnx_path: a float32 file with one input, as `export_onnx` writes it.
+        out_path: the file to write; one that is there is replaced.
+        calibration_batches: images [B, C, H, W] as the network expects them, normalised; a few hundred in all
+            suffice. Their ranges become the ranges of the activations.
+
+    Raises:
+        DataError: there are no images.
+        CheckpointError: the file is missing or damaged.
+        EngineError: ONNX Runtime cannot quantise it.
+        OutputError: the new file cannot be written; nothing is left of it.
+    """
+    source, target = Path(onnx_path), Path(out_path)
+    batches = [batch.numpy() for batch in calibration_batches if len(batch)]
+    if not batches:
+        raise DataError(
+            "INT8: there are no images to calibrate on.\n"
+            "  Name a data set with --data, or leave --int8 out: ranges that were guessed would cost accuracy"
+        )
+    try:
+        loaded = onnx.load(str(source))
+        name = loaded.graph.input[0].name
+    except Exception as error:  # OSError, protobuf's DecodeError, IndexError
+        raise CheckpointError(f"{source}: is not a readable ONNX file.\n  Give an intact one") from error
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        prepared, made = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
+        try:
+            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            quantize_static(
+                str(prepared),
+                str(made),
+                _Reader(name, batches),
+                quant_format=QuantFormat.QDQ,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+            )
+            model = onnx.load(str(made))
+        except Exception as error:  # the quantiser's exceptions share no base class
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise EngineError(
+                f"{source}: ONNX Runtime cannot quantise it: {reason}.\n  Leave --int8 out"
+            ) from error
+    metadata = {entry.key: entry.value for entry in loaded.metadata_props}
+    metadata |= {"int8": "static, QDQ, activations U8, weights S8 per channel"}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
+    _replace(target, model.SerializeToString(deterministic=True))
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Hands the images to the quantiser, batch by batch."""
+
+    def __init__(self, name: str, batches: list[NDArray[Any]]) -> None:
+        self._name, self._batches = name, iter(batches)
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {self._name: np.ascontiguousarray(batch)}
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as error:
+        raise OutputError(
+            f"{path.parent}: the INT8 file cannot be written: {error.strerror or error}.\n"
+            "  Make room, or choose another place with --out"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the quantiser's advice to itself."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

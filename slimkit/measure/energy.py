@@ -1,0 +1,84 @@
+"""Energy of an inference or of a run: measured where the hardware counts it, else modelled from CPU time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from slimkit.measure.latency import Latency
+from slimkit.measure.power import Meter
+
+# Between the design power per core of an EPYC 7763 (280 W, 64 cores) and of a Xeon 8380 (270 W, 40 cores).
+WATTS_PER_CORE = 6.0
+# 32-bit multiply and add (3.7 + 0.9 pJ) and 32 bits from DRAM, 45 nm: Horowitz, ISSCC 2014, and its table in
+# Han et al. 2015, arXiv:1506.02626.
+PJ_PER_MAC = 4.6
+PJ_PER_DRAM_BYTE = 160.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Energy:
+    """An amount of energy and where it comes from.
+
+    Attributes:
+        value: in `unit`.
+        unit: `mJ` for an inference, `kJ` for a run.
+        method: `measured (...)` or `modelled (...)`.
+        constants: what a modelled value was computed with; the names give the units.
+        leaves_out: what is not in it.
+    """
+
+    value: float
+    unit: str
+    method: str
+    constants: dict[str, float] = field(default_factory=dict)
+    leaves_out: str
+
+
+def per_inference(latency: Latency) -> Energy:
+    """Return the energy of one image, mJ: RAPL's where the latency was measured with it, else modelled."""
+    if latency.energy_mj is not None:
+        return Energy(
+            value=latency.energy_mj / latency.batch,
+            unit="mJ",
+            method="measured (RAPL)",
+            leaves_out="memory outside the package, power supply; idle cores of the package are in it",
+        )
+    return _from_cpu_time(latency.cpu_ms / latency.batch, "mJ")
+
+
+def of_run(cpu_seconds: float, meters: Sequence[Meter] = ()) -> Energy:
+    """Return the energy of a run, kJ: of its meters, opened at its start, else modelled from its CPU time."""
+    if meters:
+        return Energy(
+            value=sum(meter.joules() for meter in meters) / 1e3,
+            unit="kJ",
+            method=f"measured ({' + '.join(sorted({meter.name for meter in meters}))})",
+            leaves_out="all that has no counter: power supply, cooling, network",
+        )
+    return _from_cpu_time(cpu_seconds / 1e3, "kJ")
+
+
+def of_operations(macs: int, weight_bytes: int) -> Energy:
+    """Return the energy of the arithmetic and of reading each weight once, mJ: the same on every machine.
+
+    A lower bound, many times below what a processor draws; for ratios between networks.
+    """
+    return Energy(
+        value=(macs * PJ_PER_MAC + weight_bytes * PJ_PER_DRAM_BYTE) / 1e9,
+        unit="mJ",
+        method="modelled (MACs and bytes of weights)",
+        constants={"pj_per_mac": PJ_PER_MAC, "pj_per_dram_byte": PJ_PER_DRAM_BYTE},
+        leaves_out="instructions, caches, activations, idle power, the rest of the machine",
+    )
+
+
+def _from_cpu_time(thousands: float, unit: str) -> Energy:
+    """Return CPU time x power: milliseconds give mJ, kiloseconds give kJ."""
+    return Energy(
+        value=thousands * WATTS_PER_CORE,
+        unit=unit,
+        method=f"modelled (CPU time x {WATTS_PER_CORE:g} W per core)",
+        constants={"watts_per_core": WATTS_PER_CORE},
+        leaves_out="memory, idle cores, power supply, accelerators",
+    )

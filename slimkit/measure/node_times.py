@@ -1,0 +1,103 @@
+"""Where the time of an ONNX file goes: node by node, as ONNX Runtime's own profiler sees it."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slimkit.measure.engines import onnxruntime_runner, onnxruntime_session
+from slimkit.measure.latency import WARM_UPS, random_batch
+
+_EVENT = "_kernel_time"
+_FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
+_DEPTH = 6  # a hard swish is written as several nodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeTime:
+    """What one node of the optimised graph costs.
+
+    Attributes:
+        layer: path of the module in the network, where the file was written by slimkit; "" for what the
+            engine added itself (changes of memory layout) or what belongs to no module.
+        operator: the engine's name of what runs.
+        fastest_ms: wall time, milliseconds, least of the runs: an interruption only ever adds.
+    """
+
+    layer: str
+    operator: str
+    fastest_ms: float
+
+
+def latency_by_node(
+    path: str | Path,
+    input_shape: tuple[int, ...] | None = None,
+    *,
+    threads: int = 1,
+    batch: int = 1,
+    repeats: int = 20,
+) -> list[NodeTime]:
+    """Time every node of an ONNX file in ONNX Runtime, in the order of execution.
+
+    A convolution, the BatchNorm folded into it and the activation fused with it are one node; it bears the
+    convolution's layer. Profiling itself costs a few microseconds a node, so the sum is above the latency.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+        EngineError: the input shape cannot be told.
+    """
+    path = Path(path)
+    with tempfile.TemporaryDirectory() as folder:
+        session = onnxruntime_session(path, threads, profile_prefix=str(Path(folder) / "profile"))
+        runner = onnxruntime_runner(path, session)
+        image = random_batch(path, runner, input_shape, batch)
+        for _ in range(WARM_UPS + repeats):
+            runner.run(image)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    times: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_EVENT):
+            node = event["name"].removesuffix(_EVENT)
+            times[node, event["args"]["op_name"]].append(event["dur"] / 1e3)
+    layers = _layers(path, list(times))
+    return [
+        NodeTime(layer=layer, operator=kind, fastest_ms=min(runs[WARM_UPS:]))
+        for layer, ((_, kind), runs) in zip(layers, times.items(), strict=True)
+    ]
+
+
+def _layers(path: Path, ran: list[tuple[str, str]]) -> list[str]:
+    """Return the module path of every node that ran, given as name and operator.
+
+    The engine names a fused node after its last part, an activation or a sum: its layer is the nearest node
+    of its own operator above it that doesn't run by itself.
+    """
+    import onnx
+
+    graph = onnx.load(str(path)).graph
+    nodes = {node.name: node for node in graph.node}
+    makers = {name: node for node in graph.node for name in node.output}
+    names = [re.sub(r"(_bn)?_nchwc$", "", name) for name, _ in ran]
+    alone = {n for n, (_, kind) in zip(names, ran, strict=True) if n in nodes and nodes[n].op_type == kind}
+    found = []
+    for name, (given, kind) in zip(names, ran, strict=True):
+        node = nodes.get(name)
+        if node is not None and name not in alone and not given.endswith("_bn_nchwc"):
+            node = _nearest_above(node, _FUSED.get(kind, kind), makers, alone) or node
+        found.append(node.name.rpartition("/")[0] if node is not None else "")
+    return found
+
+
+def _nearest_above(node: Any, kind: str, makers: dict[str, Any], alone: set[str]) -> Any:
+    level = [node]
+    for _ in range(_DEPTH):
+        for candidate in level:
+            if candidate.op_type == kind and candidate.name not in alone:
+                return candidate
+        level = [makers[name] for candidate in level for name in candidate.input if name in makers]
+    return None
