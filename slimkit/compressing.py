@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from slimkit import data, export, folding, models, proof, provenance, training
+from slimkit.channels import Graph
 from slimkit.channels.trace import Example, tensors
 from slimkit.errors import EngineError
-from slimkit.latency import budget_solver
 from slimkit.measure import accuracy, energy, latency
 from slimkit.measure.engines import open_runner
 from slimkit.measure.macs import count_macs
 from slimkit.measure.size import count_params
 from slimkit.measure.stages import Stages
 from slimkit.ranking import Context
-from slimkit.slimming import Slimmed
+from slimkit.slimming import Slimmed, Solver
 from slimkit.spec import CompressSpec, RunSpec
 
 Progress = Callable[[str, float | None], None]
@@ -48,7 +48,15 @@ def context(spec: RunSpec, dataset: data.Dataset | None) -> Context:
     return Context(seed=spec.seed, batches=list(batches))
 
 
-solver = budget_solver
+def solver(
+    dense: nn.Module, graph: Graph, spec: RunSpec, example: Tensor, work: Path, progress: Progress
+) -> Solver | None:
+    """Return what chooses the mask where the budget is one that has to be measured: latency or energy."""
+    if spec.budget.kind not in ("latency", "energy"):
+        return None
+    from slimkit.latency import budget_solver
+
+    return budget_solver(dense, graph, spec, example, work, progress)
 
 
 def settle(
