@@ -1,0 +1,180 @@
+"""Early-bird tickets: draw the mask as soon as it has settled, You et al. 2020, arXiv:1909.11957.
+
+U = units of the graph. Departs from the released code: masks have an exact count and never empty a group; gammas
+that do not move, or that tie at the cut, are no evidence of a settled mask.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from slimkit import ranking
+from slimkit.budget import fill_unranked
+from slimkit.channels import Graph
+from slimkit.errors import MaskError
+from slimkit.mask import Mask
+from slimkit.tickets import exact, rules
+from slimkit.tickets.rules import Rule
+
+_EVEN = 1e-3  # gammas whose range is below this share of the largest are tied: they have not left their start
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A mask that has settled, and the number of the observation (from 0) at which it had."""
+
+    observation: int
+    mask: Mask
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one look at a network gave, per ratio: distance to the mask before, None where there is none."""
+
+    distances: dict[float, float | None]
+    evidence: bool
+
+
+class EarlyBird:
+    """Watches the masks that slimming would give during anybody's training, and says when they have settled.
+
+    Attributes:
+        graph: channels of the network that is trained.
+        ratio: share of the removable units that the ticket lacks.
+        rule: when a mask has settled.
+        draws: what has settled so far, by ratio.
+        observations: one entry a look.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        ratio: float = 0.5,
+        *,
+        rule: Rule | str = "consecutive",
+        watch: Sequence[float] = (),
+        cap: float = 0.9,
+        fixed: Tensor | None = None,
+        ranking: str = "gamma",
+    ) -> None:
+        """Begin to watch.
+
+        Args:
+            graph: of `slimkit.trace`, U units.
+            ratio: share of the removable units to remove, in [0, 1).
+            rule: a `Rule`, or the name of one with its published settings.
+            watch: further ratios, at no further cost.
+            cap: largest share of one group that may be removed, in (0, 1).
+            fixed: bool [U], units that stay whatever their gamma.
+            ranking: criterion of the masks, one that needs no data.
+
+        Raises:
+            MaskError: nothing can be removed, or no unit has a BatchNorm.
+            SpecError: the rule is unknown or its settings are out of range.
+        """
+        if ranking == "gamma" and not bool(graph.has_norm.any()):
+            raise MaskError(
+                "no channel that can be removed has a BatchNorm, so there is no gamma that could settle.\n"
+                "  Use a network with BatchNorm, or --draw end with --set ranking=group-norm"
+            )
+        self.graph, self.ratio = graph, ratio
+        self.rule = Rule(rule) if isinstance(rule, str) else rule
+        self.ratios = tuple(dict.fromkeys((ratio, *watch)))
+        self.ranking = ranking
+        self._limits = (cap, fixed)
+        exact.masks(graph, torch.arange(graph.units).float(), self.ratios, cap, fixed)  # all within reach?
+        self._recent = {r: deque[Mask](maxlen=rules.needed(self.rule)) for r in self.ratios}
+        self._last: Tensor | None = None
+        self.draws: dict[float, Draw] = {}
+        self.observations: list[Observation] = []
+
+    @property
+    def mask(self) -> Mask:
+        """The ticket of `ratio`.
+
+        Raises:
+            MaskError: it has not settled yet.
+        """
+        if self.ratio not in self.draws:
+            raise MaskError(
+                f"no mask has settled in {len(self.observations)} observations.\n"
+                "  Call `observe` until it returns True, or take `bird.latest`"
+            )
+        return self.draws[self.ratio].mask
+
+    @property
+    def latest(self) -> Mask:
+        """The newest mask of `ratio`, settled or not."""
+        if not self._recent[self.ratio]:
+            raise MaskError("nothing has been observed yet.\n  Call `observe` once an epoch")
+        return self._recent[self.ratio][-1]
+
+    def observe(self, model: nn.Module) -> bool:
+        """Look at the network; call it once every `rule.interval` epochs.
+
+        Args:
+            model: the network that `graph` was traced from, also within DistributedDataParallel; read only.
+
+        Returns:
+            True once the mask of `ratio` has settled; the mask is then in `mask` and stays.
+        """
+        scores = self.scores(model)
+        masks = exact.masks(self.graph, scores, self.ratios, *self._limits)
+        moved = self._last is None or float((scores != self._last).float().mean()) > 0.5
+        spread = float(scores.max() - scores.min()) > _EVEN * float(scores.abs().max())
+        self._last = scores
+        distances: dict[float, float | None] = {}
+        for ratio, mask in masks.items():
+            recent = self._recent[ratio]
+            # A tie at the cut is harmless among zeros, which compute nothing either way.
+            tied = exact.undecided(scores, mask) > self.rule.calibrated and float(scores[~mask.keep].max()) > 0
+            if tied or not (moved and spread):
+                recent.clear()
+            before = recent[-1] if recent else None
+            recent.append(mask)
+            distances[ratio] = None if before is None else self._between((before, mask), ratio)[-1]
+            if ratio not in self.draws and len(recent) == recent.maxlen:
+                if rules.settled(self.rule, self._between(tuple(recent), ratio)):
+                    self.draws[ratio] = Draw(len(self.observations), mask)
+        self.observations.append(Observation(distances, moved and spread))
+        return self.ratio in self.draws
+
+    def scores(self, model: nn.Module) -> Tensor:
+        """Return what ranks the units, [U]; units without BatchNorm take the quantile of their weights' norm."""
+        inner = model.module if isinstance(model, DistributedDataParallel) else model
+        scores = ranking.scores(self.ranking, inner, self.graph)
+        if bool(scores.isnan().any()):
+            scores = fill_unranked(scores, ranking.scores("group-norm", inner, self.graph))
+        return scores
+
+    def _between(self, masks: Sequence[Mask], ratio: float) -> list[float]:
+        found = rules.RULES[self.rule.name](masks, self.graph)
+        expected = rules.chance(self.rule, ratio, self.graph)
+        return [d / expected for d in found] if self.rule.normalised and expected > 0 else found
+
+    def state(self) -> dict[str, Any]:
+        """Return tensors, numbers, lists and dicts: what `restore` needs to go on."""
+        return {
+            "last": self._last,
+            "recent": {str(r): [mask.keep for mask in masks] for r, masks in self._recent.items()},
+            "draws": {str(r): [draw.observation, draw.mask.keep] for r, draw in self.draws.items()},
+            "observations": [
+                [{str(r): d for r, d in entry.distances.items()}, entry.evidence] for entry in self.observations
+            ],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self._last = state["last"]
+        for ratio, masks in state["recent"].items():
+            self._recent[float(ratio)].extend(Mask(keep) for keep in masks)
+        self.draws = {float(r): Draw(number, Mask(keep)) for r, (number, keep) in state["draws"].items()}
+        self.observations = [
+            Observation({float(r): d for r, d in distances.items()}, evidence)
+            for distances, evidence in state["observations"]
+        ]
