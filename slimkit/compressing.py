@@ -16,6 +16,7 @@ from slimkit import data, export, folding, models, proof, provenance, training
 from slimkit.channels import Graph
 from slimkit.channels.trace import Example, tensors
 from slimkit.errors import EngineError
+from slimkit.export.int8 import quantise
 from slimkit.measure import accuracy, energy, latency
 from slimkit.measure.engines import open_runner
 from slimkit.measure.macs import count_macs
@@ -26,7 +27,8 @@ from slimkit.slimming import Slimmed, Solver
 from slimkit.spec import CompressSpec, RunSpec
 
 Progress = Callable[[str, float | None], None]
-ONNX, DENSE_ONNX = "model.onnx", ".dense.onnx"
+ONNX, DENSE_ONNX, INT8_ONNX = "model.onnx", ".dense.onnx", "model.int8.onnx"
+_CALIBRATION_BATCHES = 8  # of 64 images
 _REAL_IMAGES = 16  # of the validation split, in the proof
 _RANKING_BATCHES = 10
 
@@ -186,28 +188,38 @@ def measure(
     spec: RunSpec,
     dataset: data.Dataset | None,
     work: Path,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the figures before and after: parameters, MACs, bytes, latency, energy and accuracy."""
+) -> dict[str, Any]:
+    """Return the figures `before`, `after` and, if asked for, `int8`: size, MACs, latency, energy, accuracy."""
     shape = tuple(example.shape[1:])
-    paths = [path for path in (work / DENSE_ONNX, work / ONNX) if path.exists()]
+    if spec.int8 and dataset is not None:
+        batches = islice(dataset.train.batches(64, seed=spec.seed), _CALIBRATION_BATCHES)
+        quantise(work / ONNX, work / INT8_ONNX, (images for images, _ in batches))
+    paths = [path for path in (work / DENSE_ONNX, work / ONNX, work / INT8_ONNX) if path.exists()]
     found = latency.measure(paths, shape, threads=spec.threads, batch=spec.batch, engine=spec.runtime)
-    times = dict(zip(paths, found, strict=True))
-    sides = []
-    for network, path in ((dense, work / DENSE_ONNX), (model, work / ONNX)):
-        side: dict[str, Any] = {"params": count_params(network), "macs": count_macs(network, shape)}
-        if path in times:
-            side["bytes"] = path.stat().st_size
-            side["latency_ms"] = times[path].record()
-            side["energy_mj"] = asdict(energy.per_inference(times[path]))
+    sides: dict[str, Any] = {}
+    for name, network, path in (
+        ("before", dense, work / DENSE_ONNX),
+        ("after", model, work / ONNX),
+        ("int8", work / INT8_ONNX, work / INT8_ONNX),
+    ):
+        side: dict[str, Any] = {}
+        if isinstance(network, nn.Module):
+            side |= {"params": count_params(network), "macs": count_macs(network, shape)}
+        elif not path.exists():
+            continue
+        if path in paths:
+            time = found[paths.index(path)]
+            side |= {"bytes": path.stat().st_size, "latency_ms": time.record()}
+            side["energy_mj"] = asdict(energy.per_inference(time))
         if dataset is not None:
             side["accuracy"] = {
                 "validation": accuracy.accuracy(network, dataset.validation),
                 "test": accuracy.accuracy(network, dataset.test),
                 "images": len(dataset.test),
             }
-        sides.append(side)
+        sides[name] = side
     (work / DENSE_ONNX).unlink(missing_ok=True)
-    return sides[0], sides[1]
+    return sides
 
 
 def cost(

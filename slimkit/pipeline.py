@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from slimkit import __version__, compressing, data, models, provenance
 from slimkit.budget import Widths
-from slimkit.channels import Graph, torch_pruning, trace
+from slimkit.channels import Graph, trace
 from slimkit.channels.trace import Example
 from slimkit.errors import DataError
 from slimkit.mask import Mask
@@ -124,10 +124,10 @@ def _compress(
         proof = compressing.write_model(dense, model, example, work, inputs, slimmed)
     progress("measuring", None)
     with stages.stage("measure"):
-        before, after = compressing.measure(dense, model, example, spec, dataset, work)
+        sides = compressing.measure(dense, model, example, spec, dataset, work)
     report = _head("compress", spec, network, example, stages)
     report |= slimming_rows(slimmed, spec, dense, model, tuple(example.shape[1:]))
-    report |= {"before": before, "after": after, "after_cut": after_cut, "recovery": recovery, "proof": proof}
+    report |= {**sides, "after_cut": after_cut, "recovery": recovery, "proof": proof}
     report["cost"] = compressing.cost(dense, model, tuple(example.shape[1:]), recovery, stages, dataset)
     finish(report, spec, work, stages)
     return Result(model, slimmed.mask, report)
@@ -135,7 +135,11 @@ def _compress(
 
 def trace_with(spec: RunSpec, model: nn.Module, example: Example) -> Graph:
     """Trace with the engine that the settings name."""
-    return (torch_pruning.trace if spec.tracer == "torch-pruning" else trace)(model, example)
+    if spec.tracer == "torch-pruning":
+        from slimkit.channels import torch_pruning  # importing torch-pruning takes seconds
+
+        return torch_pruning.trace(model, example)
+    return trace(model, example)
 
 
 def open_data(spec: CompressSpec, network: Network) -> data.Dataset | None:
