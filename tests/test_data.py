@@ -253,7 +253,7 @@ def test_data_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         opened = data.open(f"own_data:{name}")
         assert (opened.classes, opened.input_shape) == (4, (3, 6, 6))
         sizes[name] = [len(s) for s in (opened.train, opened.validation, opened.test)]
-        images, labels = next(iter(opened.train.batches(4, seed=0)))
+        [(images, labels), *_] = opened.train.batches(4, seed=0)
         assert images.shape == (4, 3, 6, 6) and labels.dtype == torch.int64
     assert sizes == {"tensors": [36, 4, 8], "items": [40, 40, 40]}
     for name, why in (("wrong", "returned int"), ("absent", "no attribute")):

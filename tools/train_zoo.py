@@ -19,7 +19,7 @@ import model_zoo
 from slimkit import data, provenance
 from slimkit.data import Dataset, Split
 from slimkit.models.slim_file import save
-from slimkit.training import Recipe, Run, Trained, penalty, solve_strength, train
+from slimkit.training import Recipe, Run, Trained, gamma_penalty, solve_strength, train
 from slimkit.training.penalty import gammas, share_near_zero
 from slimkit.training.schedules import total
 
@@ -41,7 +41,7 @@ def train_one(recipe: dict[str, Any], dataset: Dataset, seed: int) -> Trained:
     if recipe["gamma_pull"]:
         rates = settings.learning_rate * total(settings.shape, steps)
         strength = solve_strength(recipe["gamma_pull"], rates, settings.momentum)
-        hooks.append(penalty(lambda step: strength))
+        hooks.append(gamma_penalty(lambda step: strength))
     return train(
         model,
         dataset.train,

@@ -3,7 +3,7 @@
 from slimkit.training.batch_norm import reestimate
 from slimkit.training.loop import Trained, train
 from slimkit.training.optimizer import build, follow
-from slimkit.training.penalty import penalise_gamma_, penalty, solve_strength
+from slimkit.training.penalty import gamma_penalty, penalise_gamma_, solve_strength
 from slimkit.training.recipe import Recipe
 from slimkit.training.recovery import recover
 from slimkit.training.run import Epoch, Hook, Phase, Run
@@ -19,8 +19,8 @@ __all__ = [
     "Trained",
     "build",
     "follow",
+    "gamma_penalty",
     "penalise_gamma_",
-    "penalty",
     "recover",
     "reestimate",
     "solve_strength",

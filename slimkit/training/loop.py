@@ -174,17 +174,18 @@ def _call(functions: Sequence[Callable[[Run], None] | None], run: Run) -> None:
             function(run)
 
 
-def _runs_channels_last(model: nn.Module, image: Tensor) -> bool:
-    """Try a 4-D image in channels-last layout; a network that views tensors as rows may refuse it."""
+def _layout(model: nn.Module, images: Tensor) -> torch.memory_format:
+    """Try 4-D images in channels-last layout; a network that views tensors as rows may refuse them."""
     mode = model.training
     try:
+        model.to(memory_format=torch.channels_last)
         with torch.no_grad():
-            model.eval()(image.contiguous(memory_format=torch.channels_last))
+            model.eval()(images.contiguous(memory_format=torch.channels_last))
     except RuntimeError:
-        return False
+        return torch.contiguous_format
     finally:
         model.train(mode)
-    return True
+    return torch.channels_last
 
 
 class _Stepper:
@@ -203,12 +204,11 @@ class _Stepper:
         self.taken: nn.Module | None = None
         self.wrapped = run.model
 
-    def _take_up(self, image: Tensor) -> None:
+    def _take_up(self, images: Tensor) -> None:
         """Make ready for the network that the run has now, in the memory layout that suits it."""
         run = self.run
         if self.taken is None:
-            last = _runs_channels_last(run.model, image)
-            run.memory_format = torch.channels_last if last else torch.contiguous_format
+            run.memory_format = _layout(run.model, images)
             run.model.to(memory_format=run.memory_format)
             align(run.optimizer)
         self.taken = run.model
@@ -222,7 +222,7 @@ class _Stepper:
             group["lr"] = rate
         images = images.to(run.device, non_blocking=True)
         if self.taken is not run.model:
-            self._take_up(images[:1])
+            self._take_up(images[:2])
         images = images.contiguous(memory_format=run.memory_format)
         labels = labels.to(run.device, non_blocking=True)
         self.wrapped.train()
@@ -279,12 +279,12 @@ class _Keeper:
                 run.notes.append(note)
 
     def due(self, run: Run) -> bool:
-        """Every `seconds`, and at epoch ends unless that would take more than 2 % of the time."""
+        """Every `seconds` and at epoch ends, unless that would take more than 2 % of the time."""
         if self.store is None:
             return False
-        waited = time.perf_counter() - self.saved_at
         epoch_end = run.step % run.steps_per_epoch == 0
-        return waited >= max(50 * self.cost, 0 if epoch_end else self.store.seconds)
+        wait = 50 * self.cost if epoch_end else max(50 * self.cost, self.store.seconds)
+        return not self.store.seconds or time.perf_counter() - self.saved_at >= wait
 
     def save(self) -> None:
         """Save the state; of several processes the first does."""

@@ -27,7 +27,7 @@ class Store:
         folder: made if missing; holds the newest state and the one before.
         resume: go on from what is there; otherwise a state that is there is an error.
         identity: what must be equal for two runs to be one (settings, architecture, version); JSON-able.
-        seconds: how long to wait between two states.
+        seconds: how long to wait between two states; 0: one after every step.
     """
 
     folder: Path

@@ -1,0 +1,280 @@
+"""The loop: the same run gives the same bits, whatever interrupts it."""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from training_sample import accuracy, network, recipe, same, stripes
+
+from slimkit import training
+from slimkit.channels import trace
+from slimkit.errors import OutputError, SpecError, TrainingError
+from slimkit.mask import Mask
+from slimkit.surgery import kept_indices, remove
+from slimkit.training import Hook, Run, Store, distributed
+from slimkit.training.distributed import World, whole_batch_statistics
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def killer(step: int) -> Hook:
+    """End the run after a step, before its state is saved."""
+
+    def kill(run: Run) -> None:
+        if run.step == step:
+            raise Killed
+
+    return Hook(after_step=kill)
+
+
+def shrinker(step: int) -> Hook:
+    """Remove every third channel after a step; remember it, so that a resumed run can do the same."""
+    done: dict[str, Any] = {}
+
+    def shrink(run: Run) -> None:
+        graph = trace(run.model.eval(), torch.zeros(1, 1, 6, 6))
+        mask = Mask(torch.arange(graph.units) % 3 > 0)
+        slim = remove(run.model, graph, mask)
+        run.replace(slim, training.follow(run.optimizer, run.model, slim, kept_indices(graph, mask)))
+        done["step"] = run.step
+
+    return Hook(
+        after_step=lambda run: shrink(run) if run.step == step and not done else None,
+        save=lambda: dict(done),
+        restore=lambda run, saved: shrink(run) if saved else None,
+    )
+
+
+def test_training_learns_and_leaves_its_inputs_alone() -> None:
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    trained = training.train(model, stripes(), recipe(epochs=12), evaluate=accuracy)
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    assert torch.equal(random, torch.get_rng_state())
+    assert accuracy(trained.model) == trained.history[-1].validation_accuracy > 0.85
+    assert [epoch.epoch for epoch in trained.history] == list(range(12))
+    assert trained.images == 12 * 96 and not trained.model.training
+    assert trained.model[0].weight.is_contiguous()
+
+
+def test_bf16_learns_too() -> None:
+    trained = training.train(network(), stripes(), recipe(epochs=12, precision="bf16"))
+    assert trained.precision == "bf16" and accuracy(trained.model) > 0.85
+    assert trained.model[0].weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("step", [1, 6, 10, 17])
+@pytest.mark.parametrize("hooks", [[], [shrinker]])
+def test_a_run_killed_anywhere_ends_with_the_same_bits(tmp_path: Path, step: int, hooks: list[Any]) -> None:
+    def run(*more: Hook, store: Store | None = None) -> training.Trained:
+        return training.train(
+            network(dropout=0.3),
+            stripes(),
+            recipe(),
+            hooks=[*(make(8) for make in hooks), *more],
+            evaluate=accuracy,
+            store=store,
+        )
+
+    whole = run(Hook())
+    with pytest.raises(Killed):
+        run(killer(step), store=Store(tmp_path, seconds=0))
+    resumed = run(Hook(), store=Store(tmp_path, resume=True, seconds=0))
+    same(resumed.model, whole.model)
+    assert resumed.history == whole.history
+    assert resumed.phases == whole.phases
+    assert [p.images for p in whole.phases] == ([8 * 16, 10 * 16] if hooks else [18 * 16])
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    whole = training.train(network(), stripes(), recipe())
+    with pytest.raises(Killed):
+        training.train(network(), stripes(), recipe(), hooks=[killer(12)], store=Store(tmp_path, seconds=0))
+    newest = tmp_path / "state.bin"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    resumed = training.train(
+        network(), stripes(), recipe(), hooks=[Hook()], store=Store(tmp_path, resume=True)
+    )
+    same(resumed.model, whole.model)
+    assert resumed.notes == ("state.bin was damaged; went on from state.previous.bin",)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"are damaged\.\n  Delete"):
+        training.train(network(), stripes(), recipe(), store=Store(tmp_path, resume=True))
+
+
+def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
+    training.train(network(), stripes(), recipe(epochs=1), store=Store(tmp_path, identity={"ratio": 0.5}))
+    with pytest.raises(TrainingError, match=r"Give --resume"):
+        training.train(network(), stripes(), recipe(), store=Store(tmp_path, identity={"ratio": 0.5}))
+    with pytest.raises(TrainingError, match=r"ratio was 0\.5, is 0\.3"):
+        training.train(network(), stripes(), recipe(), store=Store(tmp_path, True, {"ratio": 0.3}))
+
+
+def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    def fill(run: Run) -> None:
+        if run.step == 7:
+            monkeypatch.setattr(os, "fsync", full)
+
+    with pytest.raises(OutputError, match="No space left"):
+        training.train(
+            network(), stripes(), recipe(), hooks=[Hook(after_step=fill)], store=Store(tmp_path, seconds=0)
+        )
+    monkeypatch.undo()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["state.bin", "state.previous.bin"]
+    whole = training.train(network(), stripes(), recipe())
+    resumed = training.train(
+        network(), stripes(), recipe(), hooks=[Hook()], store=Store(tmp_path, resume=True)
+    )
+    same(resumed.model, whole.model)
+
+
+def test_ctrl_c_saves_the_state_and_ends(tmp_path: Path) -> None:
+    def press(run: Run) -> None:
+        if run.step == 9:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(network(), stripes(), recipe(), hooks=[Hook(after_step=press)], store=Store(tmp_path))
+    steps: list[int] = []
+    watch = Hook(after_step=lambda run: steps.append(run.step))
+    training.train(network(), stripes(), recipe(), hooks=[watch], store=Store(tmp_path, resume=True))
+    assert steps == list(range(10, 19))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_loss_that_is_not_finite_ends_the_run() -> None:
+    model = network()
+    nn.init.constant_(model[9].weight, float("inf"))
+    with pytest.raises(TrainingError, match=r"at step 0 of 18 \(learning rate 0\.1\).*diverged"):
+        training.train(model, stripes(), recipe(warm_up=0.0))
+
+
+def test_a_rewound_run_repeats_steps_rates_and_batches() -> None:
+    seen: list[tuple[int, float]] = []
+    kept: dict[str, Any] = {}
+
+    def watch(run: Run) -> None:
+        seen.append((run.step, run.learning_rate))
+        if run.step == 4 and not kept:
+            kept["model"] = {k: v.clone() for k, v in run.model.state_dict().items()}
+            kept["optimizer"] = {p: s["momentum_buffer"].clone() for p, s in run.optimizer.state.items()}
+        if len(seen) == 11:
+            run.model.load_state_dict(kept["model"])
+            for parameter, buffer in kept["optimizer"].items():
+                run.optimizer.state[parameter]["momentum_buffer"].copy_(buffer)
+            run.rewind(4)
+
+    plain = training.train(network(), stripes(), recipe())
+    rewound = training.train(network(), stripes(), recipe(), hooks=[Hook(after_step=watch)])
+    assert [step for step, _ in seen] == [*range(1, 12), *range(5, 19)]
+    assert seen[4:11] == seen[11:18]
+    same(rewound.model, plain.model)
+    assert rewound.images == 25 * 16
+
+
+def test_distillation_draws_towards_the_teacher() -> None:
+    teacher = training.train(network(), stripes(), recipe(epochs=12)).model
+    [(images, _)] = stripes().batches(96)
+    distances = []
+    for share in (0.0, 1.0):
+        settings = recipe(epochs=6, distillation=share, learning_rate=0.05)
+        pupil = training.train(network(seed=1), stripes(), settings, teacher=teacher).model
+        with torch.no_grad():
+            distances.append(float((pupil(images).softmax(1) - teacher(images).softmax(1)).abs().mean()))
+    assert distances[1] < distances[0] / 1.5
+
+
+def test_recovery_measures_batch_norm_anew_then_trains() -> None:
+    teacher = training.train(network(), stripes(), recipe(epochs=12)).model
+    broken = training.train(network(), stripes(), recipe(epochs=12)).model
+    with torch.no_grad():
+        scales = torch.logspace(-1, 1, 8).view(8, 1, 1, 1)
+        broken[0].weight *= scales  # BN takes that out again, once it knows the new statistics
+    assert accuracy(broken) < accuracy(teacher) - 0.2
+    measured = training.recover(broken, stripes(), recipe(epochs=0))
+    assert accuracy(measured.model) > accuracy(teacher) - 0.05 and measured.history == ()
+    retrained = training.recover(broken, stripes(), recipe(epochs=2, learning_rate=0.02), teacher=teacher)
+    assert accuracy(retrained.model) > accuracy(teacher) - 0.05 and len(retrained.history) == 2
+
+
+def test_a_network_that_refuses_channels_last_is_trained_all_the_same() -> None:
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 2, 3), nn.Linear(32, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            return self.fc(y.view(len(y), -1))
+
+    assert len(training.train(Rows(), stripes(), recipe(epochs=1)).history) == 1
+
+
+def test_statistics_over_processes_are_those_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes with the same images must compute what one does with the images twice."""
+    monkeypatch.setattr(dist, "all_reduce", lambda value: value.mul_(2))
+    half = 2 + 3 * torch.randn(4, 3, 5, 5)
+    scales = torch.rand(3)
+    results = []
+    for ranks in (2, 1):
+        norm = nn.BatchNorm2d(3)
+        norm.weight.data.copy_(scales)
+        x = half.clone() if ranks == 2 else torch.cat([half, half])
+        x.requires_grad_()
+        with whole_batch_statistics(World(0, ranks)):
+            y = norm(x)
+        (y**3).sum().backward()
+        results.append([y[:4], x.grad[:4], ranks * norm.weight.grad, norm.running_mean, norm.running_var])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_must_be_divisible_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "joined", lambda device: nullcontext(World(0, 5)))
+    with pytest.raises(SpecError, match="a batch of 16 images cannot be shared by 5 processes"):
+        training.train(network(), stripes(), recipe())
+
+
+SCRIPT = """
+import sys
+import torch
+from pathlib import Path
+from slimkit import training
+from training_sample import network, recipe, stripes
+
+torch.set_num_threads(1)
+batch = int(sys.argv[2])
+trained = training.train(network(), stripes(), recipe(batch_size=batch))
+torch.save([trained.model.state_dict(), [e.loss for e in trained.history]], f"{sys.argv[1]}.{sys.argv[3]}")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.replace("sys.argv[3]", "__import__('os').environ.get('RANK', 'alone')"))
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
+    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for command in ([sys.executable], together):
+        arguments = [*command, str(script), str(tmp_path / "out"), "16"]
+        subprocess.run(arguments, env=environment, check=True, capture_output=True, timeout=300)
+    alone, first, second = (torch.load(tmp_path / f"out.{name}") for name in ("alone", "0", "1"))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    torch.testing.assert_close(first, alone, rtol=1e-3, atol=1e-4)

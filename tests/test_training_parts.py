@@ -1,0 +1,206 @@
+"""Parts of training that are functions: schedules, penalty, BN statistics, loss, optimizer, recipe."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from training_sample import mean_and_variance, network, recipe, stripes
+
+from slimkit import training
+from slimkit.channels import trace
+from slimkit.errors import EngineError, SpecError, TrainingError
+from slimkit.mask import Mask
+from slimkit.surgery import kept_indices, remove
+from slimkit.training import hardware, penalty, schedules
+from slimkit.training.loss import loss
+
+
+@pytest.mark.parametrize("budget", [1, 7, 45, 160])
+def test_schedules_begin_high_and_end_low(budget: int) -> None:
+    for name, schedule in schedules.SCHEDULES.items():
+        values = [schedule(step, budget) for step in range(budget)]
+        assert all(0 < value <= 1 for value in values), name
+        assert values == sorted(values, reverse=True), name
+    assert schedules.cosine(0, budget) == schedules.constant(budget - 1, budget) == 1
+
+
+def test_milestones_fall_also_where_the_budget_is_odd() -> None:
+    values = [schedules.milestones(epoch, 45) for epoch in range(45)]  # 22.5 and 33.75 are no epochs
+    assert [round(v, 6) for v in (values[22], values[23], values[33], values[34])] == [1, 0.1, 0.1, 0.01]
+
+
+def test_warm_up_rises_on_a_line_and_leaves_the_rest() -> None:
+    schedule = schedules.warmed_up(schedules.cosine, 0.1)
+    assert [schedule(step, 100) / schedules.cosine(step, 100) for step in (0, 4, 9, 50)] == [0.1, 0.5, 1, 1]
+    assert schedules.warmed_up(schedules.linear, 0.05)(0, 4) == 1  # less than a step of warm-up is none
+    closed_form = 50.5  # of sum (1 + cos(pi t / 100)) / 2 over t = 0 .. 99
+    assert math.isclose(schedules.total(schedules.cosine, 100), closed_form)
+
+
+def test_the_penalty_is_the_gradient_of_the_l1_norm() -> None:
+    model = network()
+    with torch.no_grad():
+        model[1].weight[:3] = torch.tensor([-0.5, 0.0, 2.0])
+    value = 0.03 * sum(p.abs().sum() for _, p in penalty.gammas(model))
+    value.backward()
+    expected = {name: p.grad.clone() for name, p in penalty.gammas(model)}
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    training.penalise_gamma_(model, 0.03, only=["1"])
+    torch.testing.assert_close(model[1].weight.grad, expected["1"])
+    assert all(not p.grad.any() for p in model.parameters() if p is not model[1].weight)
+    training.penalise_gamma_(model, 0.03, only=["4"])
+    torch.testing.assert_close(model[4].weight.grad, expected["4"])
+
+
+def test_the_strength_pulls_an_undefended_gamma_by_s() -> None:
+    rates = [0.1 * schedules.cosine(step, 400) for step in range(400)]
+    strength = training.solve_strength(0.4, math.fsum(rates), 0.9)
+    assert math.isclose(penalty.pull(strength, math.fsum(rates), 0.9), 0.4)
+    gamma = nn.BatchNorm2d(1).double()
+    optimizer = torch.optim.SGD(gamma.parameters(), lr=1, momentum=0.9)
+    for rate in rates:
+        optimizer.param_groups[0]["lr"] = rate
+        gamma.weight.grad = torch.zeros_like(gamma.weight)
+        training.penalise_gamma_(gamma, strength)
+        optimizer.step()
+    assert (
+        abs(1 - gamma.weight.item() - 0.4) < 0.02
+    )  # momentum has to build up over the first 10 of 400 steps
+    with pytest.raises(TrainingError, match="sum to 0"):
+        training.solve_strength(2, 0.0, 0.9)
+
+
+def test_a_gap_is_seen_where_small_gammas_end() -> None:
+    values = torch.cat([torch.rand(40) * 1e-3, 0.5 + torch.rand(60)])[torch.randperm(100)]
+    assert [penalty.has_gap(values, ratio) for ratio in (0.0, 0.3, 0.4, 0.5, 1.0)] == [
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert penalty.share_near_zero(values) == 0.4
+
+
+def test_gamma_and_bias_never_decay() -> None:
+    optimizer = training.build(network(), 0.1, 0.9, 0.01)
+    decays = {group["weight_decay"]: [p.ndim for p in group["params"]] for group in optimizer.param_groups}
+    assert decays == {0.01: [4, 4, 2], 0.0: [1, 1, 1, 1, 1]}
+
+
+def test_statistics_are_the_exact_average_over_the_batches() -> None:
+    model, split = network(dropout=0.5).train(), stripes(90)
+    model[4].eval()
+    model[4].momentum = 0.3
+    modes = [m.training for m in model.modules()]
+    training.reestimate(model, split, batch_size=30)
+    assert [m.training for m in model.modules()] == modes
+    assert (model[1].momentum, model[4].momentum, int(model[1].num_batches_tracked)) == (0.1, 0.3, 0)
+    batches = [images for images, _ in split.batches(30, seed=0)]
+    assert len(batches) == 3
+    with torch.no_grad():
+        parts = [mean_and_variance(model[0](images)) for images in batches]
+    torch.testing.assert_close(model[1].running_mean.double(), sum(m for m, _ in parts) / 3)
+    torch.testing.assert_close(model[1].running_var.double(), sum(v for _, v in parts) / 3)
+
+
+def test_statistics_survive_a_batch_that_fails() -> None:
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model[3].register_forward_hook(lambda *_: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError):
+        training.reestimate(model, stripes())
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    assert model[1].momentum == 0.1 and model[1].training
+
+
+def test_loss_is_that_of_the_papers() -> None:
+    logits, target = torch.randn(5, 4), torch.randn(5, 4)
+    labels = torch.tensor([0, 1, 2, 3, 0])
+    settings = recipe(label_smoothing=0.2, distillation=0.25, temperature=3.0)
+    smooth = 0.8 * F.one_hot(labels, 4) + 0.2 / 4
+    hard = -(smooth * logits.log_softmax(1)).sum(1).mean()
+    p, q = (target / 3).softmax(1), (logits / 3).softmax(1)
+    soft = 9 * (p * (p / q).log()).sum(1).mean()
+    torch.testing.assert_close(loss(logits, labels, None, settings), hard)
+    torch.testing.assert_close(loss(logits, labels, target, settings), 0.75 * hard + 0.25 * soft)
+    heads = loss((logits, None, target), labels, None, recipe())
+    torch.testing.assert_close(heads, F.cross_entropy(logits, labels) + 0.3 * F.cross_entropy(target, labels))
+
+
+def test_momentum_follows_surgery_so_that_the_loss_curve_goes_on() -> None:
+    """Slim and masked network take the same steps: that is so only if momentum is sliced rightly."""
+    model = network().train()
+    graph = trace(model.eval(), torch.zeros(1, 1, 6, 6))
+    optimizer = training.build(model, 0.05, 0.9, 1e-3)
+    batches = [batch for epoch in range(2) for batch in stripes().batches(16, seed=0, epoch=epoch)]
+
+    def steps(net: nn.Module, sgd: torch.optim.SGD, part: slice) -> list[float]:
+        losses = []
+        for images, labels in batches[part]:
+            value = F.cross_entropy(net.train()(images), labels)
+            sgd.zero_grad()
+            value.backward()
+            sgd.step()
+            losses.append(value.item())
+        return losses
+
+    steps(model, optimizer, slice(0, 6))
+    keep = torch.arange(graph.units) % 3 > 0
+    indices = kept_indices(graph, Mask(keep))
+    slim = remove(model, graph, Mask(keep))
+    slim_optimizer = training.follow(optimizer, model, slim, indices)
+    before = optimizer.param_groups
+    assert [{k: v for k, v in g.items() if k != "params"} for g in slim_optimizer.param_groups] == [
+        {k: v for k, v in g.items() if k != "params"} for g in before
+    ]
+    for index in ("1", "4"):  # mask: gamma and beta to zero, and nothing left that would move them
+        for name in ("weight", "bias"):
+            parameter = model.get_parameter(f"{index}.{name}")
+            gone = torch.ones(len(parameter), dtype=torch.bool)
+            gone[indices[f"{index}.{name}"][0]] = False
+            with torch.no_grad():
+                parameter[gone] = 0
+                optimizer.state[parameter]["momentum_buffer"][gone] = 0
+    torch.testing.assert_close(
+        steps(slim, slim_optimizer, slice(6, 12)), steps(model, optimizer, slice(6, 12)), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("epochs", -1),
+        ("batch_size", 0),
+        ("learning_rate", -0.1),
+        ("momentum", 1.0),
+        ("warm_up", -0.1),
+        ("label_smoothing", float("nan")),
+        ("distillation", 1.1),
+        ("temperature", 0),
+        ("schedule", "cosinus"),
+        ("precision", "fp8"),
+        ("device", "tpu"),
+    ],
+)
+def test_a_setting_out_of_range_is_named_with_its_value(setting: str, value: object) -> None:
+    with pytest.raises(SpecError, match=rf"^{setting} is {value!r}: .*\n  "):
+        recipe(**{setting: value})
+
+
+def test_device_and_precision_are_what_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert hardware.pick_device("auto").type == "cpu"
+    with pytest.raises(EngineError, match="finds none here"):
+        hardware.pick_device("cuda")
+    monkeypatch.setattr(hardware, "has_bf16", lambda device: False)
+    cpu = torch.device("cpu")
+    assert [hardware.pick_precision(name, cpu) for name in ("auto", "fp32", "bf16")] == [
+        torch.float32,
+        torch.float32,
+        torch.bfloat16,
+    ]
