@@ -15,6 +15,7 @@ from slimkit.surgery import CONVOLUTIONS
 
 FAILED = "fails the proof: its code holds the width as a number, or the channel leaves a trace when silent"
 ON_REQUEST = "no BatchNorm scales it, and such channels were to be kept (without_bn = keep)"
+OUTPUT = "output of the network"
 _BINS = 40
 
 
@@ -23,7 +24,7 @@ def channels(
 ) -> dict[str, Any]:
     """Return the channels of the network: how many, how many could go, how many went, and why the rest stays.
 
-    A channel that several layers share counts once.
+    A channel that several layers share counts once; the network's outputs are not counted, only listed.
     """
     removable = graph.units - int(fixed.sum())
     kept = [{"layer": k.layer, "channels": k.channels, "reason": k.reason} for k in graph.kept]
@@ -32,7 +33,7 @@ def channels(
             reason = FAILED if group.name in failing else ON_REQUEST
             kept.append({"layer": group.name, "channels": len(group.units), "reason": reason})
     return {
-        "total": graph.total,
+        "total": graph.units + sum(k.channels for k in graph.kept if OUTPUT not in k.reason),
         "removable": removable,
         "removed": mask.removed,
         "asked": asked,
