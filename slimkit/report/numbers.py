@@ -2,8 +2,9 @@
 
 import math
 
-_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 MISSING = "–"
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def digits(value: float | None, places: int = 3) -> str:
@@ -13,7 +14,8 @@ def digits(value: float | None, places: int = 3) -> str:
     if value == 0:
         return "0"
     if abs(value) < 1e-4 or abs(value) >= 1e7:
-        return f"{value:.{places - 1}e}"
+        front, power = f"{value:.{places - 1}e}".split("e")
+        return f"{front} × 10{str(int(power)).translate(_RAISED)}"
     decimals = max(0, places - 1 - math.floor(math.log10(abs(value))))
     return f"{value:.{decimals}f}"
 
@@ -26,6 +28,11 @@ def amount(value: float | None, unit: str = "") -> str:
         if abs(value) >= 0.9995 * factor:
             return f"{digits(value / factor)} {prefix}{unit}"
     return f"{value:.0f} {unit}".rstrip()
+
+
+def count(value: float | None) -> str:
+    """Write a whole number in full."""
+    return MISSING if value is None else f"{value:.0f}"
 
 
 def milliseconds(value: float | None) -> str:
@@ -65,6 +72,13 @@ def points(difference: float | None) -> str:
         return MISSING
     text = f"{100 * difference:+.1f}".replace("-", "−")
     return f"{'±0.0' if text in ('+0.0', '−0.0') else text} points"
+
+
+def short(text: str) -> str:
+    """Leave out the zeros after the point, as on an axis: 0.600 ms is 0.6 ms; 0 needs no unit."""
+    number, _, unit = text.partition(" ")
+    number = number.rstrip("0").rstrip(".") if "." in number else number
+    return f"{number} {unit}".rstrip() if number not in ("0", "") else "0"
 
 
 def ratio(after: float | None, before: float | None) -> str:

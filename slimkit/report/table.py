@@ -73,7 +73,7 @@ def inspect_tables(found: Record) -> RenderableType:
 
 
 def bench_table(rows: Sequence[Record]) -> RenderableType:
-    """Show models side by side: `name`, `bytes`, `latency_ms`; latency relative to the first."""
+    """Show models side by side: `path`, `bytes`, `latency_ms`; latency relative to the first."""
     table = _table("model", "size", "median", "quartiles", "CPU time", "median / first")
     first = _at(rows[0], ("latency_ms", "median")) if rows else None
     for row in rows:
@@ -82,7 +82,12 @@ def bench_table(rows: Sequence[Record]) -> RenderableType:
         spread = f"{milliseconds(time.get('q25'))} – {milliseconds(time.get('q75'))}"
         size = amount(row.get("bytes"), "B")
         table.add_row(
-            str(row.get("name")), size, milliseconds(median), spread, milliseconds(cpu), ratio(median, first)
+            str(row.get("name") or row.get("path")),
+            size,
+            milliseconds(median),
+            spread,
+            milliseconds(cpu),
+            ratio(median, first),
         )
     how = (rows[0].get("latency_ms") or {}) if rows else {}
     words = [f"{how[key]} {noun}" for key, noun in (("threads", "thread"), ("repeats", "runs")) if key in how]

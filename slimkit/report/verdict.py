@@ -41,55 +41,55 @@ def latency_ms(side: Record | None) -> float | None:
     return None if median is None else float(median)
 
 
+def short_name(report: Record) -> str:
+    """Give the network's name without where it is from: resnet18 of torchvision:resnet18."""
+    name = str((report.get("arch") or {}).get("name") or "").rpartition(":")[2]
+    return "network" if name in ("", "exported") else name
+
+
 def verdict(report: Record) -> Verdict:
     """Sum a report up. Says only what was measured; copes with whatever the run does not have."""
     before, after = report.get("before") or {}, report.get("after") or {}
-    clauses, headlines = [], []
-    for part in (_accuracy(before, after), _latency(before, after), _size(before, after)):
-        if part is not None:
-            clauses.append(part[0])
-            headlines.append(part[1])
-    name = (report.get("arch") or {}).get("name") or "network"
-    sentence = f"The slim {name} {_list(clauses)}." if clauses else f"The slim {name} was not measured."
-    return Verdict(sentence, tuple(headlines), tuple(_notes(report, before, after)))
+    name = short_name(report)
+    right, costs = _accuracy(before, after), [_latency(before, after), _size(before, after)]
+    found = [part for part in costs if part is not None]
+    sentence = f"The slim {name} " + (right[0] if right else "needs" if found else "was not measured")
+    if found:
+        sentence += (", in " if right else " ") + " and ".join(words for words, _ in found)
+    headlines = tuple(headline for _, headline in ([right] if right else []) + found)
+    return Verdict(f"{sentence}.", headlines, tuple(_notes(report, before, after)))
 
 
 def _accuracy(before: Record, after: Record) -> tuple[str, Headline] | None:
     (old, _), (new, split) = accuracy(before), accuracy(after)
     if new is None:
         return None
-    headline = Headline(f"{split} accuracy", percent(new), "")
-    if old is None:
-        return f"gets {percent(new)} of the {split} images right", headline
+    label, words = f"{split} accuracy", f"gets {percent(new)} of the {split} images right"
+    if not old:
+        return words, Headline(label, percent(new), "the dense network’s is not known")
     detail = f"{points(new - old)}, from {percent(old)}"
-    return (
-        f"gets {percent(new)} of the {split} images right ({percent(old)} before)",
-        Headline(headline.label, headline.value, detail),
-    )
+    return f"{words} ({percent(old)} before)", Headline(label, percent(new), detail, new / old)
 
 
 def _latency(before: Record, after: Record) -> tuple[str, Headline] | None:
     old, new = latency_ms(before), latency_ms(after)
-    if old is None or new is None:
+    if not old or new is None:
         return None
-    share = new / old
-    words = "takes" if share <= 0.98 else "still takes" if share <= 1.02 else "is slower, it takes"
+    text = ratio(new, old)
     detail = f"{milliseconds(new)} instead of {milliseconds(old)}"
-    return f"{words} {ratio(new, old)} of the time ({detail})", Headline(
-        "latency", f"× {ratio(new, old)}", detail, share
-    )
+    return f"{text} of the time", Headline("latency", f"× {text}", detail, new / old)
 
 
 def _size(before: Record, after: Record) -> tuple[str, Headline] | None:
-    for key, unit, noun in (("bytes", "B", "space"), ("params", "", "parameters")):
+    for key, unit, label, noun in (
+        ("bytes", "B", "size", "space"),
+        ("params", "", "parameters", "parameters"),
+    ):
         old, new = before.get(key), after.get(key)
         if old and new is not None:
+            text = ratio(new, old)
             detail = f"{amount(new, unit)} instead of {amount(old, unit)}"
-            label = "size" if key == "bytes" else "parameters"
-            return (
-                f"needs {ratio(new, old)} of the {noun} ({detail})",
-                Headline(label, f"× {ratio(new, old)}", detail, new / old),
-            )
+            return f"{text} of the {noun}", Headline(label, f"× {text}", detail, new / old)
     return None
 
 
@@ -99,12 +99,14 @@ def _notes(report: Record, before: Record, after: Record) -> list[str]:
     removed, macs_before, macs_after = channels.get("share_removed"), before.get("macs"), after.get("macs")
     if removed is not None and macs_before and macs_after is not None:
         left = ratio(macs_after, macs_before)
-        if abs(removed - 0.5) < 0.02:
+        if abs(removed - 0.5) < 0.03:
             notes.append(f"Half of the channels is not half of the work: MACs fell to {left}.")
         else:
             notes.append(f"{percent(removed)} of the removable channels were removed; MACs fell to {left}.")
         old, new = latency_ms(before), latency_ms(after)
-        if old and new and new / old > 1.25 * macs_after / macs_before:
+        if old and new and new >= old:
+            notes.append("It is not faster on this machine and engine; a larger round_to may help.")
+        elif old and new and new / old > 1.25 * macs_after / macs_before:
             notes.append(f"Time fell less than work: {ratio(new, old)} of the latency at {left} of the MACs.")
     total, removable = channels.get("total"), channels.get("removable")
     if total and removable is not None and removable < 0.98 * total:
@@ -114,7 +116,3 @@ def _notes(report: Record, before: Record, after: Record) -> list[str]:
     if accuracy(after)[0] is None:
         notes.append("Accuracy was not measured: the run had no data.")
     return notes
-
-
-def _list(clauses: list[str]) -> str:
-    return clauses[0] if len(clauses) == 1 else f"{', '.join(clauses[:-1])} and {clauses[-1]}"

@@ -1,0 +1,145 @@
+"""What was paid and what was got: accuracy against a cost, training against its alternatives."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from slimkit.report.figures.canvas import AFTER, BEFORE, INK, MUTED, NARROW, PAPER, Drawing, canvas, measure
+from slimkit.report.numbers import percent, short
+
+_COLOURS = {"before": (BEFORE, BEFORE), "after": (AFTER, AFTER), "other": (PAPER, INK)}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network: `role` is `before`, `after` or `other`; `cost` in the unit of the axis."""
+
+    name: str
+    cost: float
+    accuracy: float
+    role: str = "other"
+
+
+@dataclass(frozen=True)
+class Expense:
+    """What one way to the network costs, in parts (name, share of one dense training)."""
+
+    name: str
+    parts: tuple[tuple[str, float], ...]
+    ours: bool = False
+
+
+def accuracy_against(points: Sequence[Point], name: str, show: Callable[[float], str], width: int) -> Drawing:
+    """Draw accuracy against cost, from cost 0 on, so that no reduction is flattered; `show` writes it."""
+    height = 340
+    drawing, (axes,) = canvas(width, height)
+    costs, values = [point.cost for point in points], [point.accuracy for point in points]
+    room = max(max(values) - min(values), 0.004)
+    axes.set(xlim=(0, 1.08 * max(costs)), ylim=(min(values) - 0.12 * room, max(values) + 0.12 * room))
+    heights = _apart(values, 15 / (height - 74) * 1.24 * room)
+    for point, level in zip(points, heights, strict=True):
+        face, edge = _COLOURS[point.role]
+        said = f"{point.name}: {percent(point.accuracy, 2)} at {show(point.cost)}"
+        axes.scatter(
+            point.cost, point.accuracy, s=70, facecolor=face, edgecolor=edge, linewidth=1.5, zorder=3,
+            clip_on=False, gid=drawing.tip(said),
+        )  # fmt: skip
+        left = point.cost > 0.55 * max(costs)
+        axes.annotate(
+            point.name, (point.cost, level), xytext=(-9 if left else 9, 0), textcoords="offset points",
+            ha="right" if left else "left", va="center", size=12,
+            color=MUTED if point.role == "before" else INK,
+        )  # fmt: skip
+    places = 0 if room > 0.04 else 1
+    measure(axes, "accuracy", lambda value: percent(value, places), ticks=6)
+    axes.set_xlabel(name)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(show(value))))
+    axes.xaxis.set_major_locator(MaxNLocator(4 if width == NARROW else 7))
+    return drawing
+
+
+def expenses(rows: Sequence[Expense], width: int) -> Drawing:
+    """Draw what training costs, each way one bar, as a share of one dense training."""
+    drawing, (axes,) = canvas(width, 52 + 52 * len(rows), margins=(0, 40, 44, 2))
+    top = max(sum(share for _, share in row.parts) for row in rows)
+    for place, row in enumerate(rows):
+        start = 0.0
+        for index, (name, share) in enumerate(row.parts):
+            axes.barh(
+                place, share, left=start, height=0.4, color=AFTER if row.ours else BEFORE,
+                alpha=0.5 if index < len(row.parts) - 1 else 1, linewidth=0,
+                gid=drawing.tip(f"{row.name}, {name}: {share:.2f} of one dense training"),
+            )  # fmt: skip
+            start += share
+        parts = " + ".join(f"{name} {share:.2f}" for name, share in row.parts) if len(row.parts) > 1 else ""
+        axes.text(
+            0, place - 0.28, row.name + (f": {parts}" if parts else ""), va="bottom", size=12, color=INK
+        )
+        axes.annotate(
+            f"{start:.2f}",
+            (start, place),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            size=12,
+            color=INK,
+        )
+    axes.set(xlim=(0, top), ylim=(len(rows) - 0.65, -0.75), yticks=[])
+    axes.set_xlabel("MACs of training, one dense training is 1")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.spines["left"].set_visible(False)
+    return drawing
+
+
+def after_cut(rows: Sequence[tuple[str, float]], dense: float | None, accuracy: bool, width: int) -> Drawing:
+    """Draw accuracy (or, without data, output error) right after the cut, each treatment one line."""
+    drawing, (axes,) = canvas(width, 66 + 44 * len(rows), margins=(18 if accuracy else 0, 44, 46, 2))
+    show = percent if accuracy else (lambda value: f"{value:.2f}")
+    top = max([1.0 if accuracy else 0.0, *(value for _, value in rows)])
+    for place, (name, value) in enumerate(rows):
+        axes.plot([0, value], [place, place], color=AFTER, linewidth=2, solid_capstyle="butt")
+        axes.scatter(
+            value,
+            place,
+            s=64,
+            color=AFTER,
+            zorder=3,
+            clip_on=False,
+            gid=drawing.tip(f"{name}: {show(value)}"),
+        )
+        axes.text(0, place - 0.2, name, va="bottom", ha="left", size=12, color=INK)
+        axes.annotate(
+            show(value),
+            (value, place),
+            xytext=(9, 0),
+            textcoords="offset points",
+            va="center",
+            size=12,
+            color=INK,
+        )
+    if accuracy and dense is not None:
+        axes.axvline(dense, color=BEFORE, linewidth=1.5, linestyle=(0, (4, 3)), zorder=1)
+        axes.annotate(
+            f"dense {percent(dense)}", (dense, 1), xycoords=("data", "axes fraction"), xytext=(0, 5),
+            textcoords="offset points", ha="right", va="bottom", size=11, color=MUTED,
+        )  # fmt: skip
+    axes.set(xlim=(0, top), ylim=(len(rows) - 0.5, -0.75), yticks=[])
+    axes.set_xlabel("accuracy" if accuracy else "output error: largest difference, in standard deviations")
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: percent(value, 0) if accuracy else f"{value:g}")
+    )
+    axes.spines["left"].set_visible(False)
+    return drawing
+
+
+def _apart(heights: Sequence[float], least: float) -> list[float]:
+    """Move heights apart until no two are nearer than `least`, in their order."""
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    moved = list(heights)
+    for _ in range(20):
+        for low, high in zip(order, order[1:], strict=False):
+            if (gap := moved[high] - moved[low]) < least:
+                moved[low] -= (least - gap) / 2
+                moved[high] += (least - gap) / 2
+    return moved

@@ -1,0 +1,91 @@
+"""The page of a run: one HTML file that needs nothing else, readable on any screen and on paper."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
+
+from slimkit.report.json_file import to_json
+from slimkit.report.parts import Section
+from slimkit.report.sections import account, gains, network, quality, search
+from slimkit.report.sections.several import comparison
+from slimkit.report.verdict import Record, short_name, verdict
+
+SECTIONS: tuple[Callable[[Record], Section | None], ...] = (
+    gains.gains,
+    network.silhouette,
+    network.work,
+    search.draw,
+    search.training,
+    quality.recovery,
+    gains.tradeoffs,
+    account.cost,
+    network.gamma_histogram,
+    quality.proof,
+    network.kept,
+    account.usage,
+    account.conditions,
+)
+
+
+def run_page(report: Record) -> str:
+    """Write the page of one run."""
+    found = [section for make in SECTIONS if (section := make(report)) is not None]
+    arch = report.get("arch") or {}
+    facts = [report.get("command"), arch.get("name"), (report.get("spec") or {}).get("data"), _day(report)]
+    return _render(
+        title=f"{short_name(report)}, slimmed",
+        facts=[str(fact) for fact in facts if fact],
+        version=report.get("slimkit"),
+        verdict=verdict(report),
+        warnings=report.get("warnings") or [],
+        sections=found,
+        data=to_json(report),
+    )
+
+
+def comparison_page(runs: Sequence[tuple[str, Record]]) -> str:
+    """Write one page that compares several runs: (name, report)."""
+    said, found = comparison(runs)
+    return _render(
+        title="Runs compared",
+        facts=["report", f"{len(runs)} runs"],
+        version=runs[0][1].get("slimkit"),
+        verdict=said,
+        warnings=[],
+        sections=found,
+        data=to_json({"runs": [{"name": name, "report": report} for name, report in runs]}),
+    )
+
+
+def _render(**content: Any) -> str:
+    environment, style, script = _template()
+    # JSON inside <script> must not contain "</script" or "<!--"; escaped like this it stays the same JSON.
+    content["data"] = Markup(content["data"].replace("<", "\\u003c"))  # noqa: S704
+    page = environment.get_template("page.html")
+    return page.render(
+        style=Markup(style), script=Markup(script), kind=lambda part: type(part).__name__, **content
+    )
+
+
+@cache
+def _template() -> tuple[Environment, str, str]:
+    folder = files("slimkit.report") / "assets"
+    page, style, script = (
+        (folder / name).read_text("utf-8") for name in ("page.html", "page.css", "page.js")
+    )
+    environment = Environment(
+        loader=DictLoader({"page.html": page}),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment, style, script
+
+
+def _day(report: Record) -> str:
+    return str(report.get("created") or "")[:10]

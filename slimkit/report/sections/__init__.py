@@ -1,0 +1,1 @@
+"""The sections of a page: a report in; a section out, or None where the run has nothing to say there."""

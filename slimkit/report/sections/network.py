@@ -1,0 +1,171 @@
+"""The network over its depth: channels, work, BatchNorm scales, and what was kept and why."""
+
+from collections.abc import Callable
+from typing import Any
+
+from slimkit.report.figures import gammas, layers
+from slimkit.report.numbers import amount, count, digits, milliseconds, percent
+from slimkit.report.parts import Cell, Section, Table, picture, quantity, words
+from slimkit.report.verdict import Record
+
+_COLUMNS: tuple[tuple[str, Callable[[float | None], str]], ...] = (
+    ("channels", count),
+    ("macs", amount),
+    ("params", amount),
+    ("ms", milliseconds),
+)
+
+
+def silhouette(report: Record) -> Section | None:
+    """Channels kept per layer, drawn over the network's depth."""
+    every = _layers(report)
+    if not every:
+        return None
+    shown = every
+    last = every[-1]
+    if len(every) > 1 and last.get("kind") == "Linear" and last["channels_after"] == last["channels_before"]:
+        shown = every[:-1]  # classes are no channels that could go; a thousand of them would dwarf the rest
+    drawn = picture(
+        "channels",
+        "Channels of every layer, kept and removed",
+        lambda width: layers.channels(shown, width),
+        legend=[("after", "kept"), ("before", "removed")],
+    )
+    return Section(
+        name="channels",
+        title="The network, slimmed",
+        about="Each layer from input to output, as high as it has channels. Layers whose outputs are added "
+        "to each other keep the same channels.",
+        parts=[
+            drawn,
+            _layer_table(report["layers"]),
+        ],
+    )
+
+
+def work(report: Record) -> Section | None:
+    """MACs, and time where it was measured, of every layer before and after."""
+    every = _layers(report)
+    legend = [("before", "dense"), ("after", "slim")]
+    parts: list[Any] = []
+    if any(layer.get("macs_before") for layer in every):
+        parts.append(picture("macs", "MACs of every layer", lambda width: layers.macs(every, width), legend))
+    if any(layer.get("ms_before") for layer in every):
+        parts.append(
+            picture("times", "Time of every layer", lambda width: layers.times(every, width), legend)
+        )
+    if not parts:
+        return None
+    return Section(
+        name="work",
+        title="Where the work goes",
+        about="A layer’s work falls with the channels it reads and again with those it writes: half of both "
+        "is a quarter of the work.",
+        parts=parts,
+    )
+
+
+def gamma_histogram(report: Record) -> Section | None:
+    """The BatchNorm scales of all channels and of those that stay."""
+    record = report.get("gammas") or {}
+    if not record.get("before"):
+        return None
+    drawn = picture(
+        "gammas",
+        "Histogram of BatchNorm scales",
+        lambda width: gammas.histogram(record, width),
+        legend=[("before", "all channels"), ("after", "those that stay")],
+    )
+    edges, after = record["edges"], record.get("after") or [None] * len(record["before"])
+    rows = [
+        (
+            words(f"{digits(edges[index])} to {digits(edges[index + 1])}"),
+            quantity(old, count),
+            quantity(new, count),
+        )
+        for index, (old, new) in enumerate(zip(record["before"], after, strict=True))
+    ]
+    return Section(
+        name="gammas",
+        title="BatchNorm scales",
+        about="How strongly each channel is passed on. Two heaps with a gap between them: the network itself "
+        "says which channels it needs. One heap: the cut is a matter of degree.",
+        parts=[
+            drawn,
+            Table(head=("|gamma|", "all", "stay"), rows=rows, caption="These numbers", folded=True),
+        ],
+    )
+
+
+def kept(report: Record) -> Section | None:
+    """What could not be removed, and why; groups that reached a limit."""
+    channels, groups = report.get("channels") or {}, report.get("groups") or []
+    if not channels and not groups:
+        return None
+    parts: list[Any] = []
+    reasons = [
+        (
+            words(entry.get("layer", ""), mono=True),
+            quantity(entry.get("channels"), count),
+            words(entry.get("reason", "")),
+        )
+        for entry in channels.get("kept") or []
+    ]
+    if reasons:
+        caption = f"{len(reasons)} layers out of reach"
+        parts.append(
+            Table(
+                head=("layer", "channels", "why it stays"),
+                rows=reasons,
+                caption=caption,
+                folded=len(reasons) > 12,
+            )
+        )
+    rows = [_group(group) for group in groups]
+    if rows:
+        head = ("group", "layers", "before", "after", "kept")
+        parts.append(Table(head=head, rows=rows, caption=f"All {len(rows)} groups", folded=True))
+    total, removable, removed = (channels.get(key) for key in ("total", "removable", "removed"))
+    about = ""
+    if None not in (total, removable, removed):
+        about = f"Of {total} channels {removable} can be removed and {removed} were. "
+    at_limit = sum(group.get("limit") is not None for group in groups)
+    if at_limit:
+        about += f"{at_limit} of {len(groups)} groups stopped at a limit, a floor or the cap."
+    return Section(name="kept", title="What stayed, and why", about=about, parts=parts)
+
+
+def _group(group: Record) -> tuple[Cell, ...]:
+    names = group.get("layers") or []
+    some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    old, new = group.get("before"), group.get("after")
+    share = new / old if old and new is not None else None
+    limit = group.get("limit")
+    return (
+        words(group.get("name", ""), mono=True),
+        words(some, mono=True),
+        quantity(old, count),
+        quantity(new, count),
+        Cell(
+            text=percent(share, 0), number=True, bar=share, note=None if limit is None else f"at its {limit}"
+        ),
+    )
+
+
+def _layer_table(every: list[Record]) -> Table:
+    timed = any(layer.get("ms_before") for layer in every)
+    names = ["channels", "MACs", "parameters", "time"][: 3 + timed]
+    head = ["layer", "kind", *(word for name in names for word in (name, "after"))]
+    rows = []
+    for index, layer in enumerate(every):
+        cells = [words(layer.get("name", ""), mono=True), words(layer.get("kind", ""))]
+        for key, show in _COLUMNS[: 3 + timed]:
+            for side in ("before", "after"):
+                name = f"{key}_{side}"
+                cells.append(quantity(layer.get(name), show, f"layers/{index}/{name}"))
+        rows.append(cells)
+    return Table(head=head, rows=rows, caption=f"All {len(rows)} layers: before, after", folded=True)
+
+
+def _layers(report: Record) -> list[Record]:
+    return [layer for layer in report.get("layers") or [] if layer.get("channels_before")]

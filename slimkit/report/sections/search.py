@@ -1,0 +1,152 @@
+"""The search for the ticket: when the mask settled, and what training looked like."""
+
+from typing import Any
+
+from slimkit.report.figures import curves, gammas, masks
+from slimkit.report.numbers import digits, percent
+from slimkit.report.parts import Cell, Section, Table, pairs, picture, quantity, words
+from slimkit.report.verdict import Record
+
+
+def draw(report: Record) -> Section | None:
+    """Distance between masks over the epochs, the matrix of all of them, the draw."""
+    search = report.get("search") or {}
+    distances = [entry for entry in search.get("distances") or [] if entry.get("distance") is not None]
+    ratios, threshold = search.get("ratios") or {}, search.get("threshold")
+    draws = _draws(report)
+    parts: list[Any] = []
+    if distances:
+        parts.append(
+            picture(
+                "distance",
+                "Distance between successive masks over the epochs",
+                lambda width: curves.distance(distances, threshold, draws, width),
+                caption="How much the mask still changes",
+            )
+        )
+    if search.get("matrix"):
+        parts.append(
+            picture(
+                "matrix",
+                "Distance between the masks of every two epochs",
+                lambda width: masks.matrix(search["matrix"], search["epochs"], threshold or 0.1, width),
+                caption=f"Every mask against every other: warmer is closer, the line is {threshold or 0.1:g}",
+            )
+        )
+    if ratios:
+        parts.append(_ratio_table(ratios))
+    if distances:
+        rows = [
+            (
+                Cell(text=f"{entry['epoch']:g}", number=True),
+                quantity(entry["distance"], digits, f"search/distances/{index}/distance"),
+            )
+            for index, entry in enumerate(search["distances"])
+            if entry.get("distance") is not None
+        ]
+        parts.append(Table(head=("epoch", "mask distance"), rows=rows, caption="All distances", folded=True))
+    if not parts:
+        return None
+    return Section(
+        name="draw",
+        title="When the mask settled",
+        about="A mask says which channels would stay if the network were cut now. Its distance to another is "
+        "the share of channels on which they disagree. Once it stops moving, more training does not tell "
+        "more: the network is cut and the small one is trained on.",
+        parts=parts,
+    )
+
+
+def training(report: Record) -> Section | None:
+    """Accuracy and loss over all epochs, gammas over those of the search, the penalty."""
+    search = report.get("search") or {}
+    history = search.get("history") or []
+    draws = _draws(report)
+    first = next(iter(draws.values()), None)
+    parts: list[Any] = []
+    if any(entry.get("accuracy") is not None or entry.get("loss") is not None for entry in history):
+        parts.append(
+            picture(
+                "training",
+                "Accuracy and loss over the epochs",
+                lambda width: curves.training(history, dict(list(draws.items())[:1]), width),
+            )
+        )
+    snapshots = search.get("gamma_history") or []
+    if snapshots:
+        parts.append(
+            picture(
+                "gammatime",
+                "Histograms of BatchNorm scales over the epochs",
+                lambda width: gammas.over_time(snapshots, first, width),
+                legend=[("ink", "while searching"), ("after", "after the draw")] if first is not None else (),
+                caption="BatchNorm scales epoch by epoch; heights are square roots of counts",
+            )
+        )
+    if history:
+        rows = [
+            (
+                Cell(text=f"{entry.get('epoch'):g}", number=True),
+                quantity(entry.get("loss"), digits, f"search/history/{index}/loss"),
+                quantity(
+                    entry.get("accuracy"), lambda share: percent(share, 2), f"search/history/{index}/accuracy"
+                ),
+            )
+            for index, entry in enumerate(history)
+        ]
+        parts.append(
+            Table(head=("epoch", "loss", "accuracy"), rows=rows, caption="These numbers", folded=True)
+        )
+    if search.get("penalty"):
+        parts.append(pairs(_penalty(search["penalty"]), "The penalty on BatchNorm scales", mono=False))
+    if not parts:
+        return None
+    return Section(
+        name="training",
+        title="Training",
+        about="A penalty pulls BatchNorm scales towards zero while the mask is searched, so that what can go "
+        "stands apart from what cannot.",
+        parts=parts,
+    )
+
+
+def _draws(report: Record) -> dict[str, float]:
+    """Name the epochs of the draws, that of the ratio which was asked for first."""
+    ratios = (report.get("search") or {}).get("ratios") or {}
+    asked = (report.get("spec") or {}).get("ratio")
+    order = sorted(ratios, key=lambda name: (_number(name) != asked, name))
+    return {
+        f"{percent(_number(name), 0)} drawn at {ratios[name]['epoch']:g}": ratios[name]["epoch"]
+        for name in order
+        if (ratios[name] or {}).get("epoch") is not None
+    }
+
+
+def _ratio_table(ratios: Record) -> Table:
+    rows = []
+    for name, record in ratios.items():
+        epoch = quantity(record.get("epoch"), _epoch, f"search/ratios/{name}/epoch")
+        final = quantity(record.get("distance_to_final"), digits, f"search/ratios/{name}/distance_to_final")
+        rows.append((words(f"{percent(_number(name), 0)} removed"), epoch, final))
+    return Table(head=("", "drawn at epoch", "distance to the final mask"), rows=rows)
+
+
+def _penalty(record: Record) -> Record:
+    share, gap = record.get("share_below_tenth_of_median"), record.get("gap")
+    return {
+        "lambda": digits(record.get("lambda")),
+        "S = lambda · Σ learning rate / (1 − momentum)": digits(record.get("S")),
+        "scales below a tenth of the median": percent(share),
+        "gap in the histogram at the cut": {True: "yes", False: "no", None: "unknown"}[gap],
+    }
+
+
+def _epoch(value: float | None) -> str:
+    return "not drawn" if value is None else f"{value:g}"
+
+
+def _number(name: str) -> float | None:
+    try:
+        return float(name)
+    except ValueError:
+        return None

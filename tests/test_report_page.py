@@ -1,0 +1,276 @@
+"""The page of a run: whole, safe, with the numbers of the report, whatever the run has or lacks."""
+
+import copy
+import json
+import re
+from html import unescape
+from html.parser import HTMLParser
+
+import pytest
+from report_sample import compress_report, train_report
+
+from slimkit.errors import OutputError
+from slimkit.report import json_file, parts, rebuild
+from slimkit.report.page import comparison_page, run_page
+from slimkit.report.verdict import verdict
+
+FIGURES = {
+    "compress": {"channels", "macs", "times", "cut", "retraining", "tradeoff", "gammas", "cost"},
+    "train": {
+        "channels",
+        "macs",
+        "times",
+        "distance",
+        "matrix",
+        "training",
+        "gammatime",
+        "tradeoff",
+        "gammas",
+        "cost",
+    },
+}
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Reads a page: cells with their numbers, figures, ids; checks that every element is closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.cells, self.figures, self.ids, self.open, self.outside = {}, set(), [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+        if "data-path" in found:
+            self.cells[found["data-path"]] = float(found["data-value"])
+        if "id" in found:
+            self.ids.append(found["id"])
+            if tag == "figure":
+                self.figures.add(found["id"].removeprefix("figure-"))
+        self.outside += [
+            found[key] for key in ("src", "href") if key in found and not found[key].startswith("#")
+        ]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+
+def at(report, path):
+    value = report
+    for key in path.split("/"):
+        value = value[int(key)] if isinstance(value, list) else value[key]
+    return value
+
+
+@pytest.fixture(scope="module")
+def pages():
+    return {"compress": run_page(compress_report()), "train": run_page(train_report())}
+
+
+@pytest.mark.parametrize("kind", ["compress", "train"])
+def test_the_page_is_whole(pages, kind):
+    text = pages[kind]
+    page = Page(text)
+    assert page.figures == FIGURES[kind]
+    assert len(page.ids) == len(set(page.ids)), "ids are used twice"
+    assert len(text.encode()) < 3e6
+    report = compress_report() if kind == "compress" else train_report()
+    assert len(page.cells) > 100
+    for path, value in page.cells.items():
+        assert value == at(report, path), path
+    for path in (
+        "before/macs",
+        "after/latency_ms/median",
+        "after/accuracy/test",
+        "proof/slim_vs_onnx",
+        "stages/3/seconds",
+    ):
+        assert path in page.cells
+    assert (
+        json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.S)[1]) == report
+    )
+
+
+@pytest.mark.parametrize("kind", ["compress", "train"])
+def test_the_page_needs_no_network(pages, kind):
+    text = pages[kind]
+    assert all(link.startswith("data:image/png;base64,") for link in Page(text).outside)
+    addresses = set(re.findall(r"https?://[^\s\"'<>]+", text))
+    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert "@import" not in text and "url(http" not in text
+
+
+def test_colours_follow_the_theme(pages):
+    for svg in re.findall(r"<svg.*?</svg>", pages["train"], re.S):
+        assert not re.search(r"#0000f\d", svg), "a stand-in colour is left"
+    text = pages["train"]
+    assert "prefers-color-scheme: dark" in text and "@media print" in text
+
+
+def test_hover_texts_say_layer_and_numbers(pages):
+    titles = [unescape(title) for title in re.findall(r"<title>(.*?)</title>", pages["train"])]
+    layer = train_report()["layers"][3]
+    assert f"layer1.1.conv1 (Conv2d): 64 → {layer['channels_after']} channels, 62 % kept" in titles
+    assert any(title.startswith("epochs 2 and 5: 0.") for title in titles)
+    assert any(title.startswith("epoch 5: distance 0.") for title in titles)
+
+
+def test_what_comes_from_the_network_is_escaped():
+    report = compress_report()
+    evil = "<script>alert(1)</script><!-- $\\frac$ {{ 7*7 }} 网"
+    report["arch"]["name"] = evil
+    report["layers"][0]["name"] = evil
+    report["groups"][0]["name"] = evil
+    report["channels"]["kept"][0]["reason"] = evil
+    report["warnings"] = [evil]
+    text = run_page(report)
+    Page(text)
+    assert "<script>alert" not in text
+    assert text.count("<script") == 2 and "49" not in re.findall(r"<h1>(.*?)</h1>", text)[0]
+    assert (
+        json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.S)[1]) == report
+    )
+
+
+@pytest.mark.parametrize("kind", [compress_report, train_report])
+def test_any_part_may_be_missing(kind, monkeypatch):
+    monkeypatch.setattr(parts, "inline_svg", lambda *_: "<svg></svg>")
+    whole = kind()
+    for key in whole:
+        for value in (None, "absent"):
+            part = copy.copy(whole)
+            part[key] = value
+            if value == "absent":
+                del part[key]
+            Page(run_page(part))
+    Page(run_page({"schema": json_file.SCHEMA}))
+
+
+def test_without_data_the_page_says_so():
+    report = compress_report()
+    for side in ("before", "after"):
+        del report[side]["accuracy"]
+    report |= {"recovery": None, "alternatives": []}
+    for entry in report["after_cut"]:
+        entry["accuracy"] = None
+    page = Page(run_page(report))
+    assert {"tradeoff", "retraining"} & page.figures == set() and "cut" in page.figures
+    assert "Accuracy was not measured: the run had no data." in verdict(report).notes
+
+
+def test_the_verdict_has_three_numbers():
+    said = verdict(compress_report())
+    assert said.sentence == (
+        "The slim resnet18 gets 93.1 % of the test images right (93.7 % before), "
+        "in 0.31 of the time and 0.21 of the space."
+    )
+    assert [line.label for line in said.headlines] == ["test accuracy", "latency", "size"]
+    assert "Half of the channels is not half of the work: MACs fell to 0.32." in said.notes
+
+
+def test_the_verdict_admits_what_is_slower():
+    report = compress_report()
+    report["after"]["latency_ms"]["median"] = 33.3
+    said = verdict(report)
+    assert "in 1.06 of the time" in said.sentence
+    assert any("not faster" in note for note in said.notes)
+    assert "× 1.06" in run_page(report)
+
+
+def test_a_large_network_and_a_tiny_one():
+    report = compress_report()
+    layer = report["layers"][0]
+    report["layers"] = [layer | {"name": f"features.{index}.conv"} for index in range(200)]
+    assert len(run_page(report)) < 3e6
+    report["layers"] = [layer]
+    report["gammas"] = {"edges": [0.0, 1.0], "before": [0], "after": [0]}
+    Page(run_page(report))
+    search = train_report()
+    search["search"] |= {
+        "matrix": [[0.0]],
+        "epochs": [1],
+        "distances": [{"epoch": 1, "distance": 0.0}],
+        "history": [{"epoch": 1, "loss": None, "accuracy": 0.5}],
+        "gamma_history": search["search"]["gamma_history"][:1],
+    }
+    Page(run_page(search))
+
+
+def test_rebuilt_from_its_json_the_page_is_the_same(tmp_path, pages):
+    json_file.write(compress_report(), tmp_path)
+    assert rebuild.rebuild([tmp_path]) == tmp_path / "report.html"
+    assert (tmp_path / "report.html").read_text() == pages["compress"]
+    assert rebuild.rebuild([tmp_path / "report.json"]) == tmp_path / "report.html"
+
+
+def test_several_runs_on_one_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = compress_report()
+    small["after"]["latency_ms"]["median"], small["after"]["accuracy"]["test"] = 7.1, 0.921
+    small["spec"] |= {"ratio": None, "max_latency": "7ms"}
+    for name, report in (("half", compress_report()), ("quick", small)):
+        (tmp_path / name).mkdir()
+        json_file.write(report, tmp_path / name)
+    path = rebuild.rebuild([tmp_path / "half", tmp_path / "quick"])
+    text = (tmp_path / path).read_text()
+    page = Page(text)
+    assert page.figures == {"tradeoff"}
+    assert page.cells["runs/1/report/after/latency_ms/median"] == 7.1
+    assert "“half” gets the most right (93.1 %); “quick” is the fastest (× 0.23)" in text
+    assert "latency 7ms" in text
+    with pytest.raises(OutputError, match="it exists already"):
+        rebuild.rebuild([tmp_path / "half", tmp_path / "quick"])
+    assert rebuild.rebuild([tmp_path / "half", tmp_path / "quick"], force=True) == path
+
+
+def test_runs_of_the_same_name_are_told_apart(tmp_path):
+    for parent in ("a", "b"):
+        (tmp_path / parent / "run").mkdir(parents=True)
+        json_file.write(compress_report(), tmp_path / parent / "run")
+    folders = [tmp_path / parent / "run" for parent in ("a", "b")]
+    text = rebuild.rebuild(folders, tmp_path / "page.html").read_text()
+    assert all(str(folder) in text for folder in folders)
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (None, "no report can be read"),
+        ("{", "not valid JSON"),
+        ('{"schema": "x/9"}', "schema is 'x/9'"),
+        ("[]", "schema"),
+    ],
+)
+def test_a_report_that_cannot_be_read(tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "report.json").write_text(content)
+    with pytest.raises(OutputError, match=words):
+        rebuild.rebuild([tmp_path])
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_comparison_without_accuracy_or_latency():
+    report = {"schema": json_file.SCHEMA, "before": {"macs": 10}, "after": {"macs": 5}}
+    Page(comparison_page([("a", report), ("b", report)]))
+
+
+def test_json_holds_numbers_only(tmp_path):
+    import numpy as np
+
+    report = {"after": {"macs": np.int64(5), "x": float("nan")}, "rows": (np.float32(0.5), np.array([1, 2]))}
+    path = json_file.write(report, tmp_path)
+    assert json.loads(path.read_text()) == {
+        "schema": json_file.SCHEMA,
+        "after": {"macs": 5, "x": None},
+        "rows": [0.5, [1, 2]],
+    }
+    assert path.read_text().startswith('{\n "schema"')
