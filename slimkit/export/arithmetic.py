@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,9 +24,9 @@ def tensor(writer: Writer, operand: Any, dtype: torch.dtype) -> str:
     if isinstance(operand, (bool, int, float)):
         return writer.literal(operand, dtype)
     if isinstance(operand, Constant):
-        return writer.name(operand if operand.tensor.dtype == dtype else Constant(operand.tensor.to(dtype)))
+        return writer.name(replace(operand, tensor=operand.tensor.to(dtype)))
     if not isinstance(operand, Value):
-        raise Unsupported(f"an operand is {operand!r}")
+        raise Unsupported(f"computes with {operand!r}")
     name = writer.name(operand)
     return name if operand.dtype == dtype else writer.emit("Cast", [name], to=onnx_type(dtype))
 
@@ -128,7 +129,8 @@ def _addmm(writer: Writer, call: Call) -> str:
 
 
 def _matmul(writer: Writer, call: Call) -> str:
-    return writer.emit("MatMul", [writer.name(call.args[0]), writer.name(call.args[1])])
+    once = [replace(a, repeats=0) if isinstance(a, Constant) else a for a in call.args]  # MatMul broadcasts
+    return writer.emit("MatMul", [writer.name(operand) for operand in once])
 
 
 def _baddbmm(writer: Writer, call: Call) -> str:
@@ -260,6 +262,7 @@ ARITHMETIC: dict[str, Rule] = {
     "_prelu_kernel": _prelu,
     "softplus": _softplus,
     "_softmax": _softmax("Softmax"),
+    "_safe_softmax": _softmax("Softmax"),
     "_log_softmax": _softmax("LogSoftmax"),
     "clone": _same,
     "alias": _same,

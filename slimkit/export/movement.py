@@ -7,19 +7,15 @@ from typing import Any
 import torch
 
 from slimkit.export.arithmetic import Rule, spread
-from slimkit.export.record import Batch, Call, Constant, Size, Unsupported, plain
+from slimkit.export.record import Batch, Call, Constant, Unsupported, plain
 from slimkit.export.writer import Writer
 
 _LAST = 2**63 - 1
 
 
-def _sizes(operand: Any) -> tuple[Size, ...]:
-    return tuple(operand.tensor.shape) if isinstance(operand, Constant) else tuple(operand.shape)
-
-
 def _axis(call: Call, name: str = "dim") -> int:
     """Return an axis counted from the front, as views of another rank need it."""
-    axis, rank = int(call.arguments()[name]), len(_sizes(call.args[0]))
+    axis, rank = int(call.arguments()[name]), len(call.args[0].shape)
     return axis % rank
 
 
@@ -27,7 +23,7 @@ def _reshape(writer: Writer, call: Call) -> str:
     """Give every shape-changing view its target shape; ONNX infers the size that follows the batch."""
     target = call.result().shape
     name = writer.name(call.args[0])
-    if target == _sizes(call.args[0]):
+    if target == call.args[0].shape:
         return name
     if sum(isinstance(size, Batch) for size in target) > 1:
         raise Unsupported("a view with two sizes that follow the batch")
@@ -38,14 +34,14 @@ def _reshape(writer: Writer, call: Call) -> str:
 def _restride(writer: Writer, call: Call) -> str:
     """`as_strided` comes from pooling to one pixel, where it renames strides of dimensions of size 1."""
     shape = call.result().shape
-    if shape != _sizes(call.args[0]) or any(size != 1 for size in shape[2:]):
+    if shape != call.args[0].shape or any(size != 1 for size in shape[2:]):
         raise Unsupported("as_strided")
     return writer.name(call.args[0])
 
 
 def _expand(writer: Writer, call: Call) -> str:
     target = call.result().shape
-    if target == _sizes(call.args[0]):
+    if target == call.args[0].shape:
         return writer.name(call.args[0])
     return writer.emit("Expand", [writer.name(call.args[0]), writer.shape(target)])
 
@@ -56,20 +52,20 @@ def _permute(writer: Writer, call: Call) -> str:
 
 
 def _transpose(writer: Writer, call: Call) -> str:
-    order = list(range(len(_sizes(call.args[0]))))
+    order = list(range(len(call.args[0].shape)))
     first, second = _axis(call, "dim0"), _axis(call, "dim1")
     order[first], order[second] = order[second], order[first]
     return writer.emit("Transpose", [writer.name(call.args[0])], perm=order)
 
 
 def _t(writer: Writer, call: Call) -> str:
-    if isinstance(call.args[0], Constant) or len(_sizes(call.args[0])) != 2:
+    if isinstance(call.args[0], Constant) or len(call.args[0].shape) != 2:
         raise Unsupported("t() of a constant or a vector")
     return writer.emit("Transpose", [writer.name(call.args[0])], perm=[1, 0])
 
 
 def _cat(writer: Writer, call: Call) -> str:
-    parts = [part for part in call.args[0] if _sizes(part) != (0,)]
+    parts = [part for part in call.args[0] if part.shape != (0,)]
     rank = len(call.result().shape)
     return writer.emit("Concat", [writer.name(p) for p in parts], axis=call.arguments()["dim"] % rank)
 
@@ -105,7 +101,7 @@ def _select(writer: Writer, call: Call) -> str:
 
 def _slice(writer: Writer, call: Call) -> str:
     settings, axis, name = call.arguments(), _axis(call), writer.name(call.args[0])
-    if call.result().shape == _sizes(call.args[0]):
+    if call.result().shape == call.args[0].shape:
         return name
     end = _LAST if settings["end"] is None else plain(settings["end"])
     bounds = [settings["start"] or 0, end, axis, settings["step"]]
@@ -117,7 +113,7 @@ def _roll(writer: Writer, call: Call) -> str:
     if len(settings["dims"]) != len(settings["shifts"]):
         raise Unsupported("roll of a flattened tensor")
     for shift, axis in zip(settings["shifts"], settings["dims"], strict=True):
-        size = plain(_sizes(call.args[0])[axis])
+        size = plain(call.args[0].shape[axis])
         if cut := -shift % size:
             axes = writer.literal([axis])
             head = writer.emit("Slice", [name, writer.literal([0]), writer.literal([cut]), axes])
@@ -128,7 +124,7 @@ def _roll(writer: Writer, call: Call) -> str:
 
 def _pad(mode: str) -> Rule:
     def rule(writer: Writer, call: Call) -> str:
-        widths, rank = plain(call.args[1]), len(_sizes(call.args[0]))
+        widths, rank = plain(call.args[1]), len(call.args[0].shape)
         before, after = [0] * rank, [0] * rank
         for i in range(len(widths) // 2):  # torch starts at the last dimension
             before[rank - 1 - i], after[rank - 1 - i] = widths[2 * i : 2 * i + 2]
@@ -143,7 +139,7 @@ def _pad(mode: str) -> Rule:
 def _reduce(kind: str) -> Rule:
     def rule(writer: Writer, call: Call) -> str:
         settings, image = call.arguments(), call.args[0]
-        rank, keep = len(_sizes(image)), int(settings["keepdim"])
+        rank, keep = len(image.shape), int(settings["keepdim"])
         axes = sorted(int(axis) % rank for axis in settings["dim"] or range(rank))
         if kind == "ReduceMean" and rank == 4 and axes == [2, 3] and keep:
             return writer.emit("GlobalAveragePool", [writer.name(image)])
@@ -181,7 +177,7 @@ def _average_pool(writer: Writer, call: Call) -> str:
 def _adaptive_average_pool(writer: Writer, call: Call) -> str:
     """Pool to a fixed size: one window where the sizes divide, else a product with the averaging matrices."""
     name, dtype = writer.name(call.args[0]), call.result().dtype
-    sizes, targets = plain(_sizes(call.args[0])[2:]), plain(call.result().shape[2:])
+    sizes, targets = plain(call.args[0].shape[2:]), plain(call.result().shape[2:])
     if tuple(targets) == (1, 1):
         return writer.emit("GlobalAveragePool", [name])
     if all(size % target == 0 for size, target in zip(sizes, targets, strict=True)):
@@ -208,7 +204,7 @@ def _averaging(size: int, target: int) -> torch.Tensor:
 def _resize(mode: str) -> Rule:
     def rule(writer: Writer, call: Call) -> str:
         settings, image = call.arguments(), call.args[0]
-        before, after = plain(list(_sizes(image)[2:])), plain(list(call.result().shape[2:]))
+        before, after = plain(list(image.shape[2:])), plain(list(call.result().shape[2:]))
         scales = [settings.get("scales_h"), settings.get("scales_w")]
         place: dict[str, Any]
         if mode == "nearest":

@@ -1,6 +1,6 @@
 """Record a forward pass: the ATen operators that run, and which of their sizes follow the batch.
 
-The network runs twice on the meta device, which computes shapes only, on batches of 2 and of 3: an integer
+The network runs twice on the meta device, which computes shapes only, on two batch sizes: an integer
 that is the same in both is fixed, one that grows as the batch does is a multiple of it, anything else is
 `Unsupported`. What does not depend on the input (weights, position tables) is computed for real and recorded
 as a constant.
@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from slimkit.running import evaluating, module_paths
 
-_BATCHES = (2, 3)
+_BATCHES = (7, 13)  # primes, so that no arithmetic on them gives the same by chance
 _FILLED = ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")  # read only the shape
 
 
@@ -46,9 +46,18 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A tensor that does not depend on the input."""
+    """A tensor that does not depend on the input; with `repeats`, `repeats` times the batch copies of it.
+
+    The copies are along the first dimension, of size 1 in `tensor` itself: a class token, put before every image.
+    """
 
     tensor: Tensor
+    repeats: int = 0
+
+    @property
+    def shape(self) -> tuple[Size, ...]:
+        sizes = tuple(self.tensor.shape)
+        return (Batch(self.repeats), *sizes[1:]) if self.repeats else sizes
 
 
 @dataclass
@@ -233,9 +242,7 @@ class _Merger:
         if isinstance(small, Value) and isinstance(large, Value):
             return self._values[small]
         if isinstance(small, Constant) and isinstance(large, Constant):
-            if not _same_constant(small.tensor, large.tensor):
-                raise Unsupported("a constant depends on the batch size")
-            return small
+            return _constant(small.tensor, large.tensor)
         if type(small) is int and type(large) is int:
             return _size(small, large)
         if type(small) is not type(large) or small != large:
@@ -248,14 +255,20 @@ def _size(small: int, large: int) -> Size:
         return small
     if small * _BATCHES[1] == large * _BATCHES[0] and small % _BATCHES[0] == 0:
         return Batch(small // _BATCHES[0])
-    raise Unsupported(f"a size is {small} for a batch of 2 and {large} for a batch of 3")
+    raise Unsupported(f"a size is {small} for a batch of {_BATCHES[0]} and {large} for one of {_BATCHES[1]}")
 
 
-def _same_constant(small: Tensor, large: Tensor) -> bool:
-    if small.shape != large.shape or small.dtype != large.dtype:
-        return False
+def _constant(small: Tensor, large: Tensor) -> Constant:
+    """Return what is the same in both passes, but for being repeated along the first dimension."""
     same_memory = small.data_ptr() == large.data_ptr() and small.stride() == large.stride()
-    return same_memory or torch.equal(small, large)
+    if small.shape == large.shape and (same_memory or torch.equal(small, large)):
+        return Constant(small)
+    if small.dim() and small.shape[1:] == large.shape[1:]:
+        row, size = large[:1], _size(len(small), len(large))
+        alike = torch.equal(row.expand_as(large), large) and torch.equal(row, small[:1])
+        if isinstance(size, Batch) and alike:
+            return Constant(row, size.factor)
+    raise Unsupported("a constant depends on the batch size")
 
 
 def plain(value: Any) -> Any:

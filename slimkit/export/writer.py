@@ -61,7 +61,8 @@ class Writer:
         if isinstance(operand, Value):
             return self._values[operand]
         if isinstance(operand, Constant):
-            return self._constant(operand.tensor, role)
+            name = self._constant(operand.tensor, role)
+            return self.emit("Expand", [name, self.shape(operand.shape)]) if operand.repeats else name
         raise Unsupported(f"{operand!r} where a tensor was expected")
 
     def _constant(self, tensor: Tensor, role: str) -> str:
