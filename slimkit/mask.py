@@ -53,7 +53,8 @@ class Mask:
         for group, count in zip(graph.groups, self.counts(graph), strict=True):
             if count == 0:
                 raise MaskError(
-                    f"the mask removes all {len(group.units)} channels of {group.name!r}: nothing would be computed.\n"
+                    f"the mask removes all {len(group.units)} channels of {group.name!r}: "
+                    "nothing would be computed.\n"
                     "  Lower the ratio, or the cap on what one group may lose."
                 )
 
@@ -61,7 +62,9 @@ class Mask:
 def distance(a: Mask, b: Mask) -> float:
     """Return the share of units on which two masks differ: Hamming distance over U, in [0, 1]."""
     if len(a.keep) != len(b.keep):
-        raise MaskError(f"masks of {len(a.keep)} and {len(b.keep)} units cannot be compared: give two of one network.")
+        raise MaskError(
+            f"masks of {len(a.keep)} and {len(b.keep)} units cannot be compared: give two of one network."
+        )
     return float((a.keep != b.keep).float().mean()) if len(a.keep) else 0.0
 
 
@@ -69,8 +72,8 @@ def distance(a: Mask, b: Mask) -> float:
 def apply_(model: nn.Module, graph: Graph, mask: Mask) -> None:
     """Silence the removed units in place: the reference that a smaller network must equal.
 
-    BatchNorm's gamma and beta are set to zero, and so are the weights and biases that make the channel, so that
-    units without a BatchNorm are silent too. Weights that only read a channel stay as they are.
+    BatchNorm's gamma and beta are set to zero, and so are the weights and biases that make the channel, so
+    that units without a BatchNorm are silent too. Weights that only read a channel stay as they are.
     """
     mask.fits(graph)
     gone = torch.cat([~mask.keep, torch.zeros(1, dtype=torch.bool)])
@@ -97,7 +100,11 @@ def load(path: Path | str) -> Mask:
         with safe_open(str(path), "pt") as file:
             keep = file.get_tensor("keep")
     except (OSError, SafetensorError) as error:
-        raise MaskError(f"{path}: not a mask file ({error}).\n  Give a file that slimkit.mask.save wrote.") from error
+        raise MaskError(
+            f"{path}: not a mask file ({error}).\n  Give a file that slimkit.mask.save wrote."
+        ) from error
     if keep.dtype != torch.bool or keep.dim() != 1:
-        raise MaskError(f"{path}: holds {keep.dtype} {list(keep.shape)}, but a mask is a row of bool, one a unit.")
+        raise MaskError(
+            f"{path}: holds {keep.dtype} {list(keep.shape)}, but a mask is a row of bool, one a unit."
+        )
     return Mask(keep)

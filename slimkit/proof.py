@@ -20,7 +20,7 @@ TOLERANCE = 1e-4
 
 
 def relative_error(expected: Any, found: Any) -> float:
-    """Return the largest max|a - b| / std(a) over the tensors of two outputs; inf where they differ in form."""
+    """Return the largest max|a - b| / std(a) over the tensors of two outputs; inf if they differ in form."""
     a, b = tensors(expected), tensors(found)
     if len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
         return float("inf")
@@ -103,7 +103,8 @@ def require(error: float, what: str, tolerance: float = TOLERANCE) -> float:
     """
     if not error <= tolerance:
         raise ProofError(
-            f"{what}: the outputs differ by {error:.2g} of their standard deviation, more than {tolerance:.0e}.\n"
+            f"{what}: the outputs differ by {error:.2g} of their standard deviation, "
+            f"more than {tolerance:.0e}.\n"
             "  Nothing was written. Please report the network: this is what the proof is for."
         )
     return error
@@ -113,5 +114,3 @@ def random_inputs(shape: Sequence[int], count: int = 4, seed: int = 0) -> list[T
     """Return `count` standard normal inputs of shape (1, *shape), a fixed seed."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(1, *shape, generator=generator) for _ in range(count)]
-
-

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimkit.channels.counts import Counts
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -38,7 +40,7 @@ class Group:
         layers: all layers that make them.
         norms: names of the gammas (BatchNorm weights) that scale them.
         units: [n], in the order of the first layer's channels.
-        per_unit: channels of the first layer that one unit holds: above 1 where grouped convolutions tie them.
+        per_unit: channels of the first layer in one unit; above 1 where grouped convolutions tie them.
     """
 
     name: str
@@ -138,21 +140,36 @@ class Graph:
 
     def macs(self, keep: Tensor) -> int:
         """Return the multiply-adds of one image with only the units where `keep` (bool [U]) is true."""
-        stays = torch.cat([keep, torch.ones(1, dtype=torch.bool)])  # index -1: must stay
-        return round(
-            sum(w.each * int(stays[w.outputs].sum()) * int(stays[w.inputs].sum()) for w in self.works)
-        )
+        each, counts = self._macs
+        sides = counts(keep).double().view(2, -1)
+        return round(float((each * sides[0] * sides[1]).sum()))
+
+    @cached_property
+    def _macs(self) -> tuple[Tensor, Counts]:
+        """Per work its multiply-adds for one output and one input; counts of all outputs, then all inputs."""
+        rows = [*(w.outputs for w in self.works), *(w.inputs for w in self.works)]
+        return torch.tensor([w.each for w in self.works], dtype=torch.float64), Counts(rows, self.units)
 
     def params(self, keep: Tensor) -> int:
         """Return the number of parameters with only the units where `keep` (bool [U]) is true."""
-        stays = torch.cat([keep, torch.ones(1, dtype=torch.bool)])
-        total = 0
-        for name, shape in self.shapes.items():
-            sizes = list(shape)
+        sizes, row, column, counts = self._params
+        sizes = sizes.clone()
+        sizes[row, column] = counts(keep)
+        return int(sizes.prod(dim=1).sum())
+
+    @cached_property
+    def _params(self) -> tuple[Tensor, Tensor, Tensor, Counts]:
+        """Dimensions of every parameter, padded with 1; row, column and count of those that can shrink."""
+        sizes = torch.ones(len(self.shapes), max(map(len, self.shapes.values()), default=0), dtype=torch.long)
+        rows, columns, axes = [], [], []
+        for number, (name, shape) in enumerate(self.shapes.items()):
+            sizes[number, : len(shape)] = torch.tensor(shape, dtype=torch.long)
             for axis in self.by_tensor.get(name, []):
-                sizes[axis.dim] = int(stays[axis.units].sum())
-            total += torch.Size(sizes).numel()
-        return total
+                rows.append(number)
+                columns.append(axis.dim)
+                axes.append(axis.units)
+        place = torch.tensor([rows, columns], dtype=torch.long)
+        return sizes, place[0], place[1], Counts(axes, self.units)
 
     def describe(self) -> list[dict[str, Any]]:
         """Return one JSON-able row per group: name, layers, channels, whether a BatchNorm scales it."""

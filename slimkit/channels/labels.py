@@ -1,8 +1,8 @@
 """Names of channels, carried beside every tensor of a forward pass.
 
-A *label* is an integer tensor of names, with as many dimensions as the tensor it describes, each of size 1 (the
-names do not vary along it) or of the tensor's own size. A tensor carries one label for each independent naming:
-an activation [N, C, H, W] has one of shape [1, C, 1, 1], a weight [O, I, kh, kw] one per dimension.
+A *label* is an integer tensor of names, with as many dimensions as the tensor it describes, each of size 1
+(the names do not vary along it) or of the tensor's own size. A tensor carries one label for each independent
+naming: an activation [N, C, H, W] has one of shape [1, C, 1, 1], a weight [O, I, kh, kw] one per dimension.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Frozen(NamedTuple):
 
 @dataclass
 class Names:
-    """All names of one forward pass: which are tied, which must stay, which are made and which are summed over."""
+    """All names of one forward pass: which are tied, must stay, are made, are summed over."""
 
     count: int = 0
     frozen: list[Frozen] = field(default_factory=list)
@@ -53,11 +53,12 @@ class Names:
         if a is b:
             return
         if a.shape != b.shape:
-            a, b = torch.broadcast_tensors(a, b)
+            shape = np.broadcast_shapes(a.shape, b.shape)
+            a, b = a.expand(shape), b.expand(shape)
         self._ties.append((a.reshape(-1), b.reshape(-1)))
 
     def freeze(self, names: Tensor, layer: str, reason: str) -> None:
-        """Keep these names, whatever a mask says; the first reason given for a channel is the one reported."""
+        """Keep these names, whatever a mask says; the first reason for a channel is the one reported."""
         self.frozen.append(Frozen(names.reshape(-1), layer, reason))
 
     def components(self) -> np.ndarray:
@@ -83,7 +84,8 @@ def varying(label: Tensor) -> list[int]:
 def blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[range, range]]:
     """Pair the runs of dimensions that a reshape turns into each other, each run as short as possible.
 
-    `old` and `new` hold the same number of elements. [2, 6, 4, 4] -> [2, 3, 2, 16] gives (0 | 0), (1 | 1, 2), (2, 3 | 3).
+    `old` and `new` hold the same number of elements: [2, 6, 4, 4] -> [2, 3, 2, 16] gives (0 | 0), (1 | 1, 2),
+    (2, 3 | 3).
     """
     ends_old = list(accumulate(old, int.__mul__))
     ends_new = list(accumulate(new, int.__mul__))
@@ -107,7 +109,7 @@ def blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[range, range]]:
 
 
 def reshape(label: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
-    """Reshape a label as its tensor is reshaped from `old` to `new`, staying of size 1 wherever names do not vary."""
+    """Reshape a label as its tensor is, from `old` to `new`; of size 1 wherever names do not vary."""
     shape_in: list[int] = []
     shape_out: list[int] = []
     for before, after in blocks(old, new):

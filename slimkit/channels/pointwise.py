@@ -33,7 +33,10 @@ def merge(record: Record, inputs: Sequence[Tensor], shape: Sequence[int]) -> tup
     given = [(t, record.labels(t)) for t in inputs]
     weight = all(labels is not None and labels.weight for t, labels in given if t.dim() > 0)
     axes = [
-        [label.reshape([1] * (rank - label.dim()) + list(label.shape)) for label in (labels.axes if labels else ())]
+        [
+            label.reshape([1] * (rank - label.dim()) + list(label.shape))
+            for label in (labels.axes if labels else ())
+        ]
         for _, labels in given
     ]
     result: list[Tensor] = []
@@ -59,8 +62,5 @@ def merge(record: Record, inputs: Sequence[Tensor], shape: Sequence[int]) -> tup
 
 
 def _fixed(tensor: Tensor, dim: int) -> bool:
-    """Tell whether a tensor has its own values along a dimension, counted from the end: it is not broadcast there."""
+    """Tell whether a tensor is not broadcast along a dimension, counted from the end."""
     return tensor.dim() >= -dim and tensor.shape[dim] > 1 and tensor.stride(dim) != 0
-
-
-

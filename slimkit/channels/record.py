@@ -1,37 +1,53 @@
-"""What a tracing pass writes down, and the graph made of it."""
+"""What a tracing pass writes down: the names every tensor carries, and what was seen to happen to them."""
+
+from __future__ import annotations
 
 from typing import Any
+from weakref import ref
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slimkit.channels.graph import Axis, Graph, Group, Kept, Width, Work
 from slimkit.channels.labels import Labels, Names, varying
 
 _LABELS = "_slimkit_labels"
 _ORIGIN = "_slimkit_origin"  # weight of the convolution whose direct output a tensor is
+_LOUD = "_slimkit_loud"  # why removed channels would not be zero in a tensor
+
+Work = tuple[str, str | None, Tensor | int, Tensor | int, float]
 
 
 class Record:
-    """Names, labels and observations of one network while it is traced."""
+    """Names, labels and observations of one network while it is traced.
+
+    Labels hang on the tensors themselves, so that they live as long; `clear` takes them off again.
+    """
 
     def __init__(self, model: nn.Module, batch: int) -> None:
         self.names = Names()
         self.batch = batch
-        self.paths = {id(module): path for path, module in model.named_modules()}
         self.modules = dict(model.named_modules())
-        self.tensors = {name: t for name, t in _named_tensors(model)}
-        self.name_of = {id(t): name for name, t in self.tensors.items()}
-        self.own: dict[int, Labels] = {}  # labels of parameters and buffers
+        self.paths = {id(module): path for path, module in self.modules.items()}
+        self.tensors: dict[str, Tensor] = {}
+        self.name_of: dict[int, str] = {}
+        for path, module in self.modules.items():
+            prefix = f"{path}." if path else ""
+            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None and id(tensor) not in self.name_of:
+                    self.tensors[prefix + name] = tensor
+                    self.name_of[id(tensor)] = prefix + name
+        self.own: dict[tuple[int, int], tuple[int, int]] = {}  # parameter, dimension -> first name, number
         self.norms: dict[str, None] = {}  # gammas, in order of use
-        self.works: list[tuple[str, str | None, Tensor | int, Tensor | int, float]] = []
+        self.works: list[Work] = []
         self.widths: list[tuple[str, tuple[int, ...], tuple[Tensor, ...]]] = []
-        self.uses: dict[str, int] = {}  # direct output of a convolution -> operators that read it
+        self.uses: dict[
+            str, int
+        ] = {}  # direct output of a convolution, or a running mean -> operators that read it
         self.absorbs: dict[str, str] = {}
-        self._stack: list[nn.Module] = [model]
         self.training = False  # the second pass, for branches that run only in training
+        self._stack: list[nn.Module] = [model]
         self._called: set[int] = set()
+        self._marked: list[ref[Tensor]] = []
 
     # where the pass is
 
@@ -40,24 +56,32 @@ class Record:
         self._called.add(id(module))
 
     def leave(self, module: nn.Module) -> None:
-        if self._stack[-1] is module:
-            self._stack.pop()
+        if any(m is module for m in self._stack[1:]):
+            while self._stack.pop() is not module:  # modules that raised, and whose exception was caught
+                pass
 
     @property
     def module(self) -> nn.Module:
         return self._stack[-1]
 
+    @property
+    def path(self) -> str:
+        """The path of the module that is running; "" for the network itself."""
+        return next((self.paths[id(m)] for m in reversed(self._stack) if id(m) in self.paths), "")
+
     def place(self) -> str:
-        """Return the path of the module that is running."""
-        return self.paths.get(id(self.module), "") or type(self.module).__name__
+        """Return the path of the module that is running, the class of the network where it is that."""
+        return self.path or type(self._stack[0]).__name__
 
     def uncalled(self) -> list[str]:
         """Return the modules with parameters of their own that the pass has not reached."""
+        used = {key for key, _ in self.own}
         return [
             path
             for path, module in self.modules.items()
-            if id(module) not in self._called and any(True for _ in module.parameters(recurse=False))
-            and not any(id(p) in self.own for p in module.parameters(recurse=False))
+            if id(module) not in self._called
+            and (own := [id(p) for p in module._parameters.values() if p is not None])
+            and used.isdisjoint(own)
         ]
 
     def start_training_pass(self) -> set[nn.Module]:
@@ -65,46 +89,82 @@ class Record:
 
         From here on multiply-adds are no longer noted: they are those of inference.
         """
-        parents = {path.rpartition(".")[0] for path in self.uncalled()}
-        above = {"", *parents}
-        for path in parents:
+        above = {""}
+        for path in self.uncalled():
             parts = path.split(".")
             above |= {".".join(parts[:i]) for i in range(1, len(parts))}
         self.training = True
-        self.uses.clear()
+        self.uses = {name: 2 for name in self.uses}  # read again, or not: nothing more is learnt of them
+        self._stack = self._stack[:1]
         return {self.modules[path] for path in above}
 
     # labels
 
+    def named(self, parameter: Tensor, dim: int) -> Tensor:
+        """Return the names along one dimension of a parameter or buffer, [size]."""
+        key = (id(parameter), dim)
+        if key not in self.own:
+            names = self.names.fresh(parameter.shape[dim])
+            self.own[key] = (self.names.count - len(names), len(names))
+            return names
+        start, size = self.own[key]
+        return torch.arange(start, start + size)
+
     def labels(self, tensor: Tensor) -> Labels | None:
         """Return the labels of a tensor, None where no dimension has names."""
-        key = id(tensor)
-        if key in self.name_of:
-            if key not in self.own:
-                self.own[key] = self._name_parameter(tensor)
-            return self.own[key]
+        if id(tensor) in self.name_of:
+            shapes = [(d, [1] * d + [-1] + [1] * (tensor.dim() - d - 1)) for d in range(tensor.dim())]
+            axes = tuple(self.named(tensor, d).reshape(s) for d, s in shapes if tensor.shape[d] > 1)
+            return Labels(axes, weight=True)
         return getattr(tensor, _LABELS, None)
 
-    def _name_parameter(self, tensor: Tensor) -> Labels:
-        axes = []
-        for dim, size in enumerate(tensor.shape):
-            if size > 1:
-                shape = [1] * tensor.dim()
-                shape[dim] = size
-                axes.append(self.names.fresh(size).reshape(shape))
-        return Labels(tuple(axes), weight=True)
+    def has_labels(self, tensor: Tensor) -> bool:
+        """Tell whether any dimension of a tensor has names."""
+        return id(tensor) in self.name_of or getattr(tensor, _LABELS, None) is not None
+
+    def axes(self, tensor: Tensor) -> tuple[tuple[Tensor, ...], bool]:
+        """Return the labels of a tensor, maybe none, and whether it holds only weights."""
+        labels = self.labels(tensor)
+        return (labels.axes, labels.weight) if labels else ((), False)
 
     def put(self, tensor: Tensor, axes: tuple[Tensor, ...], weight: bool = False) -> None:
         """Attach labels to a tensor that an operator made."""
-        setattr(tensor, _LABELS, Labels(axes, weight) if axes else None)
+        if axes or weight:
+            self._mark(tensor, _LABELS, Labels(axes, weight))
+        elif hasattr(tensor, _LABELS):
+            setattr(tensor, _LABELS, None)
+
+    def loud(self, tensor: Tensor) -> str | None:
+        """Say why removed channels would not be zero in a tensor; None where they would."""
+        return getattr(tensor, _LOUD, None)
+
+    def put_loud(self, tensor: Tensor, why: str | None) -> None:
+        if why is not None or hasattr(tensor, _LOUD):
+            self._mark(tensor, _LOUD, why)
+
+    def _mark(self, tensor: Tensor, attribute: str, value: Any) -> None:
+        setattr(tensor, attribute, value)
+        self._marked.append(ref(tensor))
+
+    def clear(self) -> None:
+        """Take off all that still hangs on tensors: those that the network keeps, and the outputs."""
+        for marked in self._marked:
+            tensor = marked()
+            if tensor is not None:
+                for attribute in (_LABELS, _LOUD, _ORIGIN):
+                    vars(tensor).pop(attribute, None)
 
     def freeze(self, names: Tensor, reason: str) -> None:
         self.names.freeze(names, self.place(), reason)
 
     def along(self, tensor: Tensor, dim: int, reason: str) -> Tensor | None:
         """Return the names along one dimension, [size]; names that vary along others too are frozen."""
-        labels = self.labels(tensor)
-        dim %= max(tensor.dim(), 1)
+        if tensor.dim() == 0:
+            return None
+        dim %= tensor.dim()
+        if id(tensor) in self.name_of:
+            return self.named(tensor, dim) if tensor.shape[dim] > 1 else None
+        labels: Labels | None = getattr(tensor, _LABELS, None)
         for label in labels.axes if labels else ():
             if label.shape[dim] > 1:
                 if varying(label) == [dim]:
@@ -114,8 +174,9 @@ class Record:
 
     def others(self, tensor: Tensor, dims: set[int], reason: str) -> None:
         """Freeze the names that vary along any dimension but `dims`."""
-        labels = self.labels(tensor)
-        for label in labels.axes if labels else ():
+        if id(tensor) in self.name_of:
+            return  # kernel sizes and the like: made by no layer, so never removed
+        for label in self.axes(tensor)[0]:
             if any(d not in dims for d in varying(label)):
                 self.freeze(label, reason)
 
@@ -130,163 +191,30 @@ class Record:
 
     def mark_origin(self, tensor: Tensor, weight: Tensor) -> None:
         """Say that a tensor is the direct output of a convolution with this weight."""
-        if id(weight) in self.name_of:
-            setattr(tensor, _ORIGIN, self.name_of[id(weight)])
+        name = self.name_of.get(id(weight))
+        if name is not None:
+            self._mark(tensor, _ORIGIN, name)
 
     def absorb(self, tensor: Tensor, mean: Tensor) -> None:
         """Say that the running mean of a BatchNorm can take up a constant added to `tensor`."""
-        origin = getattr(tensor, _ORIGIN, None)
-        if origin is not None and id(mean) in self.name_of:
-            self.absorbs[origin] = self.name_of[id(mean)]
+        origin, name = getattr(tensor, _ORIGIN, None), self.name_of.get(id(mean))
+        if name is not None:
+            self.uses[name] = self.uses.get(name, 0) + 1
+            if origin is not None:
+                self.absorbs[origin] = name
 
     def width(self, values: tuple[int, ...], parts: tuple[Tensor, ...]) -> bool:
-        """Note a count of channels that the running module's code used; True if one of its attributes repeats it."""
-        held = [v for v in vars(self.module).values() if isinstance(v, (int, list, tuple))]
-        repeats = any(
-            (type(v) is int and len(values) == 1 and v == values[0])
-            or (isinstance(v, (list, tuple)) and tuple(v) == values)
-            for v in held
-        )
-        if repeats:
-            self.widths.append((self.place_path(), values, parts))
-        return repeats
-
-    def place_path(self) -> str:
-        return self.paths.get(id(self.module), "")
+        """Note a count of channels that the code used; True if an attribute of its module repeats it."""
+        if id(self.module) not in self.paths:
+            return False
+        for held in vars(self.module).values():
+            one = type(held) is int and len(values) == 1 and held == values[0]
+            if one or (type(held) in (list, tuple) and tuple(held) == values):
+                self.widths.append((self.path, values, parts))
+                return True
+        return False
 
     def work(self, weight: Tensor | None, outputs: Tensor | int, inputs: Tensor | int, each: float) -> None:
-        if self.training:
-            return
-        name = self.name_of.get(id(weight)) if weight is not None else None
-        self.works.append((self.place_path(), name, outputs, inputs, each / self.batch))
-
-
-def _named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if b.dim() > 0)]
-
-
-def build(record: Record) -> Graph:
-    """Turn the observations of a pass into units, groups and reasons."""
-    names = record.names
-    component = names.components()
-    n = int(component.max()) + 1 if len(component) else 0
-
-    frozen = np.zeros(n, bool)
-    for names_kept, _, _ in names.frozen:
-        frozen[component[names_kept.numpy()]] = True
-    made = np.zeros(n, bool)
-    for label, _ in names.produced:
-        made[component[label.numpy()]] = True
-    removable = made & ~frozen
-    unit_of = np.full(n, -1)
-    first = _first_seen(names, component, removable)
-    unit_of[first] = np.arange(len(first))
-    units = len(first)
-
-    def unit(label: Tensor) -> Tensor:
-        return torch.from_numpy(unit_of[component[label.numpy()]])
-
-    contracted = np.zeros(names.count + 1, bool)
-    for label in names.contracted:
-        contracted[label.numpy()] = True
-
-    axes: list[Axis] = []
-    for name, tensor in record.tensors.items():
-        labels = record.own.get(id(tensor))
-        for label in labels.axes if labels else ():
-            of_index = unit(label.reshape(-1))
-            if bool((of_index >= 0).any()):
-                dim = varying(label)[0]
-                axes.append(Axis(name, dim, of_index, bool(contracted[label.reshape(-1)[0]])))
-
-    def side(label: Tensor | int) -> Tensor:
-        return torch.full((label,), -1) if isinstance(label, int) else unit(label)
-
-    works = tuple(Work(layer, weight, side(o), side(i), each) for layer, weight, o, i, each in record.works)
-    widths = tuple(
-        Width(layer, values, tuple(unit(p) for p in parts))
-        for layer, values, parts in record.widths
-        if any(bool((unit(p) >= 0).any()) for p in parts)
-    )
-    shapes = {name: tuple(record.tensors[name].shape) for name in record.tensors if _is_parameter(record, name)}
-    folds = {w: mean for w, mean in record.absorbs.items() if record.uses.get(w, 0) == 1}
-    return Graph(
-        units=units,
-        axes=tuple(axes),
-        groups=_groups(record, axes, unit, units),
-        kept=_kept(record, component, removable),
-        widths=widths,
-        works=works,
-        shapes=shapes,
-        folds=folds,
-    )
-
-
-def _is_parameter(record: Record, name: str) -> bool:
-    return isinstance(record.tensors[name], nn.Parameter)
-
-
-def _first_seen(names: Names, component: np.ndarray, removable: np.ndarray) -> np.ndarray:
-    """Return the removable components, in the order in which layers first make them."""
-    if not names.produced:
-        return np.zeros(0, int)
-    made = component[torch.cat([label for label, _ in names.produced]).numpy()]
-    made = made[removable[made]]
-    _, index = np.unique(made, return_index=True)
-    return np.asarray(made[np.sort(index)])
-
-
-def _groups(record: Record, axes: list[Axis], unit: Any, units: int) -> tuple[Group, ...]:
-    """Gather units that index exactly the same dimensions of the same tensors."""
-    rng = np.random.default_rng(0)
-    code = np.zeros(units, np.uint64)
-    for axis in axes:  # a sum of random codes identifies a set; repeated indices are assigned once
-        found = axis.units.numpy()
-        found = found[found >= 0]
-        code[found] = code[found] + rng.integers(1, 2**63, dtype=np.uint64)
-    _, group_of = np.unique(code, return_inverse=True)
-
-    layers: dict[int, dict[str, Tensor]] = {}
-    for label, layer in record.names.produced:
-        of_index = unit(label)
-        of_index = of_index[of_index >= 0]
-        if len(of_index):
-            for group in set(group_of[of_index.numpy()].tolist()):
-                layers.setdefault(group, {}).setdefault(layer, of_index)
-    gammas: dict[int, list[str]] = {}
-    by_name = {axis.tensor: axis for axis in axes if axis.tensor in record.norms}
-    for gamma in record.norms:
-        if gamma in by_name:
-            of_index = by_name[gamma].units
-            for group in set(group_of[of_index[of_index >= 0].numpy()].tolist()):
-                gammas.setdefault(group, []).append(gamma)
-
-    result = []
-    taken: dict[str, int] = {}
-    order = np.argsort(group_of, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(group_of))[:-1]) if units else []
-    for group, made_by in sorted(layers.items(), key=lambda item: int(members[item[0]][0])):
-        first = next(iter(made_by))
-        taken[first] = taken.get(first, 0) + 1
-        name = first if taken[first] == 1 else f"{first}#{taken[first]}"
-        own = torch.from_numpy(members[group])
-        per_unit = int((made_by[first] == own[0]).sum())
-        result.append(Group(name, tuple(made_by), tuple(gammas.get(group, ())), own, per_unit))
-    return tuple(result)
-
-
-def _kept(record: Record, component: np.ndarray, removable: np.ndarray) -> tuple[Kept, ...]:
-    """Say for every channel that a layer makes and that must stay, why: the first reason seen for it."""
-    why: dict[int, str] = {}
-    for names_kept, layer, reason in record.names.frozen:
-        for c in set(component[names_kept.numpy()].tolist()):
-            why.setdefault(c, f"{reason} (in {layer})" if layer else reason)
-    counted: set[int] = set()
-    rows: dict[tuple[str, str], int] = {}
-    for label, layer in record.names.produced:
-        for c in component[label.numpy()].tolist():
-            if not removable[c] and c not in counted:
-                counted.add(c)
-                key = (layer, why[c])
-                rows[key] = rows.get(key, 0) + 1
-    return tuple(Kept(layer, channels, reason) for (layer, reason), channels in rows.items())
+        if not self.training:
+            name = self.name_of.get(id(weight)) if weight is not None else None
+            self.works.append((self.path, name, outputs, inputs, each / self.batch))

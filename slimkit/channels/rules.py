@@ -1,7 +1,7 @@
 """How every operator passes channel names on: the one table of operators.
 
-A rule reads the labels of the inputs and puts labels on the outputs. What no rule knows keeps its channels, with
-the operator's name as the reason: nothing is guessed, nothing raises.
+A rule reads the labels of the inputs and puts labels on the outputs. What no rule knows keeps its channels,
+with the operator's name as the reason: nothing is guessed, nothing raises.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimkit.channels import shape_rules
+from slimkit.channels import shape_rules, silence, space_rules
 from slimkit.channels.labels import varying
 from slimkit.channels.pointwise import merge, pointwise
 from slimkit.channels.record import Record
@@ -19,15 +19,22 @@ from slimkit.channels.record import Record
 aten = torch.ops.aten
 Rule = Callable[[Record, Any, tuple[Any, ...], dict[str, Any], Any], None]
 FIXED_INPUT = "reads channels of fixed number: the network's input, or an operator without a rule"
+COMPUTED = "is read by a weight that is computed, not stored"
+ATTENTION = "enters attention over channels"
 
 
 def apply(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Pass labels through one operator call."""
-    inputs = _tensors(args) + _tensors(tuple(kwargs.values()))
-    if not any(record.labels(t) for t in inputs):
+    packet = func.overloadpacket
+    inputs = _tensors(args)
+    if kwargs:
+        inputs += _tensors(tuple(kwargs.values()))
+    if not any(record.has_labels(t) for t in inputs) and packet not in MULTIPLIES:
         return
-    rule = RULES.get(func.overloadpacket) or (pointwise if _is_pointwise(func.overloadpacket) else _unknown)
+    rule = RULES.get(packet) or (pointwise if _is_pointwise(packet) else _unknown)
     rule(record, func, args, kwargs, out)
+    if packet not in SILENT:
+        silence.follow(record, func, args, inputs, out, rule is pointwise)
 
 
 @cache
@@ -59,9 +66,6 @@ def _unknown(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str,
             record.freeze(label, reason)
 
 
-ATTENTION = "enters attention over channels"
-
-
 def _convolution(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     x, weight, bias, _, _, _, transposed, _, groups = args
     reason = "varies over space before a convolution"
@@ -69,32 +73,33 @@ def _convolution(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[
     record.others(x, {1}, reason)
     rows = record.along(weight, 0, reason)  # out channels; in channels when transposed
     columns = record.along(weight, 1, reason)  # one group's in channels; out channels when transposed
-    spatial = out[0, 0].numel() if not transposed else x[0, 0].numel()
-    each = float(spatial * weight[0, 0].numel() * x.shape[0])
-    width = int(x.shape[1])
+    record.others(weight, {0, 1}, "varies over the kernel of a convolution")
+    width, made = int(x.shape[1]), int(out.shape[1])
+    positions = x[0, 0].numel() if transposed else out[0, 0].numel()
+    each = float(positions * weight[0, 0].numel() * x.shape[0])
 
     if groups == 1:
         reads, makes = (rows, columns) if transposed else (columns, rows)
-        _contract(record, given, reads, width)
-        _produce(record, makes)
-        record.work(weight, _or_count(makes, out.shape[1]), _or_count(reads, width), each)
-    elif weight.shape[1] == 1 and groups == width and (not transposed or out.shape[1] == width):
-        makes = _depthwise(record, given, rows, int(out.shape[1]) // width)
-        record.work(weight, _or_count(makes, out.shape[1]), 1, each)
+        _contract(record, x, given, reads)
+        _produce(record, weight, makes)
+        record.work(weight, _or_count(makes, made), _or_count(reads, width), each)
+    elif groups == width:
+        makes = _depthwise(record, weight, given, rows, columns if transposed else None, made // width)
+        record.work(weight, _or_count(makes, made), 1, each)
+    elif transposed:
+        makes = _grouped_transposed(record, x, weight, given, rows, columns, groups)
+        record.work(weight, _or_count(rows, width), _or_count(columns, made // groups), each)
     else:
-        reads, makes = _grouped(record, given, rows, columns, groups, transposed)
-        if not transposed:
-            record.work(weight, _or_count(makes, out.shape[1]), _or_count(reads, width // groups), each)
-        else:
-            record.work(weight, _or_count(reads, width), _or_count(columns, out.shape[1] // groups), each)
+        makes = _grouped(record, x, weight, given, rows, columns, groups)
+        record.work(weight, _or_count(makes, made), _or_count(columns, width // groups), each)
     if bias is not None and makes is not None:
         _tie_vector(record, bias, makes)
     _put_channels(record, out, makes)
     record.mark_origin(out, weight)
 
 
-def _contract(record: Record, given: Tensor | None, reads: Tensor | None, width: int) -> None:
-    """Tie the channels that arrive to the input channels of a weight."""
+def _contract(record: Record, x: Tensor, given: Tensor | None, reads: Tensor | None) -> None:
+    """Tie the channels that arrive with x to the input channels of a weight, which sums over them."""
     if reads is not None:
         record.names.contracted.append(reads)
         if given is not None:
@@ -102,23 +107,46 @@ def _contract(record: Record, given: Tensor | None, reads: Tensor | None, width:
         else:
             record.freeze(reads, FIXED_INPUT)
     elif given is not None:
-        record.freeze(given, "is read by a weight that is computed, not stored")
+        record.freeze(given, COMPUTED)
+    _refuse_loud(record, x, given)
 
 
-def _produce(record: Record, makes: Tensor | None) -> None:
+def _refuse_loud(record: Record, x: Tensor, names: Tensor | None) -> None:
+    if names is not None and (why := record.loud(x)) is not None:
+        record.freeze(names, f"is read after an operator that does not keep it at zero ({why})")
+
+
+def _produce(record: Record, weight: Tensor, makes: Tensor | None) -> None:
     if makes is not None:
         record.names.produced.append((makes, record.place()))
+        if (why := record.loud(weight)) is not None:
+            record.freeze(makes, f"is made by a weight that is not zero where it is removed ({why})")
 
 
-def _depthwise(record: Record, given: Tensor | None, rows: Tensor | None, multiplier: int) -> Tensor | None:
-    """Pass names on: each input channel makes `multiplier` output channels of its own."""
+def _depthwise(
+    record: Record,
+    weight: Tensor,
+    given: Tensor | None,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    multiplier: int,
+) -> Tensor | None:
+    """Pass names on: each input channel makes `multiplier` output channels of its own.
+
+    A transposed weight has its input channels in `rows` and the outputs of one of them in `columns`.
+    """
+    if columns is not None:
+        record.freeze(columns, "is made from each channel alike (transposed depthwise convolution)")
     if given is None or rows is None:
         for names in (given, rows):
             if names is not None:
                 record.freeze(names, FIXED_INPUT)
-        return rows
+        if columns is None:
+            _produce(record, weight, rows)
+            return rows
+        return None
     makes = given.repeat_interleave(multiplier)
-    record.names.tie(rows, makes)
+    record.names.tie(rows, makes if len(rows) == len(makes) else given)
     record.width((len(given),), (given,))
     if multiplier > 1:
         record.width((len(makes),), (makes,))
@@ -126,36 +154,46 @@ def _depthwise(record: Record, given: Tensor | None, rows: Tensor | None, multip
 
 
 def _grouped(
-    record: Record, given: Tensor | None, rows: Tensor | None, columns: Tensor | None, groups: int, transposed: bool
-) -> tuple[Tensor | None, Tensor | None]:
+    record: Record,
+    x: Tensor,
+    weight: Tensor,
+    given: Tensor | None,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    groups: int,
+) -> Tensor | None:
     """Tie the j-th channel of every convolution group, so that the groups stay of equal width."""
-    if given is None:
-        for names in (rows, columns):
-            if names is not None:
-                record.freeze(names, FIXED_INPUT)
-        return None, None
     if rows is None:
-        record.freeze(given, "is read by a weight that is computed, not stored")
-        return None, None
-    arriving = given.reshape(groups, -1)
-    record.names.tie(arriving, arriving[:1])
+        _contract(record, x, given, None)
+        return None
     of_group = rows.reshape(groups, -1)
     record.names.tie(of_group, of_group[:1])
-    if transposed:
-        record.names.contracted.append(rows)
-        record.names.tie(rows, given)
-        makes = columns.repeat(groups) if columns is not None else None
-        _produce(record, columns)
-        if columns is None:
-            record.freeze(given, "feeds a transposed convolution with one channel a group")
-        return rows, makes
-    if columns is not None:
-        record.names.contracted.append(columns)
-        record.names.tie(columns, arriving[0])
-    else:  # one channel a group, several made of it, or a count that is not the group's
-        record.freeze(given, "feeds a grouped convolution with one channel a group")
-    _produce(record, rows)
-    return columns, rows
+    _produce(record, weight, rows)
+    _contract(record, x, None if given is None else _tie_groups(record, given, groups), columns)
+    return rows
+
+
+def _grouped_transposed(
+    record: Record,
+    x: Tensor,
+    weight: Tensor,
+    given: Tensor | None,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    groups: int,
+) -> Tensor | None:
+    if rows is not None:
+        _tie_groups(record, rows, groups)
+    _contract(record, x, given, rows)
+    _produce(record, weight, columns)
+    return None if columns is None else columns.repeat(groups)
+
+
+def _tie_groups(record: Record, names: Tensor, groups: int) -> Tensor:
+    """Tie the j-th of the names of each group; return those of the first, [channels of one group]."""
+    parts = names.reshape(groups, -1)
+    record.names.tie(parts, parts[:1])
+    return parts[0]
 
 
 def _or_count(names: Tensor | None, count: int) -> Tensor | int:
@@ -169,13 +207,14 @@ def _tie_vector(record: Record, vector: Tensor, names: Tensor) -> None:
         record.names.tie(own, names)
 
 
-def _put_channels(record: Record, out: Tensor, names: Tensor | None) -> None:
-    if names is not None:
-        record.put(out, (names.reshape(1, -1, *[1] * (out.dim() - 2)),))
+def _put_channels(record: Record, out: Tensor, names: Tensor | None, weight: bool = False) -> None:
+    axes = () if names is None else (names.reshape(1, -1, *[1] * (out.dim() - 2)),)
+    record.put(out, axes, weight)
 
 
 def _batch_norm(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    x, vectors = args[0], [a for a in args[1:5] if isinstance(a, Tensor)]
+    x, weight = args[0], args[1]
+    vectors = [a for a in args[1:5] if isinstance(a, Tensor)]
     record.others(x, {1}, "is normalised over by BatchNorm")
     names = record.along(x, 1, "is normalised over by BatchNorm")
     for vector in vectors:
@@ -185,15 +224,15 @@ def _batch_norm(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[s
             own = record.along(vector, 0, "")
             if own is not None:
                 record.freeze(own, FIXED_INPUT)
-    labels = record.labels(x)
-    weight = args[1]
     if isinstance(weight, Tensor) and id(weight) in record.name_of:
         record.norms[record.name_of[id(weight)]] = None
     if len(vectors) == 4:
         record.absorb(x, vectors[2])
-    _put_channels(record, out[0], names)
-    if names is None and labels is not None and labels.weight:
-        record.put(out[0], (), weight=True)
+    if names is not None and not vectors:
+        record.width((len(names),), (names,))
+    only_weights = record.axes(x)[1]
+    _put_channels(record, out[0], names, only_weights)
+    record.put_loud(out[0], record.loud(x) if weight is None else record.loud(weight))
 
 
 def _layer_norm(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -222,66 +261,82 @@ def _freeze_all(record: Record, tensors: tuple[Any, ...], reason: str) -> None:
 
 
 def _matmul(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Products of matrices, or of batches of them: [.., n, k] x [.., k, m]."""
     a, b = args[0], args[1]
-    if a.dim() == 1 or b.dim() == 1:
-        _freeze_all(record, (a, b), "enters a product with a vector")
-        return
-    la, lb = record.labels(a), record.labels(b)
-    wa, wb = bool(la and la.weight), bool(lb and lb.weight)
+    (axes_a, weight_a), (axes_b, weight_b) = record.axes(a), record.axes(b)
     inner_a = record.along(a, -1, "enters a matrix product")
     inner_b = record.along(b, -2, "enters a matrix product")
     rows = record.along(a, -2, "enters a matrix product")
     columns = record.along(b, -1, "enters a matrix product")
-    each = float(out.shape[:-2].numel()) if out.dim() > 2 else 1.0
+    each = float(out.shape[:-2].numel())
     n, k, m = int(a.shape[-2]), int(a.shape[-1]), int(b.shape[-1])
-    if wa == wb:  # two activations: attention; two weights: a product computed anew at every call
+    if weight_a == weight_b:  # two activations: attention; two weights: a product computed anew at every call
         for names in (inner_a, inner_b):
             if names is not None:
-                record.freeze(names, ATTENTION)
-        record.work(None, n * m, k, each)
-        made_rows, made_columns = (None, None) if wa else (rows, columns)
-        if wa:
-            _freeze_all(record, (a, b), "is multiplied with another weight")
-    elif wb:
-        _contract(record, inner_a, inner_b, k)
-        _produce(record, columns)
-        record.work(b, _or_count(columns, m), _or_count(inner_b, k), each * n)
-        made_rows, made_columns = rows, columns
-        record.mark_origin(out, _base(b))
+                reason = (
+                    ATTENTION if axes_a and axes_b else "enters a product with a tensor that is no parameter"
+                )
+                record.freeze(names, "is multiplied with another weight" if weight_a else reason)
+        record.work(None, _or_count(rows, n), _or_count(columns, m), each * k)
+    elif weight_b:
+        _contract(record, a, inner_a, inner_b)
+        _produce(record, b, columns)
+        record.work(_stored(b), _or_count(columns, m), _or_count(inner_b, k), each * n)
+        record.mark_origin(out, _stored(b))
     else:
-        _contract(record, inner_b, inner_a, k)
-        _produce(record, rows)
-        record.work(a, _or_count(rows, n), _or_count(inner_a, k), each * m)
-        made_rows, made_columns = rows, columns
+        _contract(record, b, inner_b, inner_a)
+        _produce(record, a, rows)
+        record.work(_stored(a), _or_count(rows, n), _or_count(inner_a, k), each * m)
     put = []
-    for names, dim in ((made_rows, out.dim() - 2), (made_columns, out.dim() - 1)):
+    for names, dim in ((rows, -2), (columns, -1)):
         if names is not None:
             shape = [1] * out.dim()
             shape[dim] = -1
             put.append(names.reshape(shape))
-    for tensor, labels in ((a, la), (b, lb)):
-        for label in labels.axes if labels else ():
-            if varying(label) and max(varying(label)) < tensor.dim() - 2:
-                put.append(label)  # batch dimensions pass
-    record.put(out, tuple(put))
+    if a.dim() == 3:
+        put += _batches(record, a, b)
+    record.put(out, tuple(put), weight_a and weight_b)
+    loud_rows, loud_columns = record.loud(a), record.loud(b)
+    record.put_loud(
+        out, (loud_rows if rows is not None else None) or (loud_columns if columns is not None else None)
+    )
 
 
-def _base(weight: Tensor) -> Tensor:
+def _batches(record: Record, a: Tensor, b: Tensor) -> list[Tensor]:
+    """Return the label of the batch dimension of a batch of products, the names of both factors tied."""
+    names = [record.along(t, 0, "enters a matrix product") for t in (a, b)]
+    found = [n for n in names if n is not None]
+    if len(found) == 2:
+        record.names.tie(*found)
+    elif found and a.shape[0] > 1:
+        record.freeze(found[0], "is combined with a tensor of fixed width")
+    return [n.reshape(-1, 1, 1) for n in found[:1]]
+
+
+def _stored(weight: Tensor) -> Tensor:
     """Return the parameter that a transposed weight is a view of."""
     return weight if weight._base is None else weight._base
 
 
+def _vector_product(
+    record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+) -> None:
+    _freeze_all(record, tuple(args), "enters a product with a vector")
+
+
 def _addmm(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     _matmul(record, func, args[1:], {}, out)
-    bias = args[0]
-    axes, _ = merge(record, [bias, out], out.shape)
-    record.put(out, axes)
+    loud = record.loud(out) or record.loud(args[0])
+    axes, weight = merge(record, [args[0], out], out.shape)
+    record.put(out, axes, weight)
+    record.put_loud(out, loud)
 
 
 def _embedding(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     _freeze_all(record, (args[0],), "is looked up in a table")
 
 
+MULTIPLIES = (aten.convolution, aten.mm, aten.bmm, aten.addmm, aten.baddbmm)  # counted with or without names
 RULES: dict[Any, Rule] = {
     aten.convolution: _convolution,
     aten.native_batch_norm: _batch_norm,
@@ -291,10 +346,16 @@ RULES: dict[Any, Rule] = {
     aten.miopen_batch_norm: _batch_norm,
     aten.native_layer_norm: _layer_norm,
     aten.native_group_norm: _group_norm,
+    aten.mv: _vector_product,
+    aten.dot: _vector_product,
+    aten.addmv: _vector_product,
     aten.mm: _matmul,
     aten.bmm: _matmul,
     aten.addmm: _addmm,
     aten.baddbmm: _addmm,
     aten.embedding: _embedding,
     **shape_rules.RULES,
+    **space_rules.RULES,
 }
+# Removed channels are silent after these, or the rule itself says that they are not.
+SILENT = frozenset((*MULTIPLIES, *(packet for packet, rule in RULES.items() if rule is _batch_norm)))

@@ -5,7 +5,7 @@ modules, functional calls and shared parameters need no care.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -14,18 +14,19 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimkit.channels import rules
+from slimkit.channels.build import build
 from slimkit.channels.graph import Graph
-from slimkit.channels.record import Record, build
+from slimkit.channels.record import Record
 from slimkit.errors import TraceError
 
 Example = Tensor | tuple[Any, ...] | dict[str, Any]
 
 
-class _Tracer(TorchDispatchMode):
+class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Applies the rule of every operator to the labels of its inputs."""
 
     def __init__(self, record: Record) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.record = record
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -41,38 +42,47 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
 
     Args:
         model: any `nn.Module`; its mode, flags, hooks and buffers are left as found.
-        example_input: what the model is called with: a tensor [N, C, H, W], a tuple of arguments, or a dict of
-            keyword arguments. One image is enough.
+        example_input: what the model is called with: a tensor [N, C, H, W], a tuple of arguments, or a dict
+            of keyword arguments. One image is enough.
 
     Returns:
         The graph: removable units in groups, and everything that must stay, with the reason.
 
     Raises:
-        TraceError: the model raises on this input; the message has its own last line and the module it came from.
+        TraceError: the model raises on this input; the message has its own line and the module it came from.
     """
     record = Record(model, batch=_batch(example_input))
-    modes = {module: module.training for module in model.modules()}
+    modes = [(module, module.training) for module in record.modules.values()]
+    state = [(t, t._version, t.clone()) for t in record.tensors.values() if not isinstance(t, nn.Parameter)]
     try:
-        model.eval()
-        _forward(model, example_input, record)
-        if record.uncalled():  # branches that run only in training: auxiliary heads
-            for module in record.start_training_pass():
-                module.training = True
+        with torch.random.fork_rng(devices=[]):
+            model.eval()
             _forward(model, example_input, record)
+            if record.uncalled():  # branches that run only in training: auxiliary heads
+                for module in record.start_training_pass():
+                    module.training = True
+                with suppress(TraceError):  # it may want targets
+                    _forward(model, example_input, record)
+        return build(record)
     finally:
-        for module, mode in modes.items():
+        record.clear()
+        for module, mode in modes:
             module.training = mode
-    return build(record)
+        with torch.no_grad():
+            for buffer, version, before in state:
+                if buffer._version != version:
+                    buffer.copy_(before)
 
 
 def _forward(model: nn.Module, example_input: Example, record: Record) -> None:
-    with torch.no_grad(), _module_stack(record), _Tracer(record):
+    with torch.inference_mode(False), torch.no_grad(), _module_stack(record), _Tracer(record):
         try:
             out = call(model, example_input)
         except Exception as error:
             line = str(error).strip().splitlines()
             raise TraceError(
-                f"the network cannot run on its example input {describe(example_input)}: in {record.place()!r}, "
+                f"the network cannot run on its example input {describe(example_input)}: "
+                f"in {record.place()!r}, "
                 f"{type(error).__name__}: {line[0] if line else '(no message)'}\n"
                 "  Give an input of the shape that it expects, or mend the module named above."
             ) from error

@@ -1,0 +1,154 @@
+"""From the observations of a tracing pass to units, groups and reasons."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from slimkit.channels.graph import Axis, Graph, Group, Kept, Width, Work
+from slimkit.channels.record import Record
+
+Array = np.ndarray
+
+
+def build(record: Record) -> Graph:
+    """Turn the observations of a pass into the graph."""
+    component = record.names.components()
+    frozen = np.zeros(len(component), bool)
+    for kept in record.names.frozen:
+        frozen[component[kept.names.numpy()]] = True
+    made = _Made(record, component, frozen)
+    unit_of_component = np.full(len(component), -1)
+    unit_of_component[made.removable] = np.arange(len(made.removable))
+    unit_of_name = unit_of_component[component]
+    units = len(made.removable)
+
+    def unit(label: Tensor | int) -> Tensor:
+        if isinstance(label, int):
+            return torch.full((label,), -1)
+        return torch.from_numpy(unit_of_name[label.numpy()])
+
+    axes = _axes(record, unit_of_name)
+    widths = (Width(layer, values, tuple(map(unit, parts))) for layer, values, parts in record.widths)
+    return Graph(
+        units=units,
+        axes=axes,
+        groups=_groups(record, axes, unit_of_name[made.names], made, units),
+        kept=_kept(record, component, made, frozen),
+        widths=tuple(w for w in widths if any(bool((part >= 0).any()) for part in w.parts)),
+        works=tuple(
+            Work(layer, weight, unit(o), unit(i), each) for layer, weight, o, i, each in record.works
+        ),
+        shapes={name: tuple(t.shape) for name, t in record.tensors.items() if isinstance(t, nn.Parameter)},
+        folds={
+            weight: mean
+            for weight, mean in record.absorbs.items()
+            if record.uses.get(weight) == 1 and record.uses[mean] == 1
+        },
+    )
+
+
+class _Made:
+    """What layers make, one entry a channel, in order of execution.
+
+    Attributes:
+        names: [P], the name of each channel.
+        layer: [P], the number of the layer that makes it.
+        layers: the layers by number.
+        call: [P], the number of the call that makes it: a layer may be called twice.
+        removable: [U], the components that may be removed, in the order in which they are first made.
+    """
+
+    def __init__(self, record: Record, component: Array, frozen: Array) -> None:
+        produced = record.names.produced
+        number: dict[str, int] = {}
+        for _, layer in produced:
+            number.setdefault(layer, len(number))
+        sizes = [len(names) for names, _ in produced]
+        self.layers = list(number)
+        self.names = np.concatenate([np.zeros(0, int), *(names.numpy() for names, _ in produced)])
+        self.layer = np.repeat(np.array([number[layer] for _, layer in produced], int), sizes)
+        self.call = np.repeat(np.arange(len(produced)), sizes)
+        candidates = component[self.names]
+        candidates = candidates[~frozen[candidates]]
+        _, first = np.unique(candidates, return_index=True)
+        self.removable = candidates[np.sort(first)]
+
+
+def _axes(record: Record, unit_of_name: Array) -> tuple[Axis, ...]:
+    contracted = np.zeros(record.names.count + 1, bool)
+    for names in record.names.contracted:
+        contracted[names.numpy()] = True
+    for names, _ in record.names.produced:
+        contracted[names.numpy()] = False  # a dimension that is read and made is silent when made silent
+    axes: list[Axis] = []
+    for name, tensor in record.tensors.items():
+        for dim in range(tensor.dim()):
+            start, size = record.own.get((id(tensor), dim), (0, 0))
+            of_index = unit_of_name[start : start + size]
+            if (of_index >= 0).any():
+                axes.append(Axis(name, dim, torch.from_numpy(of_index), bool(contracted[start])))
+    return tuple(axes)
+
+
+def _groups(
+    record: Record, axes: tuple[Axis, ...], made_units: Array, made: _Made, units: int
+) -> tuple[Group, ...]:
+    """Gather units that index exactly the same dimensions of the same tensors."""
+    if not units:
+        return ()
+    rng = np.random.default_rng(0)
+    code = np.zeros(units, np.uint64)
+    for axis in axes:  # a sum of random codes identifies a set; repeated indices are assigned once
+        found = axis.units.numpy()
+        found = found[found >= 0]
+        code[found] = code[found] + rng.integers(1, 2**63, dtype=np.uint64)
+    _, group_of = np.unique(code, return_inverse=True)
+    count = int(group_of.max()) + 1
+
+    seen = np.nonzero(made_units >= 0)[0]
+    pairs = group_of[made_units[seen]] * len(made.layers) + made.layer[seen]
+    pairs, first = np.unique(pairs, return_index=True)
+    layers: list[list[str]] = [[] for _ in range(count)]
+    start = np.full(count, len(made_units))  # where the first channel of each group is made
+    for place in np.argsort(first):
+        group, layer = divmod(int(pairs[place]), len(made.layers))
+        layers[group].append(made.layers[layer])
+        start[group] = min(start[group], seen[first[place]])
+
+    norms: list[list[str]] = [[] for _ in range(count)]
+    by_name = {axis.tensor: axis.units.numpy() for axis in axes if axis.tensor in record.norms}
+    for gamma in record.norms:
+        of_index = by_name.get(gamma, np.zeros(0, int))
+        for group in np.unique(group_of[of_index[of_index >= 0]]):
+            norms[group].append(gamma)
+
+    members = np.split(np.argsort(group_of, kind="stable"), np.cumsum(np.bincount(group_of))[:-1])
+    result = []
+    taken: dict[str, int] = {}
+    for group in np.argsort(start):
+        first_layer = layers[group][0]
+        taken[first_layer] = taken.get(first_layer, 0) + 1
+        name = first_layer if taken[first_layer] == 1 else f"{first_layer}#{taken[first_layer]}"
+        call = made.call[start[group]]
+        same_call = made_units[np.searchsorted(made.call, call) : np.searchsorted(made.call, call, "right")]
+        per_unit = int((same_call == members[group][0]).sum())
+        own = torch.from_numpy(members[group])
+        result.append(Group(name, tuple(layers[group]), tuple(norms[group]), own, max(per_unit, 1)))
+    return tuple(result)
+
+
+def _kept(record: Record, component: Array, made: _Made, frozen: Array) -> tuple[Kept, ...]:
+    """Say for every channel that a layer makes and that must stay, why: the first reason seen for it."""
+    why = np.zeros(len(component), int)
+    for number in reversed(range(len(record.names.frozen))):
+        why[component[record.names.frozen[number].names.numpy()]] = number
+    of_name = component[made.names]
+    stay = np.nonzero(frozen[of_name])[0]
+    _, first = np.unique(of_name[stay], return_index=True)
+    rows: dict[tuple[str, str], int] = {}
+    for place in stay[np.sort(first)]:
+        kept = record.names.frozen[why[of_name[place]]]
+        reason = f"{kept.reason} (in {kept.layer})" if kept.layer else kept.reason
+        key = (made.layers[made.layer[place]], reason)
+        rows[key] = rows.get(key, 0) + 1
+    return tuple(Kept(layer, channels, reason) for (layer, reason), channels in rows.items())

@@ -1,0 +1,114 @@
+"""The law: the smaller network computes what the masked one computes; random networks, random masks."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from slimkit.channels import Graph, trace
+from slimkit.channels.trace import call
+from slimkit.mask import Mask
+from slimkit.proof import error_of
+from slimkit.surgery import remove
+from tests.nets import BLOCKS, HEADS, RandomNet, example, random_net
+
+CHECKED = 1e-9
+
+
+def random_mask(graph: Graph, seed: int, share: float = 0.5) -> Mask:
+    """Return a mask that removes about a share of every group, and never all of one."""
+    generator = torch.Generator().manual_seed(seed)
+    keep = torch.rand(graph.units, generator=generator) >= share
+    for group in graph.groups:
+        if not bool(keep[group.units].any()):
+            keep[group.units[int(torch.randint(len(group.units), (1,), generator=generator))]] = True
+    return Mask(keep)
+
+
+def macs(net: nn.Module, inputs: Any) -> int:
+    """Return the multiply-adds that torch's own counter sees."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call(net, inputs)
+    return counter.get_total_flops() // 2
+
+
+def check_law(net: RandomNet, graph: Graph, mask: Mask, inputs: Any) -> None:
+    found = error_of(net, graph, mask, [inputs])
+    assert found <= CHECKED, f"off by {found}"
+    slim = remove(net, graph, mask)
+    assert graph.params(mask.keep) == sum(p.numel() for p in slim.parameters())
+    one = inputs[:1] if isinstance(inputs, Tensor) else tuple(t[:1] for t in inputs)
+    assert graph.macs(mask.keep) == macs(slim, one)
+
+
+@st.composite
+def cases(draw: Any) -> tuple[RandomNet, int, int]:
+    blocks = draw(
+        st.lists(st.tuples(st.sampled_from(sorted(BLOCKS)), st.integers(1, 7)), min_size=1, max_size=4)
+    )
+    net = random_net(blocks, draw(st.sampled_from(HEADS)), seed=draw(st.integers(0, 999)))
+    return net, draw(st.integers(1, 2)), draw(st.integers(0, 999))
+
+
+@given(cases())
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_smaller_network_computes_the_masked_network(case: tuple[RandomNet, int, int]) -> None:
+    net, batch, seed = case
+    inputs = example(net, batch)
+    graph = trace(net, inputs)
+    check_law(net, graph, random_mask(graph, seed), inputs)
+
+
+@pytest.mark.parametrize("name", sorted(BLOCKS))
+def test_law_holds_for_every_block(name: str) -> None:
+    for width, batch in ((1, 1), (4, 2), (6, 1)):
+        net = random_net([(name, width), ("Chain", 3)], "pool", seed=width)
+        inputs = example(net, batch)
+        graph = trace(net, inputs)
+        for seed in range(2):
+            check_law(net, graph, random_mask(graph, seed), inputs)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_input_network_is_untouched(head: str) -> None:
+    net = random_net([("Shared", 3), ("C2f", 4), ("SplitUnequal", 4)], head, seed=0)
+    net.blocks[0].train()  # mixed modes, a frozen parameter and a hook are left as they were
+    net.fc[0].weight.requires_grad = False
+    calls: list[str] = []
+    net.stem.register_forward_hook(lambda *_: calls.append("hook"))
+    state = copy.deepcopy(net.state_dict())
+    modes = [m.training for m in net.modules()]
+    flags = [p.requires_grad for p in net.parameters()]
+    attributes = {path: sorted(vars(m)) for path, m in net.named_modules()}
+    inputs = example(net, 1)
+
+    graph = trace(net, inputs)
+    mask = random_mask(graph, 0)
+    slim = remove(net, graph, mask)
+    error_of(net, graph, mask, [inputs])
+
+    torch.testing.assert_close(net.state_dict(), state, rtol=0, atol=0)
+    assert [m.training for m in net.modules()] == modes == [m.training for m in slim.modules()]
+    assert (
+        [p.requires_grad for p in net.parameters()] == flags == [p.requires_grad for p in slim.parameters()]
+    )
+    assert {path: sorted(vars(m)) for path, m in net.named_modules()} == attributes
+    assert not any(vars(p) for p in net.parameters())
+    assert not any(vars(t) for t in ([inputs] if isinstance(inputs, Tensor) else inputs))
+    before = len(calls)
+    call(slim, inputs)
+    assert len(calls) == before + 1  # the hook came along, once
+
+
+def test_slim_network_can_be_traced_and_slimmed_again() -> None:
+    net = random_net([("Grouped", 4), ("Depthwise", 5), ("C2f", 6)], "flatten", seed=1)
+    inputs = example(net, 1)
+    for seed in range(3):
+        graph = trace(net, inputs)
+        check_law(net, graph, random_mask(graph, seed, share=0.3), inputs)
+        net = remove(net, graph, random_mask(graph, seed, share=0.3))  # type: ignore[assignment]
