@@ -83,7 +83,7 @@ def _copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     if id(module) in memo:
         found: nn.Module = memo[id(module)]
         return found
-    kind = type(module)
+    kind: Any = type(module)
     if not _is_plain(kind):
         return copy.deepcopy(module, memo)
     twin: nn.Module = kind.__new__(kind)
@@ -99,7 +99,7 @@ def _copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 @cache
 def _is_plain(kind: Any) -> bool:
-    """Tell whether a class leaves copying to Python; what torch's own do in `__setstate__` is for old files."""
+    """Tell whether a class leaves copying to Python; torch's own `__setstate__` are for old files."""
     restore = kind.__setstate__
     return (
         not hasattr(kind, "__deepcopy__")

@@ -383,7 +383,7 @@ class RandomNet(nn.Module):
     """A stem, a chain of blocks, and a head.
 
     The heads: `pool` averages, then a linear layer; `flatten` flattens [C, 6, 6] into it, with a BatchNorm
-    between; `maps` gives the last maps; `dict` a nest of both; `two inputs` adds a second stem's output first.
+    between; `maps` gives the last maps; `dict` a nest of both; `two inputs` adds a second stem's output.
     """
 
     def __init__(self, blocks: Sequence[tuple[str, int]], head: str) -> None:

@@ -86,7 +86,8 @@ def _tie_split(record: Record, label: Tensor, dims: list[int], asked: Any) -> Te
 def _slice(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
     """Cuts follow where a module attribute repeats their place; otherwise all channels must stay."""
     x = args[0]
-    dim, start, end, step = (*args[1:], *(0, None, None, 1)[len(args) - 1 :])
+    defaults = (0, None, None, 1)
+    dim, start, end, step = args[1:] + defaults[len(args) - 1 :]
     dim %= x.dim()
     size, left = int(x.shape[dim]), int(out.shape[dim])
     axes, weight = record.axes(x)
