@@ -158,6 +158,7 @@ def test_flags_win_over_the_settings_file(pipeline, tmp_path):
         ("compress net.pt --ratoi 0.5", "--ratoi"),
         ("compres net.pt", "No such command 'compres'"),
         ("train --data digits", "arch is not set"),
+        ("report nowhere", "nowhere: no report can be read there"),
     ],
 )
 def test_what_the_user_can_mend(pipeline, capsys, tmp_path, monkeypatch, words, message):
