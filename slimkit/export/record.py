@@ -48,7 +48,7 @@ class Value:
 class Constant:
     """A tensor that does not depend on the input; with `repeats`, `repeats` times the batch copies of it.
 
-    The copies are along the first dimension, of size 1 in `tensor` itself: a class token, put before every image.
+    The copies are along the first dimension, of size 1 in `tensor` itself: a class token put before an image.
     """
 
     tensor: Tensor

@@ -1,0 +1,197 @@
+"""The ONNX file as a whole: checked, complete, the same each time, and nothing left where it fails."""
+
+import copy
+import errno
+import resource
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import slimkit
+from slimkit.errors import EngineError, OutputError, TraceError
+from slimkit.export import direct, export_onnx, general
+from slimkit.export.arithmetic import unary
+from slimkit.export.file import OnnxModel, _varint
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 5)
+    )
+
+
+class TwoHeads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        return {"out": self.first(x), "aux": self.second(x)}
+
+
+class Cumulative(nn.Module):
+    """An operator that the direct road has no rule for."""
+
+    def forward(self, x):
+        return x.cumsum(1)
+
+
+def infer(path, images):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return [torch.from_numpy(array) for array in session.run(None, {"input": images.numpy()})]
+
+
+def test_the_file_computes_the_network_at_any_batch(tmp_path):
+    model = network()
+    export_onnx(model, tmp_path / "net.onnx", torch.randn(1, 3, 6, 6))
+    images = torch.randn(5, 3, 6, 6)
+    torch.testing.assert_close(infer(tmp_path / "net.onnx", images)[0], model.eval()(images).detach())
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_the_file_says_what_goes_in_and_out_and_nothing_of_this_machine(tmp_path):
+    path = tmp_path / "net.onnx"
+    export_onnx(network(), path, torch.randn(2, 3, 6, 6), {"arch": "zoo:test", "classes": "5"})
+    proto = onnx.load(path)
+    assert [i.name for i in proto.graph.input] == ["input"]
+    assert [o.name for o in proto.graph.output] == ["output"]
+    dims = [d.dim_param or d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
+    assert dims == ["batch", 3, 6, 6]
+    found = {entry.key: entry.value for entry in proto.metadata_props}
+    assert found == {"arch": "zoo:test", "classes": "5", "slimkit": slimkit.__version__}
+    assert (proto.producer_name, proto.opset_import[0].version) == ("slimkit", 18)
+    assert_anonymous(path)
+
+
+def assert_anonymous(path):
+    content = path.read_bytes()
+    for trace in (b".py", b"site-packages", str(Path.home()).encode() + b"/", b"stack_trace", b"pkg.torch"):
+        assert trace not in content, trace
+
+
+def test_the_same_network_gives_the_same_bytes(tmp_path):
+    model, example = network(), torch.randn(1, 3, 6, 6)
+    for name in ("a", "b"):
+        export_onnx(copy.deepcopy(model), tmp_path / name, example)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_the_network_is_left_as_it_was(tmp_path):
+    model = network().train()
+    model[1].eval()
+    before = copy.deepcopy(model.state_dict())
+    random = torch.random.get_rng_state()
+    export_onnx(model, tmp_path / "net.onnx", torch.randn(1, 3, 6, 6, generator=torch.Generator().manual_seed(1)))
+    with pytest.raises(TraceError):
+        export_onnx(model, tmp_path / "net.onnx", torch.randn(1, 4, 6, 6, generator=torch.Generator()))
+    assert [m.training for m in model] == [True, False, True, True, True]
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    assert torch.equal(random, torch.random.get_rng_state())
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_several_outputs_are_numbered_in_order(tmp_path):
+    model = TwoHeads()
+    export_onnx(model, tmp_path / "net.onnx", torch.randn(1, 3, 4, 4))
+    images = torch.randn(2, 3, 4, 4)
+    names = [o.name for o in onnx.load(tmp_path / "net.onnx").graph.output]
+    assert names == ["output_0", "output_1"]
+    for found, expected in zip(infer(tmp_path / "net.onnx", images), model(images).values(), strict=True):
+        torch.testing.assert_close(found, expected.detach())
+
+
+def test_an_operator_without_a_rule_goes_the_general_road(tmp_path, monkeypatch):
+    roads = []
+    translate = general.translate
+    monkeypatch.setattr(general, "translate", lambda *args: roads.append("general") or translate(*args))
+    export_onnx(Cumulative(), tmp_path / "net.onnx", torch.randn(1, 3, 6, 6))
+    images = torch.randn(4, 3, 6, 6)
+    torch.testing.assert_close(infer(tmp_path / "net.onnx", images)[0], images.cumsum(1))
+    assert roads == ["general"]
+    proto = onnx.load(tmp_path / "net.onnx")
+    assert (proto.graph.input[0].name, proto.graph.output[0].name) == ("input", "output")
+    assert_anonymous(tmp_path / "net.onnx")
+
+
+def test_a_wrong_translation_is_noticed(tmp_path, monkeypatch):
+    model = network().eval()
+    right = direct.translate(model, torch.randn(1, 3, 6, 6))
+    monkeypatch.setattr(general, "translate", lambda *args: right)
+    monkeypatch.setitem(direct._RULES, "relu", unary("Sigmoid"))
+    export_onnx(model, tmp_path / "net.onnx", torch.randn(1, 3, 6, 6))
+    images = torch.randn(2, 3, 6, 6)
+    torch.testing.assert_close(infer(tmp_path / "net.onnx", images)[0], model(images).detach())
+
+
+def test_a_network_whose_path_depends_on_its_values_is_refused_with_the_exporters_line(tmp_path):
+    class Branches(nn.Module):
+        def forward(self, x):
+            return x * 2 if x.sum() > 0 else -x
+
+    with pytest.raises(EngineError, match="(?s)Branches cannot be exported to ONNX: .*data-dependent.*\n  "):
+        export_onnx(Branches(), tmp_path / "net.onnx", torch.randn(1, 3, 6, 6))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_over_two_gigabytes_is_refused(tmp_path):
+    with torch.device("meta"):
+        model = nn.Linear(1, 2**29)
+    with pytest.raises(EngineError, match="2 GB"):
+        export_onnx(model, tmp_path / "net.onnx", torch.randn(1, 1))
+
+
+def test_an_input_that_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(TraceError, match="does not run on a batch of shape"):
+        export_onnx(network(), tmp_path / "net.onnx", torch.randn(1, 4, 6, 6))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="(?s)cannot be written: File too large.*--out"):
+            export_onnx(network(), path, torch.randn(1, 3, 6, 6))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+    assert path.read_bytes() == b"old"
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(OutputError, match="missing") as caught:
+        export_onnx(network(), tmp_path / "missing" / "net.onnx", torch.randn(1, 3, 6, 6))
+    assert isinstance(caught.value.__cause__, OSError) and caught.value.__cause__.errno == errno.ENOENT
+
+
+@pytest.mark.parametrize("value", [0, 1, 127, 128, 300, 2**21 - 1, 2**21, 2**31])
+def test_lengths_are_written_as_protobuf_writes_them(value):
+    # Field 2 of TensorProto, data_type, is a plain number: its bytes after the tag are the varint.
+    number = min(value, 2**31 - 1)
+    expected = onnx.TensorProto(data_type=number).SerializeToString()[1:]
+    assert _varint(number) == expected
+
+
+def test_weights_beside_the_message_are_read_back_exactly(tmp_path):
+    generator = np.random.default_rng(0)
+    weights = {
+        "floats": generator.standard_normal((3, 50)).astype(np.float32),
+        "numbers": generator.integers(0, 9, (2, 1, 4)),
+        "scalar": np.float32(2.5).reshape(()),
+        "none": np.zeros((0, 3), np.float32),
+        "column": generator.standard_normal((4, 6)).T.astype(np.float32, order="C"),
+    }
+    graph = onnx.helper.make_graph([], "empty", [], [])
+    OnnxModel(onnx.helper.make_model(graph), weights).save(tmp_path / "net.onnx")
+    found = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / "net.onnx").graph.initializer}
+    assert list(found) == list(weights)
+    for name, array in weights.items():
+        np.testing.assert_array_equal(found[name], array, strict=True)
