@@ -8,27 +8,20 @@ Accuracy is that of the last epoch. The card is written anew after every seed.
 import argparse
 import json
 import statistics
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import model_zoo
-from slimkit import data, provenance
-from slimkit.data import Dataset, Split
-from slimkit.models.slim_file import save
+from slimkit import data, models, provenance
+from slimkit.data import Dataset
+from slimkit.measure.accuracy import accuracy
 from slimkit.training import Recipe, Run, Trained, gamma_penalty, solve_strength, train
 from slimkit.training.penalty import gammas, share_near_zero
 from slimkit.training.schedules import total
-
-
-def accuracy(model: nn.Module, split: Split) -> float:
-    """Return the share of images whose class is the network's first guess."""
-    with torch.no_grad():
-        right = [int((model(images).argmax(1) == labels).sum()) for images, labels in split.batches(500)]
-    return sum(right) / len(split)
 
 
 def train_one(recipe: dict[str, Any], dataset: Dataset, seed: int) -> Trained:
@@ -94,7 +87,9 @@ def main() -> None:
     for seed in recipe["seeds"]:
         # The validation split is the same for all seeds, so that whoever opens the data by default gets it.
         dataset = data.open(recipe["data"], options.data_root)
+        began = time.process_time()
         trained = train_one(recipe, dataset, seed)
+        cpu_seconds = time.process_time() - began
         values = torch.cat([gamma.detach() for _, gamma in gammas(trained.model)])
         runs.append(
             {
@@ -103,6 +98,7 @@ def main() -> None:
                 "validation_accuracy": trained.history[-1].validation_accuracy,
                 "share_of_gammas_below_tenth_of_median": share_near_zero(values),
                 "seconds": round(trained.seconds, 1),
+                "cpu_seconds": round(cpu_seconds, 1),
                 "device": trained.device,
                 "precision": trained.precision,
             }
@@ -116,7 +112,7 @@ def main() -> None:
                 normalisation=dataset.normalisation,
             )
             provenance.attach(trained.model, known)
-            save(trained.model, options.out / f"{name}.safetensors")
+            models.save(trained.model, options.out / f"{name}.safetensors")
         text = json.dumps(card(name, recipe, dataset, runs), indent=2)
         (options.out / "cards").mkdir(exist_ok=True)
         (options.out / "cards" / f"{name}.json").write_text(text + "\n")
