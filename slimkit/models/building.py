@@ -13,6 +13,9 @@ from slimkit.models.reference import Reference, check_arguments, factory, quiet
 
 _CREATORS = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full}
 _NO_COUNT = "num_batches_tracked"
+# What factories call the number of classes, and of the image's channels.
+CLASSES = ("num_classes", "n_classes", "classes", "out_features")
+CHANNELS = ("in_channels", "in_chans", "input_channels")
 
 
 class _Skeleton(TorchFunctionMode):
@@ -74,12 +77,30 @@ def takes(reference: Reference, *names: str) -> str | None:
     if reference.source in ("torchvision", "timm"):
         known = {"torchvision": {"num_classes"}, "timm": {"num_classes", "in_chans"}}[reference.source]
         return next((name for name in names if name in known), None)
-    try:
-        parameters = inspect.signature(factory(reference)).parameters.values()
-    except (TypeError, ValueError):
-        return None
-    given = {each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
+    given = _parameters(reference)
     return next((name for name in names if name in given), None)
+
+
+def placeholders(reference: Reference) -> dict[str, Any]:
+    """Return arguments for numbers of classes and channels that a factory must be given, to try it out."""
+    if reference.source != "code":
+        return {}
+    given = _parameters(reference)
+    return {
+        name: number
+        for names, number in ((CLASSES, 10), (CHANNELS, 3))
+        for name in names
+        if name in given and given[name].default is inspect.Parameter.empty
+    }
+
+
+def _parameters(reference: Reference) -> dict[str, inspect.Parameter]:
+    try:
+        parameters = inspect.signature(factory(reference)).parameters
+    except (TypeError, ValueError):
+        return {}
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {name: each for name, each in parameters.items() if each.kind not in variadic}
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:

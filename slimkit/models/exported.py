@@ -1,9 +1,11 @@
 """Exported programs (.pt2): read without running code, turned into trainable networks, written again."""
 
 import contextlib
+import copy
 import io
 import logging
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,11 +23,11 @@ _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _FORCE_NOT = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
-def read(path: Path) -> tuple[nn.Module, str | None]:
+def read(path: Path) -> tuple[exported_graph.ExportedNetwork, str | None]:
     """Read an exported program as a trainable network, and slimkit's record where it wrote the file.
 
     Returns:
-        The network, in eval mode, with an attribute `example_shape`: the shape of one image, or None.
+        The network, in eval mode, and the text of the record, None where the file is somebody else's.
 
     Raises:
         CheckpointError: damaged, made to run code, or of a kind that cannot be turned into a network.
@@ -36,8 +38,10 @@ def read(path: Path) -> tuple[nn.Module, str | None]:
     extra = {_EXTRA: ""}
     with _careful(), quiet():
         try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archived:
+                members = archived.namelist()
             with PT2ArchiveReader(io.BytesIO(data)) as archive:
-                objection = exported_check.objection(archive)
+                objection = exported_check.objection(archive, members)
             if objection is None:
                 program = torch.export.load(io.BytesIO(data), extra_files=extra)
         except Exception as error:  # a damaged archive can fail in any way
@@ -64,22 +68,18 @@ def to_bytes(model: nn.Module, text: str) -> bytes:
             "cannot save a network of unknown input shape as an exported program.\n"
             "  Attach a provenance with input_shape=(C, H, W)."
         )
-    modes = {module: module.training for module in model.modules()}
+    model = copy.deepcopy(model).cpu().eval()
     example = torch.zeros(2, *shape)
+    free = ({0: torch.export.Dim.DYNAMIC},)
     try:
         with quiet(), _careful():
-            program = torch.export.export(
-                model.eval(), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
-            )
+            program = torch.export.export(model, (example,), dynamic_shapes=free)
     except Exception as error:
         line = (str(error).strip() or "no message").splitlines()[0]
         raise ArchitectureError(
             f"cannot export {type(model).__name__}: {type(error).__name__}: {line}\n"
             "  Give slimkit the factory that builds the network: --arch file.py:factory"
         ) from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
     buffer = io.BytesIO()
     with quiet(), _careful():
         torch.export.save(program, buffer, extra_files={_EXTRA: text})

@@ -7,6 +7,7 @@ code that is generated from the graph. So everything of that kind must look as t
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 _FOLDERS = ("models/", "data/weights/", "data/constants/", "data/sample_inputs/", "extra/", ".data/")
@@ -14,16 +15,17 @@ _FILES = ("archive_format", "archive_version", "byteorder")
 _PICKLED = ("opaque_obj", "custom_obj")
 _OPERATORS = "getitem|add|sub|mul|floordiv|truediv|mod|neg|pos|abs|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|xor"
 _TARGET = re.compile(
-    r"torch\.ops\.(?!load|_)\w+\.\w+(\.(?!_)\w+)?"
+    r"torch\.ops\.(aten|prims|torchvision)\.(?!from_file)\w+(\.(?!_)\w+)?"
     rf"|_operator\.({_OPERATORS})"
     r"|math\.[a-z]\w*"
     r"|torch\.(sym_\w+|_sym_\w+|_check\w*)"
 )
-_NAME = re.compile(r"[A-Za-z_][\w.]*|")
-_NAME_KEYS = frozenset(
-    ("name", "as_name", "parameter_name", "buffer_name", "tensor_constant_name", "custom_obj_name",
-     "buffer_mutation_name", "parameter_to_mutate", "buffer_to_mutate", "user_input_name", "user_output_name",
-     "graph_name", "fqn")
+_NAME = re.compile(r"[A-Za-z_]\w*|")  # a name in the generated code
+_PATH = re.compile(r"[\w.\- ]*")  # a module's or tensor's path, which the generated code puts in quotes
+_NAME_KEYS = frozenset(("name", "as_name", "graph_name", "user_input_name", "user_output_name"))
+_PATH_KEYS = frozenset(
+    ("parameter_name", "buffer_name", "tensor_constant_name", "custom_obj_name", "parameter_to_mutate",
+     "buffer_to_mutate", "buffer_mutation_name", "fqn")
 )  # fmt: skip
 _SYMBOLIC = re.compile(
     r"(?:\s|[-+*/%(),<>=!&|~]|\d++(?:\.\d++)?"
@@ -50,11 +52,18 @@ class Archive(Protocol):
         """Read one member as text."""
 
 
-def objection(archive: Archive) -> str | None:
-    """Say what in an archive could run code, None where nothing could."""
+def objection(archive: Archive, members: Sequence[str]) -> str | None:
+    """Say what in an archive could run code, None where nothing could.
+
+    Args:
+        archive: the archive.
+        members: its members as Python's zipfile sees them: torch reads some through that.
+    """
     names = archive.get_file_names()
-    if len(set(names)) != len(names):
+    if len({name.lower() for name in names}) != len(names):
         return "two members of the same name"
+    if sorted(names) != sorted(name.partition("/")[2] for name in members):
+        return "members outside its folder"
     for name in names:
         if not name.startswith(_FOLDERS) and name not in _FILES:
             return f"a member {name!r}"
@@ -91,7 +100,8 @@ def _walk(value: Any, key: str = "") -> str | None:
             return f"the number {value!r}"
         case "in_spec" | "out_spec" if isinstance(value, str):
             return _specification(value)
-    if key in _NAME_KEYS and value is not None and not (isinstance(value, str) and _NAME.fullmatch(value)):
+    allowed = _NAME if key in _NAME_KEYS else _PATH if key in _PATH_KEYS else None
+    if allowed and value is not None and not (isinstance(value, str) and allowed.fullmatch(value)):
         return f"the name {value!r}"
     return None
 

@@ -5,7 +5,6 @@ Convolutions, linear layers, batch normalisation and dropout become modules agai
 everything else stays an operator of an fx graph.
 """
 
-import copy
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ class ExportedNetwork(fx.GraphModule):
         return result
 
 
-def network(program: ExportedProgram, path: Path) -> nn.Module:
+def network(program: ExportedProgram, path: Path) -> ExportedNetwork:
     """Turn an exported program into a trainable network, in eval mode, that takes a batch of any size.
 
     Raises:
@@ -60,19 +59,25 @@ def network(program: ExportedProgram, path: Path) -> nn.Module:
     _free_channels(graph)
     graph.eliminate_dead_code(_is_impure)
     graph.lint()
+    _check_random(graph, path)
     result = ExportedNetwork(layers.root, graph, "ExportedNetwork").eval()
     if frozen is not None:
         _check_batch(result, tuple(int(size) for size in example.shape), path)
     return result
 
 
-def image_shape(program_network: nn.Module) -> tuple[int, int, int] | None:
+def image_shape(exported: fx.GraphModule) -> tuple[int, int, int]:
     """Return the shape (C, H, W) of the image that a network was exported with."""
-    if not isinstance(program_network, fx.GraphModule):
-        return None
-    first = next(iter(program_network.graph.nodes))
-    shape = first.meta.get("image_shape")
-    return tuple(shape) if shape else None
+    first = next(iter(exported.graph.nodes))
+    channels, height, width = (_hint(size) for size in first.meta["val"].shape[1:])
+    return channels, height, width
+
+
+def classes(exported: fx.GraphModule) -> int | None:
+    """Return the width of the output, None where it is not one tensor [N, classes]."""
+    (output,) = exported.graph.output_node().args
+    value = output.meta.get("val") if isinstance(output, fx.Node) else None
+    return _hint(value.shape[1]) if isinstance(value, Tensor) and value.dim() == 2 else None
 
 
 def _copy(lifted: fx.GraphModule, layers: Layers) -> tuple[fx.Graph, fx.Node]:
@@ -103,7 +108,6 @@ def _copy(lifted: fx.GraphModule, layers: Layers) -> tuple[fx.Graph, fx.Node]:
         made[node] = graph.node_copy(node, lambda old: made[old])
         if node.op == "placeholder":
             image = made[node]
-            image.meta["image_shape"] = [_hint(size) for size in node.meta["val"].shape[1:]]
     assert image is not None
     return graph, image
 
@@ -180,6 +184,22 @@ def _smaller(one: Any, other: Any) -> bool:
     return isinstance(one, int) and isinstance(other, int) and one <= other
 
 
+def _check_random(graph: fx.Graph, path: Path) -> None:
+    """Refuse operators that draw random numbers: stochastic depth and the like, frozen in training mode.
+
+    Raises:
+        CheckpointError: there is one.
+    """
+    for node in graph.nodes:
+        tags = getattr(node.target, "tags", ())
+        if torch.Tag.nondeterministic_seeded in tags and "attention" not in str(node.target):
+            raise CheckpointError(
+                f"{path}: was exported in training mode and draws random numbers ({node.target}) that cannot "
+                "be switched off.\n"
+                "  Export it in eval mode, torch.export.export(model.eval(), ...): it will train all the same."
+            )
+
+
 def _check_batch(result: nn.Module, shape: tuple[int, ...], path: Path) -> None:
     """Make sure that a network exported for one batch size computes the same for others.
 
@@ -189,8 +209,8 @@ def _check_batch(result: nn.Module, shape: tuple[int, ...], path: Path) -> None:
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad():
-            known = pytree.tree_leaves(copy.deepcopy(result)(images))
-            more = pytree.tree_leaves(copy.deepcopy(result)(torch.cat([images, images[:1]])))
+            known = pytree.tree_leaves(result(images))
+            more = pytree.tree_leaves(result(torch.cat([images, images[:1]])))
         for one, two in zip(known, more, strict=True):
             torch.testing.assert_close(two[: shape[0]], one, rtol=1e-3, atol=1e-4)
             torch.testing.assert_close(two[shape[0] :], one[:1], rtol=1e-3, atol=1e-4)

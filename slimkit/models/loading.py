@@ -1,5 +1,6 @@
 """Checkpoint -> network: which kind of file, which architecture, what had to be assumed."""
 
+import contextlib
 import copy
 import dataclasses
 from pathlib import Path
@@ -70,7 +71,7 @@ def build(arch: str, classes: int | None = None, input_shape: tuple[int, int, in
     reference = parse(arch)
     arguments = dict(reference.arguments)
     if classes is not None:
-        name = building.takes(reference, "num_classes", "n_classes", "classes")
+        name = building.takes(reference, *building.CLASSES)
         if name is None:
             raise ArchitectureError(
                 f"--arch {arch}: its factory takes no num_classes, so it cannot be built for {classes} "
@@ -79,7 +80,7 @@ def build(arch: str, classes: int | None = None, input_shape: tuple[int, int, in
             )
         arguments[name] = classes
     attributes: dict[str, dict[str, Any]] = {}
-    channels = building.takes(reference, "in_channels", "in_chans")
+    channels = building.takes(reference, *building.CHANNELS)
     if input_shape is not None and channels:
         arguments[channels] = input_shape[0]
     model = building.create(reference, arguments)
@@ -92,8 +93,8 @@ def of(model: nn.Module, input_shape: tuple[int, int, int] | None = None) -> Net
     """Take a network that is already in memory; the model is copied, not changed.
 
     Args:
-        model: any network; one from slimkit, torchvision, the zoo or timm is saved by name, any other one as an
-            exported program.
+        model: any network; one from slimkit, torchvision, the zoo or timm is saved by name, any other one as
+            an exported program.
         input_shape: shape (C, H, W) of one image; the architecture's usual one where None.
     """
     model = copy.deepcopy(model).cpu().float().eval()
@@ -116,9 +117,10 @@ def _from_safetensors(path: Path, arch: str | None) -> Network:
 
 
 def _from_torch(path: Path, arch: str | None, trust_pickle: bool) -> Network:
-    loaded, said = weights.unwrap(pickles.read(path, trust_pickle), str(path))
+    raw = pickles.read(path, trust_pickle)
+    loaded, said = weights.unwrap(raw, str(path))
     if not isinstance(loaded, nn.Module):
-        return _from_state(loaded, path, arch, said)
+        return _from_state(loaded, path, arch, said, _stated(raw))
     model = pickles.bare(loaded)
     if arch is not None:
         return _from_state(model.state_dict(), path, arch, said)
@@ -149,18 +151,29 @@ def _from_exported(path: Path, arch: str | None) -> Network:
     if text is not None:
         provenances.attach(model, record.read(text, {}, path).provenance())
         return Network(model.float().eval(), "slim file", ())
-    shape = exported_graph.image_shape(model)
-    provenances.attach(model, Provenance(arch=EXPORTED, input_shape=shape, classes=_classes(model)))
+    shape, classes = exported_graph.image_shape(model), exported_graph.classes(model)
+    provenances.attach(model, Provenance(arch=EXPORTED, input_shape=shape, classes=classes))
     said = ("which normalisation the images had is not known: an exported program does not tell",)
     return Network(model.float().eval(), "exported program", said)
 
 
-def _from_state(state: Any, path: Path, arch: str | None, said: tuple[str, ...]) -> Network:
-    """Build the architecture of a state dict, found by its tensors or named by `arch`, around its tensors."""
+def _from_state(
+    state: Any, path: Path, arch: str | None, said: tuple[str, ...], stated: str | None = None
+) -> Network:
+    """Build the architecture of a state dict around its tensors.
+
+    It is named by `arch`, else found by the tensors, else it is what the file itself states, if that fits.
+    """
     tensors, changed = weights.flatten(state, str(path))
     readings = list(weights.readings(tensors))
     if arch is None:
-        fit, tensors = _identified(readings, path)
+        try:
+            fit, tensors = _identified(readings, path)
+        except ArchitectureError:
+            for name in (stated, f"timm:{stated}") if stated else ():
+                with contextlib.suppress(SlimkitError):
+                    return _from_state(state, path, name, (*said, f"the file says that it is {stated}"))
+            raise
         reference, arguments, attributes = fit.reference, fit.arguments, fit.attributes
         classes = fit.classes
     else:
@@ -185,6 +198,13 @@ def _from_state(state: Any, path: Path, arch: str | None, said: tuple[str, ...])
         building.set_attributes(model, attributes)
         building.fill(model, tensors)
     return _network(model, reference, arguments, attributes, classes, "state dict", (*said, *changed))
+
+
+def _stated(raw: Any) -> str | None:
+    """Return the name of the architecture that training scripts write beside the weights."""
+    named = [raw.get(key) for key in ("arch", "model_name", "architecture")] if isinstance(raw, dict) else []
+    name = next((each for each in named if isinstance(each, str)), None)
+    return name if name and name.replace("_", "").replace(".", "").isalnum() else None  # never code
 
 
 def _network(
@@ -225,7 +245,8 @@ def _identified(readings: list[dict[str, Tensor]], path: Path) -> tuple[signatur
 
 def _like(readings: list[dict[str, Tensor]], reference: Reference) -> dict[str, Tensor]:
     """Choose the reading of a state dict whose names are most like the architecture's."""
-    names = signatures.shapes_of(building.skeleton(reference, {}).state_dict()).keys()
+    model = building.skeleton(reference, building.placeholders(reference))
+    names = signatures.shapes_of(model.state_dict()).keys()
     return max(readings, key=lambda tensors: len(tensors.keys() & names), default={})
 
 
@@ -240,7 +261,7 @@ def _arguments_for(
     entry = signatures.signature(Reference(reference.source, reference.name), plain)
     fit = signatures.match(signatures.shapes_of(tensors), entry)
     if fit is None:
-        return plain, {}, None
+        return {**building.placeholders(reference), **plain}, {}, None
     return {**plain, **fit.arguments}, fit.attributes, fit.classes
 
 
@@ -280,9 +301,10 @@ def _unnamed(model: nn.Module) -> Provenance:
 
 
 def _classes(model: nn.Module) -> int | None:
-    """Read the number of classes off the last linear layer, None where there is none."""
+    """Read the number of classes off the last linear layer or `num_classes`, None where there is neither."""
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return linear[-1].out_features if linear else None
+    stated = getattr(model, "num_classes", None)
+    return linear[-1].out_features if linear else stated if isinstance(stated, int) else None
 
 
 def _set_channels(model: nn.Module, channels: int, arch: str) -> dict[str, dict[str, Any]]:

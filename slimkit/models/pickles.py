@@ -41,7 +41,7 @@ _FUNCTIONS = {
     "timm.layers.weight_init": ("trunc_normal_", "trunc_normal_tf_", "lecun_normal_"),
 }  # fmt: skip
 # The functions by which NumPy pickles arrays and numbers; their module's name differs between its versions.
-_NUMPY_FUNCTIONS = [np.zeros(1).__reduce__()[0], np.float64(1).__reduce__()[0]]
+_NUMPY_FUNCTIONS: list[Any] = [np.zeros(1).__reduce__()[0], np.float64(1).__reduce__()[0]]
 # Data that training scripts store beside the weights.
 _PLAIN: list[Any] = [
     argparse.Namespace, collections.defaultdict, collections.deque, set, frozenset, dict, list, tuple, slice,

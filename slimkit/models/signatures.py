@@ -28,6 +28,7 @@ class Signature:
         shapes: tensor name -> shape, without BatchNorm's batch counters.
         classes: (tensor name, dimension) of the sizes that equal the number of classes.
         channels: (tensor name, dimension, factor): the size that is `factor` times the image's channels.
+        names: what the factory calls the number of classes and of channels; None where it takes none.
     """
 
     arch: str
@@ -35,6 +36,7 @@ class Signature:
     shapes: Shapes
     classes: tuple[tuple[str, int], ...]
     channels: tuple[str, int, int] | None
+    names: tuple[str | None, str | None]
 
     def as_json(self) -> dict[str, Any]:
         """Return the signature as plain data."""
@@ -73,22 +75,20 @@ def signature(reference: Reference, arguments: Mapping[str, Any]) -> Signature:
     Raises:
         ArchitectureError: it cannot be built.
     """
-    classes = building.takes(reference, "num_classes")
-    channels = building.takes(reference, "in_channels", "in_chans")
-    plain = building.skeleton(reference, arguments)
+    classes = building.takes(reference, *building.CLASSES)
+    channels = building.takes(reference, *building.CHANNELS)
+    wanted = {**building.placeholders(reference), **arguments}
+    plain = building.skeleton(reference, wanted)
     shapes = shapes_of(plain.state_dict())
-    free: list[tuple[str, int]] = []
-    if classes:
-        other = shapes_of(building.skeleton(reference, {**arguments, classes: 7}).state_dict())
-        free = [difference for difference, _ in _differences(shapes, other)]
+    free = tuple(place for place, _, _ in _varied(reference, wanted, shapes, classes))
     stem = None
     if channels:
-        other = shapes_of(building.skeleton(reference, {**arguments, channels: 7}).state_dict())
-        stem = next(((*place, size // 7) for place, size in _differences(shapes, other)), None)
+        varied = _varied(reference, wanted, shapes, channels)
+        stem = next(((*place, size // number) for place, size, number in varied), None)
     else:
         first = first_convolution(plain)
         stem = (f"{first[0]}.weight", 1, 1) if first else None
-    return Signature(str(reference), dict(arguments), shapes, tuple(free), stem)
+    return Signature(str(reference), dict(arguments), shapes, free, stem, (classes, channels))
 
 
 def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
@@ -153,6 +153,7 @@ def index() -> tuple[Signature, ...]:
             {name: tuple(shape) for name, shape in each["shapes"].items()},
             tuple((name, dim) for name, dim in each["classes"]),
             tuple(each["channels"]) if each["channels"] else None,
+            (each["names"][0], each["names"][1]),
         )
         for each in json.loads(lzma.decompress(packed))
     ]
@@ -163,33 +164,47 @@ def index() -> tuple[Signature, ...]:
     return (*entries, *(signature(Reference("zoo", name), {}) for name in new))
 
 
-def _differences(one: Shapes, other: Shapes) -> list[tuple[tuple[str, int], int]]:
-    """List (name, dimension) where two shapes differ, with the other's size."""
-    return [
-        ((name, dim), other[name][dim])
-        for name in one
-        for dim in range(len(one[name]))
-        if one[name][dim] != other[name][dim]
-    ]
+def _varied(
+    reference: Reference, wanted: Mapping[str, Any], shapes: Shapes, argument: str | None
+) -> list[tuple[tuple[str, int], int, int]]:
+    """List (tensor name, dimension) that follow an argument, with the size they have for one value of it."""
+    if argument is None:
+        return []
+    for number in (7, 11):  # one of them may be the factory's default
+        other = shapes_of(building.skeleton(reference, {**wanted, argument: number}).state_dict())
+        places = [
+            ((name, dim), size, number)
+            for name, shape in shapes.items()
+            for dim, size in enumerate(other.get(name, ()))
+            if len(other[name]) == len(shape) and size != shape[dim]
+        ]
+        if places:
+            return places
+    return []
 
 
 def _matched(entry: Signature, classes: int | None, channels: int | None) -> Match:
     source, _, name = entry.arch.partition(":")
+    reference = (
+        Reference(source, name) if source in ("torchvision", "zoo", "timm") else Reference("code", entry.arch)
+    )
     arguments = dict(entry.arguments)
     attributes = {}
-    if classes is not None:
-        arguments["num_classes"] = classes
+    class_argument, channel_argument = entry.names
+    if class_argument and classes is not None:
+        arguments[class_argument] = classes
     if channels is not None and entry.channels:
-        if source == "zoo":
-            arguments["in_channels"] = channels
+        if channel_argument:
+            arguments[channel_argument] = channels
         else:
             attributes[entry.channels[0].removesuffix(".weight")] = {"in_channels": channels}
-    return Match(Reference(source, name), arguments, classes, attributes)
+    return Match(reference, arguments, classes, attributes)
 
 
 def _nothing_fits(given: Shapes, where: str) -> str:
     ranked = sorted(index(), key=lambda entry: -_likeness(given, entry))[:3]
     best = ranked[0]
+    ranked = [entry for entry in ranked if 2 * _likeness(given, entry) > _likeness(given, best)]
     how = "--arch timm:NAME, --arch package.module:factory or --arch path/to/file.py:factory"
     if given and given.keys() == best.shapes.keys() and _narrower(given, best):
         name = next(n for n in given if given[n] != best.shapes[n])
@@ -209,9 +224,7 @@ def _nothing_fits(given: Shapes, where: str) -> str:
             f"{where}: a state dict of {len(given)} tensors ({first}, ...) that is like none of the "
             f"{len(index())} known ones.\n  Say what builds the network: {how}"
         )
-    near = "; ".join(
-        describe(given, entry.shapes, entry.arch) for entry in ranked if _likeness(given, entry) > 0
-    )
+    near = "; ".join(describe(given, entry.shapes, entry.arch) for entry in ranked)
     return (
         f"{where}: its {len(given)} tensors fit none of the {len(index())} known architectures.\n"
         f"  Nearest: {near}.\n  Say what builds the network: {how}"

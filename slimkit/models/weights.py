@@ -1,5 +1,6 @@
 """From what a checkpoint holds to one flat state dict: wrappers, prefixes, dtypes, number checks."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ _NOT_WEIGHTS = ("optim", "sched", "scaler", "rng", "loop", "callback", "hparam",
 _PREFIXES = (
     "module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "student.", "ema.", "_model.",
 )  # fmt: skip
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 _ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
@@ -105,7 +107,7 @@ def readings(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     current = dict(tensors)
     while current:
         yield current
-        tidy = {_strip_inside(name): tensor for name, tensor in current.items()}
+        tidy = {_modern(name): tensor for name, tensor in current.items()}
         tidy.pop("n_averaged", None)  # the counter of torch.optim.swa_utils.AveragedModel
         if tidy.keys() != current.keys() and len(tidy) >= len(current) - 1:
             current = tidy
@@ -151,10 +153,11 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiub")
 
 
-def _strip_inside(name: str) -> str:
+def _modern(name: str) -> str:
+    """Undo what wrappers put inside a name, and torchvision's renamings since its first weights."""
     for part in _ANYWHERE:
         name = name.replace(part, "")
-    return name
+    return _OLD_DENSENET.sub(r"\1\2", name)
 
 
 def _without_masks(tensors: dict[str, Tensor], said: list[str]) -> dict[str, Tensor]:
