@@ -1,0 +1,104 @@
+"""Energy: hardware counters (imitated), the model, and what it says of itself."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from slimkit.measure import energy, latency, power
+from slimkit.measure.latency import Latency
+from slimkit.measure.power import NvmlMeter, RaplMeter, processor_meters
+
+LATENCY = Latency(
+    median_ms=12.0,
+    q25_ms=11.0,
+    q75_ms=13.0,
+    fastest_ms=10.0,
+    cpu_ms=8.0,
+    engine="onnxruntime 1",
+    threads=1,
+    batch=4,
+    repeats=11,
+    noisy=False,
+    cpu="a processor",
+)
+
+
+@pytest.fixture
+def package(tmp_path):
+    """One processor package with a part of its own, and a platform counter, as the kernel shows them."""
+    for name, kind in (("intel-rapl:0", "package-0"), ("intel-rapl:0:0", "core"), ("intel-rapl:1", "psys")):
+        domain = tmp_path / name
+        domain.mkdir()
+        (domain / "name").write_text(kind + "\n")
+        (domain / "max_energy_range_uj").write_text("999999\n")
+        (domain / "energy_uj").write_text("900000\n")
+    return tmp_path
+
+
+def test_only_whole_packages_are_read_and_the_counter_may_wrap(package):
+    (meter,) = processor_meters(package)
+    counter = package / "intel-rapl:0" / "energy_uj"
+    assert meter.joules() == 0
+    counter.write_text("950000")
+    assert meter.joules() == pytest.approx(0.05)
+    counter.write_text("20000")  # one turn of a million microjoules
+    assert meter.joules() == pytest.approx(0.12)
+
+
+def test_without_a_readable_counter_there_is_no_meter(package, tmp_path):
+    assert processor_meters(tmp_path / "missing") == []
+    (package / "intel-rapl:0" / "energy_uj").write_text("")
+    assert processor_meters(package) == []
+
+
+def test_an_inference_is_modelled_from_its_cpu_time_per_image():
+    found = energy.per_inference(LATENCY)
+    assert found.value == pytest.approx(8.0 / 4 * 6.0)  # ms x W = mJ
+    assert (found.unit, found.method) == ("mJ", "modelled (CPU time x 6 W per core)")
+    assert found.constants == {"watts_per_core": 6.0} and "memory" in found.leaves_out
+
+
+def test_a_measured_inference_says_so():
+    found = energy.per_inference(replace(LATENCY, energy_mj=50.0))
+    assert (found.value, found.method, found.constants) == (12.5, "measured (RAPL)", {})
+
+
+def test_latency_reads_the_counter_where_there_is_one(package, monkeypatch):
+    counter = package / "intel-rapl:0" / "energy_uj"
+    monkeypatch.setattr(latency, "processor_meters", lambda: [RaplMeter(package / "intel-rapl:0")])
+
+    def run(image):
+        counter.write_text(str((int(counter.read_text()) + 2000) % 1000000))
+
+    runner = SimpleNamespace(run=run)
+    assert latency._joules(runner, None, seconds=0.02) == pytest.approx(0.002)
+    monkeypatch.setattr(latency, "processor_meters", lambda: [])
+    assert latency._joules(runner, None) is None
+
+
+def test_a_run_is_modelled_in_kilojoules_or_measured_by_all_its_meters():
+    assert energy.of_run(5000).value == pytest.approx(30.0)  # s x W / 1000 = kJ
+    processor = SimpleNamespace(name="RAPL", joules=lambda: 1500.0)
+    gpu = SimpleNamespace(name="NVML", joules=lambda: 500.0)
+    found = energy.of_run(5000, [processor, gpu])
+    assert (found.value, found.unit, found.method) == (2.0, "kJ", "measured (NVML + RAPL)")
+
+
+def test_operations_cost_what_the_table_says():
+    found = energy.of_operations(10**9, 4 * 10**6)
+    assert found.value == pytest.approx(10**9 * (3.7 + 0.9) * 1e-12 * 1e3 + 10**6 * 640e-12 * 1e3)
+    assert found.method.startswith("modelled") and "activations" in found.leaves_out
+
+
+def test_a_gpu_is_read_through_nvml_in_millijoules():
+    readings = iter([7_000, 9_500])
+    nvml = SimpleNamespace(nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(readings))
+    assert NvmlMeter(nvml, "handle").joules() == 2.5
+
+
+def test_without_a_gpu_there_is_no_meter(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert power.gpu_meters() == []

@@ -1,0 +1,169 @@
+"""Latency: what is timed, in which order, what it is made of, and the refusals."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from slimkit.errors import CheckpointError, EngineError
+from slimkit.export import export_onnx
+from slimkit.measure import engines, latency
+from slimkit.measure.bench import bench
+from slimkit.measure.engines import Runner, open_runner
+from slimkit.measure.latency import measure
+from slimkit.measure.node_times import latency_by_node
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A small and a large network, exported."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("onnx")
+    for name, width in (("small", 8), ("large", 128)):
+        model = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.Hardswish(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(width, 5),
+        )
+        export_onnx(model, folder / f"{name}.onnx", torch.randn(1, 3, 32, 32))
+    return folder / "small.onnx", folder / "large.onnx"
+
+
+def free_shape(path):
+    """Write a file that leaves height and width free."""
+    node = onnx.helper.make_node("Relu", ["input"], ["output"])
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 3, "h", "w"])
+        for name in ("input", "output")
+    ]
+    graph = onnx.helper.make_graph([node], "free", values[:1], values[1:])
+    opset = onnx.helper.make_opsetid("", 18)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
+    return path
+
+
+def test_more_work_takes_longer_and_the_record_is_complete(files):
+    small, large = measure(files, seconds=0.1)
+    assert small.fastest_ms < large.fastest_ms and small.cpu_ms < large.cpu_ms
+    assert 0 < small.fastest_ms <= small.q25_ms <= small.median_ms <= small.q75_ms
+    assert 11 <= small.repeats <= 400 and small.repeats == large.repeats
+    assert small.engine.startswith("onnxruntime ") and small.cpu
+    assert set(small.record()) >= {"median", "q25", "q75", "cpu", "engine", "threads", "batch", "repeats"}
+
+
+def test_a_batch_is_timed_as_a_whole(files):
+    (one,), (eight,) = measure(files[1:], seconds=0.05), measure(files[1:], seconds=0.05, batch=8)
+    assert (one.batch, eight.batch) == (1, 8)
+    assert eight.cpu_ms > 3 * one.cpu_ms
+
+
+def test_files_take_turns_after_their_warm_ups(monkeypatch):
+    ran = []
+
+    def fake(path, engine, threads):
+        return Runner(lambda image: ran.append(path), (None, 3), np.dtype("f4"), "fake 1")
+
+    monkeypatch.setattr(latency, "open_runner", fake)
+    found = measure(["a", "b"], seconds=0)
+    warm_ups = ["a"] * 5 + ["b"] * 5
+    assert ran == warm_ups + ["a", "b"] * (1 + 11)
+    assert [f.repeats for f in found] == [11, 11]
+
+
+@pytest.mark.parametrize(
+    ("wall", "cpu", "threads", "noisy"),
+    [
+        ([10.0] * 8, [9.9] * 8, 1, False),
+        ([10.0] * 8, [5.0] * 8, 1, True),  # half the time it was not running
+        ([10.0] * 8, [5.0] * 8, 2, False),  # two threads that wait for each other may
+        ([10.0] * 5 + [20.0] * 3, [10.0] * 8, 1, True),  # quartiles far apart
+    ],
+)
+def test_a_busy_machine_is_called_noisy(wall, cpu, threads, noisy):
+    found = latency._summary(np.array(wall) / 1e3, np.array(cpu) / 1e3, None, ("engine", threads, 1))
+    assert found.noisy is noisy
+
+
+def test_a_fixed_batch_stays_and_a_free_size_must_be_given(tmp_path):
+    path = free_shape(tmp_path / "free.onnx")
+    with pytest.raises(EngineError, match=r"(?s)free\.onnx: .*--input-shape"):
+        measure([path])
+    (found,) = measure([path], (3, 8, 8), seconds=0.01, batch=2)
+    assert found.batch == 2
+    proto = onnx.load(path)
+    for value in (proto.graph.input[0], proto.graph.output[0]):
+        for dim, size in zip(value.type.tensor_type.shape.dim, (4, 3, 8, 8), strict=True):
+            dim.dim_value = size
+    onnx.save(proto, tmp_path / "fixed.onnx")
+    assert measure([tmp_path / "fixed.onnx"], seconds=0.01, batch=2)[0].batch == 4
+
+
+def test_the_time_of_every_layer_is_found(files):
+    nodes = latency_by_node(files[1], repeats=5)
+    layers = [node.layer for node in nodes if node.operator == "Conv"]
+    assert layers == ["0", "3"]
+    assert [n.layer for n in nodes if "Gemm" in n.operator] == ["7"]
+    total = sum(node.fastest_ms for node in nodes)
+    (whole,) = measure(files[1:], seconds=0.1)
+    assert 0.3 * whole.fastest_ms < total < 3 * whole.fastest_ms
+    assert max(nodes, key=lambda node: node.fastest_ms).layer == "3"
+
+
+def test_a_residual_sum_counts_with_the_convolution_it_is_fused_with(tmp_path):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.short = (nn.Conv2d(16, 16, k, padding=k // 2) for k in (3, 3, 1))
+            self.relu = nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(self.second(self.relu(self.first(x))) + self.short(x))
+
+    export_onnx(Block(), tmp_path / "net.onnx", torch.randn(1, 16, 16, 16))
+    nodes = latency_by_node(tmp_path / "net.onnx", repeats=2)
+    assert sorted(node.layer for node in nodes if node.operator == "Conv") == ["first", "second", "short"]
+
+
+def test_bench_compares_with_the_first_file(files):
+    rows = bench([*files, files[0]], seconds=0.05)
+    assert [row.name for row in rows] == [str(files[0]), str(files[1]), str(files[0])]
+    assert rows[0].share == 1 and rows[1].share == rows[1].latency_ms["median"] / rows[0].latency_ms["median"]
+    assert [row.bytes for row in rows] == [path.stat().st_size for path in (*files, files[0])]
+
+
+def test_damaged_and_missing_files_are_named(files, tmp_path):
+    (tmp_path / "cut.onnx").write_bytes(files[0].read_bytes()[:-100])
+    (tmp_path / "text.onnx").write_text("no model")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    for name in ("cut.onnx", "text.onnx", "empty.onnx", "missing.onnx"):
+        with pytest.raises(CheckpointError, match=name):
+            measure([files[0], tmp_path / name])
+
+
+def test_engines_that_are_unknown_or_not_installed_are_named(files, monkeypatch):
+    with pytest.raises(EngineError, match=r"(?s)'tensorrt': not known here.*onnxruntime, openvino"):
+        open_runner(files[0], "tensorrt")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(EngineError, match=r"(?s)not installed.*pip install 'slimkit\[openvino\]'"):
+        open_runner(files[0], "openvino")
+
+
+def test_a_file_with_two_inputs_is_refused():
+    with pytest.raises(EngineError, match="has 2 inputs"):
+        engines._one_input(Path("two.onnx"), 2)
+
+
+def test_openvino_computes_what_onnx_runtime_computes(files):
+    pytest.importorskip("openvino")
+    image = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    a, b = (open_runner(files[1], engine).run(image)[0] for engine in ("onnxruntime", "openvino"))
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
