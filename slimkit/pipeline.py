@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimkit import __version__, compressing, data, models, provenance
+from slimkit import __version__, compressing, data, models, provenance, searching, training
 from slimkit.budget import Widths
 from slimkit.channels import Graph, trace
 from slimkit.channels.trace import Example
@@ -21,7 +21,7 @@ from slimkit.measure.stages import Stages
 from slimkit.models import Network
 from slimkit.report import folder, json_file, page, records, verdict
 from slimkit.slimming import Slimmed, slim, widths
-from slimkit.spec import CompressSpec, RunSpec, to_toml
+from slimkit.spec import CompressSpec, RunSpec, TrainSpec, to_toml
 
 Progress = Callable[[str, float | None], None]
 
@@ -131,6 +131,131 @@ def _compress(
     report["cost"] = compressing.cost(dense, model, tuple(example.shape[1:]), recovery, stages, dataset)
     finish(report, spec, work, stages)
     return Result(model, slimmed.mask, report)
+
+
+def train(
+    model: nn.Module,
+    dataset: data.Dataset,
+    ratio: float | None = None,
+    *,
+    out: Path | str | None = None,
+    resume: bool = False,
+    progress: Progress = quiet,
+    **settings: Any,
+) -> Result:
+    """Train a network, make it smaller as soon as its mask has settled, and train the small one on.
+
+    Args:
+        model: an untrained network; untouched.
+        dataset: what to train on.
+        ratio: share of the removable channels to remove, in [0, 1).
+        out: folder for the five files of a run; None writes nothing, and keeps no state to resume from.
+        resume: go on from the state that an interrupted run to `out` has left.
+        progress: called with what is being done, and the share done where that is known.
+        settings: any field of `TrainSpec`, as `draw="epoch:3"`.
+
+    Raises:
+        SlimkitError: whatever the caller can mend; see `slimkit.errors`.
+    """
+    network = models.of(model, dataset.input_shape)
+    arch = provenance.of(network.model).arch or type(model).__name__
+    spec = TrainSpec(**{"arch": arch, "data": dataset.name, "ratio": ratio, **settings})
+
+    def fresh() -> nn.Module:
+        return searching.redrawn(network.model, spec.seed + 1)
+
+    stages = Stages()
+    if out is None:
+        with tempfile.TemporaryDirectory() as work:
+            return _train(network, fresh, dataset, spec, Path(work), None, progress, stages)
+    with folder.claim(Path(out)) as work_folder:
+        store = searching.store(spec, Path(out), resume)
+        result = _train(network, fresh, dataset, spec, work_folder, store, progress, stages)
+    searching.forget(store)
+    return result
+
+
+def train_network(
+    spec: TrainSpec, out: Path | None, force: bool, resume: bool, progress: Progress = quiet
+) -> Outcome:
+    """Train an architecture by name and write the five files of a run; see `slimkit train --help`.
+
+    Of several processes, as `torch.distributed.run` starts them, all train and the first one writes.
+    """
+    target = out or Path(f"{searching.short_name(spec.arch)}-slim")
+    stages = Stages()
+    with searching.joined(spec) as world, searching.claimed(target, force, world) as work:
+        progress("building the network", None)
+        with stages.stage("load"):
+            dataset = data.open(spec.data, root=spec.data_root, seed=spec.seed)
+            network = searching.build(spec, dataset, spec.seed)
+        store = searching.store(spec, target, resume)
+
+        def fresh() -> nn.Module:
+            return searching.build(spec, dataset, spec.seed + 1).model
+
+        if world.rank:
+            searching.search(_job(network, fresh, dataset, spec, work, store, progress))
+            return Outcome({}, target)
+        result = _train(network, fresh, dataset, spec, work, store, progress, stages)
+    searching.forget(store)
+    return Outcome(result.report, target)
+
+
+def _train(
+    network: Network,
+    fresh: Callable[[], nn.Module],
+    dataset: data.Dataset,
+    spec: TrainSpec,
+    work: Path,
+    store: training.Store | None,
+    progress: Progress,
+    stages: Stages,
+) -> Result:
+    progress("tracing channels", None)
+    with stages.stage("trace"):
+        job = _job(network, fresh, dataset, spec, work, store, progress)
+    with stages.stage("search and train"):
+        found = searching.search(job)
+    dense, model, example = job.dense, found.model, searching.example(spec, dataset)
+    progress("exporting", None)
+    with stages.stage("save and export"):
+        proof = compressing.write_model(dense, model, example, work, job.inputs, found.slimmed)
+    progress("measuring", None)
+    with stages.stage("measure"):
+        sides = searching.measure(job, model, example, work)
+    report = _head("train", spec, network, example, stages)
+    report |= slimming_rows(found.slimmed, spec, dense, model, dataset.input_shape)
+    report |= {**sides, **found.rows, "recovery": None, "search": found.search, "proof": proof}
+    report["cost"] = searching.cost(job, found, sides, stages)
+    report["warnings"] = job.warnings
+    finish(report, spec, work, stages)
+    return Result(model, found.slimmed.mask, report)
+
+
+def _job(
+    network: Network,
+    fresh: Callable[[], nn.Module],
+    dataset: data.Dataset,
+    spec: TrainSpec,
+    work: Path,
+    store: training.Store | None,
+    progress: Progress,
+) -> searching.Job:
+    data.check_fits(dataset, network.model)
+    example = searching.example(spec, dataset)
+    graph = trace_with(spec, network.model, example)
+    return searching.Job(
+        spec=spec,
+        dense=network.model,
+        graph=graph,
+        dataset=dataset,
+        inputs=compressing.proof_inputs(example, dataset, spec.seed),
+        fresh=fresh,
+        solver=compressing.solver(network.model, graph, spec, example, work, progress),
+        store=store,
+        progress=progress,
+    )
 
 
 def trace_with(spec: RunSpec, model: nn.Module, example: Example) -> Graph:

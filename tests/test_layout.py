@@ -15,6 +15,7 @@ LAYERS = (
     "models data training proof folding export measure",
     "tickets report slimming latency",
     "compressing",
+    "searching",
     "pipeline",
     "cli",
 )

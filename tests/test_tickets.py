@@ -1,7 +1,5 @@
 """Early bird: exact invariants of distances, masks, rules and guards."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -208,7 +206,7 @@ def test_messages():
     net, graph = made()
     with pytest.raises(MaskError, match="no mask has settled in 0 observations"):
         _ = EarlyBird(graph).mask
-    with pytest.raises(SpecError, match="rule is 'sometimes': it must be one of consecutive, window, architecture"):
+    with pytest.raises(SpecError, match="rule is 'sometimes': it must be one of consecutive, window"):
         EarlyBird(graph, rule="sometimes")
     with pytest.raises(SpecError, match=r"threshold of the draw rule is 2: out of range"):
         Rule(threshold=2)

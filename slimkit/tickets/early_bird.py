@@ -1,11 +1,11 @@
 """Early-bird tickets: draw the mask as soon as it has settled, You et al. 2020, arXiv:1909.11957.
 
-U = units of the graph. Departs from the released code: masks have an exact count and never empty a group; gammas
-that do not move, or that tie at the cut, are no evidence of a settled mask.
+U = units of the graph. Departs from the released code: masks have an exact count and never empty a group;
+gammas that do not move, or that tie at the cut, are no evidence of a settled mask.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from slimkit import ranking
-from slimkit.budget import fill_unranked
+from slimkit.budget import by_scope, fill_unranked
 from slimkit.channels import Graph
 from slimkit.errors import MaskError
 from slimkit.mask import Mask
@@ -61,6 +61,7 @@ class EarlyBird:
         cap: float = 0.9,
         fixed: Tensor | None = None,
         ranking: str = "gamma",
+        scope: str = "global",
     ) -> None:
         """Begin to watch.
 
@@ -72,6 +73,7 @@ class EarlyBird:
             cap: largest share of one group that may be removed, in (0, 1).
             fixed: bool [U], units that stay whatever their gamma.
             ranking: criterion of the masks, one that needs no data.
+            scope: where channels compete, see `budget.by_scope`.
 
         Raises:
             MaskError: nothing can be removed, or no unit has a BatchNorm.
@@ -85,7 +87,7 @@ class EarlyBird:
         self.graph, self.ratio = graph, ratio
         self.rule = Rule(rule) if isinstance(rule, str) else rule
         self.ratios = tuple(dict.fromkeys((ratio, *watch)))
-        self.ranking = ranking
+        self.ranking, self.scope = ranking, scope
         self._limits = (cap, fixed)
         exact.masks(graph, torch.arange(graph.units).float(), self.ratios, cap, fixed)  # all within reach?
         self._recent = {r: deque[Mask](maxlen=rules.needed(self.rule)) for r in self.ratios}
@@ -124,36 +126,35 @@ class EarlyBird:
             True once the mask of `ratio` has settled; the mask is then in `mask` and stays.
         """
         scores = self.scores(model)
-        masks = exact.masks(self.graph, scores, self.ratios, *self._limits)
+        competing = by_scope(self.graph, scores, self.scope)
+        masks = exact.masks(self.graph, competing, self.ratios, *self._limits)
         moved = self._last is None or float((scores != self._last).float().mean()) > 0.5
         spread = float(scores.max() - scores.min()) > _EVEN * float(scores.abs().max())
         self._last = scores
         distances: dict[float, float | None] = {}
         for ratio, mask in masks.items():
             recent = self._recent[ratio]
-            # A tie at the cut is harmless among zeros, which compute nothing either way.
-            tied = exact.undecided(scores, mask) > self.rule.calibrated and float(scores[~mask.keep].max()) > 0
-            if tied or not (moved and spread):
+            if not (moved and spread) or exact.undecided(scores, mask) > self.rule.calibrated:
                 recent.clear()
             before = recent[-1] if recent else None
             recent.append(mask)
             distances[ratio] = None if before is None else self._between((before, mask), ratio)[-1]
-            if ratio not in self.draws and len(recent) == recent.maxlen:
-                if rules.settled(self.rule, self._between(tuple(recent), ratio)):
-                    self.draws[ratio] = Draw(len(self.observations), mask)
+            full = len(recent) == recent.maxlen
+            if ratio not in self.draws and full and rules.settled(self.rule, self._between(recent, ratio)):
+                self.draws[ratio] = Draw(len(self.observations), mask)
         self.observations.append(Observation(distances, moved and spread))
         return self.ratio in self.draws
 
     def scores(self, model: nn.Module) -> Tensor:
-        """Return what ranks the units, [U]; units without BatchNorm take the quantile of their weights' norm."""
+        """Return what ranks the units, [U]; one without BatchNorm takes the quantile of its weights' norm."""
         inner = model.module if isinstance(model, DistributedDataParallel) else model
         scores = ranking.scores(self.ranking, inner, self.graph)
         if bool(scores.isnan().any()):
             scores = fill_unranked(scores, ranking.scores("group-norm", inner, self.graph))
         return scores
 
-    def _between(self, masks: Sequence[Mask], ratio: float) -> list[float]:
-        found = rules.RULES[self.rule.name](masks, self.graph)
+    def _between(self, masks: Iterable[Mask], ratio: float) -> list[float]:
+        found = rules.RULES[self.rule.name](tuple(masks), self.graph)
         expected = rules.chance(self.rule, ratio, self.graph)
         return [d / expected for d in found] if self.rule.normalised and expected > 0 else found
 
@@ -164,7 +165,7 @@ class EarlyBird:
             "recent": {str(r): [mask.keep for mask in masks] for r, masks in self._recent.items()},
             "draws": {str(r): [draw.observation, draw.mask.keep] for r, draw in self.draws.items()},
             "observations": [
-                [{str(r): d for r, d in entry.distances.items()}, entry.evidence] for entry in self.observations
+                [{str(r): d for r, d in seen.distances.items()}, seen.evidence] for seen in self.observations
             ],
         }
 

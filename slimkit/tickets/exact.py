@@ -58,4 +58,6 @@ def undecided(scores: Tensor, mask: Mask) -> float:
     if not len(gone) or not len(kept):
         return 0.0
     cut = gone.max()
+    if not cut > 0:
+        return 0.0  # among zeros the choice is harmless: they compute nothing either way
     return 2 * min(int((gone == cut).sum()), int((kept == cut).sum())) / len(scores)

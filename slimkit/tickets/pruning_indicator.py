@@ -16,7 +16,7 @@ def width_distance(a: Sequence[int], b: Sequence[int]) -> float:
 def chance(sizes: Sequence[int], ratio: float) -> float:
     """Return about what `width_distance` is for two random masks over groups of these sizes.
 
-    A kept count is then about normal with variance n p (1 - p), so that two differ by 2 sqrt(n p (1 - p) / pi).
+    A kept count is then about normal with variance n p (1 - p), so two differ by 2 sqrt(n p (1 - p) / pi).
     """
     p = ratio
     return math.fsum(math.sqrt(n * p * (1 - p) / math.pi) / (n * (1 - p)) for n in sizes) / len(sizes)

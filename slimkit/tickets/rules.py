@@ -1,6 +1,6 @@
 """When has a mask settled? The published rules, as functions of the last masks.
 
-d(a, b) = share of units on which two masks differ; chance = 2 p (1 - p), what two random masks of ratio p differ by.
+d(a, b) = share of units on which two masks differ; for random masks of ratio p, chance = 2 p (1 - p).
 """
 
 import math
@@ -55,11 +55,11 @@ class Rule:
     def calibrated(self) -> float:
         """The threshold for masks `interval` epochs apart.
 
-        Masks that are looked at more often lie closer, whether they have settled or not. Their distance was seen
-        to grow about as the square root of the time between them, as that of a random walk does; so a shorter
-        interval asks for a smaller distance. A longer one asks for no larger one.
+        Masks that are looked at more often lie closer, whether they have settled or not. Their distance was
+        seen to grow about as the square root of the time between them, as that of a random walk does; so a
+        shorter interval asks for a smaller distance. A longer one asks for no larger one.
         """
-        return self.threshold * min(1.0, self.interval) ** MOVEMENT
+        return self.threshold * float(min(1.0, self.interval) ** MOVEMENT)
 
 
 def consecutive(masks: Sequence[Mask], graph: Graph) -> list[float]:

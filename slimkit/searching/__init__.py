@@ -1,0 +1,22 @@
+"""The stages of `slimkit train` between a fresh network and its files: train, draw, shrink, train on."""
+
+from slimkit.searching.beginning import build, claimed, forget, joined, redrawn, short_name, store
+from slimkit.searching.figures import cost, measure
+from slimkit.searching.job import Job, Searched, example
+from slimkit.searching.policies import search
+
+__all__ = [
+    "Job",
+    "Searched",
+    "build",
+    "claimed",
+    "cost",
+    "example",
+    "forget",
+    "joined",
+    "measure",
+    "redrawn",
+    "search",
+    "short_name",
+    "store",
+]

@@ -1,0 +1,62 @@
+"""Cut a network in the middle of its training: choose, remove, prove, fold constants, measure statistics."""
+
+from collections.abc import Callable
+from itertools import islice
+
+import torch
+from torch import nn
+
+from slimkit import compressing, folding, provenance, training
+from slimkit.channels import Graph
+from slimkit.measure import accuracy
+from slimkit.report import records
+from slimkit.searching.job import Job
+from slimkit.slimming import Slimmed, Solver, slim
+from slimkit.tickets.shrinking import Cut
+from slimkit.training.penalty import gammas, has_gap, share_near_zero
+
+FOLD_BATCHES, STATISTICS_BATCHES = 4, 20
+
+
+def cutter(job: Job, graph: Graph, solver: Solver | None) -> Callable[[nn.Module], Cut]:
+    """Return what cuts a network on the CPU: choose, remove, prove, fold constants, measure statistics."""
+    spec, dataset = job.spec, job.dataset
+
+    def cut(dense: nn.Module) -> Cut:
+        job.progress("removing channels and proving it", None)
+        provenance.attach(dense, provenance.of(job.dense) if graph is job.graph else provenance.of(dense))
+        slimmed = slim(dense, graph, spec, job.inputs, compressing.context(spec, dataset), solver)
+        small = slimmed.model
+        gamma_row = records.gammas(dense, small)
+        if spec.constants == "fold" and spec.init == "inherit":
+            batches = [
+                images for images, _ in islice(dataset.train.batches(128, seed=spec.seed), FOLD_BATCHES)
+            ]
+            means = folding.input_means(dense, graph, slimmed.mask, batches, measured=True)
+            folding.fold_(small, dense, graph, slimmed.mask, means)
+        training.reestimate(small, dataset.train, batches=STATISTICS_BATCHES, seed=spec.seed)
+        row = {
+            "constants": spec.constants,
+            "batch_norm": "re-estimated",
+            "accuracy": accuracy.accuracy(small, dataset.validation),
+        }
+        values = torch.cat([gamma.detach().abs() for _, gamma in gammas(dense)] or [torch.zeros(1)])
+        kept = {
+            "scores": slimmed.scores,
+            "fixed": slimmed.fixed,
+            "error": slimmed.error,
+            "failing": list(slimmed.failing),
+            "near_zero": share_near_zero(values),
+            "gap": has_gap(values, slimmed.mask.removed / max(1, graph.units)),
+            "rows": {"gammas": gamma_row, "after_cut": [row]},
+        }
+        return Cut(small, slimmed.mask, kept)
+
+    return cut
+
+
+def slimmed(graph: Graph, cut: Cut) -> Slimmed:
+    kept = cut.kept
+    return Slimmed(
+        cut.model, graph, cut.mask, kept["scores"], kept["fixed"], kept["error"], tuple(kept["failing"])
+    )

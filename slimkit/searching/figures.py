@@ -1,0 +1,91 @@
+"""What a training run found, measured and cost, for the report."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from slimkit import compressing, training
+from slimkit.measure import accuracy, energy
+from slimkit.measure.stages import Stages
+from slimkit.searching.job import Job, Searched, rates, recipe, steps_of
+from slimkit.tickets import ledger
+from slimkit.tickets.shrinking import Shrinking
+from slimkit.training.penalty import pull
+
+NO_GAP = (
+    "the gammas have no gap at this ratio, so the cut removes channels that the network uses: lower the "
+    "ratio, or raise penalty_total"
+)
+
+
+def record(
+    job: Job, shrinking: Shrinking, kept: dict[str, Any], history: Sequence[training.Epoch], steps: int
+) -> dict[str, Any]:
+    """Return the part of the report on the search."""
+    spec, bird, settings = job.spec, shrinking.bird, recipe(job.spec)
+    drawn_step = shrinking.drawn_step
+    lam = shrinking.plan.strength
+    if spec.draw == "end" and lam and not kept["gap"]:
+        job.warnings.append(NO_GAP)
+    pulled = pull(lam, rates(settings, steps, drawn_step), settings.momentum)
+    return shrinking.record(steps) | {
+        "draw_policy": spec.draw,
+        "rule": spec.rule,
+        "normalised": spec.normalised,
+        "threshold": bird.rule.calibrated,
+        "init": spec.init,
+        "precision": spec.search_precision,
+        "drawn_epoch": None if drawn_step is None else drawn_step / steps,
+        "history": history_rows(history),
+        "penalty": {
+            "lambda": lam,
+            "S": pulled,
+            "share_below_tenth_of_median": kept["near_zero"],
+            "gap": kept["gap"],
+        },
+    }
+
+
+def history_rows(history: Sequence[training.Epoch]) -> list[dict[str, Any]]:
+    return [
+        asdict(entry) | {"epoch": number, "accuracy": entry.validation_accuracy}
+        for number, entry in enumerate(history, 1)
+    ]
+
+
+def measure(job: Job, model: nn.Module, example: Tensor, work: Path) -> dict[str, Any]:
+    """Return the figures before and after; the dense network was not trained to the end: no accuracy."""
+    dataset, spec = job.dataset, job.spec
+    sides = compressing.measure(job.dense, model, example, spec, dataset if spec.int8 else None, work)
+    sides["before"].pop("accuracy", None)
+    if "accuracy" not in sides["after"]:
+        sides["after"]["accuracy"] = {
+            "validation": accuracy.accuracy(model, dataset.validation),
+            "test": accuracy.accuracy(model, dataset.test),
+            "images": len(dataset.test),
+        }
+    return sides
+
+
+def cost(job: Job, found: Searched, sides: dict[str, Any], stages: Stages) -> dict[str, Any]:
+    """Return what the run cost, beside one dense training and beside training, cutting and training again."""
+    images = job.spec.epochs * steps_of(job) * min(job.spec.batch_size, len(job.dataset.train))
+    book = ledger.ledger(found.legs, sides["before"]["macs"], sides["after"]["macs"], images)
+    spent = energy.of_run(math.fsum(stage.cpu_seconds for stage in stages.finished))
+    before, after = (sides[side]["energy_mj"]["value"] for side in ("before", "after"))
+    return {
+        "search_macs": book.search,
+        "training_macs": book.training,
+        "dense_training_macs": book.dense,
+        "train_prune_retrain_macs": book.train_prune_retrain,
+        "share_of_dense_training": book.share,
+        "seconds": math.fsum(stage.seconds for stage in stages.finished),
+        "energy_kj": asdict(spent),
+        "break_even_inferences": ledger.break_even(1e6 * spent.value, before, after),
+        "device": found.device,
+        "precision": found.precision,
+    }

@@ -1,0 +1,216 @@
+"""When to draw: the policies of `slimkit train`, all on one training loop."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimkit import provenance, training
+from slimkit.budget import by_scope
+from slimkit.channels import trace
+from slimkit.errors import SpecError
+from slimkit.mask import Mask
+from slimkit.measure import accuracy
+from slimkit.searching.cutting import cutter, slimmed
+from slimkit.searching.figures import history_rows, record
+from slimkit.searching.job import Job, Searched, fixed_units, recipe, steps_of, strength
+from slimkit.slimming import solve, widths
+from slimkit.surgery import remove
+from slimkit.tickets import EarlyBird, Rule, low_precision, network_slimming
+from slimkit.tickets.ledger import Leg
+from slimkit.tickets.shrinking import Cut, Plan, Shrinking
+
+DEADLINE = 0.5  # share of the steps after which a mask that has not settled is drawn all the same
+
+
+def search(job: Job) -> Searched:
+    """Train, draw and train on, as the draw policy says."""
+    if job.spec.draw == "end":
+        return _network_slimming(job)
+    if job.spec.draw in ("init", "epoch:0"):
+        return _from_the_start(job)
+    return _stop_and_shrink(job)
+
+
+def _stop_and_shrink(job: Job) -> Searched:
+    """Draw in the middle of one schedule: early bird, or at a given epoch."""
+    spec, settings = job.spec, recipe(job.spec)
+    steps = steps_of(job)
+    early = spec.draw == "early-bird"
+    at = (
+        max(1, int(DEADLINE * steps * spec.epochs))
+        if early
+        else int(spec.draw.removeprefix("epoch:")) * steps
+    )
+    shrinking = watch(job, at, trigger=early)
+    trained = train(job, job.dense, settings, [shrinking.hook()], job.store, "training")
+    job.warnings += trained.notes
+    assert shrinking.drawn is not None and shrinking.drawn_step is not None
+    if early and shrinking.bird.ratio not in shrinking.bird.draws:
+        job.warnings.append(
+            f"the mask had not settled by half of the steps (step {shrinking.drawn_step}) and was drawn all "
+            "the same: train for longer, or choose a larger threshold"
+        )
+    drawn = shrinking.drawn
+    full, small = (job.graph.macs(keep) for keep in (Mask.full(job.graph).keep, drawn.mask.keep))
+    legs = tuple(
+        Leg(full if number == 0 else small, phase.images, search=number == 0)
+        for number, phase in enumerate(trained.phases)
+    )
+    return Searched(
+        model=named(trained.model, drawn.model),
+        slimmed=slimmed(job.graph, drawn),
+        legs=legs,
+        search=record(job, shrinking, drawn.kept, trained.history, steps),
+        rows=drawn.kept["rows"],
+        device=trained.device,
+        precision=trained.precision,
+    )
+
+
+def _from_the_start(job: Job) -> Searched:
+    """Draw before any training: a small network of widths that the initial weights, or chance, choose."""
+    cut = cutter(job, job.graph, job.solver)(copy.deepcopy(job.dense).eval())
+    trained = train(job, cut.model, recipe(job.spec), [], job.store, "training")
+    job.warnings += trained.notes
+    leg = Leg(job.graph.macs(cut.mask.keep), trained.images, search=False)
+    found: dict[str, Any] = {
+        "draw_policy": job.spec.draw,
+        "history": history_rows(trained.history),
+        "ratios": {},
+        "penalty": None,
+    }
+    return Searched(
+        model=named(trained.model, cut.model),
+        slimmed=slimmed(job.graph, cut),
+        legs=(leg,),
+        search=found,
+        rows=cut.kept["rows"],
+        device=trained.device,
+        precision=trained.precision,
+    )
+
+
+def _network_slimming(job: Job) -> Searched:
+    """Train with the penalty, cut, and train again; several passes cut a share each."""
+    spec, settings, steps = job.spec, recipe(job.spec), steps_of(job)
+    if spec.passes > 1 and spec.ratio is None:
+        raise SpecError(f"passes is {spec.passes}: several passes share out a ratio.\n  Give --ratio")
+    shrinking = watch(job, None, trigger=False)
+    model, graph, mask = job.dense, job.graph, Mask.full(job.graph)
+    legs: list[Leg] = []
+    history: list[training.Epoch] = []
+    error = 0.0
+    failing: list[str] = []
+    first: dict[str, Any] = {}
+    part = spec if spec.ratio is None else replace(
+        spec, ratio=network_slimming.ratio_of_pass(spec.ratio, spec.passes)
+    )  # fmt: skip
+    for number in range(spec.passes):
+        watching = shrinking.hook() if number == 0 else shrinking.penalty_hook()
+        trained = train(job, model, settings, [watching], sub(job.store, f"pass{number + 1}"), "training")
+        legs.append(Leg(graph.macs(Mask.full(graph).keep), trained.images, search=True))
+        history += trained.history
+        cut = cutter(replace(job, spec=part), graph, job.solver if spec.passes == 1 else None)(trained.model)
+        first = first or cut.kept
+        mask = network_slimming.composed(job.graph, mask, graph, cut.mask) if number else cut.mask
+        error, failing = max(error, cut.kept["error"]), [*failing, *cut.kept["failing"]]
+        model = named(cut.model, cut.model)
+        if number + 1 < spec.passes:
+            graph = trace(model, torch.zeros(1, *job.dataset.input_shape))
+    trained = train(job, model, settings, [], sub(job.store, "retraining"), "retraining")
+    job.warnings += trained.notes
+    legs.append(Leg(job.graph.macs(mask.keep), trained.images, search=False))
+    history += trained.history
+    whole = Cut(remove(job.dense, job.graph, mask), mask, first | {"error": error, "failing": failing})
+    return Searched(
+        model=named(trained.model, model),
+        slimmed=slimmed(job.graph, whole),
+        legs=tuple(legs),
+        search=record(job, shrinking, first, history, steps),
+        rows=first["rows"],
+        device=trained.device,
+        precision=trained.precision,
+    )
+
+
+def watch(job: Job, at: int | None, trigger: bool) -> Shrinking:
+    spec, steps = job.spec, steps_of(job)
+    every = spec.interval or steps
+    rule = Rule(spec.rule, spec.threshold, spec.normalised, interval=every / steps)
+    fixed = fixed_units(job)
+    bird = EarlyBird(
+        job.graph,
+        watched_ratio(job, fixed),
+        rule=rule,
+        watch=spec.watch,
+        cap=spec.cap,
+        fixed=fixed,
+        ranking="gamma" if spec.ranking == "taylor" else spec.ranking,  # a look must cost next to nothing
+        scope=spec.scope,
+    )
+    plan = Plan(
+        every=every,
+        at=at,
+        trigger=trigger,
+        init=spec.init,
+        rewind_step=spec.rewind_step,
+        strength=strength(job),
+    )
+    shrinking = Shrinking(job.graph, bird, plan, cutter(job, job.graph, job.solver), job.fresh)
+    if spec.init == "rewind" and spec.rewind_step == 0:
+        shrinking.start_from(job.dense)
+    return shrinking
+
+
+def watched_ratio(job: Job, fixed: Tensor) -> float:
+    """Return the ratio to watch: the one asked for, or about what another budget comes to."""
+    if job.spec.ratio is not None:
+        return job.spec.ratio
+    scores = by_scope(
+        job.graph, torch.rand(job.graph.units, generator=torch.Generator().manual_seed(0)), "group"
+    )
+    allowed = widths(job.spec)
+    mask = (
+        job.solver(job.graph, scores, allowed, fixed)
+        if job.solver
+        else solve(job.graph, scores, job.spec, fixed)
+    )
+    return mask.removed / max(1, job.graph.units - int(fixed.sum()))
+
+
+def train(
+    job: Job,
+    model: nn.Module,
+    settings: training.Recipe,
+    hooks: Sequence[training.Hook],
+    store: training.Store | None,
+    doing: str,
+) -> training.Trained:
+    if job.spec.search_precision != "fp32" and model is job.dense:
+        model = copy.deepcopy(model)
+        low_precision.lower_(model, job.spec.search_precision)
+    trained = training.train(
+        model,
+        job.dataset.train,
+        settings,
+        hooks=hooks,
+        evaluate=lambda network: accuracy.accuracy(network, job.dataset.validation),
+        progress=lambda run: job.progress(f"{doing}, loss {run.loss:.3f}", run.step / run.budget),
+        store=store,
+    )
+    low_precision.restore_(trained.model)
+    return trained
+
+
+def sub(store: training.Store | None, name: str) -> training.Store | None:
+    return replace(store, folder=store.folder / name) if store else None
+
+
+def named(model: nn.Module, like: nn.Module) -> nn.Module:
+    """Let a trained network be known as what it was cut from."""
+    provenance.attach(model, provenance.of(like))
+    return model

@@ -1,0 +1,83 @@
+"""What a training run costs, beside the alternatives.
+
+One MAC is a multiply-add. Forward MACs are counted; training on an image is taken as three forward passes
+(one forward, two backward), a model that all rows share. Measuring BN statistics and validating are left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FORWARDS_PER_IMAGE = 3
+
+
+@dataclass(frozen=True)
+class Leg:
+    """Part of a run: one network, so many images.
+
+    Attributes:
+        macs: of one forward pass of one image.
+        images: trained on.
+        search: the network was still the dense one, or one that a later cut made smaller.
+    """
+
+    macs: int
+    images: int
+    search: bool
+
+    @property
+    def cost(self) -> int:
+        """MACs of this part."""
+        return FORWARDS_PER_IMAGE * self.macs * self.images
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """MACs of a run and of what one might have done instead.
+
+    Attributes:
+        search: until the last cut.
+        training: after it.
+        dense: training the dense network once, for the epochs of the run.
+        train_prune_retrain: that, and then training the slim network for as long, as network slimming does.
+    """
+
+    search: int
+    training: int
+    dense: int
+    train_prune_retrain: int
+
+    @property
+    def total(self) -> int:
+        """MACs of the whole run."""
+        return self.search + self.training
+
+    @property
+    def share(self) -> float:
+        """Cost of the run in units of one dense training."""
+        return self.total / self.dense
+
+
+def ledger(legs: Sequence[Leg], dense_macs: int, slim_macs: int, images: int) -> Ledger:
+    """Add up a run.
+
+    Args:
+        legs: all parts of the run.
+        dense_macs: of one forward pass of the dense network.
+        slim_macs: of the slim one.
+        images: that one training sees: epochs times images an epoch.
+    """
+    dense = Leg(dense_macs, images, True).cost
+    return Ledger(
+        search=sum(leg.cost for leg in legs if leg.search),
+        training=sum(leg.cost for leg in legs if not leg.search),
+        dense=dense,
+        train_prune_retrain=dense + Leg(slim_macs, images, False).cost,
+    )
+
+
+def break_even(cost: float, before: float, after: float) -> int | None:
+    """Return after how many inferences a cost is repaid by what each saves; None where it saves nothing.
+
+    All three in one unit: MACs or energy.
+    """
+    return round(cost / (before - after)) if before > after else None
