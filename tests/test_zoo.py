@@ -1,9 +1,15 @@
 """The zoo: every network runs on the shape it names, at any width, and has the published size."""
 
+import json
+import tomllib
+from pathlib import Path
+
 import pytest
 import torch
 
 import model_zoo
+from slimkit import data, models, provenance
+from slimkit.measure.accuracy import accuracy
 
 
 @pytest.mark.parametrize("name", model_zoo.ARCHITECTURES)
@@ -41,3 +47,22 @@ def test_lenet_has_batch_norm_only_when_asked() -> None:
     plain, normed = (model_zoo.lenet_300_100(batch_norm=flag) for flag in (False, True))
     counts = [sum(isinstance(m, torch.nn.BatchNorm1d) for m in net.modules()) for net in (plain, normed)]
     assert counts == [0, 2]
+
+
+@pytest.mark.parametrize("name", model_zoo.CHECKPOINTS)
+def test_a_checkpoint_is_what_its_card_says(name: str) -> None:
+    folder = Path(model_zoo.__file__).parent
+    card = json.loads((folder / "cards" / f"{name}.json").read_text())
+    recipe = tomllib.loads((folder / "recipes" / f"{name}.toml").read_text())
+    assert card["recipe"] == recipe  # written by the recipe that is there
+    assert [run["seed"] for run in card["runs"]] == recipe["seeds"]
+    assert model_zoo.CHECKPOINTS[name].stat().st_size < 2 * 2**20
+    model = models.load_slim(model_zoo.CHECKPOINTS[name])
+    known = provenance.of(model)
+    assert (known.arch, known.arguments) == (card["arch"], card["arguments"])
+    assert known.normalisation == card["normalisation"]
+    if recipe["data"] == "digits":  # the one data set that is always there
+        digits = data.open("digits").normalised(card["normalisation"])
+        found = [accuracy(model, split) for split in (digits.test, digits.validation)]
+        wanted = [card["runs"][0]["test_accuracy"], card["runs"][0]["validation_accuracy"]]
+        assert found == pytest.approx(wanted, abs=0.01)

@@ -1,8 +1,8 @@
-"""Throughput of slimkit's training loop against a bare PyTorch loop: same data, network, precision, optimizer.
+"""Throughput of the training loop against a bare PyTorch loop: same data, network, precision, optimizer.
 
     python tools/bench_loop.py --arch resnet20 --data fashion-mnist
 
-The two take turns, a few steps each, in one process; CPU seconds are compared on a CPU, wall seconds on a GPU.
+The two take turns, a few steps each, in one process: CPU seconds on a CPU, wall seconds on a GPU.
 """
 
 import argparse
@@ -93,9 +93,8 @@ def main() -> None:
     dataset = data.open(options.data, options.data_root)
     common = (options.arch, dataset, options.steps, device, options.precision)
     turns = [(bare(*common), ours(*common, l1=False), ours(*common, l1=True)) for _ in range(options.turns)]
-    print(
-        f"{options.arch}, {options.data}, batch 128, {device.type}, {pick_precision(options.precision, device)}"
-    )
+    dtype = pick_precision(options.precision, device)
+    print(f"{options.arch}, {options.data}, batch 128, {device.type}, {dtype}")
     for name, column in zip(
         ("bare loop", "slimkit", "slimkit with penalty"), zip(*turns, strict=True), strict=True
     ):
