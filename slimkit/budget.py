@@ -4,10 +4,12 @@ Within a group channels go from the lowest score up, in blocks that leave a widt
 blocks of all groups compete by their mean score. U = units of the graph.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,23 +32,44 @@ class Widths:
     adapt: bool = True
     cap: float = 0.9
 
+    def of_step(self, group: Group) -> int:
+        """Return the step of one group's counts."""
+        step = self.step
+        while self.adapt and step > 1 and len(group.units) < 2 * step:
+            step //= 2
+        return step
+
     def of(self, group: Group) -> list[int]:
         """Return the counts that a group may keep, from all of its channels down."""
-        n, step = len(group.units), self.step
-        while self.adapt and step > 1 and n < 2 * step:
-            step //= 2
-        least = max(step, ceil(n * (1 - self.cap) - 1e-9), 1)
+        n, step = len(group.units), self.of_step(group)
+        least = ceil(n * (1 - self.cap) - 1e-9)
         start = (n - 1) // step * step
         return [n, *(count for count in range(start, 0, -step) if count >= least)]
 
 
 @dataclass(frozen=True)
-class Block:
-    """Units of one group that are removed together, after the blocks before it, to reach an allowed width."""
+class Blocks:
+    """Blocks of units that may be removed, the cheapest first; those of one group stay in order.
 
-    group: int
+    Attributes:
+        groups: [B], the group of each block.
+        costs: [B], the mean score of each.
+        ends: [B + 1], where each block ends in `units`, after a first 0.
+        units: [sum of sizes], the units of all blocks.
+    """
+
+    groups: list[int]
+    costs: list[float]
+    ends: list[int]
     units: Tensor
-    cost: float
+
+    def size(self, block: int) -> int:
+        """Return the number of units in a block."""
+        return self.ends[block + 1] - self.ends[block]
+
+    def of(self, block: int) -> Tensor:
+        """Return the units of a block."""
+        return self.units[self.ends[block] : self.ends[block + 1]]
 
 
 def fill_unranked(scores: Tensor, fallback: Tensor) -> Tensor:
@@ -105,37 +128,54 @@ def _signature(graph: Graph) -> dict[str, object]:
     return {g.name: tuple(sorted(p)) for g, p in zip(graph.groups, parts, strict=True)}
 
 
-def blocks(graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor | None = None) -> list[Block]:
-    """Return every block that may be removed, the cheapest first; those of one group stay in order.
+def blocks(graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor | None = None) -> Blocks:
+    """Return every block that may be removed.
 
     Args:
         graph: U units in groups.
         scores: [U], finite; ties are cut by index.
         widths: which counts are allowed.
-        fixed: bool [U], units that must stay although they could be removed.
+        fixed: bool [U], units that must stay though they could be removed; the rest of their group stays too.
     """
-    found: list[tuple[float, float, Block]] = []
+    units: list[Tensor] = []
+    costs: list[Tensor] = []
+    groups: list[int] = []
+    sizes: list[int] = []
+    shares: list[float] = []
     for number, group in enumerate(graph.groups):
         if fixed is not None and bool(fixed[group.units].any()):
             continue
-        own = scores[group.units]
-        order = group.units[own.argsort(stable=True)]
         allowed = widths.of(group)
-        highest = float("-inf")
-        for before, after in zip(allowed, allowed[1:], strict=False):
-            units = order[len(group.units) - before : len(group.units) - after]
-            highest = max(highest, float(scores[units].double().mean()))
-            found.append((highest, 1 - after / len(group.units), Block(number, units, highest)))
-    found.sort(key=lambda entry: entry[:2])  # where all scores tie, every group loses the same share
-    return [block for _, _, block in found]
+        steps = [before - after for before, after in zip(allowed, allowed[1:], strict=False)]
+        if not steps:
+            continue
+        own, place = scores[group.units].sort(stable=True)
+        units.append(group.units[place[: sum(steps)]])
+        means = torch.segment_reduce(own[: sum(steps)].double(), "mean", lengths=torch.tensor(steps))
+        costs.append(means.float())  # single precision: means of equal scores are equal, however many
+        groups += [number] * len(steps)
+        sizes += steps
+        shares += [1 - after / allowed[0] for after in allowed[1:]]
+    if not units:
+        return Blocks([], [], [0], torch.zeros(0, dtype=torch.long))
+    cost = torch.cat(costs).numpy()
+    order = np.lexsort((np.array(shares), cost))  # where all scores tie, every group loses the same share
+    size = np.array(sizes)
+    start = (size.cumsum() - size)[order]
+    size = size[order]
+    ends = np.concatenate([[0], size.cumsum()])
+    place_in_all = np.arange(ends[-1]) + np.repeat(start - ends[:-1], size)
+    return Blocks(
+        groups=np.array(groups)[order].tolist(),
+        costs=cost[order].tolist(),
+        ends=ends.tolist(),
+        units=torch.cat(units)[torch.from_numpy(place_in_all)],
+    )
 
 
-def mask_of(graph: Graph, removed: list[Block]) -> Mask:
-    """Return the mask that lacks the units of some blocks."""
-    keep = torch.ones(graph.units, dtype=torch.bool)
-    for block in removed:
-        keep[block.units] = False
-    return Mask(keep)
+def without(graph: Graph, units: Tensor) -> Tensor:
+    """Return `keep`, bool [U], that lacks some units."""
+    return torch.ones(graph.units, dtype=torch.bool).index_fill_(0, units, False)
 
 
 def to_ratio(graph: Graph, scores: Tensor, ratio: float, widths: Widths, fixed: Tensor | None = None) -> Mask:
@@ -148,48 +188,34 @@ def to_ratio(graph: Graph, scores: Tensor, ratio: float, widths: Widths, fixed: 
         MaskError: nothing can be removed, or nothing was.
         BudgetError: cap and widths do not allow that much; the message has the largest ratio they do.
     """
-    candidates = blocks(graph, scores, widths, fixed)
+    found = blocks(graph, scores, widths, fixed)
+    if not found.groups:
+        raise MaskError(nothing(graph, widths))
     removable = graph.units - (int(fixed.sum()) if fixed is not None else 0)
-    if not candidates:
-        raise MaskError(_nothing(graph, widths))
     goal = round(ratio * removable)
-    taken: list[Block] = []
-    removed = 0
-    for place, block in enumerate(candidates):
-        size = len(block.units)
-        if removed + size - goal > goal - removed:  # it would overshoot by more than is missing now
-            _top_up(taken, candidates[place:], goal - removed)
-            break
-        taken.append(block)
-        removed += size
-    removed = sum(len(block.units) for block in taken)
-    slack = sum(widths.step for _ in graph.groups) / 2
-    if goal - removed > slack:
+    last = bisect_right(found.ends, goal) - 1  # blocks that fit
+    if last < len(found.groups) and found.ends[last + 1] - goal <= goal - found.ends[last] and goal:
+        last += 1  # the next one overshoots by less than is missing without it
+    taken = [found.units[: found.ends[last]]]
+    removed = found.ends[last]
+    for block in range(last, len(found.groups)):  # make up with the next in rank that still fit: if one
+        if (
+            removed + found.size(block) <= goal
+        ):  # does not, the later ones of its group, as large, don't either
+            taken.append(found.of(block))
+            removed += found.size(block)
+    if goal - removed > sum(widths.of_step(group) // 2 for group in graph.groups):
         raise BudgetError(
-            f"ratio is {ratio:g}: with at most {widths.cap:.0%} of a group removed and counts in steps of "
-            f"{widths.step}, {removed / removable:.3f} is the most that can be removed.\n"
-            "  Lower the ratio, or raise --set cap, or set --set round_to=1"
+            f"ratio is {ratio:g}: {_limits(widths)}, {removed / removable:.3f} is the most that can be "
+            "removed.\n  Lower the ratio, or allow more: --set cap=0.98, --set round_to=1"
         )
-    if ratio > 0 and not taken:
+    if ratio > 0 and not removed:
         raise MaskError(
             f"ratio is {ratio:g}: nothing would be removed, since the smallest step takes "
-            f"{min(len(b.units) for b in candidates)} of {removable} channels.\n"
+            f"{min(map(found.size, range(len(found.groups))))} of {removable} channels.\n"
             "  Raise the ratio, or set --set round_to=1"
         )
-    return mask_of(graph, taken)
-
-
-def _top_up(taken: list[Block], candidates: list[Block], missing: int) -> None:
-    """Add the next blocks in rank that still fit, each after those of its group that come before it."""
-    closed: set[int] = set()
-    for block in candidates:
-        if missing <= 0:
-            return
-        if block.group not in closed and len(block.units) <= missing:
-            taken.append(block)
-            missing -= len(block.units)
-        else:
-            closed.add(block.group)
+    return Mask(without(graph, torch.cat(taken)))
 
 
 def to_limit(
@@ -211,50 +237,73 @@ def to_limit(
     Raises:
         BudgetError: no mask reaches the limit; the message has the lowest value and the groups that hold it.
     """
-    candidates = blocks(graph, scores, widths, fixed)
-    if not candidates:
-        raise MaskError(_nothing(graph, widths))
-    low, high = 0, len(candidates)
-    if measure(mask_of(graph, candidates).keep) > limit:
-        raise BudgetError(_out_of_reach(graph, candidates, measure, limit, what))
+    found = blocks(graph, scores, widths, fixed)
+    if not found.groups:
+        raise MaskError(nothing(graph, widths))
+    original = measure(Mask.full(graph).keep)
+    if original <= limit:
+        raise BudgetError(
+            f"max_{what} is {amount(limit, what)}: the network already needs no more than "
+            f"{amount(original, what)}, so nothing would be removed.\n  Lower the budget"
+        )
+    least = without(graph, found.units)
+    if measure(least) > limit:
+        raise BudgetError(out_of_reach(graph, least, measure, limit, what))
+    low, high = 0, len(found.groups)
     while low < high:
         middle = (low + high) // 2
-        if measure(mask_of(graph, candidates[:middle]).keep) <= limit:
+        if measure(without(graph, found.units[: found.ends[middle]])) <= limit:
             high = middle
         else:
             low = middle + 1
-    taken = candidates[:low]
+    keep = without(graph, found.units[: found.ends[low]])
     closed: set[int] = set()
-    for block in reversed(taken[:]):  # the dearest first; only the last block of a group can come back
-        if block.group in closed:
+    for block in range(low - 1, -1, -1):  # put back what fits, the dearest first
+        if found.groups[block] in closed:
             continue
-        fewer = [b for b in taken if b is not block]
-        if measure(mask_of(graph, fewer).keep) <= limit:
-            taken = fewer
-        else:
-            closed.add(block.group)
-    return mask_of(graph, taken)
+        keep[found.of(block)] = True
+        if measure(keep) > limit:
+            keep[found.of(block)] = False
+            closed.add(found.groups[block])
+    return Mask(keep)
 
 
-def _out_of_reach(
-    graph: Graph, candidates: list[Block], measure: Callable[[Tensor], float], limit: float, what: str
+def out_of_reach(
+    graph: Graph, least: Tensor, measure: Callable[[Tensor], float], limit: float, what: str
 ) -> str:
-    least = mask_of(graph, candidates)
-    best = measure(least.keep)
+    """Say that no mask reaches a limit: the smallest value, that of `least`, and the groups that hold it."""
+    best, original = measure(least), measure(Mask.full(graph).keep)
     held: list[tuple[float, str]] = []
     for group in graph.groups:
-        without = least.keep.clone()
-        without[group.units] = False
-        held.append((best - measure(without), group.name))
-    worst = ", ".join(name for _, name in sorted(held, reverse=True)[:3])
+        keep = least.clone()
+        keep[group.units] = False
+        held.append((best - measure(keep), group.name))
+    worst = ", ".join(name for _, name in sorted(held, key=lambda item: -item[0])[:3])
     return (
-        f"max_{what} is {limit:.4g}: the smallest that the allowed widths reach is {best:.4g}; "
+        f"max_{what} is {amount(limit, what)} ({limit / original:.3f} of the original): the smallest that "
+        f"the allowed widths reach is {amount(best, what)} ({best / original:.3f}); "
         f"most of it is held by {worst}.\n"
         "  Raise the budget, or allow more: --set cap=0.98, --set round_to=1"
     )
 
 
-def _nothing(graph: Graph, widths: Widths) -> str:
+def amount(value: float, what: str) -> str:
+    """Return a value with its unit as a person writes it: 1.81G, 2.5 ms, 30 mJ."""
+    if what in ("latency", "energy"):
+        return f"{value:.4g} {'ms' if what == 'latency' else 'mJ'}"
+    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.4g}{letter}{'B' if what == 'bytes' else ''}"
+    return f"{value:.4g}"
+
+
+def _limits(widths: Widths) -> str:
+    steps = f" and counts in steps of {widths.step}" if widths.step > 1 else ""
+    return f"with at most {widths.cap:.0%} of a group removed{steps}"
+
+
+def nothing(graph: Graph, widths: Widths) -> str:
+    """Say that nothing can be removed, and why."""
     reasons: dict[str, int] = {}
     for kept in graph.kept:
         reasons[kept.reason] = reasons.get(kept.reason, 0) + kept.channels

@@ -1,0 +1,263 @@
+"""Scores and a budget to a mask: exact counts, allowed widths, limits that are met."""
+
+import re
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from slimkit.budget import Widths, amount, blocks, by_scope, fill_unranked, to_limit, to_ratio
+from slimkit.channels import Graph, trace
+from slimkit.channels.graph import Axis, Group, Kept, Work
+from slimkit.errors import BudgetError, MaskError
+from slimkit.mask import Mask
+
+ANY = Widths(1)
+
+
+def chain(widths: list[int], per_unit: int = 1) -> Graph:
+    """Return the graph of 3x3 convolutions in a row, 3 channels in, 10 out, at 4 x 4 pixels."""
+    ends = torch.tensor([0, *widths]).cumsum(0).tolist()
+    groups = tuple(
+        Group(f"conv{i}", (f"conv{i}",), (f"norm{i}.weight",), torch.arange(ends[i], ends[i + 1]), per_unit)
+        for i in range(len(widths))
+    )
+    sides = [torch.full((3,), -1), *(group.units for group in groups), torch.full((10,), -1)]
+    works, axes, shapes = [], [], {}
+    for i in range(len(widths) + 1):
+        weight = f"conv{i}.weight"
+        works.append(Work(f"conv{i}", weight, sides[i + 1], sides[i], 9.0 * 16))
+        axes += [Axis(weight, 0, sides[i + 1], False), Axis(weight, 1, sides[i], True)]
+        shapes[weight] = (len(sides[i + 1]), len(sides[i]), 3, 3)
+    kept = (Kept("conv_last", 10, "reaches the output"),)
+    return Graph(ends[-1], tuple(axes), groups, kept, (), tuple(works), shapes, {})
+
+
+def some_scores(graph: Graph, seed: int = 0) -> Tensor:
+    return torch.rand(graph.units, generator=torch.Generator().manual_seed(seed))
+
+
+def removed(mask: Mask) -> list[int]:
+    return (~mask.keep).nonzero().flatten().tolist()
+
+
+GRAPHS = st.lists(st.integers(1, 70), min_size=1, max_size=6).map(chain)
+STEPS = st.sampled_from([1, 2, 4, 8, 16, 5])
+LIMITED = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def test_the_lowest_scores_go_and_exactly_as_many_as_asked() -> None:
+    graph = chain([6, 4])
+    mask = to_ratio(graph, torch.tensor([5.0, 1, 6, 2, 9, 8, 7, 0, 3, 4]), 0.4, ANY)
+    assert removed(mask) == [1, 3, 7, 8]
+
+
+def test_ties_are_cut_by_index_and_every_group_loses_the_same_share() -> None:
+    assert removed(to_ratio(chain([4, 8]), torch.ones(12), 0.5, ANY)) == [0, 1, 4, 5, 6, 7]
+
+
+def test_a_cap_caps_and_what_it_takes_away_is_made_up() -> None:
+    graph = chain([20, 20])
+    scores = torch.cat([torch.full((20,), 1e-9), torch.ones(20)])  # a whole layer near zero
+    mask = to_ratio(graph, scores, 0.6, ANY)
+    assert mask.counts(graph) == [2, 14]
+    assert to_ratio(graph, scores, 0.6, Widths(1, cap=0.7)).counts(graph) == [6, 10]
+
+
+def test_a_group_keeps_at_least_one_step() -> None:
+    graph = chain([64, 64])
+    scores = torch.cat([torch.zeros(64), torch.ones(64)])
+    assert to_ratio(graph, scores, 0.5, Widths(16, cap=0.99)).counts(graph) == [16, 48]
+    assert to_ratio(graph, scores, 0.5, Widths(1, cap=0.999)).counts(graph) == [1, 63]
+
+
+def test_counts_are_multiples_of_the_step_and_narrow_groups_use_a_smaller_one() -> None:
+    graph = chain([100, 40, 24, 6, 1])
+    assert Widths(16).of(graph.groups[0]) == [100, 96, 80, 64, 48, 32, 16]
+    assert Widths(16).of(graph.groups[1]) == [40, 32, 16]
+    assert Widths(16).of(graph.groups[2]) == [24, 16, 8]
+    assert Widths(16).of(graph.groups[3]) == [6, 4, 2]
+    assert Widths(16).of(graph.groups[4]) == [1]
+    assert Widths(16, adapt=False).of(graph.groups[3]) == [6]
+    assert Widths(16, adapt=False).of(graph.groups[2]) == [24, 16]
+
+
+def test_what_a_step_would_overshoot_is_made_up_by_smaller_blocks_further_up() -> None:
+    graph = chain([12, 9])
+    scores = torch.cat([torch.zeros(12), torch.ones(9)])
+    assert to_ratio(graph, scores, 5 / 21, Widths(4)).counts(graph) == [8, 8]
+    assert to_ratio(graph, scores, 7 / 21, Widths(4)).counts(graph) == [4, 9]  # 8 is nearer than 5
+
+
+def test_a_block_competes_with_the_mean_of_its_scores() -> None:
+    graph = chain([4, 4])
+    found = blocks(graph, torch.tensor([1.0, 1, 4, 4, 2, 2, 3, 5]), Widths(2))
+    assert [(g, c) for g, c in zip(found.groups, found.costs, strict=True)] == [(0, 1.0), (1, 2.0)]
+    assert found.of(1).tolist() == [4, 5] and found.size(1) == 2
+
+
+@given(GRAPHS, STEPS, st.booleans(), st.floats(0.05, 0.95), st.sampled_from([0.5, 0.9]), st.integers(0, 9))
+@LIMITED
+def test_ratio_lands_within_half_a_step_a_group_or_is_refused(
+    graph: Graph, step: int, adapt: bool, ratio: float, cap: float, seed: int
+) -> None:
+    widths = Widths(step, adapt, cap)
+    possible = sum(widths.of(group)[0] - widths.of(group)[-1] for group in graph.groups)
+    slack = sum(widths.of_step(group) for group in graph.groups) / 2
+    goal = round(ratio * graph.units)
+    try:
+        mask = to_ratio(graph, some_scores(graph, seed), ratio, widths)
+    except (MaskError, BudgetError):
+        assert not possible or possible < goal or goal <= slack
+        return
+    assert abs(mask.removed - goal) <= slack
+    assert mask.removed == goal or step > 1
+    for group, count in zip(graph.groups, mask.counts(graph), strict=True):
+        assert count in widths.of(group) and 1 <= count <= len(group.units)
+
+
+@given(GRAPHS, st.integers(0, 9))
+@LIMITED
+def test_within_a_group_nothing_that_stays_scores_below_what_goes(graph: Graph, seed: int) -> None:
+    scores = some_scores(graph, seed)
+    mask = Mask(torch.ones(graph.units, dtype=torch.bool))
+    try:
+        mask = to_ratio(graph, scores, 0.4, Widths(4))
+    except (MaskError, BudgetError):
+        return
+    for group in graph.groups:
+        keep, own = mask.keep[group.units], scores[group.units]
+        if not bool(keep.all()):
+            assert own[~keep].max() <= own[keep].min()
+
+
+@given(GRAPHS, STEPS, st.floats(0.02, 0.99), st.sampled_from(["macs", "params"]), st.integers(0, 9))
+@LIMITED
+def test_a_limit_is_met_with_nothing_left_to_put_back_or_refused_with_the_best(
+    graph: Graph, step: int, share: float, what: str, seed: int
+) -> None:
+    measure = {"macs": graph.macs, "params": graph.params}[what]
+    scores, widths = some_scores(graph, seed), Widths(step)
+    limit = share * measure(Mask.full(graph).keep)
+    least = Mask.full(graph).keep
+    for group in graph.groups:
+        least[group.units[scores[group.units].argsort(stable=True)[: -widths.of(group)[-1]]]] = False
+    try:
+        mask = to_limit(graph, scores, measure, limit, widths, what)
+    except BudgetError as error:
+        assert measure(least) > limit
+        assert amount(measure(least), what) in str(error)
+        return
+    except MaskError:
+        assert bool(least.all())
+        return
+    assert measure(mask.keep) <= limit
+    for group, count in zip(graph.groups, mask.counts(graph), strict=True):
+        allowed = widths.of(group)
+        if count < allowed[0]:
+            wider = mask.keep.clone()
+            order = group.units[scores[group.units].argsort(stable=True, descending=False)]
+            wider[order[len(order) - allowed[allowed.index(count) - 1] :]] = True
+            assert measure(wider) > limit
+
+
+def test_what_is_fixed_stays_and_is_not_counted() -> None:
+    graph = chain([10, 10])
+    fixed = torch.zeros(20, dtype=torch.bool)
+    fixed[3] = True
+    mask = to_ratio(graph, torch.arange(20.0), 0.13, ANY, fixed)
+    assert mask.counts(graph) == [10, 8]  # 0.13 of the 19 that are not fixed, none of the first group
+
+
+@pytest.mark.parametrize(
+    ("ratio", "widths", "error", "words"),
+    [
+        (0.95, ANY, BudgetError, "ratio is 0.95: with at most 90% of a group removed, 0.900 is the most"),
+        (0.9, Widths(16, False), BudgetError, "counts in steps of 16, 0.600 is the most"),
+        (0.01, ANY, MaskError, "ratio is 0.01: nothing would be removed"),
+        (0.5, Widths(64, False), MaskError, "narrower than two steps of 64"),
+    ],
+)
+def test_a_ratio_that_cannot_be_is_refused(
+    ratio: float, widths: Widths, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=re.escape(words)):
+        to_ratio(chain([40]), torch.rand(40), ratio, widths)
+
+
+def test_a_network_without_removable_channels_says_what_holds_them() -> None:
+    graph = chain([])
+    with pytest.raises(MaskError, match="10 channels: reaches the output"):
+        to_ratio(graph, torch.zeros(0), 0.5, ANY)
+
+
+def test_a_limit_out_of_reach_names_the_best_and_who_holds_it() -> None:
+    graph = chain([40, 10])
+    with pytest.raises(BudgetError, match="max_macs is .*smallest that the allowed widths reach") as raised:
+        to_limit(graph, torch.rand(50), graph.macs, 100.0, ANY, "macs")
+    assert "held by conv0, conv1" in str(raised.value) and "Raise the budget" in str(raised.value)
+
+
+def test_a_limit_above_the_original_is_refused() -> None:
+    graph = chain([40])
+    with pytest.raises(BudgetError, match="already needs no more than 74.88k"):
+        to_limit(graph, torch.rand(40), graph.macs, 1e9, ANY, "macs")
+
+
+def test_amounts_read_as_people_write_them() -> None:
+    assert [
+        amount(1.814e9, "macs"),
+        amount(4.2e6, "bytes"),
+        amount(999, "params"),
+        amount(2.5, "latency"),
+    ] == [
+        "1.814G",
+        "4.2MB",
+        "999",
+        "2.5 ms",
+    ]
+
+
+def test_macs_and_params_follow_a_mask() -> None:
+    graph = chain([6, 4])
+    keep = torch.tensor([1, 1, 1, 0, 0, 0, 1, 0, 0, 1], dtype=torch.bool)
+    assert graph.macs(keep) == 9 * 16 * (3 * 3 + 3 * 2 + 2 * 10)
+    assert graph.params(keep) == 9 * (3 * 3 + 3 * 2 + 2 * 10)
+
+
+def test_what_cannot_be_ranked_gets_the_quantile_of_the_fallback() -> None:
+    scores = torch.tensor([10.0, 20, 30, 40, float("nan"), float("nan")])
+    filled = fill_unranked(scores, torch.tensor([0.0, 0, 0, 0, 7, 5]))
+    assert filled.tolist() == [10, 20, 30, 40, 40, 20]
+    assert fill_unranked(scores[:4], torch.zeros(4)).tolist() == [10, 20, 30, 40]
+    assert fill_unranked(scores[4:], torch.tensor([3.0, 1])).tolist() == [0.75, 0.25]
+
+
+def test_scopes_turn_scores_into_quantiles_of_their_pool() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4),
+        nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1),
+    )  # fmt: skip
+    graph = trace(net, torch.randn(1, 3, 9, 9))
+    scores = torch.tensor([4.0, 3, 2, 1, 50, 60, 70, 80, 7, 6, 5, 9])
+    assert torch.equal(by_scope(graph, scores, "global"), scores)
+    eighths = [0.875, 0.625, 0.375, 0.125]
+    assert by_scope(graph, scores, "group").tolist() == [*eighths, *eighths[::-1], 0.625, 0.375, 0.125, 0.875]
+    # between two 3x3 convolutions, twice; the last group feeds a 1x1
+    pooled = by_scope(graph, scores, "isomorphic")
+    assert pooled[:8].tolist() == [0.4375, 0.3125, 0.1875, 0.0625, 0.5625, 0.6875, 0.8125, 0.9375]
+    assert pooled[8:].tolist() == [0.625, 0.375, 0.125, 0.875]
+
+
+def test_many_channels_are_solved_quickly() -> None:
+    graph = chain([1000] * 60)
+    begin = time.process_time()
+    mask = to_limit(
+        graph, some_scores(graph), graph.macs, 0.5 * graph.macs(Mask.full(graph).keep), ANY, "macs"
+    )
+    assert 0.4999 < graph.macs(mask.keep) / graph.macs(Mask.full(graph).keep) <= 0.5
+    assert time.process_time() - begin < 3  # 0.3 on an idle core
