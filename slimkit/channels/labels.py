@@ -8,7 +8,6 @@ naming: an activation [N, C, H, W] has one of shape [1, C, 1, 1], a weight [O, I
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -109,7 +108,7 @@ def blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[range, range]]:
 
 
 def reshape(label: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
-    """Reshape a label as its tensor is, from `old` to `new`; of size 1 wherever names do not vary."""
+    """Reshape a label as its tensor is, from `old` to `new`; of size 1 in runs without names."""
     shape_in: list[int] = []
     shape_out: list[int] = []
     for before, after in blocks(old, new):
@@ -119,9 +118,4 @@ def reshape(label: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
         else:
             shape_in += [1] * len(before)
             shape_out += [1] * len(after)
-    out = label.expand(shape_in).reshape(shape_out)
-    for dim in varying(out):  # a merged spatial size may have left equal names side by side
-        first = out.narrow(dim, 0, 1)
-        if prod(out.shape) <= 65536 and bool((out == first).all()):
-            out = first
-    return out
+    return label.expand(shape_in).reshape(shape_out)

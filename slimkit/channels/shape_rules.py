@@ -71,15 +71,22 @@ def _view(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) ->
 def _tie_split(record: Record, label: Tensor, dims: list[int], asked: Any) -> Tensor:
     """Let names vary along one of the dimensions that a named one was split into, tied along the others.
 
-    The one that the code left open (-1) varies, else the longest: groups, heads and branches are few.
+    The one that the code left open (-1) varies; else one that needs no new ties, as channels flattened with
+    their pixels and taken apart again; else the longest: groups, heads and branches are few.
     """
-    open_dims = [d for d in dims if d < len(asked) and asked[d] == -1]
-    free = open_dims[0] if open_dims else max(dims, key=lambda d: int(label.shape[d]))
+    ranked = sorted(dims, key=lambda d: -int(label.shape[d]))
+    open_dims = [d for d in ranked if d < len(asked) and asked[d] == -1]
+    tied = [d for d in ranked if bool((label == _first(label, [e for e in dims if e != d])).all())]
+    free = (open_dims or tied or ranked)[0]
+    first = _first(label, [d for d in dims if d != free])
+    if free not in tied:
+        record.names.tie(label, first)
+    return first
+
+
+def _first(label: Tensor, dims: list[int]) -> Tensor:
     for dim in dims:
-        if dim != free:
-            first = label.narrow(dim, 0, 1)
-            record.names.tie(label, first)
-            label = first
+        label = label.narrow(dim, 0, 1)
     return label
 
 

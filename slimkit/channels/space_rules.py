@@ -179,8 +179,8 @@ MIXED = (
 )  # fmt: skip
 REDUCED = (
     aten.mean, aten.sum, aten.amax, aten.amin, aten.var, aten.std, aten.var_mean, aten.std_mean, aten.max,
-    aten.min, aten.prod, aten.linalg_vector_norm, aten.norm, aten.argmax, aten.argmin, aten.logsumexp, aten.any,
-    aten.all,
+    aten.min, aten.prod, aten.linalg_vector_norm, aten.norm, aten.argmax, aten.argmin, aten.logsumexp,
+    aten.any, aten.all,
 )  # fmt: skip
 SPATIAL = (
     aten.max_pool1d, aten.max_pool2d, aten.max_pool2d_with_indices, aten.max_pool3d_with_indices,

@@ -51,7 +51,7 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
     Raises:
         TraceError: the model raises on this input; the message has its own line and the module it came from.
     """
-    record = Record(model, batch=_batch(example_input))
+    record = Record(model, batch=batch_size(example_input))
     modes = [(module, module.training) for module in record.modules.values()]
     state = [(t, t._version, t.clone()) for t in record.tensors.values() if not isinstance(t, nn.Parameter)]
     try:
@@ -135,7 +135,8 @@ def describe(example_input: Example) -> str:
     return " and ".join(str(list(tensor.shape)) for tensor in tensors(example_input)) or "(no tensor)"
 
 
-def _batch(example_input: Example) -> int:
+def batch_size(example_input: Example) -> int:
+    """Return the number of images in an example input."""
     found = tensors(example_input)
     if not found or found[0].dim() == 0:
         raise TraceError(
