@@ -274,3 +274,25 @@ def test_json_holds_numbers_only(tmp_path):
         "rows": [0.5, [1, 2]],
     }
     assert path.read_text().startswith('{\n "schema"')
+
+
+def test_the_code_to_copy_normalises_and_runs():
+    import numpy as np
+    import torch
+
+    report = compress_report()
+    report["arch"] |= {
+        "normalisation": {"mean": [0.5, 0.25, 0.5], "std": [0.5, 0.25, 0.25]},
+        "input_shape": [3, 2, 2],
+    }
+    text = run_page(report)
+    codes = [unescape(code) for code in re.findall(r"<pre><code>(.*?)</code></pre>", text, re.S)]
+    assert len(codes) == 2
+    for code, library in zip(codes, (torch, np), strict=True):
+        ready = "\n".join(line for line in code.splitlines() if not re.search(r"slimkit|session|model", line))
+        names = {}
+        exec(ready.replace("with torch.inference_mode():", ""), names)
+        images = np.asarray(names["images"])
+        assert images.shape == (1, 3, 2, 2) and images.dtype == np.float32
+        assert library.__name__ in code and images[:, 1].min() >= -1 and images[:, 2].max() <= 2
+    assert "Normalise them as in training" in run_page(compress_report())

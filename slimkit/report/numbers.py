@@ -16,6 +16,7 @@ def digits(value: float | None, places: int = 3) -> str:
     if abs(value) < 1e-4 or abs(value) >= 1e7:
         front, power = f"{value:.{places - 1}e}".split("e")
         return f"{front} × 10{str(int(power)).translate(_RAISED)}"
+    value = float(f"{value:.{places - 1}e}")  # 999.6 has become 1000 before its digits are counted
     decimals = max(0, places - 1 - math.floor(math.log10(abs(value))))
     return f"{value:.{decimals}f}"
 
@@ -42,6 +43,13 @@ def milliseconds(value: float | None) -> str:
     if value >= 1000:
         return f"{digits(value / 1000)} s"
     return f"{digits(value)} ms" if value >= 0.1 else f"{digits(value * 1000)} µs"
+
+
+def quartiles(low: float | None, high: float | None) -> str:
+    """Write a span of times given in ms, the unit once: 19.5 – 19.8 µs."""
+    first, last = milliseconds(low), milliseconds(high)
+    number, _, unit = first.partition(" ")
+    return f"{number if last.endswith(unit) else first} – {last}"
 
 
 def duration(seconds: float | None) -> str:

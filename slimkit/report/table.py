@@ -8,7 +8,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from slimkit.report.numbers import MISSING, amount, millijoules, milliseconds, percent, points, ratio
+from slimkit.report.numbers import (
+    MISSING,
+    amount,
+    count,
+    millijoules,
+    milliseconds,
+    percent,
+    points,
+    quartiles,
+    ratio,
+)
 from slimkit.report.verdict import Record, verdict
 
 
@@ -17,7 +27,7 @@ def run_table(report: Record) -> RenderableType:
     before, after = report.get("before") or {}, report.get("after") or {}
     table = _table("", "before", "after", "after / before")
     for name, old, new, change in comparison(before, after):
-        table.add_row(name, old, new, change)
+        _add(table, name, old, new, change)
     said = verdict(report)
     parts: list[RenderableType] = [table, Text(said.sentence, style="bold"), *map(Text, said.notes)]
     parts += [Text(f"Warning: {warning}", style="yellow") for warning in report.get("warnings") or []]
@@ -51,7 +61,13 @@ def inspect_tables(found: Record) -> RenderableType:
     for group in found.get("groups") or []:
         layers = group.get("layers") or []
         first = ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
-        groups.add_row(str(group.get("name")), first, str(group.get("before")), amount(group.get("macs")))
+        _add(
+            groups,
+            str(group.get("name")),
+            first,
+            count(group.get("before", group.get("channels"))),
+            amount(group.get("macs")),
+        )
     arch, channels = found.get("arch") or {}, found.get("channels") or {}
     removable, total = channels.get("removable"), channels.get("total")
     share = f" ({percent(removable / total)})" if total and removable is not None else ""
@@ -67,21 +83,22 @@ def inspect_tables(found: Record) -> RenderableType:
     if kept:
         table = _table("kept whole", "channels", "because", right=(1,))
         for entry in kept:
-            table.add_row(str(entry.get("layer")), str(entry.get("channels")), str(entry.get("reason")))
+            _add(table, str(entry.get("layer")), str(entry.get("channels")), str(entry.get("reason")))
         parts.append(table)
     return Group(*parts)
 
 
 def bench_table(rows: Sequence[Record]) -> RenderableType:
     """Show models side by side: `path`, `bytes`, `latency_ms`; latency relative to the first."""
-    table = _table("model", "size", "median", "quartiles", "CPU time", "median / first")
+    table = _table("model", "size", "median", "quartiles", "CPU time", "/ first")
     first = _at(rows[0], ("latency_ms", "median")) if rows else None
     for row in rows:
         time = row.get("latency_ms") or {}
         median, cpu = time.get("median"), time.get("cpu")
-        spread = f"{milliseconds(time.get('q25'))} – {milliseconds(time.get('q75'))}"
+        spread = quartiles(time.get("q25"), time.get("q75"))
         size = amount(row.get("bytes"), "B")
-        table.add_row(
+        _add(
+            table,
             str(row.get("name") or row.get("path")),
             size,
             milliseconds(median),
@@ -100,6 +117,10 @@ def _table(*columns: str, right: Sequence[int] | None = None) -> Table:
         numeric = index in right if right is not None else index > 0 and name != "layers"
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    table.add_row(*map(Text, cells))  # as Text: names from a network may look like markup
 
 
 def _histogram(edges: Sequence[float], counts: Sequence[int]) -> Text:

@@ -12,22 +12,23 @@ _RISE = 2.4  # how many rows high the tallest of the stacked histograms is
 
 
 def histogram(gammas: Mapping[str, Any], width: int) -> Drawing:
-    """Draw how many channels have which |gamma|, all of them and those that stay (log scale)."""
+    """Draw how many channels have which |gamma|, before and after (log scale)."""
     drawing, (axes,) = canvas(width, 240)
     edges, after = gammas["edges"], gammas.get("after")
     top = max([*gammas["before"], 1])
     axes.set(yscale="log", ylim=(0.7, 1.6 * top), xlim=(edges[0], edges[-1]), xlabel="|gamma|")
     axes.stairs(gammas["before"], edges, fill=True, color=BEFORE, linewidth=0)
     if after:
-        axes.stairs(after, edges, fill=True, color=AFTER, linewidth=0)
+        axes.stairs(after, edges, fill=True, color=AFTER, alpha=0.3, linewidth=0, baseline=0.7)
+        axes.stairs(after, edges, color=AFTER, linewidth=2, baseline=0.7)
     axes.set(ylim=(0.7, 1.6 * top), xlim=(edges[0], edges[-1]))
     measure(axes, "channels", lambda value: f"{value:g}")
     axes.yaxis.set_major_locator(LogLocator())
     axes.yaxis.set_minor_locator(NullLocator())
     for index, count in enumerate(gammas["before"]):
-        kept = f", {after[index]} of them stay" if after else ""
+        later = f" before, {after[index]} after" if after else ""
         span = f"{digits(edges[index])} to {digits(edges[index + 1])}"
-        drawing.hover(axes, edges[index], edges[index + 1], f"|gamma| {span}: {count} channels{kept}")
+        drawing.hover(axes, edges[index], edges[index + 1], f"|gamma| {span}: {count} channels{later}")
     return drawing
 
 

@@ -35,9 +35,10 @@ def accuracy_against(points: Sequence[Point], name: str, show: Callable[[float],
     height = 340
     drawing, (axes,) = canvas(width, height)
     costs, values = [point.cost for point in points], [point.accuracy for point in points]
-    room = max(max(values) - min(values), 0.004)
-    axes.set(xlim=(0, 1.08 * max(costs)), ylim=(min(values) - 0.12 * room, max(values) + 0.12 * room))
-    heights = _apart(values, 15 / (height - 74) * 1.24 * room)
+    room = max(max(values) - min(values), 0.02)  # less would make noise look like a difference
+    middle = (max(values) + min(values)) / 2
+    axes.set(xlim=(0, 1.08 * max(costs)), ylim=(middle - 0.62 * room, min(middle + 0.62 * room, 1.0)))
+    heights = _apart(points, 15 / (height - 74) * 1.24 * room, 1.08 * max(costs) / (width - 64))
     for point, level in zip(points, heights, strict=True):
         face, edge = _COLOURS[point.role]
         said = f"{point.name}: {percent(point.accuracy, 2)} at {show(point.cost)}"
@@ -133,13 +134,27 @@ def after_cut(rows: Sequence[tuple[str, float]], dense: float | None, accuracy: 
     return drawing
 
 
-def _apart(heights: Sequence[float], least: float) -> list[float]:
-    """Move heights apart until no two are nearer than `least`, in their order."""
-    order = sorted(range(len(heights)), key=lambda index: heights[index])
-    moved = list(heights)
-    for _ in range(20):
-        for low, high in zip(order, order[1:], strict=False):
-            if (gap := moved[high] - moved[low]) < least:
-                moved[low] -= (least - gap) / 2
-                moved[high] += (least - gap) / 2
+def _apart(points: Sequence[Point], least: float, pixel: float) -> list[float]:
+    """Give heights for the names of points: their accuracies, moved apart where two names would touch.
+
+    `least` is how far apart they must be, in accuracy; `pixel` how wide a pixel is, in cost.
+    """
+    order = sorted(range(len(points)), key=lambda index: points[index].accuracy)
+    half = max(points, key=lambda point: point.cost).cost * 0.55
+    spans = []
+    for point in points:
+        long = 7 * len(point.name) + 12
+        spans.append(
+            (point.cost - long * pixel, point.cost)
+            if point.cost > half
+            else (point.cost, point.cost + long * pixel)
+        )
+    moved = [point.accuracy for point in points]
+    for _ in range(30):
+        for place, low in enumerate(order):
+            for high in order[place + 1 :]:
+                touch = spans[low][0] < spans[high][1] and spans[high][0] < spans[low][1]
+                if touch and (gap := moved[high] - moved[low]) < least:
+                    moved[low] -= (least - gap) / 2
+                    moved[high] += (least - gap) / 2
     return moved

@@ -37,20 +37,24 @@ def usage(report: Record) -> Section | None:
     if not shape:
         return None
     size = ", ".join(map(str, shape))
-    channels = "x".join(map(str, shape[1:]))
+    scale = arch.get("normalisation") or {}
+    torch_scale, numpy_scale = (_scaling(scale, make) for make in ("torch.tensor", "np.float32"))
     torch = (
         "import slimkit\nimport torch\n\n"
         'model = slimkit.load("model.safetensors")  # a torch.nn.Module, in eval mode\n'
-        f"images = torch.rand(1, {size})  # normalised as in training\n"
+        f"images = torch.rand(1, {size})  # yours, in [0, 1]\n{torch_scale}"
         "with torch.inference_mode():\n    outputs = model(images)\n"
     )
     onnx = (
         "import numpy as np\nimport onnxruntime as ort\n\n"
         'session = ort.InferenceSession("model.onnx")\n'
-        f"images = np.random.rand(1, {size}).astype(np.float32)  # any batch size\n"
+        f"images = np.random.rand(1, {size}).astype(np.float32)  # yours, in [0, 1]\n{numpy_scale}"
         "outputs = session.run(None, {session.get_inputs()[0].name: images})[0]\n"
     )
-    about = f"Images of {channels} pixels, {shape[0]} channel{'s' if shape[0] != 1 else ''}, float32."
+    pixels = " × ".join(map(str, shape[1:]))
+    about = f"Images of {pixels} pixels, {shape[0]} channel{'s' if shape[0] != 1 else ''}, float32."
+    if not scale:
+        about += " Normalise them as in training."
     assumed = arch.get("assumptions") or []
     if assumed:
         about += f" Assumed, since the checkpoint does not say: {'; '.join(assumed)}."
@@ -77,6 +81,17 @@ def conditions(report: Record) -> Section | None:
         return None
     about = "What it takes to do this again."
     return Section(name="conditions", title="Settings and machine", about=about, parts=parts)
+
+
+def _scaling(scale: Record, make: str) -> str:
+    """Write code that normalises images, where it is known how; `make` turns numbers into an array."""
+    if not (scale.get("mean") and scale.get("std")):
+        return ""
+    mean, std = ([round(value, 6) for value in scale[key]] for key in ("mean", "std"))
+    return (
+        f"mean, std = ({make}(values).reshape(-1, 1, 1) for values in ({mean}, {std}))\n"
+        "images = (images - mean) / std\n"
+    )
 
 
 def _expenses(record: Record) -> list[tradeoff.Expense]:
@@ -112,7 +127,7 @@ def _figures(record: Record) -> list[tuple[Cell, Cell]]:
             "cost/break_even_inferences",
         ),
     ):
-        if value is not None:
+        if value:
             rows.append((Cell(text=name, note=note), quantity(value, show, path)))
     return rows
 

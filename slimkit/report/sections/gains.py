@@ -7,11 +7,11 @@ from slimkit.report.figures import tradeoff
 from slimkit.report.numbers import (
     MISSING,
     amount,
-    digits,
     millijoules,
     milliseconds,
     percent,
     points,
+    quartiles,
     ratio,
 )
 from slimkit.report.parts import Cell, Section, Table, picture, quantity, words
@@ -141,7 +141,7 @@ def _side(record: Record, value: float | None, side: str, keys: tuple[str, ...],
     time = record.get("latency_ms") or {}
     note = None
     if keys[0] == "latency_ms" and time.get("q25") is not None and time.get("q75") is not None:
-        note = f"{digits(time['q25'])} – {digits(time['q75'])}"
+        note = quartiles(time["q25"], time["q75"])
     path = "/".join((side, *keys))
     return Cell(text=show(value), number=True, path=path, value=value, note=note)
 

@@ -66,7 +66,7 @@ def work(report: Record) -> Section | None:
 
 
 def gamma_histogram(report: Record) -> Section | None:
-    """The BatchNorm scales of all channels and of those that stay."""
+    """The BatchNorm scales of the dense and of the slim network."""
     record = report.get("gammas") or {}
     if not record.get("before"):
         return None
@@ -74,7 +74,7 @@ def gamma_histogram(report: Record) -> Section | None:
         "gammas",
         "Histogram of BatchNorm scales",
         lambda width: gammas.histogram(record, width),
-        legend=[("before", "all channels"), ("after", "those that stay")],
+        legend=[("before", "dense"), ("after", "slim, as delivered")],
     )
     edges, after = record["edges"], record.get("after") or [None] * len(record["before"])
     rows = [
@@ -92,7 +92,7 @@ def gamma_histogram(report: Record) -> Section | None:
         "says which channels it needs. One heap: the cut is a matter of degree.",
         parts=[
             drawn,
-            Table(head=("|gamma|", "all", "stay"), rows=rows, caption="These numbers", folded=True),
+            Table(head=("|gamma|", "dense", "slim"), rows=rows, caption="These numbers", folded=True),
         ],
     )
 
@@ -112,7 +112,7 @@ def kept(report: Record) -> Section | None:
         for entry in channels.get("kept") or []
     ]
     if reasons:
-        caption = f"{len(reasons)} layers out of reach"
+        caption = f"{len(reasons)} layer{'s' if len(reasons) > 1 else ''} out of reach"
         parts.append(
             Table(
                 head=("layer", "channels", "why it stays"),

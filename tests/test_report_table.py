@@ -1,0 +1,97 @@
+"""Terminal tables: what they say, at any width."""
+
+import io
+
+import pytest
+from report_sample import compress_report
+from rich.console import Console
+
+from slimkit.report.numbers import amount, digits, duration, milliseconds, points, quartiles, ratio, short
+from slimkit.report.table import bench_table, inspect_tables, run_table
+
+
+def printed(table, width=100):
+    stream = io.StringIO()
+    Console(file=stream, width=width).print(table)
+    return stream.getvalue()
+
+
+def test_a_run_before_and_after():
+    said = printed(run_table(compress_report()))
+    for words in ("93.67 %", "93.11 %", "31.4 ms", "1.81 G", "44.9 MB", "118 mJ", "−0.6 points"):
+        assert words in said
+    assert "Warning: latency: the spread was above 5 %" in said
+    assert "The slim resnet18 gets 93.1 % of the test images right" in said
+
+
+def test_a_run_without_measurements_still_prints():
+    assert "was not measured" in printed(run_table({}))
+
+
+def test_what_inspect_found():
+    found = {
+        "arch": {"name": "zoo:resnet8", "assumptions": ["images of 8 x 8"]},
+        "channels": {
+            "total": 40,
+            "removable": 30,
+            "kept": [{"layer": "fc", "channels": 10, "reason": "[output]"}],
+        },
+        "groups": [{"name": "conv1", "layers": ["a", "b", "c", "d"], "channels": 30, "macs": 157_000}],
+        "gammas": {"edges": [0.0, 0.5, 1.0], "before": [0, 9]},
+    }
+    said = " ".join(printed(inspect_tables(found)).split())
+    assert "zoo:resnet8: 30 of 40 channels can be removed (75.0 %)" in said
+    assert "conv1 a, b, c and 1 more 30 157 k" in said
+    assert "fc 10 [output]" in said and "images of 8 x 8" in said
+    assert "|gamma| 0" in said and "█ 1" in said
+
+
+def test_models_side_by_side():
+    how = {"engine": "onnxruntime 1.30", "threads": 1, "batch": 4, "repeats": 60}
+    rows = [
+        {
+            "path": "a.onnx",
+            "bytes": 4_000_000,
+            "latency_ms": {"median": 2.0, "q25": 1.9, "q75": 2.2, "cpu": 2.0, **how},
+        },
+        {
+            "path": "b.onnx",
+            "bytes": 1_000_000,
+            "latency_ms": {"median": 0.5, "q25": 0.4, "q75": 0.6, "cpu": 0.5, **how},
+        },
+    ]
+    said = " ".join(printed(bench_table(rows)).split())
+    assert "b.onnx 1.00 MB 0.500 ms 0.400 – 0.600 ms 0.500 ms 0.25" in said
+    assert "onnxruntime 1.30, batch 4, 1 thread, 60 runs" in said
+
+
+@pytest.mark.parametrize(
+    "said, expected",
+    [
+        (digits(None), "–"),
+        (digits(0.0), "0"),
+        (digits(2.1e-6, 2), "2.1 × 10⁻⁶"),
+        (digits(123456.0), "123000"),
+        (digits(0.9996), "1.00"),
+        (amount(999.6), "1.00 k"),
+        (amount(11_689_512), "11.7 M"),
+        (amount(512, "B"), "512 B"),
+        (milliseconds(0.0259), "25.9 µs"),
+        (milliseconds(1500.0), "1.50 s"),
+        (quartiles(0.0195, 0.0198), "19.5 – 19.8 µs"),
+        (quartiles(0.095, 0.11), "95.0 µs – 0.110 ms"),
+        (duration(0.5), "0.50 s"),
+        (duration(59.7), "1 min 00 s"),
+        (duration(7500.0), "2 h 05 min"),
+        (points(-0.0001), "±0.0 points"),
+        (points(-0.012), "−1.2 points"),
+        (ratio(1.0, 0), "–"),
+        (ratio(0.012, 1.0), "0.012"),
+        (short("0.600 ms"), "0.6 ms"),
+        (short("80.0 M"), "80 M"),
+        (short("0 ms"), "0"),
+        (short("100 %"), "100 %"),
+    ],
+)
+def test_numbers_as_people_read_them(said, expected):
+    assert said == expected
