@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from slimkit import budget, proof, ranking
 from slimkit.channels import Graph
 from slimkit.channels.trace import Example
-from slimkit.errors import ProofError
+from slimkit.errors import MaskError, ProofError
 from slimkit.mask import Mask
 from slimkit.measure.environment import preferred_step
 from slimkit.ranking import Context
@@ -45,7 +45,16 @@ class Slimmed:
 
 
 def rank(model: nn.Module, graph: Graph, spec: RunSpec, context: Context) -> Tensor:
-    """Score all units as the settings say; units that the criterion cannot rank get a norm's quantile; [U]."""
+    """Score all units as the settings say; units that the criterion cannot rank get a norm's quantile; [U].
+
+    Raises:
+        MaskError: gamma is to rank, and no BatchNorm scales any unit.
+    """
+    if spec.ranking == "gamma" and graph.units and not bool(graph.has_norm.any()):
+        raise MaskError(
+            "ranking is 'gamma', but no BatchNorm scales any of the channels that could be removed.\n"
+            "  To rank them by their weights: --set ranking=group-norm"
+        )
     scores = ranking.scores(spec.ranking, model, graph, context)
     if bool(scores.isnan().any()):
         scores = budget.fill_unranked(scores, ranking.scores("group-norm", model, graph, context))

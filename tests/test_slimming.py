@@ -111,3 +111,12 @@ def test_nothing_removable_is_an_error_with_the_reason() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(MaskError, match="reaches the output"):
         slimming.slim(model, trace(model, INPUTS[0]), spec(ratio=0.5), INPUTS)
+
+
+def test_without_batch_norm_gamma_says_what_to_rank_by() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.ReLU(), nn.Linear(6, 4))
+    graph = trace(model, INPUTS[0])
+    with pytest.raises(MaskError, match="ranking=group-norm"):
+        slimming.slim(model, graph, spec(ratio=0.5), INPUTS)
+    found = slimming.slim(model, graph, spec(ratio=0.5, ranking="group-norm"), INPUTS)
+    assert found.mask.removed == 3
