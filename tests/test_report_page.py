@@ -296,3 +296,18 @@ def test_the_code_to_copy_normalises_and_runs():
         assert images.shape == (1, 3, 2, 2) and images.dtype == np.float32
         assert library.__name__ in code and images[:, 1].min() >= -1 and images[:, 2].max() <= 2
     assert "Normalise them as in training" in run_page(compress_report())
+
+
+def test_masks_taken_within_an_epoch():
+    report = train_report()
+    search = report["search"]
+    for entry in search["distances"]:
+        entry["epoch"] /= 10
+    search |= {"epochs": [epoch / 10 for epoch in search["epochs"]], "threshold": 0.0316, "drawn_epoch": 0.8}
+    search["ratios"] = {"0.5": {"epoch": None, "distance_to_final": None}}
+    text = run_page(report)
+    assert ">settled below 0.0316</text>" in text and ">cut at 0.8</text>" in text
+    assert "<title>epochs 0.2 and 0.5: " in text and "<title>epoch 0.3: distance " in text
+    assert "not settled" in text
+    search["threshold"] = 0.001  # below every distance: no line to draw, and no complaint
+    Page(run_page(report))

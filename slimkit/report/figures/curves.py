@@ -30,9 +30,9 @@ def training(history: History, draws: Mapping[str, float], width: int) -> Drawin
     _line(lower, history, "loss", INK)
     _accuracies(upper, "accuracy")
     measure(lower, "loss", lambda value: f"{value:g}", ticks=3)
+    _epochs(drawing, [upper, lower], history, width)
     _draws(upper, draws, named=True)
     _draws(lower, draws, named=False)
-    _epochs(drawing, [upper, lower], history, width)
     return drawing
 
 
@@ -43,10 +43,10 @@ def distance(distances: History, threshold: float | None, draws: Mapping[str, fl
     top = max([threshold or 0, *(entry["distance"] for entry in distances)])
     axes.set_ylim(0, 1.15 * top or 1)
     if threshold is not None:
-        _level(axes, threshold, f"settled below {threshold:g}", MARK)
+        _level(axes, threshold, f"settled below {threshold:.3g}", MARK)
     measure(axes, "mask distance", lambda value: f"{value:g}")
-    _draws(axes, draws, named=True)
     _epochs(drawing, [axes], distances, width)
+    _draws(axes, draws, named=True)
     return drawing
 
 
@@ -77,11 +77,15 @@ def _level(axes: Axes, value: float, words: str, colour: str) -> None:
 def _draws(axes: Axes, draws: Mapping[str, float], named: bool) -> None:
     """Mark the epochs at which a ratio was drawn; the first of `draws` is the one that was used."""
     for index, (name, epoch) in enumerate(draws.items()):
+        first, last = axes.get_xlim()
+        late = epoch > first + 0.75 * (last - first)
         axes.axvline(epoch, color=MARK if index == 0 else BEFORE, linewidth=1.5, zorder=1)
         if named:
+            offset = (-5 if late else 5, -1 - 15 * index)
             axes.annotate(
-                name, (epoch, 1), xycoords=("data", "axes fraction"), xytext=(5, -1 - 15 * index),
-                textcoords="offset points", ha="left", va="top", size=11, color=MARK if index == 0 else MUTED,
+                name, (epoch, 1), xycoords=("data", "axes fraction"), xytext=offset,
+                textcoords="offset points", ha="right" if late else "left", va="top", size=11,
+                color=MARK if index == 0 else MUTED,
             )  # fmt: skip
 
 
@@ -90,8 +94,10 @@ def _epochs(drawing: Drawing, stack: Sequence[Axes], history: History, width: in
     epochs = [entry["epoch"] for entry in history]
     lowest = stack[-1]
     lowest.set_xlabel("epoch")
-    lowest.xaxis.set_major_locator(MaxNLocator(6 if width == NARROW else 12, integer=True, min_n_ticks=1))
-    lowest.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+    whole = all(float(epoch).is_integer() for epoch in epochs)
+    half = min((b - a for a, b in zip(epochs, epochs[1:], strict=False)), default=1) / 2
+    lowest.xaxis.set_major_locator(MaxNLocator(6 if width == NARROW else 12, integer=whole, min_n_ticks=1))
+    lowest.set_xlim(min(epochs) - half, max(epochs) + half)
     for entry in history:
         said = [
             f"{name} {digits(entry[name])}" for name in ("distance", "loss") if entry.get(name) is not None
@@ -100,5 +106,5 @@ def _epochs(drawing: Drawing, stack: Sequence[Axes], history: History, width: in
         words = ", ".join([f"{percent(right, 2)} right"] * (right is not None) + said)
         for axes in stack:
             drawing.hover(
-                axes, entry["epoch"] - 0.5, entry["epoch"] + 0.5, f"epoch {entry['epoch']:g}: {words}"
+                axes, entry["epoch"] - half, entry["epoch"] + half, f"epoch {entry['epoch']:g}: {words}"
             )

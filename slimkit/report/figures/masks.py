@@ -15,7 +15,7 @@ _WARM = LinearSegmentedColormap.from_list(
 
 
 def matrix(
-    distances: Sequence[Sequence[float]], epochs: Sequence[int], threshold: float, width: int
+    distances: Sequence[Sequence[float]], epochs: Sequence[float], threshold: float, width: int
 ) -> Drawing:
     """Draw the distance between every two masks: warmer is closer; a line where it is `threshold`."""
     side = min(width, 470)
@@ -24,12 +24,13 @@ def matrix(
     size = len(epochs)
     top = max(max(max(row) for row in distances), threshold, 1e-9)
     image = axes.imshow(distances, cmap=_WARM, vmin=0, vmax=top, interpolation="none", aspect="auto")
-    if size > 1 and min(min(row) for row in distances) < threshold < top:
-        axes.contour(distances, levels=[threshold], colors=["#ffffff"], linewidths=1.5)
+    others = _off_diagonal(distances) if size > 1 else []
+    if others and min(map(min, others)) < threshold < max(map(max, others)):
+        axes.contour(others, levels=[threshold], colors=["#ffffff"], linewidths=1.5)
     ticks = [
         round(tick) for tick in MaxNLocator(8, integer=True).tick_values(0, size - 1) if 0 <= tick < size
     ]
-    names = [str(epochs[tick]) for tick in ticks]
+    names = [f"{epochs[tick]:g}" for tick in ticks]
     axes.set_xticks(ticks, names)
     axes.set_yticks(ticks, names)
     axes.set_xlabel("epoch")
@@ -44,8 +45,17 @@ def matrix(
     beside.axhline(threshold, color="#ffffff", linewidth=1.5)
     for row in range(size if size <= _MOST_HOVERED else 0):
         for column in range(row + 1):
-            words = f"epochs {epochs[column]} and {epochs[row]}: {digits(distances[row][column])}"
+            words = f"epochs {epochs[column]:g} and {epochs[row]:g}: {digits(distances[row][column])}"
             drawing.hover(axes, column - 0.5, column + 0.5, words, y=(row - 0.5, row + 0.5))
             if column < row:
                 drawing.hover(axes, row - 0.5, row + 0.5, words, y=(column - 0.5, column + 0.5))
     return drawing
+
+
+def _off_diagonal(distances: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Let a mask's nearer neighbour stand for its distance to itself, which says nothing."""
+    size = len(distances)
+    rows = [list(row) for row in distances]
+    for place, row in enumerate(rows):
+        row[place] = min(row[near] for near in (place - 1, place + 1) if 0 <= near < size)
+    return rows

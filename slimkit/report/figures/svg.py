@@ -75,8 +75,13 @@ def _stripped(text: str) -> str:
     text = re.sub(r' (?:width|height)="[^"]*pt"', "", text)
     text = re.sub(r"font-family: [^;\"]*;?\s*|font: ([\d.]+px) [^;\"]*", _font_size, text)
     text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
-    text = re.sub(r"(\.\d\d)\d+", r"\1", text)  # a hundredth of a pixel
+    text = re.sub(r"<[^>]*>", _rounded, text)
     return re.sub(r"\s*\n\s*", "\n", text)
+
+
+def _rounded(tag: re.Match[str]) -> str:
+    """Round the numbers of a tag to a hundredth of a pixel; the text between tags stays."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", tag[0])
 
 
 def _font_size(match: re.Match[str]) -> str:

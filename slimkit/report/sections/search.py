@@ -13,6 +13,7 @@ def draw(report: Record) -> Section | None:
     search = report.get("search") or {}
     distances = [entry for entry in search.get("distances") or [] if entry.get("distance") is not None]
     ratios, threshold = search.get("ratios") or {}, search.get("threshold")
+    near = threshold or 0.1
     draws = _draws(report)
     parts: list[Any] = []
     if distances:
@@ -29,8 +30,8 @@ def draw(report: Record) -> Section | None:
             picture(
                 "matrix",
                 "Distance between the masks of every two epochs",
-                lambda width: masks.matrix(search["matrix"], search["epochs"], threshold or 0.1, width),
-                caption=f"Every mask against every other: warmer is closer, the line is {threshold or 0.1:g}",
+                lambda width: masks.matrix(search["matrix"], search["epochs"], near, width),
+                caption=f"Every mask against every other: warmer is closer, the line is {near:.3g}",
             )
         )
     if ratios:
@@ -111,12 +112,14 @@ def training(report: Record) -> Section | None:
 
 
 def _draws(report: Record) -> dict[str, float]:
-    """Name the epochs of the draws, that of the ratio which was asked for first."""
-    ratios = (report.get("search") or {}).get("ratios") or {}
+    """Name the epochs of the draws, the one that was used first; a mask may be cut before it has settled."""
+    search = report.get("search") or {}
+    ratios, used = search.get("ratios") or {}, search.get("drawn_epoch")
     asked = (report.get("spec") or {}).get("ratio")
     order = sorted(ratios, key=lambda name: (_number(name) != asked, name))
-    return {
-        f"{percent(_number(name), 0)} drawn at {ratios[name]['epoch']:g}": ratios[name]["epoch"]
+    first = {} if used is None else {f"cut at {used:g}": float(used)}
+    return first | {
+        f"{percent(_number(name), 0)} settled at {ratios[name]['epoch']:g}": ratios[name]["epoch"]
         for name in order
         if (ratios[name] or {}).get("epoch") is not None
     }
@@ -128,7 +131,7 @@ def _ratio_table(ratios: Record) -> Table:
         epoch = quantity(record.get("epoch"), _epoch, f"search/ratios/{name}/epoch")
         final = quantity(record.get("distance_to_final"), digits, f"search/ratios/{name}/distance_to_final")
         rows.append((words(f"{percent(_number(name), 0)} removed"), epoch, final))
-    return Table(head=("", "drawn at epoch", "distance to the final mask"), rows=rows)
+    return Table(head=("", "settled at epoch", "distance to the final mask"), rows=rows)
 
 
 def _penalty(record: Record) -> Record:
@@ -142,7 +145,7 @@ def _penalty(record: Record) -> Record:
 
 
 def _epoch(value: float | None) -> str:
-    return "not drawn" if value is None else f"{value:g}"
+    return "not settled" if value is None else f"{value:g}"
 
 
 def _number(name: str) -> float | None:
