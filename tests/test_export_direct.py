@@ -119,6 +119,7 @@ NETWORKS = {
     "reflection": nn.ReflectionPad2d((1, 2, 0, 3)),
     "replication": nn.ReplicationPad2d(1),
     "reductions": Apply(lambda x: x.mean((2, 3)) + x.sum((-1, -2)) + x.amax((2, 3)) + x.mean(2).mean(-1)),
+    "unit vectors": Apply(lambda x: F.normalize(x, dim=1)),
     "slices": Apply(lambda x: x[:, 1:7:2] + x[:, :-5, :, :] * x[:, 0].unsqueeze(1)),
     "split, unbind": Apply(lambda x: sum(x.split([3, 5], dim=1)[1].unbind(1)) + x.narrow(1, 2, 3).sum(1)),
     "stack": Apply(lambda x: torch.stack([x, x * 2], dim=-1).unsqueeze(2).squeeze(2).flatten(1)),

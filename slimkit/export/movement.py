@@ -143,9 +143,9 @@ def _reduce(kind: str) -> Rule:
         axes = sorted(int(axis) % rank for axis in settings["dim"] or range(rank))
         if kind == "ReduceMean" and rank == 4 and axes == [2, 3] and keep:
             return writer.emit("GlobalAveragePool", [writer.name(image)])
-        if kind == "ReduceSum" or kind == "ReduceMean" or kind == "ReduceMax":
-            return writer.emit(kind, [writer.name(image), writer.literal(axes)], keepdims=keep)
-        raise Unsupported(kind)
+        if kind == "ReduceL2" and settings["ord"] != 2:
+            raise Unsupported("a norm of another order than 2")
+        return writer.emit(kind, [writer.name(image), writer.literal(axes)], keepdims=keep)
 
     return rule
 
@@ -250,6 +250,7 @@ MOVEMENT: dict[str, Rule] = {
     "mean": _reduce("ReduceMean"),
     "sum": _reduce("ReduceSum"),
     "amax": _reduce("ReduceMax"),
+    "linalg_vector_norm": _reduce("ReduceL2"),
     "max_pool2d_with_indices": _max_pool,
     "avg_pool2d": _average_pool,
     "_adaptive_avg_pool2d": _adaptive_average_pool,
