@@ -12,6 +12,9 @@ from slimkit.errors import ArchitectureError
 from slimkit.models.reference import Reference, check_arguments, factory, quiet
 
 _CREATORS = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full}
+_INITIALISERS = frozenset(
+    ("normal_", "uniform_", "fill_", "zero_", "mul_", "add_", "sub_", "div_", "clamp_", "erfinv_", "copy_")
+)
 _NO_COUNT = "num_batches_tracked"
 # What factories call the number of classes, and of the image's channels.
 CLASSES = ("num_classes", "n_classes", "classes", "out_features")
@@ -29,6 +32,11 @@ class _Skeleton(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        initialises = getattr(func, "__module__", "") == "torch.nn.init"
+        if initialises or getattr(func, "__name__", "") in _INITIALISERS:
+            target = args[0] if args else kwargs.get("tensor")
+            if isinstance(target, Tensor) and target.is_meta:
+                return target  # nothing to fill; on meta it would draw random numbers and import for a second
         if func in _CREATORS and kwargs.get("device") is None:
             kwargs = {**kwargs, "device": "meta"}
         return func(*args, **kwargs)

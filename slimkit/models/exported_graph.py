@@ -68,8 +68,8 @@ def network(program: ExportedProgram, path: Path) -> ExportedNetwork:
 
 def image_shape(exported: fx.GraphModule) -> tuple[int, int, int]:
     """Return the shape (C, H, W) of the image that a network was exported with."""
-    first = next(iter(exported.graph.nodes))
-    channels, height, width = (_hint(size) for size in first.meta["val"].shape[1:])
+    image = next(node for node in exported.graph.nodes if node.op == "placeholder")
+    channels, height, width = (_hint(size) for size in image.meta["val"].shape[1:])
     return channels, height, width
 
 
@@ -196,7 +196,7 @@ def _check_random(graph: fx.Graph, path: Path) -> None:
             raise CheckpointError(
                 f"{path}: was exported in training mode and draws random numbers ({node.target}) that cannot "
                 "be switched off.\n"
-                "  Export it in eval mode, torch.export.export(model.eval(), ...): it will train all the same."
+                "  Export it in eval mode (model.eval()): slimkit can train it all the same."
             )
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import builtins
-import collections
 import functools
 import importlib
 import io
@@ -24,9 +23,9 @@ from slimkit.models.files import damaged
 
 # Packages whose nn.Module classes may be rebuilt: that runs no code of the file.
 _MODULE_PACKAGES = ("torch.nn.modules", "torchvision.models", "torchvision.ops", "timm.models", "timm.layers")
-_WRAPPER_MODULES = {
+_WRAPPERS: dict[str, Any] = {
     "torch.nn.parallel.data_parallel.DataParallel": nn.DataParallel,
-    "torch.nn.parallel.distributed.DistributedDataParallel": nn.parallel.DistributedDataParallel,
+    "functools.partial": functools.partial,  # of something that is allowed itself
 }
 # What networks hold as attributes beside modules: pure functions of tensors.
 _FUNCTIONS = {
@@ -42,10 +41,20 @@ _FUNCTIONS = {
 }  # fmt: skip
 # The functions by which NumPy pickles arrays and numbers; their module's name differs between its versions.
 _NUMPY_FUNCTIONS: list[Any] = [np.zeros(1).__reduce__()[0], np.float64(1).__reduce__()[0]]
+
+
+def _empty_dict(*_: Any) -> dict[Any, Any]:
+    return {}
+
+
+def _empty_list(*_: Any) -> list[Any]:
+    return []
+
+
 # Data that training scripts store beside the weights.
 _PLAIN: list[Any] = [
-    argparse.Namespace, collections.defaultdict, collections.deque, set, frozenset, dict, list, tuple, slice,
-    int, float, bool, str, bytes, complex,
+    argparse.Namespace, (_empty_dict, "collections.defaultdict"), (_empty_list, "collections.deque"),
+    set, frozenset, dict, list, tuple, slice, int, float, bool, str, bytes, complex,
     np.dtype, np.ndarray, *(kind for kind in vars(np.dtypes).values() if isinstance(kind, type)),
     *((function, f"numpy.{core}.multiarray.{function.__name__}")
       for function in _NUMPY_FUNCTIONS for core in ("core", "_core")),
@@ -80,9 +89,15 @@ def _load(path: Path, weights_only: bool) -> Any:
             warnings.simplefilter("ignore")  # about sources that changed and storages that are deprecated
             return torch.load(path, map_location="cpu", weights_only=weights_only)
     except UnpicklingError as error:
+        if "Only persistent_load of storage" in str(error):
+            raise CheckpointError(
+                f"{path}: holds a whole network in the format of torch before 1.6, which cannot be read "
+                "safely.\n  Give its weights alone, torch.save(model.state_dict(), PATH), or save it anew;\n"
+                "  or, only if you trust where the file comes from, let it run: --trust-pickle"
+            ) from None
         culprit = _culprit(str(error))
         if culprit is None:
-            raise damaged(path, str(error)) from None
+            raise damaged(path, str(error).rpartition("WeightsUnpickler error:")[2]) from None
         raise _unsafe(path, culprit) from None
     except (ImportError, AttributeError) as error:
         if weights_only:
@@ -117,12 +132,10 @@ def _globals(path: Path) -> set[str]:
 def _pickles(path: Path) -> Iterator[io.BytesIO | bytes]:
     """Yield the pickles inside a file: one in a zip, several in a row in the older format."""
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            name = next(each for each in archive.namelist() if each.split("/", 1)[-1] == "data.pkl")
-            try:
-                yield archive.read(name)
-            except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
-                raise damaged(path, str(error)) from None
+        try:
+            yield torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")
+        except RuntimeError as error:
+            raise damaged(path, str(error)) from None
         return
     with path.open("rb") as file:
         stream = io.BytesIO(file.read(64 * 2**20))  # the storages behind the pickles are not read
@@ -134,10 +147,8 @@ def _pickles(path: Path) -> Iterator[io.BytesIO | bytes]:
 
 def _allowed(name: str) -> Any:
     """Return what a global name in a pickle may stand for, None where it is not allowed or already known."""
-    if name in _WRAPPER_MODULES:
-        return _WRAPPER_MODULES[name]
-    if name == "functools.partial":
-        return functools.partial
+    if name in _WRAPPERS:
+        return _WRAPPERS[name]
     place, _, leaf = name.rpartition(".")
     if leaf in _FUNCTIONS.get(place, ()):
         return getattr(importlib.import_module(place), leaf)
@@ -171,8 +182,6 @@ def _culprit(message: str) -> str | None:
             return (
                 message.split(before, 1)[1].split(" was not")[0].split(" whose")[0].split("\n")[0].strip(" .")
             )
-    if "add_safe_globals" in message or "Can only" in message:
-        return message.split("\n")[0]
     return None
 
 
@@ -185,14 +194,9 @@ def _unsafe(path: Path, culprit: str) -> CheckpointError:
     )
 
 
-def is_module(loaded: Any) -> bool:
-    """Tell whether what was read is a network."""
-    return isinstance(loaded, nn.Module)
-
-
 def bare(module: nn.Module) -> nn.Module:
     """Take a network out of DataParallel and the like."""
-    while isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+    while isinstance(module, nn.DataParallel):
         module = cast(nn.Module, module.module)
     inner = getattr(module, "_orig_mod", None)  # torch.compile
     return inner if isinstance(inner, nn.Module) else module

@@ -21,7 +21,6 @@ from slimkit.errors import ArchitectureError, EngineError
 
 EXPORTED = "exported"  # stands where the network itself is the only description of it
 
-_WITH_ARGUMENTS = re.compile(r"(?P<name>.*?[\w.-])\((?P<arguments>.*)\)", re.DOTALL)
 _HOW = (
     "Give --arch a torchvision name (resnet18), zoo:NAME, timm:NAME, package.module:factory or "
     "path/to/file.py:factory."
@@ -121,19 +120,20 @@ def quiet() -> Iterator[None]:
 
 
 def _split_arguments(text: str) -> tuple[str, dict[str, Any]]:
-    found = _WITH_ARGUMENTS.fullmatch(text)
-    if not found:
+    if not text.endswith(")"):
         return text, {}
-    try:
-        call = ast.parse(f"f({found['arguments']})", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or any(word.arg is None for word in call.keywords):
-            raise ValueError("only keyword arguments")
-        return found["name"], {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-    except (SyntaxError, ValueError):
-        raise ArchitectureError(
-            f"--arch {text!r}: the arguments in brackets cannot be read.\n"
-            "  Write plain values by name: --arch 'torchvision:mobilenet_v2(width_mult=0.5)'"
-        ) from None
+    for bracket in re.finditer(r"(?<=[\w.-])\(", text):  # a path may have brackets too
+        try:
+            call = ast.parse(f"f{text[bracket.start() :]}", mode="eval").body
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args:
+                given = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
+                return text[: bracket.start()], {name: value for name, value in given.items() if name}
+        except (SyntaxError, ValueError):
+            continue
+    raise ArchitectureError(
+        f"--arch {text!r}: the arguments in brackets cannot be read.\n"
+        "  Write plain values by name: --arch 'torchvision:mobilenet_v2(width_mult=0.5)'"
+    )
 
 
 @functools.cache

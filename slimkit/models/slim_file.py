@@ -46,7 +46,9 @@ def save(model: nn.Module, path: str | Path) -> None:
         _write(path, lambda target: _dump(data, target))
         return
     tensors, aliases = _tensors(model)
-    metadata = {"format": "pt", _KEY: record.write(known, aliases, tensors)}
+    metadata = {
+        _KEY: record.write(known, aliases, tensors)
+    }  # one key, so that the same network is the same file
     _write(path, lambda target: save_file(tensors, target, metadata=metadata))
 
 
@@ -86,7 +88,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata.get(_KEY)  # noqa: SIM118
+            # cloned: the file's own memory is neither aligned nor ours to keep
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            return tensors, metadata.get(_KEY)
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         raise files.damaged(path, str(error)) from None
 

@@ -1,0 +1,345 @@
+"""The slim file: bit-exact, without pickle, whole or not at all, and never trusted."""
+
+import copy
+import dataclasses
+import errno
+import json
+import os
+import resource
+import stat
+
+import pytest
+import torch
+import torchvision
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from slimkit import models, provenance
+from slimkit.errors import ArchitectureError, CheckpointError, OutputError
+from slimkit.models import building, reference, slim_file
+from slimkit.provenance import Provenance
+
+
+def equal(one, two):
+    """Compare everything a network holds, bit by bit."""
+    tensors = [
+        {**dict(n.named_parameters(remove_duplicate=False)), **dict(n.named_buffers(remove_duplicate=False))}
+        for n in (one, two)
+    ]
+    assert tensors[0].keys() == tensors[1].keys()
+    for name, tensor in tensors[0].items():
+        other = tensors[1][name]
+        assert (tensor.dtype, tensor.shape) == (other.dtype, other.shape), name
+        assert torch.equal(tensor, other), name
+    assert one.state_dict().keys() == two.state_dict().keys()
+
+
+def narrowed():
+    """Cut channels 0 and 5 of one layer of a ResNet-8 by hand, as surgery does."""
+    torch.manual_seed(0)
+    network = models.build("zoo:resnet8", classes=3).model
+    block, keep = network.layer1.get_submodule("0"), [i for i in range(16) if i not in (0, 5)]
+    block.conv1.weight = nn.Parameter(block.conv1.weight[keep])
+    block.conv2.weight = nn.Parameter(block.conv2.weight[:, keep])
+    for name in ("weight", "bias"):
+        setattr(block.bn1, name, nn.Parameter(getattr(block.bn1, name)[keep]))
+    block.bn1.running_mean = torch.randn(14)
+    block.bn1.running_var = torch.rand(14) + 0.5
+    block.conv1.out_channels = block.conv2.in_channels = block.bn1.num_features = 14
+    attributes = {
+        "layer1.0.conv1": {"out_channels": 14},
+        "layer1.0.conv2": {"in_channels": 14},
+        "layer1.0.bn1": {"num_features": 14},
+    }
+    passes = ({"layer1.0.conv1": keep},)
+    known = dataclasses.replace(provenance.of(network), attributes=attributes, passes=passes)
+    provenance.attach(network, known)
+    return network.eval()
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "slim.safetensors"
+    models.save(narrowed(), path)
+    return path
+
+
+def test_narrow_network_comes_back_bit_by_bit(file):
+    network, again = narrowed(), models.load_slim(file)
+    equal(network, again)
+    assert provenance.of(again) == provenance.of(network)
+    assert repr(again) == repr(network)  # all widths
+    assert not any(module.training for module in again.modules())
+    x = torch.randn(4, 1, 8, 8)
+    torch.testing.assert_close(again(x), network(x), rtol=0, atol=0)
+
+
+def test_second_slimming(file, tmp_path):
+    found = models.load(file)
+    assert found.source == "slim file"
+    known = provenance.of(found.model)
+    twice = dataclasses.replace(known, passes=(*known.passes, {"fc": [1]}))
+    provenance.attach(found.model, twice)
+    models.save(found.model, tmp_path / "again")
+    assert provenance.of(models.load_slim(tmp_path / "again")) == twice
+    assert found.model.fc.weight.requires_grad
+
+
+def test_same_network_same_bytes(file, tmp_path):
+    models.save(models.load_slim(file), tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == file.read_bytes()
+
+
+def test_bias_that_folding_added(tmp_path):
+    network = narrowed()
+    network.conv1.bias = nn.Parameter(torch.randn(16))
+    models.save(network, tmp_path / "slim")
+    equal(network, models.load_slim(tmp_path / "slim"))
+
+
+def test_metadata_that_mnasnet_reads_from_state_dicts(tmp_path):
+    """MNASNet rebuilds its stem when `_metadata` lacks its version; the slim file does not go that way."""
+    network = torchvision.models.mnasnet0_75(num_classes=2).eval()
+    models.save(network, tmp_path / "slim")
+    again = models.load_slim(tmp_path / "slim")
+    equal(network, again)
+    assert again._version == network._version
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(again(x), network(x), rtol=0, atol=0)
+    save_file(network.state_dict(), tmp_path / "state.safetensors")
+    equal(network, models.load(tmp_path / "state.safetensors").model)
+
+
+TIED = """
+import torch
+from torch import nn
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+        self.same_module = self.conv
+        self.same_weight = nn.Conv2d(4, 4, 1, bias=False)
+        self.same_weight.weight = self.conv.weight
+        self.bare = nn.Parameter(torch.randn(4, 1, 1))
+        self.register_buffer("count", torch.arange(4))
+        self.register_buffer("flag", torch.tensor(True))
+        self.register_buffer("hidden", torch.randn(4, 1, 1), persistent=False)
+        self.register_buffer("none", None)
+        self.register_buffer("empty", torch.zeros(0, 3))
+        self.register_buffer("brief", torch.ones(2, dtype=torch.bfloat16))
+        self.register_buffer("part_of_it", self.brief[:1])
+        self.plain = torch.full((4, 1, 1), 0.25)
+
+    def forward(self, x):
+        x = self.same_module(self.same_weight(self.conv(x)))
+        return x * self.bare + self.hidden + self.plain + self.count[:, None, None]
+"""
+
+
+def test_shared_integer_hidden_and_plain_tensors(tmp_path):
+    (tmp_path / "tied.py").write_text(TIED)
+    arch = f"{tmp_path / 'tied.py'}:Tied"
+    network = building.create(reference.parse(arch), {}).eval()
+    provenance.attach(network, Provenance(arch=arch))
+    network.same_weight.weight.requires_grad_(False)
+    models.save(network, tmp_path / "slim")
+    assert "same_module.weight" not in load_file(tmp_path / "slim")
+    again = models.load_slim(tmp_path / "slim", arch=arch)
+    equal(network, again)
+    assert again.same_weight.weight is again.conv.weight is again.same_module.weight
+    assert again.brief.dtype is torch.bfloat16
+    x = torch.randn(2, 4, 3, 3)
+    torch.testing.assert_close(again(x), network(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small", "swin_t"])
+def test_torchvision_network_without_provenance_is_recognised(name, tmp_path):
+    network = torchvision.models.get_model(name, weights=None, num_classes=2)
+    before = copy.deepcopy(network.state_dict())
+    models.save(network, tmp_path / "slim")
+    again = models.load_slim(tmp_path / "slim")
+    equal(network.eval(), again)
+    assert provenance.of(again).arch == f"torchvision:{name}"
+    assert provenance.of(network) == Provenance()  # the input is untouched
+    assert all(torch.equal(before[key], tensor) for key, tensor in network.state_dict().items())
+
+
+def test_unknown_network_is_refused(tmp_path):
+    with pytest.raises(ArchitectureError, match="how to build it is not known"):
+        models.save(nn.Sequential(nn.Conv2d(1, 1, 1)), tmp_path / "slim")
+    network = torchvision.models.squeezenet1_1(num_classes=2)
+    provenance.attach(network, Provenance(passes=({"a": [0]},)))
+    with pytest.raises(ArchitectureError, match="say it before slimming"):
+        models.save(network, tmp_path / "slim")
+    assert not list(tmp_path.iterdir())
+
+
+def test_live_network():
+    torch.manual_seed(0)
+    network = torchvision.models.squeezenet1_1(num_classes=2).double().train()
+    found = models.of(network, (3, 48, 48))
+    assert provenance.of(found.model).arch == "torchvision:squeezenet1_1"
+    assert provenance.of(found.model).input_shape == (3, 48, 48)
+    assert not found.model.training
+    assert found.model.features[0].weight.dtype is torch.float32
+    assert network.training
+    assert network.features[0].weight.dtype is torch.float64
+    other = models.of(nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(12, 5)))
+    known = provenance.of(other.model)
+    assert (known.arch, known.classes, known.input_shape) == ("exported", 5, (2, 224, 224))
+    assert provenance.of(models.of(narrowed()).model) == provenance.of(narrowed())
+
+
+# Files from anywhere ---------------------------------------------------------------------------------------
+
+
+def rewritten(file, change, digest=True):
+    """Change the record of a slim file, with a digest that fits unless told otherwise."""
+    from slimkit.models import record
+
+    tensors = load_file(file)
+    with safe_open(file, "pt") as opened:
+        fields = json.loads(opened.metadata()["slimkit"])
+    change(fields)
+    if digest:
+        fields.pop("digest", None)
+        fields["digest"] = record._digest(fields, tensors)
+    save_file(tensors, file, metadata={"slimkit": json.dumps(fields)})
+    return file
+
+
+BAD = {
+    "newer format": (lambda f: f.update(format="slimkit.slim/2"), "pip install -U slimkit"),
+    "no arch": (lambda f: f.pop("arch"), "arch: Field required"),
+    "unknown field": (lambda f: f.update(run="os.system"), "run: Extra inputs"),
+    "shape of words": (lambda f: f.update(input_shape=["a", 1, 2]), "input_shape"),
+    "negative index": (lambda f: f.update(passes=[{"a": [-1]}]), "passes"),
+    "no classes": (lambda f: f.update(classes=0), "classes"),
+    "unknown arch": (lambda f: f.update(arch="zoo:resnet9"), "no such architecture"),
+    "code": (
+        lambda f: f.update(arch="os:system", arguments={"command": "true"}),
+        "does not run on a file's word",
+    ),
+    "file": (lambda f: f.update(arch="/tmp/x.py:f"), "does not run on a file's word"),
+    "download": (lambda f: f.update(arch="timm:hf-hub:a/b"), "no such architecture"),
+    "weights": (
+        lambda f: f.update(arch="torchvision:resnet18", arguments={"weights": "DEFAULT"}),
+        "Leave it out",
+    ),
+    "arguments": (lambda f: f["arguments"].update(depth=3), "TypeError"),
+    "method": (lambda f: f["attributes"].update({"fc": {"forward": 1}}), "cannot be 1"),
+    "module": (lambda f: f["attributes"].update({"nosuch": {"groups": 1}}), "no module 'nosuch'"),
+    "another network": (lambda f: f.update(arch="zoo:vgg8", attributes={}), "has changed since"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_record_is_checked(case, file):
+    pytest.importorskip("timm")
+    change, message = BAD[case]
+    with pytest.raises((CheckpointError, ArchitectureError), match=message) as caught:
+        models.load(rewritten(file, change))
+    assert str(file) in str(caught.value) or "--arch" in str(caught.value)
+
+
+def test_changed_record_or_tensors_are_noticed(file):
+    rewritten(file, lambda fields: fields.update(classes=4), digest=False)
+    with pytest.raises(CheckpointError, match="was changed after it was written"):
+        models.load_slim(file)
+
+
+def test_missing_tensor(file):
+    tensors = load_file(file)
+    with safe_open(file, "pt") as opened:
+        fields = opened.metadata()
+    del tensors["fc.bias"]
+    save_file(tensors, file, metadata=fields)
+    with pytest.raises(CheckpointError, match="was changed"):
+        models.load_slim(file)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null"])
+def test_record_that_is_no_json(text, file):
+    save_file(load_file(file), file, metadata={"slimkit": text})
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        models.load(file)
+
+
+def test_other_files_are_no_slim_files(tmp_path):
+    save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors")
+    torch.save({"a": torch.ones(1)}, tmp_path / "a.pt")
+    for name in ("a.safetensors", "a.pt"):
+        with pytest.raises(CheckpointError, match="slimkit.models.load"):
+            models.load_slim(tmp_path / name)
+
+
+def test_not_a_number_in_a_slim_file(tmp_path):
+    network = narrowed()
+    with torch.no_grad():
+        network.fc.bias[1] = float("nan")
+    models.save(network, tmp_path / "slim")
+    with pytest.raises(CheckpointError, match="1 of 3 values of 'fc.bias' are NaN"):
+        models.load(tmp_path / "slim")
+
+
+# Writing ---------------------------------------------------------------------------------------------------
+
+
+def test_permissions_follow_the_users_mask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        models.save(narrowed(), tmp_path / "slim")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "slim").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "exported"])
+def test_full_disk_leaves_what_was_there(kind, tmp_path):
+    network = narrowed()
+    if kind == "exported":
+        provenance.attach(network, Provenance(arch="exported", input_shape=(1, 8, 8)))
+    path = tmp_path / "slim"
+    path.write_bytes(b"precious")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(OutputError, match="disk has room"):
+            models.save(network, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == b"precious"
+    assert [each.name for each in tmp_path.iterdir()] == ["slim"]
+
+
+def test_no_space_left(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(slim_file, "save_file", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        models.save(narrowed(), tmp_path / "slim")
+    assert not list(tmp_path.iterdir())
+
+
+def test_interrupted(tmp_path, monkeypatch):
+    def interrupted(_, path, **__):
+        path.write_bytes(b"brief")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(slim_file, "save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        models.save(narrowed(), tmp_path / "slim")
+    assert not list(tmp_path.iterdir())
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    with pytest.raises(OutputError, match="is a folder"):
+        models.save(narrowed(), tmp_path)
+    with pytest.raises(OutputError, match="No such file"):
+        models.save(narrowed(), tmp_path / "none" / "slim")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="Not a directory"):
+        models.save(narrowed(), tmp_path / "file" / "slim")
