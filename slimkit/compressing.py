@@ -20,6 +20,7 @@ from slimkit.export.int8 import quantise
 from slimkit.measure import accuracy, energy, latency
 from slimkit.measure.engines import open_runner
 from slimkit.measure.macs import count_macs
+from slimkit.measure.node_times import latency_by_node
 from slimkit.measure.size import count_params
 from slimkit.measure.stages import Stages
 from slimkit.ranking import Context
@@ -31,6 +32,7 @@ ONNX, DENSE_ONNX, INT8_ONNX = "model.onnx", ".dense.onnx", "model.int8.onnx"
 _CALIBRATION_BATCHES = 8  # of 64 images
 _REAL_IMAGES = 16  # of the validation split, in the proof
 _RANKING_BATCHES = 10
+NOISY = "The machine was busy while latency was measured; trust the ratio and the CPU time more than the milliseconds."
 
 
 def proof_inputs(example: Tensor, dataset: data.Dataset | None, seed: int) -> list[Example]:
@@ -218,8 +220,22 @@ def measure(
                 "images": len(dataset.test),
             }
         sides[name] = side
-    (work / DENSE_ONNX).unlink(missing_ok=True)
+    if any(time.noisy for time in found):
+        sides["warnings"] = [NOISY]
     return sides
+
+
+def time_layers(rows: list[dict[str, Any]], work: Path, spec: RunSpec) -> list[dict[str, Any]]:
+    """Add to the rows of the layers the milliseconds that each takes, before and after, in ONNX Runtime."""
+    for key, path in (("ms_before", work / DENSE_ONNX), ("ms_after", work / ONNX)):
+        if not path.exists():
+            continue
+        spent: dict[str, float] = {}
+        for node in latency_by_node(path, threads=spec.threads, batch=spec.batch, repeats=10):
+            spent[node.layer] = spent.get(node.layer, 0.0) + node.fastest_ms
+        for row in rows:
+            row[key] = spent.get(row["name"], 0.0)
+    return rows
 
 
 def cost(

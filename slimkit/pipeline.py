@@ -125,8 +125,9 @@ def _compress(
     progress("measuring", None)
     with stages.stage("measure"):
         sides = compressing.measure(dense, model, example, spec, dataset, work)
-    report = _head("compress", spec, network, example, stages)
-    report |= slimming_rows(slimmed, spec, dense, model, tuple(example.shape[1:]))
+        rows = slimming_rows(slimmed, spec, dense, model, tuple(example.shape[1:]))
+        compressing.time_layers(rows["layers"], work, spec)
+    report = _head("compress", spec, network, example) | rows
     report |= {**sides, "after_cut": after_cut, "recovery": recovery, "proof": proof}
     report["cost"] = compressing.cost(dense, model, tuple(example.shape[1:]), recovery, stages, dataset)
     finish(report, spec, work, stages)
@@ -224,11 +225,12 @@ def _train(
     progress("measuring", None)
     with stages.stage("measure"):
         sides = searching.measure(job, model, example, work)
-    report = _head("train", spec, network, example, stages)
-    report |= slimming_rows(found.slimmed, spec, dense, model, dataset.input_shape)
+        rows = slimming_rows(found.slimmed, spec, dense, model, dataset.input_shape)
+        compressing.time_layers(rows["layers"], work, spec)
+    report = _head("train", spec, network, example) | rows
     report |= {**sides, **found.rows, "recovery": None, "search": found.search, "proof": proof}
     report["cost"] = searching.cost(job, found, sides, stages)
-    report["warnings"] = job.warnings
+    report["warnings"] = [*job.warnings, *sides.get("warnings", [])]
     finish(report, spec, work, stages)
     return Result(model, found.slimmed.mask, report)
 
@@ -312,7 +314,7 @@ def slimming_rows(
     }
 
 
-def _head(command: str, spec: RunSpec, network: Network, example: Tensor, stages: Stages) -> dict[str, Any]:
+def _head(command: str, spec: RunSpec, network: Network, example: Tensor) -> dict[str, Any]:
     known = provenance.of(network.model)
     return {
         "schema": json_file.SCHEMA,
@@ -327,6 +329,7 @@ def _head(command: str, spec: RunSpec, network: Network, example: Tensor, stages
             "source": network.source,
             "input_shape": list(example.shape[1:]),
             "classes": known.classes,
+            "normalisation": known.normalisation,
             "assumptions": list(network.assumptions),
         },
         "environment": environment(),
@@ -336,6 +339,7 @@ def _head(command: str, spec: RunSpec, network: Network, example: Tensor, stages
 
 def finish(report: dict[str, Any], spec: RunSpec, work: Path, stages: Stages) -> None:
     """Complete a report and write it: `report.json`, `report.html` and `run.toml`."""
+    (work / compressing.DENSE_ONNX).unlink(missing_ok=True)
     report["verdict"] = verdict.verdict(report).sentence
     report["stages"] = stages.records()
     json_file.write(report, work)
@@ -358,7 +362,7 @@ def inspect(path: Path, spec: CompressSpec, progress: Progress = quiet) -> dict[
     rows = [
         row | {"macs": round(sum(work.get(layer, 0) for layer in row["layers"]))} for row in graph.describe()
     ]
-    report = _head("inspect", spec, network, torch.empty(1, *shape), Stages())
+    report = _head("inspect", spec, network, torch.empty(1, *shape))
     return report | {
         "channels": records.channels(graph, keep, fixed, (), None),
         "groups": rows,
