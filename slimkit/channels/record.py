@@ -48,6 +48,7 @@ class Record:
         self._stack: list[nn.Module] = [model]
         self._called: set[int] = set()
         self._marked: list[ref[Tensor]] = []
+        self._counted: dict[tuple[int, str], tuple[Tensor, ...]] = {}  # attribute -> what it counts
 
     # where the pass is
 
@@ -56,9 +57,8 @@ class Record:
         self._called.add(id(module))
 
     def leave(self, module: nn.Module) -> None:
-        if any(m is module for m in self._stack[1:]):
-            while self._stack.pop() is not module:  # modules that raised, and whose exception was caught
-                pass
+        if len(self._stack) > 1 and self._stack[-1] is module:
+            self._stack.pop()
 
     @property
     def module(self) -> nn.Module:
@@ -72,6 +72,14 @@ class Record:
     def place(self) -> str:
         """Return the path of the module that is running, the class of the network where it is that."""
         return self.path or type(self._stack[0]).__name__
+
+    def place_of(self, error: BaseException) -> str:
+        """Return the path of the innermost module in whose code an exception was raised."""
+        path, frame = "", error.__traceback__
+        while frame is not None:
+            path = self.paths.get(id(frame.tb_frame.f_locals.get("self")), path)
+            frame = frame.tb_next
+        return path or type(self._stack[0]).__name__
 
     def uncalled(self) -> list[str]:
         """Return the modules with parameters of their own that the pass has not reached."""
@@ -134,13 +142,13 @@ class Record:
         elif hasattr(tensor, _LABELS):
             setattr(tensor, _LABELS, None)
 
-    def loud(self, tensor: Tensor) -> str | None:
-        """Say why removed channels would not be zero in a tensor; None where they would."""
-        return getattr(tensor, _LOUD, None)
+    def loud(self, tensor: Tensor) -> dict[int, str]:
+        """Return the dimensions along which removed channels would not be zero, and why."""
+        return getattr(tensor, _LOUD, None) or {}
 
-    def put_loud(self, tensor: Tensor, why: str | None) -> None:
-        if why is not None or hasattr(tensor, _LOUD):
-            self._mark(tensor, _LOUD, why)
+    def put_loud(self, tensor: Tensor, loud: dict[int, str]) -> None:
+        if loud or hasattr(tensor, _LOUD):
+            self._mark(tensor, _LOUD, loud)
 
     def _mark(self, tensor: Tensor, attribute: str, value: Any) -> None:
         setattr(tensor, attribute, value)
@@ -204,15 +212,24 @@ class Record:
                 self.absorbs[origin] = name
 
     def width(self, values: tuple[int, ...], parts: tuple[Tensor, ...]) -> bool:
-        """Note a count of channels that the code used; True if an attribute of its module repeats it."""
-        if id(self.module) not in self.paths:
+        """Note a count of channels that the code used; True if an attribute of its module repeats it.
+
+        One attribute that counts channels in two places ties them.
+        """
+        module = self.module
+        if id(module) not in self.paths:
             return False
-        for held in vars(self.module).values():
+        found = False
+        for attribute, held in vars(module).items():
             one = type(held) is int and len(values) == 1 and held == values[0]
             if one or (type(held) in (list, tuple) and tuple(held) == values):
-                self.widths.append((self.path, values, parts))
-                return True
-        return False
+                found = True
+                known = self._counted.setdefault((id(module), attribute), parts)
+                for part, other in zip(parts, known, strict=True):
+                    self.names.tie(part, other)
+        if found:
+            self.widths.append((self.path, values, parts))
+        return found
 
     def work(self, weight: Tensor | None, outputs: Tensor | int, inputs: Tensor | int, each: float) -> None:
         if not self.training:

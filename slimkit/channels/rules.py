@@ -68,7 +68,7 @@ def _unknown(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str,
 
 def _convolution(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     x, weight, bias, _, _, _, transposed, _, groups = args
-    reason = "varies over space before a convolution"
+    reason = "lies along a dimension that a convolution runs over"
     given = record.along(x, 1, reason)
     record.others(x, {1}, reason)
     rows = record.along(weight, 0, reason)  # out channels; in channels when transposed
@@ -80,8 +80,8 @@ def _convolution(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[
 
     if groups == 1:
         reads, makes = (rows, columns) if transposed else (columns, rows)
-        _contract(record, x, given, reads)
-        _produce(record, weight, makes)
+        _contract(record, x, 1, given, reads)
+        _produce(record, weight, 1 if transposed else 0, makes)
         record.work(weight, _or_count(makes, made), _or_count(reads, width), each)
     elif groups == width:
         makes = _depthwise(record, weight, given, rows, columns if transposed else None, made // width)
@@ -98,8 +98,8 @@ def _convolution(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[
     record.mark_origin(out, weight)
 
 
-def _contract(record: Record, x: Tensor, given: Tensor | None, reads: Tensor | None) -> None:
-    """Tie the channels that arrive with x to the input channels of a weight, which sums over them."""
+def _contract(record: Record, x: Tensor, dim: int, given: Tensor | None, reads: Tensor | None) -> None:
+    """Tie the channels that arrive along `dim` of x to the inputs of a weight, which sums over them."""
     if reads is not None:
         record.names.contracted.append(reads)
         if given is not None:
@@ -108,18 +108,18 @@ def _contract(record: Record, x: Tensor, given: Tensor | None, reads: Tensor | N
             record.freeze(reads, FIXED_INPUT)
     elif given is not None:
         record.freeze(given, COMPUTED)
-    _refuse_loud(record, x, given)
+    _refuse_loud(record, x, dim, given)
 
 
-def _refuse_loud(record: Record, x: Tensor, names: Tensor | None) -> None:
-    if names is not None and (why := record.loud(x)) is not None:
+def _refuse_loud(record: Record, x: Tensor, dim: int, names: Tensor | None) -> None:
+    if names is not None and (why := record.loud(x).get(dim % x.dim())) is not None:
         record.freeze(names, f"is read after an operator that does not keep it at zero ({why})")
 
 
-def _produce(record: Record, weight: Tensor, makes: Tensor | None) -> None:
+def _produce(record: Record, weight: Tensor, dim: int, makes: Tensor | None) -> None:
     if makes is not None:
         record.names.produced.append((makes, record.place()))
-        if (why := record.loud(weight)) is not None:
+        if (why := record.loud(weight).get(dim % weight.dim())) is not None:
             record.freeze(makes, f"is made by a weight that is not zero where it is removed ({why})")
 
 
@@ -142,7 +142,7 @@ def _depthwise(
             if names is not None:
                 record.freeze(names, FIXED_INPUT)
         if columns is None:
-            _produce(record, weight, rows)
+            _produce(record, weight, 0, rows)
             return rows
         return None
     makes = given.repeat_interleave(multiplier)
@@ -164,12 +164,12 @@ def _grouped(
 ) -> Tensor | None:
     """Tie the j-th channel of every convolution group, so that the groups stay of equal width."""
     if rows is None:
-        _contract(record, x, given, None)
+        _contract(record, x, 1, given, None)
         return None
     of_group = rows.reshape(groups, -1)
     record.names.tie(of_group, of_group[:1])
-    _produce(record, weight, rows)
-    _contract(record, x, None if given is None else _tie_groups(record, given, groups), columns)
+    _produce(record, weight, 0, rows)
+    _contract(record, x, 1, None if given is None else _tie_groups(record, given, groups), columns)
     return rows
 
 
@@ -184,8 +184,8 @@ def _grouped_transposed(
 ) -> Tensor | None:
     if rows is not None:
         _tie_groups(record, rows, groups)
-    _contract(record, x, given, rows)
-    _produce(record, weight, columns)
+    _contract(record, x, 1, given, rows)
+    _produce(record, weight, 1, columns)
     return None if columns is None else columns.repeat(groups)
 
 
@@ -232,7 +232,8 @@ def _batch_norm(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[s
         record.width((len(names),), (names,))
     only_weights = record.axes(x)[1]
     _put_channels(record, out[0], names, only_weights)
-    record.put_loud(out[0], record.loud(x) if weight is None else record.loud(weight))
+    why = record.loud(x).get(1) if weight is None else record.loud(weight).get(0)
+    record.put_loud(out[0], {1: why} if why else {})
 
 
 def _layer_norm(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -279,13 +280,13 @@ def _matmul(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
                 record.freeze(names, "is multiplied with another weight" if weight_a else reason)
         record.work(None, _or_count(rows, n), _or_count(columns, m), each * k)
     elif weight_b:
-        _contract(record, a, inner_a, inner_b)
-        _produce(record, b, columns)
+        _contract(record, a, -1, inner_a, inner_b)
+        _produce(record, b, -1, columns)
         record.work(_stored(b), _or_count(columns, m), _or_count(inner_b, k), each * n)
         record.mark_origin(out, _stored(b))
     else:
-        _contract(record, b, inner_b, inner_a)
-        _produce(record, a, rows)
+        _contract(record, b, -2, inner_b, inner_a)
+        _produce(record, a, -2, rows)
         record.work(_stored(a), _or_count(rows, n), _or_count(inner_a, k), each * m)
     put = []
     for names, dim in ((rows, -2), (columns, -1)):
@@ -296,10 +297,8 @@ def _matmul(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     if a.dim() == 3:
         put += _batches(record, a, b)
     record.put(out, tuple(put), weight_a and weight_b)
-    loud_rows, loud_columns = record.loud(a), record.loud(b)
-    record.put_loud(
-        out, (loud_rows if rows is not None else None) or (loud_columns if columns is not None else None)
-    )
+    kept = ((record.loud(a), a.dim() - 2), (record.loud(b), b.dim() - 1))
+    record.put_loud(out, {dim: loud[dim] for loud, dim in kept if dim in loud})
 
 
 def _batches(record: Record, a: Tensor, b: Tensor) -> list[Tensor]:
@@ -326,7 +325,9 @@ def _vector_product(
 
 def _addmm(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     _matmul(record, func, args[1:], {}, out)
-    loud = record.loud(out) or record.loud(args[0])
+    loud = record.loud(out)
+    if why := record.loud(args[0]).get(args[0].dim() - 1):
+        loud = {**loud, out.dim() - 1: why}
     axes, weight = merge(record, [args[0], out], out.shape)
     record.put(out, axes, weight)
     record.put_loud(out, loud)

@@ -138,7 +138,7 @@ def _unbind(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Any) -> 
 
 
 def _split(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
-    """Equal parts are tied, so that `chunk` stays right; unequal ones need an attribute that can follow."""
+    """Equal parts are tied, so that `chunk` stays right; unequal ones need attributes that can follow."""
     x = args[0]
     dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % x.dim()
     axes, weight = record.axes(x)
@@ -148,22 +148,30 @@ def _split(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Any) -> N
             for put in puts:
                 put.append(label)
             continue
-        widths = [int(part.shape[dim]) for part in out]
+        widths = tuple(int(part.shape[dim]) for part in out)
         parts = [label.narrow(dim, sum(widths[:i]), width) for i, width in enumerate(widths)]
         if varying(label) != [dim]:
             record.freeze(label, "is split along a dimension that shares its names with another")
-        elif len(set(widths)) == 1:
-            for part in parts[1:]:
-                record.names.tie(part, parts[0])
-            record.width((widths[0],), (parts[0].reshape(-1),))
-            record.width(tuple(widths), tuple(part.reshape(-1) for part in parts))
-            parts = [parts[0]] * len(parts)
-        elif not record.width(tuple(widths), tuple(part.reshape(-1) for part in parts)):
-            record.freeze(label, f"is split into {widths}: sizes written in the code")
+        else:
+            _follow_split(record, widths, [part.reshape(-1) for part in parts])
+            if len(set(widths)) == 1:
+                parts = [parts[0]] * len(parts)
         for put, part in zip(puts, parts, strict=True):
             put.append(part)
     for part, put in zip(out, puts, strict=True):
         record.put(part, tuple(put), weight)
+
+
+def _follow_split(record: Record, widths: tuple[int, ...], parts: list[Tensor]) -> None:
+    """Tie parts of one size; freeze unequal ones whose size no attribute of the module repeats."""
+    record.width((sum(widths),), (torch.cat(parts),))
+    listed = record.width(widths, tuple(parts))
+    if listed and len(set(widths)) > 1:
+        return
+    for width, part in zip(widths, parts, strict=True):
+        record.names.tie(part, parts[widths.index(width)])
+        if not record.width((width,), (part,)) and len(set(widths)) > 1:
+            record.freeze(part, f"is split into {list(widths)}: sizes written in the code")
 
 
 def _cat(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 The promise is that the smaller network computes what the network with silent channels computes. A sigmoid
 turns a silent channel into 0.5; multiplied with another silent one (squeeze-excite) it is silent again; read
-by a convolution it would be missed. A tensor whose removed channels are not zero is *loud*.
+by a convolution it would be missed. A dimension along which removed channels are not zero is *loud*.
 """
 
 from functools import cache
@@ -11,59 +11,87 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimkit.channels.labels import varying
 from slimkit.channels.record import Record
 
 aten = torch.ops.aten
 _SAMPLES = (0.7, -1.3, 2.1, -0.2)  # stand in for values that are not zero
+_NEGATIVE = "padding with a negative number"  # of which a max pool makes zero again
 
 ALWAYS = {  # operators that make removed channels loud, whatever they read
     aten.softmax, aten._softmax, aten._log_softmax, aten.logsumexp, aten.ones_like, aten.full_like,
     aten.rand_like, aten.randn_like, aten.native_layer_norm,
 }  # fmt: skip
+MAX_POOLS = {aten.max_pool1d, aten.max_pool2d, aten.max_pool2d_with_indices, aten.max_pool3d_with_indices}
 
 
 def follow(
     record: Record, func: Any, args: tuple[Any, ...], inputs: list[Tensor], out: Any, pointwise: bool
 ) -> None:
-    """Say for the outputs of an operator whether removed channels are zero in them; call after its rule."""
+    """Say for the outputs of an operator where removed channels are not zero; call after its rule."""
+    packet = func.overloadpacket
     outs = [o for o in (out if isinstance(out, (list, tuple)) else (out,)) if isinstance(o, Tensor)]
-    why = None
-    if func.overloadpacket in ALWAYS or (func.overloadpacket is aten.constant_pad_nd and any(args[2:])):
-        why = _because(record, func)
-    elif pointwise:
-        if not _keeps_zero(record, func, args):
-            why = next((w for w in map(record.loud, inputs) if w), None) or _because(record, func)
-    else:
-        why = next((w for w in map(record.loud, inputs) if w), None)
+    padding = packet is aten.constant_pad_nd and any(args[2:])
+    if not (pointwise or padding or packet in ALWAYS or any(map(record.loud, inputs))):
+        for o in outs:
+            record.put_loud(o, {})
+        return
     for o in outs:
-        record.put_loud(o, why)
-    if (
-        why is not None
-        and isinstance(args[0], Tensor)
-        and outs
-        and outs[0] is args[0]
-        and args[0]._base is not None
-    ):
-        record.put_loud(args[0]._base, why)  # written in place, through a view
+        loud: dict[int, str] = {}
+        for label in record.axes(o)[0]:
+            for dim in varying(label):
+                if pointwise:
+                    why = _after(record, func, args, dim - o.dim())
+                elif padding:
+                    why = _NEGATIVE if args[2] < 0 else f"padding in {record.place()!r}"
+                elif packet in ALWAYS:
+                    why = _because(record, func)
+                else:
+                    why = _passed_on(record, inputs, label)
+                    why = None if packet in MAX_POOLS and why == _NEGATIVE else why
+                if why is not None:
+                    loud[dim] = why
+        record.put_loud(o, loud)
+        if loud and o is args[0] and o._base is not None and o._base.dim() == o.dim():
+            record.put_loud(o._base, loud)  # written in place, through a view
 
 
 def _because(record: Record, func: Any) -> str:
     return f"{func.overloadpacket.__name__.strip('_')} in {record.place()!r}"
 
 
-def _keeps_zero(record: Record, func: Any, args: tuple[Any, ...]) -> bool:
-    """Tell whether an element-wise operator gives 0 where its silent inputs are 0, whatever the rest."""
+def _passed_on(record: Record, inputs: list[Tensor], label: Tensor) -> str | None:
+    """Return why the names of a label are loud already in an input that has them too."""
+    names = label.reshape(-1)
+    for tensor in inputs:
+        for given in record.axes(tensor)[0] if record.loud(tensor) else ():
+            why = next((w for d, w in record.loud(tensor).items() if given.shape[d] > 1), None)
+            same = torch.isin(given.reshape(-1)[:1], names) | torch.isin(names[:1], given)
+            if why is not None and bool(same.any()):
+                return why
+    return None
+
+
+def _after(record: Record, func: Any, args: tuple[Any, ...], dim: int) -> str | None:
+    """Say why an element-wise operator is loud along a dimension, counted from the end; None if it is not.
+
+    It keeps zero if it gives 0 where its silent inputs are 0, whatever the others are.
+    """
     key: list[Any] = []
+    loud = None
     for arg in args:
         if isinstance(arg, Tensor):
-            silent = bool(record.axes(arg)[0]) and record.loud(arg) is None
-            key.append((arg.dtype, silent))
+            named = arg.dim() >= -dim and any(label.shape[dim] > 1 for label in record.axes(arg)[0])
+            why = record.loud(arg).get(dim + arg.dim())
+            loud = loud or why
+            key.append((arg.dtype, named and why is None))
         else:
             key.append(tuple(arg) if isinstance(arg, list) else arg)
     try:
-        return _result_is_zero(func, tuple(key))
-    except TypeError:  # an argument that cannot be hashed: ask anew
-        return _result_is_zero.__wrapped__(func, tuple(key))
+        silent = _result_is_zero(func, tuple(key))
+    except TypeError:  # an argument that cannot be hashed
+        silent = _result_is_zero.__wrapped__(func, tuple(key))
+    return None if silent else loud or _because(record, func)
 
 
 @cache
@@ -79,8 +107,5 @@ def _result_is_zero(func: Any, key: tuple[Any, ...]) -> bool:
         out = func(*args)
     except Exception:  # needs another shape or device: the proof will tell
         return True
-    return all(
-        bool((o == 0).all())
-        for o in (out if isinstance(out, (list, tuple)) else (out,))
-        if isinstance(o, Tensor)
-    )
+    outs = out if isinstance(out, (list, tuple)) else (out,)
+    return all(bool((o == 0).all()) for o in outs if isinstance(o, Tensor))

@@ -53,7 +53,8 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
     """
     record = Record(model, batch=batch_size(example_input))
     modes = [(module, module.training) for module in record.modules.values()]
-    state = [(t, t._version, t.clone()) for t in record.tensors.values() if not isinstance(t, nn.Parameter)]
+    buffers = [t for t in record.tensors.values() if not isinstance(t, nn.Parameter) and not t.is_inference()]
+    state = [(buffer, buffer._version, buffer.clone()) for buffer in buffers]
     try:
         with torch.random.fork_rng(devices=[]):
             model.eval()
@@ -77,16 +78,22 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
 def _forward(model: nn.Module, example_input: Example, record: Record) -> None:
     with torch.inference_mode(False), torch.no_grad(), _module_stack(record), _Tracer(record):
         try:
-            out = call(model, example_input)
+            out = call(model.module if isinstance(model, nn.DataParallel) else model, example_input)
         except Exception as error:
             line = str(error).strip().splitlines()
             raise TraceError(
                 f"the network cannot run on its example input {describe(example_input)}: "
-                f"in {record.place()!r}, "
+                f"in {record.place_of(error)!r}, "
                 f"{type(error).__name__}: {line[0] if line else '(no message)'}\n"
                 "  Give an input of the shape that it expects, or mend the module named above."
             ) from error
-    for tensor in tensors(out):
+    outputs = tensors(out)
+    if not outputs:
+        raise TraceError(
+            f"the network gives {type(out).__name__} without a tensor: there is nothing to compare.\n"
+            "  Give a network whose output is a tensor, or a nest of lists, dicts and objects that hold some."
+        )
+    for tensor in outputs:
         labels = record.labels(tensor)
         for label in labels.axes if labels else ():
             record.names.freeze(label, "", "reaches the output of the network")
@@ -100,7 +107,7 @@ def _module_stack(record: Record) -> Iterator[None]:
     def leave(module: nn.Module, args: Any, out: Any) -> None:
         record.leave(module)
 
-    handles = (register_module_forward_pre_hook(enter), register_module_forward_hook(leave))
+    handles = (register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True))
     try:
         yield
     finally:
@@ -117,17 +124,15 @@ def call(model: Callable[..., Any], example_input: Example) -> Any:
     return model(*example_input)
 
 
-def tensors(tree: Any) -> list[Tensor]:
-    """Return all tensors in a nest of tuples, lists, dicts and dataclass-like outputs, in order."""
+def tensors(tree: Any, depth: int = 9) -> list[Tensor]:
+    """Return all tensors in a nest of tuples, lists, dicts and objects (as dataclasses are), in order."""
     if isinstance(tree, Tensor):
         return [tree]
     if isinstance(tree, Mapping):
         tree = list(tree.values())
-    if isinstance(tree, (tuple, list)):
-        return [tensor for item in tree for tensor in tensors(item)]
-    if hasattr(tree, "__dataclass_fields__"):
-        return tensors([getattr(tree, name) for name in tree.__dataclass_fields__])
-    return []
+    elif not isinstance(tree, (tuple, list)):
+        tree = [] if callable(tree) else list(getattr(tree, "__dict__", {}).values())
+    return [tensor for item in tree for tensor in tensors(item, depth - 1)] if depth else []
 
 
 def describe(example_input: Example) -> str:

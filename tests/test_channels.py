@@ -1,0 +1,499 @@
+"""Rules of single operators: which channels are units, what is kept and why, what is followed."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slimkit.channels import Graph, trace
+from slimkit.errors import TraceError
+from slimkit.mask import Mask
+from slimkit.proof import error_of
+from slimkit.surgery import remove
+from tests.nets import conv_bn, randomise_
+from tests.test_channels_property import random_mask
+
+
+class Between(nn.Module):
+    """A convolution 3 -> 8, a function, a convolution 8 -> 4, a mean: what becomes of the channels?"""
+
+    def __init__(self, function: Callable[..., Tensor], **attributes: Any) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        self.function = function
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        wants_self = self.function.__code__.co_argcount == 2
+        return self.b(self.function(self, y) if wants_self else self.function(y)).mean((2, 3))
+
+
+X = torch.randn(2, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def graph_of(net: nn.Module, x: Any = X) -> Graph:
+    net.double().eval()
+    return trace(net, x)
+
+
+def proven(net: nn.Module, graph: Graph, x: Any = X) -> bool:
+    return all(error_of(net, graph, random_mask(graph, seed), [x]) <= 1e-9 for seed in range(3))
+
+
+PASSES: dict[
+    str, tuple[Callable[..., Tensor], int]
+] = {  # function, units of the first convolution's 8 channels
+    "relu": (lambda x: F.relu(x), 8),
+    "in place": (lambda x: F.relu_(x), 8),
+    "out-of-place twin": (lambda x: torch.add(x, x, alpha=2), 8),
+    "hardtanh": (lambda x: F.hardtanh(x, -1, 1), 8),
+    "gelu of a half": (lambda x: F.gelu(x) * 0.5, 8),
+    "comparison": (lambda x: torch.where(x > 0, x, 0.1 * x), 8),
+    "scaled by its sigmoid": (lambda x: x * torch.sigmoid(x), 8),
+    "exp minus one": (lambda x: torch.expm1(x), 8),
+    "norm over space": (lambda x: x / (1 + x.norm(dim=(2, 3), keepdim=True)), 8),
+    "softmax over space, gating": (lambda x: x * x.flatten(2).softmax(-1).view_as(x), 8),
+    "topk over space": (lambda x: x.flatten(2).topk(9, -1).values.reshape(2, -1, 3, 3), 8),
+    "flip over space": (lambda x: x.flip(3).roll(1, 2), 8),
+    "cumulative sum over space": (lambda x: x.cumsum(3), 8),
+    "pads": (lambda x: F.pad(F.pad(x, (1, 1, 1, 1)), (1, 1, 1, 1), mode="reflect"), 8),
+    "padding below zero, max pool": (lambda x: F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-1e9), 2), 8),
+    "pools": (lambda x: F.adaptive_max_pool2d(F.avg_pool2d(F.max_pool2d(x, 2), 2), 1), 8),
+    "resizing": (lambda x: F.interpolate(F.interpolate(x, scale_factor=2), size=(5, 5), mode="bilinear"), 8),
+    "grid sample": (lambda x: F.grid_sample(x, torch.zeros(2, 4, 4, 2).double(), align_corners=False), 8),
+    "unfold windows": (lambda x: x.unfold(2, 2, 1).mean(-1), 8),
+    "flatten and back": (lambda x: x.flatten(1).view(2, -1, 6, 6), 8),
+    "channels last and back": (lambda x: x.permute(0, 2, 3, 1).contiguous().movedim(-1, 1), 8),
+    "einsum with itself": (lambda x: torch.einsum("nchw,nchw->nchw", x, x), 8),
+    "repeat over space": (lambda x: x.repeat(1, 1, 2, 1), 8),
+    "expand": (lambda x: x[:, :, :1].expand(-1, -1, 6, -1), 8),
+    "space written in place": (lambda x: _write_in_place(x), 8),
+    "index over space": (lambda x: x[:, :, torch.tensor([0, 2])], 8),
+    "batch first": (lambda x: torch.stack([x[0], x[1]]), 8),
+    "unbind over space": (lambda x: torch.stack(x.unbind(3), 3), 8),
+    "halves added": (lambda x: sum(x.chunk(2, 1)).repeat(1, 2, 1, 1), 4),  # type: ignore[union-attr]
+    "channel shuffle": (lambda x: F.channel_shuffle(x, 2), 4),
+    "shuffle by views": (lambda x: x.view(2, 2, -1, 6, 6).transpose(1, 2).flatten(1, 2), 4),
+    "glu twice": (lambda x: torch.cat([F.glu(x, 1), F.glu(x, 1)], 1), 4),
+    "patches": (lambda x: F.fold(F.unfold(x, 3, padding=1), (6, 6), 3, padding=1), 8),
+    "pixels and back": (lambda x: F.pixel_unshuffle(F.pixel_shuffle(x, 2), 2), 2),
+}
+
+
+def _write_in_place(x: Tensor) -> Tensor:
+    y = torch.zeros_like(x)
+    y[:, :, 1:] = x[:, :, :-1]
+    y[:, :, 0].add_(x[:, :, 0])
+    return y
+
+
+@pytest.mark.parametrize("case", PASSES)
+def test_channels_pass(case: str) -> None:
+    function, units = PASSES[case]
+    net = Between(function)
+    graph = graph_of(net)
+    assert graph.units == units
+    assert [(g.name, g.layers) for g in graph.groups] == [("a", ("a",))]
+    assert proven(net, graph)
+
+
+KEPT: dict[str, tuple[Callable[..., Tensor], str]] = {
+    "sigmoid": (lambda x: torch.sigmoid(x), "does not keep it at zero (sigmoid in 'Between')"),
+    "exp": (lambda x: x.exp(), "does not keep it at zero (exp in 'Between')"),
+    "plus one": (lambda x: x + 1, "does not keep it at zero (add in 'Between')"),
+    "clamp": (lambda x: x.clamp(min=0.1), "does not keep it at zero (clamp in 'Between')"),
+    "plus a map": (lambda x: x + x.new_ones(6, 6), "does not keep it at zero (add in 'Between')"),
+    "padding with one": (
+        lambda x: F.pad(x, (1, 1), value=1.0),
+        "does not keep it at zero (padding in 'Between')",
+    ),
+    "softmax over space": (lambda x: x.softmax(3), "does not keep it at zero (softmax in 'Between')"),
+    "zero in a view": (lambda x: _sigmoid_in_view(x), "does not keep it at zero (sigmoid in 'Between')"),
+    "mean over channels": (lambda x: x - x.mean(1, keepdim=True), "is reduced over (mean)"),
+    "softmax over channels": (lambda x: x.softmax(1), "is mixed along its dimension (softmax)"),
+    "flipped channels": (lambda x: x.flip(1), "is mixed along its dimension (flip)"),
+    "rolled without dimensions": (lambda x: x.roll(1), "is mixed along its dimension (roll)"),
+    "layer norm": (lambda x: F.layer_norm(x, x.shape[1:]), "is normalised across channels (LayerNorm)"),
+    "group norm": (lambda x: F.group_norm(x, 2), "is normalised across channels (GroupNorm)"),
+    "attention": (
+        lambda x: (x.flatten(2).mT @ x.flatten(2) @ x.flatten(2).mT).mT.view_as(x),
+        "enters attention over channels",
+    ),
+    "fixed width": (lambda x: x * torch.ones(8, 1, 1).double(), "is combined with a tensor of fixed width"),
+    "a cut": (lambda x: torch.cat([x[:, 3:], x[:, :3]], 1), "is cut at a place written in the code (slice)"),
+    "one channel": (lambda x: x + x[:, :1], "is cut at a place written in the code (slice)"),
+    "a pick": (lambda x: x + x[:, 0].unsqueeze(1), "is taken by its index (select)"),
+    "a list of picks": (lambda x: x[:, torch.arange(8)], "is picked by index"),
+    "index_select": (
+        lambda x: x.index_select(1, torch.arange(8)),
+        "is mixed along its dimension (index_select)",
+    ),
+    "uneven split": (
+        lambda x: torch.cat(x.split([3, 5], 1), 1),
+        "is split into [3, 5]: sizes written in the code",
+    ),
+    "no rule": (lambda x: x + torch.linalg.svdvals(x)[..., :1, None], "passes through _linalg_svd"),
+    "computed weight": (
+        lambda x: F.conv2d(x, torch.ones(8, 8, 1, 1).double()),
+        "is read by a weight that is computed, not stored",
+    ),
+    "convolved channels": (
+        lambda x: (
+            F.conv1d(x.mean((2, 3))[:, None], torch.ones(1, 1, 3).double(), padding=1)[0, 0].view(1, -1, 1, 1)
+            * x
+        ),
+        "lies along a dimension that a convolution runs over",
+    ),
+    "resized channels": (
+        lambda x: F.interpolate(x.mT.movedim(1, 2), (8, 6)).movedim(1, 2).mT,
+        "is pooled, resized",
+    ),
+}
+
+
+def _sigmoid_in_view(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[:, :, :3].sigmoid_()
+    return x
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_channels_are_kept_with_operator_and_module(case: str) -> None:
+    function, reason = KEPT[case]
+    net = Between(function)
+    graph = graph_of(net)
+    assert graph.units == 0
+    kept = {k.layer: k for k in graph.kept}
+    assert kept["a"].channels == 8
+    assert reason in kept["a"].reason
+    assert " (in " in kept["a"].reason
+    assert kept["b"].reason == "reaches the output of the network"
+    assert graph.total == 12
+
+
+def test_the_module_of_a_reason_is_the_innermost_one() -> None:
+    inner = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 5, 1), norm=nn.GroupNorm(1, 5)))
+    net = nn.Sequential(OrderedDict(body=inner, head=nn.Conv2d(5, 2, 1)))
+    (first, second) = graph_of(net).kept
+    assert (first.layer, first.channels) == ("body.conv", 5)
+    assert first.reason == "is normalised across channels (GroupNorm) (in body.norm)"
+    assert (second.layer, second.channels) == ("head", 2)
+
+
+FOLLOWED: dict[str, tuple[Callable[..., Tensor], dict[str, Any], dict[str, Any]]] = {
+    "sizes of a split": (
+        lambda m, x: torch.cat(x.split(m.sizes, 1)[::-1], 1),
+        {"sizes": [3, 5]},
+        {"sizes": [2, 4]},
+    ),
+    "a tuple": (lambda m, x: torch.cat(x.split(m.sizes, 1)[::-1], 1), {"sizes": (3, 5)}, {"sizes": (2, 4)}),
+    "one size": (lambda m, x: torch.cat(x.split([3, m.rest], 1)[::-1], 1), {"rest": 5}, {"rest": 4}),
+    "half of a width": (
+        lambda m, x: torch.cat(x.split(m.width // 2, 1)[::-1], 1),
+        {"width": 8},
+        {"width": 6},
+    ),
+    "a cut": (lambda m, x: torch.cat([x[:, m.cut :], x[:, : m.cut]], 1), {"cut": 3}, {"cut": 2}),
+    "a view": (lambda m, x: x.reshape(-1, m.width, 36).view(2, m.width, 6, 6), {"width": 8}, {"width": 6}),
+}
+
+
+@pytest.mark.parametrize("case", FOLLOWED)
+def test_attributes_that_repeat_a_width_follow(case: str) -> None:
+    function, before, after = FOLLOWED[case]
+    net = Between(function, **before)
+    graph = graph_of(net)
+    keep = torch.ones(graph.units, dtype=torch.bool)
+    group = next(g for g in graph.groups if "a" in g.layers)
+    axis = next(axis for axis in graph.axes if axis.tensor == "a.weight" and axis.dim == 0)
+    gone = {"one size": (7,), "half of a width": (0, 4), "a view": (0, 7)}.get(case, (0, 7))
+    keep[[int(axis.units[index]) for index in gone]] = False
+    assert group.units.numel() < 9
+    slim = remove(net, graph, Mask(keep))
+    assert {name: getattr(slim, name) for name in before} == after
+    assert {name: getattr(net, name) for name in before} == before
+    assert error_of(net, graph, Mask(keep), [X]) <= 1e-9
+    assert proven(net, graph)
+
+
+def test_one_attribute_that_counts_two_things_ties_them() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.width = 4
+            self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 5, 1)
+            self.out = nn.Conv2d(11, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = self.a(x), self.b(x)
+            return self.out(
+                torch.cat([a[:, self.width :], a[:, : self.width], b[:, self.width :], b[:, : self.width]], 1)
+            )
+
+    net = Net()
+    graph = graph_of(net)
+    rows = {
+        axis.tensor: axis.units.tolist()
+        for axis in graph.axes
+        if axis.tensor in ("a.weight", "b.weight") and not axis.dim
+    }
+    assert rows["a.weight"][:4] == rows["b.weight"][:4]
+    assert rows["a.weight"][4:] != rows["b.weight"][4:]
+    assert proven(net, graph)
+
+
+def test_literal_ones_beside_followed_sizes() -> None:
+    net = Between(lambda m, x: torch.cat(x.split([1, m.width, 3], 1), 1), width=4)
+    graph = graph_of(net)
+    assert graph.units == 4
+    assert {k.reason.split(":")[0] for k in graph.kept if k.layer == "a"} == {"is split into [1, 4, 3]"}
+    assert proven(net, graph)
+
+
+def test_zero_padding_of_channels_as_in_a_parameter_free_shortcut() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = conv_bn(3, 4), conv_bn(4, 8), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.c(self.b(x) + F.pad(x, (0, 0, 0, 0, 2, 2)))
+
+    net = Net()
+    graph = graph_of(net)
+    assert [(g.layers, len(g.units)) for g in graph.groups] == [(("a.0", "b.0"), 4)]
+    assert [(k.channels, "zero padding" in k.reason) for k in graph.kept if k.layer == "b.0"] == [(4, True)]
+    assert proven(net, graph)
+
+
+def test_groups_have_layers_norms_and_order() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.late, self.early, self.short = conv_bn(6, 4), conv_bn(3, 6), nn.Conv2d(3, 4, 1)
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc((self.late(self.early(x)) + self.short(x)).mean((2, 3)))
+
+    graph = graph_of(Net())
+    assert [(g.name, g.layers, g.norms) for g in graph.groups] == [
+        ("early.0", ("early.0",), ("early.1.weight",)),
+        ("late.0", ("late.0", "short"), ("late.1.weight",)),
+    ]
+    assert [g.units.tolist() for g in graph.groups] == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9]]
+    assert graph.has_norm.all()
+    assert graph.folds == {"early.0.weight": "early.1.running_mean", "late.0.weight": "late.1.running_mean"}
+    assert {axis.tensor: axis.reads for axis in graph.axes if axis.dim == 1} == {
+        "late.0.weight": True,
+        "fc.weight": True,
+    }
+
+
+def test_grouped_convolutions_tie_the_jth_channels() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 1, groups=4), nn.Conv2d(12, 2, 1))
+    graph = graph_of(net)
+    assert [(g.name, len(g.units), g.per_unit) for g in graph.groups] == [("0", 2, 4), ("1", 3, 4)]
+    slim = remove(net, graph, Mask(torch.tensor([True, False, True, True, False])))
+    assert [(m.in_channels, m.out_channels, m.groups) for m in slim] == [(3, 4, 1), (4, 8, 4), (8, 2, 1)]
+
+
+def test_branches_that_run_only_in_training_are_traced_and_cost_nothing() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.fc, self.aux = (
+                conv_bn(3, 6),
+                nn.Linear(6, 2),
+                nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 2)),
+            )
+
+        def forward(self, x: Tensor) -> Any:
+            y = self.a(x).mean((2, 3))
+            return (self.fc(y), self.aux(F.dropout(y, training=True))) if self.training else self.fc(y)
+
+    net = Net()
+    state, seed = {k: v.clone() for k, v in net.state_dict().items()}, torch.random.get_rng_state()
+    graph = graph_of(net)
+    assert [(g.name, len(g.units)) for g in graph.groups] == [("a.0", 6), ("aux.0", 5)]
+    assert graph.macs(torch.ones(graph.units, dtype=torch.bool)) == 36 * 27 * 6 + 6 * 2
+    torch.testing.assert_close(
+        net.state_dict(), {k: v.double() if v.is_floating_point() else v for k, v in state.items()}
+    )
+    assert torch.equal(torch.random.get_rng_state(), seed)
+    slim = remove(net, graph, random_mask(graph, 0)).train()
+    assert [tuple(t.shape) for t in slim(X)] == [(2, 2), (2, 2)]
+
+
+def test_a_branch_that_wants_targets_is_left_alone() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.unused = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor, targets: Any = None) -> Tensor:
+            if self.training and targets is None:
+                raise ValueError("targets are needed")
+            return self.b(self.a(x))
+
+    net = Net()
+    graph = graph_of(net)
+    assert [g.name for g in graph.groups] == ["a"]
+    assert not net.training
+
+
+def test_buffers_written_by_the_pass_are_put_back() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+            self.register_buffer("calls", torch.zeros(1))
+            self.kept: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            self.kept = self.a(x)
+            return self.b(self.kept)
+
+    net = Net()
+    graph = graph_of(net)
+    assert net.calls.item() == 0
+    assert net.kept is not None and not vars(net.kept)  # no label stays on what the network remembers
+    assert graph_of(net).units == graph.units == 4
+
+
+@dataclass
+class Answer:
+    scores: Tensor
+    boxes: list[Tensor]
+    text: str = "none"
+
+
+class Named(OrderedDict[str, Any]):
+    """As transformers' ModelOutput: an ordered dict with attributes."""
+
+
+class Bag:
+    def __init__(self, value: Tensor) -> None:
+        self.value, self.itself = value, self
+
+
+OUTPUTS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "tuple": lambda a, b: (a, [b]),
+    "dataclass": lambda a, b: Answer(a, [b]),
+    "ordered dict": lambda a, b: Named(logits=a, hidden=(b,)),
+    "any object": lambda a, b: {"a": Bag(a), "b": Bag(b)},
+}
+
+
+@pytest.mark.parametrize("form", OUTPUTS)
+def test_outputs_of_every_form_are_kept(form: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 1), nn.Conv2d(5, 2, 1)
+
+        def forward(self, x: Tensor) -> Any:
+            y = self.b(self.a(x))
+            return OUTPUTS[form](self.c(y), y)
+
+    net = Net()
+    graph = graph_of(net)
+    assert [g.name for g in graph.groups] == ["a"]
+    assert [(k.layer, k.reason) for k in graph.kept] == [
+        (n, "reaches the output of the network") for n in "bc"
+    ]
+    assert proven(net, graph)
+
+
+def test_example_inputs_of_every_form() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(2, 4, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor, y: Tensor, scale: float = 1.0) -> Tensor:
+            return self.c(self.a(x) * scale + self.b(y))
+
+    y = torch.randn(2, 2, 6, 6, dtype=torch.float64)
+    for example in ((X, y), (X, y, 2.0), {"x": X, "y": y}):
+        net = Net()
+        graph = graph_of(net, example)
+        assert [g.layers for g in graph.groups] == [("a", "b")]
+        assert proven(net, graph, example)
+
+
+def test_inference_mode_and_data_parallel() -> None:
+    net = nn.DataParallel(nn.Sequential(conv_bn(3, 4), nn.Flatten(), nn.Linear(144, 2)))
+    with torch.inference_mode():
+        graph = graph_of(net, X.clone())
+    assert [(g.name, g.norms) for g in graph.groups] == [("module.0.0", ("module.0.1.weight",))]
+    assert proven(net, graph)
+
+
+def test_a_network_that_raises_names_its_line_and_module() -> None:
+    net = nn.Sequential(OrderedDict(stem=nn.Conv2d(3, 4, 1), head=nn.Sequential(nn.Conv2d(5, 2, 1))))
+    with pytest.raises(TraceError) as caught:
+        trace(net, torch.zeros(1, 3, 4, 4))
+    text = str(caught.value)
+    assert text.startswith(
+        "the network cannot run on its example input [1, 3, 4, 4]: in 'head.0', RuntimeError: "
+    )
+    assert "expected input[1, 4, 4, 4] to have 5 channels" in text
+    assert text.endswith("\n  Give an input of the shape that it expects, or mend the module named above.")
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+def test_an_exception_that_the_network_handles_does_not_shift_the_module() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wrong, self.a, self.b = nn.Conv2d(9, 2, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            try:
+                return self.wrong(x)
+            except RuntimeError:
+                return self.b(self.a(x).softmax(1))
+
+    assert {k.layer: k.reason for k in graph_of(nn.Sequential(Net())).kept} == {
+        "0.a": "is mixed along its dimension (softmax) (in 0)",
+        "0.b": "reaches the output of the network",
+    }
+
+
+@pytest.mark.parametrize("example", [(), {}, torch.tensor(1.0), ("text",)])
+def test_an_example_without_a_batch_is_refused(example: Any) -> None:
+    with pytest.raises(TraceError, match="without a tensor: nothing to trace.\n  Give a tensor"):
+        trace(nn.Conv2d(3, 4, 1), example)
+
+
+def test_an_output_without_a_tensor_is_refused() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> float:
+            return float(self.a(x).sum())
+
+    with pytest.raises(TraceError, match="gives float without a tensor"):
+        graph_of(Net())
+
+
+def test_a_graph_describes_itself() -> None:
+    net = nn.Sequential(conv_bn(3, 4), nn.Conv2d(4, 2, 1))
+    randomise_(net)
+    graph = graph_of(net)
+    assert graph.describe() == [{"name": "0.0", "layers": ["0.0"], "channels": 4, "norm": True}]
+    keep = torch.tensor([True, False, False, True])
+    assert graph.macs(keep) == 36 * (9 * 3 * 2 + 2 * 2)
+    assert graph.params(keep) == 9 * 3 * 2 + 2 + 2 + 2 * 2 + 2
