@@ -78,7 +78,12 @@ def solve(graph: Graph, scores: Tensor, spec: RunSpec, fixed: Tensor) -> Mask:
     allowed = widths(spec)
     if asked.kind == "ratio":
         return budget.to_ratio(graph, scores, asked.value, allowed, fixed)
-    measure = {"macs": graph.macs, "params": graph.params, "bytes": lambda keep: 4 * graph.params(keep)}[asked.kind]
+    measures: dict[str, Callable[[Tensor], int]] = {
+        "macs": graph.macs,
+        "params": graph.params,
+        "bytes": lambda keep: 4 * graph.params(keep),
+    }
+    measure = measures[asked.kind]
     limit = asked.value if asked.absolute else asked.value * measure(Mask.full(graph).keep)
     return budget.to_limit(graph, scores, measure, limit, allowed, asked.kind, fixed)
 

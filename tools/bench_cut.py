@@ -1,0 +1,106 @@
+"""Accuracy right after the cut, before any retraining: what folding and BN re-estimation bring, and which ranking.
+
+    python tools/bench_cut.py [--out bench_cut.jsonl]
+
+Trained networks of the zoo, on their validation split. First table: gamma, ratios 0.1 to 0.5, constants of removed
+channels left out or folded, BatchNorm's statistics as trained or re-estimated. Second: every ranking and scope at
+half of the MACs, constants folded and statistics re-estimated; 3 seeds where chance or data order has a part.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+import model_zoo
+from slimkit import compressing, data, proof, provenance, slimming
+from slimkit.channels import trace
+from slimkit.models import load
+from slimkit.spec import CompressSpec
+
+NETWORKS = ("resnet8-digits", "resnet20-fashion-mnist")
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
+RANKINGS = ("gamma", "group-norm", "taylor", "random")
+SCOPES = ("global", "isomorphic", "group")
+WAYS = (("zero", "as trained"), ("fold", "as trained"), ("zero", "re-estimated"), ("fold", "re-estimated"))
+
+
+def cut(name: str, **settings: Any) -> dict[str, Any]:
+    """Cut one network of the zoo and return its row."""
+    network = load(Path(model_zoo.__file__).parent / f"{name}.safetensors")
+    known = provenance.of(network.model)
+    dataset = data.open(name.partition("-")[2]).normalised(known.normalisation)
+    spec = CompressSpec(data=dataset.name, round_to=1, **settings)
+    image = torch.randn(1, *dataset.input_shape)
+    graph = trace(network.model, image)
+    inputs = compressing.proof_inputs(image, dataset, spec.seed)
+    context = compressing.context(spec, dataset)
+    slimmed = slimming.slim(network.model, graph, spec, inputs, context)
+    _, rows = compressing.settle(network.model, slimmed, spec, inputs, dataset)
+    return {
+        "dense": compressing.accuracy.accuracy(network.model, dataset.validation),
+        "accuracy": {f"{row['constants']}, {row['batch_norm']}": row["accuracy"] for row in rows},
+        "removed": slimmed.mask.removed / graph.units,
+        "error": proof.TOLERANCE >= slimmed.error,
+    }
+
+
+def jobs() -> list[dict[str, Any]]:
+    """Return every cut of both tables."""
+    found = [{"network": n, "ratio": r} for n in NETWORKS for r in RATIOS]
+    for network in NETWORKS:
+        for ranking in RANKINGS:
+            for scope in SCOPES:
+                seeds = (0, 1, 2) if ranking in ("random", "taylor") else (0,)
+                found += [
+                    {"network": network, "max_macs": 0.5, "ranking": ranking, "scope": scope, "seed": seed}
+                    for seed in seeds
+                ]
+    return found
+
+
+def tables(rows: list[dict[str, Any]]) -> str:
+    """Return both tables as markdown."""
+    lines = ["| network | ratio | dense | " + " | ".join(f"{c}, {b}" for c, b in WAYS) + " |", "|" + " --- |" * 7]
+    for row in rows:
+        if "ratio" in row["job"]:
+            cells = [f"{100 * row['accuracy'][f'{c}, {b}']:.1f}" for c, b in WAYS]
+            head = [row["job"]["network"], f"{row['job']['ratio']}", f"{100 * row['dense']:.1f}"]
+            lines.append("| " + " | ".join(head + cells) + " |")
+    lines += ["", "| network | ranking | " + " | ".join(SCOPES) + " |", "|" + " --- |" * 5]
+    for network in NETWORKS:
+        for ranking in RANKINGS:
+            cells = []
+            for scope in SCOPES:
+                values = [
+                    100 * row["accuracy"]["fold, re-estimated"]
+                    for row in rows
+                    if row["job"].get("scope") == scope
+                    and (row["job"]["network"], row["job"]["ranking"]) == (network, ranking)
+                ]
+                spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
+                cells.append(f"{fmean(values):.1f}{spread}" if values else "")
+            lines.append("| " + " | ".join([network, ranking, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("bench_cut.jsonl"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    for job in jobs():
+        if job not in [row["job"] for row in rows]:
+            row = {"job": job, **cut(job["network"], **{k: v for k, v in job.items() if k != "network"})}
+            rows.append(row)
+            with args.out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+    print(tables(rows))
+
+
+if __name__ == "__main__":
+    main()
