@@ -55,7 +55,7 @@ def test_more_work_takes_longer_and_the_record_is_complete(files):
     small, large = measure(files, seconds=0.1)
     assert small.fastest_ms < large.fastest_ms and small.cpu_ms < large.cpu_ms
     assert 0 < small.fastest_ms <= small.q25_ms <= small.median_ms <= small.q75_ms
-    assert 11 <= small.repeats <= 400 and small.repeats == large.repeats
+    assert 7 <= small.repeats <= 400 and small.repeats == large.repeats
     assert small.engine.startswith("onnxruntime ") and small.cpu
     assert set(small.record()) >= {"median", "q25", "q75", "cpu", "engine", "threads", "batch", "repeats"}
 
@@ -75,8 +75,8 @@ def test_files_take_turns_after_their_warm_ups(monkeypatch):
     monkeypatch.setattr(latency, "open_runner", fake)
     found = measure(["a", "b"], seconds=0)
     warm_ups = ["a"] * 5 + ["b"] * 5
-    assert ran == warm_ups + ["a", "b"] * (1 + 11)
-    assert [f.repeats for f in found] == [11, 11]
+    assert ran == warm_ups + ["a", "b"] * (1 + 7)
+    assert [f.repeats for f in found] == [7, 7]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def open_runner(path: str | Path, engine: str = "onnxruntime", threads: int = 1)
 
     Args:
         path: the file.
-        engine: `onnxruntime` or `openvino` (in 32-bit floats, also where the processor has bfloat16).
+        engine: `onnxruntime`; `openvino`, in 32-bit floats also where the processor has bfloat16; or
+            `openvino-bf16`, in bfloat16 where it has that.
         threads: number of threads that compute.
 
     Raises:
@@ -91,17 +93,17 @@ def onnxruntime_runner(path: Path, session: Any) -> Runner:
     )
 
 
-def _open_openvino(path: Path, threads: int) -> Runner:
+def _open_openvino(path: Path, threads: int, precision: str = "f32") -> Runner:
     try:
         import openvino
     except ImportError as error:
         raise EngineError(
-            "engine 'openvino': the package is not installed.\n  Install it: pip install 'slimkit[openvino]'"
+            "OpenVINO: the package is not installed.\n  Install it: pip install 'slimkit[openvino]'"
         ) from error
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
     }
     try:
@@ -117,7 +119,7 @@ def _open_openvino(path: Path, threads: int) -> Runner:
         run=lambda batch: [request.infer({0: batch}, share_inputs=True)[out] for out in compiled.outputs],
         input_shape=shape,
         input_type=np.dtype(port.get_element_type().to_dtype()),
-        engine=f"openvino {openvino.__version__.split('-')[0]}",
+        engine=f"openvino {openvino.__version__.split('-')[0]} ({precision})",
     )
 
 
@@ -128,11 +130,12 @@ def _one_input(path: Path, count: int) -> None:
 
 def _unreadable(path: Path, engine: str, error: Exception) -> CheckpointError:
     lines = str(error).strip().splitlines()
-    reason = lines[0].rstrip(".") if lines else type(error).__name__
+    reason = lines[-1].strip().rstrip(".") if lines else type(error).__name__
     return CheckpointError(f"{path}: {engine} cannot read it: {reason}.\n  Give an intact ONNX file")
 
 
 ENGINES: dict[str, Callable[[Path, int], Runner]] = {
     "onnxruntime": _open_onnxruntime,
     "openvino": _open_openvino,
+    "openvino-bf16": partial(_open_openvino, precision="bf16"),
 }

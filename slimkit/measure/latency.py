@@ -16,7 +16,7 @@ from slimkit.measure.environment import cpu_name
 from slimkit.measure.power import processor_meters
 
 WARM_UPS = 5
-_FEWEST, _MOST = 11, 400  # rounds
+_FEWEST, _MOST = 7, 400  # rounds
 _NOISY_SPREAD = 0.1  # interquartile range over median
 _NOISY_WAIT = 0.1  # share of the wall time in which a single thread was not running
 
@@ -82,8 +82,8 @@ def measure(
         input_shape: (C, H, W), where a file leaves them free; else they are read from the file.
         threads: number of threads that compute.
         batch: images per inference; a file with a fixed batch keeps its own.
-        engine: `onnxruntime` or `openvino`.
-        seconds: about how long one file is timed; decides the number of rounds, between 11 and 400.
+        engine: a name in `engines.ENGINES`.
+        seconds: about how long one file is timed; decides the number of rounds, between 7 and 400.
 
     Raises:
         CheckpointError: a file is missing or damaged.
