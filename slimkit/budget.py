@@ -6,7 +6,7 @@ blocks of all groups compete by their mean score. U = units of the graph.
 
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
@@ -17,14 +17,23 @@ from slimkit.channels import Graph, Group
 from slimkit.errors import BudgetError, MaskError
 from slimkit.mask import Mask
 
+_NARROW = 0.1  # share of channels in narrow groups from which a network itself is narrow
+
 
 @dataclass(frozen=True)
 class Widths:
     """Which counts of channels a group may keep.
 
+    Engines compute channels in blocks of `step`: a count between two multiples takes as long as the next
+    one, and a grouped convolution leaves the fast kernel (ONNX Runtime on AVX-512: 8 channels a convolution
+    group take as long as 16, and 24 longer than 32). So counts are multiples of the step, and groups that
+    have no smaller multiple stay whole. With `adapt` there are two exceptions, which use half the step, a
+    quarter, ...: units tied across convolution groups that are narrower than a step, and so on the slow
+    kernel anyway; and networks so narrow that little could be removed.
+
     Attributes:
         step: counts are multiples of it, and at least it.
-        adapt: a group narrower than two steps uses half of it, a quarter, ...; otherwise it stays whole.
+        adapt: make the exceptions.
         cap: largest share of a group that may be removed, in (0, 1).
     """
 
@@ -32,11 +41,20 @@ class Widths:
     adapt: bool = True
     cap: float = 0.9
 
+    def fitted(self, graph: Graph) -> "Widths":
+        """Return these widths with the largest step that a network is not too narrow for."""
+        plain = [len(group.units) for group in graph.groups if group.per_unit == 1]
+        step = self.step
+        while self.adapt and step > 1 and sum(n for n in plain if n < 2 * step) > _NARROW * sum(plain):
+            step //= 2
+        return replace(self, step=step)
+
     def of_step(self, group: Group) -> int:
         """Return the step of one group's counts."""
         step = self.step
-        while self.adapt and step > 1 and len(group.units) < 2 * step:
-            step //= 2
+        if self.adapt and group.per_unit > 1 and len(group.units) < step:
+            while step > 1 and len(group.units) < 2 * step:
+                step //= 2
         return step
 
     def of(self, group: Group) -> list[int]:
@@ -137,6 +155,7 @@ def blocks(graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor | None = 
         widths: which counts are allowed.
         fixed: bool [U], units that must stay though they could be removed; the rest of their group stays too.
     """
+    widths = widths.fitted(graph)
     units: list[Tensor] = []
     costs: list[Tensor] = []
     groups: list[int] = []
@@ -188,6 +207,7 @@ def to_ratio(graph: Graph, scores: Tensor, ratio: float, widths: Widths, fixed: 
         MaskError: nothing can be removed, or nothing was.
         BudgetError: cap and widths do not allow that much; the message has the largest ratio they do.
     """
+    widths = widths.fitted(graph)
     found = blocks(graph, scores, widths, fixed)
     if not found.groups:
         raise MaskError(nothing(graph, widths))
@@ -309,7 +329,7 @@ def nothing(graph: Graph, widths: Widths) -> str:
         reasons[kept.reason] = reasons.get(kept.reason, 0) + kept.channels
     why = "; ".join(f"{n} channels: {r}" for r, n in sorted(reasons.items(), key=lambda i: -i[1])[:3])
     if graph.units:
-        why = f"every group is narrower than two steps of {widths.step} channels, or was kept on request"
+        why = f"no group has a smaller count that is a multiple of {widths.step}, or all are kept on request"
     return (
         "nothing can be removed from this network" + (f" ({why})" if why else "") + ".\n"
         "  See what holds each layer with: slimkit inspect CHECKPOINT"

@@ -74,15 +74,31 @@ def test_a_group_keeps_at_least_one_step() -> None:
     assert to_ratio(graph, scores, 0.5, Widths(1, cap=0.999)).counts(graph) == [1, 63]
 
 
-def test_counts_are_multiples_of_the_step_and_narrow_groups_use_a_smaller_one() -> None:
-    graph = chain([100, 40, 24, 6, 1])
-    assert Widths(16).of(graph.groups[0]) == [100, 96, 80, 64, 48, 32, 16]
-    assert Widths(16).of(graph.groups[1]) == [40, 32, 16]
-    assert Widths(16).of(graph.groups[2]) == [24, 16, 8]
-    assert Widths(16).of(graph.groups[3]) == [6, 4, 2]
-    assert Widths(16).of(graph.groups[4]) == [1]
-    assert Widths(16, adapt=False).of(graph.groups[3]) == [6]
-    assert Widths(16, adapt=False).of(graph.groups[2]) == [24, 16]
+def test_counts_are_multiples_of_the_step_and_narrow_groups_stay_whole() -> None:
+    wide, odd, less, narrow = chain([100, 40, 24, 16]).groups
+    assert Widths(16).of(wide) == [100, 96, 80, 64, 48, 32, 16]
+    assert Widths(16).of(odd) == [40, 32, 16]
+    assert Widths(16).of(less) == [24, 16]
+    assert Widths(16).of(narrow) == [16]
+
+
+def test_units_tied_across_convolution_groups_use_a_smaller_step_only_below_the_fast_kernel() -> None:
+    slow, at_it, fast = chain([8, 16, 32], per_unit=32).groups
+    assert Widths(16).of(slow) == [8, 4]
+    assert Widths(16).of(at_it) == [16]
+    assert Widths(16).of(fast) == [32, 16]
+    assert Widths(16, adapt=False).of(slow) == [8]
+
+
+def test_a_narrow_network_gets_a_smaller_step() -> None:
+    assert Widths(16).fitted(chain([16, 16, 512])).step == 16
+    assert Widths(16).fitted(chain([16, 32, 64])).step == 8
+    assert Widths(16).fitted(chain([6, 16])).step == 2
+    assert Widths(16, adapt=False).fitted(chain([6, 16])).step == 16
+    tied = chain([8, 8, 8], per_unit=4)  # these adapt by themselves
+    assert Widths(16).fitted(tied).step == 16
+    graph = chain([16, 32, 64])
+    assert to_ratio(graph, some_scores(graph), 0.5, Widths(16)).removed == 56
 
 
 def test_what_a_step_would_overshoot_is_made_up_by_smaller_blocks_further_up() -> None:
@@ -104,7 +120,7 @@ def test_a_block_competes_with_the_mean_of_its_scores() -> None:
 def test_ratio_lands_within_half_a_step_a_group_or_is_refused(
     graph: Graph, step: int, adapt: bool, ratio: float, cap: float, seed: int
 ) -> None:
-    widths = Widths(step, adapt, cap)
+    widths = Widths(step, adapt, cap).fitted(graph)
     possible = sum(widths.of(group)[0] - widths.of(group)[-1] for group in graph.groups)
     slack = sum(widths.of_step(group) for group in graph.groups) / 2
     goal = round(ratio * graph.units)
@@ -140,7 +156,7 @@ def test_a_limit_is_met_with_nothing_left_to_put_back_or_refused_with_the_best(
     graph: Graph, step: int, share: float, what: str, seed: int
 ) -> None:
     measure = {"macs": graph.macs, "params": graph.params}[what]
-    scores, widths = some_scores(graph, seed), Widths(step)
+    scores, widths = some_scores(graph, seed), Widths(step).fitted(graph)
     limit = share * measure(Mask.full(graph).keep)
     least = Mask.full(graph).keep
     for group in graph.groups:
@@ -178,7 +194,7 @@ def test_what_is_fixed_stays_and_is_not_counted() -> None:
         (0.95, ANY, BudgetError, "ratio is 0.95: with at most 90% of a group removed, 0.900 is the most"),
         (0.9, Widths(16, False), BudgetError, "counts in steps of 16, 0.600 is the most"),
         (0.01, ANY, MaskError, "ratio is 0.01: nothing would be removed"),
-        (0.5, Widths(64, False), MaskError, "narrower than two steps of 64"),
+        (0.5, Widths(64, False), MaskError, "no group has a smaller count that is a multiple of 64"),
     ],
 )
 def test_a_ratio_that_cannot_be_is_refused(
