@@ -330,6 +330,21 @@ def input_name(name):
     return lambda victim: edited(edit)
 
 
+def argument_name(name):
+    def edit(program):
+        program["graph_module"]["module_call_graph"][0]["signature"]["forward_arg_names"] = [name]
+
+    return lambda victim: edited(edit)
+
+
+def keyword_name(name):
+    def edit(program):
+        call = program["graph_module"]["module_call_graph"][0]["signature"]
+        call["in_spec"] = call["in_spec"].replace('"[]"', json.dumps(json.dumps([name])))
+
+    return lambda victim: edited(edit)
+
+
 def specification(kind):
     def edit(program):
         call = program["graph_module"]["module_call_graph"][0]["signature"]
@@ -354,6 +369,8 @@ ATTACKS = {
     "inner attribute": first_target("torch.ops.aten.conv2d.__globals__"),
     "library": first_target("torch.ops.load_library"),
     "name as code": input_name("x=__import__('os').system('true')"),
+    "argument as code": argument_name("x=__import__('os').system('true')"),
+    "keyword as code": keyword_name("x=__import__('os').system('true')"),
     "type": specification("collections.namedtuple"),
 }
 

@@ -22,7 +22,7 @@ _TARGET = re.compile(
 )
 _NAME = re.compile(r"[A-Za-z_]\w*|")  # a name in the generated code
 _PATH = re.compile(r"[\w.\- ]*")  # a module's or tensor's path, which the generated code puts in quotes
-_NAME_KEYS = frozenset(("name", "as_name", "graph_name", "user_input_name", "user_output_name"))
+_NAME_KEYS = frozenset(("name", "as_name", "graph_name", "user_input_name", "forward_arg_names"))
 _PATH_KEYS = frozenset(
     ("parameter_name", "buffer_name", "tensor_constant_name", "custom_obj_name", "parameter_to_mutate",
      "buffer_to_mutate", "buffer_mutation_name", "fqn")
@@ -90,7 +90,7 @@ def _walk(value: Any, key: str = "") -> str | None:
     if isinstance(value, list):
         return next((found for inner in value if (found := _walk(inner, key))), None)
     match key:
-        case "target" if not (isinstance(value, str) and _TARGET.fullmatch(value)):
+        case "target" | "as_operator" if not (isinstance(value, str) and _TARGET.fullmatch(value)):
             return f"the operator {value!r}"
         case "expr_str" if not (isinstance(value, str) and _SYMBOLIC.fullmatch(value)):
             return f"the size {value!r}"
@@ -99,29 +99,33 @@ def _walk(value: Any, key: str = "") -> str | None:
         case "as_int" | "min_val" | "max_val" if value is not None and type(value) is not int:
             return f"the number {value!r}"
         case "in_spec" | "out_spec" if isinstance(value, str):
-            return _specification(value)
+            return _specification(value, key)
     allowed = _NAME if key in _NAME_KEYS else _PATH if key in _PATH_KEYS else None
     if allowed and value is not None and not (isinstance(value, str) and allowed.fullmatch(value)):
         return f"the name {value!r}"
     return None
 
 
-def _specification(text: str) -> str | None:
+def _specification(text: str, key: str) -> str | None:
     """Check the nesting of inputs or outputs: only tuples, lists and tables are rebuilt."""
     if not text:
         return None
     try:
-        return _specified(json.loads(text))
+        return _specified(json.loads(text), key)
     except ValueError:
         return f"the nesting {text[:60]!r}"
 
 
-def _specified(value: Any) -> str | None:
+def _specified(value: Any, key: str) -> str | None:
     if isinstance(value, list):
-        return next((found for inner in value if (found := _specified(inner))), None)
+        return next((found for inner in value if (found := _specified(inner, key))), None)
     if not isinstance(value, dict):
         return None
-    kind = value.get("type")
+    kind, names = value.get("type"), json.loads(value.get("context") or "null")
     if kind is not None and kind not in _SPEC_TYPES:
         return f"the type {kind!r}"
-    return _specified(value.get("children_spec"))
+    if key == "in_spec":  # keyword arguments are pasted into the generated code
+        for name in names if isinstance(names, list) else [names] if names is not None else []:
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                return f"the name {name!r}"
+    return _specified(value.get("children_spec"), key)
