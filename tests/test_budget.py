@@ -75,11 +75,12 @@ def test_a_group_keeps_at_least_one_step() -> None:
 
 
 def test_counts_are_multiples_of_the_step_and_narrow_groups_stay_whole() -> None:
-    wide, odd, less, narrow = chain([100, 40, 24, 16]).groups
+    wide, odd, less, narrow, tiny = chain([100, 40, 24, 16, 10]).groups
     assert Widths(16).of(wide) == [100, 96, 80, 64, 48, 32, 16]
     assert Widths(16).of(odd) == [40, 32, 16]
     assert Widths(16).of(less) == [24, 16]
     assert Widths(16).of(narrow) == [16]
+    assert Widths(16).of(tiny) == [10]
 
 
 def test_units_tied_across_convolution_groups_use_a_smaller_step_only_below_the_fast_kernel() -> None:

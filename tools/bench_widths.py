@@ -2,7 +2,7 @@
 
     python tools/bench_widths.py [--out bench_widths.jsonl] [--no-rival] [NAME ...]
 
-Every torchvision classifier with BatchNorm, at `ratio = 0.5` and at `max_macs = 0.5`; at each, torch-pruning with
+Every torchvision classifier with BatchNorm, at `ratio = 0.5` and `max_macs = 0.5`; at each, torch-pruning with
 the same MACs (its pruning ratio is searched for), with its defaults and with `round_to=16`. Gammas of a trained
 network are imitated: a channel's is log-normal (sigma 0.5) around its layer's, which is log-normal (sigma 0.3)
 around 1; seed 0. ONNX Runtime, one thread, batch 1, files of one network timed in turns, medians of CPU
