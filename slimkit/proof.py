@@ -81,7 +81,7 @@ def error_of(model: nn.Module, graph: Graph, mask: Mask, inputs: Sequence[Exampl
 def failing_groups(
     model: nn.Module, graph: Graph, mask: Mask, inputs: Sequence[Example], tolerance: float = TOLERANCE
 ) -> list[int]:
-    """Find by bisection the groups (by index) whose removal changes the function."""
+    """Find by bisection the groups (by index) whose removal changes the function; none if the mask passes."""
     touched = [i for i, g in enumerate(graph.groups) if not bool(mask.keep[g.units].all())]
 
     def only(groups: Sequence[int]) -> Mask:
@@ -101,7 +101,7 @@ def failing_groups(
         bad += search(right, not bad)
         return bad
 
-    return search(touched, True)
+    return search(touched, False)
 
 
 def require(error: float, what: str, tolerance: float = TOLERANCE) -> float:

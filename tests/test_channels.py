@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,11 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimkit.channels import Graph, trace
-from slimkit.errors import TraceError
 from slimkit.mask import Mask
 from slimkit.proof import error_of
 from slimkit.surgery import remove
-from tests.nets import conv_bn, randomise_
+from tests.nets import conv_bn
 from tests.test_channels_property import random_mask
 
 
@@ -47,9 +45,7 @@ def proven(net: nn.Module, graph: Graph, x: Any = X) -> bool:
     return all(error_of(net, graph, random_mask(graph, seed), [x]) <= 1e-9 for seed in range(3))
 
 
-PASSES: dict[
-    str, tuple[Callable[..., Tensor], int]
-] = {  # function, units of the first convolution's 8 channels
+PASSES: dict[str, tuple[Callable[..., Tensor], int]] = {  # function, units of the first convolution's 8 channels
     "relu": (lambda x: F.relu(x), 8),
     "in place": (lambda x: F.relu_(x), 8),
     "out-of-place twin": (lambda x: torch.add(x, x, alpha=2), 8),
@@ -146,8 +142,7 @@ KEPT: dict[str, tuple[Callable[..., Tensor], str]] = {
     ),
     "convolved channels": (
         lambda x: (
-            F.conv1d(x.mean((2, 3))[:, None], torch.ones(1, 1, 3).double(), padding=1)[0, 0].view(1, -1, 1, 1)
-            * x
+            F.conv1d(x.mean((2, 3))[:, None], torch.ones(1, 1, 3).double(), padding=1)[0, 0].view(1, -1, 1, 1) * x
         ),
         "lies along a dimension that a convolution runs over",
     ),
@@ -272,228 +267,3 @@ def test_zero_padding_of_channels_as_in_a_parameter_free_shortcut() -> None:
     assert [(g.layers, len(g.units)) for g in graph.groups] == [(("a.0", "b.0"), 4)]
     assert [(k.channels, "zero padding" in k.reason) for k in graph.kept if k.layer == "b.0"] == [(4, True)]
     assert proven(net, graph)
-
-
-def test_groups_have_layers_norms_and_order() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.late, self.early, self.short = conv_bn(6, 4), conv_bn(3, 6), nn.Conv2d(3, 4, 1)
-            self.fc = nn.Linear(4, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc((self.late(self.early(x)) + self.short(x)).mean((2, 3)))
-
-    graph = graph_of(Net())
-    assert [(g.name, g.layers, g.norms) for g in graph.groups] == [
-        ("early.0", ("early.0",), ("early.1.weight",)),
-        ("late.0", ("late.0", "short"), ("late.1.weight",)),
-    ]
-    assert [g.units.tolist() for g in graph.groups] == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9]]
-    assert graph.has_norm.all()
-    assert graph.folds == {"early.0.weight": "early.1.running_mean", "late.0.weight": "late.1.running_mean"}
-    assert {axis.tensor: axis.reads for axis in graph.axes if axis.dim == 1} == {
-        "late.0.weight": True,
-        "fc.weight": True,
-    }
-
-
-def test_grouped_convolutions_tie_the_jth_channels() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 1, groups=4), nn.Conv2d(12, 2, 1))
-    graph = graph_of(net)
-    assert [(g.name, len(g.units), g.per_unit) for g in graph.groups] == [("0", 2, 4), ("1", 3, 4)]
-    slim = remove(net, graph, Mask(torch.tensor([True, False, True, True, False])))
-    assert [(m.in_channels, m.out_channels, m.groups) for m in slim] == [(3, 4, 1), (4, 8, 4), (8, 2, 1)]
-
-
-def test_branches_that_run_only_in_training_are_traced_and_cost_nothing() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.fc, self.aux = (
-                conv_bn(3, 6),
-                nn.Linear(6, 2),
-                nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 2)),
-            )
-
-        def forward(self, x: Tensor) -> Any:
-            y = self.a(x).mean((2, 3))
-            return (self.fc(y), self.aux(F.dropout(y, training=True))) if self.training else self.fc(y)
-
-    net = Net()
-    state, seed = {k: v.clone() for k, v in net.state_dict().items()}, torch.random.get_rng_state()
-    graph = graph_of(net)
-    assert [(g.name, len(g.units)) for g in graph.groups] == [("a.0", 6), ("aux.0", 5)]
-    assert graph.macs(torch.ones(graph.units, dtype=torch.bool)) == 36 * 27 * 6 + 6 * 2
-    torch.testing.assert_close(
-        net.state_dict(), {k: v.double() if v.is_floating_point() else v for k, v in state.items()}
-    )
-    assert torch.equal(torch.random.get_rng_state(), seed)
-    slim = remove(net, graph, random_mask(graph, 0)).train()
-    assert [tuple(t.shape) for t in slim(X)] == [(2, 2), (2, 2)]
-
-
-def test_a_branch_that_wants_targets_is_left_alone() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.unused = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
-
-        def forward(self, x: Tensor, targets: Any = None) -> Tensor:
-            if self.training and targets is None:
-                raise ValueError("targets are needed")
-            return self.b(self.a(x))
-
-    net = Net()
-    graph = graph_of(net)
-    assert [g.name for g in graph.groups] == ["a"]
-    assert not net.training
-
-
-def test_buffers_written_by_the_pass_are_put_back() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
-            self.register_buffer("calls", torch.zeros(1))
-            self.kept: Tensor | None = None
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.calls += 1
-            self.kept = self.a(x)
-            return self.b(self.kept)
-
-    net = Net()
-    graph = graph_of(net)
-    assert net.calls.item() == 0
-    assert net.kept is not None and not vars(net.kept)  # no label stays on what the network remembers
-    assert graph_of(net).units == graph.units == 4
-
-
-@dataclass
-class Answer:
-    scores: Tensor
-    boxes: list[Tensor]
-    text: str = "none"
-
-
-class Named(OrderedDict[str, Any]):
-    """As transformers' ModelOutput: an ordered dict with attributes."""
-
-
-class Bag:
-    def __init__(self, value: Tensor) -> None:
-        self.value, self.itself = value, self
-
-
-OUTPUTS: dict[str, Callable[[Tensor, Tensor], Any]] = {
-    "tuple": lambda a, b: (a, [b]),
-    "dataclass": lambda a, b: Answer(a, [b]),
-    "ordered dict": lambda a, b: Named(logits=a, hidden=(b,)),
-    "any object": lambda a, b: {"a": Bag(a), "b": Bag(b)},
-}
-
-
-@pytest.mark.parametrize("form", OUTPUTS)
-def test_outputs_of_every_form_are_kept(form: str) -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 1), nn.Conv2d(5, 2, 1)
-
-        def forward(self, x: Tensor) -> Any:
-            y = self.b(self.a(x))
-            return OUTPUTS[form](self.c(y), y)
-
-    net = Net()
-    graph = graph_of(net)
-    assert [g.name for g in graph.groups] == ["a"]
-    assert [(k.layer, k.reason) for k in graph.kept] == [
-        (n, "reaches the output of the network") for n in "bc"
-    ]
-    assert proven(net, graph)
-
-
-def test_example_inputs_of_every_form() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(2, 4, 1), nn.Conv2d(4, 2, 1)
-
-        def forward(self, x: Tensor, y: Tensor, scale: float = 1.0) -> Tensor:
-            return self.c(self.a(x) * scale + self.b(y))
-
-    y = torch.randn(2, 2, 6, 6, dtype=torch.float64)
-    for example in ((X, y), (X, y, 2.0), {"x": X, "y": y}):
-        net = Net()
-        graph = graph_of(net, example)
-        assert [g.layers for g in graph.groups] == [("a", "b")]
-        assert proven(net, graph, example)
-
-
-def test_inference_mode_and_data_parallel() -> None:
-    net = nn.DataParallel(nn.Sequential(conv_bn(3, 4), nn.Flatten(), nn.Linear(144, 2)))
-    with torch.inference_mode():
-        graph = graph_of(net, X.clone())
-    assert [(g.name, g.norms) for g in graph.groups] == [("module.0.0", ("module.0.1.weight",))]
-    assert proven(net, graph)
-
-
-def test_a_network_that_raises_names_its_line_and_module() -> None:
-    net = nn.Sequential(OrderedDict(stem=nn.Conv2d(3, 4, 1), head=nn.Sequential(nn.Conv2d(5, 2, 1))))
-    with pytest.raises(TraceError) as caught:
-        trace(net, torch.zeros(1, 3, 4, 4))
-    text = str(caught.value)
-    assert text.startswith(
-        "the network cannot run on its example input [1, 3, 4, 4]: in 'head.0', RuntimeError: "
-    )
-    assert "expected input[1, 4, 4, 4] to have 5 channels" in text
-    assert text.endswith("\n  Give an input of the shape that it expects, or mend the module named above.")
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
-
-
-def test_an_exception_that_the_network_handles_does_not_shift_the_module() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.wrong, self.a, self.b = nn.Conv2d(9, 2, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            try:
-                return self.wrong(x)
-            except RuntimeError:
-                return self.b(self.a(x).softmax(1))
-
-    assert {k.layer: k.reason for k in graph_of(nn.Sequential(Net())).kept} == {
-        "0.a": "is mixed along its dimension (softmax) (in 0)",
-        "0.b": "reaches the output of the network",
-    }
-
-
-@pytest.mark.parametrize("example", [(), {}, torch.tensor(1.0), ("text",)])
-def test_an_example_without_a_batch_is_refused(example: Any) -> None:
-    with pytest.raises(TraceError, match="without a tensor: nothing to trace.\n  Give a tensor"):
-        trace(nn.Conv2d(3, 4, 1), example)
-
-
-def test_an_output_without_a_tensor_is_refused() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a = nn.Conv2d(3, 4, 1)
-
-        def forward(self, x: Tensor) -> float:
-            return float(self.a(x).sum())
-
-    with pytest.raises(TraceError, match="gives float without a tensor"):
-        graph_of(Net())
-
-
-def test_a_graph_describes_itself() -> None:
-    net = nn.Sequential(conv_bn(3, 4), nn.Conv2d(4, 2, 1))
-    randomise_(net)
-    graph = graph_of(net)
-    assert graph.describe() == [{"name": "0.0", "layers": ["0.0"], "channels": 4, "norm": True}]
-    keep = torch.tensor([True, False, False, True])
-    assert graph.macs(keep) == 36 * (9 * 3 * 2 + 2 * 2)
-    assert graph.params(keep) == 9 * 3 * 2 + 2 + 2 + 2 * 2 + 2

@@ -6,6 +6,7 @@ modules, functional calls and shared parameters need no care.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 import torch
@@ -31,10 +32,21 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if _is_composite(func):  # seen whole only in inference mode
+            with self:
+                return func.decompose(*args, **kwargs)
         self.record.read(args)
         out = func(*args, **kwargs)
         rules.apply(self.record, func, args, kwargs, out)
         return out
+
+
+@cache
+def _is_composite(func: Any) -> bool:
+    """Tell whether an operator without a rule of its own is made of others."""
+    if func.overloadpacket in rules.RULES:
+        return False
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 
 def trace(model: nn.Module, example_input: Example) -> Graph:

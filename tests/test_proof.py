@@ -1,0 +1,146 @@
+"""The proof: what counts as equal, and who is to blame where two networks are not."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from slimkit import proof
+from slimkit.channels import trace
+from slimkit.errors import ProofError
+from slimkit.mask import Mask
+from slimkit.surgery import remove
+from tests.nets import conv_bn, randomise_
+
+
+def test_relative_error_is_the_largest_gap_over_the_deviation() -> None:
+    a = torch.tensor([[1.0, 3.0], [5.0, 7.0]])  # standard deviation sqrt(20 / 3)
+    b = a + torch.tensor([[0.0, 0.1], [0.0, -0.2]])
+    assert proof.relative_error(a, b) == pytest.approx(0.2 / (20 / 3) ** 0.5, rel=1e-6)
+    assert proof.relative_error(a, a.clone()) == 0
+    assert proof.relative_error({"x": a, "y": [a]}, {"x": a, "y": [b]}) == proof.relative_error(a, b)
+    assert proof.relative_error(torch.tensor(4.0), torch.tensor(5.0)) == 0.25  # one number: over its size
+    assert proof.relative_error(a + 1j, a + 1.1j) == pytest.approx(0.1 / (20 / 3) ** 0.5, rel=1e-6)
+    half = proof.relative_error(a.half(), a.half() + 0.5)
+    assert half == pytest.approx(0.5 / (20 / 3) ** 0.5, rel=1e-6)
+
+
+@dataclass
+class Answer:
+    scores: Tensor
+
+
+NOT_EQUAL: dict[str, tuple[Any, Any]] = {
+    "shape": (torch.ones(2, 3), torch.ones(3, 2)),
+    "number": ([torch.ones(2)], [torch.ones(2), torch.ones(2)]),
+    "a constant": (torch.ones(4), torch.full((4,), 1.1)),
+    "not a number": (torch.tensor([1.0, 2.0]), torch.tensor([1.0, float("nan")])),
+    "not a number in both": (torch.tensor([1.0, float("nan")]), torch.tensor([1.0, float("nan")])),
+    "infinite": (torch.tensor([1.0, 2.0]), torch.tensor([1.0, float("inf")])),
+    "whole numbers": (torch.tensor([1, 2]), torch.tensor([1, 3])),
+    "truth": (torch.tensor([True]), torch.tensor([False])),
+    "in an object": (Answer(torch.ones(2)), Answer(torch.zeros(2))),
+    "nothing to compare": ("text", "text"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_EQUAL)
+def test_what_is_never_equal(case: str) -> None:
+    assert proof.relative_error(*NOT_EQUAL[case]) == float("inf")
+
+
+def test_equal_without_a_spread() -> None:
+    assert proof.relative_error(torch.ones(4), torch.ones(4)) == 0
+    assert proof.relative_error((torch.zeros(0), torch.tensor([3])), (torch.zeros(0), torch.tensor([3]))) == 0
+
+
+def test_require() -> None:
+    assert proof.require(1e-5, "slim against ONNX") == 1e-5
+    for error in (2e-4, float("inf"), float("nan")):
+        with pytest.raises(ProofError, match="slim against ONNX: the outputs differ by .* more than 1e-04.\n  Nothing"):
+            proof.require(error, "slim against ONNX")
+
+
+def test_random_inputs_are_seeded() -> None:
+    first, again, other = (proof.random_inputs((3, 4, 4), 2, seed) for seed in (0, 0, 1))
+    assert [tuple(x.shape) for x in first] == [(1, 3, 4, 4)] * 2
+    assert torch.equal(torch.cat(first), torch.cat(again)) and not torch.equal(first[0], other[0])
+    assert not torch.equal(first[0], first[1])
+
+
+def test_outputs_leave_the_mode() -> None:
+    net = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3)).train()
+    net[0].eval()
+    x = torch.randn(4, 3)
+    assert torch.equal(proof.outputs(net, [x])[0], proof.outputs(net, [x])[0])
+    assert (net.training, net[0].training, net[1].training) == (True, False, True)
+
+
+class Literal(nn.Module):
+    """Five groups; two of them pass through a width that is written into the code and cannot be followed."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.a, self.b, self.c = conv_bn(3, 8), conv_bn(8, 32), conv_bn(32, 8)
+        self.d, self.e, self.out = conv_bn(8, 16), conv_bn(16, 8), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(self.a(x))
+        n, _, h, w = x.shape
+        if self.how == "view":
+            x = x.view(n, 2, 16, h, w).flatten(1, 2)
+        elif self.how == "split":
+            x = torch.cat(torch.split(x, 16, 1)[::-1], 1)
+        x = self.d(self.c(x))
+        x = x.reshape(n, 16, h * w).view(n, 16, h, w) if self.how != "clean" else x
+        return self.out(self.e(x))
+
+
+def halved(net: nn.Module) -> tuple[Any, Mask]:
+    graph = trace(net, torch.zeros(1, 3, 4, 4))
+    keep = torch.ones(graph.units, dtype=torch.bool)
+    for group in graph.groups:
+        keep[group.units[::2]] = False
+    return graph, Mask(keep)
+
+
+@pytest.mark.parametrize("how", ["view", "split"])
+def test_widths_written_into_the_code_are_found_by_bisection(how: str) -> None:
+    net = Literal(how).eval()
+    randomise_(net)
+    graph, mask = halved(net)
+    inputs = proof.random_inputs((3, 4, 4), 1)
+    assert proof.error_of(net, graph, mask, inputs) == float("inf")
+    failing = proof.failing_groups(net, graph, mask, inputs)
+    assert [graph.groups[i].name for i in failing] == ["b.0", "d.0"]
+    for i in failing:
+        mask.keep[graph.groups[i].units] = True
+    assert mask.removed > 0
+    assert proof.error_of(net, graph, mask, inputs) <= proof.TOLERANCE
+    assert proof.failing_groups(net, graph, mask, inputs) == []
+
+
+def test_nothing_fails_where_all_is_right() -> None:
+    net = Literal("clean").eval()
+    randomise_(net)
+    graph, mask = halved(net)
+    inputs = proof.random_inputs((3, 4, 4), 2)
+    assert proof.error_of(net, graph, mask, inputs) <= 1e-6
+    assert proof.failing_groups(net, graph, mask, inputs) == []
+
+
+def test_a_network_that_is_wrong_is_disproved() -> None:
+    net = Literal("clean").eval()
+    randomise_(net)
+    graph, mask = halved(net)
+    inputs = proof.random_inputs((3, 4, 4), 2)
+    expected = proof.outputs(proof.masked(net, graph, mask), inputs)
+    slim = remove(net, graph, mask)
+    assert proof.compare(expected, slim, inputs) <= 1e-6
+    slim.b[1].running_mean[0] += 1
+    assert proof.compare(expected, slim, inputs) > 1e-3
+    slim.b[0].weight.data = slim.b[0].weight.data[:-1]
+    assert proof.compare(expected, slim, inputs) == float("inf")

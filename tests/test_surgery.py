@@ -1,0 +1,164 @@
+"""Surgery: what is sliced, what follows, what the record says, and that the copy is a faithful one."""
+
+import copy
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from slimkit import provenance
+from slimkit.channels import trace
+from slimkit.errors import MaskError
+from slimkit.mask import Mask
+from slimkit.surgery import kept_indices, remove, take
+from tests.nets import C2f, SplitUnequal, conv_bn, randomise_
+
+
+def keep_of(units: int, *gone: int) -> Mask:
+    keep = torch.ones(units, dtype=torch.bool)
+    keep[list(gone)] = False
+    return Mask(keep)
+
+
+def test_slices_are_those_of_the_kept_indices() -> None:
+    net = nn.Sequential(conv_bn(3, 4), nn.Conv2d(4, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * 16, 3)).eval()
+    randomise_(net)
+    graph = trace(net, torch.zeros(1, 3, 4, 4))
+    mask = keep_of(6, 1, 2, 4)
+    assert {k: {d: i.tolist() for d, i in v.items()} for k, v in kept_indices(graph, mask).items()} == {
+        "0.0.weight": {0: [0, 3]},
+        **{f"0.1.{name}": {0: [0, 3]} for name in ("weight", "bias", "running_mean", "running_var")},
+        "1.weight": {0: [1], 1: [0, 3]},
+        "1.bias": {0: [1]},
+        "3.weight": {1: list(range(16, 32))},
+    }
+    slim = remove(net, graph, mask)
+    state, small = net.state_dict(), slim.state_dict()
+    assert state.keys() == small.keys()
+    torch.testing.assert_close(small["1.weight"], state["1.weight"][1:][:, [0, 3]], rtol=0, atol=0)
+    torch.testing.assert_close(small["3.weight"], state["3.weight"][:, 16:], rtol=0, atol=0)
+    torch.testing.assert_close(small["3.bias"], state["3.bias"], rtol=0, atol=0)
+    assert all(tensor.is_contiguous() for tensor in small.values())
+    assert (slim[0][0].out_channels, slim[0][1].num_features) == (2, 2)
+    assert (slim[1].in_channels, slim[1].out_channels, slim[3].in_features) == (2, 1, 16)
+    momentum = torch.randn_like(net[1].weight)
+    assert take(momentum, kept_indices(graph, mask)["1.weight"]).shape == slim[1].weight.shape
+
+
+ATTRIBUTES: dict[str, tuple[nn.Module, tuple[int, ...], dict[str, int]]] = {
+    "depthwise": (nn.Conv2d(6, 6, 3, groups=6), (0, 3), dict(in_channels=4, out_channels=4, groups=4)),
+    "two a channel": (nn.Conv2d(6, 12, 3, groups=6), (0, 3), dict(in_channels=4, out_channels=8, groups=4)),
+    "grouped": (nn.Conv2d(6, 4, 3, groups=2), (0,), dict(in_channels=4, out_channels=4, groups=2)),
+    "one input each": (nn.Conv2d(6, 9, 1, groups=3), (1,), dict(in_channels=3, out_channels=9, groups=3)),
+    "transposed": (nn.ConvTranspose2d(6, 5, 2), (0, 3), dict(in_channels=4, out_channels=5, groups=1)),
+    "transposed, depthwise": (nn.ConvTranspose2d(6, 6, 2, groups=6), (0,), dict(in_channels=5, groups=5)),
+    "transposed grouped": (nn.ConvTranspose2d(6, 4, 2, groups=2), (0,), dict(in_channels=4, out_channels=4, groups=2)),
+    "instance norm": (nn.InstanceNorm2d(6), (0, 3), dict(num_features=4)),
+    "prelu": (nn.PReLU(6), (0, 3), dict(num_parameters=4)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ATTRIBUTES)
+def test_attributes_of_torch_layers_follow(case: str) -> None:
+    layer, gone, expected = ATTRIBUTES[case]
+    width = {"num_features": 6, "num_parameters": 6, "out_channels": getattr(layer, "out_channels", 6)}
+    out = width["out_channels"]
+    net = nn.Sequential(nn.Conv2d(3, 6, 1), layer, nn.Conv2d(out, 2, 1)).eval()
+    graph = trace(net, torch.zeros(1, 3, 5, 5))
+    slim = remove(net, graph, keep_of(graph.units, *gone))
+    assert {name: getattr(slim[1], name) for name in expected} == expected
+    assert slim(torch.randn(2, 3, 5, 5)).shape[:2] == (2, 2)
+    assert repr(net[1]) == repr(layer)
+
+
+def test_the_record_names_arch_attributes_and_kept_channels() -> None:
+    net = nn.Sequential(
+        OrderedDict(stem=conv_bn(3, 4), block=C2f(4, 4), split=SplitUnequal(4, 2), out=nn.Conv2d(7, 2, 1))
+    )
+    net.eval()
+    provenance.attach(net, provenance.Provenance(arch="x:y", arguments={"a": 1}, input_shape=(3, 4, 4), classes=2))
+    graph = trace(net, torch.zeros(1, 3, 4, 4))
+    by_name = {group.name: group for group in graph.groups}
+    gone = [int(by_name["block.cv1.0"].units[1]), int(by_name["split.a.0"].units[0])]
+    slim = remove(net, graph, keep_of(graph.units, *gone))
+    record = provenance.of(slim)
+    assert (record.arch, record.arguments, record.input_shape, record.classes) == ("x:y", {"a": 1}, (3, 4, 4), 2)
+    assert record.attributes["block"] == {"c": 3, "out": 3}
+    assert record.attributes["split"] == {"sizes": [1, 5]}
+    assert record.attributes["block.cv1.0"] == {"out_channels": 6}
+    assert record.passes == ({"block.cv1.0": [0, 2, 3], "split.a.0": [1]},)
+    assert provenance.of(net).passes == ()
+
+    graph = trace(slim, torch.zeros(1, 3, 4, 4))
+    again = provenance.of(remove(slim, graph, keep_of(graph.units, 0)))
+    assert again.passes == (record.passes[0], {"stem.0": [1, 2, 3]})
+    assert again.attributes["split"] == {"sizes": [1, 5]}
+    assert again.attributes["stem.0"] == {"out_channels": 3}
+
+
+def test_a_mask_that_does_not_fit_is_refused() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)).eval()
+    graph = trace(net, torch.zeros(1, 3, 4, 4))
+    with pytest.raises(MaskError, match="removes all 4 channels of '0'"):
+        remove(net, graph, keep_of(4, 0, 1, 2, 3))
+
+
+class Copies(nn.Module):
+    """A class that copies itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.copied = nn.Conv2d(4, 4, 1), False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Copies":
+        twin = Copies()
+        twin.conv, twin.copied = copy.deepcopy(self.conv, memo), True
+        return twin
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        return y
+
+
+class Holder(nn.Module):
+    """Plain attributes of all kinds, a module under two names, a parameter in a list, a tied weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+        self.again = self.b
+        self.tied = nn.Conv2d(4, 4, 1)
+        self.tied.weight = self.b.weight
+        self.listed = [self.a.weight]
+        self.notes: dict[str, Any] = {"a": [1, 2], "shape": torch.Size([3])}
+        self.copies, self.out = Copies(), nn.Conv2d(4, 2, 1)
+        self.nothing = None
+        self.register_buffer("table", torch.arange(5), persistent=False)
+        self.a.weight.note = "kept"  # type: ignore[attr-defined]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.out(self.copies(self.tied(self.again(self.b(self.a(x))))))
+        return y
+
+
+def test_the_copy_is_a_faithful_one() -> None:
+    net = Holder().eval()
+    net.b.bias.requires_grad = False
+    graph = trace(net, torch.zeros(1, 3, 4, 4))
+    slim = remove(net, graph, keep_of(graph.units, 1))
+    assert isinstance(slim, Holder)
+    assert slim.again is slim.b and slim.tied.weight is slim.b.weight and slim.listed[0] is slim.a.weight
+    assert slim.b.bias.requires_grad is False and slim.b.weight.requires_grad
+    assert slim.notes == net.notes and slim.notes["a"] is not net.notes["a"]
+    assert slim.copies.copied and not net.copies.copied
+    assert slim.a.weight.note == "kept"  # type: ignore[attr-defined]
+    assert torch.equal(slim.table, net.table) and slim.table is not net.table
+    assert slim._non_persistent_buffers_set == {"table"}
+    assert not slim.training and slim.nothing is None
+    shared = {id(p) for p in net.parameters()} & {id(p) for p in slim.parameters()}
+    assert not shared
+    slim.out.weight.data.zero_()
+    slim.notes["a"].append(3)
+    assert net.out.weight.abs().max() > 0 and net.notes["a"] == [1, 2]
