@@ -2,7 +2,7 @@
 
 from slimkit.searching.beginning import build, claimed, forget, joined, redrawn, short_name, store
 from slimkit.searching.figures import cost, measure
-from slimkit.searching.job import Job, Searched, example
+from slimkit.searching.job import Job, Searched, example, recipe
 from slimkit.searching.policies import search
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "forget",
     "joined",
     "measure",
+    "recipe",
     "redrawn",
     "search",
     "short_name",

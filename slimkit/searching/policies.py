@@ -23,7 +23,7 @@ from slimkit.tickets import EarlyBird, Rule, low_precision, network_slimming
 from slimkit.tickets.ledger import Leg
 from slimkit.tickets.shrinking import Cut, Plan, Shrinking
 
-DEADLINE = 0.5  # share of the steps after which a mask that has not settled is drawn all the same
+LOOKS = 8  # an epoch
 
 
 def search(job: Job) -> Searched:
@@ -41,7 +41,7 @@ def _stop_and_shrink(job: Job) -> Searched:
     steps = steps_of(job)
     early = spec.draw == "early-bird"
     at = (
-        max(1, int(DEADLINE * steps * spec.epochs))
+        max(1, round(spec.deadline * steps * spec.epochs))
         if early
         else int(spec.draw.removeprefix("epoch:")) * steps
     )
@@ -51,8 +51,8 @@ def _stop_and_shrink(job: Job) -> Searched:
     assert shrinking.drawn is not None and shrinking.drawn_step is not None
     if early and shrinking.bird.ratio not in shrinking.bird.draws:
         job.warnings.append(
-            f"the mask had not settled by half of the steps (step {shrinking.drawn_step}) and was drawn all "
-            "the same: train for longer, or choose a larger threshold"
+            f"the mask had not settled after {spec.deadline:.0%} of the steps and was drawn as it was (step "
+            f"{shrinking.drawn_step}): waiting would have cost more than a better mask brings"
         )
     drawn = shrinking.drawn
     full, small = (job.graph.macs(keep) for keep in (Mask.full(job.graph).keep, drawn.mask.keep))
@@ -139,7 +139,7 @@ def _network_slimming(job: Job) -> Searched:
 
 def watch(job: Job, at: int | None, trigger: bool) -> Shrinking:
     spec, steps = job.spec, steps_of(job)
-    every = spec.interval or steps
+    every = spec.interval or max(1, steps // LOOKS)
     rule = Rule(spec.rule, spec.threshold, spec.normalised, interval=every / steps)
     fixed = fixed_units(job)
     bird = EarlyBird(
@@ -159,6 +159,7 @@ def watch(job: Job, at: int | None, trigger: bool) -> Shrinking:
         init=spec.init,
         rewind_step=spec.rewind_step,
         strength=strength(job),
+        spend=spec.spend,
     )
     shrinking = Shrinking(job.graph, bird, plan, cutter(job, job.graph, job.solver), job.fresh)
     if spec.init == "rewind" and spec.rewind_step == 0:

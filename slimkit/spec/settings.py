@@ -188,6 +188,11 @@ class TrainSpec(RunSpec):
     penalty_total: float = setting(
         2.0, "S = lambda * sum(learning rate) / (1 - momentum) to reach", number(0)
     )
+    scope: str = setting(
+        "group",
+        "where channels compete: global (whole network), isomorphic (groups of like build), group",
+        choice("global", "group", "isomorphic"),
+    )
     draw: str = setting(
         "early-bird",
         "when channels are removed: early-bird (mask settled), end, epoch:K, init",
@@ -202,7 +207,20 @@ class TrainSpec(RunSpec):
         0.1, "mask distance below which a mask has settled, in (0, 1]", number(0, 1, above=True)
     )
     normalised: bool = setting(False, "divide mask distances by those of chance, 2p(1-p)", flag)
-    interval: int | None = setting(None, "steps between two masks; default: one epoch", optional(whole(1)))
+    interval: int | None = setting(
+        None, "steps between two masks; default: an eighth of an epoch", optional(whole(1))
+    )
+    deadline: float = setting(
+        0.05,
+        "share of the steps after which a mask is drawn, settled or not, in (0, 1)",
+        number(0, 1, above=True, below=True),
+    )
+    spend: float | None = setting(
+        None,
+        "train the small network on until the run has cost this share of one dense training; "
+        "default: for the rest of the epochs",
+        optional(number(0, 1, above=True)),
+    )
     watch: tuple[float, ...] = setting(
         (), "further ratios whose draw is watched and reported", several(_RATIO)
     )

@@ -167,7 +167,7 @@ class Shrinking:
         small = self.graph.macs(self.drawn.mask.keep)
         left = self.plan.spend * run.budget - run.done
         steps = run.step + left * full / small
-        return max(run.recipe.epochs, round(steps / run.steps_per_epoch))
+        return max(run.recipe.epochs, int(steps / run.steps_per_epoch))
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run needs."""

@@ -1,0 +1,132 @@
+"""Controls, ledger, rewinding, passes and emulated precision: against closed forms and toys."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import model_zoo
+from slimkit.channels import trace
+from slimkit.errors import BudgetError
+from slimkit.mask import Mask
+from slimkit.surgery import remove
+from slimkit.tickets import exact, ledger, lottery_ticket, low_precision, network_slimming, rethinking
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return model_zoo.resnet8(num_classes=3, in_channels=1, width=8)
+
+
+@pytest.fixture(scope="module")
+def graph(net):
+    return trace(net, torch.zeros(1, 1, 8, 8))
+
+
+def test_ledger_in_closed_form():
+    legs = [ledger.Leg(100, 3 * 50, search=True), ledger.Leg(30, 9 * 50, search=False)]
+    book = ledger.ledger(legs, 100, 30, 12 * 50)
+    assert book.share == pytest.approx((3 + 9 * 0.3) / 12)
+    assert book.dense == 3 * 100 * 600 and book.train_prune_retrain == 3 * 600 * 130
+    assert ledger.break_even(1000, 3.0, 1.0) == 500
+    assert ledger.break_even(1000, 1.0, 1.0) is None
+
+
+@pytest.mark.parametrize(("cap", "epochs"), [(None, 50), (2.0, 24), (10.0, 50)])
+def test_scratch_b_trains_for_equal_macs(cap, epochs):
+    assert rethinking.epochs_b(12, 1000, 240, cap) == epochs  # 12 / 0.24 = 50
+    assert rethinking.epochs_e(12) == 12
+
+
+def test_uniform_widths_use_the_macs_and_take_equal_shares(graph):
+    full = graph.macs(Mask.full(graph).keep)
+    for share in (0.1, 0.3, 0.6, 1.0):
+        mask = rethinking.uniform(graph, round(share * full))
+        reached = graph.macs(mask.keep) / full
+        assert share - 0.12 <= reached <= share
+        kept = [n / len(g.units) for n, g in zip(mask.counts(graph), graph.groups, strict=True)]
+        assert max(kept) - min(kept) <= 0.13  # one of eight channels
+    with pytest.raises(BudgetError, match="one channel a group has"):
+        rethinking.uniform(graph, 1)
+
+
+def test_random_channels_keep_the_widths(graph):
+    mask = exact.masks(graph, torch.rand(graph.units), [0.5], 0.9)[0.5]
+    one, two = (rethinking.random_channels(graph, mask, seed) for seed in (1, 2))
+    assert one.counts(graph) == two.counts(graph) == mask.counts(graph)
+    assert not torch.equal(one.keep, two.keep)
+    assert torch.equal(one.keep, rethinking.random_channels(graph, mask, 1).keep)
+
+
+def test_scratch_has_the_widths_and_runs(net, graph):
+    mask = exact.masks(graph, torch.rand(graph.units), [0.5], 0.9)[0.5]
+    assert rethinking.scratch(net, graph, mask)(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+
+
+def test_passes_compose_to_one_cut(net, graph):
+    first = exact.masks(graph, torch.rand(graph.units), [0.3], 0.9)[0.3]
+    small = remove(net, graph, first)
+    later = trace(small, torch.zeros(1, 1, 8, 8))
+    second = exact.masks(later, torch.rand(later.units), [0.4], 0.9)[0.4]
+    twice, at_once = remove(small, later, second), network_slimming.composed(graph, first, later, second)
+    torch.testing.assert_close(remove(net, graph, at_once).state_dict(), twice.state_dict(), rtol=0, atol=0)
+    part = network_slimming.ratio_of_pass(0.75, 2)
+    assert part == pytest.approx(0.5) and network_slimming.ratio_of_pass(0.3, 1) == pytest.approx(0.3)
+
+
+def test_rewinding_brings_back_weights_and_momentum(net):
+    model = remove(net, trace(net, torch.zeros(1, 1, 8, 8)), Mask.full(trace(net, torch.zeros(1, 1, 8, 8))))
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    def step():
+        sgd.zero_grad()
+        model(torch.ones(4, 1, 8, 8)).square().sum().backward()
+        sgd.step()
+        return [p.detach().clone() for p in model.parameters()]
+
+    start = lottery_ticket.take(model, None, 0)
+    step()
+    snapshot = lottery_ticket.take(model, sgd, 1)
+    wanted = step()
+    step()
+    lottery_ticket.put_(lottery_ticket.Snapshot(**snapshot.state()), model, sgd)
+    torch.testing.assert_close(step(), wanted, rtol=0, atol=0)
+    lottery_ticket.put_(start, model, sgd)
+    assert all("momentum_buffer" not in state for state in sgd.state.values())
+
+
+def test_rounding_to_eight_bits():
+    x = torch.randn(5000)
+    y = low_precision.rounded(x)
+    scale = x.abs().max() / 127
+    assert len(y.unique()) <= 255 and float((x - y).abs().max()) <= float(scale) / 2 * 1.001
+    assert torch.equal(low_precision.rounded(torch.zeros(3)), torch.zeros(3))
+    torch.manual_seed(0)
+    up = torch.full((20_000,), 0.3)
+    up[0] = 127.0  # one level is 1
+    assert float(low_precision.rounded(up, stochastic=True)[1:].mean()) == pytest.approx(0.3, abs=0.02)
+
+
+def test_emulation_acts_in_training_only_and_can_be_undone(net):
+    x = torch.randn(8, 1, 8, 8)
+    model = remove(net, trace(net, x[:1]), Mask.full(trace(net, x[:1])))
+    exactly, in_eval = model.train()(x), model.eval()(x)
+    low_precision.lower_(model, "int8-emulated")
+    assert torch.equal(model.eval()(x), in_eval)
+    assert not torch.equal(model.train()(x), exactly)
+    low_precision.restore_(model)
+    assert torch.equal(model.train()(x), exactly)
+    assert not model._forward_hooks and not model._forward_pre_hooks
+
+
+def test_gradients_of_emulated_layers_are_rounded_too():
+    weight, wanted = torch.eye(6), torch.randn(16, 6)
+    x = torch.randn(16, 6, requires_grad=True)
+    with low_precision.Int8Emulated():
+        y = F.linear(x, weight)
+    assert torch.equal(y, low_precision.rounded(x))
+    y.backward(wanted)
+    levels = x.grad / (wanted.abs().max() / 127)
+    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-3)
+    assert float((levels - wanted / (wanted.abs().max() / 127)).abs().max()) <= 1  # up or down, by chance

@@ -1,0 +1,262 @@
+"""The train journey on tiny networks: what a cut keeps, what a run costs, how a killed run ends."""
+
+import copy
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import model_zoo
+from slimkit import models, pipeline, provenance, searching, training
+from slimkit.channels import trace
+from slimkit.cli import main
+from slimkit.data.augmentation import Augmentation
+from slimkit.data.dataset import Dataset
+from slimkit.data.tensor_split import in_memory
+from slimkit.errors import BudgetError, DataError, MaskError, TrainingError
+from slimkit.mask import apply_
+from slimkit.measure.macs import count_macs
+from slimkit.spec import TrainSpec
+from slimkit.surgery import kept_indices, remove
+from slimkit.tickets import exact
+from slimkit.training import loop
+from slimkit.training.penalty import gammas
+
+FEW = {"epochs": 4, "batch_size": 32, "round_to": 1, "device": "cpu", "precision": "fp32"}
+
+
+def images(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Three classes: a bright left half, right half, or neither, under noise."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    x = torch.randint(0, 120, (count, 1, 8, 8), generator=random)
+    x[labels == 0, :, :, :4] += 60
+    x[labels == 1, :, :, 4:] += 60
+    return x.to(torch.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def toy() -> Dataset:
+    return in_memory(
+        "toy", images(192, 0), images(96, 1), images(96, 2), classes=3, seed=0, augmentation=Augmentation()
+    )
+
+
+def net(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    arguments = {"num_classes": 3, "in_channels": 1, "width": 8}
+    model = model_zoo.resnet8(**arguments)
+    known = provenance.Provenance(arch="zoo:resnet8", arguments=arguments, input_shape=(1, 8, 8), classes=3)
+    provenance.attach(model, known)
+    return model
+
+
+def test_a_run_draws_shrinks_and_accounts_for_it(toy, tmp_path):
+    dense = net()
+    before = copy.deepcopy(dense.state_dict())
+    result = pipeline.train(dense, toy, 0.5, draw="epoch:1", out=tmp_path / "out", **FEW)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    shape = toy.input_shape
+    full, small = count_macs(dense, shape), count_macs(result.model, shape)
+    assert result.mask.removed == report["channels"]["removed"] == round(0.5 * len(result.mask.keep))
+    assert report["cost"]["search_macs"] == 3 * full * 192
+    assert report["cost"]["training_macs"] == 3 * small * 192 * 3
+    assert report["cost"]["share_of_dense_training"] == pytest.approx((1 + 3 * small / full) / 4)
+    assert report["cost"]["train_prune_retrain_macs"] == 3 * 192 * 4 * (full + small)
+    assert report["search"]["drawn_epoch"] == 1 and len(report["search"]["history"]) == 4
+    assert report["after"]["accuracy"]["test"] > 0.6 and "accuracy" not in report["before"]
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"model.onnx", "model.safetensors", "report.json", "report.html", "run.toml"}
+    assert not list(tmp_path.glob("*.state")) and not list(tmp_path.glob(".*"))
+    torch.testing.assert_close(dense.state_dict(), before, rtol=0, atol=0)
+
+
+def found(toy, tmp_path, settings, *, store=None, progress=pipeline.quiet, ratio=0.4):
+    """Search and train, without the files."""
+    spec = TrainSpec(arch="zoo:resnet8", data="toy", ratio=ratio, **(FEW | settings))
+    network = models.of(net(spec.seed), toy.input_shape)
+    job = pipeline._job(network, lambda: net(spec.seed + 1), toy, spec, tmp_path, store, progress)
+    return searching.search(job), job
+
+
+def test_early_bird_watches_several_ratios(toy, tmp_path):
+    settings = {"epochs": 8, "threshold": 1.0, "watch": (0.3, 0.7)}
+    run, _ = found(toy, tmp_path, settings, ratio=0.5)
+    search = run.search
+    assert {"0.5", "0.3", "0.7"} == set(search["ratios"])
+    size = len(search["epochs"])
+    assert [len(row) for row in search["matrix"]] == [size] * size
+    assert all(search["matrix"][i][i] == 0 for i in range(size))
+    assert 0 < search["drawn_epoch"] <= 1 and search["penalty"]["lambda"] > 0
+    channels = sum(len(gamma) for _, gamma in gammas(net()))
+    assert [sum(entry["counts"]) for entry in search["gamma_history"]] == [channels] * size
+
+
+def test_momentum_follows_so_that_training_goes_on_as_in_the_masked_network():
+    model = net().train()
+    graph = trace(model, torch.zeros(1, 1, 8, 8))
+    x, y = (t[:64] for t in images(64, 3))
+    x = x.float() / 60 - 1
+    sgd = training.build(model, 0.05, 0.9, 5e-4)
+
+    def losses(network, optimizer, steps):
+        found = []
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = cross_entropy(network(x), y)
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+        return found
+
+    losses(model, sgd, 8)
+    mask = exact.masks(graph, torch.rand(graph.units), [0.4], 0.9)[0.4]
+    kept = kept_indices(graph, mask)
+    small = remove(model, graph, mask).train()
+    followed = training.follow(sgd, model, small, kept)
+    forgetful = copy.deepcopy(small)
+    apply_(model, graph, mask)  # the reference: silent channels, and their momentum at rest
+    shadow = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            dict(shadow.named_parameters())[name].copy_(sgd.state[parameter]["momentum_buffer"])
+        apply_(shadow, graph, mask)
+        for name, parameter in model.named_parameters():
+            sgd.state[parameter]["momentum_buffer"].copy_(dict(shadow.named_parameters())[name])
+    wanted = losses(model, sgd, 10)
+    assert losses(small, followed, 10) == pytest.approx(wanted, abs=2e-4)
+    without = losses(forgetful, training.build(forgetful, 0.05, 0.9, 5e-4), 10)
+    assert max(abs(a - b) for a, b in zip(without, wanted, strict=True)) > 0.01
+
+
+class Killed(BaseException):
+    """Ends a run as SIGKILL would: nothing is caught, nothing is cleaned up."""
+
+
+def killed(toy, tmp_path, settings, steps):
+    """Run for some steps, saving the state at the end of each epoch, and kill the run."""
+    left = steps
+
+    def progress(message, share):
+        nonlocal left
+        left -= "training" in message
+        if left < 0:
+            raise Killed
+
+    store = training.Store(tmp_path / "state", identity={"settings": str(settings)})
+    with pytest.raises(Killed):
+        found(toy, tmp_path, settings, store=store, progress=progress)
+    return dataclasses.replace(store, resume=True)
+
+
+@pytest.mark.parametrize("settings", [
+    {"draw": "epoch:1"},
+    {"draw": "early-bird", "threshold": 1.0, "epochs": 20},
+    {"draw": "epoch:2", "init": "rewind", "rewind_step": 3},
+    {"draw": "end", "epochs": 2, "passes": 2},
+    {"draw": "epoch:1", "search_precision": "int8-emulated"},
+])  # fmt: skip
+def test_a_killed_run_ends_as_if_it_had_not_been(toy, tmp_path, monkeypatch, settings):
+    monkeypatch.setattr(loop._Keeper, "due", lambda self, run: run.step % run.steps_per_epoch == 0)
+    whole, _ = found(toy, tmp_path, settings)
+    store = killed(toy, tmp_path, settings, 21 if settings["draw"] == "end" else 16)
+    resumed, _ = found(toy, tmp_path, settings, store=store)
+    torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
+    assert torch.equal(resumed.slimmed.mask.keep, whole.slimmed.mask.keep)
+    assert (resumed.search, resumed.rows, resumed.legs) == (whole.search, whole.rows, whole.legs)
+
+
+def test_states_of_other_runs_and_damaged_ones(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop._Keeper, "due", lambda self, run: True)
+    settings = {"draw": "epoch:1"}
+    store = killed(toy, tmp_path, settings, 14)
+    with pytest.raises(TrainingError, match="Give --resume"):
+        found(toy, tmp_path, settings, store=dataclasses.replace(store, resume=False))
+    with pytest.raises(TrainingError, match="state of another run: settings differ"):
+        found(toy, tmp_path, settings, store=dataclasses.replace(store, identity={"settings": "others"}))
+    newest = tmp_path / "state" / "state.bin"
+    newest.write_bytes(newest.read_bytes()[:-9])
+    resumed, job = found(toy, tmp_path, settings, store=store)
+    whole, _ = found(toy, tmp_path, settings)
+    torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
+    assert any("damaged" in warning for warning in job.warnings)
+
+
+def test_initial_weights(toy, tmp_path, monkeypatch):
+    begun = {}
+    original = training.Run.replace
+
+    def spy(run, model, optimizer):
+        begun["weights"], begun["step"] = copy.deepcopy(model.state_dict()), run.step
+        original(run, model, optimizer)
+
+    monkeypatch.setattr(training.Run, "replace", spy)
+    results = {}
+    for init in ("inherit", "rewind", "fresh"):
+        run, _ = found(toy, tmp_path, {"draw": "epoch:3", "init": init})
+        results[init] = (run, dict(begun))
+    start = net()
+    graph = trace(start, torch.zeros(1, 1, 8, 8))
+    small = remove(start, graph, results["rewind"][0].slimmed.mask).state_dict()
+    torch.testing.assert_close(results["rewind"][1]["weights"], small, rtol=0, atol=0)
+    assert [begun["step"] for _, begun in results.values()] == [18, 0, 18]
+    key = "layer3.0.conv1.weight"
+    assert not torch.equal(results["fresh"][1]["weights"][key], small[key])
+    images = {init: sum(leg.images for leg in run.legs) for init, (run, _) in results.items()}
+    assert images == {"inherit": 4 * 192, "rewind": 7 * 192, "fresh": 4 * 192}
+    last = {init: run.search["history"][-1]["accuracy"] for init, (run, _) in results.items()}
+    assert last["inherit"] >= last["fresh"] + 0.02  # the released code's "continue" starts from fresh weights
+
+
+def test_draws_at_the_beginning_and_at_the_end(toy, tmp_path):
+    first, _ = found(toy, tmp_path, {"draw": "init", "epochs": 1})
+    assert [leg.search for leg in first.legs] == [False] and first.search["history"]
+    last, _ = found(toy, tmp_path, {"draw": "end", "passes": 2, "epochs": 2, "watch": (0.3,)}, ratio=0.5)
+    assert len(last.search["history"]) == 6  # two passes and the retraining
+    assert [leg.search for leg in last.legs] == [True, True, False]
+    mask = last.slimmed.mask
+    assert mask.removed == pytest.approx(0.5 * len(mask.keep), abs=1)
+    assert last.model(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+
+
+def test_solved_strength_shrinks_gammas_where_the_papers_does_not(toy, tmp_path):
+    means = {}
+    for name, penalty in (("solved", {"penalty_total": 2.0}), ("raw", {"l1": 1e-4}), ("none", {"l1": 0.0})):
+        run, _ = found(toy, tmp_path, {"draw": "end", "epochs": 2} | penalty)
+        seen = run.search["gamma_history"][-1]
+        means[name] = sum(low * count for low, count in zip(seen["edges"], seen["counts"], strict=False))
+    assert means["solved"] < 0.5 * means["none"]
+    assert means["raw"] == pytest.approx(means["none"], rel=0.05)
+
+
+def test_bad_input(toy, tmp_path):
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+ of 24 \(learning rate"):
+        pipeline.train(net(), toy, 0.5, draw="epoch:1", learning_rate=1e30, out=tmp_path / "a", **FEW)
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(DataError, match="3 classes, the network 5"):
+        pipeline.train(model_zoo.resnet8(num_classes=5, in_channels=1), toy, 0.5, **FEW)
+    with pytest.raises(DataError, match="images have 1 channels|1 channels"):
+        pipeline.train(model_zoo.resnet8(num_classes=3, in_channels=3), toy, 0.5, **FEW)
+    with pytest.raises(BudgetError, match=r"ratio is 0\.95: at most 0\.\d+ can be removed"):
+        pipeline.train(net(), toy, 0.95, **FEW)
+    with pytest.raises(MaskError, match="no gamma that could settle"):
+        pipeline.train(NoNorm(), toy, 0.5, **FEW)
+
+
+class NoNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x)).mean((2, 3)))
+
+
+def test_the_command_refuses_and_leaves_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--arch", "zoo:resnet8", "--data", "nothing-here", "--epochs", "1"]) == 2
+    assert "no data set of that name" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,338 @@
+"""Early bird against its rivals: accuracy and total cost of every arm, one line of JSON a run.
+
+    python tools/bench_early_bird.py --out FILE              # narrow VGG-8, 14-pixel images, p = 0.5
+    python tools/bench_early_bird.py --out FILE --arch resnet20 --width 16 --images 54000 --pixels 28 \\
+        --epochs 60 --ratio 0.3 0.5 0.7                      # the full size, for a GPU
+    python tools/bench_early_bird.py --out FILE --table      # what is there, as Markdown
+
+Runs that stand in the file are left out, so the tool goes on where it was stopped. Accuracy is that of
+the last epoch; settings were chosen on the validation split, the test split is read once a run. Cost counts
+multiply-adds of training, three forward passes an image, as a share of one dense training of `--epochs`.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import model_zoo
+from slimkit import data, models, pipeline, provenance, searching, training
+from slimkit.channels import Graph, trace
+from slimkit.data import Dataset
+from slimkit.mask import Mask
+from slimkit.measure.accuracy import accuracy
+from slimkit.spec import TrainSpec
+from slimkit.surgery import remove
+from slimkit.tickets import rethinking
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all arms share."""
+
+    arch: str
+    width: int
+    images: int
+    pixels: int
+    epochs: int
+    batch_size: int
+    ratio: float
+    seed: int
+    precision: str
+
+
+Arm = Callable[["Bench"], dict[str, Any]]
+
+
+class Bench:
+    """One setting: its data, its fresh network, and the arms run so far."""
+
+    def __init__(self, setting: Setting, done: dict[str, dict[str, Any]]) -> None:
+        self.setting, self.done = setting, done
+        self.dataset = subset(data.open("fashion-mnist", seed=0), setting)
+        self.dense = self.fresh(setting.seed)
+        self.graph: Graph = trace(self.dense, torch.zeros(1, *self.dataset.input_shape))
+        self.macs = self.graph.macs(Mask.full(self.graph).keep)
+
+    def fresh(self, seed: int) -> nn.Module:
+        """Build the dense network."""
+        torch.manual_seed(seed)
+        arguments = {"num_classes": 10, "in_channels": 1, "width": self.setting.width}
+        model = model_zoo.ARCHITECTURES[self.setting.arch](**arguments)
+        known = provenance.Provenance(
+            arch=f"zoo:{self.setting.arch}",
+            arguments=arguments,
+            input_shape=self.dataset.input_shape,
+            classes=10,
+        )
+        provenance.attach(model, known)
+        return model
+
+    def spec(self, **settings: Any) -> TrainSpec:
+        """Return the settings of a run."""
+        s = self.setting
+        given = {
+            "arch": f"zoo:{s.arch}", "data": "fashion-mnist", "ratio": s.ratio, "epochs": s.epochs, "seed": s.seed,
+            "batch_size": s.batch_size, "round_to": 1, "precision": s.precision,
+        }  # fmt: skip
+        return TrainSpec(**given | settings)
+
+    def ticket(self, **settings: Any) -> dict[str, Any]:
+        """Search, draw and train on with slimkit's own stages."""
+        spec = self.spec(**settings)
+        network = models.of(self.dense, self.dataset.input_shape)
+        with tempfile.TemporaryDirectory() as work:
+            job = pipeline._job(
+                network,
+                lambda: self.fresh(spec.seed + 100),
+                self.dataset,
+                spec,
+                Path(work),
+                None,
+                pipeline.quiet,
+            )
+            found = searching.search(job)
+        mask = found.slimmed.mask
+        cost = sum(leg.cost for leg in found.legs)
+        drawn = found.search.get("drawn_epoch")
+        return self.result(found.model, cost) | {
+            "kept": mask.counts(self.graph),
+            "keep": mask.keep.int().tolist(),
+            "macs": self.graph.macs(mask.keep) / self.macs,
+            "drawn": drawn,
+            "epochs": len(found.search["history"]),
+            "after_cut": found.rows["after_cut"][0]["accuracy"],
+            "ratios": found.search["ratios"],
+            "warnings": job.warnings,
+        }
+
+    def alone(self, mask: Mask | None, epochs: int, seed: int = 0) -> dict[str, Any]:
+        """Train a network of a mask's widths from fresh weights."""
+        model = self.fresh(self.setting.seed + seed)
+        macs = self.macs
+        if mask is not None:
+            model, macs = remove(model, self.graph, mask), self.graph.macs(mask.keep)
+        trained = self.train(model, epochs)
+        found = {
+            "macs": macs / self.macs,
+            "epochs": epochs,
+            "kept": mask.counts(self.graph) if mask else None,
+        }
+        return self.result(trained.model, 3 * macs * trained.images) | found
+
+    def train(self, model: nn.Module, epochs: int, **more: Any) -> training.Trained:
+        """Train by the recipe of all arms."""
+        recipe = replace(searching.recipe(self.spec()), epochs=epochs)
+        return training.train(model, self.dataset.train, recipe, **more)
+
+    def result(self, model: nn.Module, cost: float) -> dict[str, Any]:
+        """Return accuracy and cost."""
+        images = self.setting.epochs * (len(self.dataset.train) // self.setting.batch_size) * self.setting.batch_size
+        return {
+            "validation": accuracy(model, self.dataset.validation),
+            "test": accuracy(model, self.dataset.test),
+            "cost": cost / (3 * self.macs * images),
+        }
+
+    def drawn(self, arm: str = "early bird, 0.55") -> Mask:
+        """Return the mask of an earlier arm."""
+        return Mask(torch.tensor(self.done[arm]["keep"], dtype=torch.bool))
+
+
+def subset(dataset: Dataset, setting: Setting) -> Dataset:
+    """Keep the first images of the training split; average pixels down to the size asked for."""
+    factor = 28 // setting.pixels
+
+    def small(split: Any, count: int | None = None) -> Any:
+        images = split.images[:count]
+        if factor > 1:
+            pooled = torch.nn.functional.avg_pool2d(images.float(), factor)
+            images = pooled.round().to(torch.uint8)
+        shift = replace(split.augmentation, pad=max(1, split.augmentation.pad // factor))
+        return replace(split, images=images, labels=split.labels[:count], augmentation=shift)
+
+    return replace(
+        dataset,
+        input_shape=(1, setting.pixels, setting.pixels),
+        train=small(dataset.train, setting.images),
+        validation=small(dataset.validation),
+        test=small(dataset.test),
+    )
+
+
+def torch_pruning(bench: Bench) -> dict[str, Any]:
+    """Train with torch-pruning's own penalty, cut by its BNScalePruner, retrain for as long."""
+    import torch_pruning as tp
+
+    example = torch.zeros(1, *bench.dataset.input_shape)
+    pruners: dict[int, Any] = {}
+
+    def pruner(model: nn.Module) -> Any:
+        linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        return tp.pruner.BNScalePruner(
+            model, example.to(next(model.parameters()).device), tp.importance.BNScaleImportance(), reg=1e-4,
+            global_pruning=True, pruning_ratio=bench.setting.ratio, max_pruning_ratio=0.9, ignored_layers=linears,
+        )  # fmt: skip
+
+    def regularise(run: training.Run) -> None:
+        if id(run.model) not in pruners:
+            pruners[id(run.model)] = pruner(run.model)
+            pruners[id(run.model)].update_regularizer()
+        pruners[id(run.model)].regularize(run.model)
+
+    dense = bench.train(bench.dense, bench.setting.epochs, hooks=[training.Hook(gradients=regularise)])
+    model = dense.model
+    pruner(model).step()
+    after = accuracy(model, bench.dataset.validation)
+    small = trace(model, example)
+    macs = small.macs(Mask.full(small).keep)
+    trained = bench.train(model, bench.setting.epochs)
+    cost = 3 * (bench.macs * dense.images + macs * trained.images)
+    kept = [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
+    return bench.result(trained.model, cost) | {"macs": macs / bench.macs, "kept": kept, "after_cut": after}
+
+
+def equal_cost(bench: Bench, mask: Mask, arm: str = "early bird, 0.55") -> int:
+    """Return the epochs that cost a network alone as much as a whole earlier arm."""
+    share = bench.graph.macs(mask.keep) / bench.macs
+    return max(1, round(bench.done[arm]["cost"] * bench.setting.epochs / share))
+
+
+def uniform(bench: Bench, arm: str = "early bird, 0.55") -> dict[str, Any]:
+    """Train uniform widths of equal MACs for an equal cost."""
+    mask = rethinking.uniform(bench.graph, bench.graph.macs(bench.drawn(arm).keep))
+    return bench.alone(mask, equal_cost(bench, mask, arm))
+
+
+def published(bench: Bench, **settings: Any) -> dict[str, Any]:
+    """Search as in the paper: a look an epoch, all channels compete, the rest of the schedule."""
+    epoch = len(bench.dataset.train) // bench.setting.batch_size
+    return bench.ticket(scope="global", interval=epoch, deadline=0.6, **settings)
+
+
+def random_channels(bench: Bench) -> dict[str, Any]:
+    """Cut random channels to the same widths at the same time, and train on."""
+    at = max(1, round(bench.done["early bird, 0.55"]["drawn"]))
+    return bench.ticket(spend=0.55, ranking="random", draw=f"epoch:{at}")
+
+
+ARMS: dict[str, Arm] = {
+    "early bird, 0.55": lambda b: b.ticket(spend=0.55),
+    "dense": lambda b: b.alone(None, b.setting.epochs),
+    "scratch-B": lambda b: b.alone(b.drawn(), equal_cost(b, b.drawn()), seed=100),
+    "uniform": uniform,
+    "early bird": lambda b: b.ticket(),
+    "global, 0.55": lambda b: b.ticket(spend=0.55, scope="global", cap=0.75),
+    "network slimming": lambda b: b.ticket(draw="end", scope="global", watch=[0.3, 0.7]),
+    "scratch-E": lambda b: b.alone(b.drawn(), b.setting.epochs, seed=100),
+    "early bird, fresh": lambda b: b.ticket(spend=0.55, init="fresh"),
+    "early bird, rewind": lambda b: b.ticket(spend=0.55, init="rewind"),
+    "random channels": random_channels,
+    "torch-pruning": torch_pruning,
+    "published": published,
+    "published, fresh": lambda b: published(b, init="fresh"),
+    "int8 search": lambda b: b.ticket(spend=0.55, search_precision="int8-emulated"),
+    **{f"drawn at {e}": lambda b, at=e: b.ticket(spend=0.8, draw=f"epoch:{at}") for e in (1, 2, 4, 6, 8)},
+}
+DEFAULT = [name for name in ARMS if not name.startswith("drawn")]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the runs in a file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Return mean, lowest and highest of every arm as a Markdown table."""
+    heads = ("setting", "p", "arm", "seeds", "test accuracy, % (lowest - highest)", "cost", "MACs",
+             "drawn at epoch", "after the cut")  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for run in runs:
+        s = run["setting"]
+        groups.setdefault(
+            (s["arch"], s["width"], s["images"], s["pixels"], s["epochs"], s["ratio"], run["arm"]), []
+        ).append(run)
+    for (arch, width, images, pixels, epochs, ratio, arm), found in groups.items():
+        accuracies = [100 * run["test"] for run in found]
+
+        def mean(name: str, found: list[dict[str, Any]] = found) -> str:
+            values = [run[name] for run in found if run.get(name) is not None]
+            return f"{statistics.fmean(values):.2f}" if values else ""
+
+        lines.append(
+            f"| {arch} w{width}, {images} images of {pixels} px, {epochs} epochs | {ratio:g} | {arm} | {len(found)} | "
+            f"{statistics.fmean(accuracies):.2f} ({min(accuracies):.2f} - {max(accuracies):.2f}) | {mean('cost')} | "
+            f"{mean('macs')} | {mean('drawn')} | {mean('after_cut')} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--arch", default="vgg8", choices=sorted(model_zoo.ARCHITECTURES))
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--pixels", type=int, default=14, choices=(14, 28))
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--ratio", type=float, nargs="+", default=[0.5])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=DEFAULT)
+    args = parser.parse_args()
+    if args.table:
+        print(table(read(args.out)))
+        return
+    for ratio in args.ratio:
+        for seed in args.seeds:
+            setting = Setting(
+                args.arch,
+                args.width,
+                args.images,
+                args.pixels,
+                args.epochs,
+                args.batch_size,
+                ratio,
+                seed,
+                args.precision,
+            )
+            run_arms(setting, args.arms, args.out)
+
+
+def run_arms(setting: Setting, arms: list[str], out: Path) -> None:
+    """Run the arms of one setting that are not in the file yet."""
+    wanted = vars(setting)
+    done = {run["arm"]: run for run in read(out) if run["setting"] == wanted}
+    bench = Bench(setting, done)
+    for arm in arms:
+        if arm in done:
+            continue
+        began, cpu = time.perf_counter(), time.process_time()
+        done[arm] = ARMS[arm](bench)
+        done[arm] |= {"arm": arm, "setting": wanted, "seconds": time.perf_counter() - began}
+        done[arm]["cpu_seconds"] = time.process_time() - cpu
+        with out.open("a") as file:
+            file.write(json.dumps(done[arm]) + "\n")
+        shown = {k: v for k, v in done[arm].items() if k in ("test", "validation", "cost", "macs", "drawn", "epochs")}
+        print(
+            setting.seed,
+            setting.ratio,
+            arm,
+            {k: v if isinstance(v, int) or v is None else round(v, 4) for k, v in shown.items()},
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
