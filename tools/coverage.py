@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 SIZES = {"inception_v3": 299}
+ARGUMENTS = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}  # minutes of scipy
 
 
 def names_with_batch_norm() -> tuple[list[str], list[str]]:
@@ -28,7 +29,7 @@ def names_with_batch_norm() -> tuple[list[str], list[str]]:
     with_norm, without = [], []
     for name in list_models(module=__import__("torchvision").models):
         with torch.device("meta"):
-            model = get_model(name, weights=None)
+            model = get_model(name, weights=None, **ARGUMENTS.get(name, {}))
         has = any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
         (with_norm if has else without).append(name)
     return with_norm, without
@@ -41,7 +42,7 @@ def network(name: str) -> Any:
     from torchvision.models import get_model
 
     torch.manual_seed(0)
-    model = get_model(name, weights=None)
+    model = get_model(name, weights=None, **ARGUMENTS.get(name, {}))
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.05, 1.0)
