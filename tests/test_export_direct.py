@@ -183,6 +183,7 @@ def test_norms_are_folded_where_that_is_exact_and_only_there(tmp_path):
     proto, run = session(model, torch.randn(1, 8, 3, 3), tmp_path / "net.onnx")
     norms = [node.name for node in proto.graph.node if node.op_type == "BatchNormalization"]
     assert norms == ["second/BatchNormalization"]
+    assert {"second.running_mean", "second.running_var"} <= {t.name for t in proto.graph.initializer}
     x = torch.randn(2, 8, 3, 3)
     torch.testing.assert_close(torch.from_numpy(run.run(None, {"input": x.numpy()})[0]), model(x).detach())
 
@@ -213,6 +214,19 @@ def test_nodes_and_weights_bear_the_names_of_the_network(tmp_path):
     assert names.items() >= expected.items()
 
 
+def test_outputs_may_be_read_again_and_returned_twice_and_what_is_not_needed_is_left_out(tmp_path):
+    def function(x):
+        x.exp().sum((2, 3))
+        y = x * 2
+        return y, y.relu(), y
+
+    proto, run = session(Apply(function), torch.randn(1, 8, 3, 3), tmp_path / "net.onnx")
+    assert sorted(node.op_type for node in proto.graph.node) == ["Identity", "Identity", "Mul", "Relu"]
+    x = torch.randn(2, 8, 3, 3)
+    for found, expected in zip(run.run(None, {"input": x.numpy()}), function(x), strict=True):
+        torch.testing.assert_close(torch.from_numpy(found), expected)
+
+
 def test_sizes_that_follow_the_batch_are_found():
     recording = record(Apply(lambda x: x.view(x.shape[0] * 2, 4, -1)), torch.randn(1, 8, 6, 8))
     assert recording.outputs[0].shape == (Batch(2), 4, 48)
@@ -223,6 +237,7 @@ def test_sizes_that_follow_the_batch_are_found():
     [
         (lambda x: x.cumsum(1), "cumsum"),
         (lambda x: x + torch.randn(x.shape[0], 1, 1, 1), "depends on the batch"),
+        (lambda x: x * torch.tensor(float(x.shape[0])), "depends on the batch"),
         (lambda x: x / x.shape[0], "computes with Batch"),
         (lambda x: x[: x.shape[0] // 2], "a size is"),
         (lambda x: torch.ones(2), "does not depend on the input"),
