@@ -22,16 +22,16 @@ ARGUMENTS = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weight
 
 def names_with_batch_norm() -> tuple[list[str], list[str]]:
     """Return torchvision's classifiers with BatchNorm, and those without."""
-    import torch
+    import torchvision
     from torch import nn
-    from torchvision.models import get_model, list_models
+
+    from slimkit.models import building
+    from slimkit.models.reference import parse
 
     with_norm, without = [], []
-    for name in list_models(module=__import__("torchvision").models):
-        with torch.device("meta"):
-            model = get_model(name, weights=None, **ARGUMENTS.get(name, {}))
-        has = any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
-        (with_norm if has else without).append(name)
+    for name in torchvision.models.list_models(module=torchvision.models):
+        modules = building.skeleton(parse(f"torchvision:{name}"), {}).modules()
+        (with_norm if any(isinstance(m, nn.BatchNorm2d) for m in modules) else without).append(name)
     return with_norm, without
 
 
