@@ -1,7 +1,7 @@
 """Small random networks: one class a way in which channels meet, put together to a chain by name.
 
-A block takes the channels that arrive, `c`, and a width, `w`; it says in `out` how many channels it gives.
-All blocks take and give [N, C, H, W], H = W.
+A block takes the channels that arrive, `c`, and a width, `w`; it says in `out` how many channels it gives, as
+a float, so that surgery does not take it for a width to follow. All blocks take and give [N, C, H, W], H = W.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ def conv_bn(c: int, w: int, k: int = 3, **more: int) -> nn.Sequential:
 class Chain(nn.Module):
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = w
+        self.out = float(w)
         self.body = nn.Sequential(conv_bn(c, w), nn.Conv2d(w, w, 1), nn.SiLU())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ class Chain(nn.Module):
 class Residual(nn.Module):
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = c
+        self.out = float(c)
         self.a, self.b = conv_bn(c, w), nn.Sequential(nn.Conv2d(w, c, 1), nn.BatchNorm2d(c))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class Residual(nn.Module):
 class PreActivation(nn.Module):
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = w
+        self.out = float(w)
         self.norm, self.conv, self.short = (
             nn.BatchNorm2d(c),
             nn.Conv2d(c, w, 3, padding=1),
@@ -55,7 +55,7 @@ class Dense(nn.Module):
 
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = c + w
+        self.out = float(c + w)
         self.body = conv_bn(c, w)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class Dense(nn.Module):
 class ChunkEqual(nn.Module):
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = w
+        self.out = float(w)
         self.a, self.b = conv_bn(c, 2 * w), nn.Conv2d(w, w, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class SplitUnequal(nn.Module):
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
         self.sizes = [w, w + 3]
-        self.out = 2 * w + 3
+        self.out = float(2 * w + 3)
         self.a, self.b = conv_bn(c, 2 * w + 3), conv_bn(w + 3, w + 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class Shuffle(nn.Module):
 
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = 2 * w + 2
+        self.out = float(2 * w + 2)
         self.body = conv_bn(c, 2 * w + 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Shuffle(nn.Module):
 class Grouped(nn.Module):
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = 2 * w
+        self.out = float(2 * w)
         self.a, self.b = conv_bn(c, 2 * w), conv_bn(2 * w, 2 * w, groups=2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class Depthwise(nn.Module):
 
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = w
+        self.out = float(w)
         self.a, self.b, self.c = conv_bn(c, w), conv_bn(w, 2 * w, groups=w), nn.Conv2d(2 * w, w, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class Depthwise(nn.Module):
 class SqueezeExcite(nn.Module):
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = c
+        self.out = float(c)
         self.down, self.up = nn.Conv2d(c, w, 1), nn.Conv2d(w, c, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class LinearExcite(nn.Module):
 
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = c
+        self.out = float(c)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Sequential(nn.Linear(c, w), nn.ReLU(), nn.Linear(w, c), nn.Hardsigmoid())
 
@@ -152,7 +152,7 @@ class Shared(nn.Module):
 
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = c
+        self.out = float(c)
         self.conv, self.norms = (
             nn.Conv2d(c, c, 3, padding=1),
             nn.ModuleList([nn.BatchNorm2d(c), nn.BatchNorm2d(c)]),
@@ -169,7 +169,7 @@ class Shared(nn.Module):
 class PixelShuffle(nn.Module):
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = w
+        self.out = float(w)
         self.body = nn.Sequential(
             nn.Conv2d(c, 4 * w, 1), nn.PixelShuffle(2), nn.BatchNorm2d(w), nn.AvgPool2d(2)
         )
@@ -181,7 +181,7 @@ class PixelShuffle(nn.Module):
 class SpaceToDepth(nn.Module):
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = w
+        self.out = float(w)
         self.body = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * c, w, 1), nn.BatchNorm2d(w))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ class SpaceToDepth(nn.Module):
 class Transposed(nn.Module):
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = 2 * w
+        self.out = float(2 * w)
         self.a, self.b = nn.ConvTranspose2d(c, 2 * w, 2, stride=2), nn.BatchNorm2d(2 * w)
         self.c = nn.ConvTranspose2d(2 * w, 2 * w, 3, padding=1, groups=2)
 
@@ -202,7 +202,7 @@ class Transposed(nn.Module):
 class TransposedDepthwise(nn.Module):
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = 2 * w
+        self.out = float(2 * w)
         self.a, self.b = conv_bn(c, w), nn.ConvTranspose2d(w, 2 * w, 3, padding=1, groups=w)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -214,7 +214,7 @@ class LayerScale(nn.Module):
 
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = c
+        self.out = float(c)
         self.norm, self.up, self.down = nn.BatchNorm2d(c), nn.Linear(c, 2 * w), nn.Linear(2 * w, c)
         self.scale = nn.Parameter(torch.rand(c, 1, 1))
 
@@ -228,7 +228,7 @@ class C2f(nn.Module):
 
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.c, self.out = w, w
+        self.c, self.out = w, float(w)
         self.cv1, self.cv2 = conv_bn(c, 2 * w, 1), conv_bn(4 * w, w, 1)
         self.m = nn.ModuleList(conv_bn(w, w) for _ in range(2))
 
@@ -243,7 +243,7 @@ class Functional(nn.Module):
 
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = w
+        self.out = float(w)
         self.kernel, self.shift = nn.Parameter(torch.randn(w, c, 3, 3) / 3), nn.Parameter(torch.randn(w))
         self.matrix = nn.Parameter(torch.randn(w, w))
 
@@ -255,7 +255,7 @@ class Functional(nn.Module):
 class FunctionalDepthwise(nn.Module):
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.channels, self.out = c, c
+        self.channels, self.out = c, float(c)
         self.kernel = nn.Parameter(torch.randn(c, 1, 3, 3))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -265,7 +265,7 @@ class FunctionalDepthwise(nn.Module):
 class Slopes(nn.Module):
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = w
+        self.out = float(w)
         self.body = nn.Sequential(nn.Conv2d(c, w, 3, padding=1), nn.PReLU(w), nn.Conv2d(w, w, 1), nn.PReLU())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -275,7 +275,7 @@ class Slopes(nn.Module):
 class InstanceNorm(nn.Module):
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = w
+        self.out = float(w)
         self.a, self.b = nn.Conv2d(c, w, 1), nn.InstanceNorm2d(w, affine=True)
         self.c, self.d = nn.Conv2d(w, w, 1), nn.InstanceNorm2d(w)
 
@@ -288,7 +288,7 @@ class Standardised(nn.Module):
 
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = w
+        self.out = float(w)
         self.conv, self.after = nn.Conv2d(c, w, 3, padding=1), conv_bn(w, w)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -300,7 +300,7 @@ class Standardised(nn.Module):
 class Gated(nn.Module):
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = w
+        self.out = float(w)
         self.a = conv_bn(c, 2 * w)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -312,7 +312,7 @@ class SigmoidFirst(nn.Module):
 
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = w
+        self.out = float(w)
         self.a, self.b = nn.Conv2d(c, w, 1), nn.Conv2d(w, w, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -324,7 +324,7 @@ class Written(nn.Module):
 
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = w + 2
+        self.out = float(w + 2)
         self.a = conv_bn(c, w)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -340,7 +340,7 @@ class SpatialGate(nn.Module):
 
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = c
+        self.out = float(c)
         self.a, self.b = conv_bn(c, w), nn.Conv2d(w, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -352,7 +352,7 @@ class Attention(nn.Module):
 
     def __init__(self, c: int, w: int) -> None:
         super().__init__()
-        self.out = c
+        self.out = float(c)
         self.q, self.k, self.v, self.o = (
             nn.Conv2d(c, w, 1),
             nn.Conv2d(c, w, 1),

@@ -85,8 +85,8 @@ def test_the_record_names_arch_attributes_and_kept_channels() -> None:
     slim = remove(net, graph, keep_of(graph.units, *gone))
     record = provenance.of(slim)
     assert (record.arch, record.arguments, record.input_shape, record.classes) == ("x:y", {"a": 1}, (3, 4, 4), 2)
-    assert record.attributes["block"] == {"c": 3, "out": 3}
-    assert record.attributes["split"] == {"sizes": [1, 5], "out": 6}
+    assert record.attributes["block"] == {"c": 3}
+    assert record.attributes["split"] == {"sizes": [1, 5]}
     assert record.attributes["block.cv1.0"] == {"out_channels": 6}
     assert record.passes == ({"block.cv1.0": [0, 2, 3], "split.a.0": [1]},)
     assert provenance.of(net).passes == ()
@@ -94,7 +94,7 @@ def test_the_record_names_arch_attributes_and_kept_channels() -> None:
     graph = trace(slim, torch.zeros(1, 3, 4, 4))
     again = provenance.of(remove(slim, graph, keep_of(graph.units, 0)))
     assert again.passes == (record.passes[0], {"stem.0": [1, 2, 3]})
-    assert again.attributes["split"] == {"sizes": [1, 5], "out": 6}
+    assert again.attributes["split"] == {"sizes": [1, 5]}
     assert again.attributes["stem.0"] == {"out_channels": 3}
 
 
