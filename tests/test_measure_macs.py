@@ -35,6 +35,18 @@ def test_closed_forms():
     assert count_macs(model, (3, 32, 20)) == sum(expected.values())
 
 
+class OnTheCpu(nn.Module):
+    """Needs a value, which the meta device doesn't have."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        assert float(x.sum()) == 0
+        return self.model(x)
+
+
 def test_attention_counts_its_products_whichever_way_it_is_computed():
     tokens, width = 10, 8
     model = nn.TransformerEncoderLayer(width, 2, dim_feedforward=16, batch_first=True)
@@ -42,6 +54,7 @@ def test_attention_counts_its_products_whichever_way_it_is_computed():
     products = 2 * tokens * tokens * width
     feed_forward = 2 * tokens * width * 16
     assert count_macs(model, (tokens, width)) == projections + products + feed_forward
+    assert count_macs(OnTheCpu(model), (tokens, width)) == projections + products + feed_forward
 
 
 def test_a_module_that_runs_twice_counts_twice_and_what_runs_outside_modules_counts():
