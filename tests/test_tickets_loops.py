@@ -120,6 +120,7 @@ def test_callbacks():
     check(trainer.model)
 
 
+@pytest.mark.filterwarnings("ignore")  # Lightning's own
 def test_lightning(tmp_path):
     lightning = pytest.importorskip("lightning")
 

@@ -130,3 +130,11 @@ def test_gradients_of_emulated_layers_are_rounded_too():
     levels = x.grad / (wanted.abs().max() / 127)
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-3)
     assert float((levels - wanted / (wanted.abs().max() / 127)).abs().max()) <= 1  # up or down, by chance
+
+
+def test_bf16_search_lowers_the_forward_pass(net):
+    model = remove(net, trace(net, torch.zeros(1, 1, 8, 8)), Mask.full(trace(net, torch.zeros(1, 1, 8, 8))))
+    low_precision.lower_(model, "bf16")
+    assert model.train()(torch.zeros(2, 1, 8, 8)).dtype == torch.bfloat16
+    assert model.eval()(torch.zeros(2, 1, 8, 8)).dtype == torch.float32
+    assert not torch.is_autocast_enabled("cpu")

@@ -17,7 +17,7 @@ from slimkit.data.augmentation import Augmentation
 from slimkit.data.dataset import Dataset
 from slimkit.data.tensor_split import in_memory
 from slimkit.errors import BudgetError, DataError, MaskError, TrainingError
-from slimkit.mask import apply_
+from slimkit.mask import Mask, apply_
 from slimkit.measure.macs import count_macs
 from slimkit.spec import TrainSpec
 from slimkit.surgery import kept_indices, remove
@@ -76,7 +76,8 @@ def test_a_run_draws_shrinks_and_accounts_for_it(toy, tmp_path):
 
 def found(toy, tmp_path, settings, *, store=None, progress=pipeline.quiet, ratio=0.4):
     """Search and train, without the files."""
-    spec = TrainSpec(arch="zoo:resnet8", data="toy", ratio=ratio, **(FEW | settings))
+    budget = {} if "max_macs" in settings else {"ratio": ratio}
+    spec = TrainSpec(arch="zoo:resnet8", data="toy", **(FEW | budget | settings))
     network = models.of(net(spec.seed), toy.input_shape)
     job = pipeline._job(network, lambda: net(spec.seed + 1), toy, spec, tmp_path, store, progress)
     return searching.search(job), job
@@ -209,6 +210,23 @@ def test_initial_weights(toy, tmp_path, monkeypatch):
     assert images == {"inherit": 4 * 192, "rewind": 7 * 192, "fresh": 4 * 192}
     last = {init: run.search["history"][-1]["accuracy"] for init, (run, _) in results.items()}
     assert last["inherit"] >= last["fresh"] + 0.02  # the released code's "continue" starts from fresh weights
+
+
+def test_other_budgets_and_what_may_be_spent(toy, tmp_path):
+    run, job = found(toy, tmp_path, {"max_macs": 0.5, "spend": 0.9, "epochs": 6, "deadline": 0.2})
+    graph, mask = job.graph, run.slimmed.mask
+    full, small = graph.macs(Mask.full(graph).keep), graph.macs(mask.keep)
+    assert small <= 0.5 * full
+    spent = sum(leg.cost for leg in run.legs) / (3 * full * 6 * 192)
+    assert 0.9 - small / full / 6 <= spent <= 0.9  # to the epoch
+    assert len(run.search["history"]) > 6
+
+
+def test_rewinding_past_the_draw_inherits_and_says_so(toy, tmp_path):
+    settings = {"draw": "epoch:1", "init": "rewind", "rewind_step": 9, "epochs": 2}
+    run, job = found(toy, tmp_path, settings)
+    assert sum(leg.images for leg in run.legs) == 2 * 192
+    assert any("before rewind_step = 9" in warning for warning in job.warnings)
 
 
 def test_draws_at_the_beginning_and_at_the_end(toy, tmp_path):
