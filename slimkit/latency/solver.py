@@ -1,0 +1,194 @@
+"""A mask for a latency or an energy: chosen by the cost table, made, measured, corrected."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from slimkit.budget import Widths, amount, blocks, nothing
+from slimkit.channels import Graph
+from slimkit.errors import BudgetError, MaskError
+from slimkit.export import export_onnx
+from slimkit.latency import table
+from slimkit.latency.choosing import Problem
+from slimkit.latency.cost import Counts, join
+from slimkit.latency.layers import layers
+from slimkit.mask import Mask
+from slimkit.measure import energy
+from slimkit.measure.latency import Latency, measure
+from slimkit.spec import RunSpec
+from slimkit.surgery import remove
+
+Progress = Callable[[str, float | None], None]
+_CORRECTIONS = 3
+_AIM = 0.98  # of the target: noise must not lift the result above it
+_ENOUGH = 0.965  # of the target: closer from below needs no correction
+_SECONDS = 2.0  # a file and measurement
+
+
+@dataclass(frozen=True)
+class Round:
+    """One mask that was made and measured: shares of the original, by the table and for real."""
+
+    predicted: float
+    reached: float
+
+
+@dataclass
+class LatencySolver:
+    """Chooses masks for a latency or energy budget: a `slimkit.slimming.Solver`.
+
+    Attributes:
+        dense, spec, example: the network, its budget and an image [N, C, H, W].
+        work: folder for files of a moment.
+        progress: called with what is being done, and the share done.
+        rounds: of the last mask.
+        original, target, reached: of the last mask, ms or mJ; `reached` as measured beside the original.
+        loss, least_loss: importance that the last mask loses, and a bound that no mask as fast is below.
+        notes: what a reader of the figures has to know.
+    """
+
+    dense: nn.Module
+    spec: RunSpec
+    example: Tensor
+    work: Path
+    progress: Progress
+    rounds: list[Round] = field(default_factory=list)
+    original: float = 0.0
+    target: float = 0.0
+    reached: float = 0.0
+    loss: float = 0.0
+    least_loss: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    def __call__(self, graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor) -> Mask:
+        """Return the mask that loses least importance within the budget.
+
+        Raises:
+            BudgetError: no mask reaches it; the message has the best that is reachable, and who holds it.
+            EngineError: the latency table is another network's, engine's or thread count's.
+        """
+        found = blocks(graph, scores, widths, fixed)
+        if not found.groups:
+            raise MaskError(nothing(graph, widths.fitted(graph)))
+        self.rounds, self.notes = [], []
+        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+            dense = Path(folder, "dense.onnx")
+            self.progress("exporting the network to time it", None)
+            export_onnx(self.dense, dense, self.example)
+            costs, foreign = self._table(dense)
+            problem = Problem(graph, scores, found, join(graph, costs))
+            if foreign:
+                counts = self._by_table(problem, costs)
+            else:
+                counts = self._by_measuring(problem, dense, Path(folder, "slim.onnx"))
+        self.loss, self.least_loss = problem.loss(counts)
+        return Mask(problem.keep(counts))
+
+    def _table(self, dense: Path) -> tuple[table.Table, bool]:
+        """Return the cost table, and whether it is one that was made elsewhere."""
+        spec = self.spec
+        if spec.latency_table is not None:
+            costs = table.load(spec.latency_table)
+            table.check_fits(costs, spec.latency_table, layers(dense), spec.runtime, spec.threads, spec.batch)
+            return costs, True
+        costs = table.build(dense, engine=spec.runtime, threads=spec.threads, batch=spec.batch, progress=self.progress)
+        return costs, False
+
+    def _by_table(self, problem: Problem, costs: table.Table) -> Counts:
+        """Return counts by a table of another machine: what they reach there cannot be measured here."""
+        if self.spec.budget.kind == "energy":
+            raise BudgetError(
+                "max_energy with latency_table: a table says what takes how long, not what energy it takes.\n"
+                "  Give max_latency, or leave the table away to aim at this machine"
+            )
+        self._aim_from(costs.network_ms)
+        counts, predicted = problem.solve(_AIM * self._goal)
+        self.reached = predicted * self.original
+        if predicted > self._goal:
+            raise BudgetError(self._out_of_reach(problem, counts))
+        self.notes.append(f"latency is by the table of {costs.cpu}, {costs.engine}; it was not measured")
+        return counts
+
+    def _by_measuring(self, problem: Problem, dense: Path, slim: Path) -> Counts:
+        """Return counts whose network was measured to be within the budget, and as near to it as can be."""
+        factor = 1.0  # real share over that of the table
+        best: tuple[float, Counts] | None = None
+        nearest: tuple[float, Counts] | None = None
+        seen: set[bytes] = set()
+        self._aim_from(self._value(self._measure([dense])[0]))
+        for number in range(1 + _CORRECTIONS):
+            self.progress("choosing channels and measuring them", number / (1 + _CORRECTIONS))
+            counts, predicted = problem.solve(_AIM * self._goal / factor)
+            if counts.tobytes() in seen:
+                break
+            seen.add(counts.tobytes())
+            smaller = remove(self.dense, problem.graph, Mask(problem.keep(counts)))
+            export_onnx(smaller, slim, self.example)
+            before, after = map(self._value, self._measure([dense, slim]))
+            self._aim_from(before)
+            share = after / before
+            self.rounds.append(Round(predicted, share))
+            factor = share / predicted
+            if share <= self._goal and (best is None or share > best[0]):
+                best, self.reached = (share, counts), after
+            if nearest is None or share < nearest[0]:
+                nearest = (share, counts)
+            if _ENOUGH * self._goal <= share <= self._goal:
+                break
+            if share > self._goal and bool(np.all(counts == problem.least)):
+                break
+        if best is None:
+            assert nearest is not None
+            self.reached = nearest[0] * self.original
+            raise BudgetError(self._out_of_reach(problem, nearest[1]))
+        return best[1]
+
+    def _aim_from(self, original: float) -> None:
+        """Set the target from what the original takes.
+
+        Raises:
+            BudgetError: the original is within the budget already.
+        """
+        budget = self.spec.budget
+        self.original = original
+        self.target = budget.value if budget.absolute else budget.value * original
+        if self.target >= original:
+            raise BudgetError(
+                f"max_{budget.kind} is {amount(self.target, budget.kind)}: the network already needs no more "
+                f"than {amount(original, budget.kind)}, so nothing would be removed.\n  Lower the budget"
+            )
+
+    @property
+    def _goal(self) -> float:
+        return self.target / self.original
+
+    def _measure(self, paths: list[Path]) -> list[Latency]:
+        spec = self.spec
+        found = measure(paths, engine=spec.runtime, threads=spec.threads, batch=spec.batch, seconds=_SECONDS)
+        note = "the machine was too noisy to time the network: the budget is met in CPU time of the process"
+        if any(latency.noisy for latency in found) and note not in self.notes:
+            self.notes.append(note)
+        return found
+
+    def _value(self, latency: Latency) -> float:
+        """Return what the budget is about: ms or mJ; CPU time once the machine was seen to be noisy."""
+        if self.spec.budget.kind == "energy":
+            return energy.per_inference(latency).value
+        return latency.cpu_ms if self.notes else latency.median_ms
+
+    def _out_of_reach(self, problem: Problem, counts: Counts) -> str:
+        kind = self.spec.budget.kind
+        least = bool(np.all(counts == problem.least))
+        how = "the smallest that the allowed widths reach" if least else "the nearest that was reached"
+        return (
+            f"max_{kind} is {amount(self.target, kind)} ({self._goal:.3f} of the original): {how} is "
+            f"{amount(self.reached, kind)} ({self.reached / self.original:.3f}); most of it is held by "
+            f"{', '.join(problem.holders(counts)[:3])}.\n"
+            "  Raise the budget, or allow more: --set cap=0.98, --set round_to=8"
+        )
