@@ -4,7 +4,7 @@
 
 Weights are random, gammas drawn from U(0.05, 1) and biases from N(0, 0.1), so that ranking has something to
 rank; BatchNorm's statistics are those of the network on noise. One process a network; a line of JSON each as it
-comes (a network that already has one is not run again), then a table.
+comes (a network that already has one is not run again), then a table. Latency is CPU time over CPU time, since the machine may be shared.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             if "output of the network" not in entry["reason"]:
                 reason = entry["reason"].split(" (in ")[0]
                 kept[reason] = kept.get(reason, 0) + entry["channels"]
-        times = [side.get("latency_ms", {}).get("median") for side in (before, after)]
+        times = [side.get("latency_ms", {}).get("cpu") for side in (before, after)]
         latency = f"{times[1] / times[0]:.2f}" if all(times) else "-"
         lines.append(
             f"| {row['name']} | {channels['removable'] / channels['total']:.2f} | {channels['share_removed']:.3f} "
