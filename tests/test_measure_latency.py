@@ -15,7 +15,7 @@ from slimkit.measure import engines, latency
 from slimkit.measure.bench import bench
 from slimkit.measure.engines import Runner, open_runner
 from slimkit.measure.latency import measure
-from slimkit.measure.node_times import latency_by_node
+from slimkit.measure.node_times import _layers, latency_by_node
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,8 @@ def test_the_time_of_every_layer_is_found(files):
     assert max(nodes, key=lambda node: node.fastest_ms).layer == "3"
 
 
-def test_a_residual_sum_counts_with_the_convolution_it_is_fused_with(tmp_path):
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_residual_sum_counts_with_the_convolution_it_is_fused_with(tmp_path, swap):
     class Block(nn.Module):
         def __init__(self):
             super().__init__()
@@ -126,11 +127,15 @@ def test_a_residual_sum_counts_with_the_convolution_it_is_fused_with(tmp_path):
             self.relu = nn.ReLU()
 
         def forward(self, x):
-            return self.relu(self.second(self.relu(self.first(x))) + self.short(x))
+            long, short = self.second(self.relu(self.first(x))), self.short(x)
+            return self.relu(short + long if swap else long + short)
 
     export_onnx(Block(), tmp_path / "net.onnx", torch.randn(1, 16, 16, 16))
     nodes = latency_by_node(tmp_path / "net.onnx", repeats=2)
     assert sorted(node.layer for node in nodes if node.operator == "Conv") == ["first", "second", "short"]
+    # Another build of the engine may fuse further, and name the whole after its last part.
+    ran = [("relu/Relu", "FusedConv"), ("short/Conv", "Conv"), ("relu/Relu_1", "FusedConv"), ("new", "Reorder")]
+    assert _layers(tmp_path / "net.onnx", ran) == ["first", "short", "second", ""]
 
 
 def test_bench_compares_with_the_first_file(files):
@@ -147,6 +152,8 @@ def test_damaged_and_missing_files_are_named(files, tmp_path):
     for name in ("cut.onnx", "text.onnx", "empty.onnx", "missing.onnx"):
         with pytest.raises(CheckpointError, match=name):
             measure([files[0], tmp_path / name])
+    with pytest.raises(CheckpointError, match="no such file"):
+        measure([tmp_path / "missing.onnx"])
 
 
 def test_engines_that_are_unknown_or_not_installed_are_named(files, monkeypatch):
