@@ -25,9 +25,7 @@ class Shuffling(nn.Module):
 
     def __init__(self, width=8, hidden=4, classes=3):
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width, eps=1e-3)
-        )
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width, eps=1e-3))
         self.twice = nn.Conv2d(width, width, 3, padding="same", groups=2)
         self.plain = nn.BatchNorm2d(width, affine=False, momentum=0.2)
         self.squeeze, self.excite = nn.Linear(width, hidden), nn.Linear(hidden, width)
@@ -61,9 +59,7 @@ def dense():
 
 def exported(network, path, free=True, batch=2, train=False, decompose=False, size=8):
     network = copy.deepcopy(network).train(train)
-    program = torch.export.export(
-        network, (torch.randn(batch, 3, size, size),), dynamic_shapes=FREE if free else None
-    )
+    program = torch.export.export(network, (torch.randn(batch, 3, size, size),), dynamic_shapes=FREE if free else None)
     if decompose:
         program = program.run_decompositions({})
     torch.export.save(program, path)
@@ -91,6 +87,7 @@ def test_modules_are_back_at_their_paths(dense, file):
         assert torch.equal(network.state_dict()[name], tensor), name
     assert {name for name, _ in network.named_parameters()} == {name for name, _ in dense.named_parameters()}
     assert not any(module.training for module in network.modules())
+    assert [node.target for node in network.graph.nodes if node.op == "call_module"].count("twice") == 2
     known = provenance.of(network)
     assert (known.arch, known.input_shape, known.classes) == ("exported", (3, 8, 8), 3)
     assert any("normalisation" in line for line in found.assumptions)
@@ -167,7 +164,9 @@ def test_saved_again_as_exported_program(dense, file, tmp_path):
     x = torch.randn(5, 3, 8, 8)
     torch.testing.assert_close(again(x), dense(x), rtol=1e-5, atol=1e-6)
     assert provenance.of(again) == slimmed
-    assert models.load(path).source == "slim file"
+    found = models.load(path)
+    assert found.source == "slim file"
+    assert provenance.of(found.model) == slimmed
     assert {name for name, _ in again.named_parameters()} == {name for name, _ in dense.named_parameters()}
     for name, tensor in dense.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
@@ -361,7 +360,7 @@ ATTACKS = {
     "machine code": added("ROOT/data/aotinductor/model/a.so"),
     "second reading": added("version", "1"),
     "two of a name": added("ROOT/models/MODEL.json", "{}"),
-    "unknown member": added("ROOT/code/x.py"),
+    "unknown member": added("ROOT/other/x.py"),
     "operator": first_target("torch.hub.load"),
     "operator of os": first_target("torch.os.system"),
     "method": first_target("_operator.methodcaller"),
@@ -380,10 +379,34 @@ def test_malicious_program_is_refused_and_not_run(attack, file, tmp_path, recwar
     victim = tmp_path / "created"
     path = changed(file, tmp_path / "net.pt2", ATTACKS[attack](str(victim)))
     before = dict(os.environ)
-    with pytest.raises(CheckpointError):
+    by_torch = {"machine code": "AOTInductor", "second reading": "damaged"}
+    by_torch |= dict.fromkeys(("pickled weight", "pickled sample"), "damaged")
+    with pytest.raises(CheckpointError, match=by_torch.get(attack, "could run code")):
         models.load(path)
     assert not victim.exists()
     assert dict(os.environ) == before
+
+
+class Archive:
+    """An archive of given members, all of them empty tables."""
+
+    def __init__(self, *names):
+        self.names = names
+
+    def get_file_names(self):
+        return list(self.names)
+
+    def read_string(self, name):
+        return "{}"
+
+
+def test_members_that_only_one_reader_sees():
+    names = ["models/model.json", "archive_format"]
+    inside = [f"net/{name}" for name in names]
+    assert exported_check.objection(Archive(*names), inside) is None
+    assert exported_check.objection(Archive(*names), [*inside, "version"]) == "members outside its folder"
+    assert exported_check.objection(Archive(*names), inside[:1]) == "members outside its folder"
+    assert "same name" in exported_check.objection(Archive(*names, "models/Model.json"), inside)
 
 
 @pytest.mark.parametrize("attack", ["pickled weight", "pickled constant", "expression"])

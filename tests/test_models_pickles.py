@@ -106,6 +106,13 @@ def test_another_activation_is_another_network(tmp_path):
     assert any("exported program" in line for line in found.assumptions)
 
 
+def test_another_function_is_another_network():
+    network = small()
+    assert models.recognise(network) is not None
+    network.activation = torch.relu
+    assert models.recognise(network) is None
+
+
 def test_module_of_no_known_factory_is_saved_as_exported_program(tmp_path):
     from torchvision.models.resnet import BasicBlock, ResNet
 
@@ -219,7 +226,8 @@ def test_the_malicious_file_would_do_harm_elsewhere(tmp_path):
         "torch.nn.functional.os", "torchvision.models.resnet.torch", "torchvision.models.resnet.partial",
         "torchvision.models.resnet.resnet18", "torchvision.models.feature_extraction.DualGraphModule",
         "torch.fx.graph_module.reduce_graph_module", "torch.jit._script.RecursiveScriptModule",
-        "torch.nn.modules.module.torch", "timm.models.load_checkpoint",
+        "torch.nn.modules.module.torch", "timm.models.load_checkpoint", "torchvision.models.ResNet",
+        "torchvision.models.resnet.ResNet18_Weights",
         "torch.nn.modules.conv.nosuch", "torch.nn.modules.nosuch.Conv2d", "torch.nn.modulesx.Conv2d",
     ],
 )  # fmt: skip

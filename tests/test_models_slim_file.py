@@ -314,6 +314,17 @@ def test_full_disk_leaves_what_was_there(kind, tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["slim"]
 
 
+def test_an_open_file_is_replaced_not_overwritten(file):
+    before = file.read_bytes()
+    network = narrowed()
+    with torch.no_grad():
+        network.fc.bias += 1
+    with file.open("rb") as reader:
+        models.save(network, file)
+        assert reader.read() == before
+    equal(network, models.load_slim(file))
+
+
 def test_no_space_left(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")

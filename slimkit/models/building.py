@@ -179,8 +179,7 @@ def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]
             old = vars(module).get(name, _MISSING)
             if not _same_kind(old, value):
                 raise ArchitectureError(
-                    f"the attribute {name!r} of {path!r} cannot be {value!r} in this architecture.\n"
-                    f"  {_OTHER}"
+                    f"the attribute {name!r} of {path!r} cannot be {value!r} in this architecture.\n  {_OTHER}"
                 )
             setattr(module, name, _as_kind(old, value))
 

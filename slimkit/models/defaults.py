@@ -31,9 +31,7 @@ def input_shape(reference: Reference | None, model: nn.Module) -> tuple[tuple[in
     return (channels or 3, _SIZE, _SIZE), False
 
 
-def normalisation(
-    reference: Reference | None, model: nn.Module, channels: int
-) -> dict[str, list[float]] | None:
+def normalisation(reference: Reference | None, model: nn.Module, channels: int) -> dict[str, list[float]] | None:
     """Return the `mean` and `std` of images in [0, 1] that the published weights were trained with.
 
     None where there are none, or for another number of channels.

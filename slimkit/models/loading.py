@@ -157,9 +157,7 @@ def _from_exported(path: Path, arch: str | None) -> Network:
     return Network(model.float().eval(), "exported program", said)
 
 
-def _from_state(
-    state: Any, path: Path, arch: str | None, said: tuple[str, ...], stated: str | None = None
-) -> Network:
+def _from_state(state: Any, path: Path, arch: str | None, said: tuple[str, ...], stated: str | None = None) -> Network:
     """Build the architecture of a state dict around its tensors.
 
     It is named by `arch`, else found by the tensors, else it is what the file itself states, if that fits.
@@ -269,9 +267,7 @@ def _advice(readings: list[dict[str, Tensor]], path: Path, reference: Reference)
     try:
         found, _ = _identified(readings, path)
     except SlimkitError:
-        return (
-            "  Name the architecture that the weights were trained with, with its arguments: NAME(key=value)."
-        )
+        return "  Name the architecture that the weights were trained with, with its arguments: NAME(key=value)."
     return f"  They fit {found.reference}: leave --arch out, or give --arch {found.reference}"
 
 

@@ -163,9 +163,7 @@ def _allowed(name: str) -> Any:
     good = (
         isinstance(found, type)
         and issubclass(found, nn.Module)
-        and not issubclass(
-            found, fx.GraphModule | torch.jit.ScriptModule
-        )  # rebuilt by running generated code
+        and not issubclass(found, fx.GraphModule | torch.jit.ScriptModule)  # rebuilt by running generated code
         and found.__module__ == place
     )
     return found if good else None
@@ -179,9 +177,7 @@ def _culprit(message: str) -> str | None:
         "unrecognized function ",
     ):
         if before in message:
-            return (
-                message.split(before, 1)[1].split(" was not")[0].split(" whose")[0].split("\n")[0].strip(" .")
-            )
+            return message.split(before, 1)[1].split(" was not")[0].split(" whose")[0].split("\n")[0].strip(" .")
     return None
 
 

@@ -109,8 +109,7 @@ def read(text: str, tensors: Mapping[str, Tensor], path: Path) -> Record:
     del fields["digest"]
     if record.digest != _digest(fields, tensors):
         raise CheckpointError(
-            f"{path}: the file was changed after it was written: its digest does not fit.\n"
-            "  Copy or make it again."
+            f"{path}: the file was changed after it was written: its digest does not fit.\n  Copy or make it again."
         )
     return record
 

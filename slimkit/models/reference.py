@@ -22,8 +22,7 @@ from slimkit.errors import ArchitectureError, EngineError
 EXPORTED = "exported"  # stands where the network itself is the only description of it
 
 _HOW = (
-    "Give --arch a torchvision name (resnet18), zoo:NAME, timm:NAME, package.module:factory or "
-    "path/to/file.py:factory."
+    "Give --arch a torchvision name (resnet18), zoo:NAME, timm:NAME, package.module:factory or path/to/file.py:factory."
 )
 # Arguments that make a factory fetch or read weights: the weights come from the checkpoint.
 _WEIGHTS = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
@@ -179,9 +178,7 @@ def _from_code(name: str) -> Callable[..., nn.Module]:
         found: Any = _import_file(name, place) if place.endswith(".py") else _import_module(name, place)
     for part in attribute.split("."):
         if not hasattr(found, part):
-            offered = [
-                key for key, value in vars(found).items() if callable(value) and not key.startswith("_")
-            ]
+            offered = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
             raise ArchitectureError(
                 f"--arch {name}: {place} has no {part!r}.\n"
                 f"  It offers: {', '.join(offered[:12]) or 'nothing that can be called'}."

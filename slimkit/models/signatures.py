@@ -136,8 +136,7 @@ def identify(tensors: Mapping[str, Tensor], where: str) -> Match:
     if found:
         names = ", ".join(str(fit.reference) for fit in found)
         raise ArchitectureError(
-            f"{where}: its tensors fit {len(found)} architectures: {names}.\n"
-            f"  Say which: --arch {found[0].reference}"
+            f"{where}: its tensors fit {len(found)} architectures: {names}.\n  Say which: --arch {found[0].reference}"
         )
     raise ArchitectureError(_nothing_fits(given, where))
 
@@ -185,9 +184,7 @@ def _varied(
 
 def _matched(entry: Signature, classes: int | None, channels: int | None) -> Match:
     source, _, name = entry.arch.partition(":")
-    reference = (
-        Reference(source, name) if source in ("torchvision", "zoo", "timm") else Reference("code", entry.arch)
-    )
+    reference = Reference(source, name) if source in ("torchvision", "zoo", "timm") else Reference("code", entry.arch)
     arguments = dict(entry.arguments)
     attributes = {}
     class_argument, channel_argument = entry.names

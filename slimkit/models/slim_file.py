@@ -46,9 +46,7 @@ def save(model: nn.Module, path: str | Path) -> None:
         _write(path, lambda target: _dump(data, target))
         return
     tensors, aliases = _tensors(model)
-    metadata = {
-        _KEY: record.write(known, aliases, tensors)
-    }  # one key, so that the same network is the same file
+    metadata = {_KEY: record.write(known, aliases, tensors)}  # one key, so that the same network is the same file
     _write(path, lambda target: save_file(tensors, target, metadata=metadata))
 
 

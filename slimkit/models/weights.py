@@ -68,7 +68,7 @@ def unwrap(loaded: Any, where: str) -> tuple[Mapping[str, Any] | nn.Module, tupl
 
 
 def flatten(state: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Turn a state dict as found into float32 (and integer) CPU tensors by name; say what was changed.
+    """Turn a state dict as found into CPU tensors by name; say what was changed, and what `load` will change.
 
     Raises:
         CheckpointError: quantised, sparse or complex weights, or names that are no strings.
@@ -79,9 +79,7 @@ def flatten(state: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], tu
         if not _is_array(value):
             continue  # counters, settings, extra state
         if not isinstance(name, str):
-            raise CheckpointError(
-                f"{where}: its keys are no names of tensors ({name!r}).\n  Save model.state_dict()."
-            )
+            raise CheckpointError(f"{where}: its keys are no names of tensors ({name!r}).\n  Save model.state_dict().")
         tensor = value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
         if tensor.is_quantized or name.endswith(("_packed_params._packed_params", "zero_point")):
             raise CheckpointError(
@@ -96,7 +94,6 @@ def flatten(state: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], tu
             )
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             halves.add(str(tensor.dtype).removeprefix("torch."))
-            tensor = tensor.float()
         tensors[name] = tensor.cpu()
     said = [f"weights converted from {', '.join(sorted(halves))} to float32"] if halves else []
     return _without_masks(tensors, said), tuple(said)
@@ -108,12 +105,11 @@ def readings(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     while current:
         yield current
         tidy = {_modern(name): tensor for name, tensor in current.items()}
-        tidy.pop("n_averaged", None)  # the counter of torch.optim.swa_utils.AveragedModel
-        if tidy.keys() != current.keys() and len(tidy) >= len(current) - 1:
+        if tidy.keys() != current.keys():
             current = tidy
             continue
         prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in tidy)), None)
-        if prefix is None:  # training code puts losses and metrics beside the network
+        if prefix is None:  # training code puts losses, metrics and counters beside the network
             for candidate in _PREFIXES:
                 part = [name for name in tidy if name.startswith(candidate)]
                 if 2 * len(part) > len(tidy):
