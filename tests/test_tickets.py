@@ -135,13 +135,14 @@ def test_never_draws_without_evidence():
     with torch.no_grad():
         for norm in (tied.na, tied.nb, tied.nc):
             norm.weight[:4] = 1.5
+    ways = torch.rand(3, 64)
     for net, moves in ((untrained, False), (frozen, False), (creeping, True), (tied, True)):
         bird = EarlyBird(graph, 0.5)
         for step in range(12):
             if moves:
                 with torch.no_grad():
-                    for norm in (net.na, net.nb, net.nc):
-                        norm.weight.mul_(1 + 1e-5 * step)
+                    for norm, way in zip((net.na, net.nb, net.nc), ways, strict=True):
+                        norm.weight.add_(1e-6 * step * way if net is creeping else 1e-3)
             assert not bird.observe(net)
 
 
