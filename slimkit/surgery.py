@@ -1,6 +1,8 @@
 """Network and mask to a new, smaller network."""
 
 import copy
+from collections import OrderedDict
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -23,10 +25,13 @@ def kept_indices(graph: Graph, mask: Mask) -> dict[str, dict[int, Tensor]]:
     """
     stays = torch.cat([mask.keep, torch.ones(1, dtype=torch.bool)])  # index -1: must stay
     found: dict[str, dict[int, Tensor]] = {}
+    known: dict[int, Tensor] = {}  # axes of the same channels share their units
     for axis in graph.axes:
-        keep = stays[axis.units]
-        if not bool(keep.all()):
-            found.setdefault(axis.tensor, {})[axis.dim] = keep.nonzero().flatten()
+        index = known.get(id(axis.units))
+        if index is None:
+            index = known[id(axis.units)] = stays[axis.units].nonzero().flatten()
+        if len(index) < len(axis.units):
+            found.setdefault(axis.tensor, {})[axis.dim] = index
     return found
 
 
@@ -53,21 +58,32 @@ def remove(model: nn.Module, graph: Graph, mask: Mask) -> nn.Module:
     """
     mask.fits(graph)
     indices = kept_indices(graph, mask)
+    modules = dict(model.named_modules())
     memo: dict[int, Any] = {}
     with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        for name, tensor in _named_tensors(modules):
             if name in indices:
                 memo[id(tensor)] = _like(tensor, take(tensor.detach(), indices[name]))
     slim = _copy(model, memo)  # the memo stands in for every dense tensor that would be copied
-    changes = {**_layer_attributes(slim), **_widths(model, graph, mask)}
+    small = dict(slim.named_modules())
+    changes = {**_layer_attributes(small), **_widths(modules, graph, mask)}
     attributes = {path: dict(values) for path, values in provenance.of(model).attributes.items()}
-    modules = dict(slim.named_modules())
     for (path, attribute), value in changes.items():
-        if getattr(modules[path], attribute) != value:
-            setattr(modules[path], attribute, value)
+        if getattr(small[path], attribute) != value:
+            setattr(small[path], attribute, value)
             attributes.setdefault(path, {})[attribute] = list(value) if isinstance(value, tuple) else value
     _record(model, slim, graph, mask, attributes)
     return slim
+
+
+def _named_tensors(modules: dict[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+    """Give every parameter and buffer once, under its first name."""
+    seen: set[int] = set()
+    for path, module in modules.items():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield (f"{path}.{name}" if path else name), tensor
 
 
 def _like(tensor: Tensor, data: Tensor) -> Tensor:
@@ -88,31 +104,44 @@ def _copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         return copy.deepcopy(module, memo)
     twin: nn.Module = kind.__new__(kind)
     memo[id(module)] = twin
+    state = vars(twin)
     for name, value in vars(module).items():
+        if name == "_compiled_call_impl":
+            continue
         if name == "_modules":
-            value = type(value)((n, child and _copy(child, memo)) for n, child in value.items())
-        elif type(value) not in _ATOMS:
-            value = copy.deepcopy(value, memo) if value or type(value) is not dict else {}
-        vars(twin)[name] = value
+            children = value.items()
+            state[name] = type(value)((n, None if c is None else _copy(c, memo)) for n, c in children)
+        elif name in ("_parameters", "_buffers"):
+            state[name] = type(value)((n, _copy_tensor(t, memo)) for n, t in value.items())
+        elif type(value) in _ATOMS or (type(value) is tuple and all(type(v) in _ATOMS for v in value)):
+            state[name] = value
+        elif type(value) in (dict, OrderedDict, set) and not value:
+            state[name] = type(value)()
+        else:
+            state[name] = copy.deepcopy(value, memo)
     return twin
+
+
+def _copy_tensor(tensor: Tensor | None, memo: dict[int, Any]) -> Tensor | None:
+    known: Tensor | None = memo.get(id(tensor))
+    return copy.deepcopy(tensor, memo) if known is None else known
 
 
 @cache
 def _is_plain(kind: Any) -> bool:
-    """Tell whether a class leaves copying to Python; torch's own `__setstate__` are for old files."""
-    restore = kind.__setstate__
+    """Tell whether a class leaves copying to torch, whose own `__setstate__` only mend old files."""
     return (
         not hasattr(kind, "__deepcopy__")
         and kind.__reduce_ex__ is object.__reduce_ex__
-        and kind.__getstate__ is object.__getstate__
-        and restore.__module__.startswith("torch.nn.modules.")
+        and kind.__getstate__ in (object.__getstate__, getattr(nn.Module, "__getstate__", None))
+        and kind.__setstate__.__module__.startswith("torch.nn.modules.")
     )
 
 
-def _layer_attributes(model: nn.Module) -> dict[tuple[str, str], Any]:
+def _layer_attributes(modules: dict[str, nn.Module]) -> dict[tuple[str, str], Any]:
     """Return the attributes of torch's own layers that repeat the shape of their weight, as it is now."""
     found: dict[tuple[str, str], Any] = {}
-    for path, module in model.named_modules():
+    for path, module in modules.items():
         if isinstance(module, CONVOLUTIONS):
             rows, columns = int(module.weight.shape[0]), int(module.weight.shape[1])
             groups = module.groups
@@ -135,10 +164,9 @@ def _vector(norm: Any) -> Tensor | None:
     return vector
 
 
-def _widths(model: nn.Module, graph: Graph, mask: Mask) -> dict[tuple[str, str], Any]:
+def _widths(modules: dict[str, nn.Module], graph: Graph, mask: Mask) -> dict[tuple[str, str], Any]:
     """Return the new values of module attributes that equal a count of channels that the code used."""
     stays = torch.cat([mask.keep, torch.ones(1, dtype=torch.bool)])
-    modules = dict(model.named_modules())
     found: dict[tuple[str, str], Any] = {}
     for width in graph.widths:
         module = modules[width.layer]
@@ -157,9 +185,7 @@ def _repeats(value: Any, width: Width) -> bool:
     return type(value) in (list, tuple) and tuple(value) == width.values
 
 
-def _record(
-    model: nn.Module, slim: nn.Module, graph: Graph, mask: Mask, attributes: dict[str, dict[str, Any]]
-) -> None:
+def _record(model: nn.Module, slim: nn.Module, graph: Graph, mask: Mask, attributes: dict[str, dict[str, Any]]) -> None:
     before = provenance.of(model)
     kept = {
         group.name: mask.keep[group.units].nonzero().flatten().tolist()

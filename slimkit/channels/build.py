@@ -35,9 +35,7 @@ def build(record: Record) -> Graph:
         groups=_groups(record, axes, unit_of_name[made.names], made, units),
         kept=_kept(record, component, made, frozen),
         widths=tuple(w for w in widths if any(bool((part >= 0).any()) for part in w.parts)),
-        works=tuple(
-            Work(layer, weight, unit(o), unit(i), each) for layer, weight, o, i, each in record.works
-        ),
+        works=tuple(Work(layer, weight, unit(o), unit(i), each) for layer, weight, o, i, each in record.works),
         shapes={name: tuple(t.shape) for name, t in record.tensors.items() if isinstance(t, nn.Parameter)},
         folds={
             weight: mean
@@ -80,29 +78,32 @@ def _axes(record: Record, unit_of_name: Array) -> tuple[Axis, ...]:
         contracted[names.numpy()] = True
     for names, _ in record.names.produced:
         contracted[names.numpy()] = False  # a dimension that is read and made is silent when made silent
+    before = np.concatenate([[0], np.cumsum(unit_of_name >= 0)])  # names of units before each name
+    nothing = torch.zeros(0)
+    shared: dict[bytes, Tensor] = {}
     axes: list[Axis] = []
     for name, tensor in record.tensors.items():
         for dim in range(tensor.dim()):
-            start, size = record.own.get((id(tensor), dim), (0, 0))
-            of_index = unit_of_name[start : start + size]
-            if (of_index >= 0).any():
-                axes.append(Axis(name, dim, torch.from_numpy(of_index), bool(contracted[start])))
+            start, names = record.own.get((id(tensor), dim), (0, nothing))
+            end = start + len(names)
+            if before[end] > before[start]:
+                of_index = unit_of_name[start:end]
+                units = shared.setdefault(of_index.tobytes(), torch.from_numpy(of_index))
+                axes.append(Axis(name, dim, units, bool(contracted[start])))
     return tuple(axes)
 
 
-def _groups(
-    record: Record, axes: tuple[Axis, ...], made_units: Array, made: _Made, units: int
-) -> tuple[Group, ...]:
+def _groups(record: Record, axes: tuple[Axis, ...], made_units: Array, made: _Made, units: int) -> tuple[Group, ...]:
     """Gather units that index exactly the same dimensions of the same tensors."""
     if not units:
         return ()
     rng = np.random.default_rng(0)
-    code = np.zeros(units, np.uint64)
-    for axis in axes:  # a sum of random codes identifies a set; repeated indices are assigned once
-        found = axis.units.numpy()
-        found = found[found >= 0]
-        code[found] = code[found] + rng.integers(1, 2**63, dtype=np.uint64)
-    _, group_of = np.unique(code, return_inverse=True)
+    code = np.zeros(units + 1, np.uint64)  # the last entry takes what must stay, index -1
+    sums = rng.integers(1, 2**63, len(axes), dtype=np.uint64)
+    for axis, number in zip(axes, sums, strict=True):  # a sum of random codes identifies a set of axes
+        of_index = axis.units.numpy()
+        code[of_index] = code[of_index] + number  # repeated indices are assigned once
+    _, group_of = np.unique(code[:-1], return_inverse=True)
     count = int(group_of.max()) + 1
 
     seen = np.nonzero(made_units >= 0)[0]

@@ -41,11 +41,14 @@ class Names:
     produced: list[tuple[Tensor, str]] = field(default_factory=list)  # names a layer makes, and that layer
     contracted: list[Tensor] = field(default_factory=list)  # names of a weight's input channels
     _ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _pool: Tensor = field(default_factory=lambda: torch.arange(1 << 15))  # views of it are cheap
 
     def fresh(self, n: int) -> Tensor:
         """Return n new names, [n]."""
         self.count += n
-        return torch.arange(self.count - n, self.count)
+        if self.count > len(self._pool):
+            self._pool = torch.arange(4 * self.count)
+        return self._pool[self.count - n : self.count]
 
     def tie(self, a: Tensor, b: Tensor) -> None:
         """Let the names in `a` and `b`, broadcast against each other, live and die together."""

@@ -33,10 +33,7 @@ def merge(record: Record, inputs: Sequence[Tensor], shape: Sequence[int]) -> tup
     given = [(t, record.labels(t)) for t in inputs]
     weight = all(labels is not None and labels.weight for t, labels in given if t.dim() > 0)
     axes = [
-        [
-            label.reshape([1] * (rank - label.dim()) + list(label.shape))
-            for label in (labels.axes if labels else ())
-        ]
+        [label.reshape([1] * (rank - label.dim()) + list(label.shape)) for label in (labels.axes if labels else ())]
         for _, labels in given
     ]
     result: list[Tensor] = []

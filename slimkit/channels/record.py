@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 from weakref import ref
 
-import torch
 from torch import Tensor, nn
 
 from slimkit.channels.labels import Labels, Names, varying
@@ -27,7 +26,7 @@ class Record:
         self.names = Names()
         self.batch = batch
         self.modules = dict(model.named_modules())
-        self.paths = {id(module): path for path, module in self.modules.items()}
+        self.paths: dict[int, str] = {id(module): path for path, module in self.modules.items()}
         self.tensors: dict[str, Tensor] = {}
         self.name_of: dict[int, str] = {}
         for path, module in self.modules.items():
@@ -36,13 +35,11 @@ class Record:
                 if tensor is not None and id(tensor) not in self.name_of:
                     self.tensors[prefix + name] = tensor
                     self.name_of[id(tensor)] = prefix + name
-        self.own: dict[tuple[int, int], tuple[int, int]] = {}  # parameter, dimension -> first name, number
+        self.own: dict[tuple[int, int], tuple[int, Tensor]] = {}  # parameter, dimension -> first name, names
         self.norms: dict[str, None] = {}  # gammas, in order of use
         self.works: list[Work] = []
         self.widths: list[tuple[str, tuple[int, ...], tuple[Tensor, ...]]] = []
-        self.uses: dict[
-            str, int
-        ] = {}  # direct output of a convolution, or a running mean -> operators that read it
+        self.uses: dict[str, int] = {}  # direct output of a convolution, or a running mean -> operators that read it
         self.absorbs: dict[str, str] = {}
         self.training = False  # the second pass, for branches that run only in training
         self._stack: list[nn.Module] = [model]
@@ -67,7 +64,11 @@ class Record:
     @property
     def path(self) -> str:
         """The path of the module that is running; "" for the network itself."""
-        return next((self.paths[id(m)] for m in reversed(self._stack) if id(m) in self.paths), "")
+        for module in reversed(self._stack):
+            path = self.paths.get(id(module))
+            if path is not None:
+                return path
+        return ""
 
     def place(self) -> str:
         """Return the path of the module that is running, the class of the network where it is that."""
@@ -112,11 +113,9 @@ class Record:
         """Return the names along one dimension of a parameter or buffer, [size]."""
         key = (id(parameter), dim)
         if key not in self.own:
-            names = self.names.fresh(parameter.shape[dim])
-            self.own[key] = (self.names.count - len(names), len(names))
-            return names
-        start, size = self.own[key]
-        return torch.arange(start, start + size)
+            start = self.names.count
+            self.own[key] = (start, self.names.fresh(parameter.shape[dim]))
+        return self.own[key][1]
 
     def labels(self, tensor: Tensor) -> Labels | None:
         """Return the labels of a tensor, None where no dimension has names."""
@@ -124,11 +123,12 @@ class Record:
             shapes = [(d, [1] * d + [-1] + [1] * (tensor.dim() - d - 1)) for d in range(tensor.dim())]
             axes = tuple(self.named(tensor, d).reshape(s) for d, s in shapes if tensor.shape[d] > 1)
             return Labels(axes, weight=True)
-        return getattr(tensor, _LABELS, None)
+        labels: Labels | None = tensor.__dict__.get(_LABELS)
+        return labels
 
     def has_labels(self, tensor: Tensor) -> bool:
         """Tell whether any dimension of a tensor has names."""
-        return id(tensor) in self.name_of or getattr(tensor, _LABELS, None) is not None
+        return id(tensor) in self.name_of or tensor.__dict__.get(_LABELS) is not None
 
     def axes(self, tensor: Tensor) -> tuple[tuple[Tensor, ...], bool]:
         """Return the labels of a tensor, maybe none, and whether it holds only weights."""
@@ -139,19 +139,19 @@ class Record:
         """Attach labels to a tensor that an operator made."""
         if axes or weight:
             self._mark(tensor, _LABELS, Labels(axes, weight))
-        elif hasattr(tensor, _LABELS):
-            setattr(tensor, _LABELS, None)
+        elif _LABELS in tensor.__dict__:
+            del tensor.__dict__[_LABELS]
 
     def loud(self, tensor: Tensor) -> dict[int, str]:
         """Return the dimensions along which removed channels would not be zero, and why."""
-        return getattr(tensor, _LOUD, None) or {}
+        return tensor.__dict__.get(_LOUD) or {}
 
     def put_loud(self, tensor: Tensor, loud: dict[int, str]) -> None:
-        if loud or hasattr(tensor, _LOUD):
+        if loud or _LOUD in tensor.__dict__:
             self._mark(tensor, _LOUD, loud)
 
     def _mark(self, tensor: Tensor, attribute: str, value: Any) -> None:
-        setattr(tensor, attribute, value)
+        tensor.__dict__[attribute] = value
         self._marked.append(ref(tensor))
 
     def clear(self) -> None:
@@ -172,7 +172,7 @@ class Record:
         dim %= tensor.dim()
         if id(tensor) in self.name_of:
             return self.named(tensor, dim) if tensor.shape[dim] > 1 else None
-        labels: Labels | None = getattr(tensor, _LABELS, None)
+        labels: Labels | None = tensor.__dict__.get(_LABELS)
         for label in labels.axes if labels else ():
             if label.shape[dim] > 1:
                 if varying(label) == [dim]:
@@ -193,7 +193,7 @@ class Record:
     def read(self, args: Any) -> None:
         """Note, before an operator runs, which direct outputs of convolutions it reads."""
         for arg in args:
-            origin = getattr(arg, _ORIGIN, None) if isinstance(arg, Tensor) else None
+            origin = arg.__dict__.get(_ORIGIN) if isinstance(arg, Tensor) else None
             if origin is not None:
                 self.uses[origin] = self.uses.get(origin, 0) + 1
 
@@ -205,7 +205,7 @@ class Record:
 
     def absorb(self, tensor: Tensor, mean: Tensor) -> None:
         """Say that the running mean of a BatchNorm can take up a constant added to `tensor`."""
-        origin, name = getattr(tensor, _ORIGIN, None), self.name_of.get(id(mean))
+        origin, name = tensor.__dict__.get(_ORIGIN), self.name_of.get(id(mean))
         if name is not None:
             self.uses[name] = self.uses.get(name, 0) + 1
             if origin is not None:

@@ -274,9 +274,7 @@ def _matmul(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     if weight_a == weight_b:  # two activations: attention; two weights: a product computed anew at every call
         for names in (inner_a, inner_b):
             if names is not None:
-                reason = (
-                    ATTENTION if axes_a and axes_b else "enters a product with a tensor that is no parameter"
-                )
+                reason = ATTENTION if axes_a and axes_b else "enters a product with a tensor that is no parameter"
                 record.freeze(names, "is multiplied with another weight" if weight_a else reason)
         record.work(None, _or_count(rows, n), _or_count(columns, m), each * k)
     elif weight_b:
@@ -317,9 +315,7 @@ def _stored(weight: Tensor) -> Tensor:
     return weight if weight._base is None else weight._base
 
 
-def _vector_product(
-    record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
-) -> None:
+def _vector_product(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     _freeze_all(record, tuple(args), "enters a product with a vector")
 
 

@@ -177,9 +177,7 @@ def _follow_split(record: Record, widths: tuple[int, ...], parts: list[Tensor]) 
 def _cat(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
     inputs = [t for t in args[0] if t.numel() > 0 and t.dim() == out.dim()]
     dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.dim()
-    named = [
-        record.along(t, dim, "is joined along a dimension that shares its names with another") for t in inputs
-    ]
+    named = [record.along(t, dim, "is joined along a dimension that shares its names with another") for t in inputs]
     put: list[Tensor] = []
     if any(names is not None for names in named):
         pieces = []

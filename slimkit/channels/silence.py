@@ -25,9 +25,7 @@ ALWAYS = {  # operators that make removed channels loud, whatever they read
 MAX_POOLS = {aten.max_pool1d, aten.max_pool2d, aten.max_pool2d_with_indices, aten.max_pool3d_with_indices}
 
 
-def follow(
-    record: Record, func: Any, args: tuple[Any, ...], inputs: list[Tensor], out: Any, pointwise: bool
-) -> None:
+def follow(record: Record, func: Any, args: tuple[Any, ...], inputs: list[Tensor], out: Any, pointwise: bool) -> None:
     """Say for the outputs of an operator where removed channels are not zero; call after its rule."""
     packet = func.overloadpacket
     outs = [o for o in (out if isinstance(out, (list, tuple)) else (out,)) if isinstance(o, Tensor)]

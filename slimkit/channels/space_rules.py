@@ -41,11 +41,7 @@ def _given(func: Any, args: Args, kwargs: Kwargs, *names: str) -> Any:
             if argument.name in kwargs:
                 return kwargs[argument.name]
             return (
-                args[place]
-                if place < len(args)
-                else argument.default_value
-                if argument.has_default_value()
-                else None
+                args[place] if place < len(args) else argument.default_value if argument.has_default_value() else None
             )
     return None
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slimkit.channels import rules
+from slimkit.channels import rules, shortcuts
 from slimkit.channels.build import build
 from slimkit.channels.graph import Graph
 from slimkit.channels.record import Record
@@ -26,9 +26,10 @@ Example = Tensor | tuple[Any, ...] | dict[str, Any]
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Applies the rule of every operator to the labels of its inputs."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, values: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.record = record
+        self.values = values
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -36,7 +37,13 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self:
                 return func.decompose(*args, **kwargs)
         self.record.read(args)
-        out = func(*args, **kwargs)
+        if self.values:
+            out = func(*args, **kwargs)
+        elif shortcuts.needs_values(func, args):
+            raise shortcuts.ValuesMatterError
+        else:
+            out = shortcuts.zeros(func, args)
+            out = func(*args, **kwargs) if out is None else out
         rules.apply(self.record, func, args, kwargs, out)
         return out
 
@@ -63,19 +70,27 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
     Raises:
         TraceError: the model raises on this input; the message has its own line and the module it came from.
     """
+    try:
+        return _trace(model, example_input, values=False)
+    except shortcuts.ValuesMatterError:
+        return _trace(model, example_input, values=True)
+
+
+def _trace(model: nn.Module, example_input: Example, values: bool) -> Graph:
     record = Record(model, batch=batch_size(example_input))
     modes = [(module, module.training) for module in record.modules.values()]
     buffers = [t for t in record.tensors.values() if not isinstance(t, nn.Parameter) and not t.is_inference()]
     state = [(buffer, buffer._version, buffer.clone()) for buffer in buffers]
     try:
         with torch.random.fork_rng(devices=[]):
-            model.eval()
-            _forward(model, example_input, record)
+            if any(training for _, training in modes):
+                model.eval()
+            _forward(model, example_input, record, values)
             if record.uncalled():  # branches that run only in training: auxiliary heads
                 for module in record.start_training_pass():
                     module.training = True
                 with suppress(TraceError):  # it may want targets
-                    _forward(model, example_input, record)
+                    _forward(model, example_input, record, values)
         return build(record)
     finally:
         record.clear()
@@ -87,8 +102,8 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
                     buffer.copy_(before)
 
 
-def _forward(model: nn.Module, example_input: Example, record: Record) -> None:
-    with torch.inference_mode(False), torch.no_grad(), _module_stack(record), _Tracer(record):
+def _forward(model: nn.Module, example_input: Example, record: Record, values: bool) -> None:
+    with torch.inference_mode(False), torch.no_grad(), _module_stack(record), _Tracer(record, values):
         try:
             out = call(model.module if isinstance(model, nn.DataParallel) else model, example_input)
         except Exception as error:
