@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from slimkit import data, export, folding, models, proof, provenance, training
-from slimkit.channels import Graph
 from slimkit.channels.trace import Example, tensors
 from slimkit.errors import EngineError
 from slimkit.export.int8 import quantise
@@ -24,7 +23,7 @@ from slimkit.measure.node_times import latency_by_node
 from slimkit.measure.size import count_params
 from slimkit.measure.stages import Stages
 from slimkit.ranking import Context
-from slimkit.slimming import Slimmed, Solver
+from slimkit.slimming import Slimmed
 from slimkit.spec import CompressSpec, RunSpec
 
 Progress = Callable[[str, float | None], None]
@@ -50,17 +49,6 @@ def context(spec: RunSpec, dataset: data.Dataset | None) -> Context:
         return Context(seed=spec.seed)
     batches = islice(dataset.train.batches(spec.batch_size, seed=spec.seed), _RANKING_BATCHES)
     return Context(seed=spec.seed, batches=list(batches))
-
-
-def solver(
-    dense: nn.Module, graph: Graph, spec: RunSpec, example: Tensor, work: Path, progress: Progress
-) -> Solver | None:
-    """Return what chooses the mask where the budget is one that has to be measured: latency or energy."""
-    if spec.budget.kind not in ("latency", "energy"):
-        return None
-    from slimkit.latency import budget_solver
-
-    return budget_solver(dense, graph, spec, example, work, progress)
 
 
 def settle(
@@ -249,12 +237,12 @@ def cost(
     """Return what the run cost. Training one image is taken as three forward passes; a teacher adds one."""
     forward, small = count_macs(dense, shape), count_macs(model, shape)
     images = recovery["images"] if recovery else 0
-    seconds = math.fsum(stage.seconds for stage in stages.finished)
+    seconds, cpu_seconds = (math.fsum(getattr(s, k) for s in stages.finished) for k in ("seconds", "cpu_seconds"))
     return {
         "search_macs": 0,
         "training_macs": images * (3 * small + forward),
         "dense_training_macs": None,
         "seconds": seconds,
-        "energy_kj": asdict(energy.of_run(math.fsum(stage.cpu_seconds for stage in stages.finished))),
+        "energy_kj": asdict(energy.of_run(cpu_seconds, stages.meters)),
         "break_even_inferences": None,
     }

@@ -15,6 +15,7 @@ from slimkit.budget import Widths
 from slimkit.channels import Graph, trace
 from slimkit.channels.trace import Example
 from slimkit.errors import DataError
+from slimkit.latency import budget_solver
 from slimkit.mask import Mask
 from slimkit.measure.environment import environment
 from slimkit.measure.stages import Stages
@@ -114,7 +115,7 @@ def _compress(
     with stages.stage("remove and prove"):
         inputs = compressing.proof_inputs(example, dataset, spec.seed)
         slimmed = slim(dense, graph, spec, inputs, compressing.context(spec, dataset),
-                       compressing.solver(dense, graph, spec, example, work, progress))  # fmt: skip
+                       budget_solver(dense, graph, spec, example, work, progress))  # fmt: skip
     with stages.stage("fold constants"):
         settled, after_cut = compressing.settle(dense, slimmed, spec, inputs, dataset)
     with stages.stage("recover"):
@@ -254,7 +255,7 @@ def _job(
         dataset=dataset,
         inputs=compressing.proof_inputs(example, dataset, spec.seed),
         fresh=fresh,
-        solver=compressing.solver(network.model, graph, spec, example, work, progress),
+        solver=budget_solver(network.model, graph, spec, example, work, progress),
         store=store,
         progress=progress,
     )

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from slimkit.measure.power import Meter, gpu_meters, processor_meters
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -32,9 +34,13 @@ class Stage:
 
 @dataclass
 class Stages:
-    """Collects stages in the order in which they end: `with stages.stage("trace"): ...`."""
+    """Collects stages in the order in which they end: `with stages.stage("trace"): ...`.
+
+    `meters` are the machine's energy counters, opened when the run begins.
+    """
 
     finished: list[Stage] = field(default_factory=list)
+    meters: list[Meter] = field(default_factory=lambda: [*processor_meters(), *gpu_meters()])
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

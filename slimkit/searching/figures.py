@@ -75,7 +75,7 @@ def cost(job: Job, found: Searched, sides: dict[str, Any], stages: Stages) -> di
     """Return what the run cost, beside one dense training and beside training, cutting and training again."""
     images = job.spec.epochs * steps_of(job) * min(job.spec.batch_size, len(job.dataset.train))
     book = ledger.ledger(found.legs, sides["before"]["macs"], sides["after"]["macs"], images)
-    spent = energy.of_run(math.fsum(stage.cpu_seconds for stage in stages.finished))
+    spent = energy.of_run(math.fsum(stage.cpu_seconds for stage in stages.finished), stages.meters)
     before, after = (sides[side]["energy_mj"]["value"] for side in ("before", "after"))
     return {
         "search_macs": book.search,
