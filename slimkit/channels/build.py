@@ -146,10 +146,13 @@ def _kept(record: Record, component: Array, made: _Made, frozen: Array) -> tuple
     of_name = component[made.names]
     stay = np.nonzero(frozen[of_name])[0]
     _, first = np.unique(of_name[stay], return_index=True)
+    places = stay[np.sort(first)]  # where each component is first made
+    pairs = made.layer[places] * len(record.names.frozen) + why[of_name[places]]
+    _, first, counts = np.unique(pairs, return_index=True, return_counts=True)
     rows: dict[tuple[str, str], int] = {}
-    for place in stay[np.sort(first)]:
-        kept = record.names.frozen[why[of_name[place]]]
-        reason = f"{kept.reason} (in {kept.layer})" if kept.layer else kept.reason
-        key = (made.layers[made.layer[place]], reason)
-        rows[key] = rows.get(key, 0) + 1
+    for order in np.argsort(first):
+        layer, number = divmod(int(pairs[first[order]]), len(record.names.frozen))
+        kept = record.names.frozen[number]
+        key = (made.layers[layer], f"{kept.reason} (in {kept.layer})" if kept.layer else kept.reason)
+        rows[key] = rows.get(key, 0) + int(counts[order])
     return tuple(Kept(layer, channels, reason) for (layer, reason), channels in rows.items())
