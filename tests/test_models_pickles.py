@@ -139,6 +139,13 @@ def test_timm_module(tmp_path):
     torch.testing.assert_close(found.model(x), network(x), rtol=0, atol=0)
 
 
+def test_timm_network_with_the_tensors_of_torchvisions():
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("resnet18", num_classes=3)
+    known = models.recognise(network)
+    assert (known.arch, known.attributes) == ("timm:resnet18", {})
+
+
 @pytest.mark.slow
 def test_all_classifiers_of_torchvision_load_pickled(tmp_path):
     names = torchvision.models.list_models(module=torchvision.models)

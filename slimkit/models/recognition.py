@@ -11,6 +11,8 @@ from slimkit.models import building, defaults, signatures
 from slimkit.models.reference import Reference, parse
 from slimkit.provenance import Provenance
 
+# Reference, factory's arguments, number of classes, attributes.
+_Candidate = tuple[Reference, dict[str, Any], int | None, dict[str, dict[str, Any]]]
 _FUNCTION_TYPES = (FunctionType, BuiltinFunctionType, type)
 
 
@@ -21,9 +23,15 @@ def recognise(model: nn.Module) -> Provenance | None:
     functions; numbers, flags and words that differ (a dropout rate, `transform_input`) are
     recorded in the provenance. Read only; a network that was narrowed is not recognised.
     """
-    candidate = _by_tensors(model) or _by_timm(model)
-    if candidate is None:
-        return None
+    for candidate in (_by_tensors(model), _by_timm(model)):  # timm's ResNets have the tensors of torchvision's
+        found = _confirmed(model, candidate) if candidate else None
+        if found is not None:
+            return found
+    return None
+
+
+def _confirmed(model: nn.Module, candidate: _Candidate) -> Provenance | None:
+    """Describe the network by a candidate if its twin is the same but for plain attributes."""
     reference, arguments, classes, attributes = candidate
     try:
         twin = building.skeleton(reference, arguments)
@@ -48,9 +56,7 @@ def recognise(model: nn.Module) -> Provenance | None:
     )
 
 
-def _by_tensors(
-    model: nn.Module,
-) -> tuple[Reference, dict[str, Any], int | None, dict[str, dict[str, Any]]] | None:
+def _by_tensors(model: nn.Module) -> _Candidate | None:
     given = signatures.shapes_of(model.state_dict())
     fits = [fit for entry in signatures.index() if (fit := signatures.match(given, entry))]
     if len(fits) != 1:
@@ -58,9 +64,7 @@ def _by_tensors(
     return fits[0].reference, fits[0].arguments, fits[0].classes, fits[0].attributes
 
 
-def _by_timm(
-    model: nn.Module,
-) -> tuple[Reference, dict[str, Any], int | None, dict[str, dict[str, Any]]] | None:
+def _by_timm(model: nn.Module) -> _Candidate | None:
     configured = getattr(model, "pretrained_cfg", None)
     name = configured.get("architecture") if isinstance(configured, dict) else None
     if not isinstance(name, str):
