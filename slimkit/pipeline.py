@@ -73,7 +73,7 @@ def compress(
         SlimkitError: whatever the caller can mend; see `slimkit.errors`.
     """
     spec = CompressSpec(ratio=ratio, **settings)
-    network = models.of(model)
+    network = models.of(model, tuple(example_input.shape[1:]))
     if out is None:
         with tempfile.TemporaryDirectory() as work:
             return _compress(network, example_input, spec, dataset, Path(work), progress, Stages())
