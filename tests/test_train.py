@@ -91,7 +91,7 @@ def test_early_bird_watches_several_ratios(toy, tmp_path):
     size = len(search["epochs"])
     assert [len(row) for row in search["matrix"]] == [size] * size
     assert all(search["matrix"][i][i] == 0 for i in range(size))
-    assert 0 < search["drawn_epoch"] <= 1 and search["penalty"]["lambda"] > 0
+    assert 0 < search["drawn_epoch"] == search["ratios"]["0.5"]["epoch"] <= 1 and search["penalty"]["lambda"] > 0
     channels = sum(len(gamma) for _, gamma in gammas(net()))
     assert [sum(entry["counts"]) for entry in search["gamma_history"]] == [channels] * size
 

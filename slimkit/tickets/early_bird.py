@@ -114,7 +114,11 @@ class EarlyBird:
         """The newest mask of `ratio`, settled or not."""
         if not self._recent[self.ratio]:
             raise MaskError("nothing has been observed yet.\n  Call `observe` once an epoch")
-        return self._recent[self.ratio][-1]
+        return self.newest(self.ratio)
+
+    def newest(self, ratio: float) -> Mask:
+        """The newest mask of one of the ratios watched."""
+        return self._recent[ratio][-1]
 
     def observe(self, model: nn.Module) -> bool:
         """Look at the network; call it once every `rule.interval` epochs.

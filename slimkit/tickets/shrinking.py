@@ -94,9 +94,7 @@ class Shrinking:
 
     def hook(self) -> Hook:
         """Return what `training.train` takes."""
-        return Hook(
-            gradients=self._penalise, after_step=self._after_step, save=self.state, restore=self._restore
-        )
+        return Hook(gradients=self._penalise, after_step=self._after_step, save=self.state, restore=self._restore)
 
     def penalty_hook(self) -> Hook:
         """Return the penalty alone, for a later pass."""
@@ -204,13 +202,13 @@ class Shrinking:
         """Return what the looks gave, for the report: ratios, distances, matrix, histograms by epoch."""
         bird = self.bird
         epochs = [look / steps_per_epoch for look in self.looks]
-        last = bird.latest if self.looks and self.drawn is None else None
+        to_the_end = bool(self.looks) and self.drawn is None
         stride = -(-len(self.looks) // _MOST) or 1
         shown = range(0, len(self.looks), stride)
         edges = [self.top * i / BINS for i in range(BINS + 1)]
         return {
             "ratios": {
-                str(ratio): self._ratio_record(ratio, epochs, last if ratio == bird.ratio else None)
+                str(ratio): self._ratio_record(ratio, epochs, bird.newest(ratio) if to_the_end else None)
                 for ratio in bird.ratios
             },
             "distances": [
@@ -219,14 +217,16 @@ class Shrinking:
             ],
             "matrix": [[distance(Mask(self.masks[i]), Mask(self.masks[j])) for j in shown] for i in shown],
             "epochs": [epochs[i] for i in shown],
-            "gamma_history": [
-                {"epoch": epochs[i], "edges": edges, "counts": self.histograms[i]} for i in shown
-            ],
+            "gamma_history": [{"epoch": epochs[i], "edges": edges, "counts": self.histograms[i]} for i in shown],
         }
 
     def _ratio_record(self, ratio: float, epochs: list[float], final: Mask | None) -> dict[str, Any]:
         draw = self.bird.draws.get(ratio)
+        epoch = None if draw is None else epochs[draw.observation]
+        if ratio == self.bird.ratio and self.drawn_step is not None and self.looks:
+            epoch = self.drawn_step * epochs[0] / self.looks[0]  # also where the policy drew before it settled
         return {
-            "epoch": None if draw is None else epochs[draw.observation],
+            "epoch": epoch,
+            "settled": draw is not None,
             "distance_to_final": None if draw is None or final is None else distance(draw.mask, final),
         }
