@@ -75,7 +75,7 @@ def small_model(shape: Shape, inputs: int, outputs: int, batch: int) -> onnx.Mod
         [*filled, node],
         "layer",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, size)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * len(size))],
         [
             helper.make_tensor("w_shape", TensorProto.INT64, [len(weight)], weight),
             helper.make_tensor("b_shape", TensorProto.INT64, [1], [outputs]),
