@@ -4,7 +4,9 @@ Relative error of outputs a, b: max|a - b| / std(a), over all outputs; 1e-4 is t
 """
 
 import copy
+import io
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from typing import Any
 
 import torch
@@ -59,7 +61,8 @@ def outputs(model: nn.Module, inputs: Sequence[Example]) -> list[Any]:
 def compare(expected: Sequence[Any], model: nn.Module, inputs: Sequence[Example]) -> float:
     """Return the largest relative error of a network against expected outputs; inf where it cannot run."""
     try:
-        found = outputs(model, inputs)
+        with redirect_stderr(io.StringIO()):  # an fx network prints the code that raised
+            found = outputs(model, inputs)
     except Exception:  # a network that cannot run is the strongest disproof there is
         return float("inf")
     return max(relative_error(a, b) for a, b in zip(expected, found, strict=True))

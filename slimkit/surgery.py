@@ -7,10 +7,11 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from slimkit import provenance
 from slimkit.channels import Graph, Width
+from slimkit.channels.written import Place, write
 from slimkit.mask import Mask
 
 NORMS = (nn.modules.batchnorm._NormBase,)
@@ -72,6 +73,7 @@ def remove(model: nn.Module, graph: Graph, mask: Mask) -> nn.Module:
         if getattr(small[path], attribute) != value:
             setattr(small[path], attribute, value)
             attributes.setdefault(path, {})[attribute] = list(value) if isinstance(value, tuple) else value
+    _write_nodes(small, graph, mask)
     _record(model, slim, graph, mask, attributes)
     return slim
 
@@ -171,12 +173,27 @@ def _widths(modules: dict[str, nn.Module], graph: Graph, mask: Mask) -> dict[tup
     for width in graph.widths:
         module = modules[width.layer]
         after = tuple(int(stays[part].sum()) for part in width.parts)
-        if after == width.values or isinstance(module, (nn.Linear, *CONVOLUTIONS)):
+        if after == width.values or width.node or isinstance(module, (nn.Linear, *CONVOLUTIONS)):
             continue
         for attribute, value in vars(module).items():
             if _repeats(value, width) and not (isinstance(module, NORMS) and attribute != "num_features"):
                 found[width.layer, attribute] = after[0] if type(value) is int else type(value)(after)
     return found
+
+
+def _write_nodes(modules: dict[str, nn.Module], graph: Graph, mask: Mask) -> None:
+    """Let numbers written into the nodes of fx networks follow."""
+    stays = torch.cat([mask.keep, torch.ones(1, dtype=torch.bool)])
+    changes: dict[str, list[tuple[str, Place, int | list[int]]]] = {}
+    for width in graph.widths:
+        after = [int(stays[part].sum()) for part in width.parts]
+        if width.node and tuple(after) != width.values:
+            value = after if len(after) > 1 else after[0]
+            changes.setdefault(width.layer, []).append((width.node, width.place, value))
+    for path, numbers in changes.items():
+        module = modules[path]
+        assert isinstance(module, fx.GraphModule)
+        write(module, numbers)
 
 
 def _repeats(value: Any, width: Width) -> bool:

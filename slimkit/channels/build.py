@@ -28,7 +28,10 @@ def build(record: Record) -> Graph:
         return torch.from_numpy(unit_of_name[label.numpy()])
 
     axes = _axes(record, unit_of_name)
-    widths = (Width(layer, values, tuple(map(unit, parts))) for layer, values, parts in record.widths)
+    widths = (
+        Width(layer, values, tuple(map(unit, parts)), node, place)
+        for layer, values, parts, node, place in record.widths
+    )
     return Graph(
         units=units,
         axes=axes,

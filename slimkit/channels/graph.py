@@ -63,15 +63,21 @@ class Kept:
 class Width:
     """A number in the code of a module that repeats a count of channels, so that it has to follow the mask.
 
+    It is held by an attribute of the module, or, in an fx network, is an argument of a node.
+
     Attributes:
         layer: path of the module.
         values: what the code was seen to use: one count, or the sizes of a split.
         parts: per value [value], the unit of each channel counted, -1 where it must stay.
+        node: name of the fx node, None for an attribute.
+        place: position among the node's arguments, and in the list found there.
     """
 
     layer: str
     values: tuple[int, ...]
     parts: tuple[Tensor, ...]
+    node: str | None = None
+    place: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

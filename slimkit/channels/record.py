@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 from weakref import ref
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from slimkit.channels import written
 from slimkit.channels.labels import Labels, Names, varying
 
 _LABELS = "_slimkit_labels"
@@ -38,11 +39,12 @@ class Record:
         self.own: dict[tuple[int, int], tuple[int, Tensor]] = {}  # parameter, dimension -> first name, names
         self.norms: dict[str, None] = {}  # gammas, in order of use
         self.works: list[Work] = []
-        self.widths: list[tuple[str, tuple[int, ...], tuple[Tensor, ...]]] = []
+        self.widths: list[tuple[str, tuple[int, ...], tuple[Tensor, ...], str | None, written.Place]] = []
         self.uses: dict[str, int] = {}  # direct output of a convolution, or a running mean -> operators that read it
         self.absorbs: dict[str, str] = {}
         self.training = False  # the second pass, for branches that run only in training
         self._stack: list[nn.Module] = [model]
+        self._node: fx.Node | None = None  # that runs, of an fx network
         self._called: set[int] = set()
         self._marked: list[ref[Tensor]] = []
         self._counted: dict[tuple[int, str], tuple[Tensor, ...]] = {}  # attribute -> what it counts
@@ -211,15 +213,32 @@ class Record:
             if origin is not None:
                 self.absorbs[origin] = name
 
-    def width(self, values: tuple[int, ...], parts: tuple[Tensor, ...]) -> bool:
-        """Note a count of channels that the code used; True if an attribute of its module repeats it.
+    def at_node(self, node: fx.Node | None) -> None:
+        self._node = node
 
-        One attribute that counts channels in two places ties them.
+    def width(
+        self, values: tuple[int, ...], parts: tuple[Tensor, ...], *places: written.Place, listed: bool = False
+    ) -> bool:
+        """Note a count of channels that the code used; True if something that can follow repeats it.
+
+        One attribute of the running module that counts channels in two places ties them.
+
+        Args:
+            values: one count, or the sizes of a split.
+            parts: per value, the names counted.
+            places: where an fx node would hold it, among the arguments of the operator.
+            listed: the node would hold a list.
         """
         module = self.module
         if id(module) not in self.paths:
             return False
         found = False
+        if self._node is not None and isinstance(module, fx.GraphModule):
+            for place in places:
+                if written.holds(self._node, place, list(values) if listed else values[0]):
+                    self.widths.append((self.path, values, parts, self._node.name, place))
+                    found = True
+            return found
         for attribute, held in vars(module).items():
             one = type(held) is int and len(values) == 1 and held == values[0]
             if one or (type(held) in (list, tuple) and tuple(held) == values):
@@ -228,7 +247,7 @@ class Record:
                 for part, other in zip(parts, known, strict=True):
                     self.names.tie(part, other)
         if found:
-            self.widths.append((self.path, values, parts))
+            self.widths.append((self.path, values, parts, None, ()))
         return found
 
     def work(self, weight: Tensor | None, outputs: Tensor | int, inputs: Tensor | int, each: float) -> None:

@@ -33,7 +33,12 @@ def _squeeze(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Any) ->
 def _expand(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
     axes, weight = record.axes(args[0])
     lead = [1] * (out.dim() - args[0].dim())
-    record.put(out, tuple(label.reshape(lead + list(label.shape)) for label in axes), weight)
+    put = tuple(label.reshape(lead + list(label.shape)) for label in axes)
+    for label in put:
+        dims = varying(label)
+        if len(dims) == 1:
+            record.width((int(out.shape[dims[0]]),), (label.reshape(-1),), (1, dims[0]))
+    record.put(out, put, weight)
 
 
 def _repeat(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
@@ -64,7 +69,7 @@ def _view(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) ->
         put.append(new)
         dims = varying(new)
         if not weight and len(dims) == 1:
-            record.width((int(out.shape[dims[0]]),), (new.reshape(-1),))
+            record.width((int(out.shape[dims[0]]),), (new.reshape(-1),), (1, dims[0]))
     record.put(out, tuple(put), weight)
 
 
@@ -104,7 +109,7 @@ def _slice(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -
             names = label.reshape(-1)
             first = 0 if start is None else start + size if start < 0 else start
             cuts = [cut for cut in (first, first + left) if 0 < cut < size]
-            follows = varying(label) == [dim] and step == 1 and all(_cut(record, names, cut) for cut in cuts)
+            follows = varying(label) == [dim] and step == 1 and all([_cut(record, names, cut) for cut in cuts])
             if not follows:
                 record.freeze(label, "is cut at a place written in the code (slice)")
             label = func(label, dim, start, end, step)
@@ -114,7 +119,8 @@ def _slice(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -
 
 def _cut(record: Record, names: Tensor, place: int) -> bool:
     """Tell whether an attribute of the running module holds the place of a cut, from either end."""
-    return record.width((place,), (names[:place],)) or record.width((len(names) - place,), (names[place:],))
+    from_start = record.width((place,), (names[:place],), (2,), (3,))
+    return from_start or record.width((len(names) - place,), (names[place:],))
 
 
 def _select(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
@@ -165,12 +171,12 @@ def _split(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Any) -> N
 def _follow_split(record: Record, widths: tuple[int, ...], parts: list[Tensor]) -> None:
     """Tie parts of one size; freeze unequal ones whose size no attribute of the module repeats."""
     record.width((sum(widths),), (torch.cat(parts),))
-    listed = record.width(widths, tuple(parts))
+    listed = record.width(widths, tuple(parts), (1,), listed=True)
     if listed and len(set(widths)) > 1:
         return
     for width, part in zip(widths, parts, strict=True):
         record.names.tie(part, parts[widths.index(width)])
-        if not record.width((width,), (part,)) and len(set(widths)) > 1:
+        if not record.width((width,), (part,), (1,)) and len(set(widths)) > 1:
             record.freeze(part, f"is split into {list(widths)}: sizes written in the code")
 
 

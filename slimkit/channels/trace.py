@@ -18,6 +18,7 @@ from slimkit.channels import rules, shortcuts
 from slimkit.channels.build import build
 from slimkit.channels.graph import Graph
 from slimkit.channels.record import Record
+from slimkit.channels.written import node_by_node
 from slimkit.errors import TraceError
 
 Example = Tensor | tuple[Any, ...] | dict[str, Any]
@@ -103,7 +104,7 @@ def _trace(model: nn.Module, example_input: Example, values: bool) -> Graph:
 
 
 def _forward(model: nn.Module, example_input: Example, record: Record, values: bool) -> None:
-    with torch.inference_mode(False), torch.no_grad(), _module_stack(record), _Tracer(record, values):
+    with torch.inference_mode(False), torch.no_grad(), _running(record), _Tracer(record, values):
         try:
             out = call(model.module if isinstance(model, nn.DataParallel) else model, example_input)
         except Exception as error:
@@ -127,7 +128,9 @@ def _forward(model: nn.Module, example_input: Example, record: Record, values: b
 
 
 @contextmanager
-def _module_stack(record: Record) -> Iterator[None]:
+def _running(record: Record) -> Iterator[None]:
+    """Tell the record which module runs, and which node of an fx network."""
+
     def enter(module: nn.Module, args: Any) -> None:
         record.enter(module)
 
@@ -136,7 +139,8 @@ def _module_stack(record: Record) -> Iterator[None]:
 
     handles = (register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True))
     try:
-        yield
+        with node_by_node(list(record.modules.values()), record.at_node):
+            yield
     finally:
         for handle in handles:
             handle.remove()
