@@ -170,6 +170,10 @@ def test_a_row_is_linear_between_the_widths_that_were_timed() -> None:
     assert row.at(28, 48) == pytest.approx((2 / 3) * 4 + (1 / 3) * 1.5)  # 28 inputs cost what 32 do
     assert row.at(33, 49) == 5.0  # up to the next multiple, and never above the layer's own widths
     assert row.at(16, 16) == 0.5 and row.at(16, 1) == 0.5
+    shape = Shape(kind="convolution", groups=2)
+    tied = Layer(path="a", weight="w", shape=shape, inputs=32, outputs=128, area=1)
+    row = Row(layer=tied, block=16, inputs=[32], outputs=[64, 128], ms=[[1.0, 2.0]])
+    assert row.at(32, 66) == 1.5  # 33 a group cost what 48 do
 
 
 def test_a_table_is_built_saved_and_read(small: SimpleNamespace, tmp_path: Path) -> None:
@@ -257,6 +261,9 @@ def test_the_rest_follows_the_size_of_activations(small: SimpleNamespace) -> Non
             hook.remove()
     counts = np.array(Mask(keep).counts(small.graph))
     assert costs.total(counts) - plain.total(counts) == pytest.approx(50 * sizes[1] / sizes[0])
+    fewer = counts.copy()
+    fewer[0] -= 1
+    assert costs.saved(0, int(fewer[0]), counts) == pytest.approx(costs.total(counts) - costs.total(fewer))
 
 
 def test_layers_without_names_are_found_by_their_size(small: SimpleNamespace) -> None:
@@ -327,6 +334,22 @@ def test_a_width_that_saves_nothing_by_itself_is_passed_over() -> None:
     saved = separable([[10.0, 10.0, 4.0], [10.0, 4.0]], choices)
     counts, spent = knapsack.solve(choices, saved, np.array([32, 8]), 20.0, 15.0)
     assert counts.tolist() == [16, 8] and spent == 14.0
+
+
+def test_a_ratio_is_computed_again_when_a_neighbour_has_become_narrower() -> None:
+    choices = [Choice((2, 1), (0.0, loss)) for loss in (1.0, 1.2, 0.8)]
+
+    def spent(counts: Any) -> float:
+        return 10.0 * counts[0] * counts[1] + 10.0 * counts[2]  # the first two are the sides of one layer
+
+    def saved(group: int, after: int, counts: Any) -> float:
+        other = counts.copy()
+        other[group] = after
+        return spent(counts) - spent(other)
+
+    full = np.array([2, 2, 2])
+    counts, now = knapsack.solve(choices, saved, full, spent(full), 30.0)
+    assert counts.tolist() == [1, 2, 1] and now == spent(counts) == 30.0
 
 
 def test_what_still_fits_is_widened_again() -> None:

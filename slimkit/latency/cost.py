@@ -11,7 +11,6 @@ from torch import Tensor
 
 from slimkit.channels import Graph
 from slimkit.channels.graph import Work
-from slimkit.latency.layers import DEPTHWISE
 from slimkit.latency.table import Row, Table
 
 Counts = NDArray[np.int64]  # [G], units kept in each group
@@ -85,8 +84,6 @@ def join(graph: Graph, table: Table) -> Costs:
             continue
         outputs = _side(work.outputs, group_of, sizes)
         inputs = _side(work.inputs, group_of, sizes)
-        if row.layer.shape.kind == DEPTHWISE:
-            inputs = Side(1, (), ())
         stays += outputs.stays * row.layer.area
         for group, times in zip(outputs.groups, outputs.times, strict=True):
             activations[group] += times * row.layer.area

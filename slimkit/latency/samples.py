@@ -45,7 +45,7 @@ def _time(point: Point, path: Path, engine: str, threads: int, batch: int) -> fl
     """Time one layer. ONNX Runtime says what its kernel takes, without the changes of layout around it."""
     path.write_bytes(small_model(*point, batch).SerializeToString())
     if engine != "onnxruntime":
-        return measure([path], threads=threads, batch=batch, engine=engine, seconds=0.05)[0].median_ms
+        return measure([path], threads=threads, batch=batch, engine=engine, seconds=0.05)[0].fastest_ms
     nodes = latency_by_node(path, threads=threads, batch=batch, repeats=_REPEATS)
     return sum(node.fastest_ms for node in nodes if not node.operator.startswith("Reorder"))
 
