@@ -14,7 +14,7 @@ from tests.test_channels_property import random_mask
 
 AGREE = ("Chain", "Residual", "PreActivation", "Dense", "SqueezeExcite", "LinearExcite", "Slopes")
 SMALL = ("resnet18", "mobilenet_v2", "resnext50_32x4d", "efficientnet_b0")
-HANGS = ("maxvit_t",)
+TOO_MUCH = ("maxvit_t", "regnet_y_128gf")  # torch-pruning does not end on the one; the other is 2.6 GB
 HAS_AUXILIARY = ("googlenet", "inception_v3")  # torch-pruning does not see the branches
 
 
@@ -99,9 +99,7 @@ def test_its_own_error_is_named() -> None:
 def test_a_wrong_count_is_refused() -> None:
     """It takes a gated linear unit for an element-wise operator."""
     net = random_net([("Gated", 4), ("Chain", 5)], "pool", seed=0)
-    with pytest.raises(
-        TraceError, match="ValueError: 'blocks.1.body.0.0' has 4 channels, of which it counts 8"
-    ):
+    with pytest.raises(TraceError, match="ValueError: 'blocks.1.body.0.0' has 4 channels, of which it counts 8"):
         torch_pruning.trace(net, torch.randn(1, 3, 6, 6, dtype=torch.float64))
 
 
@@ -110,17 +108,17 @@ def test_a_network_that_does_not_run() -> None:
         torch_pruning.trace(nn.Conv2d(3, 4, 1), torch.randn(1, 5, 2, 2))
 
 
+NAMES = torchvision.models.list_models(module=torchvision.models)
+NO_NORM = ("alexnet", "convnext", "squeezenet", "swin", "vit_")
+
+
+def has_batch_norm(name: str) -> bool:
+    return not name.startswith(NO_NORM) and (not name.startswith("vgg") or name.endswith("_bn"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
+@pytest.mark.parametrize("name", [name for name in NAMES if has_batch_norm(name) and name not in TOO_MUCH])
 def test_engines_agree_on_torchvision(name: str) -> None:
-    if name in HANGS:
-        pytest.skip("torch-pruning does not end on it")
-    with torch.device("meta"):
-        net = torchvision.models.get_model(name, weights=None).eval()
-    if sum(p.numel() for p in net.parameters()) > 2e8 or not any(
-        isinstance(m, nn.BatchNorm2d) for m in net.modules()
-    ):
-        pytest.skip("has no BatchNorm, or more than 200 million parameters")
     more = {"aux_logits": False, "init_weights": False} if name in HAS_AUXILIARY else {}
     net = torchvision.models.get_model(name, weights=None, **more).eval()
     randomise_(net)
@@ -128,5 +126,6 @@ def test_engines_agree_on_torchvision(name: str) -> None:
     try:
         torch_pruning.trace(net, x)
     except TraceError as error:
-        pytest.skip(str(error).splitlines()[0])
+        assert "shufflenet" in name and "ZeroDivisionError" in str(error)
+        pytest.skip("torch-pruning raises on it")
     check_agreement(net, x)
