@@ -440,8 +440,17 @@ def test_sizes_that_torch_never_writes(text):
 def test_damaged_program(file, tmp_path):
     whole = file.read_bytes()
     path = tmp_path / "net.pt2"
+    wanted = models.load(file).model.state_dict()
+    refused = 0
     for place in range(1000, len(whole), len(whole) // 12):
-        for damaged in (whole[:place], whole[:place] + bytes([whole[place] ^ 8]) + whole[place + 1 :]):
-            path.write_bytes(damaged)
-            with pytest.raises(CheckpointError):
-                models.load(path)
+        path.write_bytes(whole[:place])
+        with pytest.raises(CheckpointError):
+            models.load(path)
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 8]) + whole[place + 1 :])
+        try:
+            found = models.load(path).model.state_dict()
+        except CheckpointError:
+            refused += 1
+        else:  # between the members of a zip lies padding that nothing reads
+            assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    assert refused > 6
