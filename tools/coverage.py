@@ -4,7 +4,8 @@
 
 Weights are random, gammas drawn from U(0.05, 1) and biases from N(0, 0.1), so that ranking has something to
 rank; BatchNorm's statistics are those of the network on noise. One process a network; a line of JSON each as it
-comes (a network that already has one is not run again), then a table. Latency is CPU time over CPU time, since the machine may be shared.
+comes (a network that already has one is not run again), then a table. Latency is CPU time over CPU time, since the
+machine may be shared.
 """
 
 import argparse

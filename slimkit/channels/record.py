@@ -243,7 +243,7 @@ class Record:
             one = type(held) is int and len(values) == 1 and held == values[0]
             if one or (type(held) in (list, tuple) and tuple(held) == values):
                 found = True
-                if all(len(part.unique()) == len(part) for part in parts):  # else it counts some twice
+                if all(len(set(part.tolist())) == len(part) for part in parts):  # else it counts some twice
                     known = self._counted.setdefault((id(module), attribute), parts)
                     for part, other in zip(parts, known, strict=True):
                         self.names.tie(part, other)

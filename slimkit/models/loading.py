@@ -89,7 +89,7 @@ def build(arch: str, classes: int | None = None, input_shape: tuple[int, int, in
     return _network(model, reference, arguments, attributes, classes, "fresh", input_shape=input_shape)
 
 
-def of(model: nn.Module, input_shape: tuple[int, int, int] | None = None) -> Network:
+def of(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> Network:
     """Take a network that is already in memory; the model is copied, not changed.
 
     Args:
@@ -213,7 +213,7 @@ def _network(
     classes: int | None,
     source: str,
     said: tuple[str, ...] = (),
-    input_shape: tuple[int, int, int] | None = None,
+    input_shape: tuple[int, ...] | None = None,
 ) -> Network:
     model = model.float().eval()
     shape = input_shape or defaults.input_shape(reference, model)[0]
