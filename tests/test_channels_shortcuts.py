@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision  # noqa: F401, registers its operators
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -119,3 +120,9 @@ def test_values_are_computed_where_they_matter(how: str) -> None:
     assert "b" in {kept.layer for kept in graph.kept} | {group.name for group in graph.groups}
     assert "zero" not in {kept.layer for kept in graph.kept} | {group.name for group in graph.groups}
     assert not net.training and not any(vars(p) for p in net.parameters())
+
+
+def test_operators_of_others_may_need_values() -> None:
+    nms: Any = torch.ops.torchvision.nms.default
+    assert shortcuts.needs_values(nms, ())
+    assert not shortcuts.needs_values(torch.ops.aten.add.Tensor, ())

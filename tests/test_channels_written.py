@@ -94,14 +94,17 @@ def test_a_network_inside_another_one() -> None:
 
 
 def test_a_wrong_number_fails_the_proof_quietly(capfd: pytest.CaptureFixture[str]) -> None:
-    net = network(BODIES["unequal parts"][0])
+    net = network(BODIES["equal parts"][0])
     graph = trace(net, X)
-    mask = Mask(torch.tensor([False] + [True] * 7))
+    mask = Mask(torch.tensor([False, True, True, True]))
     expected = proof.outputs(proof.masked(net, graph, mask), [X])
     slim: Any = remove(net, graph, mask)
-    node = next(node for node in slim.graph.nodes if node.name == "split_with_sizes_default")
-    assert node.args[1] == [2, 5]
-    node.args = (node.args[0], [3, 5], 1)
+    node = next(node for node in slim.graph.nodes if node.name == "split_tensor")
+    assert node.args[1] == 3
+    node.args = (node.args[0], 8, 1)
     slim.recompile()
+    with pytest.raises(IndexError):
+        slim(X)
+    assert "IndexError" in capfd.readouterr().err  # an fx network prints the code that raised
     assert proof.compare(expected, slim, [X]) == float("inf")
     assert capfd.readouterr().err == ""
