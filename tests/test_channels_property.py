@@ -48,9 +48,7 @@ def check_law(net: RandomNet, graph: Graph, mask: Mask, inputs: Any) -> None:
 
 @st.composite
 def cases(draw: Any) -> tuple[RandomNet, int, int]:
-    blocks = draw(
-        st.lists(st.tuples(st.sampled_from(sorted(BLOCKS)), st.integers(1, 7)), min_size=1, max_size=4)
-    )
+    blocks = draw(st.lists(st.tuples(st.sampled_from(sorted(BLOCKS)), st.integers(1, 7)), min_size=1, max_size=4))
     net = random_net(blocks, draw(st.sampled_from(HEADS)), seed=draw(st.integers(0, 999)))
     return net, draw(st.integers(1, 2)), draw(st.integers(0, 999))
 
@@ -94,9 +92,7 @@ def test_input_network_is_untouched(head: str) -> None:
 
     torch.testing.assert_close(net.state_dict(), state, rtol=0, atol=0)
     assert [m.training for m in net.modules()] == modes == [m.training for m in slim.modules()]
-    assert (
-        [p.requires_grad for p in net.parameters()] == flags == [p.requires_grad for p in slim.parameters()]
-    )
+    assert [p.requires_grad for p in net.parameters()] == flags == [p.requires_grad for p in slim.parameters()]
     assert {path: sorted(vars(m)) for path, m in net.named_modules()} == attributes
     assert not any(vars(p) for p in net.parameters())
     assert not any(vars(t) for t in ([inputs] if isinstance(inputs, Tensor) else inputs))

@@ -110,7 +110,7 @@ class Graph:
         widths: numbers in module attributes that follow the mask.
         works: where the multiply-adds are.
         shapes: shape of every parameter.
-        folds: weight of a consumer -> name of the bias, or of the BatchNorm mean, that can absorb a constant.
+        folds: weight of a consumer -> running mean of the only BatchNorm that reads it, used nowhere else.
     """
 
     units: int
