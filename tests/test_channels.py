@@ -13,7 +13,7 @@ from slimkit.channels import Graph, trace
 from slimkit.mask import Mask
 from slimkit.proof import error_of
 from slimkit.surgery import remove
-from tests.nets import conv_bn
+from tests.blocks import conv_bn
 from tests.test_channels_property import random_mask
 
 

@@ -14,7 +14,8 @@ from slimkit.channels import trace
 from slimkit.errors import TraceError
 from slimkit.mask import Mask
 from slimkit.surgery import remove
-from tests.nets import conv_bn, randomise_
+from tests.blocks import conv_bn
+from tests.nets import randomise_
 from tests.test_channels import X, graph_of, proven
 from tests.test_channels_property import random_mask
 

@@ -15,7 +15,8 @@ from slimkit.channels.trace import call
 from slimkit.mask import Mask
 from slimkit.proof import error_of
 from slimkit.surgery import remove
-from tests.nets import BLOCKS, HEADS, RandomNet, example, random_net
+from tests.blocks import BLOCKS
+from tests.nets import HEADS, RandomNet, example, random_net
 
 CHECKED = 1e-9
 

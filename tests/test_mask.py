@@ -11,7 +11,8 @@ from slimkit import mask as masks
 from slimkit.channels import Graph, trace
 from slimkit.errors import MaskError
 from slimkit.mask import Mask
-from tests.nets import conv_bn, randomise_
+from tests.blocks import conv_bn
+from tests.nets import randomise_
 
 
 @pytest.fixture

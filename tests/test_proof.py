@@ -12,7 +12,8 @@ from slimkit.channels import trace
 from slimkit.errors import ProofError
 from slimkit.mask import Mask
 from slimkit.surgery import remove
-from tests.nets import conv_bn, randomise_
+from tests.blocks import conv_bn
+from tests.nets import randomise_
 
 
 def test_relative_error_is_the_largest_gap_over_the_deviation() -> None:

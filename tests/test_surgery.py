@@ -13,7 +13,8 @@ from slimkit.channels import trace
 from slimkit.errors import MaskError
 from slimkit.mask import Mask
 from slimkit.surgery import kept_indices, remove, take
-from tests.nets import C2f, SplitUnequal, conv_bn, randomise_
+from tests.blocks import C2f, SplitUnequal, conv_bn
+from tests.nets import randomise_
 
 
 def keep_of(units: int, *gone: int) -> Mask:
