@@ -58,10 +58,10 @@ class Problem:
         """Milliseconds of the whole network, by the table."""
         return self.costs.total(self.full)
 
-    @property
+    @cached_property
     def least(self) -> Counts:
-        """The smallest counts, [G]."""
-        return np.array([choice.counts[-1] for choice in self.choices])
+        """The counts, [G], below which nothing more is saved."""
+        return self.solve(0.0)[0]
 
     def solve(self, share: float) -> tuple[Counts, float]:
         """Return counts [G] for a share of the original time, and the share that they take by the table."""
