@@ -172,6 +172,8 @@ def test_a_row_is_linear_between_the_widths_that_were_timed() -> None:
     assert row.at(28, 48) == pytest.approx((2 / 3) * 4 + (1 / 3) * 1.5)  # 28 inputs cost what 32 do
     assert row.at(33, 49) == 5.0  # up to the next multiple, and never above the layer's own widths
     assert row.at(16, 16) == 0.5 and row.at(16, 1) == 0.5
+    narrow = Row(layer=layer, block=16, inputs=[4, 8, 16, 40], outputs=[64], ms=[[1.0], [2.0], [4.0], [9.0]])
+    assert [narrow.at(n, 64) for n in (4, 5, 8, 9, 13, 16, 17)] == [1.0, 2.0, 2.0, 3.0, 4.0, 4.0, pytest.approx(22 / 3)]
     shape = Shape(kind="convolution", groups=2)
     tied = Layer(path="a", weight="w", shape=shape, inputs=32, outputs=128, area=1)
     row = Row(layer=tied, block=16, inputs=[32], outputs=[64, 128], ms=[[1.0, 2.0]])
@@ -188,6 +190,7 @@ def test_a_table_is_built_saved_and_read(small: SimpleNamespace, tmp_path: Path)
         assert row.inputs[-1] == row.layer.inputs and row.outputs[-1] == row.layer.outputs
         assert all(value > 0 for line in row.ms for value in line)
     assert 0 < sum(row.ms[-1][-1] for row in table.rows) < 5 and table.varying_ms > 0
+    assert [row.inputs[:2] for row in table.rows if row.layer.inputs == 32] == [[4, 8]]
     save(table, tmp_path / "table.json")
     again = load(tmp_path / "table.json")
     assert again == table

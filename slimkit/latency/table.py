@@ -18,6 +18,8 @@ from slimkit.measure.latency import measure
 from slimkit.measure.node_times import latency_by_node
 
 _SHARES = (0.25, 0.5)  # of a layer's width; the whole width is always timed
+_PART = 4  # inputs that are fewer than a block are computed in parts of it (ONNX Runtime, measured)
+_NARROW = 4  # blocks of inputs up to which a layer may come to read less than one
 _OWN_TIME = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 _NODE_MS = 0.002  # what an engine spends between two nodes; ONNX Runtime, measured
 _TRUSTED = (0.5, 2.0)  # a layer's time in the network over its time alone
@@ -28,7 +30,8 @@ class Row(BaseModel):
 
     Attributes:
         layer: the layer.
-        block: counts of outputs (and of inputs) that take as long as the next multiple of it.
+        block: counts of outputs that take as long as the next multiple of it; so do counts of inputs above it,
+            and those below it as long as the next multiple of 4.
         inputs, outputs: ascending widths that were timed; the last is the layer's own.
         ms: [inputs][outputs], batch and threads as in the table.
     """
@@ -49,7 +52,8 @@ class Row(BaseModel):
 
     def at(self, inputs: int, outputs: int) -> float:
         """Return milliseconds at any width: linear between the widths that were timed, and below them."""
-        x, i = _place(self.inputs, min(_up(inputs, self.block), self.inputs[-1]))
+        part = self.block if inputs >= self.block else min(self.block, _PART)
+        x, i = _place(self.inputs, min(_up(inputs, part), self.inputs[-1]))
         y, j = _place(self.outputs, min(_up(outputs, self.block * self.layer.shape.groups), self.outputs[-1]))
         a, b = self.ms[i], self.ms[min(i + 1, len(self.ms) - 1)]
         k = min(j + 1, len(a) - 1)
@@ -143,7 +147,10 @@ def _grid(layer: Layer, step: int) -> tuple[int, list[int], list[int]]:
         return block, [1], _widths(layer.outputs, block)
     if layer.shape.kind == LINEAR:
         block = 1
-    return block, _widths(layer.inputs, block), [groups * n for n in _widths(layer.outputs // groups, block)]
+    inputs = _widths(layer.inputs, block)
+    if groups == 1 and block > _PART and _PART < layer.inputs <= _NARROW * block:
+        inputs = sorted({*inputs, _PART, *((block // 2,) if block // 2 < layer.inputs else ())})
+    return block, inputs, [groups * n for n in _widths(layer.outputs // groups, block)]
 
 
 def _widths(n: int, block: int) -> list[int]:
