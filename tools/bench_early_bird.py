@@ -232,7 +232,7 @@ ARMS: dict[str, Arm] = {
     "uniform": uniform,
     "early bird": lambda b: b.ticket(),
     "early bird, 0.45": lambda b: b.ticket(spend=0.45),
-    "early bird at once, 0.55": lambda b: b.ticket(spend=0.55, deadline=0.02),
+    "early bird by 5 %, 0.55": lambda b: b.ticket(spend=0.55, deadline=0.05),
     "global, 0.55": lambda b: b.ticket(spend=0.55, scope="global", cap=0.75),
     "network slimming": lambda b: b.ticket(draw="end", scope="global", watch=[0.3, 0.7]),
     "scratch-E": lambda b: b.alone(b.drawn(), b.setting.epochs, seed=100),

@@ -51,7 +51,7 @@ def _stop_and_shrink(job: Job) -> Searched:
     assert shrinking.drawn is not None and shrinking.drawn_step is not None
     if early and shrinking.bird.ratio not in shrinking.bird.draws:
         job.warnings.append(
-            f"the mask had not settled after {spec.deadline:.0%} of the steps and was drawn as it was (step "
+            f"the mask had not settled after {100 * spec.deadline:g} % of the steps and was drawn as it was (step "
             f"{shrinking.drawn_step}): waiting would have cost more than a better mask brings"
         )
     drawn = shrinking.drawn

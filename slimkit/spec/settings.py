@@ -69,9 +69,7 @@ class RunSpec:
         "channels without BatchNorm: norm (rank them by their weights) or keep",
         choice("norm", "keep"),
     )
-    cap: float = setting(
-        0.9, "largest share to remove of one group, in (0, 1)", number(0, 1, above=True, below=True)
-    )
+    cap: float = setting(0.9, "largest share to remove of one group, in (0, 1)", number(0, 1, above=True, below=True))
     round_to: str | int = setting(
         "auto",
         "channel counts are multiples of this; auto: what this machine's engine likes",
@@ -89,8 +87,8 @@ class RunSpec:
     )
     runtime: str = setting(
         "onnxruntime",
-        "engine that latency is measured in: onnxruntime or openvino",
-        choice("onnxruntime", "openvino"),
+        "engine that latency is measured in: onnxruntime, openvino (32-bit floats) or openvino-bf16",
+        choice("onnxruntime", "openvino", "openvino-bf16"),
     )
     threads: int = setting(1, "threads of the engine when latency is measured", whole(1))
     batch: int = setting(1, "images at once when latency is measured", whole(1))
@@ -122,6 +120,11 @@ class RunSpec:
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) > 1:
             raise SpecError(f"{' and '.join(given)} are set: a run has one budget.\n  Leave one of them")
+        if self.latency_table is not None and given != ["max_latency"]:
+            raise SpecError(
+                f"latency_table is {self.latency_table!r}: it is of use only to a latency budget.\n"
+                "  Add --max-latency, for example --max-latency 0.5, or leave the table away"
+            )
         if not given:
             object.__setattr__(self, "ratio", 0.5)
 
@@ -150,9 +153,7 @@ class CompressSpec(RunSpec):
         optional(text),
     )
     trust_pickle: bool = setting(False, "unpickle the checkpoint, which can run any code that is in it", flag)
-    epochs: int = setting(
-        10, "epochs of retraining, where there is data; 0: re-estimate BatchNorm only", whole(0)
-    )
+    epochs: int = setting(10, "epochs of retraining, where there is data; 0: re-estimate BatchNorm only", whole(0))
     learning_rate: float = setting(0.02, "highest learning rate of the retraining", number(0, above=True))
     distill: bool = setting(True, "retrain with the dense network as teacher", flag)
 
@@ -169,12 +170,8 @@ class TrainSpec(RunSpec):
     """What `slimkit train` should do with an architecture and data."""
 
     arch: str = setting("", "resnet18, zoo:NAME, timm:NAME, package.module:factory or file.py:factory", text)
-    data: str = setting(
-        "", "digits, fashion-mnist, cifar10, cifar100, folder:PATH or package.module:factory", text
-    )
-    epochs: int = setting(
-        30, "epochs of the whole schedule, search and training of the small network", whole(1)
-    )
+    data: str = setting("", "digits, fashion-mnist, cifar10, cifar100, folder:PATH or package.module:factory", text)
+    epochs: int = setting(30, "epochs of the whole schedule, search and training of the small network", whole(1))
     schedule: str = setting(
         "cosine",
         "learning rate over time: cosine, or step (a tenth at 1/2 and again at 3/4)",
@@ -185,9 +182,7 @@ class TrainSpec(RunSpec):
         "weight lambda of the L1 penalty on gamma; default: solved from penalty_total",
         optional(number(0)),
     )
-    penalty_total: float = setting(
-        2.0, "S = lambda * sum(learning rate) / (1 - momentum) to reach", number(0)
-    )
+    penalty_total: float = setting(2.0, "S = lambda * sum(learning rate) / (1 - momentum) to reach", number(0))
     scope: str = setting(
         "group",
         "where channels compete: global (whole network), isomorphic (groups of like build), group",
@@ -203,15 +198,11 @@ class TrainSpec(RunSpec):
         "when a mask has settled: consecutive, window (both of masks), architecture (of widths)",
         choice("consecutive", "window", "architecture"),
     )
-    threshold: float = setting(
-        0.1, "mask distance below which a mask has settled, in (0, 1]", number(0, 1, above=True)
-    )
+    threshold: float = setting(0.1, "mask distance below which a mask has settled, in (0, 1]", number(0, 1, above=True))
     normalised: bool = setting(False, "divide mask distances by those of chance, 2p(1-p)", flag)
-    interval: int | None = setting(
-        None, "steps between two masks; default: an eighth of an epoch", optional(whole(1))
-    )
+    interval: int | None = setting(None, "steps between two masks; default: an eighth of an epoch", optional(whole(1)))
     deadline: float = setting(
-        0.05,
+        0.02,
         "share of the steps after which a mask is drawn, settled or not, in (0, 1)",
         number(0, 1, above=True, below=True),
     )
@@ -221,9 +212,7 @@ class TrainSpec(RunSpec):
         "default: for the rest of the epochs",
         optional(number(0, 1, above=True)),
     )
-    watch: tuple[float, ...] = setting(
-        (), "further ratios whose draw is watched and reported", several(_RATIO)
-    )
+    watch: tuple[float, ...] = setting((), "further ratios whose draw is watched and reported", several(_RATIO))
     init: str = setting(
         "inherit",
         "weights after the draw: inherit, rewind (to rewind_step), fresh",
@@ -239,9 +228,7 @@ class TrainSpec(RunSpec):
         super().__post_init__()
         for name, example in (("arch", "zoo:resnet20"), ("data", "fashion-mnist")):
             if not getattr(self, name):
-                raise SpecError(
-                    f"{name} is not set: training needs it.\n  Add it, for example --{name} {example}"
-                )
+                raise SpecError(f"{name} is not set: training needs it.\n  Add it, for example --{name} {example}")
         if self.passes > 1 and self.draw != "end":
             raise SpecError(f"passes is {self.passes}: that needs draw = 'end', but draw is {self.draw!r}.")
         if self.draw.startswith("epoch:") and int(self.draw[6:]) > self.epochs:

@@ -152,7 +152,7 @@ def _go_on(
                 stepper.read_losses()
                 accuracy = evaluate(run.model.eval()) if evaluate else None
                 mean = math.fsum(run.losses) / len(run.losses)
-                run.history.append(Epoch(epoch, mean, run.learning_rate, accuracy))
+                run.history.append(Epoch(epoch + 1, mean, run.learning_rate, accuracy))
                 run.losses.clear()
                 _call([hook.after_epoch for hook in hooks], run)
             if progress:

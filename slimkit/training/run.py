@@ -12,7 +12,7 @@ from slimkit.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave; `learning_rate` is that of its last step."""
+    """What one epoch gave; they count from 1, `learning_rate` is that of the last step."""
 
     epoch: int
     loss: float
