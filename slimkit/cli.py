@@ -41,6 +41,7 @@ ENGINES = {
     "torch-pruning": "tracer",
     "onnxruntime": "runtime",
     "openvino": "runtime",
+    "openvino-bf16": "runtime",
 }
 
 
@@ -67,9 +68,7 @@ class SettingsCommand(click.Command):
                 formatter.write_dl(listed)
 
 
-def settings_of(
-    kind: type[RunSpec], shown: Sequence[str], rest: bool = True
-) -> Callable[[Function], Function]:
+def settings_of(kind: type[RunSpec], shown: Sequence[str], rest: bool = True) -> Callable[[Function], Function]:
     """Make an option of every setting of a spec; those not in `shown` are listed after the options.
 
     Without `rest` only those in `shown` become options.
@@ -78,16 +77,10 @@ def settings_of(
     def add(command: Function) -> Function:
         by_name = {entry.name: entry for entry in fields(kind)}
         click.option("--engine", metavar="NAME", hidden=True)(command)
-        click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any setting, by name.")(
-            command
-        )
-        click.option("--config", type=Path, metavar="FILE", help="Settings from a file such as run.toml.")(
-            command
-        )
+        click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any setting, by name.")(command)
+        click.option("--config", type=Path, metavar="FILE", help="Settings from a file such as run.toml.")(command)
         for name in reversed([*shown, *(name for name in by_name if rest and name not in shown)]):
-            click.option(_flag(by_name[name]), name, **_look(by_name[name], hidden=name not in shown))(
-                command
-            )
+            click.option(_flag(by_name[name]), name, **_look(by_name[name], hidden=name not in shown))(command)
         return command
 
     return add
@@ -95,9 +88,7 @@ def settings_of(
 
 def output_options(command: Function) -> Function:
     """Add what every command that writes a folder takes."""
-    click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and nothing else.")(
-        command
-    )
+    click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and nothing else.")(command)
     click.option("--force", is_flag=True, help="Replace the output folder of an earlier run.")(command)
     click.option("--out", type=Path, metavar="DIR", help="Folder to write; default: NAME-slim.")(command)
     return command
@@ -162,28 +153,59 @@ def inspect(checkpoint: Path, as_json: bool, **words: Any) -> None:
     show(found, as_json, table.inspect_tables)
 
 
+def image_shape(ctx: click.Context, option: click.Parameter, word: str | None) -> tuple[int, ...] | None:
+    """Read C,H,W."""
+    if word is None:
+        return None
+    sizes = word.split(",")
+    if not all(size.strip().isdecimal() and int(size) for size in sizes):
+        raise click.BadParameter(f"{word!r} is not the shape of one image: give C,H,W, such as 3,224,224.")
+    return tuple(map(int, sizes))
+
+
 @slimkit.command()
 @click.argument("models", type=Path, nargs=-1, required=True, metavar="MODEL.onnx...")
-@click.option("--runtime", default="onnxruntime", metavar="NAME", help="onnxruntime or openvino.")
+@click.option(
+    "--engine", "--runtime", "engines", multiple=True, default=("onnxruntime",), metavar="NAME",
+    help="onnxruntime, openvino (32-bit floats) or openvino-bf16; may be given several times.",
+)  # fmt: skip
 @click.option("--threads", default=1, type=click.IntRange(1), metavar="N", help="Threads of the engine.")
 @click.option("--batch", default=1, type=click.IntRange(1), metavar="N", help="Images at once.")
+@click.option("--input-shape", callback=image_shape, metavar="C,H,W", help="Of one image, if a file leaves it free.")
+@click.option(
+    "--table", "file", type=Path, metavar="FILE",
+    help="Also time the layers of the one model, and write what they cost here, for compress --latency-table.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace a table that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measurements as JSON, and nothing else.")
-def bench(models: tuple[Path, ...], runtime: str, threads: int, batch: int, as_json: bool) -> None:
-    """Measure ONNX models side by side."""
-    with working() as progress:
-        from slimkit import pipeline
+def bench(
+    models: tuple[Path, ...], engines: tuple[str, ...], file: Path | None, force: bool, as_json: bool, **words: Any
+) -> None:
+    """Measure ONNX models side by side, or write a latency table of one.
 
-        rows = pipeline.bench(models, runtime=runtime, threads=threads, batch=batch, progress=progress)
+    \b
+    slimkit bench model.onnx slim.onnx --engine onnxruntime --engine openvino
+    slimkit bench model.onnx --table phone.json    # there; here:
+    slimkit compress model.pt --max-latency 0.5 --latency-table phone.json
+    """
+    found: dict[str, Any] = {"schema": "slimkit.bench/1"}
+    with working() as progress:
+        from slimkit import benching
+
+        if file is None:
+            found["models"] = benching.bench(models, engines, **words, progress=progress)
+        else:
+            path, engine = benching.one_model(models, engines)
+            found["models"], made = benching.make_table(path, file, engine, **words, force=force, progress=progress)
+            found["table"] = made.summary() | {"path": str(file)}
     from slimkit.report import table
 
-    show({"models": rows}, as_json, lambda found: table.bench_table(found["models"]))
+    show(found, as_json, table.bench_table)
 
 
 @slimkit.command()
 @click.argument("folders", type=Path, nargs=-1, required=True, metavar="DIR...")
-@click.option(
-    "--out", type=Path, metavar="FILE", help="Page to write; default: DIR/report.html, comparison.html."
-)
+@click.option("--out", type=Path, metavar="FILE", help="Page to write; default: DIR/report.html, comparison.html.")
 @click.option("--force", is_flag=True, help="Replace a comparison page that exists.")
 def report(folders: tuple[Path, ...], out: Path | None, force: bool) -> None:
     """Write the page of a run again, or one that compares several runs."""

@@ -31,7 +31,6 @@ ONNX, DENSE_ONNX, INT8_ONNX = "model.onnx", ".dense.onnx", "model.int8.onnx"
 _CALIBRATION_BATCHES = 8  # of 64 images
 _REAL_IMAGES = 16  # of the validation split, in the proof
 _RANKING_BATCHES = 10
-NOISY = "The machine was busy while latency was measured; trust the ratio and the CPU time more than the milliseconds."
 
 
 def proof_inputs(example: Tensor, dataset: data.Dataset | None, seed: int) -> list[Example]:
@@ -149,9 +148,7 @@ def write_model(
     export.export_onnx(model, work / ONNX, example, about)
     with suppress(EngineError):  # over 2 GB: then only the small one is measured
         export.export_onnx(dense, work / DENSE_ONNX, example)
-    exported = max(
-        proof.relative_error(a, b) for a, b in zip(expected, run_onnx(work / ONNX, inputs), strict=True)
-    )
+    exported = max(proof.relative_error(a, b) for a, b in zip(expected, run_onnx(work / ONNX, inputs), strict=True))
     real = " and a real batch" if len(inputs) > 2 else ""
     return {
         "masked_vs_slim": slimmed.error,
@@ -166,9 +163,7 @@ def write_model(
 def run_onnx(path: Path, inputs: Sequence[Example]) -> list[Any]:
     """Run an ONNX file with one input in ONNX Runtime, one thread, on each example."""
     runner = open_runner(path)
-    return [
-        [torch.from_numpy(array) for array in runner.run(tensors(example)[0].numpy())] for example in inputs
-    ]
+    return [[torch.from_numpy(array) for array in runner.run(tensors(example)[0].numpy())] for example in inputs]
 
 
 def measure(
@@ -209,7 +204,9 @@ def measure(
             }
         sides[name] = side
     if any(time.noisy for time in found):
-        sides["warnings"] = [NOISY]
+        alone = spec.threads == 1
+        advice = "CPU time of the process is shown instead" if alone else "trust the ratio more than the times"
+        sides["warnings"] = [f"The machine was busy while latency was measured: {advice}."]
     return sides
 
 

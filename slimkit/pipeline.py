@@ -1,7 +1,7 @@
 """The whole of a run, call by call: the table of contents of slimkit."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from slimkit.channels.trace import Example
 from slimkit.errors import DataError
 from slimkit.latency import budget_solver
 from slimkit.mask import Mask
+from slimkit.measure.engines import require
 from slimkit.measure.environment import environment
 from slimkit.measure.stages import Stages
 from slimkit.models import Network
@@ -108,14 +109,15 @@ def _compress(
     stages: Stages,
 ) -> Result:
     dense = network.model
+    require(spec.runtime)
     progress("tracing channels", None)
     with stages.stage("trace"):
         graph = trace_with(spec, dense, example)
+    solver = budget_solver(dense, graph, spec, example, work, progress)
     progress("removing channels and proving it", None)
     with stages.stage("remove and prove"):
         inputs = compressing.proof_inputs(example, dataset, spec.seed)
-        slimmed = slim(dense, graph, spec, inputs, compressing.context(spec, dataset),
-                       budget_solver(dense, graph, spec, example, work, progress))  # fmt: skip
+        slimmed = slim(dense, graph, spec, inputs, compressing.context(spec, dataset), solver)
     with stages.stage("fold constants"):
         settled, after_cut = compressing.settle(dense, slimmed, spec, inputs, dataset)
     with stages.stage("recover"):
@@ -130,6 +132,7 @@ def _compress(
         compressing.time_layers(rows["layers"], work, spec)
     report = _head("compress", spec, network, example) | rows
     report |= {**sides, "after_cut": after_cut, "recovery": recovery, "proof": proof}
+    report["budget"] = solver.record() if solver else None
     report["cost"] = compressing.cost(dense, model, tuple(example.shape[1:]), recovery, stages, dataset)
     finish(report, spec, work, stages)
     return Result(model, slimmed.mask, report)
@@ -177,9 +180,7 @@ def train(
     return result
 
 
-def train_network(
-    spec: TrainSpec, out: Path | None, force: bool, resume: bool, progress: Progress = quiet
-) -> Outcome:
+def train_network(spec: TrainSpec, out: Path | None, force: bool, resume: bool, progress: Progress = quiet) -> Outcome:
     """Train an architecture by name and write the five files of a run; see `slimkit train --help`.
 
     Of several processes, as `torch.distributed.run` starts them, all train and the first one writes.
@@ -245,6 +246,7 @@ def _job(
     store: training.Store | None,
     progress: Progress,
 ) -> searching.Job:
+    require(spec.runtime)
     data.check_fits(dataset, network.model)
     example = searching.example(spec, dataset)
     graph = trace_with(spec, network.model, example)
@@ -255,7 +257,7 @@ def _job(
         dataset=dataset,
         inputs=compressing.proof_inputs(example, dataset, spec.seed),
         fresh=fresh,
-        solver=budget_solver(network.model, graph, spec, example, work, progress),
+        solver=searching.agreed(budget_solver(network.model, graph, spec, example, work, progress), spec),
         store=store,
         progress=progress,
     )
@@ -360,9 +362,7 @@ def inspect(path: Path, spec: CompressSpec, progress: Progress = quiet) -> dict[
     work: dict[str, float] = {}
     for item in graph.works:
         work[item.layer] = work.get(item.layer, 0) + item.each * len(item.outputs) * len(item.inputs)
-    rows = [
-        row | {"macs": round(sum(work.get(layer, 0) for layer in row["layers"]))} for row in graph.describe()
-    ]
+    rows = [row | {"macs": round(sum(work.get(layer, 0) for layer in row["layers"]))} for row in graph.describe()]
     report = _head("inspect", spec, network, torch.empty(1, *shape))
     return report | {
         "channels": records.channels(graph, keep, fixed, (), None),
@@ -371,13 +371,3 @@ def inspect(path: Path, spec: CompressSpec, progress: Progress = quiet) -> dict[
         "macs": graph.macs(keep.keep),
         "params": graph.params(keep.keep),
     }
-
-
-def bench(
-    paths: Sequence[Path], *, runtime: str, threads: int, batch: int, progress: Progress = quiet
-) -> list[dict[str, Any]]:
-    """Measure ONNX files side by side: one row each."""
-    from slimkit.measure import bench as benchmark
-
-    progress("measuring", None)
-    return [asdict(row) for row in benchmark.bench(paths, engine=runtime, threads=threads, batch=batch)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,17 @@ from slimkit.surgery import remove
 
 _ROUNDS = 4  # of finding and keeping the groups that cannot be proven
 
-Solver = Callable[[Graph, Tensor, budget.Widths, Tensor], Mask]
+
+class Solver(Protocol):
+    """Chooses masks for budgets that have to be measured."""
+
+    def __call__(self, graph: Graph, scores: Tensor, widths: budget.Widths, fixed: Tensor) -> Mask:
+        """Return a mask; scores [U], the lowest go first; fixed bool [U], units that stay."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """Return how the last mask meets the budget, for the report."""
+        ...
 
 
 @dataclass(frozen=True)

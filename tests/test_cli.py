@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import slimkit
+from slimkit import benching
 from slimkit.cli import main
 from slimkit.errors import CheckpointError
 from slimkit.spec import CompressSpec, TrainSpec, from_toml, to_toml
@@ -59,9 +60,38 @@ class FakePipeline(types.ModuleType):
     def inspect(self, path, spec, progress):
         return self._answer(path, spec).report
 
-    def bench(self, paths, *, runtime, threads, batch, progress):
-        self._answer(paths, runtime, threads, batch)
-        return [{"name": str(path), "bytes": 10, "latency_ms": {"median": 1.0, "q25": 0.9}} for path in paths]
+
+class FakeBenching(types.ModuleType):
+    """Stands in for `slimkit.benching`: notes what it was called with."""
+
+    one_model = staticmethod(benching.one_model)
+
+    def __init__(self) -> None:
+        super().__init__("slimkit.benching")
+        self.calls = []
+
+    def bench(self, paths, engines, *, threads, batch, input_shape, progress):
+        self.calls.append((paths, engines, threads, batch, input_shape))
+        return [
+            {"name": str(path), "bytes": 10, "share": 1.0, "latency_ms": {"median": 1.0, "engine": engine}}
+            for engine in engines
+            for path in paths
+        ]
+
+    def make_table(self, path, file, engine, *, force, progress, **settings):
+        rows = self.bench((path,), (engine,), progress=progress, **settings)
+        self.calls.append((file, force))
+        summary = {"runtime": engine, "threads": settings["threads"], "batch": 1, "layers": 21}
+        summary |= {"network_ms": 36.1, "clock": "cpu"}
+        return rows, types.SimpleNamespace(summary=lambda: summary)
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    fake = FakeBenching()
+    monkeypatch.setitem(sys.modules, "slimkit.benching", fake)
+    monkeypatch.setattr(slimkit, "benching", fake, raising=False)
+    return fake
 
 
 @pytest.fixture
@@ -154,6 +184,7 @@ def test_flags_win_over_the_settings_file(pipeline, tmp_path):
         ("compress net.pt --config missing.toml", "missing.toml: the settings file cannot be read"),
         ("compress net.pt --set ration=0.5", "'ration' in the settings: there is no such setting"),
         ("compress net.pt --engine tensorrt", "engine is 'tensorrt'"),
+        ("compress net.pt --max-macs 0.5 --latency-table t.json", "of use only to a latency budget"),
         ("compress", "Missing argument 'CHECKPOINT'"),
         ("compress net.pt --ratoi 0.5", "--ratoi"),
         ("compres net.pt", "No such command 'compres'"),
@@ -211,13 +242,40 @@ def test_the_table_says_what_was_gained(pipeline, capsys):
     assert "noise" not in said
 
 
-def test_bench_shows_models_side_by_side(pipeline, capsys):
-    assert main(["bench", "a.onnx", "b.onnx", "--threads", "2"]) == 0
-    assert pipeline.calls == [((Path("a.onnx"), Path("b.onnx")), "onnxruntime", 2, 1)]
+def test_bench_shows_models_side_by_side(bench, capsys):
+    words = "bench a.onnx b.onnx --threads 2 --engine onnxruntime --engine openvino-bf16 --input-shape 3,8,8"
+    assert main(words.split()) == 0
+    paths = (Path("a.onnx"), Path("b.onnx"))
+    assert bench.calls == [(paths, ("onnxruntime", "openvino-bf16"), 2, 1, (3, 8, 8))]
     said = capsys.readouterr().out
-    assert "a.onnx" in said and "b.onnx" in said
+    assert "a.onnx" in said and "b.onnx" in said and "openvino-bf16" in said
     assert main(["bench", "a.onnx", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["models"][0]["name"] == "a.onnx"
+
+
+def test_bench_writes_a_table_and_says_how_to_use_it(bench, capsys):
+    words = "bench a.onnx --table t.json --engine openvino --threads 4 --force"
+    assert main(words.split()) == 0
+    assert bench.calls == [((Path("a.onnx"),), ("openvino",), 4, 1, None), (Path("t.json"), True)]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Table: t.json, 21 layers, 36.1 ms in all, in CPU time" in said
+    assert "--max-latency 0.5 --latency-table t.json --engine openvino --threads 4" in said
+    assert main(["bench", "a.onnx", "--table", "t.json", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["table"]["path"] == "t.json"
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("bench a.onnx b.onnx --table t.json", "--table with 2 models: a table is of one network on one engine"),
+        ("bench a.onnx --table t.json --engine onnxruntime --engine openvino", "--table with 2 engines"),
+        ("bench a.onnx --input-shape 3x8x8", "'3x8x8' is not the shape of one image: give C,H,W"),
+    ],
+)
+def test_what_bench_refuses(bench, capsys, words, message):
+    assert main(words.split()) == 2
+    said = capsys.readouterr()
+    assert message in said.err and said.out == "" and bench.calls == []
 
 
 def test_only_rank_0_of_a_distributed_run_speaks(pipeline, capsys, monkeypatch):

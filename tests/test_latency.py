@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from slimkit.budget import Widths, blocks
 from slimkit.channels import Graph, trace
-from slimkit.errors import BudgetError, EngineError, OutputError
+from slimkit.errors import BudgetError, EngineError, OutputError, SpecError
 from slimkit.export import export_onnx
 from slimkit.latency import LatencySolver, SizeSolver, Table, budget_solver, build, knapsack, load, samples, save
 from slimkit.latency import solver as solver_module
@@ -84,8 +84,8 @@ def product_table(found: list[Layer], rest: float = 0.0) -> Table:
         ms = [[float(i * o * area) for o in outputs] for i in inputs]
         rows.append(Row(layer=layer, block=1, inputs=inputs, outputs=outputs, ms=ms))
     return Table(
-        engine="onnxruntime 1", threads=1, batch=1, cpu="a processor", network_ms=100.0, rows=rows,
-        fixed_ms=0.0, varying_ms=rest,
+        runtime="onnxruntime", engine="onnxruntime 1", threads=1, batch=1, cpu="a processor", step=1,
+        network_ms=100.0, clock="wall", rows=rows, fixed_ms=0.0, varying_ms=rest,
     )  # fmt: skip
 
 
@@ -201,9 +201,10 @@ def test_a_table_of_something_else_is_refused(small: SimpleNamespace, tmp_path: 
     found = layers(small.path)
     table = product_table(found)
     for words, change in (
-        ("for engine openvino, but this run is for engine onnxruntime", {"engine": "openvino 1"}),
-        ("for threads 4, but this run is for threads 1", {"threads": 4}),
-        ("for batch 8, but this run is for batch 1", {"batch": 8}),
+        ("for engine openvino, but this run is for engine onnxruntime.", {"runtime": "openvino"}),
+        ("Add --engine openvino-bf16, or", {"runtime": "openvino-bf16", "engine": "openvino 1 (bf16)"}),
+        ("for threads 4, batch 8, but this run is for threads 1, batch 1", {"threads": 4, "batch": 8}),
+        ("Add --threads 4 --batch 8, or", {"threads": 4, "batch": 8}),
         ("another network: it has 6 layers, this one has 7", {"rows": table.rows[:-1]}),
         ("another network: it has another layer 2 (inner.0)", {"rows": [table.rows[0], *table.rows[:-1]]}),
     ):
@@ -216,7 +217,8 @@ def test_a_damaged_table_is_refused(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "table.json"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(EngineError, match="not a latency table"):
+    wrong = "not a latency table" if text else "the latency table cannot be read (No such file"
+    with pytest.raises(EngineError, match=re.escape(wrong)):
         load(path)
 
 
@@ -229,8 +231,18 @@ def test_a_table_whose_times_do_not_fit_its_widths_is_refused(small: SimpleNames
 
 
 def test_a_table_that_cannot_be_written_says_so(small: SimpleNamespace, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot be written"):
-        save(product_table(layers(small.path)), tmp_path / "none" / "table.json")
+    table = product_table(layers(small.path))
+    with pytest.raises(OutputError, match="its folder is missing or cannot be written to"):
+        save(table, tmp_path / "none" / "table.json")
+    with pytest.raises(OutputError, match="it is a folder"):
+        save(table, tmp_path)
+    path = tmp_path / "table.json"
+    path.write_text("mine")
+    with pytest.raises(OutputError, match="the file exists already.\n.*--force"):
+        save(table, path)
+    assert path.read_text() == "mine"
+    save(table, path, force=True)
+    assert load(path) == table and list(tmp_path.iterdir()) == [path]
 
 
 # ---- costs
@@ -477,6 +489,8 @@ def test_on_a_noisy_machine_cpu_time_counts_and_is_said_to(
     machine.noisy = True
     solver, _ = solve(small, tmp_path, max_latency="5ms")  # wall time is three times that
     assert 4.75 <= solver.reached <= 5.0 and "too noisy" in solver.notes[0] and "CPU time" in solver.notes[0]
+    solver, _ = solve(small, tmp_path, max_latency="5ms", threads=2)  # whose CPU times are not what one waits for
+    assert "too noisy" in solver.notes[0] and "the fastest of many runs" in solver.notes[0]
 
 
 def test_a_target_out_of_reach_is_refused_with_the_best_and_who_holds_it(
@@ -505,13 +519,32 @@ def test_a_table_from_elsewhere_is_used_without_measuring_here(
     solver, keep = solve(small, tmp_path, max_latency="50ms", latency_table=str(tmp_path / "phone.json"))
     share = small.graph.macs(keep) / small.graph.macs(torch.ones_like(keep))
     assert 0.475 <= share <= 0.5 and solver.original == 100 and solver.reached == pytest.approx(100 * share)
-    assert machine.measured == 0 and "by the table of a processor" in solver.notes[0]
+    assert machine.measured == 0
+    assert "by the table of a processor, onnxruntime 1, 1 thread, batch 1; " in solver.notes[0]
+    record = solver.record()
+    assert record["by_table"] and record["asked"] == "50ms" and record["where"] in solver.notes[0]
+    assert (record["kind"], record["original"], record["target"]) == ("latency", 100, 50) and record["rounds"] == []
     with pytest.raises(BudgetError, match=r"max_latency is 0.1 ms \(0.001 of the original\): the smallest"):
         solve(small, tmp_path, max_latency="0.1ms", latency_table=str(tmp_path / "phone.json"))
-    with pytest.raises(BudgetError, match="max_energy with latency_table"):
-        solve(small, tmp_path, max_energy=0.5, latency_table=str(tmp_path / "phone.json"))
+    for other in ({"max_energy": 0.5}, {"ratio": 0.5}, {}):
+        with pytest.raises(SpecError, match="(?s)it is of use only to a latency budget.*--max-latency"):
+            CompressSpec(latency_table="phone.json", **other)
     with pytest.raises(EngineError, match="for threads 1, but this run is for threads 2"):
         solve(small, tmp_path, max_latency=0.5, threads=2, latency_table=str(tmp_path / "phone.json"))
+
+
+def test_widths_are_those_that_the_machine_of_the_table_likes(
+    small: SimpleNamespace, machine: SimpleNamespace, tmp_path: Path
+) -> None:
+    table = product_table(layers(small.path)).model_copy(update={"step": 8})
+    save(table, tmp_path / "phone.json")
+    spec = CompressSpec(max_latency=0.5, latency_table=str(tmp_path / "phone.json"))
+    scores, fixed = torch.rand(small.graph.units) + 0.1, torch.zeros(small.graph.units, dtype=torch.bool)
+    for widths, steps in ((Widths(3), {8}), (Widths(3, adapt=False), {3})):
+        solver = LatencySolver(small.model, spec, IMAGE, tmp_path, lambda *_: None)
+        counts = solver(small.graph, scores, widths, fixed).counts(small.graph)
+        cut = [(c, g) for c, g in zip(counts, small.graph.groups, strict=True) if c < len(g.units) and g.per_unit == 1]
+        assert cut and all(count % step == 0 for count, _ in cut for step in steps)
 
 
 # ---- bytes, and what needs no measuring

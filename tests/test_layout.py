@@ -14,7 +14,7 @@ LAYERS = (
     "ranking budget surgery",
     "models data training proof folding export measure",
     "tickets report slimming latency",
-    "compressing",
+    "compressing benching",
     "searching",
     "pipeline",
     "cli",

@@ -1,18 +1,21 @@
 """Latency: what is timed, in which order, what it is made of, and the refusals."""
 
+import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
+from slimkit import benching
 from slimkit.errors import CheckpointError, EngineError
 from slimkit.export import export_onnx
 from slimkit.measure import engines, latency
-from slimkit.measure.bench import bench
 from slimkit.measure.engines import Runner, open_runner
 from slimkit.measure.latency import measure
 from slimkit.measure.node_times import _layers, latency_by_node
@@ -138,11 +141,31 @@ def test_a_residual_sum_counts_with_the_convolution_it_is_fused_with(tmp_path, s
     assert _layers(tmp_path / "net.onnx", ran) == ["first", "short", "second", ""]
 
 
-def test_bench_compares_with_the_first_file(files):
-    rows = bench([*files, files[0]], seconds=0.05)
-    assert [row.name for row in rows] == [str(files[0]), str(files[1]), str(files[0])]
-    assert rows[0].share == 1 and rows[1].share == rows[1].latency_ms["median"] / rows[0].latency_ms["median"]
-    assert [row.bytes for row in rows] == [path.stat().st_size for path in (*files, files[0])]
+def test_a_noisy_machine_is_judged_by_cpu_time_and_all_files_alike(files, monkeypatch):
+    def summary(noisy, threads=1):
+        wall = np.array([10.0] * 5 + [20.0] * 3 if noisy else [10.0] * 8) / 1e3
+        return latency._summary(wall, wall / wall * 9e-3, None, ("engine", threads, 1))
+
+    quiet, noisy, several = summary(False), summary(True), summary(True, threads=2)
+    assert (quiet.clock, quiet.typical_ms) == ("wall", 10) and (noisy.clock, noisy.typical_ms) == ("cpu", 9)
+    assert (several.clock, several.typical_ms) == ("wall", 10) and several.noisy and several.fastest_ms == 10
+    found = iter([quiet, noisy])
+    monkeypatch.setattr(latency, "_summary", lambda *_: next(found))
+    said = []
+    assert [f.noisy for f in measure(files, seconds=0.01, progress=lambda *told: said.append(told))] == [True, True]
+    assert said[0] == (f"measuring in onnxruntime {onnxruntime.__version__}", 0) and 0 < said[-1][1] < 1
+
+
+def test_bench_compares_with_the_first_file(files, monkeypatch):
+    monkeypatch.setattr(benching, "measure", partial(measure, seconds=0.05))
+    rows = benching.bench([*files, files[0]])
+    assert [row["name"] for row in rows] == [str(files[0]), str(files[1]), str(files[0])]
+    first, second = (row["latency_ms"] for row in rows[:2])
+    key = "cpu" if first["noisy"] else "median"
+    assert rows[0]["share"] == 1 and rows[1]["share"] == second[key] / first[key]
+    assert [row["bytes"] for row in rows] == [path.stat().st_size for path in (*files, files[0])]
+    with pytest.raises(EngineError, match="'tensorrt': not known here"):
+        benching.bench(files, ["onnxruntime", "tensorrt"])
 
 
 def test_damaged_and_missing_files_are_named(files, tmp_path):
@@ -170,7 +193,17 @@ def test_a_file_with_two_inputs_is_refused():
 
 
 def test_openvino_computes_what_onnx_runtime_computes(files):
-    pytest.importorskip("openvino")
+    pytest.importorskip("openvino", reason="the extra slimkit[openvino] is not installed")
     image = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
     a, b = (open_runner(files[1], engine).run(image)[0] for engine in ("onnxruntime", "openvino"))
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_the_precision_of_openvino_is_that_which_it_really_computes_in(files):
+    pytest.importorskip("openvino", reason="the extra slimkit[openvino] is not installed")
+    found = [open_runner(files[1], engine) for engine in ("openvino", "openvino-bf16")]
+    assert found[0].engine.endswith("(f32)") and re.search(r"\((f32|bf16)\)$", found[1].engine)
+    image = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    a, b = (runner.run(image)[0] for runner in found)
+    same = bool(np.array_equal(a, b))
+    assert same is found[1].engine.endswith("(f32)") and np.abs(a - b).max() < 0.1 * np.abs(a).max()

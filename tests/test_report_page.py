@@ -186,6 +186,36 @@ def test_the_verdict_admits_what_is_slower():
     assert "× 1.06" in run_page(report)
 
 
+def test_on_a_noisy_machine_cpu_time_is_what_is_quoted():
+    report = compress_report()
+    for side, cpu in (("before", 30.0), ("after", 12.0)):
+        report[side]["latency_ms"] |= {"noisy": True, "threads": 1, "cpu": cpu}
+    assert "in 0.40 of the time" in verdict(report).sentence
+    page = Page(run_page(report))
+    assert page.cells["after/latency_ms/cpu"] == 12.0 and "after/latency_ms/median" not in page.cells
+    report["after"]["latency_ms"]["threads"] = 2
+    assert "after/latency_ms/median" in Page(run_page(report)).cells
+
+
+def test_a_measured_budget_is_accounted_for():
+    report = compress_report()
+    said = "That is by the table of a phone; the latency shown beside it was measured on this machine."
+    report["budget"] = {"kind": "latency", "original": 32.2, "target": 16.1, "reached": 15.7, "notes": [said]}
+    assert verdict(report).notes[:2] == ("Asked for 16.1 ms, chosen with 15.7 ms: 0.49 of 32.2 ms.", said)
+    report["budget"] = {"kind": "bytes", "original": 4e6, "target": 2e6, "reached": 1.98e6}
+    assert verdict(report).notes[0] == "Asked for 2.00 MB, chosen with 1.98 MB: 0.49 of 4.00 MB."
+
+
+def test_a_mask_that_was_drawn_unsettled_is_not_said_to_have_settled():
+    report = train_report()
+    for settled in (True, False):
+        ratio = report["search"]["ratios"]["0.5"] | {"settled": settled}
+        report["search"] |= {"ratios": {"0.5": ratio}}
+        page = run_page(report)
+        assert ("search/ratios/0.5/epoch" in Page(page).cells) == settled == ("50 % settled at 5" in page)
+        assert ("not settled" in page) != settled
+
+
 def test_a_large_network_and_a_tiny_one():
     report = compress_report()
     layer = report["layers"][0]

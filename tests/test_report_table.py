@@ -50,19 +50,25 @@ def test_models_side_by_side():
     how = {"engine": "onnxruntime 1.30", "threads": 1, "batch": 4, "repeats": 60}
     rows = [
         {
-            "path": "a.onnx",
+            "name": "a.onnx",
+            "share": 1.0,
             "bytes": 4_000_000,
             "latency_ms": {"median": 2.0, "q25": 1.9, "q75": 2.2, "cpu": 2.0, **how},
         },
         {
-            "path": "b.onnx",
+            "name": "b.onnx",
+            "share": 0.25,
             "bytes": 1_000_000,
             "latency_ms": {"median": 0.5, "q25": 0.4, "q75": 0.6, "cpu": 0.5, **how},
         },
     ]
-    said = " ".join(printed(bench_table(rows)).split())
+    said = " ".join(printed(bench_table({"models": rows})).split())
     assert "b.onnx 1.00 MB 0.500 ms 0.400 – 0.600 ms 0.500 ms 0.25" in said
-    assert "onnxruntime 1.30, batch 4, 1 thread, 60 runs" in said
+    assert "onnxruntime 1.30, batch 4, 1 thread, 60 runs" in said and "Warning" not in said
+    rows[1]["latency_ms"] |= {"noisy": True, "engine": "openvino 2", "repeats": 90}
+    said = " ".join(printed(bench_table({"models": rows})).split())
+    assert "b.onnx openvino 2 1.00 MB" in said and "batch 4, 1 thread, 60 to 90 runs" in said
+    assert "too noisy for wall times; compared by CPU time of the process" in said
 
 
 @pytest.mark.parametrize(

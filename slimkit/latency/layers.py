@@ -83,7 +83,8 @@ def layers(path: str | Path, input_shape: tuple[int, ...] | None = None) -> list
             dims[0].dim_value = 1
             for dim, size in zip(list(dims)[1:], input_shape or (), strict=False):
                 dim.dim_value = size
-    for value in (*model.graph.output, *model.graph.value_info):
+    del model.graph.value_info[:]  # what is noted there is of the batch that the exporter saw
+    for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph

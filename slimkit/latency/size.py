@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -35,6 +36,9 @@ class SizeSolver:
     example: Tensor
     work: Path
     progress: Progress
+    original: float = 0.0
+    target: float = 0.0
+    reached: float = 0.0
 
     def __call__(self, graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor) -> Mask:
         """Return the mask that removes the lowest scores until the file is small enough.
@@ -47,7 +51,8 @@ class SizeSolver:
             path = Path(folder, "network.onnx")
             self.progress("exporting the network to weigh it", None)
             more: float = self._bytes(self.dense, path) - _PARAMETER * graph.params(Mask.full(graph).keep)
-            limit = budget.value if budget.absolute else budget.value * path.stat().st_size
+            self.original = path.stat().st_size
+            self.target = limit = budget.value if budget.absolute else budget.value * self.original
             for _ in range(_ROUNDS):
                 extra = more
 
@@ -55,7 +60,7 @@ class SizeSolver:
                     return _PARAMETER * graph.params(keep) + extra
 
                 mask = to_limit(graph, scores, weigh, limit, widths, "bytes", fixed)
-                real = self._bytes(remove(self.dense, graph, mask), path)
+                self.reached = real = self._bytes(remove(self.dense, graph, mask), path)
                 if real <= limit:
                     return mask
                 more = extra + real - weigh(mask.keep)
@@ -63,6 +68,16 @@ class SizeSolver:
             f"max_bytes is {amount(limit, 'bytes')}: the nearest that was reached is {amount(real, 'bytes')}.\n"
             "  Raise the budget a little"
         )
+
+    def record(self) -> dict[str, Any]:
+        """Return how the last mask meets the budget, for the report; bytes."""
+        return {
+            "kind": "bytes",
+            "asked": self.spec.max_bytes,
+            "original": self.original,
+            "target": self.target,
+            "reached": self.reached,
+        }
 
     def _bytes(self, model: nn.Module, path: Path) -> int:
         export_onnx(model, path, self.example)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import log
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -51,6 +52,8 @@ class LatencySolver:
         rounds: of the last mask.
         original, target, reached: of the last mask, ms or mJ; `reached` as measured beside the original.
         loss, least_loss: importance that the last mask loses, and a bound that no mask as fast is below.
+        where: what the last mask's times are of: processor, engine, threads, batch.
+        by_table: they are those of a table that was made elsewhere, not measured.
         notes: what a reader of the figures has to know.
     """
 
@@ -65,6 +68,8 @@ class LatencySolver:
     reached: float = 0.0
     loss: float = 0.0
     least_loss: float = 0.0
+    where: str = ""
+    by_table: bool = False
     notes: list[str] = field(default_factory=list)
 
     def __call__(self, graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor) -> Mask:
@@ -74,46 +79,69 @@ class LatencySolver:
             BudgetError: no mask reaches it; the message has the best that is reachable, and who holds it.
             EngineError: the latency table is another network's, engine's or thread count's.
         """
-        found = blocks(graph, scores, widths, fixed)
-        if not found.groups:
-            raise MaskError(nothing(graph, widths.fitted(graph)))
         self.rounds, self.notes = [], []
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             dense = Path(folder, "dense.onnx")
             self.progress("exporting the network to time it", None)
             export_onnx(self.dense, dense, self.example)
-            costs, foreign = self._table(dense)
+            costs = self._table(dense)
+            if self.by_table and widths.adapt:
+                widths = replace(widths, step=costs.step)
+            found = blocks(graph, scores, widths, fixed)
+            if not found.groups:
+                raise MaskError(nothing(graph, widths.fitted(graph)))
             problem = Problem(graph, scores, found, join(graph, costs))
-            if foreign:
+            if self.by_table:
                 counts = self._by_table(problem, costs)
             else:
                 counts = self._by_measuring(problem, dense, Path(folder, "slim.onnx"))
         self.loss, self.least_loss = problem.loss(counts)
         return Mask(problem.keep(counts))
 
-    def _table(self, dense: Path) -> tuple[table.Table, bool]:
-        """Return the cost table, and whether it is one that was made elsewhere."""
+    def record(self) -> dict[str, Any]:
+        """Return how the last mask meets the budget, for the report: ms or mJ."""
+        kind = self.spec.budget.kind
+        return {
+            "kind": kind,
+            "asked": getattr(self.spec, f"max_{kind}"),
+            "original": self.original,
+            "target": self.target,
+            "reached": self.reached,
+            "by_table": self.by_table,
+            "where": self.where,
+            "rounds": [asdict(entry) for entry in self.rounds],
+            "loss": self.loss,
+            "least_loss": self.least_loss,
+            "notes": list(self.notes),
+        }
+
+    def _table(self, dense: Path) -> table.Table:
+        """Return the cost table: one that was made elsewhere, or this machine's."""
         spec = self.spec
+        self.by_table = spec.latency_table is not None
         if spec.latency_table is not None:
             costs = table.load(spec.latency_table)
             table.check_fits(costs, spec.latency_table, layers(dense), spec.runtime, spec.threads, spec.batch)
-            return costs, True
-        costs = table.build(dense, engine=spec.runtime, threads=spec.threads, batch=spec.batch, progress=self.progress)
-        return costs, False
+        else:
+            costs = table.build(
+                dense, engine=spec.runtime, threads=spec.threads, batch=spec.batch, progress=self.progress
+            )
+        threads = f"{costs.threads} thread{'s' if costs.threads > 1 else ''}"
+        self.where = f"{costs.cpu}, {costs.engine}, {threads}, batch {costs.batch}"
+        return costs
 
     def _by_table(self, problem: Problem, costs: table.Table) -> Counts:
         """Return counts by a table of another machine: what they reach there cannot be measured here."""
-        if self.spec.budget.kind == "energy":
-            raise BudgetError(
-                "max_energy with latency_table: a table says what takes how long, not what energy it takes.\n"
-                "  Give max_latency, or leave the table away to aim at this machine"
-            )
         self._aim_from(costs.network_ms)
         counts, predicted = problem.solve(_AIM * self._goal)
         self.reached = predicted * self.original
         if predicted > self._goal:
             raise BudgetError(self._out_of_reach(problem, counts))
-        self.notes.append(f"latency is by the table of {costs.cpu}, {costs.engine}; it was not measured")
+        self.notes.append(
+            f"That is by the table of {self.where}; the latency shown beside it was measured on this machine."
+        )
+        if costs.clock == "cpu":
+            self.notes.append("The machine of the table was too noisy for wall times: its times are CPU times.")
         return counts
 
     def _by_measuring(self, problem: Problem, dense: Path, slim: Path) -> Counts:
@@ -186,16 +214,17 @@ class LatencySolver:
         spec = self.spec
         seconds = _NOISY_SECONDS if self.notes else _SECONDS
         found = measure(paths, engine=spec.runtime, threads=spec.threads, batch=spec.batch, seconds=seconds)
-        note = "the machine was too noisy to time the network: the budget is met in CPU time of the process"
+        clock = "CPU time of the process" if spec.threads == 1 else "the fastest of many runs"
+        note = f"The machine was too noisy to time the network: the budget is met in {clock}."
         if any(latency.noisy for latency in found) and note not in self.notes:
             self.notes.append(note)
         return found
 
     def _value(self, latency: Latency) -> float:
-        """Return what the budget is about: ms or mJ; CPU time once the machine was seen to be noisy."""
+        """Return what the budget is about: ms or mJ; by another clock once the machine was seen to be noisy."""
         if self.spec.budget.kind == "energy":
             return energy.per_inference(latency).value
-        return latency.cpu_ms if self.notes else latency.median_ms
+        return replace(latency, noisy=bool(self.notes)).typical_ms
 
     def _out_of_reach(self, problem: Problem, counts: Counts) -> str:
         kind = self.spec.budget.kind

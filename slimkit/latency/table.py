@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections import defaultdict
 from math import ceil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,7 +15,7 @@ from slimkit.errors import EngineError, OutputError
 from slimkit.latency.layers import DEPTHWISE, LINEAR, Layer, layers
 from slimkit.latency.samples import Point, Progress, times
 from slimkit.measure.environment import cpu_name, preferred_step
-from slimkit.measure.latency import measure
+from slimkit.measure.latency import Latency, measure
 from slimkit.measure.node_times import latency_by_node
 
 _SHARES = (0.25, 0.5)  # of a layer's width; the whole width is always timed
@@ -64,8 +65,11 @@ class Table(BaseModel):
     """What the layers of a network cost on one machine.
 
     Attributes:
-        engine: name and version; threads, batch, cpu: what was timed, and on what.
-        network_ms: median latency of the whole network; CPU time where the machine was too noisy.
+        runtime: the engine, as `--engine` names it; engine: its name and version.
+        threads, batch, cpu: what was timed, and on what.
+        step: channel counts that the engine runs fast there are multiples of this.
+        network_ms: latency of the whole network.
+        clock: what that is: the `wall` time's median, or the `cpu` time where the machine was too noisy.
         rows: one a layer, in order of execution.
         fixed_ms, varying_ms: the rest: what does not depend on widths, and what follows the activations' size.
     """
@@ -73,14 +77,22 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     table: Literal["slimkit.latency-table/1"] = "slimkit.latency-table/1"
+    runtime: str
     engine: str
     threads: int = Field(ge=1)
     batch: int = Field(ge=1)
     cpu: str
+    step: int = Field(ge=1)
     network_ms: float = Field(gt=0)
-    rows: list[Row]
+    clock: Literal["wall", "cpu"]
+    rows: list[Row] = Field(min_length=1)
     fixed_ms: float = Field(ge=0)
     varying_ms: float = Field(ge=0)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a person wants to know of it: where it was made, and the network's time."""
+        rest = ("runtime", "engine", "threads", "batch", "cpu", "step", "network_ms", "clock")
+        return {"layers": len(self.rows)} | {name: getattr(self, name) for name in rest}
 
 
 def build(
@@ -91,6 +103,7 @@ def build(
     threads: int = 1,
     batch: int = 1,
     progress: Progress = lambda message, share: None,
+    whole: Latency | None = None,
 ) -> Table:
     """Time the layers of an ONNX file at a few widths, and the file itself.
 
@@ -99,12 +112,20 @@ def build(
         input_shape: (C, H, W), where the file leaves it free.
         engine, threads, batch: what the network will run on.
         progress: called with what is being done, and the share done.
+        whole: what the file itself takes, where that has been measured already.
 
     Raises:
-        CheckpointError, EngineError: the file cannot be read, the engine is missing.
+        CheckpointError, EngineError: the file cannot be read or has no layers, the engine is missing.
     """
-    whole = measure([path], input_shape, threads=threads, batch=batch, engine=engine)[0]
+    if whole is None:
+        whole = measure([path], input_shape, threads=threads, batch=batch, engine=engine, progress=progress)[0]
     found = layers(path, input_shape)
+    if not found:
+        raise EngineError(
+            f"{path}: no convolution and no linear layer with known sizes is in it.\n"
+            "  Give the whole network in 32-bit floats, as slimkit or torch.onnx export it"
+        )
+    batch = whole.batch  # that of the file, where it is fixed
     grids = [_grid(layer, preferred_step(engine)) for layer in found]
     points: list[Point] = [
         (layer.shape, i, o)
@@ -113,7 +134,6 @@ def build(
         for o in outputs
     ]
     known = times(points, engine, threads, batch, progress)
-    whole_ms = whole.cpu_ms if whole.noisy and threads == 1 else whole.median_ms
     inside: dict[int, float] = {}
     rest, nodes = 0.0, len(found)
     if engine == "onnxruntime":
@@ -126,13 +146,16 @@ def build(
         ms = [[value * scale for value in line] for line in ms]
         rows.append(Row(layer=layer, block=block, inputs=inputs, outputs=outputs, ms=ms))
     if engine != "onnxruntime":
-        rest = max(whole_ms - sum(row.ms[-1][-1] for row in rows), 0.0)
+        rest = max(whole.typical_ms - sum(row.ms[-1][-1] for row in rows), 0.0)
     return Table(
+        runtime=engine,
         engine=whole.engine,
         threads=threads,
         batch=batch,
         cpu=cpu_name(),
-        network_ms=whole_ms,
+        step=preferred_step(engine),
+        network_ms=whole.typical_ms,
+        clock="cpu" if whole.clock == "cpu" else "wall",
         rows=rows,
         fixed_ms=nodes * _NODE_MS,
         varying_ms=rest,
@@ -191,16 +214,35 @@ def _inside(
     return inside, rest, len(nodes)
 
 
-def save(table: Table, path: str | Path) -> None:
-    """Write a table to a JSON file.
+def save(table: Table, path: str | Path, force: bool = False) -> None:
+    """Write a table to a JSON file, whole or not at all; one that is there is replaced only with `force`.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the file exists, or cannot be written.
     """
+    check_free(path, force)
+    part = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
     try:
-        Path(path).write_text(table.model_dump_json(indent=1))
+        part.write_text(table.model_dump_json(indent=1) + "\n")
+        os.replace(part, path)
     except OSError as error:
-        raise OutputError(f"{path}: the table cannot be written: {error.strerror or error}.") from error
+        part.unlink(missing_ok=True)
+        raise OutputError(f"{path}: the table cannot be written ({error.strerror or error}).") from error
+
+
+def check_free(path: str | Path, force: bool) -> None:
+    """Check, before any work, that a table can be written to a path.
+
+    Raises:
+        OutputError: a file is there (without `force`), it is a folder, or there is no folder to write it in.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise OutputError(f"{path}: it is a folder, but a latency table is a file.\n  Give another --table")
+    if path.exists() and not force:
+        raise OutputError(f"{path}: the file exists already.\n  Give another --table, or --force to replace it")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise OutputError(f"{path}: its folder is missing or cannot be written to.\n  Give another --table")
 
 
 def load(path: str | Path) -> Table:
@@ -211,40 +253,38 @@ def load(path: str | Path) -> Table:
     """
     try:
         return Table.model_validate_json(Path(path).read_bytes())
-    except (OSError, ValidationError) as error:
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            reason = f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"
-        else:
-            reason = error.strerror or str(error)
-        raise EngineError(
-            f"{path}: not a latency table ({reason}).\n"
-            "  Make one on the device with: slimkit bench MODEL.onnx --table table.json"
-        ) from error
+    except OSError as error:
+        wrong = f"the latency table cannot be read ({error.strerror or error})"
+    except ValidationError as error:
+        first = error.errors()[0]
+        wrong = f"not a latency table ({'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']})"
+    raise EngineError(f"{path}: {wrong}.\n  Make one on the device: slimkit bench MODEL.onnx --table table.json")
 
 
-def check_fits(table: Table, path: str | Path, found: list[Layer], engine: str, threads: int, batch: int) -> None:
+def check_fits(table: Table, path: str | Path, found: list[Layer], runtime: str, threads: int, batch: int) -> None:
     """Check that a table that was read is one of this network, engine, thread count and batch.
 
     Raises:
         EngineError: it is not; the message says in what they differ.
     """
-    asked: dict[str, object] = {"engine": engine, "threads": threads, "batch": batch}
-    given = {"engine": table.engine.split()[0], "threads": table.threads, "batch": table.batch}
-    for name, value in asked.items():
-        if given[name] != value:
-            raise EngineError(
-                f"{path}: a latency table for {name} {given[name]}, but this run is for {name} {value}.\n"
-                "  Make the table with the settings of this run, or change those of this run"
-            )
-    theirs = [(row.layer.shape, row.layer.inputs, row.layer.outputs) for row in table.rows]
-    own = [(layer.shape, layer.inputs, layer.outputs) for layer in found]
-    if theirs != own:
-        where = next((i for i, pair in enumerate(zip(theirs, own, strict=False)) if pair[0] != pair[1]), None)
-        what = f"{len(theirs)} layers, this one has {len(own)}"
+    asked: dict[str, object] = {"engine": runtime, "threads": threads, "batch": batch}
+    given = {"engine": table.runtime, "threads": table.threads, "batch": table.batch}
+    differing = [name for name, value in asked.items() if given[name] != value]
+    if differing:
+        theirs, own = (", ".join(f"{name} {side[name]}" for name in differing) for side in (given, asked))
+        flags = " ".join(f"--{name} {given[name]}" for name in differing)
+        raise EngineError(
+            f"{path}: a latency table for {theirs}, but this run is for {own}.\n"
+            f"  Add {flags}, or make a table with the settings of this run"
+        )
+    there = [(row.layer.shape, row.layer.inputs, row.layer.outputs) for row in table.rows]
+    here = [(layer.shape, layer.inputs, layer.outputs) for layer in found]
+    if there != here:
+        where = next((i for i, pair in enumerate(zip(there, here, strict=False)) if pair[0] != pair[1]), None)
+        what = f"{len(there)} layers, this one has {len(here)}"
         if where is not None:
             what = f"another layer {where + 1} ({found[where].path or found[where].weight})"
         raise EngineError(
             f"{path}: a latency table of another network: it has {what}.\n"
-            "  Make the table from this network's ONNX file, at its input size"
+            "  Make the table from this network's ONNX file, before anything is removed, at its input size"
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slimkit.measure.latency import measure
+from slimkit.measure.latency import Latency
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Row:
         name: its path, as it was given.
         bytes: size of the file.
         latency_ms: as the report names the figures of a latency.
-        share: its median latency over that of the first file.
+        share: its latency over that of the first file, by the clock that fits (see `Latency.clock`).
     """
 
     name: str
@@ -27,23 +27,14 @@ class Row:
     share: float
 
 
-def bench(
-    paths: Sequence[str | Path],
-    input_shape: tuple[int, ...] | None = None,
-    *,
-    threads: int = 1,
-    batch: int = 1,
-    engine: str = "onnxruntime",
-    seconds: float = 3.0,
-) -> list[Row]:
-    """Measure ONNX files side by side; arguments and errors as in `latency.measure`."""
-    times = measure(paths, input_shape, threads=threads, batch=batch, engine=engine, seconds=seconds)
+def rows(paths: Sequence[str | Path], times: Sequence[Latency]) -> list[Row]:
+    """Return one row a file, of what was measured."""
     return [
         Row(
             name=str(path),
             bytes=Path(path).stat().st_size,
             latency_ms=latency.record(),
-            share=latency.median_ms / times[0].median_ms,
+            share=latency.typical_ms / times[0].typical_ms,
         )
         for path, latency in zip(paths, times, strict=True)
     ]

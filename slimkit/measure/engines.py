@@ -46,11 +46,22 @@ def open_runner(path: str | Path, engine: str = "onnxruntime", threads: int = 1)
         CheckpointError: the file is missing, damaged, or not one that the engine reads.
         EngineError: the engine is unknown or not installed, or the file has several inputs.
     """
-    if engine not in ENGINES:
-        raise EngineError(f"engine {engine!r}: not known here.\n  Choose one of: {', '.join(ENGINES)}")
+    require(engine)
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such file.\n  Give the path of an ONNX file")
     return ENGINES[engine](Path(path), threads)
+
+
+def require(engine: str) -> None:
+    """Check that an engine is known and installed, before any work is done for it.
+
+    Raises:
+        EngineError: it is not; the message has the pip command.
+    """
+    if engine not in ENGINES:
+        raise EngineError(f"engine {engine!r}: not known here.\n  Choose one of: {', '.join(ENGINES)}")
+    if engine.startswith("openvino"):
+        _openvino()
 
 
 def onnxruntime_session(path: Path, threads: int, profile_prefix: str | None = None) -> Any:
@@ -93,13 +104,18 @@ def onnxruntime_runner(path: Path, session: Any) -> Runner:
     )
 
 
-def _open_openvino(path: Path, threads: int, precision: str = "f32") -> Runner:
+def _openvino() -> Any:
     try:
         import openvino
     except ImportError as error:
         raise EngineError(
             "OpenVINO: the package is not installed.\n  Install it: pip install 'slimkit[openvino]'"
         ) from error
+    return openvino
+
+
+def _open_openvino(path: Path, threads: int, precision: str = "f32") -> Runner:
+    openvino = _openvino()
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
@@ -114,12 +130,13 @@ def _open_openvino(path: Path, threads: int, precision: str = "f32") -> Runner:
     _one_input(path, len(compiled.inputs))
     port = compiled.inputs[0]
     shape = tuple(size.get_length() if size.is_static else None for size in port.get_partial_shape())
+    computed = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()  # f32 where bf16 is not to be had
     request = compiled.create_infer_request()
     return Runner(
         run=lambda batch: [request.infer({0: batch}, share_inputs=True)[out] for out in compiled.outputs],
         input_shape=shape,
         input_type=np.dtype(port.get_element_type().to_dtype()),
-        engine=f"openvino {openvino.__version__.split('-')[0]} ({precision})",
+        engine=f"openvino {openvino.__version__.split('-')[0]} ({computed})",
     )
 
 

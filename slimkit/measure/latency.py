@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ class Latency:
         cpu_ms: CPU time of the process for one batch, median; above the wall time with several threads.
         energy_mj: measured energy of one batch, where the processor's counter can be read (RAPL).
         repeats: how many batches were timed, after `WARM_UPS` that were not.
-        noisy: the quartiles are more than 10 % of the median apart, or a single thread had to wait for the
-            processor: something else was running.
+        noisy: of this file or one timed in turns with it, the quartiles are more than 10 % of the median
+            apart, or a single thread had to wait for the processor: something else was running.
         engine: name and version.
         cpu: the processor's name.
     """
@@ -49,6 +49,18 @@ class Latency:
     noisy: bool
     cpu: str
     energy_mj: float | None = None
+
+    @property
+    def clock(self) -> str:
+        """What to judge by: `wall`, or `cpu` where the machine was too noisy for one thread's wall time."""
+        return "cpu" if self.noisy and self.threads == 1 else "wall"
+
+    @property
+    def typical_ms(self) -> float:
+        """Milliseconds by that clock; of several threads on a noisy machine the fastest run."""
+        if self.clock == "cpu":
+            return self.cpu_ms
+        return self.fastest_ms if self.noisy else self.median_ms
 
     def record(self) -> dict[str, Any]:
         """Return the figures as the report names them."""
@@ -74,6 +86,7 @@ def measure(
     batch: int = 1,
     engine: str = "onnxruntime",
     seconds: float = 3.0,
+    progress: Callable[[str, float | None], None] = lambda message, share: None,
 ) -> list[Latency]:
     """Time ONNX files on random images, one inference of each per round.
 
@@ -84,6 +97,7 @@ def measure(
         batch: images per inference; a file with a fixed batch keeps its own.
         engine: a name in `engines.ENGINES`.
         seconds: about how long one file is timed; decides the number of rounds, between 7 and 400.
+        progress: called with what is being done, and the share done.
 
     Raises:
         CheckpointError: a file is missing or damaged.
@@ -98,13 +112,16 @@ def measure(
     rounds = int(min(max(seconds * len(paths) / max(sum(first), 1e-9), _FEWEST), _MOST))
     wall, cpu = np.empty((len(paths), rounds)), np.empty((len(paths), rounds))
     for turn in range(rounds):
+        progress(f"measuring in {runners[0].engine}", turn / rounds)
         for i, (runner, image) in enumerate(zip(runners, images, strict=True)):
             wall[i, turn], cpu[i, turn] = _time(runner, image)
     joules = [_joules(runner, image) for runner, image in zip(runners, images, strict=True)]
-    return [
+    found = [
         _summary(wall[i], cpu[i], joules[i], (runner.engine, threads, len(images[i])))
         for i, runner in enumerate(runners)
     ]
+    noisy = any(latency.noisy for latency in found)  # else a share would mix two clocks
+    return [replace(latency, noisy=noisy) for latency in found]
 
 
 def random_batch(path: str | Path, runner: Runner, input_shape: tuple[int, ...] | None, batch: int) -> Array:

@@ -1,6 +1,7 @@
 """Tables for the terminal: before and after, the groups of a network, models side by side."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -19,7 +20,7 @@ from slimkit.report.numbers import (
     quartiles,
     ratio,
 )
-from slimkit.report.verdict import Record, verdict
+from slimkit.report.verdict import Record, latency_key, verdict
 
 
 def run_table(report: Record) -> RenderableType:
@@ -42,8 +43,9 @@ def comparison(before: Record, after: Record) -> list[tuple[str, str, str, str]]
         if old is not None or new is not None:
             change = MISSING if old is None or new is None else points(new - old)
             rows.append((f"accuracy ({split})", percent(old, 2), percent(new, 2), change))
+    clock = latency_key(after)
     for name, key, show in (
-        ("latency (median)", ("latency_ms", "median"), milliseconds),
+        (f"latency ({'CPU time' if clock == 'cpu' else clock})", ("latency_ms", clock), milliseconds),
         ("MACs an image", ("macs",), amount),
         ("parameters", ("params",), amount),
         ("ONNX file", ("bytes",), lambda value: amount(value, "B")),
@@ -88,33 +90,61 @@ def inspect_tables(found: Record) -> RenderableType:
     return Group(*parts)
 
 
-def bench_table(rows: Sequence[Record]) -> RenderableType:
-    """Show models side by side: `path`, `bytes`, `latency_ms`; latency relative to the first."""
-    table = _table("model", "size", "median", "quartiles", "CPU time", "/ first")
-    first = _at(rows[0], ("latency_ms", "median")) if rows else None
-    for row in rows:
-        time = row.get("latency_ms") or {}
-        median, cpu = time.get("median"), time.get("cpu")
-        spread = quartiles(time.get("q25"), time.get("q75"))
-        size = amount(row.get("bytes"), "B")
+def bench_table(found: Record) -> RenderableType:
+    """Show models side by side: `models`, a row each, and the latency `table` that was written, if any.
+
+    A row has `name`, `bytes`, `latency_ms` and `share`, its latency relative to the first.
+    """
+    rows: Sequence[Record] = found["models"]
+    times: list[Record] = [row.get("latency_ms") or {} for row in rows]
+    engines = list(dict.fromkeys(str(time.get("engine", "")) for time in times))
+    more = ("engine",) if len(engines) > 1 else ()
+    table = _table("model", *more, "size", "median", "quartiles", "CPU time", "/ first", left=("model", *more))
+    for row, time in zip(rows, times, strict=True):
         _add(
             table,
-            str(row.get("name") or row.get("path")),
-            size,
-            milliseconds(median),
-            spread,
-            milliseconds(cpu),
-            ratio(median, first),
+            str(row.get("name")),
+            *[str(time.get("engine", "")) for _ in more],
+            amount(row.get("bytes"), "B"),
+            milliseconds(time.get("median")),
+            quartiles(time.get("q25"), time.get("q75")),
+            milliseconds(time.get("cpu")),
+            ratio(row.get("share"), 1.0),
         )
-    how = (rows[0].get("latency_ms") or {}) if rows else {}
-    words = [f"{how[key]} {noun}" for key, noun in (("threads", "thread"), ("repeats", "runs")) if key in how]
-    return Group(table, Text(", ".join([str(how.get("engine", "")), f"batch {how.get('batch', 1)}", *words])))
+    how = times[0]
+    runs = sorted({int(time["repeats"]) for time in times if "repeats" in time})
+    words = [*engines] if not more else []
+    words += [f"batch {how.get('batch', 1)}", _threads(how.get("threads", 1))]
+    words += [f"{runs[0]} runs" if runs[0] == runs[-1] else f"{runs[0]} to {runs[-1]} runs"] if runs else []
+    parts: list[RenderableType] = [table, Text(", ".join(words))]
+    if any(time.get("noisy") for time in times):
+        judged = "by CPU time of the process" if how.get("threads") == 1 else "by the fastest of all runs"
+        parts.append(Text(f"Warning: the machine was too noisy for wall times; compared {judged}.", style="yellow"))
+    return Group(*parts, *_table_written(found.get("table")))
 
 
-def _table(*columns: str, right: Sequence[int] | None = None) -> Table:
+def _table_written(made: Record | None) -> list[Text]:
+    if made is None:
+        return []
+    clock = ", in CPU time" if made["clock"] == "cpu" else ""
+    flags = [f"--engine {made['runtime']}"] if made["runtime"] != "onnxruntime" else []
+    flags += [f"--{name} {made[name]}" for name in ("threads", "batch") if made[name] != 1]
+    name = Path(made["path"]).name
+    words = " ".join(["--max-latency 0.5", f"--latency-table {name}", *flags])
+    return [
+        Text(f"Table: {made['path']}, {made['layers']} layers, {milliseconds(made['network_ms'])} in all{clock}"),
+        Text(f"Use it where the network is made smaller: slimkit compress CHECKPOINT {words}"),
+    ]
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count != 1 else ''}"
+
+
+def _table(*columns: str, right: Sequence[int] | None = None, left: Sequence[str] = ()) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(columns):
-        numeric = index in right if right is not None else index > 0 and name != "layers"
+        numeric = index in right if right is not None else index > 0 and name not in ("layers", *left)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     return table
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from slimkit.report.numbers import amount, milliseconds, percent, points, ratio
+from slimkit.report.numbers import amount, millijoules, milliseconds, percent, points, ratio
 
 Record = dict[str, Any]
 
@@ -34,11 +34,16 @@ def accuracy(side: Record | None) -> tuple[float | None, str]:
     return record.get(split), split
 
 
-def latency_ms(side: Record | None) -> float | None:
-    """Give the median latency of `before` or `after`, ms."""
+def latency_key(side: Record | None) -> str:
+    """Give the figure of a latency to quote: the median, or one thread's CPU time where the machine was noisy."""
     record = (side or {}).get("latency_ms") or {}
-    median = record.get("median")
-    return None if median is None else float(median)
+    return "cpu" if record.get("noisy") and record.get("threads") == 1 and "cpu" in record else "median"
+
+
+def latency_ms(side: Record | None) -> float | None:
+    """Give the latency of `before` or `after` to quote, ms."""
+    value = ((side or {}).get("latency_ms") or {}).get(latency_key(side))
+    return None if value is None else float(value)
 
 
 def short_name(report: Record) -> str:
@@ -94,7 +99,7 @@ def _size(before: Record, after: Record) -> tuple[str, Headline] | None:
 
 
 def _notes(report: Record, before: Record, after: Record) -> list[str]:
-    notes = []
+    notes = _budget(report.get("budget") or {})
     channels = report.get("channels") or {}
     removed, macs_before, macs_after = channels.get("share_removed"), before.get("macs"), after.get("macs")
     if removed is not None and macs_before and macs_after is not None:
@@ -110,9 +115,17 @@ def _notes(report: Record, before: Record, after: Record) -> list[str]:
             notes.append(f"Time fell less than work: {ratio(new, old)} of the latency at {left} of the MACs.")
     total, removable = channels.get("total"), channels.get("removable")
     if total and removable is not None and removable < 0.98 * total:
-        notes.append(
-            f"{percent(1 - removable / total)} of all channels were out of reach; the reasons are listed."
-        )
+        notes.append(f"{percent(1 - removable / total)} of all channels were out of reach; the reasons are listed.")
     if accuracy(after)[0] is None:
         notes.append("Accuracy was not measured: the run had no data.")
     return notes
+
+
+def _budget(record: Record) -> list[str]:
+    """Say what a budget that had to be measured came to when the channels were chosen."""
+    original, reached, target = (record.get(key) for key in ("original", "reached", "target"))
+    if not original or reached is None or target is None:
+        return []
+    show = {"latency": milliseconds, "energy": millijoules}.get(record.get("kind", ""), lambda v: amount(v, "B"))
+    said = f"Asked for {show(target)}, chosen with {show(reached)}: {ratio(reached, original)} of {show(original)}."
+    return [said, *record.get("notes", [])]

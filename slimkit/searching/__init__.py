@@ -1,5 +1,6 @@
 """The stages of `slimkit train` between a fresh network and its files: train, draw, shrink, train on."""
 
+from slimkit.searching.agreeing import agreed
 from slimkit.searching.beginning import build, claimed, forget, joined, redrawn, short_name, store
 from slimkit.searching.figures import cost, measure
 from slimkit.searching.job import Job, Searched, example, recipe
@@ -8,6 +9,7 @@ from slimkit.searching.policies import search
 __all__ = [
     "Job",
     "Searched",
+    "agreed",
     "build",
     "claimed",
     "cost",

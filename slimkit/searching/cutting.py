@@ -29,9 +29,7 @@ def cutter(job: Job, graph: Graph, solver: Solver | None) -> Callable[[nn.Module
         small = slimmed.model
         gamma_row = records.gammas(dense, small)
         if spec.constants == "fold" and spec.init == "inherit":
-            batches = [
-                images for images, _ in islice(dataset.train.batches(128, seed=spec.seed), FOLD_BATCHES)
-            ]
+            batches = [images for images, _ in islice(dataset.train.batches(128, seed=spec.seed), FOLD_BATCHES)]
             means = folding.input_means(dense, graph, slimmed.mask, batches, measured=True)
             folding.fold_(small, dense, graph, slimmed.mask, means)
         training.reestimate(small, dataset.train, batches=STATISTICS_BATCHES, seed=spec.seed)
@@ -48,7 +46,11 @@ def cutter(job: Job, graph: Graph, solver: Solver | None) -> Callable[[nn.Module
             "failing": list(slimmed.failing),
             "near_zero": share_near_zero(values),
             "gap": has_gap(values, slimmed.mask.removed / max(1, graph.units)),
-            "rows": {"gammas": gamma_row, "after_cut": [row]},
+            "rows": {
+                "gammas": gamma_row,
+                "after_cut": [row],
+                "budget": solver.record() if solver else None,
+            },
         }
         return Cut(small, slimmed.mask, kept)
 
@@ -57,6 +59,4 @@ def cutter(job: Job, graph: Graph, solver: Solver | None) -> Callable[[nn.Module
 
 def slimmed(graph: Graph, cut: Cut) -> Slimmed:
     kept = cut.kept
-    return Slimmed(
-        cut.model, graph, cut.mask, kept["scores"], kept["fixed"], kept["error"], tuple(kept["failing"])
-    )
+    return Slimmed(cut.model, graph, cut.mask, kept["scores"], kept["fixed"], kept["error"], tuple(kept["failing"]))

@@ -97,7 +97,7 @@ def after_cut(rows: Sequence[tuple[str, float]], dense: float | None, accuracy: 
     """Draw accuracy (or, without data, output error) right after the cut, each treatment one line."""
     drawing, (axes,) = canvas(width, 66 + 44 * len(rows), margins=(18 if accuracy else 0, 44, 46, 2))
     show = percent if accuracy else (lambda value: f"{value:.2f}")
-    top = max([1.0 if accuracy else 0.0, *(value for _, value in rows)])
+    top = max([1.0 if accuracy else 0.0, *(value for _, value in rows)]) or 1.0  # of a cut that changes nothing
     for place, (name, value) in enumerate(rows):
         axes.plot([0, value], [place, place], color=AFTER, linewidth=2, solid_capstyle="butt")
         axes.scatter(

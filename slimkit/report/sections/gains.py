@@ -15,7 +15,7 @@ from slimkit.report.numbers import (
     ratio,
 )
 from slimkit.report.parts import Cell, Section, Table, picture, quantity, words
-from slimkit.report.verdict import Record, accuracy, latency_ms
+from slimkit.report.verdict import Record, accuracy, latency_key, latency_ms
 
 Show = Callable[[float | None], str]
 
@@ -103,13 +103,11 @@ def _accuracies(before: Record, after: Record) -> list[tuple[Cell, ...]]:
 def _measures(before: Record, after: Record) -> list[tuple[Cell, ...]]:
     time, energy = after.get("latency_ms") or {}, after.get("energy_mj") or {}
     how = [str(time.get("engine") or "")]
-    how += [
-        f"{time[key]} {noun}" for key, noun in (("threads", "thread"), ("repeats", "runs")) if time.get(key)
-    ]
+    how += [f"{time[key]} {noun}" for key, noun in (("threads", "thread"), ("repeats", "runs")) if time.get(key)]
     how += [f"batch {time['batch']}"] if time.get("batch") else []
-    how += ["on a busy machine"] if time.get("noisy") else []
+    how += ["on a busy machine" + (", CPU time" if latency_key(after) == "cpu" else "")] if time.get("noisy") else []
     measures: tuple[tuple[str, str, tuple[str, ...], Show], ...] = (
-        ("Latency", ", ".join(filter(None, how)), ("latency_ms", "median"), milliseconds),
+        ("Latency", ", ".join(filter(None, how)), ("latency_ms", latency_key(after)), milliseconds),
         ("MACs", "an image", ("macs",), amount),
         ("Parameters", "", ("params",), amount),
         ("Size", "ONNX file", ("bytes",), lambda value: amount(value, "B")),
@@ -140,7 +138,7 @@ def _measures(before: Record, after: Record) -> list[tuple[Cell, ...]]:
 def _side(record: Record, value: float | None, side: str, keys: tuple[str, ...], show: Show) -> Cell:
     time = record.get("latency_ms") or {}
     note = None
-    if keys[0] == "latency_ms" and time.get("q25") is not None and time.get("q75") is not None:
+    if keys == ("latency_ms", "median") and time.get("q25") is not None and time.get("q75") is not None:
         note = quartiles(time["q25"], time["q75"])
     path = "/".join((side, *keys))
     return Cell(text=show(value), number=True, path=path, value=value, note=note)

@@ -6,7 +6,7 @@ from typing import Any
 from slimkit.report.figures import tradeoff
 from slimkit.report.numbers import amount, milliseconds, percent, points, ratio
 from slimkit.report.parts import Cell, Section, Table, picture, words
-from slimkit.report.verdict import Headline, Record, Verdict, accuracy, latency_ms
+from slimkit.report.verdict import Headline, Record, Verdict, accuracy, latency_key, latency_ms
 
 Runs = Sequence[tuple[str, Record]]
 
@@ -52,9 +52,7 @@ def _tradeoff(runs: Runs) -> Section | None:
                 record = report.get(side) or {}
                 spent, right = cost(record), accuracy(record)[0]
                 if spent is not None and right is not None:
-                    found.setdefault(
-                        (shown, spent, right), tradeoff.Point(shown, float(spent), float(right), role)
-                    )
+                    found.setdefault((shown, spent, right), tradeoff.Point(shown, float(spent), float(right), role))
         known = list(found.values())
         if sum(point.role == "after" for point in known) > 1:
             return _drawn(known, label, show)
@@ -86,7 +84,7 @@ def _table(runs: Runs) -> Section:
             Cell(text=percent(new, 2), number=True, path=f"{path}/accuracy/{split}", value=new, note=change),
         ]
         for keys, show in (
-            (("latency_ms", "median"), milliseconds),
+            (("latency_ms", latency_key(after)), milliseconds),
             (("macs",), amount),
             (("params",), amount),
             (("bytes",), lambda value: amount(value, "B")),
