@@ -121,14 +121,16 @@ def _draws(report: Record) -> dict[str, float]:
     return first | {
         f"{percent(_number(name), 0)} settled at {ratios[name]['epoch']:g}": ratios[name]["epoch"]
         for name in order
-        if (ratios[name] or {}).get("epoch") is not None
+        if (ratios[name] or {}).get("epoch") is not None and ratios[name].get("settled", True)
     }
 
 
 def _ratio_table(ratios: Record) -> Table:
     rows = []
     for name, record in ratios.items():
-        epoch = quantity(record.get("epoch"), _epoch, f"search/ratios/{name}/epoch")
+        epoch = Cell(text="not settled", number=True)
+        if record.get("settled", True):
+            epoch = quantity(record.get("epoch"), _epoch, f"search/ratios/{name}/epoch")
         final = quantity(record.get("distance_to_final"), digits, f"search/ratios/{name}/distance_to_final")
         rows.append((words(f"{percent(_number(name), 0)} removed"), epoch, final))
     return Table(head=("", "settled at epoch", "distance to the final mask"), rows=rows)
