@@ -2,7 +2,8 @@
 
     python tools/train_zoo.py model_zoo/recipes/resnet8-digits.toml
 
-Accuracy is that of the last epoch. The card is written anew after every seed.
+Accuracy is that of the last epoch. The card is written anew after every seed; seeds that stand on a card of the same
+recipe are left out, so the tool goes on where it was stopped.
 """
 
 import argparse
@@ -70,6 +71,14 @@ def card(name: str, recipe: dict[str, Any], dataset: Dataset, runs: list[dict[st
     }
 
 
+def known_runs(path: Path, recipe: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the runs of an earlier card, none where the recipe has changed."""
+    if not path.exists():
+        return []
+    old = json.loads(path.read_text())
+    return list(old["runs"]) if old["recipe"] == recipe else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -83,8 +92,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     recipe = tomllib.loads(options.recipe.read_text())
     name = options.recipe.stem
-    runs: list[dict[str, Any]] = []
-    for seed in recipe["seeds"]:
+    runs = known_runs(options.out / "cards" / f"{name}.json", recipe)
+    for seed in recipe["seeds"][len(runs) :]:
         # The validation split is the same for all seeds, so that whoever opens the data by default gets it.
         dataset = data.open(recipe["data"], options.data_root)
         began = time.process_time()
