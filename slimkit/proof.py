@@ -58,6 +58,11 @@ def outputs(model: nn.Module, inputs: Sequence[Example]) -> list[Any]:
             module.training = mode
 
 
+def finite(found: Sequence[Any]) -> bool:
+    """Tell whether all numbers in outputs are finite."""
+    return all(bool(tensor.isfinite().all()) for output in found for tensor in tensors(output))
+
+
 def compare(expected: Sequence[Any], model: nn.Module, inputs: Sequence[Example]) -> float:
     """Return the largest relative error of a network against expected outputs; inf where it cannot run."""
     try:

@@ -118,7 +118,7 @@ def slim(
         solver: (graph, scores, widths, fixed) -> mask, for budgets that need measurements; default `solve`.
 
     Raises:
-        ProofError: the networks differ and no group can be blamed.
+        ProofError: the network's own outputs are not finite; the networks differ and no group can be blamed.
     """
     scores = rank(model, graph, spec, context or Context(seed=spec.seed))
     fixed = torch.zeros(graph.units, dtype=torch.bool)
@@ -131,6 +131,11 @@ def slim(
         error = proof.compare(proof.outputs(proof.masked(model, graph, mask), inputs), smaller, inputs)
         if error <= proof.TOLERANCE:
             return Slimmed(smaller, graph, mask, scores, fixed, error, tuple(failing))
+        if not proof.finite(proof.outputs(model, inputs)):
+            raise ProofError(
+                "the network's outputs are not finite, so nothing can be proved about a smaller one.\n"
+                "  Its weights have diverged: train it with a lower learning rate, or give another checkpoint"
+            )
         culprits = proof.failing_groups(model, graph, mask, inputs)
         if not culprits:
             break

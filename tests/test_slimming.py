@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from slimkit import proof, slimming
 from slimkit.channels import trace
-from slimkit.errors import BudgetError, MaskError
+from slimkit.errors import BudgetError, MaskError, ProofError
 from slimkit.spec import CompressSpec
 
 
@@ -120,3 +120,13 @@ def test_without_batch_norm_gamma_says_what_to_rank_by() -> None:
         slimming.slim(model, graph, spec(ratio=0.5), INPUTS)
     found = slimming.slim(model, graph, spec(ratio=0.5, ranking="group-norm"), INPUTS)
     assert found.mask.removed == 3
+
+
+def test_a_network_that_has_diverged_is_said_to_have() -> None:
+    model = spread(Two())
+    graph = trace(model, INPUTS[0])
+    with torch.no_grad():
+        for layer in (model.b, model.c, model.d):
+            layer.weight.fill_(1e30)
+    with pytest.raises(ProofError, match="not finite.*\n.*lower learning rate"):
+        slimming.slim(model, graph, spec(ratio=0.5), INPUTS)
