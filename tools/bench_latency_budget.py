@@ -3,7 +3,7 @@
     python tools/bench_latency_budget.py [--share 0.5] [--out bench_latency_budget.jsonl] [NAME ...]
 
 Per network: one process chooses the channels (its cache of layer times starts empty), removes and exports them;
-another one times the dense file and the smaller one in turns. ONNX Runtime, one thread, batch 1; medians of CPU
+another one times the dense file and the smaller one in turns. ONNX Runtime, one thread, batch 1; the least CPU
 milliseconds beside wall time, since the machine may be shared. Gammas as in `bench_widths.py`.
 """
 

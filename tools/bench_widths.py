@@ -5,7 +5,7 @@
 Every torchvision classifier with BatchNorm, at `ratio = 0.5` and `max_macs = 0.5`; at each, torch-pruning with
 the same MACs (its pruning ratio is searched for), with its defaults and with `round_to=16`. Gammas of a trained
 network are imitated: a channel's is log-normal (sigma 0.5) around its layer's, which is log-normal (sigma 0.3)
-around 1; seed 0. ONNX Runtime, one thread, batch 1, files of one network timed in turns, medians of CPU
+around 1; seed 0. ONNX Runtime, one thread, batch 1, files of one network timed in turns, the least CPU
 milliseconds, since the machine may be shared. One process a network, a line of JSON each as it comes.
 """
 
@@ -162,9 +162,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="networks; default: all with BatchNorm")
     parser.add_argument("--out", type=Path, default=Path("bench_widths.jsonl"))
     parser.add_argument("--no-rival", action="store_true")
