@@ -5,10 +5,11 @@
 
 Fashion-MNIST at 28 pixels. Every arm brings the same trained network to the same share of its own latency in ONNX
 Runtime (one thread, batch 1; the fastest of up to 2000 runs in turns with the dense network: on a busy machine it
-varies by 2 %, medians by 10 %) and is retrained for the same epochs: SGD, label smoothing, no teacher. slimkit aims by its table; of a rival the pruning ratio is halved until the largest
-network is found that is no slower than 1.02 of the target. `stock` is a smaller network of the same family that
-starts from fresh weights, at the learning rate of training from scratch, for the same epochs or for those and the
-dense network's. Accuracy right after the cut is on the validation split; the test split is read once, at the end.
+varies by 2 %, medians by 10 %) and is retrained for the same epochs: SGD, label smoothing, no teacher. slimkit aims
+by its table; of a rival the pruning ratio is halved until the slowest network is found that takes no longer than
+1.02 of the target. `stock` is a smaller network of the same family that starts from fresh weights, at the learning
+rate of training from scratch, for the same epochs or for those and the dense network's. Accuracy right after the
+cut is on the validation split; the test split is read once, at the end.
 """
 
 import argparse
