@@ -78,9 +78,7 @@ def clock(device: torch.device) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="resnet20")
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--data-root")
@@ -95,9 +93,7 @@ def main() -> None:
     turns = [(bare(*common), ours(*common, l1=False), ours(*common, l1=True)) for _ in range(options.turns)]
     dtype = pick_precision(options.precision, device)
     print(f"{options.arch}, {options.data}, batch 128, {device.type}, {dtype}")
-    for name, column in zip(
-        ("bare loop", "slimkit", "slimkit with penalty"), zip(*turns, strict=True), strict=True
-    ):
+    for name, column in zip(("bare loop", "slimkit", "slimkit with penalty"), zip(*turns, strict=True), strict=True):
         shares = [turn[0] / own for turn, own in zip(turns, column, strict=True)]
         milliseconds = 1e3 * statistics.median(column) / options.steps
         print(

@@ -80,9 +80,7 @@ def known_runs(path: Path, recipe: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path, help="a TOML file of model_zoo/recipes")
     parser.add_argument("--data-root", type=Path, help="folder with the data set's files")
     out = Path(model_zoo.__file__).parent
