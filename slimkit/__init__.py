@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from slimkit.pipeline import compress, train
     from slimkit.surgery import remove
     from slimkit.tickets import EarlyBird
-    from slimkit.training import penalise_gamma_
+    from slimkit.training import penalise_gamma_, penalise_groups_
 
 _HOME = {
     "EarlyBird": "slimkit.tickets",
@@ -27,6 +27,7 @@ _HOME = {
     "export_onnx": "slimkit.export",
     "load": "slimkit.models",
     "penalise_gamma_": "slimkit.training",
+    "penalise_groups_": "slimkit.training",
     "remove": "slimkit.surgery",
     "save": "slimkit.models",
     "trace": "slimkit.channels",
@@ -43,6 +44,7 @@ __all__ = [
     "export_onnx",
     "load",
     "penalise_gamma_",
+    "penalise_groups_",
     "remove",
     "save",
     "trace",

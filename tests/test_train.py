@@ -21,7 +21,7 @@ from slimkit.mask import Mask, apply_
 from slimkit.measure.macs import count_macs
 from slimkit.spec import TrainSpec
 from slimkit.surgery import kept_indices, remove
-from slimkit.tickets import exact
+from slimkit.tickets import exact, shrinking
 from slimkit.training import loop
 from slimkit.training.penalty import gammas
 
@@ -76,7 +76,7 @@ def test_a_run_draws_shrinks_and_accounts_for_it(toy, tmp_path):
 
 def found(toy, tmp_path, settings, *, store=None, progress=pipeline.quiet, ratio=0.4):
     """Search and train, without the files."""
-    budget = {} if "max_macs" in settings else {"ratio": ratio}
+    budget = {} if {"max_macs", "max_latency"} & set(settings) else {"ratio": ratio}
     spec = TrainSpec(arch="zoo:resnet8", data="toy", **(FEW | budget | settings))
     network = models.of(net(spec.seed), toy.input_shape)
     job = pipeline._job(network, lambda: net(spec.seed + 1), toy, spec, tmp_path, store, progress)
@@ -159,6 +159,7 @@ def killed(toy, tmp_path, settings, steps):
     {"draw": "epoch:2", "init": "rewind", "rewind_step": 3},
     {"draw": "end", "epochs": 2, "passes": 2},
     {"draw": "epoch:1", "search_precision": "int8-emulated"},
+    {"draw": "epoch:1", "penalty": "group", "ranking": "group-norm"},
 ])  # fmt: skip
 def test_a_killed_run_ends_as_if_it_had_not_been(toy, tmp_path, monkeypatch, settings):
     monkeypatch.setattr(loop._Keeper, "due", lambda self, run: run.step % run.steps_per_epoch == 0)
@@ -168,6 +169,28 @@ def test_a_killed_run_ends_as_if_it_had_not_been(toy, tmp_path, monkeypatch, set
     torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
     assert torch.equal(resumed.slimmed.mask.keep, whole.slimmed.mask.keep)
     assert (resumed.search, resumed.rows, resumed.legs) == (whole.search, whole.rows, whole.legs)
+
+
+def test_a_killed_run_goes_on_though_its_budget_measures_otherwise_now(toy, tmp_path, monkeypatch):
+    """A latency budget is measured: the ratio that it comes to is another each time."""
+    monkeypatch.setattr(loop._Keeper, "due", lambda self, run: True)
+    shares = iter([0.3, 0.4, 0.35])
+
+    class Measuring:
+        def __call__(self, graph, scores, widths, fixed):
+            return exact.masks(graph, scores, [share := next(shares)], widths.cap, fixed)[share]
+
+        def record(self):
+            return {"kind": "latency"}
+
+    monkeypatch.setattr(pipeline, "budget_solver", lambda *_: Measuring())
+    settings = {"max_latency": 0.5, "draw": "epoch:2"}
+    store = killed(toy, tmp_path, settings, 9)
+    resumed, job = found(toy, tmp_path, settings, store=store)
+    total = job.graph.units
+    assert resumed.slimmed.mask.removed == round(0.35 * total) and resumed.rows["budget"] == {"kind": "latency"}
+    (ratio,) = resumed.search["ratios"]
+    assert float(ratio) == round(0.3 * total) / total
 
 
 def test_states_of_other_runs_and_damaged_ones(toy, tmp_path, monkeypatch):
@@ -248,6 +271,27 @@ def test_solved_strength_shrinks_gammas_where_the_papers_does_not(toy, tmp_path)
         means[name] = sum(low * count for low, count in zip(seen["edges"], seen["counts"], strict=False))
     assert means["solved"] < 0.5 * means["none"]
     assert means["raw"] == pytest.approx(means["none"], rel=0.05)
+
+
+def test_groups_are_penalised_until_the_draw_in_every_pass(toy, tmp_path, monkeypatch):
+    seen = []
+    original = shrinking.penalise_groups_
+
+    def spy(model, graph, strength):
+        assert strength > 0 and graph.shapes.items() == {n: tuple(p.shape) for n, p in model.named_parameters()}.items()
+        seen.append(graph.units)
+        original(model, graph, strength)
+
+    monkeypatch.setattr(shrinking, "penalise_groups_", spy)
+    monkeypatch.setattr(shrinking, "penalise_gamma_", lambda *_: pytest.fail("gamma is not to be penalised"))
+    settings = {"penalty": "group", "ranking": "group-norm", "epochs": 3}
+    run, job = found(toy, tmp_path, settings | {"draw": "end", "passes": 2})
+    assert len(seen) == 2 * 3 * 6 and set(seen[:18]) == {job.graph.units}
+    assert len(set(seen[18:])) == 1 and run.slimmed.mask.keep.sum() < seen[-1] < job.graph.units
+    assert run.search["penalty"]["kind"] == "group" and run.search["penalty"]["S"] == pytest.approx(2.0)
+    seen.clear()
+    found(toy, tmp_path, settings | {"draw": "epoch:1"})
+    assert len(seen) == 6
 
 
 def test_bad_input(toy, tmp_path):

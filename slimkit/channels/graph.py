@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from slimkit.channels.counts import Counts
+from slimkit.channels.coupled import Coupled
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,12 @@ class Graph:
         for axis in self.axes:
             found.setdefault(axis.tensor, []).append(axis)
         return found
+
+    @cached_property
+    def coupled(self) -> Coupled:
+        """The slices of parameters that belong to each unit."""
+        own = [axis for axis in self.axes if axis.tensor in self.shapes]
+        return Coupled([(axis.tensor, axis.dim) for axis in own], [axis.units for axis in own], self.units)
 
     @cached_property
     def has_norm(self) -> Tensor:

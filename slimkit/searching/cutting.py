@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import islice
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from slimkit import compressing, folding, provenance, training
 from slimkit.channels import Graph
@@ -38,7 +38,7 @@ def cutter(job: Job, graph: Graph, solver: Solver | None) -> Callable[[nn.Module
             "batch_norm": "re-estimated",
             "accuracy": accuracy.accuracy(small, dataset.validation),
         }
-        values = torch.cat([gamma.detach().abs() for _, gamma in gammas(dense)] or [torch.zeros(1)])
+        values = _penalised(dense, graph, spec.penalty)
         kept = {
             "scores": slimmed.scores,
             "fixed": slimmed.fixed,
@@ -55,6 +55,13 @@ def cutter(job: Job, graph: Graph, solver: Solver | None) -> Callable[[nn.Module
         return Cut(small, slimmed.mask, kept)
 
     return cut
+
+
+def _penalised(model: nn.Module, graph: Graph, penalty: str) -> Tensor:
+    """Return the sizes that the penalty acts on, [n]: |gamma|, or norms of units, 1 where training begins."""
+    if penalty == "group" and graph.units:
+        return training.unit_norms(model, graph) / graph.coupled.tensors[:-1].sqrt()
+    return torch.cat([gamma.detach().abs() for _, gamma in gammas(model)] or [torch.zeros(1)])
 
 
 def slimmed(graph: Graph, cut: Cut) -> Slimmed:

@@ -17,7 +17,7 @@ from slimkit.tickets.shrinking import Shrinking
 from slimkit.training.penalty import pull
 
 NO_GAP = (
-    "the gammas have no gap at this ratio, so the cut removes channels that the network uses: lower the "
+    "what was penalised has no gap at this ratio, so the cut removes channels that the network uses: lower the "
     "ratio, or raise penalty_total"
 )
 
@@ -42,6 +42,7 @@ def record(
         "drawn_epoch": None if drawn_step is None else drawn_step / steps,
         "history": history_rows(history),
         "penalty": {
+            "kind": spec.penalty,
             "lambda": lam,
             "S": pulled,
             "share_below_tenth_of_median": kept["near_zero"],

@@ -110,7 +110,7 @@ def _network_slimming(job: Job) -> Searched:
         spec, ratio=network_slimming.ratio_of_pass(spec.ratio, spec.passes)
     )  # fmt: skip
     for number in range(spec.passes):
-        watching = shrinking.hook() if number == 0 else shrinking.penalty_hook()
+        watching = shrinking.hook() if number == 0 else shrinking.penalty_hook(graph)
         trained = train(job, model, settings, [watching], sub(job.store, f"pass{number + 1}"), "training")
         legs.append(Leg(graph.macs(Mask.full(graph).keep), trained.images, search=True))
         history += trained.history
@@ -158,6 +158,7 @@ def watch(job: Job, at: int | None, trigger: bool) -> Shrinking:
         trigger=trigger,
         init=spec.init,
         rewind_step=spec.rewind_step,
+        penalty=spec.penalty,
         strength=strength(job),
         spend=spec.spend,
     )

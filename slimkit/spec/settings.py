@@ -177,9 +177,15 @@ class TrainSpec(RunSpec):
         "learning rate over time: cosine, or step (a tenth at 1/2 and again at 3/4)",
         choice("cosine", "step"),
     )
+    penalty: str = setting(
+        "gamma",
+        "what is pulled to zero until the draw: gamma, or group (all weights coupled to a channel; "
+        "rank by group-norm then)",
+        choice("gamma", "group"),
+    )
     l1: float | None = setting(
         None,
-        "weight lambda of the L1 penalty on gamma; default: solved from penalty_total",
+        "weight lambda of the penalty; default: solved from penalty_total",
         optional(number(0)),
     )
     penalty_total: float = setting(2.0, "S = lambda * sum(learning rate) / (1 - momentum) to reach", number(0))

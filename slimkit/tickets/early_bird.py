@@ -165,6 +165,7 @@ class EarlyBird:
     def state(self) -> dict[str, Any]:
         """Return tensors, numbers, lists and dicts: what `restore` needs to go on."""
         return {
+            "ratio": self.ratio,
             "last": self._last,
             "recent": {str(r): [mask.keep for mask in masks] for r, masks in self._recent.items()},
             "draws": {str(r): [draw.observation, draw.mask.keep] for r, draw in self.draws.items()},
@@ -174,8 +175,10 @@ class EarlyBird:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        self._last = state["last"]
+        """Go on from what `state` gave, with its ratios: one that follows a measured budget may be another now."""
+        self._last, self.ratio = state["last"], state["ratio"]
+        self.ratios = tuple(map(float, state["recent"]))
+        self._recent = {r: deque[Mask](maxlen=rules.needed(self.rule)) for r in self.ratios}
         for ratio, masks in state["recent"].items():
             self._recent[float(ratio)].extend(Mask(keep) for keep in masks)
         self.draws = {float(r): Draw(number, Mask(keep)) for r, (number, keep) in state["draws"].items()}

@@ -14,7 +14,7 @@ from slimkit.surgery import kept_indices, remove
 from slimkit.tickets import lottery_ticket, low_precision
 from slimkit.tickets.early_bird import EarlyBird
 from slimkit.tickets.lottery_ticket import Snapshot
-from slimkit.training import Hook, Run, build, follow, penalise_gamma_
+from slimkit.training import Hook, Run, build, follow, penalise_gamma_, penalise_groups_
 from slimkit.training.penalty import gammas
 
 BINS = 40  # of the histograms of gamma over time
@@ -31,7 +31,7 @@ class Plan:
         trigger: draw as soon as the mask has settled.
         init: weights of the small network: `inherit`, `rewind` or `fresh`.
         rewind_step: for `rewind`; not after the draw.
-        strength: weight of the penalty on gamma until the draw.
+        penalty, strength: what is penalised until the draw, `gamma` or `group`, and how much.
         spend: cost of the whole run as a share of one dense training: the small network trains on until it is
             spent; None: it trains for the rest of the epochs.
     """
@@ -41,6 +41,7 @@ class Plan:
     trigger: bool = True
     init: str = "inherit"
     rewind_step: int = 0
+    penalty: str = "gamma"
     strength: float = 0.0
     spend: float | None = None
 
@@ -94,19 +95,25 @@ class Shrinking:
 
     def hook(self) -> Hook:
         """Return what `training.train` takes."""
-        return Hook(gradients=self._penalise, after_step=self._after_step, save=self.state, restore=self._restore)
+        penalise = self.penalty_hook(self.graph).gradients
+        return Hook(gradients=penalise, after_step=self._after_step, save=self.state, restore=self._restore)
 
-    def penalty_hook(self) -> Hook:
-        """Return the penalty alone, for a later pass."""
-        return Hook(gradients=self._penalise)
+    def penalty_hook(self, graph: Graph) -> Hook:
+        """Return the penalty alone, for a later pass on a network with another graph."""
+
+        def penalise(run: Run) -> None:
+            if self.drawn is not None or not self.plan.strength:
+                return
+            if self.plan.penalty == "group":
+                penalise_groups_(run.model, graph, self.plan.strength)
+            else:
+                penalise_gamma_(run.model, self.plan.strength)
+
+        return Hook(gradients=penalise)
 
     def start_from(self, model: nn.Module) -> None:
         """Take the weights to rewind to from a network before its first step."""
         self.snapshot = lottery_ticket.take(model, None, 0)
-
-    def _penalise(self, run: Run) -> None:
-        if self.drawn is None and self.plan.strength:
-            penalise_gamma_(run.model, self.plan.strength)
 
     def _after_step(self, run: Run) -> None:
         if self.drawn is not None:

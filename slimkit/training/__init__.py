@@ -1,6 +1,7 @@
-"""One training loop, its schedules, the penalty on gamma, and recovery after surgery."""
+"""One training loop, its schedules, penalties on gamma and on groups, and recovery after surgery."""
 
 from slimkit.training.batch_norm import reestimate
+from slimkit.training.group_penalty import group_penalty, penalise_groups_, unit_norms
 from slimkit.training.loop import Trained, train
 from slimkit.training.optimizer import build, follow
 from slimkit.training.penalty import gamma_penalty, penalise_gamma_, solve_strength
@@ -20,9 +21,12 @@ __all__ = [
     "build",
     "follow",
     "gamma_penalty",
+    "group_penalty",
     "penalise_gamma_",
+    "penalise_groups_",
     "recover",
     "reestimate",
     "solve_strength",
     "train",
+    "unit_norms",
 ]

@@ -64,6 +64,8 @@ def training(report: Record) -> Section | None:
     history = search.get("history") or []
     draws = _draws(report)
     first = next(iter(draws.values()), None)
+    group = (search.get("penalty") or {}).get("kind") == "group"
+    what = "all weights of a channel" if group else "BatchNorm scales"
     parts: list[Any] = []
     if any(entry.get("accuracy") is not None or entry.get("loss") is not None for entry in history):
         parts.append(
@@ -99,13 +101,13 @@ def training(report: Record) -> Section | None:
             Table(head=("epoch", "loss", "accuracy"), rows=rows, caption="These numbers", folded=True)
         )
     if search.get("penalty"):
-        parts.append(pairs(_penalty(search["penalty"]), "The penalty on BatchNorm scales", mono=False))
+        parts.append(pairs(_penalty(search["penalty"]), f"The penalty on {what}", mono=False))
     if not parts:
         return None
     return Section(
         name="training",
         title="Training",
-        about="A penalty pulls BatchNorm scales towards zero while the mask is searched, so that what can go "
+        about=f"A penalty pulls {what} towards zero while the mask is searched, so that what can go "
         "stands apart from what cannot.",
         parts=parts,
     )
@@ -141,7 +143,7 @@ def _penalty(record: Record) -> Record:
     return {
         "lambda": digits(record.get("lambda")),
         "S = lambda · Σ learning rate / (1 − momentum)": digits(record.get("S")),
-        "scales below a tenth of the median": percent(share),
+        "penalised sizes below a tenth of the median": percent(share),
         "gap in the histogram at the cut": {True: "yes", False: "no", None: "unknown"}[gap],
     }
 
