@@ -29,7 +29,7 @@ class Coupled:
         self.units = torch.where(flat < 0, count, flat)
         self.tensors = torch.zeros(count + 1)
         for row in rows:
-            self.tensors[torch.unique(row)] += 1  # what must stay is -1, the last
+            self.tensors[row] += 1  # once, however many indices a unit has; what must stay is -1, the last
         self._rows = _padded(self.units, count)
         self._made: dict[torch.device, Coupled] = {}
 

@@ -47,7 +47,6 @@ def penalise_groups_(model: nn.Module, graph: Graph, strength: float) -> None:
     squares = _squares(model, graph)
     coupled = graph.coupled.to(squares.device)
     pull = torch.where(squares > 0, strength * (coupled.tensors / squares).sqrt(), 0.0)
-    pull[-1] = 0.0  # what must stay
     factors: dict[str, Tensor] = {}
     for (name, dim), factor in zip(coupled.places, torch.split(pull[coupled.units], coupled.sizes), strict=True):
         shape = [-1 if d == dim else 1 for d in range(parameters[name].dim())]
