@@ -211,12 +211,12 @@ def measure(
 
 
 def time_layers(rows: list[dict[str, Any]], work: Path, spec: RunSpec) -> list[dict[str, Any]]:
-    """Add to the rows of the layers the milliseconds that each takes, before and after, in ONNX Runtime."""
+    """Add to the rows of the layers the milliseconds that each takes, before and after."""
     for key, path in (("ms_before", work / DENSE_ONNX), ("ms_after", work / ONNX)):
         if not path.exists():
             continue
         spent: dict[str, float] = {}
-        for node in latency_by_node(path, threads=spec.threads, batch=spec.batch, repeats=10):
+        for node in latency_by_node(path, engine=spec.runtime, threads=spec.threads, batch=spec.batch, repeats=10):
             spent[node.layer] = spent.get(node.layer, 0.0) + node.fastest_ms
         for row in rows:
             row[key] = spent.get(row["name"], 0.0)

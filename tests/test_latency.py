@@ -140,17 +140,17 @@ def test_times_are_kept_by_engine_threads_and_batch(cache: Path, monkeypatch: py
     assert len(asked) == 4 and len(list(cache.iterdir())) == 3
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema": "slimkit.layer-times/1"}', "other"])
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": "slimkit.layer-times/2"}', "other"])
 def test_damaged_times_are_measured_again(cache: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(samples, "_time", lambda *_: 7.0)
     points = [(Shape(kind="linear", space=(1,)), 8, 4)]
     samples.times(points, "onnxruntime", 1, 1, lambda *_: None)
     store = next(cache.iterdir())
     if text == "other":
-        text = store.read_text().replace("layer-times/1", "layer-times/0").replace("7.0", "3.0")
+        text = store.read_text().replace("layer-times/2", "layer-times/1").replace("7.0", "3.0")
     store.write_text(text)
     assert list(samples.times(points, "onnxruntime", 1, 1, lambda *_: None).values()) == [7.0]
-    assert json.loads(store.read_text())["schema"] == "slimkit.layer-times/1"
+    assert json.loads(store.read_text())["schema"] == "slimkit.layer-times/2"
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

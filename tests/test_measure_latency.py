@@ -126,6 +126,17 @@ def test_the_time_of_every_layer_is_found(files):
     assert max(nodes, key=lambda node: node.fastest_ms).layer == "3"
 
 
+@pytest.mark.parametrize("engine", ["openvino", "openvino-bf16"])
+def test_the_time_of_every_layer_is_found_in_openvino(files, engine):
+    pytest.importorskip("openvino", reason="the extra slimkit[openvino] is not installed")
+    nodes = latency_by_node(files[1], engine=engine, repeats=5)
+    assert [node.layer for node in nodes if node.operator == "Convolution"] == ["0", "3"]
+    assert [node.layer for node in nodes if node.operator == "FullyConnected"] == ["7"]
+    (whole,) = measure(files[1:], engine=engine, seconds=0.1)
+    assert 0.3 * whole.fastest_ms < sum(node.fastest_ms for node in nodes) < 3 * whole.fastest_ms
+    assert {node.layer for node in nodes if node.operator == "Reorder"} <= {""}
+
+
 @pytest.mark.parametrize("swap", [False, True])
 def test_a_residual_sum_counts_with_the_convolution_it_is_fused_with(tmp_path, swap):
     class Block(nn.Module):

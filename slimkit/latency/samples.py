@@ -15,11 +15,10 @@ from onnx import TensorProto, helper
 from slimkit.latency.layers import DEPTHWISE, LINEAR, Shape
 from slimkit.measure.engines import open_runner
 from slimkit.measure.environment import cpu_name
-from slimkit.measure.latency import measure
 from slimkit.measure.node_times import latency_by_node
 
 _REPEATS = 8
-_SCHEMA = "slimkit.layer-times/1"
+_SCHEMA = "slimkit.layer-times/2"
 Point = tuple[Shape, int, int]  # shape, inputs (of one group), outputs
 Progress = Callable[[str, float | None], None]
 
@@ -42,11 +41,9 @@ def times(points: Iterable[Point], engine: str, threads: int, batch: int, progre
 
 
 def _time(point: Point, path: Path, engine: str, threads: int, batch: int) -> float:
-    """Time one layer. ONNX Runtime says what its kernel takes, without the changes of layout around it."""
+    """Time one layer: what its kernel takes, by the engine's profiler, without changes of layout around it."""
     path.write_bytes(small_model(*point, batch).SerializeToString())
-    if engine != "onnxruntime":
-        return measure([path], threads=threads, batch=batch, engine=engine, seconds=0.05)[0].fastest_ms
-    nodes = latency_by_node(path, threads=threads, batch=batch, repeats=_REPEATS)
+    nodes = latency_by_node(path, engine=engine, threads=threads, batch=batch, repeats=_REPEATS)
     return sum(node.fastest_ms for node in nodes if not node.operator.startswith("Reorder"))
 
 

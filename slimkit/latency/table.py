@@ -21,7 +21,10 @@ from slimkit.measure.node_times import latency_by_node
 _SHARES = (0.25, 0.5)  # of a layer's width; the whole width is always timed
 _PART = 4  # inputs that are fewer than a block are computed in parts of it (ONNX Runtime, measured)
 _NARROW = 4  # blocks of inputs up to which a layer may come to read less than one
-_OWN_TIME = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+_OWN_TIME = (
+    "Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul",  # ONNX Runtime
+    "Convolution", "GroupConvolution", "FullyConnected",  # OpenVINO
+)  # fmt: skip
 _NODE_MS = 0.002  # what an engine spends between two nodes; ONNX Runtime, measured
 _TRUSTED = (0.5, 2.0)  # a layer's time in the network over its time alone
 
@@ -134,10 +137,7 @@ def build(
         for o in outputs
     ]
     known = times(points, engine, threads, batch, progress)
-    inside: dict[int, float] = {}
-    rest, nodes = 0.0, len(found)
-    if engine == "onnxruntime":
-        inside, rest, nodes = _inside(path, input_shape, found, threads, batch)
+    inside, rest, nodes = _inside(path, input_shape, found, engine, threads, batch)
     rows = []
     for number, (layer, (block, inputs, outputs)) in enumerate(zip(found, grids, strict=True)):
         ms = [[known[layer.shape.key(i, o)] for o in outputs] for i in inputs]
@@ -145,8 +145,6 @@ def build(
         scale = min(max(inside.get(number, alone) / alone, _TRUSTED[0]), _TRUSTED[1])
         ms = [[value * scale for value in line] for line in ms]
         rows.append(Row(layer=layer, block=block, inputs=inputs, outputs=outputs, ms=ms))
-    if engine != "onnxruntime":
-        rest = max(whole.typical_ms - sum(row.ms[-1][-1] for row in rows), 0.0)
     return Table(
         runtime=engine,
         engine=whole.engine,
@@ -193,10 +191,10 @@ def _place(grid: list[int], value: int) -> tuple[float, int]:
 
 
 def _inside(
-    path: str | Path, input_shape: tuple[int, ...] | None, found: list[Layer], threads: int, batch: int
+    path: str | Path, input_shape: tuple[int, ...] | None, found: list[Layer], engine: str, threads: int, batch: int
 ) -> tuple[dict[int, float], float, int]:
     """Return each layer's time within the network, the time of all other nodes, and the number of nodes."""
-    nodes = latency_by_node(path, input_shape, threads=threads, batch=batch)
+    nodes = latency_by_node(path, input_shape, engine=engine, threads=threads, batch=batch)
     own: defaultdict[str, list[float]] = defaultdict(list)
     rest = 0.0
     by_path: defaultdict[str, list[int]] = defaultdict(list)

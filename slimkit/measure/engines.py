@@ -114,19 +114,29 @@ def _openvino() -> Any:
     return openvino
 
 
-def _open_openvino(path: Path, threads: int, precision: str = "f32") -> Runner:
+def openvino_model(path: Path, threads: int, engine: str, profile: bool = False) -> Any:
+    """Compile a file for one stream, in the precision of the engine's name; with `profile`, to time its nodes."""
     openvino = _openvino()
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
-        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_PRECISION_HINT": "bf16" if engine == "openvino-bf16" else "f32",
         "PERFORMANCE_HINT": "LATENCY",
+        "PERF_COUNT": profile,
     }
     try:
         model = openvino.Core().read_model(str(path))
-        compiled = openvino.Core().compile_model(model, "CPU", settings)
+        return openvino.Core().compile_model(model, "CPU", settings)
     except Exception as error:  # plain RuntimeErrors
         raise _unreadable(path, "OpenVINO", error) from error
+
+
+def _open_openvino(path: Path, threads: int, engine: str = "openvino") -> Runner:
+    return openvino_runner(path, openvino_model(path, threads, engine))
+
+
+def openvino_runner(path: Path, compiled: Any) -> Runner:
+    """Wrap a compiled model."""
     _one_input(path, len(compiled.inputs))
     port = compiled.inputs[0]
     shape = tuple(size.get_length() if size.is_static else None for size in port.get_partial_shape())
@@ -136,7 +146,7 @@ def _open_openvino(path: Path, threads: int, precision: str = "f32") -> Runner:
         run=lambda batch: [request.infer({0: batch}, share_inputs=True)[out] for out in compiled.outputs],
         input_shape=shape,
         input_type=np.dtype(port.get_element_type().to_dtype()),
-        engine=f"openvino {openvino.__version__.split('-')[0]} ({computed})",
+        engine=f"openvino {_openvino().__version__.split('-')[0]} ({computed})",
     )
 
 
@@ -154,5 +164,5 @@ def _unreadable(path: Path, engine: str, error: Exception) -> CheckpointError:
 ENGINES: dict[str, Callable[[Path, int], Runner]] = {
     "onnxruntime": _open_onnxruntime,
     "openvino": _open_openvino,
-    "openvino-bf16": partial(_open_openvino, precision="bf16"),
+    "openvino-bf16": partial(_open_openvino, engine="openvino-bf16"),
 }

@@ -1,4 +1,4 @@
-"""Where the time of an ONNX file goes: node by node, as ONNX Runtime's own profiler sees it."""
+"""Where the time of an ONNX file goes: node by node, as the engine's own profiler sees it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slimkit.measure.engines import onnxruntime_runner, onnxruntime_session
+from slimkit.measure.engines import onnxruntime_runner, onnxruntime_session, openvino_model, openvino_runner, require
 from slimkit.measure.latency import WARM_UPS, random_batch
 
 _EVENT = "_kernel_time"
@@ -38,20 +38,29 @@ def latency_by_node(
     path: str | Path,
     input_shape: tuple[int, ...] | None = None,
     *,
+    engine: str = "onnxruntime",
     threads: int = 1,
     batch: int = 1,
     repeats: int = 20,
 ) -> list[NodeTime]:
-    """Time every node of an ONNX file in ONNX Runtime, in the order of execution.
+    """Time every node of an ONNX file, in the order of execution.
 
     A convolution, the BatchNorm folded into it and the activation fused with it are one node; it bears the
     convolution's layer. Profiling itself costs a few microseconds a node, so the sum is above the latency.
 
     Raises:
         CheckpointError: the file is missing or damaged.
-        EngineError: the input shape cannot be told.
+        EngineError: the engine is unknown or not installed, or the input shape cannot be told.
     """
-    path = Path(path)
+    require(engine)
+    if engine == "onnxruntime":
+        return _onnxruntime(Path(path), input_shape, threads, batch, repeats)
+    return _openvino(Path(path), input_shape, engine, threads, batch, repeats)
+
+
+def _onnxruntime(
+    path: Path, input_shape: tuple[int, ...] | None, threads: int, batch: int, repeats: int
+) -> list[NodeTime]:
     with tempfile.TemporaryDirectory() as folder:
         session = onnxruntime_session(path, threads, profile_prefix=str(Path(folder) / "profile"))
         runner = onnxruntime_runner(path, session)
@@ -68,6 +77,29 @@ def latency_by_node(
     return [
         NodeTime(layer=layer, operator=kind, fastest_ms=min(runs[WARM_UPS:]))
         for layer, ((_, kind), runs) in zip(layers, times.items(), strict=True)
+    ]
+
+
+def _openvino(
+    path: Path, input_shape: tuple[int, ...] | None, engine: str, threads: int, batch: int, repeats: int
+) -> list[NodeTime]:
+    import onnx
+
+    compiled = openvino_model(path, threads, engine, profile=True)
+    image = random_batch(path, openvino_runner(path, compiled), input_shape, batch)
+    request = compiled.create_infer_request()
+    times: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    for turn in range(WARM_UPS + repeats):
+        request.infer({0: image}, share_inputs=True)
+        for node in request.get_profiling_info() if turn >= WARM_UPS else ():
+            if node.status == node.Status.EXECUTED:
+                times[node.node_name, node.node_type].append(node.real_time.total_seconds() * 1e3)
+    nodes = onnx.load(str(path)).graph.node
+    # A node is named as in the file; a convolution whose bias was split off, and the last one, are not.
+    known = {name: node.name for node in nodes for name in (node.name, f"{node.name}/WithoutBiases", *node.output)}
+    return [
+        NodeTime(layer=known.get(name, "").rpartition("/")[0], operator=kind, fastest_ms=min(runs))
+        for (name, kind), runs in times.items()
     ]
 
 
