@@ -79,9 +79,10 @@ def distributed(folder: Path, *more: str) -> list[str]:
     return [sys.executable, *start, "-m", "slimkit", *RUN, "--out", str(folder), *more]
 
 
-def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
-    run(command(tmp_path / "one"))
-    run(distributed(tmp_path / "two"))
+@pytest.mark.parametrize("more", [(), ("--set", "penalty=group", "--set", "ranking=group-norm")])
+def test_two_processes_do_what_one_does(tmp_path: Path, more: tuple[str, ...]) -> None:
+    run(command(tmp_path / "one", *more))
+    run(distributed(tmp_path / "two", *more))
     one, two = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two"))
     assert [g["after"] for g in one["groups"]] == [g["after"] for g in two["groups"]]
     assert one["cost"]["training_macs"] == two["cost"]["training_macs"]
@@ -90,6 +91,20 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     last = [report["search"]["history"][-1]["loss"] for report in (one, two)]
     assert last[0] == pytest.approx(last[1], rel=0.05, abs=0.02)  # float differences grow over 130 steps
     assert not list(tmp_path.glob("*.state")) and not list(tmp_path.glob(".*"))
+
+
+def test_two_processes_agree_on_a_mask_though_each_measures_other_times(tmp_path: Path) -> None:
+    arguments = distributed(tmp_path / "out")
+    at = arguments.index("--ratio")
+    arguments[at : at + 2] = ["--max-latency", "0.9"]
+    run(arguments)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["budget"]["reached"] <= report["budget"]["target"] and report["channels"]["removed"] > 0
+    arguments[arguments.index("0.9")] = "0.0001"
+    arguments[arguments.index(str(tmp_path / "out"))] = str(tmp_path / "refused")
+    done = subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode != 0 and not (tmp_path / "refused").exists()
+    assert "the smallest that the allowed widths reach is" in done.stderr
 
 
 def test_a_dead_process_ends_the_run_and_resume_goes_on(tmp_path: Path) -> None:

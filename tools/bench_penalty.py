@@ -79,7 +79,7 @@ def rival(strength: float, image: torch.Tensor) -> Hook:
         if id(run.model) not in pruners:
             last = [m for m in run.model.modules() if isinstance(m, nn.Linear)][-1:]
             pruners[id(run.model)] = tp.pruner.GroupNormPruner(
-                run.model, image, importance=tp.importance.GroupNormImportance(), reg=strength, ignored_layers=last
+                run.model, image, importance=tp.importance.GroupMagnitudeImportance(p=2), reg=strength, ignored_layers=last
             )
         pruners[id(run.model)].regularize(run.model)
 
