@@ -72,6 +72,7 @@ def make_table(
     """
     require(engine)
     tables.check_free(file, force)
+    progress(f"opening the model in {engine}", None)
     settings: dict[str, Any] = {"threads": threads, "batch": batch, "engine": engine, "progress": progress}
     whole = measure([path], input_shape, **settings)
     made = tables.build(path, input_shape, **settings, whole=whole[0])

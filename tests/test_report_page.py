@@ -197,6 +197,14 @@ def test_on_a_noisy_machine_cpu_time_is_what_is_quoted():
     assert "after/latency_ms/median" in Page(run_page(report)).cells
 
 
+def test_where_nothing_was_removed_it_is_said():
+    report = compress_report()
+    report["channels"] |= {"removed": 0, "share_removed": 0.0}
+    said = verdict(report).notes
+    assert said[0] == "No channel was removed: this is the dense network, exported and proven."
+    assert not any("faster" in note for note in said)
+
+
 def test_a_measured_budget_is_accounted_for():
     report = compress_report()
     said = "That is by the table of a phone; the latency shown beside it was measured on this machine."

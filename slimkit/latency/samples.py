@@ -32,7 +32,7 @@ def times(points: Iterable[Point], engine: str, threads: int, batch: int, progre
     try:
         with tempfile.TemporaryDirectory() as folder:
             for number, key in enumerate(missing):
-                progress(f"timing layers ({number + 1} of {len(missing)})", number / len(missing))
+                progress(f"timing layers, {len(missing)} widths", number / len(missing))
                 known[key] = _time(wanted[key], Path(folder, "layer.onnx"), engine, threads, batch)
     finally:
         if missing:

@@ -121,6 +121,7 @@ def build(
         CheckpointError, EngineError: the file cannot be read or has no layers, the engine is missing.
     """
     if whole is None:
+        progress("timing the network", None)
         whole = measure([path], input_shape, threads=threads, batch=batch, engine=engine, progress=progress)[0]
     found = layers(path, input_shape)
     if not found:
@@ -137,6 +138,7 @@ def build(
         for o in outputs
     ]
     known = times(points, engine, threads, batch, progress)
+    progress("timing the layers within the network", None)
     inside, rest, nodes = _inside(path, input_shape, found, engine, threads, batch)
     rows = []
     for number, (layer, (block, inputs, outputs)) in enumerate(zip(found, grids, strict=True)):
