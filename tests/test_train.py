@@ -288,7 +288,7 @@ def test_groups_are_penalised_until_the_draw_in_every_pass(toy, tmp_path, monkey
     run, job = found(toy, tmp_path, settings | {"draw": "end", "passes": 2})
     assert len(seen) == 2 * 3 * 6 and set(seen[:18]) == {job.graph.units}
     assert len(set(seen[18:])) == 1 and run.slimmed.mask.keep.sum() < seen[-1] < job.graph.units
-    assert run.search["penalty"]["kind"] == "group" and run.search["penalty"]["S"] == pytest.approx(2.0)
+    assert run.search["penalty"]["kind"] == "group" and run.search["penalty"]["S"] == pytest.approx(1.0)
     seen.clear()
     found(toy, tmp_path, settings | {"draw": "epoch:1"})
     assert len(seen) == 6

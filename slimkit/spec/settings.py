@@ -188,7 +188,11 @@ class TrainSpec(RunSpec):
         "weight lambda of the penalty; default: solved from penalty_total",
         optional(number(0)),
     )
-    penalty_total: float = setting(2.0, "S = lambda * sum(learning rate) / (1 - momentum) to reach", number(0))
+    penalty_total: float | None = setting(
+        None,
+        "S = lambda * sum(learning rate) / (1 - momentum) to reach; default: 2 for gamma, 1 for group",
+        optional(number(0)),
+    )
     scope: str = setting(
         "group",
         "where channels compete: global (whole network), isomorphic (groups of like build), group",
