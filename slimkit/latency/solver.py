@@ -71,6 +71,7 @@ class LatencySolver:
     where: str = ""
     by_table: bool = False
     notes: list[str] = field(default_factory=list)
+    _hint: str = ""
 
     def __call__(self, graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor) -> Mask:
         """Return the mask that loses least importance within the budget.
@@ -90,6 +91,9 @@ class LatencySolver:
             found = blocks(graph, scores, widths, fixed)
             if not found.groups:
                 raise MaskError(nothing(graph, widths.fitted(graph)))
+            step = widths.fitted(graph).step
+            more = ["--set cap=0.98"] * (widths.cap < 0.98) + [f"--set round_to={step // 2}"] * (step > 1)
+            self._hint = f", or allow more: {', '.join(more)}" if more else ""
             problem = Problem(graph, scores, found, join(graph, costs))
             if self.by_table:
                 counts = self._by_table(problem, costs)
@@ -234,5 +238,5 @@ class LatencySolver:
             f"max_{kind} is {amount(self.target, kind)} ({self._goal:.3f} of the original): {how} is "
             f"{amount(self.reached, kind)} ({self.reached / self.original:.3f}); most of it is held by "
             f"{', '.join(problem.holders(counts)[:3])}.\n"
-            "  Raise the budget, or allow more: --set cap=0.98, --set round_to=8"
+            f"  Raise the budget{self._hint}"
         )
