@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -292,6 +293,34 @@ def test_groups_are_penalised_until_the_draw_in_every_pass(toy, tmp_path, monkey
     seen.clear()
     found(toy, tmp_path, settings | {"draw": "epoch:1"})
     assert len(seen) == 6
+
+
+def test_of_several_processes_the_first_one_measures(tmp_path):
+    """The others get its mask, or its refusal, in a broadcast."""
+    spec = TrainSpec(arch="zoo:resnet8", data="toy", max_latency=0.5, device="cpu")
+    keep, answers = torch.tensor([True, False]), iter([0, BudgetError("out of reach")])
+
+    class Solver:
+        def __call__(self, *of):
+            assert of == (1, 2, 3, 4)
+            if isinstance(answer := next(answers), BudgetError):
+                raise answer
+            return Mask(keep)
+
+        def record(self):
+            return {"kind": "latency"}
+
+    alone = Solver()
+    assert searching.agreed(alone, spec) is alone and searching.agreed(None, spec) is None
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    try:
+        together = searching.agreed(alone, spec)
+        assert together is not alone and together.record() == {"kind": "latency"}
+        assert torch.equal(together(1, 2, 3, 4).keep, keep)
+        with pytest.raises(BudgetError, match="out of reach"):
+            together(1, 2, 3, 4)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_bad_input(toy, tmp_path):
