@@ -1,0 +1,50 @@
+"""Scores of units, against sums written out by hand."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from slimkit import ranking
+from slimkit.channels import Graph, trace
+
+
+@pytest.fixture
+def chain() -> tuple[nn.Sequential, Graph]:
+    """A network in which only the six channels in the middle can be removed; each is read at four positions."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3))
+    nn.init.uniform_(model[1].weight, 0.1, 2.0)  # type: ignore[arg-type]
+    nn.init.normal_(model[1].bias)  # type: ignore[arg-type]
+    return model.eval(), trace(model, torch.zeros(1, 2, 4, 4))
+
+
+def by_hand(model: nn.Sequential) -> Tensor:
+    made, gamma, read = (model.get_parameter(name).detach() for name in ("0.weight", "1.weight", "4.weight"))
+    squares = made.square().sum((1, 2, 3)) + gamma.square() + read.view(3, 6, 4).square().sum((0, 2))
+    return squares / squares.mean()
+
+
+def test_group_norm_adds_the_squares_of_all_weights_of_a_unit(chain: tuple[nn.Sequential, Graph]) -> None:
+    model, graph = chain
+    assert [group.units.tolist() for group in graph.groups] == [list(range(6))]
+    torch.testing.assert_close(ranking.scores("group-norm", model, graph), by_hand(model))
+
+
+def test_a_bias_makes_no_channel_important(chain: tuple[nn.Sequential, Graph]) -> None:
+    model, graph = chain
+    before = ranking.scores("group-norm", model, graph)
+    with torch.no_grad():
+        model[1].bias[2], model[0].bias[2] = -1e3, 1e3  # type: ignore[index, operator]
+    assert torch.equal(ranking.scores("group-norm", model, graph), before)
+
+
+def test_group_norm_is_relative_to_the_group() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Conv2d(4, 6, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 1),
+    ).eval()  # fmt: skip
+    graph = trace(model, torch.zeros(1, 2, 4, 4))
+    scores = ranking.scores("group-norm", model, graph)
+    for group in graph.groups:
+        assert scores[group.units].mean().item() == pytest.approx(1.0)
