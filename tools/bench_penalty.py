@@ -1,8 +1,9 @@
 """Which penalty makes channels removable: accuracy right after the cut, at equal MACs, before any retraining.
 
-    python tools/bench_penalty.py [--out bench_penalty.jsonl]
+    python tools/bench_penalty.py --out FILE                             # digits, 60 epochs
+    python tools/bench_penalty.py --out FILE --data fashion-mnist        # 10,000 images of 14 pixels, 12 epochs
 
-ResNet-8 is trained on digits with no penalty, the L1 penalty on gamma, the group lasso on all coupled weights, and
+ResNet-8 is trained with no penalty, the L1 penalty on gamma, the group lasso on all coupled weights, and
 torch-pruning's regularisation (DepGraph's ridge), each at several strengths; then it is cut with each ranking, to
 half and to 30 % of the MACs. Test images, last epoch, 3 seeds; constants of removed channels are folded.
 """
@@ -15,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from bench_early_bird import Setting, subset
 from torch import nn
 
 import model_zoo
@@ -28,19 +30,13 @@ from slimkit.training.run import Hook, Run
 from slimkit.training.schedules import total
 
 SEEDS = (0, 1, 2)
-EPOCHS = 60
-PENALTIES = (
-    ("none", 0.0),
-    ("gamma", 1.0),
-    ("gamma", 2.0),
-    ("gamma", 4.0),
-    ("group", 1.0),
-    ("group", 2.0),
-    ("group", 4.0),
-    ("torch-pruning", 1e-4),
-    ("torch-pruning", 5e-4),
-    ("torch-pruning", 2e-3),
-)
+EPOCHS = {"digits": 60, "fashion-mnist": 12}
+GAMMA, GROUP = (("gamma", 1.0), ("gamma", 2.0), ("gamma", 4.0)), (("group", 1.0), ("group", 2.0), ("group", 4.0))
+RIVAL = (("torch-pruning", 1e-4), ("torch-pruning", 5e-4), ("torch-pruning", 2e-3))
+PENALTIES = {
+    "digits": (("none", 0.0), *GAMMA, *GROUP, *RIVAL),
+    "fashion-mnist": (("none", 0.0), *GAMMA[1:], *GROUP[:2]),
+}
 RANKINGS = ("gamma", "group-norm")
 SCOPES = ("global", "group")
 SHARES = (0.5, 0.3)
@@ -53,9 +49,9 @@ def train(penalty: str, strength: float, seed: int, dataset: data.Dataset) -> tu
     image = torch.zeros(1, *dataset.input_shape)
     graph = trace(model, image)
     recipe = training.Recipe(
-        epochs=EPOCHS, batch_size=64, learning_rate=0.05, seed=seed, device="cpu", precision="fp32"
+        epochs=EPOCHS[dataset.name], batch_size=64, learning_rate=0.05, seed=seed, device="cpu", precision="fp32"
     )
-    steps = EPOCHS * (len(dataset.train) // recipe.batch_size)
+    steps = recipe.epochs * (len(dataset.train) // recipe.batch_size)
     weight = 0.0
     if penalty in ("gamma", "group") and strength:
         rates = recipe.learning_rate * total(recipe.shape, steps)
@@ -79,7 +75,11 @@ def rival(strength: float, image: torch.Tensor) -> Hook:
         if id(run.model) not in pruners:
             last = [m for m in run.model.modules() if isinstance(m, nn.Linear)][-1:]
             pruners[id(run.model)] = tp.pruner.GroupNormPruner(
-                run.model, image, importance=tp.importance.GroupMagnitudeImportance(p=2), reg=strength, ignored_layers=last
+                run.model,
+                image,
+                importance=tp.importance.GroupMagnitudeImportance(p=2),
+                reg=strength,
+                ignored_layers=last,
             )
         pruners[id(run.model)].regularize(run.model)
 
@@ -105,11 +105,11 @@ def cuts(model: nn.Module, graph: Graph, seed: int, dataset: data.Dataset) -> li
     return found
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], name: str) -> str:
     """Return the means and ranges over the seeds as markdown; of the scopes the better one is shown."""
     heads = [f"{ranking}, {share} of the MACs" for ranking in RANKINGS for share in SHARES]
     lines = ["| penalty | dense | " + " | ".join(heads) + " |", "|" + " --- |" * (len(heads) + 2)]
-    for penalty, strength in PENALTIES:
+    for penalty, strength in PENALTIES[name]:
         own = [row for row in rows if row["job"][:2] == [penalty, strength]]
         if not own:
             continue
@@ -127,8 +127,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                 }
                 best = max(SCOPES, key=lambda scope: fmean(values[scope]))
                 cells.append(f"{show(values[best])} {best}")
-        name = penalty if not strength else f"{penalty}, {strength:g}"
-        lines.append("| " + " | ".join([name, *cells]) + " |")
+        lines.append("| " + " | ".join([f"{penalty}, {strength:g}" if strength else penalty, *cells]) + " |")
     return "\n".join(lines)
 
 
@@ -140,12 +139,15 @@ def show(shares: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("bench_penalty.jsonl"))
+    parser.add_argument("--data", choices=PENALTIES, default="digits")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
-    dataset = data.open("digits")
+    dataset = data.open(args.data)
+    if args.data == "fashion-mnist":
+        dataset = subset(dataset, Setting("resnet8", 16, 10_000, 14, EPOCHS[args.data], 64, 0.5, 0, "fp32"))
     for seed in SEEDS:
-        for penalty, strength in PENALTIES:
+        for penalty, strength in PENALTIES[args.data]:
             job = [penalty, strength, seed]
             if job not in [row["job"] for row in rows]:
                 model, graph = train(penalty, strength, seed, dataset)
@@ -153,7 +155,7 @@ def main() -> None:
                 rows.append(row)
                 with args.out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
-    print(table(rows))
+    print(table(rows, args.data))
 
 
 if __name__ == "__main__":
