@@ -254,29 +254,47 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Return mean, lowest and highest of every arm as a Markdown table."""
-    heads = ("setting", "p", "arm", "seeds", "test accuracy, % (lowest - highest)", "cost", "MACs",
-             "drawn at epoch", "after the cut")  # fmt: skip
-    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    """Return, per setting, mean, lowest and highest of every arm, and what the search saw, as Markdown."""
+    settings: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         s = run["setting"]
-        groups.setdefault(
-            (s["arch"], s["width"], s["images"], s["pixels"], s["epochs"], s["ratio"], run["arm"]), []
-        ).append(run)
-    for (arch, width, images, pixels, epochs, ratio, arm), found in groups.items():
+        name = f"{s['arch']}, width {s['width']}, {s['images']} images of {s['pixels']} px, {s['epochs']} epochs"
+        settings.setdefault(f"{name}, {s['precision']}", []).append(run)
+    return "\n\n".join(f"{name}\n\n{arms(found)}\n\n{draws(found)}".strip() for name, found in settings.items())
+
+
+def arms(runs: list[dict[str, Any]]) -> str:
+    """Return the rows of one setting."""
+    heads = ("arm", "p", "seeds", "test % (lowest to highest)", "cost", "MACs", "drawn at epoch", "after the cut, %")
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    order = list(ARMS)
+    keys = sorted({(run["setting"]["ratio"], order.index(run["arm"])) for run in runs})
+    for ratio, number in keys:
+        found = [run for run in runs if (run["setting"]["ratio"], run["arm"]) == (ratio, order[number])]
         accuracies = [100 * run["test"] for run in found]
 
-        def mean(name: str, found: list[dict[str, Any]] = found) -> str:
-            values = [run[name] for run in found if run.get(name) is not None]
+        def mean(name: str, scale: float = 1.0, found: list[dict[str, Any]] = found) -> str:
+            values = [scale * run[name] for run in found if run.get(name) is not None]
             return f"{statistics.fmean(values):.2f}" if values else ""
 
-        lines.append(
-            f"| {arch} w{width}, {images} images of {pixels} px, {epochs} epochs | {ratio:g} | {arm} | {len(found)} | "
-            f"{statistics.fmean(accuracies):.2f} ({min(accuracies):.2f} - {max(accuracies):.2f}) | {mean('cost')} | "
-            f"{mean('macs')} | {mean('drawn')} | {mean('after_cut')} |"
-        )
+        spread = f" ({min(accuracies):.2f} to {max(accuracies):.2f})" if len(found) > 1 else ""
+        cells = (order[number], f"{ratio:g}", str(len(found)), f"{statistics.fmean(accuracies):.2f}{spread}",
+                 mean("cost"), mean("macs"), mean("drawn"), mean("after_cut", 100))  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def draws(runs: list[dict[str, Any]]) -> str:
+    """Return when the masks settled in runs that were watched to their end, and how far they were from the last."""
+    watched = [run["ratios"] for run in runs if run["arm"] == "network slimming"]
+    lines = ["| ratio | runs | settled | at epoch | distance to the final mask |", "|" + " --- |" * 5]
+    for ratio in sorted({name for ratios in watched for name in ratios}):
+        seen = [ratios[ratio] for ratios in watched if ratio in ratios]
+        settled = [entry for entry in seen if entry["distance_to_final"] is not None]
+        epochs = ", ".join(f"{entry['epoch']:.2g}" for entry in settled)
+        far = ", ".join(f"{entry['distance_to_final']:.3f}" for entry in settled)
+        lines.append(f"| {ratio} | {len(seen)} | {len(settled)} | {epochs} | {far} |")
+    return "\n".join(lines) if watched else ""
 
 
 def observe() -> str:
