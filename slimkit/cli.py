@@ -76,7 +76,8 @@ def settings_of(kind: type[RunSpec], shown: Sequence[str], rest: bool = True) ->
 
     def add(command: Function) -> Function:
         by_name = {entry.name: entry for entry in fields(kind)}
-        click.option("--engine", metavar="NAME", hidden=True)(command)
+        engines = "tracer or runtime by its name: " + ", ".join(ENGINES)
+        click.option("--engine", metavar="NAME", hidden=True, help=engines)(command)
         click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any setting, by name.")(command)
         click.option("--config", type=Path, metavar="FILE", help="Settings from a file such as run.toml.")(command)
         for name in reversed([*shown, *(name for name in by_name if rest and name not in shown)]):
