@@ -30,6 +30,19 @@ def test_group_norm_adds_the_squares_of_all_weights_of_a_unit(chain: tuple[nn.Se
     torch.testing.assert_close(ranking.scores("group-norm", model, graph), by_hand(model))
 
 
+def test_reader_norm_adds_the_squares_of_what_reads_a_unit(chain: tuple[nn.Sequential, Graph]) -> None:
+    model, graph = chain
+    read = model.get_parameter("4.weight").detach().view(3, 6, 4).square().sum((0, 2))
+    torch.testing.assert_close(ranking.scores("reader-norm", model, graph), read / read.mean())
+
+
+def test_a_group_that_nothing_reads_is_ranked_by_what_makes_it(chain: tuple[nn.Sequential, Graph]) -> None:
+    model, graph = chain
+    nn.init.zeros_(model.get_parameter("4.weight"))
+    expected = ranking.scores("group-norm", model, graph)
+    assert torch.equal(ranking.scores("reader-norm", model, graph), expected)
+
+
 def test_a_bias_makes_no_channel_important(chain: tuple[nn.Sequential, Graph]) -> None:
     model, graph = chain
     before = ranking.scores("group-norm", model, graph)

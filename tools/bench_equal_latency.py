@@ -87,7 +87,7 @@ FAMILIES = {
         | {f"ResNet-14, width {w}": partial(ResNet, 2, 10, 1, w) for w in (16, 14, 12, 11, 10, 9, 8)},
         step=8,
     ),
-    "vgg8": Family(partial(model_zoo.vgg8, width=32), 5, widths_of(model_zoo.vgg8, tuple(range(30, 8, -2)))),
+    "vgg8": Family(partial(model_zoo.vgg8, width=32), 3, widths_of(model_zoo.vgg8, tuple(range(30, 8, -2)))),
     "mobilenet": Family(mobilenet, 5, widths_of(mobilenet, (0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1))),
 }
 
@@ -260,7 +260,7 @@ def stock(bench: Bench, seed: int, kind: str) -> tuple[nn.Module, nn.Module]:
 def arms(name: str) -> dict[str, Callable[[Bench, int], tuple[nn.Module, nn.Module]]]:
     """Return every arm of a network, the most telling first."""
     found: dict[str, Callable[[Bench, int], tuple[nn.Module, nn.Module]]] = {}
-    for ranking in ("gamma", "group-norm", "taylor"):
+    for ranking in ("gamma", "reader-norm", "group-norm", "taylor"):
         for scope in ("global", "isomorphic", "group"):
             found[f"slimkit {ranking} {scope}"] = partial(ours, ranking=ranking, scope=scope)
     step = FAMILIES[name].step

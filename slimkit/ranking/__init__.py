@@ -6,12 +6,13 @@ from torch import Tensor, nn
 
 from slimkit.channels import Graph
 from slimkit.errors import SpecError
-from slimkit.ranking import chance, gamma, group_norm, taylor
+from slimkit.ranking import chance, gamma, group_norm, reader_norm, taylor
 from slimkit.ranking.context import Context
 
 RANKINGS: dict[str, Callable[[nn.Module, Graph, Context], Tensor]] = {
     "gamma": gamma.scores,
     "group-norm": group_norm.scores,
+    "reader-norm": reader_norm.scores,
     "taylor": taylor.scores,
     "random": chance.scores,
 }

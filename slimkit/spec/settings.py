@@ -56,8 +56,8 @@ class RunSpec:
     )
     ranking: str = setting(
         "gamma",
-        "what ranks channels: gamma, group-norm, taylor (needs data), random",
-        choice("gamma", "group-norm", "taylor", "random"),
+        "what ranks channels: gamma, reader-norm, group-norm, taylor (needs data), random",
+        choice("gamma", "reader-norm", "group-norm", "taylor", "random"),
     )
     scope: str = setting(
         "global",

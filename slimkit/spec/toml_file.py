@@ -91,11 +91,7 @@ def _read_word(word: str) -> Any:
         value = tomllib.loads(f"value = {word}")
     except tomllib.TOMLDecodeError:
         return word
-    return (
-        value["value"]
-        if len(value) == 1 and isinstance(value["value"], (bool, int, float, str, list))
-        else word
-    )
+    return value["value"] if len(value) == 1 and isinstance(value["value"], (bool, int, float, str, list)) else word
 
 
 def _parse(text: str, source: str) -> dict[str, Any]:
