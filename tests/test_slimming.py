@@ -66,7 +66,8 @@ def test_the_channels_with_the_smallest_gamma_go() -> None:
     model = spread(Two())
     with torch.no_grad():
         model.na.weight[[1, 4, 6]] = 1e-3  # type: ignore[operator]
-    found = slimming.slim(model, trace(model, INPUTS[0]), spec(ratio=3 / 18, without_bn="keep"), INPUTS)
+    by_gamma = spec(ratio=3 / 18, ranking="gamma", scope="global", without_bn="keep")
+    found = slimming.slim(model, trace(model, INPUTS[0]), by_gamma, INPUTS)
     group = found.graph.groups[0]
     assert (~found.mask.keep[group.units]).nonzero().flatten().tolist() == [1, 4, 6]
 
@@ -117,8 +118,8 @@ def test_without_batch_norm_gamma_says_what_to_rank_by() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.ReLU(), nn.Linear(6, 4))
     graph = trace(model, INPUTS[0])
     with pytest.raises(MaskError, match="ranking=group-norm"):
-        slimming.slim(model, graph, spec(ratio=0.5), INPUTS)
-    found = slimming.slim(model, graph, spec(ratio=0.5, ranking="group-norm"), INPUTS)
+        slimming.slim(model, graph, spec(ratio=0.5, ranking="gamma"), INPUTS)
+    found = slimming.slim(model, graph, spec(ratio=0.5), INPUTS)
     assert found.mask.removed == 3
 
 

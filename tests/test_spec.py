@@ -45,7 +45,7 @@ def test_half_the_channels_where_nothing_is_asked():
         ({"max_latency": "2.5"}, "above 1 without a unit; units are us, ms, s"),
         ({"max_macs": "many"}, "max_macs is 'many': neither a share nor an amount"),
         ({"max_energy": -1}, "max_energy is -1: not above 0"),
-        ({"ranking": "best"}, "ranking is 'best': it must be 'gamma' or"),
+        ({"ranking": "best"}, "ranking is 'best': it must be 'group-norm' or"),
         ({"ranking": "taylor"}, "ranking is 'taylor': it needs data"),
         ({"int8": True}, "int8 is True: it needs data"),
         ({"int8": "yes"}, "int8 is 'yes': it must be true or false"),

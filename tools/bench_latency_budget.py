@@ -51,7 +51,7 @@ def solve(name: str, share: float, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     model = network(name)
     image = torch.randn(1, 3, SIZES.get(name, 224), SIZES.get(name, 224))
-    spec = CompressSpec(max_latency=share)
+    spec = CompressSpec(max_latency=share, ranking="gamma", scope="global")
     graph = trace(model, image)
     scores = slimming.rank(model, graph, spec, Context())
     fixed = torch.zeros(graph.units, dtype=torch.bool)

@@ -46,7 +46,7 @@ def ours(model: nn.Module, image: torch.Tensor) -> tuple[nn.Module, float]:
     from slimkit.spec import CompressSpec
     from slimkit.surgery import remove
 
-    spec = CompressSpec(ratio=RATIO)
+    spec = CompressSpec(ratio=RATIO, ranking="gamma", scope="global")
 
     def run() -> nn.Module:
         graph = trace(model, image)

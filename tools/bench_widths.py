@@ -44,14 +44,14 @@ def network(name: str) -> nn.Module:
 
 
 def ours(model: nn.Module, image: Tensor, setting: dict[str, float]) -> nn.Module:
-    """Trace, choose and remove, with all settings at their defaults but the budget."""
+    """Trace, choose by gamma over the whole network, as the rival does, and remove."""
     from slimkit import slimming
     from slimkit.channels import trace
     from slimkit.ranking import Context
     from slimkit.spec import CompressSpec, make
     from slimkit.surgery import remove
 
-    spec = make(CompressSpec, dict(setting))
+    spec = make(CompressSpec, {"ranking": "gamma", "scope": "global", **setting})
     graph = trace(model, image)
     scores = slimming.rank(model, graph, spec, Context())
     fixed = torch.zeros(graph.units, dtype=torch.bool)

@@ -9,6 +9,8 @@ from slimkit.spec.checks import Check, choice, flag, number, optional, pattern, 
 
 BUDGETS = ("macs", "params", "bytes", "latency", "energy")
 _RATIO = number(0, 1, below=True)
+_RANKINGS = ("group-norm", "reader-norm", "gamma", "taylor", "random")
+_RANKING = "what ranks channels: group-norm, reader-norm, gamma, taylor (needs data), random"
 
 
 def setting(default: Any, meaning: str, check: Check) -> Any:
@@ -54,13 +56,9 @@ class RunSpec:
         "energy an inference may take: a share, or an amount such as 30mJ",
         optional(budget_setting("energy")),
     )
-    ranking: str = setting(
-        "gamma",
-        "what ranks channels: gamma, reader-norm, group-norm, taylor (needs data), random",
-        choice("gamma", "reader-norm", "group-norm", "taylor", "random"),
-    )
+    ranking: str = setting("group-norm", _RANKING, choice(*_RANKINGS))
     scope: str = setting(
-        "global",
+        "group",
         "where channels compete: global (whole network), isomorphic (groups of like build), group",
         choice("global", "group", "isomorphic"),
     )
@@ -193,11 +191,7 @@ class TrainSpec(RunSpec):
         "S = lambda * sum(learning rate) / (1 - momentum) to reach; default: 2 for gamma, 1 for group",
         optional(number(0)),
     )
-    scope: str = setting(
-        "group",
-        "where channels compete: global (whole network), isomorphic (groups of like build), group",
-        choice("global", "group", "isomorphic"),
-    )
+    ranking: str = setting("gamma", _RANKING, choice(*_RANKINGS))
     draw: str = setting(
         "early-bird",
         "when channels are removed: early-bird (mask settled), end, epoch:K, init",
