@@ -33,7 +33,7 @@ def cut(name: str, **settings: Any) -> dict[str, Any]:
     network = load(Path(model_zoo.__file__).parent / f"{name}.safetensors")
     known = provenance.of(network.model)
     dataset = data.open(name.partition("-")[2]).normalised(known.normalisation)
-    spec = CompressSpec(data=dataset.name, round_to=1, **settings)
+    spec = CompressSpec(**{"ranking": "gamma", "scope": "global", "data": dataset.name, "round_to": 1} | settings)
     image = torch.randn(1, *dataset.input_shape)
     graph = trace(network.model, image)
     inputs = compressing.proof_inputs(image, dataset, spec.seed)
