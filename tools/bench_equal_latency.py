@@ -325,7 +325,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         def mean(found: list[dict[str, Any]], key: str) -> float:
             return fmean(row[key] for row in found) if all(key in row for row in found) else math.nan
 
-        for arm, found in sorted(by_arm.items(), key=lambda item: -(mean(item[1], "test") or 0)):
+        tests = {arm: mean(found, "test") for arm, found in by_arm.items()}
+        for arm, found in sorted(by_arm.items(), key=lambda item: -tests[item[0]] if tests[item[0]] > 0 else 0.0):
             if "error" in found[0]:
                 lines.append(f"| {arm} | {found[0]['error']} |" + " |" * 8)
                 continue
