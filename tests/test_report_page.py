@@ -214,6 +214,15 @@ def test_a_measured_budget_is_accounted_for():
     assert verdict(report).notes[0] == "Asked for 2.00 MB, chosen with 1.98 MB: 0.49 of 4.00 MB."
 
 
+def test_an_int8_file_is_said_with_its_accuracy_and_time():
+    report = compress_report()
+    assert not any("INT8" in note for note in verdict(report).notes)
+    report["int8"] = {"accuracy": {"validation": 0.93, "test": 0.9281}, "latency_ms": {"median": 7.855}}
+    note = "INT8 (model.int8.onnx): 92.81 % of the test images right; 7.86 ms, 0.25 of the original’s time."
+    assert verdict(report).notes[-1] == note
+    assert note in unescape(run_page(report))
+
+
 def test_a_mask_that_was_drawn_unsettled_is_not_said_to_have_settled():
     report = train_report()
     for settled in (True, False):

@@ -120,7 +120,17 @@ def _notes(report: Record, before: Record, after: Record) -> list[str]:
         notes.append(f"{percent(1 - removable / total)} of all channels were out of reach; the reasons are listed.")
     if accuracy(after)[0] is None:
         notes.append("Accuracy was not measured: the run had no data.")
-    return notes
+    return notes + _int8(report.get("int8") or {}, before)
+
+
+def _int8(side: Record, before: Record) -> list[str]:
+    """Say what the INT8 file is worth, where one was written."""
+    right, split = accuracy(side)
+    old, new = latency_ms(before), latency_ms(side)
+    found = [] if right is None else [f"{percent(right, 2)} of the {split} images right"]
+    if new is not None:
+        found.append(milliseconds(new) + (f", {ratio(new, old)} of the original’s time" if old else ""))
+    return [f"INT8 (model.int8.onnx): {'; '.join(found)}."] if found else []
 
 
 def _budget(record: Record) -> list[str]:
