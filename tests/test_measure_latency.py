@@ -1,6 +1,7 @@
 """Latency: what is timed, in which order, what it is made of, and the refusals."""
 
 import re
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -223,3 +224,19 @@ def test_the_precision_of_openvino_is_that_which_it_really_computes_in(files):
     a, b = (runner.run(image)[0] for runner in found)
     same = bool(np.array_equal(a, b))
     assert same is found[1].engine.endswith("(f32)") and np.abs(a - b).max() < 0.1 * np.abs(a).max()
+
+
+def test_signals_still_find_their_stack_after_several_models_in_openvino(files):
+    """Handlers run on a stack of their own, here faulthandler's; SIGCHLD has a handler once torch loads data."""
+    pytest.importorskip("openvino", reason="the extra slimkit[openvino] is not installed")
+    code = """
+import faulthandler, gc, signal, subprocess, sys
+from slimkit.measure.latency import measure
+faulthandler.enable()
+signal.signal(signal.SIGCHLD, lambda *_: None)
+measure(sys.argv[1:], engine="openvino", seconds=0.01)
+gc.collect()
+subprocess.run([sys.executable, "-c", ""])
+"""
+    done = subprocess.run([sys.executable, "-c", code, *map(str, files)], check=False)
+    assert done.returncode == 0

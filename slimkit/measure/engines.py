@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +114,18 @@ def _openvino() -> Any:
     return openvino
 
 
+@cache
+def _core() -> Any:
+    """Return OpenVINO's one core: each sets this thread's stack for signals, and takes it away when it goes.
+
+    Of two that end in the order of their making, the second puts back the first one's, which is no more: the
+    next signal with a handler (a data loader's worker that ends) would kill the process.
+    """
+    return _openvino().Core()
+
+
 def openvino_model(path: Path, threads: int, engine: str, profile: bool = False) -> Any:
     """Compile a file for one stream, in the precision of the engine's name; with `profile`, to time its nodes."""
-    openvino = _openvino()
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
@@ -125,8 +134,7 @@ def openvino_model(path: Path, threads: int, engine: str, profile: bool = False)
         "PERF_COUNT": profile,
     }
     try:
-        model = openvino.Core().read_model(str(path))
-        return openvino.Core().compile_model(model, "CPU", settings)
+        return _core().compile_model(_core().read_model(str(path)), "CPU", settings)
     except Exception as error:  # plain RuntimeErrors
         raise _unreadable(path, "OpenVINO", error) from error
 
