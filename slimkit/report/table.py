@@ -98,25 +98,26 @@ def bench_table(found: Record) -> RenderableType:
     rows: Sequence[Record] = found["models"]
     times: list[Record] = [row.get("latency_ms") or {} for row in rows]
     engines = list(dict.fromkeys(str(time.get("engine", "")) for time in times))
-    more = ("engine",) if len(engines) > 1 else ()
-    table = _table("model", *more, "size", "median", "quartiles", "CPU time", "/ first", left=("model", *more))
-    for row, time in zip(rows, times, strict=True):
-        _add(
-            table,
-            str(row.get("name")),
-            *[str(time.get("engine", "")) for _ in more],
-            amount(row.get("bytes"), "B"),
-            milliseconds(time.get("median")),
-            quartiles(time.get("q25"), time.get("q75")),
-            milliseconds(time.get("cpu")),
-            ratio(row.get("share"), 1.0),
-        )
+    parts: list[RenderableType] = []
+    for engine in engines:
+        table = _table("model", "size", "median", "quartiles", "CPU time", "/ first", left=("model",))
+        for row, time in zip(rows, times, strict=True):
+            if str(time.get("engine", "")) == engine:
+                _add(
+                    table,
+                    str(row.get("name")),
+                    amount(row.get("bytes"), "B"),
+                    milliseconds(time.get("median")),
+                    quartiles(time.get("q25"), time.get("q75")),
+                    milliseconds(time.get("cpu")),
+                    ratio(row.get("share"), 1.0),
+                )
+        parts += [Text(engine, style="bold"), table]
     how = times[0]
     runs = sorted({int(time["repeats"]) for time in times if "repeats" in time})
-    words = [*engines] if not more else []
-    words += [f"batch {how.get('batch', 1)}", _threads(how.get("threads", 1))]
+    words = [f"batch {how.get('batch', 1)}", _threads(how.get("threads", 1))]
     words += [f"{runs[0]} runs" if runs[0] == runs[-1] else f"{runs[0]} to {runs[-1]} runs"] if runs else []
-    parts: list[RenderableType] = [table, Text(", ".join(words))]
+    parts.append(Text(", ".join(words)))
     if any(time.get("noisy") for time in times):
         judged = "by CPU time of the process" if how.get("threads") == 1 else "by the fastest of all runs"
         parts.append(Text(f"Warning: the machine was too noisy for wall times; compared {judged}.", style="yellow"))
