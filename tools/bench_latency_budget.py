@@ -37,7 +37,7 @@ NETWORKS = (
 )
 
 
-def solve(name: str, share: float, folder: Path) -> dict[str, Any]:
+def solve(name: str, share: float, folder: Path, settings: dict[str, str]) -> dict[str, Any]:
     """Choose, remove and export; what it took and what the solver thinks it reached."""
     from slimkit import slimming
     from slimkit.channels import trace
@@ -51,7 +51,7 @@ def solve(name: str, share: float, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     model = network(name)
     image = torch.randn(1, 3, SIZES.get(name, 224), SIZES.get(name, 224))
-    spec = CompressSpec(max_latency=share, ranking="gamma", scope="global")
+    spec = CompressSpec(max_latency=share, **settings)
     graph = trace(model, image)
     scores = slimming.rank(model, graph, spec, Context())
     fixed = torch.zeros(graph.units, dtype=torch.bool)
@@ -89,10 +89,11 @@ def check(folder: Path) -> dict[str, Any]:
     }
 
 
-def run(name: str, share: float) -> dict[str, Any]:
+def run(name: str, share: float, settings: dict[str, str]) -> dict[str, Any]:
     """Run both processes for one network."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
         command = [sys.executable, __file__, name, "--share", str(share), "--folder", folder]
+        command += [word for key, value in settings.items() for word in (f"--{key}", value)]
         row: dict[str, Any] = {"name": name}
         for step in ("solve", "check"):
             found = subprocess.run(
@@ -140,12 +141,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="networks; default: ten of nine families")
     parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("--ranking", default="group-norm")
+    parser.add_argument("--scope", default="group")
     parser.add_argument("--out", type=Path, default=Path("bench_latency_budget.jsonl"))
     parser.add_argument("--step", choices=("solve", "check"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    settings = {"ranking": args.ranking, "scope": args.scope}
     if args.step == "solve":
-        print(json.dumps(solve(args.names[0], args.share, args.folder)))
+        print(json.dumps(solve(args.names[0], args.share, args.folder, settings)))
         return
     if args.step == "check":
         print(json.dumps(check(args.folder)))
@@ -156,7 +160,7 @@ def main() -> None:
         done = {row["name"]: row for row in map(json.loads, args.out.read_text().splitlines())}
     for name in names:
         if name not in done:
-            done[name] = run(name, args.share)
+            done[name] = run(name, args.share, settings)
             with args.out.open("a") as file:
                 file.write(json.dumps(done[name]) + "\n")
     print(table([done[name] for name in names], args.share))

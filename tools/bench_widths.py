@@ -43,15 +43,15 @@ def network(name: str) -> nn.Module:
     return model
 
 
-def ours(model: nn.Module, image: Tensor, setting: dict[str, float]) -> nn.Module:
-    """Trace, choose by gamma over the whole network, as the rival does, and remove."""
+def ours(model: nn.Module, image: Tensor, setting: dict[str, Any]) -> nn.Module:
+    """Trace, choose, and remove."""
     from slimkit import slimming
     from slimkit.channels import trace
     from slimkit.ranking import Context
     from slimkit.spec import CompressSpec, make
     from slimkit.surgery import remove
 
-    spec = make(CompressSpec, {"ranking": "gamma", "scope": "global", **setting})
+    spec = make(CompressSpec, setting)
     graph = trace(model, image)
     scores = slimming.rank(model, graph, spec, Context())
     fixed = torch.zeros(graph.units, dtype=torch.bool)
@@ -83,7 +83,7 @@ def theirs(model: nn.Module, image: Tensor, goal: int, round_to: int | None) -> 
     return best
 
 
-def run_one(name: str, rival: bool) -> dict[str, Any]:
+def run_one(name: str, rival: bool, ranked: dict[str, str]) -> dict[str, Any]:
     """Measure one network; what a tool raises goes into its row."""
     from slimkit.export import export_onnx
     from slimkit.measure.latency import measure
@@ -108,7 +108,7 @@ def run_one(name: str, rival: bool) -> dict[str, Any]:
 
     for setting in SETTINGS:
         own = "=".join(str(part) for part in next(iter(setting.items())))
-        attempt(own, lambda given=setting: ours(model, image, given))
+        attempt(own, lambda given=setting: ours(model, image, ranked | given))
         if rival and own in nets:
             goal = count_macs(nets[own], shape)
             attempt(f"{own}, rival", lambda macs=goal: theirs(model, image, macs, None), RIVAL_LIMIT_S)
@@ -166,10 +166,12 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="networks; default: all with BatchNorm")
     parser.add_argument("--out", type=Path, default=Path("bench_widths.jsonl"))
     parser.add_argument("--no-rival", action="store_true")
+    parser.add_argument("--ranking", default="gamma", help="slimkit's; the rival ranks by gamma, whole network")
+    parser.add_argument("--scope", default="global")
     parser.add_argument("--one", action="store_true", help="measure the one network in this process")
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(run_one(args.names[0], not args.no_rival)))
+        print(json.dumps(run_one(args.names[0], not args.no_rival, {"ranking": args.ranking, "scope": args.scope})))
         return
     names = args.names or [n for n in names_with_batch_norm()[0] if n != "regnet_y_128gf"]
     done = {}
@@ -177,7 +179,8 @@ def main() -> None:
         done = {row["name"]: row for row in map(json.loads, args.out.read_text().splitlines())}
     for name in names:
         if name not in done:
-            command = [sys.executable, __file__, name, "--one", *(["--no-rival"] if args.no_rival else [])]
+            command = [sys.executable, __file__, name, "--one", "--ranking", args.ranking, "--scope", args.scope]
+            command += ["--no-rival"] if args.no_rival else []
             found = subprocess.run(command, capture_output=True, text=True)
             try:
                 done[name] = json.loads(found.stdout.strip().splitlines()[-1])
