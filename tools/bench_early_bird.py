@@ -242,6 +242,7 @@ ARMS: dict[str, Arm] = {
     "torch-pruning": torch_pruning,
     "published": published,
     "published, fresh": lambda b: published(b, init="fresh"),
+    "bf16 search": lambda b: b.ticket(spend=0.55, search_precision="bf16"),
     "int8 search": lambda b: b.ticket(spend=0.55, search_precision="int8-emulated"),
     **{f"drawn at {e}": lambda b, at=e: b.ticket(spend=0.8, draw=f"epoch:{at}") for e in (1, 2, 4, 6, 8)},
 }

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from coverage import SIZES, names_with_batch_norm
 
 SETTINGS: tuple[dict[str, float], ...] = ({"ratio": 0.5}, {"max_macs": 0.5})
-RIVAL_LIMIT_S = 240  # to build its graph and search; slower ones are reported as such
+RIVAL_LIMIT_S = 120  # to build its graph and search; slower ones are reported as such
 
 
 def network(name: str) -> nn.Module:
