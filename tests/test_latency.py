@@ -458,14 +458,31 @@ def solve(small: SimpleNamespace, work: Path, **settings: Any) -> tuple[LatencyS
     return solver, solver(small.graph, scores, Widths(1), nothing_fixed).keep
 
 
-@pytest.mark.parametrize("law", [lambda s: s, lambda s: 0.3 + 0.7 * s, lambda s: s**1.5, lambda s: min(1.0, 1.2 * s)])
+def plateau(share: float) -> float:
+    """A machine that hardly gets faster until it suddenly does."""
+    return share if share > 0.8 or share < 0.25 else 0.605 + 0.05 * (share - 0.25)
+
+
+LAWS = (lambda s: s, lambda s: 0.3 + 0.7 * s, lambda s: s**1.5, lambda s: min(1.0, 1.2 * s))
+
+
+def test_a_machine_that_does_not_get_faster_for_long_is_asked_on(
+    small: SimpleNamespace, machine: SimpleNamespace, tmp_path: Path
+) -> None:
+    machine.law = plateau
+    solver, keep = solve(small, tmp_path, max_latency=0.6)
+    assert 0.15 <= solver.reached / solver.original <= 0.6  # not the smallest network there is
+    assert len(solver.rounds) <= 12
+
+
+@pytest.mark.parametrize("law", LAWS)
 def test_the_target_is_met_whatever_the_machine_makes_of_it(
     small: SimpleNamespace, machine: SimpleNamespace, tmp_path: Path, law: Callable[[float], float]
 ) -> None:
     machine.law = law
     solver, keep = solve(small, tmp_path, max_latency=0.6)
     share = small.graph.macs(keep) / small.graph.macs(torch.ones_like(keep))
-    assert 0.95 * 0.6 <= law(share) <= 0.6
+    assert 0.97 * 0.6 <= law(share) <= 0.6
     assert solver.reached == pytest.approx(10 * law(share)) and solver.target == 6.0 and solver.original == 10.0
     assert 1 <= len(solver.rounds) <= 4 and not solver.notes
     assert list(tmp_path.iterdir()) == [tmp_path / "cache"] or not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -28,8 +29,8 @@ from slimkit.surgery import remove
 
 Progress = Callable[[str, float | None], None]
 _CORRECTIONS = 3
-_AIM = 0.98  # of the target: noise must not lift the result above it
-_ENOUGH = 0.965  # of the target: closer from below needs no correction
+_AIM, _CLOSER = 0.98, 0.99  # of the target, by the table and by measured masks: noise must not lift it above
+_ENOUGH = 0.98  # of the target: closer from below needs no correction
 _SECONDS, _NOISY_SECONDS = 2.0, 6.0  # a file and measurement
 
 
@@ -152,22 +153,20 @@ class LatencySolver:
         """Return counts whose network was measured to be within the budget, and as near to it as can be."""
         tried: dict[bytes, tuple[float, Counts]] = {}  # counts as a key, share measured
         self._aim_from(self._value(self._measure([dense])[0]))
-        for number in range(1 + _CORRECTIONS):
-            self.progress("choosing channels and measuring them", number / (1 + _CORRECTIONS))
-            counts, predicted = problem.solve(self._next_share())
-            if counts.tobytes() in tried:
-                break
-            share = self._try(problem, counts, predicted, dense, slim)
-            tried[counts.tobytes()] = (share, counts)
-            least = bool(np.all(counts == problem.least))
-            if _ENOUGH * self._goal <= share <= self._goal or (least and share > self._goal):
-                break
-        met = [entry for entry in tried.values() if entry[0] <= self._goal]
-        if not met and problem.least.tobytes() not in tried:
-            predicted = problem.costs.total(problem.least) / problem.original
-            share = self._try(problem, problem.least, predicted, dense, slim)
-            tried[problem.least.tobytes()] = (share, problem.least)
+        asked = _AIM * self._goal
+        for number in itertools.count():
+            self.progress("choosing channels and measuring them", min(1.0, number / (1 + _CORRECTIONS)))
+            counts, predicted = problem.solve(asked)
+            again = counts.tobytes() in tried
+            if not again:
+                tried[counts.tobytes()] = self._try(problem, counts, predicted, dense, slim), counts
+            share = tried[counts.tobytes()][0]
             met = [entry for entry in tried.values() if entry[0] <= self._goal]
+            last = again or number >= _CORRECTIONS
+            near = _ENOUGH * self._goal <= share <= self._goal
+            if near or (met and last) or bool(np.all(counts == problem.least)):
+                break
+            asked = 0.9 * min(asked, predicted) if last else self._next_share()
         share, counts = max(met or tried.values(), key=lambda entry: entry[0] if met else -entry[0])
         self.reached = share * self.original
         if not met:
@@ -184,16 +183,21 @@ class LatencySolver:
         return after / before
 
     def _next_share(self) -> float:
-        """Return the share to ask of the table: through what was measured, real = a x predicted ^ b."""
-        aim = _AIM * self._goal
-        near = sorted(self.rounds, key=lambda entry: abs(log(entry.reached / aim)))[:2]
-        if not near:
-            return aim
+        """Return the share to ask of the table, through what was measured: real = a x predicted ^ power.
+
+        Through the nearest below and the nearest above the target; through the two nearest where all are on one
+        side, with a power of 0.5 at least: widths come in steps, so a slope of near neighbours says little.
+        """
+        aim = _CLOSER * self._goal
+        near = sorted(self.rounds, key=lambda entry: abs(log(entry.reached / aim)))
+        first = near[0]
+        across = [entry for entry in near if (entry.reached > aim) != (first.reached > aim)]
         power = 1.0
-        if len(near) == 2 and near[0].predicted != near[1].predicted:
-            power = log(near[0].reached / near[1].reached) / log(near[0].predicted / near[1].predicted)
-        power = min(max(power, 0.2), 3.0)
-        return near[0].predicted * float((aim / near[0].reached) ** (1 / power))
+        for second in [*across, *near[1:]][:1]:
+            if second.predicted != first.predicted:
+                power = log(first.reached / second.reached) / log(first.predicted / second.predicted)
+                power = min(max(power, 0.2 if across else 0.5), 5.0 if across else 3.0)
+        return first.predicted * float((aim / first.reached) ** (1 / power))
 
     def _aim_from(self, original: float) -> None:
         """Set the target from what the original takes.
