@@ -8,12 +8,12 @@ half of the MACs, constants folded and statistics re-estimated; 3 seeds where ch
 """
 
 import argparse
-import json
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
+from rows import append, read
 
 import model_zoo
 from slimkit import compressing, data, provenance, slimming
@@ -92,13 +92,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench_cut.jsonl"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    rows = read(args.out)
     for job in jobs():
         if job not in [row["job"] for row in rows]:
             row = {"job": job, **cut(job["network"], **{k: v for k, v in job.items() if k != "network"})}
             rows.append(row)
-            with args.out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append(args.out, row)
     print(tables(rows))
 
 

@@ -11,7 +11,6 @@ multiply-adds of training, three forward passes an image, as a share of one dens
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rows import append, read
 from torch import nn
 
 import model_zoo
@@ -249,11 +249,6 @@ ARMS: dict[str, Arm] = {
 DEFAULT = [name for name in ARMS if not name.startswith("drawn")]
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """Return the runs in a file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def table(runs: list[dict[str, Any]]) -> str:
     """Return, per setting, mean, lowest and highest of every arm, and what the search saw, as Markdown."""
     settings: dict[str, list[dict[str, Any]]] = {}
@@ -376,8 +371,7 @@ def run_arms(setting: Setting, arms: list[str], out: Path) -> None:
         done[arm] = ARMS[arm](bench)
         done[arm] |= {"arm": arm, "setting": wanted, "seconds": time.perf_counter() - began}
         done[arm]["cpu_seconds"] = time.process_time() - cpu
-        with out.open("a") as file:
-            file.write(json.dumps(done[arm]) + "\n")
+        append(out, done[arm])
         shown = {k: v for k, v in done[arm].items() if k in ("test", "validation", "cost", "macs", "drawn", "epochs")}
         print(
             setting.seed,

@@ -14,12 +14,11 @@ cut is on the validation split; the test split is read once, at the end.
 
 import argparse
 import copy
-import json
 import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -28,6 +27,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from rows import append, read
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -340,11 +340,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        yield from map(json.loads, path.read_text().splitlines())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=FAMILIES, default="resnet20")
@@ -364,17 +359,15 @@ def main() -> None:
         if (args.network, 1.0, "dense", 0) not in done:
             parts = {part: bench.accuracy(bench.dense, part) for part in ("validation", "test")}
             row = {"network": args.network, "share": 1.0, "arm": "dense", "seed": 0, "latency": 1.0, "macs": 1.0}
-            with args.out.open("a") as file:
-                file.write(json.dumps(row | parts) + "\n")
+            append(args.out, row | parts)
         for seed in range(args.seeds):
             for arm in arms(args.network):
                 wanted = args.arms is None or any(all(w in arm.split() for w in words.split()) for words in args.arms)
                 if wanted and (args.network, args.share, arm, seed) not in done:
                     row = run(bench, arm, seed, args.epochs)
-                    with args.out.open("a") as file:
-                        file.write(json.dumps(row) + "\n")
+                    append(args.out, row)
                     print({k: v for k, v in row.items() if k != "widths"}, flush=True)
-    print(table(list(read(args.out))))
+    print(table(read(args.out)))
 
 
 if __name__ == "__main__":

@@ -10,18 +10,15 @@ milliseconds beside wall time, since the machine may be shared. Gammas as in `be
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 from bench_widths import network
 from coverage import SIZES
+from rows import by_name, printed_by
 
 NETWORKS = (
     "resnet18",
@@ -92,19 +89,14 @@ def check(folder: Path) -> dict[str, Any]:
 def run(name: str, share: float, settings: dict[str, str]) -> dict[str, Any]:
     """Run both processes for one network."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
-        command = [sys.executable, __file__, name, "--share", str(share), "--folder", folder]
-        command += [word for key, value in settings.items() for word in (f"--{key}", value)]
+        given = [name, "--share", str(share), "--folder", folder]
+        given += [word for key, value in settings.items() for word in (f"--{key}", value)]
         row: dict[str, Any] = {"name": name}
         for step in ("solve", "check"):
-            found = subprocess.run(
-                [*command, "--step", step],
-                capture_output=True,
-                text=True,
-                env=os.environ | {"XDG_CACHE_HOME": cache},
-            )
-            if found.returncode:
-                return row | {"error": (found.stderr.strip().splitlines() or ["?"])[-1][:200]}
-            row |= json.loads(found.stdout.strip().splitlines()[-1])
+            found, said = printed_by(__file__, *given, "--step", step, env=os.environ | {"XDG_CACHE_HOME": cache})
+            if found is None:
+                return row | {"error": said[:200]}
+            row |= found
         return row
 
 
@@ -155,15 +147,8 @@ def main() -> None:
         print(json.dumps(check(args.folder)))
         return
     names = args.names or NETWORKS
-    done = {}
-    if args.out.exists():
-        done = {row["name"]: row for row in map(json.loads, args.out.read_text().splitlines())}
-    for name in names:
-        if name not in done:
-            done[name] = run(name, args.share, settings)
-            with args.out.open("a") as file:
-                file.write(json.dumps(done[name]) + "\n")
-    print(table([done[name] for name in names], args.share))
+    found = by_name(names, args.out, lambda name: run(name, args.share, settings))
+    print(table(found, args.share))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ as `slimkit compress --latency-table` chooses them, both networks measured side 
 """
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from rows import append, read
 from torchvision import models
 
 from slimkit import benching, slimming
@@ -63,13 +63,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench_latency_table.jsonl"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    rows = read(args.out)
     for network in args.networks:
         for engine in args.engine or ENGINES:
             if [network, engine] not in [entry["job"] for entry in rows]:
                 rows.append(row(network, engine))
-                with args.out.open("a") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
+                append(args.out, rows[-1])
     print("| network | engine | original | by the table | measured | layers | CPU-seconds for the table |")
     print("|" + " --- |" * 7)
     for entry in rows:

@@ -10,13 +10,13 @@ half and to 30 % of the MACs. Test images, last epoch, 3 seeds; constants of rem
 
 import argparse
 import copy
-import json
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 from bench_early_bird import Setting, subset
+from rows import append, read
 from torch import nn
 
 import model_zoo
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--data", choices=PENALTIES, default="digits")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    rows = read(args.out)
     dataset = data.open(args.data)
     if args.data == "fashion-mnist":
         dataset = subset(dataset, Setting("resnet8", 16, 10_000, 14, EPOCHS[args.data], 64, 0.5, 0, "fp32"))
@@ -153,8 +153,7 @@ def main() -> None:
                 model, graph = train(penalty, strength, seed, dataset)
                 row = {"job": job, "dense": accuracy(model, dataset.test), "cuts": cuts(model, graph, seed, dataset)}
                 rows.append(row)
-                with args.out.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                append(args.out, row)
     print(table(rows, args.data))
 
 

@@ -12,8 +12,6 @@ import argparse
 import copy
 import json
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,10 +20,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parent))
 from coverage import SIZES, names_with_batch_norm, network
+from rows import Row, by_name, printed_by
+from torch import nn
 
 RATIO = 0.5
 LIMIT_S = 200
@@ -193,21 +190,13 @@ def main() -> None:
         print(json.dumps(run_one(args.names[0], not args.no_latency)))
         return
     names = args.names or [n for n in names_with_batch_norm()[0] if n != "regnet_y_128gf"]
-    done = {}
-    if args.out.exists():
-        done = {row["name"]: row for row in map(json.loads, args.out.read_text().splitlines())}
-    for name in names:
-        if name not in done:
-            extra = ["--no-latency"] if args.no_latency else []
-            command = [sys.executable, __file__, name, "--one", *extra]
-            found = subprocess.run(command, capture_output=True, text=True)
-            try:
-                done[name] = json.loads(found.stdout.strip().splitlines()[-1])
-            except (ValueError, IndexError):
-                done[name] = {"name": name, "error": (found.stderr.strip().splitlines() or ["?"])[-1][:100]}
-            with args.out.open("a") as file:
-                file.write(json.dumps(done[name]) + "\n")
-    print(table([done[name] for name in names]))
+    extra = ["--no-latency"] if args.no_latency else []
+
+    def measure(name: str) -> Row:
+        row, said = printed_by(__file__, name, "--one", *extra)
+        return row or {"name": name, "error": said[:100]}
+
+    print(table(by_name(names, args.out, measure)))
 
 
 if __name__ == "__main__":

@@ -14,18 +14,15 @@ import copy
 import json
 import math
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).parent))
 from coverage import SIZES, names_with_batch_norm
+from rows import Row, by_name, printed_by
+from torch import Tensor, nn
 
 SETTINGS: tuple[dict[str, float], ...] = ({"ratio": 0.5}, {"max_macs": 0.5})
 RIVAL_LIMIT_S = 120  # to build its graph and search; slower ones are reported as such
@@ -174,24 +171,13 @@ def main() -> None:
         print(json.dumps(run_one(args.names[0], not args.no_rival, {"ranking": args.ranking, "scope": args.scope})))
         return
     names = args.names or [n for n in names_with_batch_norm()[0] if n != "regnet_y_128gf"]
-    done = {}
-    if args.out.exists():
-        done = {row["name"]: row for row in map(json.loads, args.out.read_text().splitlines())}
-    for name in names:
-        if name not in done:
-            command = [sys.executable, __file__, name, "--one", "--ranking", args.ranking, "--scope", args.scope]
-            command += ["--no-rival"] if args.no_rival else []
-            found = subprocess.run(command, capture_output=True, text=True)
-            try:
-                done[name] = json.loads(found.stdout.strip().splitlines()[-1])
-            except (ValueError, IndexError):
-                done[name] = {
-                    "name": name,
-                    "errors": {"all": (found.stderr.strip().splitlines() or ["?"])[-1][:100]},
-                }
-            with args.out.open("a") as file:
-                file.write(json.dumps(done[name]) + "\n")
-    print(table([done[name] for name in names]))
+    extra = ["--ranking", args.ranking, "--scope", args.scope, *["--no-rival"] * args.no_rival]
+
+    def measure(name: str) -> Row:
+        row, said = printed_by(__file__, name, "--one", *extra)
+        return row or {"name": name, "errors": {"all": said[:100]}}
+
+    print(table(by_name(names, args.out, measure)))
 
 
 if __name__ == "__main__":

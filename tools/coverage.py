@@ -10,12 +10,12 @@ machine may be shared.
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from rows import Row, by_name, printed_by
 
 SIZES = {"inception_v3": 299}
 ARGUMENTS = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}  # minutes of scipy
@@ -121,22 +121,12 @@ def main() -> None:
         print(json.dumps(run_one(args.names[0], args.ratio)))
         return
     names = args.names or names_with_batch_norm()[0]
-    done = {}
-    if args.out.exists():
-        done = {row["name"]: row for row in map(json.loads, args.out.read_text().splitlines())}
-    for name in names:
-        if name not in done:
-            command = [sys.executable, __file__, name, "--one", "--ratio", str(args.ratio)]
-            found = subprocess.run(command, capture_output=True, text=True)
-            last = found.stdout.strip().splitlines()[-1:] or [""]
-            try:
-                done[name] = json.loads(last[0])
-            except ValueError:
-                done[name] = {"name": name, "status": found.returncode or 1, "seconds": 0.0}
-            done[name]["stderr"] = found.stderr.strip().splitlines()[-1:]
-            with args.out.open("a") as file:
-                file.write(json.dumps(done[name]) + "\n")
-    print(table([done[name] for name in names]))
+
+    def measure(name: str) -> Row:
+        row, said = printed_by(__file__, name, "--one", "--ratio", str(args.ratio))
+        return (row or {"name": name, "status": 1, "seconds": 0.0}) | {"stderr": [said]}
+
+    print(table(by_name(names, args.out, measure)))
 
 
 if __name__ == "__main__":

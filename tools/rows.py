@@ -1,0 +1,41 @@
+"""Rows of a benchmark: a line of JSON each, written as it comes, so that a tool goes on where it was stopped."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def read(path: Path) -> list[Row]:
+    """Return the rows of a file, none where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def append(path: Path, row: Row) -> None:
+    """Add a row to a file."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def by_name(names: Sequence[str], path: Path, measure: Callable[[str], Row]) -> list[Row]:
+    """Return a row a name, and measure those that the file lacks."""
+    done = {row["name"]: row for row in read(path)}
+    for name in names:
+        if name not in done:
+            done[name] = measure(name)
+            append(path, done[name])
+    return [done[name] for name in names]
+
+
+def printed_by(script: str, *arguments: str, **settings: Any) -> tuple[Row | None, str]:
+    """Run a tool in a process of its own; return the row that it printed last, and its last line of stderr."""
+    found = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, **settings)
+    last = (found.stderr.strip().splitlines() or ["?"])[-1]
+    try:
+        return json.loads(found.stdout.strip().splitlines()[-1]), last
+    except (ValueError, IndexError):
+        return None, last
