@@ -74,7 +74,8 @@ def compress(
         SlimkitError: whatever the caller can mend; see `slimkit.errors`.
     """
     spec = CompressSpec(ratio=ratio, **settings)
-    network = models.of(model, tuple(example_input.shape[1:]))
+    network = models.of(model)
+    image_shape(network.model, spec, tuple(example_input.shape[1:]))
     if out is None:
         with tempfile.TemporaryDirectory() as work:
             return _compress(network, example_input, spec, dataset, Path(work), progress, Stages())
@@ -93,7 +94,7 @@ def compress_checkpoint(
         with stages.stage("load"):
             network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle)
             dataset = open_data(spec, network)
-        shape = dataset.input_shape if dataset else input_shape(network.model)
+            shape = image_shape(network.model, spec, dataset.input_shape if dataset else None)
         example = torch.randn(1, *shape, generator=torch.Generator().manual_seed(spec.seed))
         result = _compress(network, example, spec, dataset, work, progress, stages)
     return Outcome(result.report, target)
@@ -288,18 +289,31 @@ def open_data(spec: CompressSpec, network: Network) -> data.Dataset | None:
     return dataset
 
 
-def input_shape(model: nn.Module) -> tuple[int, ...]:
-    """Return the shape of one image that a network is known to take.
+def image_shape(model: nn.Module, spec: CompressSpec, seen: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """Return the shape of one image, and note it with the network.
+
+    Args:
+        model: a network, with the shape that its architecture is used with, if that is known.
+        spec: may name the shape.
+        seen: that of the images at hand.
 
     Raises:
-        DataError: nothing says so.
+        DataError: nothing says so, or the images are of another shape than the settings.
     """
-    shape = provenance.of(model).input_shape
+    known = provenance.of(model)
+    asked = tuple(map(int, spec.input_shape.split(","))) if spec.input_shape else None
+    if asked and seen and asked != seen:
+        raise DataError(
+            f"input_shape is {spec.input_shape}, but the images are {','.join(map(str, seen))}.\n"
+            "  Leave input_shape out: with images it is not needed"
+        )
+    shape = asked or seen or known.input_shape
     if shape is None:
         raise DataError(
             "the network's input shape is not known: its file does not say, and no data was given.\n"
-            "  Add --data, or name the architecture with --arch"
+            "  Add --input-shape, for example --input-shape 3,224,224, or --data, or --arch"
         )
+    provenance.attach(model, replace(known, input_shape=shape))
     return shape
 
 
@@ -354,7 +368,7 @@ def inspect(path: Path, spec: CompressSpec, progress: Progress = quiet) -> dict[
     """Return what can be removed from the network in a file, and what cannot and why; writes nothing."""
     progress("reading the checkpoint", None)
     network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle)
-    shape = input_shape(network.model)
+    shape = image_shape(network.model, spec)
     progress("tracing channels", None)
     graph = trace_with(spec, network.model, torch.randn(1, *shape))
     keep = Mask.full(graph)

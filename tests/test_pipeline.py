@@ -93,6 +93,18 @@ def test_a_slim_file_can_be_slimmed_again(run: Path, tmp_path: Path) -> None:
     assert len(slimkit.provenance.of(twice).passes) == 2
 
 
+def test_the_shape_of_an_image_can_be_asked_for(tmp_path: Path) -> None:
+    out = tmp_path / "larger"
+    words = ["compress", str(CHECKPOINT), "--ratio", ".3", "--input-shape", "1,16,24"]
+    assert main([*words, "--out", str(out)]) == 0
+    found = json.loads((out / "report.json").read_text())
+    assert found["arch"]["input_shape"] == [1, 16, 24]
+    usual = slimkit.compress(load(CHECKPOINT).model, torch.randn(1, 1, 8, 8), ratio=0.3).report
+    assert found["before"]["macs"] / usual["before"]["macs"] == pytest.approx(16 * 24 / 8**2, rel=0.02)
+    assert slimkit.provenance.of(slimkit.load(out / "model.safetensors")).input_shape == (1, 16, 24)
+    assert main(["inspect", str(out / "model.safetensors")]) == 0
+
+
 def test_python_does_what_the_command_does() -> None:
     model = load(CHECKPOINT).model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -140,6 +152,9 @@ def test_bench_puts_files_side_by_side(run: Path, capsys: pytest.CaptureFixture[
         (["--max-macs", "0.0001"], "max_macs"),
         (["--ratio", "0.5", "--max-macs", "0.5"], "one budget"),
         (["--set", "int8=true"], "data"),
+        (["--input-shape", "28x28"], "it must be C,H,W"),
+        (["--input-shape", "3,8,8"], "cannot run on its example input [1, 3, 8, 8]"),
+        (["--input-shape", "1,28,28", "--data", "digits"], "the images are 1,8,8"),
     ],
 )
 def test_what_the_user_can_mend_exits_2_with_one_message(

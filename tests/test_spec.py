@@ -176,6 +176,7 @@ def test_words_of_a_command_line():
         "data_root": "2024",
         "trust_pickle": True,
     }
+    assert read_words(TrainSpec, {"ratio": ".5", "cap": "-2.", "data": "1."}) == {"ratio": 0.5, "cap": -2, "data": "1."}
     assert read_words(TrainSpec, {"watch": "[0.3, 0.7]", "max_latency": "2.5ms", "ratio": "1979-05-27"}) == {
         "watch": [0.3, 0.7],
         "max_latency": "2.5ms",

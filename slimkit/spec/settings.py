@@ -150,6 +150,11 @@ class CompressSpec(RunSpec):
         "digits, fashion-mnist, cifar10, cifar100, folder:PATH, package.module:factory; default: none",
         optional(text),
     )
+    input_shape: str | None = setting(
+        None,
+        "shape C,H,W of one image; default: that of the data, else what the architecture is used with",
+        optional(pattern(r"[1-9]\d*,[1-9]\d*,[1-9]\d*", "C,H,W, such as 3,224,224")),
+    )
     trust_pickle: bool = setting(False, "unpickle the checkpoint, which can run any code that is in it", flag)
     epochs: int = setting(10, "epochs of retraining, where there is data; 0: re-estimate BatchNorm only", whole(0))
     learning_rate: float = setting(0.02, "highest learning rate of the retraining", number(0, above=True))

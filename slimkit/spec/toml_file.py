@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -87,6 +88,8 @@ def read_pairs(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def _read_word(word: str) -> Any:
+    if re.fullmatch(r"[+-]?(\d+\.|\.\d+)", str(word)):
+        return float(word)  # .5 and 2. are numbers to everybody but TOML
     try:
         value = tomllib.loads(f"value = {word}")
     except tomllib.TOMLDecodeError:
