@@ -98,7 +98,7 @@ class _Means(TorchDispatchMode):  # type: ignore[no-untyped-call]
             setattr(out, _SAMPLES, samples)
 
     def _pointwise(self, func: Any, args: Any, kwargs: Any, out: Any) -> Tensor | None:
-        inputs = [a for a in args if isinstance(a, Tensor)]
+        inputs = [a for a in args if isinstance(a, Tensor) and a.numel() > 1]  # a single number is a constant
         given = [getattr(a, _SAMPLES, None) for a in inputs]
         if not inputs or given[0] is None:
             return None

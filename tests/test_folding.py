@@ -48,7 +48,18 @@ def silent(model: nn.Module, gone: int) -> Mask:
     return Mask(keep)
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU(), nn.SiLU(), nn.Hardswish()])
+class Affine(nn.Module):
+    """A number times the rectified input, plus a number, both learned: HGNetV2's, and StarReLU's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.bias = nn.Parameter(torch.tensor([1.3])), nn.Parameter(torch.tensor(0.4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x.relu() + self.bias
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.SiLU(), nn.Hardswish(), nn.Sigmoid(), Affine()])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_constant_channel_folds_exactly_without_borders(activation: nn.Module, bias: bool) -> None:
     images = torch.randn(16, 3, 12, 12)

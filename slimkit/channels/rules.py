@@ -80,7 +80,7 @@ def _convolution(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[
 
     if groups == 1:
         reads, makes = (rows, columns) if transposed else (columns, rows)
-        _contract(record, x, 1, given, reads)
+        _contract(record, x, 1, given, reads, weight)
         _produce(record, weight, 1 if transposed else 0, makes)
         record.work(weight, _or_count(makes, made), _or_count(reads, width), each)
     elif groups == width:
@@ -98,7 +98,9 @@ def _convolution(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[
     record.mark_origin(out, weight)
 
 
-def _contract(record: Record, x: Tensor, dim: int, given: Tensor | None, reads: Tensor | None) -> None:
+def _contract(
+    record: Record, x: Tensor, dim: int, given: Tensor | None, reads: Tensor | None, weight: Tensor
+) -> None:
     """Tie the channels that arrive along `dim` of x to the inputs of a weight, which sums over them."""
     if reads is not None:
         record.names.contracted.append(reads)
@@ -108,12 +110,9 @@ def _contract(record: Record, x: Tensor, dim: int, given: Tensor | None, reads: 
             record.freeze(reads, FIXED_INPUT)
     elif given is not None:
         record.freeze(given, COMPUTED)
-    _refuse_loud(record, x, dim, given)
-
-
-def _refuse_loud(record: Record, x: Tensor, dim: int, names: Tensor | None) -> None:
-    if names is not None and (why := record.loud(x).get(dim % x.dim())) is not None:
-        record.freeze(names, f"is read after an operator that does not keep it at zero ({why})")
+    why = record.loud(x).get(dim % x.dim())
+    if given is not None and why is not None and record.loud(weight):
+        record.freeze(given, f"is not zero where it is removed ({why}), nor is the weight that reads it")
 
 
 def _produce(record: Record, weight: Tensor, dim: int, makes: Tensor | None) -> None:
@@ -164,12 +163,12 @@ def _grouped(
 ) -> Tensor | None:
     """Tie the j-th channel of every convolution group, so that the groups stay of equal width."""
     if rows is None:
-        _contract(record, x, 1, given, None)
+        _contract(record, x, 1, given, None, weight)
         return None
     of_group = rows.reshape(groups, -1)
     record.names.tie(of_group, of_group[:1])
     _produce(record, weight, 0, rows)
-    _contract(record, x, 1, None if given is None else _tie_groups(record, given, groups), columns)
+    _contract(record, x, 1, None if given is None else _tie_groups(record, given, groups), columns, weight)
     return rows
 
 
@@ -184,7 +183,7 @@ def _grouped_transposed(
 ) -> Tensor | None:
     if rows is not None:
         _tie_groups(record, rows, groups)
-    _contract(record, x, 1, given, rows)
+    _contract(record, x, 1, given, rows, weight)
     _produce(record, weight, 1, columns)
     return None if columns is None else columns.repeat(groups)
 
@@ -278,12 +277,12 @@ def _matmul(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
                 record.freeze(names, "is multiplied with another weight" if weight_a else reason)
         record.work(None, _or_count(rows, n), _or_count(columns, m), each * k)
     elif weight_b:
-        _contract(record, a, -1, inner_a, inner_b)
+        _contract(record, a, -1, inner_a, inner_b, b)
         _produce(record, b, -1, columns)
         record.work(_stored(b), _or_count(columns, m), _or_count(inner_b, k), each * n)
         record.mark_origin(out, _stored(b))
     else:
-        _contract(record, b, -2, inner_b, inner_a)
+        _contract(record, b, -2, inner_b, inner_a, a)
         _produce(record, a, -2, rows)
         record.work(_stored(a), _or_count(rows, n), _or_count(inner_a, k), each * m)
     put = []
