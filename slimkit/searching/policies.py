@@ -18,7 +18,7 @@ from slimkit.searching.cutting import cutter, slimmed
 from slimkit.searching.figures import history_rows, record
 from slimkit.searching.job import Job, Searched, fixed_units, recipe, steps_of, strength
 from slimkit.slimming import solve, widths
-from slimkit.surgery import kept_indices, remove
+from slimkit.surgery import remove
 from slimkit.tickets import EarlyBird, Rule, low_precision, network_slimming
 from slimkit.tickets.ledger import Leg
 from slimkit.tickets.shrinking import Cut, Plan, Shrinking
@@ -115,7 +115,6 @@ def _network_slimming(job: Job) -> Searched:
         legs.append(Leg(graph.macs(Mask.full(graph).keep), trained.images, search=True))
         history += trained.history
         cut = cutter(replace(job, spec=part), graph, job.solver if spec.passes == 1 else None)(trained.model)
-        training.restore_norms_(cut.model, trained.model, graph.folds, kept_indices(graph, cut.mask))
         first = first or cut.kept
         mask = network_slimming.composed(job.graph, mask, graph, cut.mask) if number else cut.mask
         error, failing = max(error, cut.kept["error"]), [*failing, *cut.kept["failing"]]

@@ -14,7 +14,7 @@ from slimkit.surgery import kept_indices, remove
 from slimkit.tickets import lottery_ticket, low_precision
 from slimkit.tickets.early_bird import EarlyBird
 from slimkit.tickets.lottery_ticket import Snapshot
-from slimkit.training import Hook, Run, build, follow, penalise_gamma_, penalise_groups_, restore_norms_
+from slimkit.training import Hook, Run, build, follow, penalise_gamma_, penalise_groups_
 from slimkit.training.penalty import gammas
 
 BINS = 40  # of the histograms of gamma over time
@@ -159,9 +159,7 @@ class Shrinking:
             optimizer = build(small, recipe.learning_rate, recipe.momentum, recipe.weight_decay)
         else:
             small = small.to(run.device)
-            kept = kept_indices(self.graph, mask)
-            optimizer = follow(run.optimizer, dense, small, kept)
-            restore_norms_(small, dense, self.graph.folds, kept, optimizer)
+            optimizer = follow(run.optimizer, dense, small, kept_indices(self.graph, mask))
         if self.plan.spend is not None:
             self.epochs = self._affordable(run)
             run.recipe = replace(run.recipe, epochs=self.epochs)

@@ -8,7 +8,6 @@ from slimkit.training.penalty import gamma_penalty, penalise_gamma_, solve_stren
 from slimkit.training.recipe import Recipe
 from slimkit.training.recovery import recover
 from slimkit.training.run import Epoch, Hook, Phase, Run
-from slimkit.training.scale import restore_norms_
 from slimkit.training.state import Store
 
 __all__ = [
@@ -27,7 +26,6 @@ __all__ = [
     "penalise_groups_",
     "recover",
     "reestimate",
-    "restore_norms_",
     "solve_strength",
     "train",
     "unit_norms",
