@@ -475,6 +475,16 @@ def test_a_machine_that_does_not_get_faster_for_long_is_asked_on(
     assert len(solver.rounds) <= 12
 
 
+def test_a_table_that_expects_too_much_time_is_corrected(
+    small: SimpleNamespace, machine: SimpleNamespace, tmp_path: Path
+) -> None:
+    """By the table nothing is fast enough, so the smallest network is the first that is tried."""
+    machine.law = lambda share: share**4 if share < 0.5 else 1.8 * share - 0.8
+    solver, _ = solve(small, tmp_path, max_latency=0.011)
+    assert len(solver.rounds) > 1
+    assert 0.9 * 0.011 <= solver.reached / solver.original <= 0.011
+
+
 @pytest.mark.parametrize("law", LAWS)
 def test_the_target_is_met_whatever_the_machine_makes_of_it(
     small: SimpleNamespace, machine: SimpleNamespace, tmp_path: Path, law: Callable[[float], float]

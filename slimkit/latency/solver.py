@@ -164,7 +164,8 @@ class LatencySolver:
             met = [entry for entry in tried.values() if entry[0] <= self._goal]
             last = again or number >= _CORRECTIONS
             near = _ENOUGH * self._goal <= share <= self._goal
-            if near or (met and last) or bool(np.all(counts == problem.least)):
+            stuck = not met and bool(np.all(counts == problem.least))
+            if near or stuck or (met and last):
                 break
             asked = 0.9 * min(asked, predicted) if last else self._next_share()
         share, counts = max(met or tried.values(), key=lambda entry: entry[0] if met else -entry[0])
