@@ -163,8 +163,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="networks; default: all with BatchNorm")
     parser.add_argument("--out", type=Path, default=Path("bench_widths.jsonl"))
     parser.add_argument("--no-rival", action="store_true")
-    parser.add_argument("--ranking", default="gamma", help="slimkit's; the rival ranks by gamma, whole network")
-    parser.add_argument("--scope", default="global")
+    parser.add_argument("--ranking", default="group-norm", help="slimkit's; the rival ranks by gamma, whole network")
+    parser.add_argument("--scope", default="group")
     parser.add_argument("--one", action="store_true", help="measure the one network in this process")
     args = parser.parse_args()
     if args.one:
