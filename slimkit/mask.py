@@ -73,16 +73,18 @@ def apply_(model: nn.Module, graph: Graph, mask: Mask) -> None:
     """Silence the removed units in place: the reference that a smaller network must equal.
 
     BatchNorm's gamma and beta are set to zero, and so are the weights and biases that make the channel, so
-    that units without a BatchNorm are silent too, and the weights that read it: a sigmoid, or a bias of the
-    activation, makes a constant of a silent channel.
+    that units without a BatchNorm are silent too. Weights that only read a channel stay as they are, but for
+    `graph.loud`: where a sigmoid, or a bias of the activation, makes a constant of a silent channel they are
+    set to zero, too.
     """
     mask.fits(graph)
     gone = torch.cat([~mask.keep, torch.zeros(1, dtype=torch.bool)])
+    unread = torch.cat([~mask.keep & graph.loud, torch.zeros(1, dtype=torch.bool)])
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     for axis in graph.axes:
         tensor = tensors[axis.tensor]
         if tensor.is_floating_point():
-            index = gone[axis.units].nonzero().flatten().to(tensor.device)
+            index = (unread if axis.reads else gone)[axis.units].nonzero().flatten().to(tensor.device)
             tensor.index_fill_(axis.dim, index, 0.0)
 
 

@@ -33,7 +33,8 @@ def chain(widths: list[int], per_unit: int = 1) -> Graph:
         axes += [Axis(weight, 0, sides[i + 1], False), Axis(weight, 1, sides[i], True)]
         shapes[weight] = (len(sides[i + 1]), len(sides[i]), 3, 3)
     kept = (Kept("conv_last", 10, "reaches the output"),)
-    return Graph(ends[-1], tuple(axes), groups, kept, (), tuple(works), shapes, {})
+    silent = torch.zeros(ends[-1], dtype=torch.bool)
+    return Graph(ends[-1], tuple(axes), groups, kept, (), tuple(works), shapes, {}, loud=silent)
 
 
 def some_scores(graph: Graph, seed: int = 0) -> Tensor:

@@ -72,7 +72,7 @@ def test_a_mask_must_fit(graph: Graph) -> None:
         keep(0, 0, 0, 0, 1, 1, 1, 1, 1).fits(graph)
 
 
-def test_silencing_zeroes_what_makes_and_what_reads_a_channel_and_nothing_else(net: nn.Module, graph: Graph) -> None:
+def test_silencing_zeroes_what_makes_a_channel_and_nothing_else(net: nn.Module, graph: Graph) -> None:
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     masks.apply_(net, graph, keep(1, 0, 1, 1, 0, 1, 1, 1, 1))
     for name, tensor in net.state_dict().items():
@@ -80,12 +80,23 @@ def test_silencing_zeroes_what_makes_and_what_reads_a_channel_and_nothing_else(n
         if name.startswith("0.") and expected.dim():
             expected[1] = 0  # the convolution's row, gamma, beta, mean and variance
         elif name in ("1.weight", "1.bias"):
-            expected[0] = 0  # no BatchNorm: weight and bias
-        if name in ("1.weight", "3.weight"):
-            expected[:, 1 if name == "1.weight" else 0] = 0  # the columns that read it
+            expected[0] = 0  # no BatchNorm: weight and bias; columns that read a removed channel stay
         torch.testing.assert_close(tensor, expected, rtol=0, atol=0)
     channels = net[0](torch.randn(2, 3, 4, 4))
     assert channels[:, 1].abs().max() == 0 and channels[:, 0].abs().max() > 0
+
+
+def test_what_reads_a_constant_is_zeroed_too() -> None:
+    """sigmoid(0) is no zero: the second convolution must not read it; the third reads nothing but zeros."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.Sigmoid(), nn.Conv2d(4, 5, 1), nn.ReLU(), nn.Conv2d(5, 2, 1)
+    ).eval()  # fmt: skip
+    graph = trace(net, torch.randn(1, 3, 4, 4))
+    assert graph.loud.tolist() == [True] * 4 + [False] * 5
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    masks.apply_(net, graph, keep(1, 0, 1, 1, 0, 1, 1, 1, 1))
+    assert net[2].weight[:, 1].abs().max() == 0 and net[2].weight[1:, 0].abs().min() > 0
+    torch.testing.assert_close(net[4].weight, before["4.weight"], rtol=0, atol=0)
 
 
 def test_silencing_refuses_a_mask_that_does_not_fit(net: nn.Module, graph: Graph) -> None:

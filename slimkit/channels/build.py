@@ -28,6 +28,9 @@ def build(record: Record) -> Graph:
         return torch.from_numpy(unit_of_name[label.numpy()])
 
     axes = _axes(record, unit_of_name)
+    loud = torch.zeros(units + 1, dtype=torch.bool)  # the last is for index -1
+    for names in record.names.loud:
+        loud[unit(names)] = True
     widths = (
         Width(layer, values, tuple(map(unit, parts)), node, place)
         for layer, values, parts, node, place in record.widths
@@ -45,6 +48,7 @@ def build(record: Record) -> Graph:
             for weight, mean in record.absorbs.items()
             if record.uses.get(weight) == 1 and record.uses[mean] == 1
         },
+        loud=loud[:-1],
     )
 
 

@@ -112,6 +112,7 @@ class Graph:
         works: where the multiply-adds are.
         shapes: shape of every parameter.
         folds: weight of a consumer -> running mean of the only BatchNorm that reads it, used nowhere else.
+        loud: bool [U], units of which a constant is left for the weights that read them when they are silent.
     """
 
     units: int
@@ -122,6 +123,7 @@ class Graph:
     works: tuple[Work, ...]
     shapes: Mapping[str, tuple[int, ...]]
     folds: Mapping[str, str]
+    loud: Tensor
 
     @cached_property
     def total(self) -> int:

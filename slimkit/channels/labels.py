@@ -40,6 +40,7 @@ class Names:
     frozen: list[Frozen] = field(default_factory=list)
     produced: list[tuple[Tensor, str]] = field(default_factory=list)  # names a layer makes, and that layer
     contracted: list[Tensor] = field(default_factory=list)  # names of a weight's input channels
+    loud: list[Tensor] = field(default_factory=list)  # names that a weight reads where they are not zero when removed
     _ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _pool: Tensor = field(default_factory=lambda: torch.arange(1 << 15))  # views of it are cheap
 

@@ -111,8 +111,10 @@ def _contract(
     elif given is not None:
         record.freeze(given, COMPUTED)
     why = record.loud(x).get(dim % x.dim())
-    if given is not None and why is not None and record.loud(weight):
-        record.freeze(given, f"is not zero where it is removed ({why}), nor is the weight that reads it")
+    if given is not None and why is not None:
+        record.names.loud.append(given)
+        if record.loud(weight):
+            record.freeze(given, f"is not zero where it is removed ({why}), nor is the weight that reads it")
 
 
 def _produce(record: Record, weight: Tensor, dim: int, makes: Tensor | None) -> None:

@@ -1,9 +1,9 @@
 """Does a removed channel stay zero? Where an operator does not map 0 to 0, the weight that reads it must be zero.
 
-The promise is that the smaller network computes what the network computes whose removed channels are neither made
-nor read. A sigmoid turns a channel that is not made into 0.5; multiplied with another one (squeeze-excite) it is
-zero again; a weight that reads it can be set to zero, unless it is itself computed by something like a sigmoid. A
-dimension along which removed channels are not zero is *loud*.
+The promise is that the smaller network computes what the network with silent channels computes. A sigmoid turns a
+silent channel into 0.5; multiplied with another silent one (squeeze-excite) it is silent again; a weight that reads it
+must be set to zero, which it cannot be if it is itself computed by something like a sigmoid. A dimension along which
+removed channels are not zero is *loud*.
 """
 
 from functools import cache

@@ -13,7 +13,7 @@ from slimkit.measure.macs import macs_by_layer
 from slimkit.measure.size import params_by_layer
 from slimkit.surgery import CONVOLUTIONS
 
-FAILED = "fails the proof: its code holds the width as a number, or something depends on the channel without reading it"
+FAILED = "fails the proof: its code holds the width as a number, or the channel leaves a trace when silent"
 ON_REQUEST = "no BatchNorm scales it, and such channels were to be kept (without_bn = keep)"
 OUTPUT = "output of the network"
 _BINS = 40
