@@ -33,7 +33,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # The settings that most runs vary are shown as options; the others are listed after them.
 COMPRESS = ("ratio", "max_macs", "max_latency", "data", "epochs", "arch", "input_shape", "trust_pickle", "seed")
-TRAIN = ("arch", "data", "ratio", "max_macs", "epochs", "draw", "init", "seed")
+TRAIN = ("arch", "data", "ratio", "max_macs", "epochs", "spend", "draw", "init", "seed")
 INSPECT = ("arch", "input_shape", "trust_pickle", "without_bn", "tracer")
 # `--engine` names who traces or who runs; the names are disjoint.
 ENGINES = {

@@ -214,6 +214,16 @@ def test_a_measured_budget_is_accounted_for():
     assert verdict(report).notes[0] == "Asked for 2.00 MB, chosen with 1.98 MB: 0.49 of 4.00 MB."
 
 
+def test_what_training_cost_is_said_and_how_to_spend_what_was_saved():
+    assert not any("Training cost" in note for note in verdict(compress_report()).notes)
+    report = train_report()
+    said = "Training cost 0.41 of one dense training; train, prune, retrain costs 1.27."
+    more = " With --spend 0.55 the small network trains on until 0.55 is used up."
+    assert said + more in verdict(report).notes
+    report["spec"]["spend"] = 0.55
+    assert said in verdict(report).notes
+
+
 def test_an_int8_file_is_said_with_its_accuracy_and_time():
     report = compress_report()
     assert not any("INT8" in note for note in verdict(report).notes)

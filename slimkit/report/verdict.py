@@ -120,7 +120,20 @@ def _notes(report: Record, before: Record, after: Record) -> list[str]:
         notes.append(f"{percent(1 - removable / total)} of all channels were out of reach; the reasons are listed.")
     if accuracy(after)[0] is None:
         notes.append("Accuracy was not measured: the run had no data.")
+    notes += _training(report.get("cost") or {}, report.get("spec") or {})
     return notes + _int8(report.get("int8") or {}, before)
+
+
+def _training(cost: Record, spec: Record) -> list[str]:
+    """Say what `train` cost beside the alternatives, and how to spend what it has saved."""
+    dense, instead = cost.get("dense_training_macs"), cost.get("train_prune_retrain_macs")
+    if not dense or not instead:
+        return []
+    share = (cost.get("search_macs", 0) + cost.get("training_macs", 0)) / dense
+    said = f"Training cost {ratio(share, 1)} of one dense training; train, prune, retrain costs {ratio(instead, dense)}."
+    if spec.get("spend") is None and share < 0.5:
+        said += " With --spend 0.55 the small network trains on until 0.55 is used up."
+    return [said]
 
 
 def _int8(side: Record, before: Record) -> list[str]:
