@@ -36,9 +36,7 @@ INPUT_SHAPES: dict[str, tuple[int, int, int]] = {
 }
 
 # Trained networks that come with the package, by name: `resnet8-digits` and so on.
-CHECKPOINTS: dict[str, Path] = {
-    path.stem: path for path in sorted(Path(__file__).parent.glob("*.safetensors"))
-}
+CHECKPOINTS: dict[str, Path] = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.safetensors"))}
 
 __all__ = [
     "ARCHITECTURES",

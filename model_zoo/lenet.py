@@ -23,8 +23,6 @@ class LeNet(nn.Module):
         return cast(Tensor, self.classifier(self.features(x)))
 
 
-def lenet_300_100(
-    num_classes: int = 10, in_channels: int = 1, image_size: int = 28, batch_norm: bool = False
-) -> LeNet:
+def lenet_300_100(num_classes: int = 10, in_channels: int = 1, image_size: int = 28, batch_norm: bool = False) -> LeNet:
     """Build LeNet-300-100 for square images of `image_size` pixels a side; without BN, as published."""
     return LeNet(in_channels * image_size**2, num_classes, batch_norm)

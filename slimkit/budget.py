@@ -219,9 +219,7 @@ def to_ratio(graph: Graph, scores: Tensor, ratio: float, widths: Widths, fixed: 
     taken = [found.units[: found.ends[last]]]
     removed = found.ends[last]
     for block in range(last, len(found.groups)):  # make up with the next in rank that still fit: if one
-        if (
-            removed + found.size(block) <= goal
-        ):  # does not, the later ones of its group, as large, don't either
+        if removed + found.size(block) <= goal:  # does not, the later ones of its group, as large, don't either
             taken.append(found.of(block))
             removed += found.size(block)
     if goal - removed > sum(widths.of_step(group) // 2 for group in graph.groups):
@@ -288,9 +286,7 @@ def to_limit(
     return Mask(keep)
 
 
-def out_of_reach(
-    graph: Graph, least: Tensor, measure: Callable[[Tensor], float], limit: float, what: str
-) -> str:
+def out_of_reach(graph: Graph, least: Tensor, measure: Callable[[Tensor], float], limit: float, what: str) -> str:
     """Say that no mask reaches a limit: the smallest value, that of `least`, and the groups that hold it."""
     best, original = measure(least), measure(Mask.full(graph).keep)
     held: list[tuple[float, str]] = []

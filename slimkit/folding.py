@@ -164,9 +164,7 @@ def _readers(graph: Graph, mask: Mask) -> list[tuple[str, Tensor]]:
 
 
 @torch.no_grad()
-def fold_(
-    slim: nn.Module, model: nn.Module, graph: Graph, mask: Mask, means: dict[str, Tensor]
-) -> tuple[int, int]:
+def fold_(slim: nn.Module, model: nn.Module, graph: Graph, mask: Mask, means: dict[str, Tensor]) -> tuple[int, int]:
     """Add to a smaller network, in place, what its removed channels contributed on average.
 
     Args:

@@ -62,9 +62,7 @@ class Mask:
 def distance(a: Mask, b: Mask) -> float:
     """Return the share of units on which two masks differ: Hamming distance over U, in [0, 1]."""
     if len(a.keep) != len(b.keep):
-        raise MaskError(
-            f"masks of {len(a.keep)} and {len(b.keep)} units cannot be compared: give two of one network."
-        )
+        raise MaskError(f"masks of {len(a.keep)} and {len(b.keep)} units cannot be compared: give two of one network.")
     return float((a.keep != b.keep).float().mean()) if len(a.keep) else 0.0
 
 
@@ -103,11 +101,7 @@ def load(path: Path | str) -> Mask:
         with safe_open(str(path), "pt") as file:
             keep = file.get_tensor("keep")
     except (OSError, SafetensorError) as error:
-        raise MaskError(
-            f"{path}: not a mask file ({error}).\n  Give a file that slimkit.mask.save wrote."
-        ) from error
+        raise MaskError(f"{path}: not a mask file ({error}).\n  Give a file that slimkit.mask.save wrote.") from error
     if keep.dtype != torch.bool or keep.dim() != 1:
-        raise MaskError(
-            f"{path}: holds {keep.dtype} {list(keep.shape)}, but a mask is a row of bool, one a unit."
-        )
+        raise MaskError(f"{path}: holds {keep.dtype} {list(keep.shape)}, but a mask is a row of bool, one a unit.")
     return Mask(keep)

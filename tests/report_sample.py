@@ -13,9 +13,7 @@ def compress_report() -> dict[str, Any]:
     """ResNet-18 on 224-pixel images, half of the channels removed, retrained for 12 epochs."""
     layers, groups = _resnet18()
     before_macs, after_macs = (sum(layer[f"macs_{side}"] for layer in layers) for side in ("before", "after"))
-    before_params, after_params = (
-        sum(layer[f"params_{side}"] for layer in layers) for side in ("before", "after")
-    )
+    before_params, after_params = (sum(layer[f"params_{side}"] for layer in layers) for side in ("before", "after"))
     removed = sum(group["before"] - group["after"] for group in groups)
     removable = sum(group["before"] for group in groups)
     how = {"engine": "onnxruntime 1.30.0", "threads": 1, "batch": 1, "repeats": 60}

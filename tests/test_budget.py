@@ -199,9 +199,7 @@ def test_what_is_fixed_stays_and_is_not_counted() -> None:
         (0.5, Widths(64, False), MaskError, "no group has a smaller count that is a multiple of 64"),
     ],
 )
-def test_a_ratio_that_cannot_be_is_refused(
-    ratio: float, widths: Widths, error: type[Exception], words: str
-) -> None:
+def test_a_ratio_that_cannot_be_is_refused(ratio: float, widths: Widths, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=re.escape(words)):
         to_ratio(chain([40]), torch.rand(40), ratio, widths)
 
@@ -274,8 +272,6 @@ def test_scopes_turn_scores_into_quantiles_of_their_pool() -> None:
 def test_many_channels_are_solved_quickly() -> None:
     graph = chain([1000] * 60)
     begin = time.process_time()
-    mask = to_limit(
-        graph, some_scores(graph), graph.macs, 0.5 * graph.macs(Mask.full(graph).keep), ANY, "macs"
-    )
+    mask = to_limit(graph, some_scores(graph), graph.macs, 0.5 * graph.macs(Mask.full(graph).keep), ANY, "macs")
     assert 0.4999 < graph.macs(mask.keep) / graph.macs(Mask.full(graph).keep) <= 0.5
     assert time.process_time() - begin < 3  # 0.3 on an idle core

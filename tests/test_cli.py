@@ -137,9 +137,7 @@ def test_flags_are_few():
 
 
 def test_flags_reach_the_spec(pipeline):
-    words = (
-        "compress net.pt --ratio 0.3 --data digits --round-to 16 --no-distill --trust-pickle --out o --force"
-    )
+    words = "compress net.pt --ratio 0.3 --data digits --round-to 16 --no-distill --trust-pickle --out o --force"
     assert main(words.split()) == 0
     path, spec, out, force = pipeline.calls[0]
     assert (path, out, force) == (Path("net.pt"), Path("o"), True)
@@ -147,13 +145,9 @@ def test_flags_reach_the_spec(pipeline):
 
 
 def test_train_flags_reach_the_spec(pipeline):
-    words = (
-        "--arch zoo:resnet8 --data digits --max-latency 2.5ms --set watch=[0.3,0.7] --draw epoch:2 --resume"
-    )
+    words = "--arch zoo:resnet8 --data digits --max-latency 2.5ms --set watch=[0.3,0.7] --draw epoch:2 --resume"
     assert main(["train", *words.split()]) == 0
-    expected = TrainSpec(
-        arch="zoo:resnet8", data="digits", max_latency="2.5ms", watch=(0.3, 0.7), draw="epoch:2"
-    )
+    expected = TrainSpec(arch="zoo:resnet8", data="digits", max_latency="2.5ms", watch=(0.3, 0.7), draw="epoch:2")
     assert pipeline.calls == [(expected, None, False, True)]
 
 
@@ -286,9 +280,7 @@ def test_only_rank_0_of_a_distributed_run_speaks(pipeline, capsys, monkeypatch):
 
 def test_python_m_slimkit_and_statuses():
     def run(*words):
-        return subprocess.run(
-            [sys.executable, "-m", "slimkit", *words], capture_output=True, text=True, env=os.environ
-        )
+        return subprocess.run([sys.executable, "-m", "slimkit", *words], capture_output=True, text=True, env=os.environ)
 
     assert run("--version").stdout.startswith("slimkit, version ")
     assert run().returncode == 0

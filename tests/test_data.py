@@ -120,9 +120,7 @@ def test_images_are_normalised_by_the_training_split() -> None:
 def test_the_seed_draws_validation_but_never_test() -> None:
     one, same, other = (data.open("digits", seed=seed) for seed in (0, 0, 1))
     assert seen(one.validation) == seen(same.validation) != seen(other.validation)
-    for a, b in zip(
-        one.test.batches(500), other.test.normalised(one.mean, one.std).batches(500), strict=True
-    ):
+    for a, b in zip(one.test.batches(500), other.test.normalised(one.mean, one.std).batches(500), strict=True):
         torch.testing.assert_close(a[0], b[0], rtol=0, atol=0)
 
 

@@ -51,9 +51,7 @@ class Page(HTMLParser):
             self.ids.append(found["id"])
             if tag == "figure":
                 self.figures.add(found["id"].removeprefix("figure-"))
-        self.outside += [
-            found[key] for key in ("src", "href") if key in found and not found[key].startswith("#")
-        ]
+        self.outside += [found[key] for key in ("src", "href") if key in found and not found[key].startswith("#")]
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -95,9 +93,7 @@ def test_the_page_is_whole(pages, kind):
         "stages/3/seconds",
     ):
         assert path in page.cells
-    assert (
-        json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.S)[1]) == report
-    )
+    assert json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.S)[1]) == report
 
 
 @pytest.mark.parametrize("kind", ["compress", "train"])
@@ -136,9 +132,7 @@ def test_what_comes_from_the_network_is_escaped():
     Page(text)
     assert "<script>alert" not in text
     assert text.count("<script") == 2 and "49" not in re.findall(r"<h1>(.*?)</h1>", text)[0]
-    assert (
-        json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.S)[1]) == report
-    )
+    assert json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.S)[1]) == report
 
 
 @pytest.mark.parametrize("kind", [compress_report, train_report])

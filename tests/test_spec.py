@@ -128,9 +128,7 @@ def test_compress_settings_survive_toml(ratio, cap, round_to, arch, int8):
     assert from_toml(to_toml(spec, heading="made by\na test"), CompressSpec) == spec
 
 
-@given(
-    watch=st.lists(st.floats(0, 1, exclude_max=True), max_size=3), l1=st.one_of(st.none(), st.floats(0, 9))
-)
+@given(watch=st.lists(st.floats(0, 1, exclude_max=True), max_size=3), l1=st.one_of(st.none(), st.floats(0, 9)))
 @settings(max_examples=30, deadline=None, derandomize=True)
 def test_train_settings_survive_toml(watch, l1):
     spec = TrainSpec(**TRAIN, watch=tuple(watch), l1=l1, max_latency="2.5ms", draw="epoch:3")

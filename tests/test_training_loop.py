@@ -105,9 +105,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path) -> None:
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
-    resumed = training.train(
-        network(), stripes(), recipe(), hooks=[Hook()], store=Store(tmp_path, resume=True)
-    )
+    resumed = training.train(network(), stripes(), recipe(), hooks=[Hook()], store=Store(tmp_path, resume=True))
     same(resumed.model, whole.model)
     assert resumed.notes == ("state.bin was damaged; went on from state.previous.bin",)
     for path in tmp_path.iterdir():
@@ -133,15 +131,11 @@ def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest
             monkeypatch.setattr(os, "fsync", full)
 
     with pytest.raises(OutputError, match="No space left"):
-        training.train(
-            network(), stripes(), recipe(), hooks=[Hook(after_step=fill)], store=Store(tmp_path, seconds=0)
-        )
+        training.train(network(), stripes(), recipe(), hooks=[Hook(after_step=fill)], store=Store(tmp_path, seconds=0))
     monkeypatch.undo()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["state.bin", "state.previous.bin"]
     whole = training.train(network(), stripes(), recipe())
-    resumed = training.train(
-        network(), stripes(), recipe(), hooks=[Hook()], store=Store(tmp_path, resume=True)
-    )
+    resumed = training.train(network(), stripes(), recipe(), hooks=[Hook()], store=Store(tmp_path, resume=True))
     same(resumed.model, whole.model)
 
 

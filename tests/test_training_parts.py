@@ -66,9 +66,7 @@ def test_the_strength_pulls_an_undefended_gamma_by_s() -> None:
         gamma.weight.grad = torch.zeros_like(gamma.weight)
         training.penalise_gamma_(gamma, strength)
         optimizer.step()
-    assert (
-        abs(1 - gamma.weight.item() - 0.4) < 0.02
-    )  # momentum has to build up over the first 10 of 400 steps
+    assert abs(1 - gamma.weight.item() - 0.4) < 0.02  # momentum has to build up over the first 10 of 400 steps
     with pytest.raises(TrainingError, match="sum to 0"):
         training.solve_strength(2, 0.0, 0.9)
 

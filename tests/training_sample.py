@@ -17,9 +17,7 @@ def stripes(count: int = 96) -> TensorSplit:
     for image, label, place in zip(images, labels, places, strict=True):
         if label < 2:
             image[0].transpose(0, int(label))[place] += 130
-    return TensorSplit(
-        images=images, labels=labels, mean=(0.3,), std=(0.25,), augmentation=Augmentation(1, True)
-    )
+    return TensorSplit(images=images, labels=labels, mean=(0.3,), std=(0.25,), augmentation=Augmentation(1, True))
 
 
 def network(dropout: float = 0.0, seed: int = 0) -> nn.Sequential:

@@ -98,9 +98,7 @@ def _convolution(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[
     record.mark_origin(out, weight)
 
 
-def _contract(
-    record: Record, x: Tensor, dim: int, given: Tensor | None, reads: Tensor | None, weight: Tensor
-) -> None:
+def _contract(record: Record, x: Tensor, dim: int, given: Tensor | None, reads: Tensor | None, weight: Tensor) -> None:
     """Tie the channels that arrive along `dim` of x to the inputs of a weight, which sums over them."""
     if reads is not None:
         record.names.contracted.append(reads)

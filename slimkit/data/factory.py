@@ -83,9 +83,7 @@ def _from_map_style(name: str, made: Mapping[str, Any], seed: int) -> Dataset:
         indices["train"], indices["validation"] = tuple(rest.tolist()), tuple(taken.tolist())
     mean, std = (0.0,) * shape[0], (1.0,) * shape[0]
     splits = {
-        part: LoaderSplit(
-            fetch=Items(made.get(part, made["train"]), chosen), count=len(chosen), mean=mean, std=std
-        )
+        part: LoaderSplit(fetch=Items(made.get(part, made["train"]), chosen), count=len(chosen), mean=mean, std=std)
         for part, chosen in indices.items()
     }
     classes = 1 + max(int(made["train"][i][1]) for i in range(counts["train"]))

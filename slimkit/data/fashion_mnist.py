@@ -31,9 +31,7 @@ def fashion_mnist(root: Path | None, seed: int) -> Dataset:
         if len(images) != len(labels) or images.shape[2:] != (28, 28):
             found = f"{list(images.shape)} pixels and {len(labels)} labels"
             raise DataError(f"fashion-mnist: {folder} has {found}, which do not go together.\n{_HOW}")
-    return in_memory(
-        "fashion-mnist", train, test, classes=10, seed=seed, augmentation=Augmentation(pad=2, flip=True)
-    )
+    return in_memory("fashion-mnist", train, test, classes=10, seed=seed, augmentation=Augmentation(pad=2, flip=True))
 
 
 def _folder(root: Path | None) -> Path:

@@ -44,9 +44,7 @@ def folder(root: Path | None, seed: int, input_shape: tuple[int, int, int] = (3,
         part: LoaderSplit(fetch=Pictures(tuple(found), input_shape), count=len(found), mean=mean, std=std)
         for part, found in parts.items()
     }
-    return Dataset(
-        name=f"folder:{root}", classes=len(classes), input_shape=input_shape, mean=mean, std=std, **splits
-    )
+    return Dataset(name=f"folder:{root}", classes=len(classes), input_shape=input_shape, mean=mean, std=std, **splits)
 
 
 @dataclass(frozen=True)

@@ -183,8 +183,8 @@ def _elu(writer: Writer, call: Call) -> str:
     if settings["input_scale"] != 1:
         raise Unsupported("ELU with an input scale")
     name, alpha, scale = writer.name(call.args[0]), float(settings["alpha"]), float(settings["scale"])
-    return writer.emit("Elu", [name], alpha=alpha) if scale == 1 else writer.emit(
-        "Selu", [name], alpha=alpha, gamma=scale
+    return (
+        writer.emit("Elu", [name], alpha=alpha) if scale == 1 else writer.emit("Selu", [name], alpha=alpha, gamma=scale)
     )
 
 

@@ -68,9 +68,7 @@ def quantise(onnx_path: str | Path, out_path: str | Path, calibration_batches: I
             model = onnx.load(str(made))
         except Exception as error:  # the quantiser's exceptions share no base class
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise EngineError(
-                f"{source}: ONNX Runtime cannot quantise it: {reason}.\n  Leave --int8 out"
-            ) from error
+            raise EngineError(f"{source}: ONNX Runtime cannot quantise it: {reason}.\n  Leave --int8 out") from error
     metadata = {entry.key: entry.value for entry in loaded.metadata_props}
     metadata |= {"int8": "static, QDQ, activations U8, weights S8 per channel"}
     del model.metadata_props[:]

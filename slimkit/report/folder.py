@@ -83,9 +83,7 @@ def _check(out: Path, force: bool) -> None:
     if not out.is_dir():
         raise OutputError(f"{out}: it is a file, but the output is a folder.\n  Give another --out")
     if not force:
-        raise OutputError(
-            f"{out}: the output folder exists already.\n  Give another --out, or --force to replace it"
-        )
+        raise OutputError(f"{out}: the output folder exists already.\n  Give another --out, or --force to replace it")
     foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in FILES)
     if foreign:
         raise OutputError(

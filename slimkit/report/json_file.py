@@ -38,9 +38,7 @@ def read(path: Path) -> dict[str, Any]:
             f"{path}: no report can be read there ({error.strerror}).\n  Give the output folder of a run"
         ) from None
     except ValueError as error:
-        raise OutputError(
-            f"{file}: it is not valid JSON ({error}).\n  Give the output folder of a run"
-        ) from None
+        raise OutputError(f"{file}: it is not valid JSON ({error}).\n  Give the output folder of a run") from None
     schema = report.get("schema") if isinstance(report, dict) else None
     if schema != SCHEMA:
         raise OutputError(

@@ -66,17 +66,13 @@ def _render(**content: Any) -> str:
     # JSON inside <script> must not contain "</script" or "<!--"; escaped like this it stays the same JSON.
     content["data"] = Markup(content["data"].replace("<", "\\u003c"))  # noqa: S704
     page = environment.get_template("page.html")
-    return page.render(
-        style=Markup(style), script=Markup(script), kind=lambda part: type(part).__name__, **content
-    )
+    return page.render(style=Markup(style), script=Markup(script), kind=lambda part: type(part).__name__, **content)
 
 
 @cache
 def _template() -> tuple[Environment, str, str]:
     folder = files("slimkit.report") / "assets"
-    page, style, script = (
-        (folder / name).read_text("utf-8") for name in ("page.html", "page.css", "page.js")
-    )
+    page, style, script = ((folder / name).read_text("utf-8") for name in ("page.html", "page.css", "page.js"))
     environment = Environment(
         loader=DictLoader({"page.html": page}),
         autoescape=True,

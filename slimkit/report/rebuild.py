@@ -30,16 +30,12 @@ def rebuild(folders: Sequence[Path], out: Path | None = None, force: bool = Fals
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise OutputError(
-            f"{path}: the page cannot be written ({error.strerror}).\n  Give another --out"
-        ) from None
+        raise OutputError(f"{path}: the page cannot be written ({error.strerror}).\n  Give another --out") from None
     return path
 
 
 def _named(folders: Sequence[Path], reports: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
     """Name each run by its folder; by its whole path where two folders are called the same."""
     short = [folder.resolve().name for folder in folders]
-    names = [
-        str(folder) if short.count(name) > 1 else name for folder, name in zip(folders, short, strict=True)
-    ]
+    names = [str(folder) if short.count(name) > 1 else name for folder, name in zip(folders, short, strict=True)]
     return list(zip(names, reports, strict=True))

@@ -19,9 +19,7 @@ OUTPUT = "output of the network"
 _BINS = 40
 
 
-def channels(
-    graph: Graph, mask: Mask, fixed: Tensor, failing: Sequence[str], asked: float | None
-) -> dict[str, Any]:
+def channels(graph: Graph, mask: Mask, fixed: Tensor, failing: Sequence[str], asked: float | None) -> dict[str, Any]:
     """Return the channels of the network: how many, how many could go, how many went, and why the rest stays.
 
     A channel that several layers share counts once; the network's outputs are not counted, only listed.

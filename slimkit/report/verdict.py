@@ -130,7 +130,9 @@ def _training(cost: Record, spec: Record) -> list[str]:
     if not dense or not instead:
         return []
     share = (cost.get("search_macs", 0) + cost.get("training_macs", 0)) / dense
-    said = f"Training cost {ratio(share, 1)} of one dense training; train, prune, retrain costs {ratio(instead, dense)}."
+    said = (
+        f"Training cost {ratio(share, 1)} of one dense training; train, prune, retrain costs {ratio(instead, dense)}."
+    )
     if spec.get("spend") is None and share < 0.5:
         said += " With --spend 0.55 the small network trains on until 0.55 is used up."
     return [said]

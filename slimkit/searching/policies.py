@@ -40,11 +40,7 @@ def _stop_and_shrink(job: Job) -> Searched:
     spec, settings = job.spec, recipe(job.spec)
     steps = steps_of(job)
     early = spec.draw == "early-bird"
-    at = (
-        max(1, round(spec.deadline * steps * spec.epochs))
-        if early
-        else int(spec.draw.removeprefix("epoch:")) * steps
-    )
+    at = max(1, round(spec.deadline * steps * spec.epochs)) if early else int(spec.draw.removeprefix("epoch:")) * steps
     shrinking = watch(job, at, trigger=early)
     trained = train(job, job.dense, settings, [shrinking.hook()], job.store, "training")
     job.warnings += trained.notes
@@ -172,15 +168,9 @@ def watched_ratio(job: Job, fixed: Tensor) -> float:
     """Return the ratio to watch: the one asked for, or about what another budget comes to."""
     if job.spec.ratio is not None:
         return job.spec.ratio
-    scores = by_scope(
-        job.graph, torch.rand(job.graph.units, generator=torch.Generator().manual_seed(0)), "group"
-    )
+    scores = by_scope(job.graph, torch.rand(job.graph.units, generator=torch.Generator().manual_seed(0)), "group")
     allowed = widths(job.spec)
-    mask = (
-        job.solver(job.graph, scores, allowed, fixed)
-        if job.solver
-        else solve(job.graph, scores, job.spec, fixed)
-    )
+    mask = job.solver(job.graph, scores, allowed, fixed) if job.solver else solve(job.graph, scores, job.spec, fixed)
     return mask.removed / max(1, job.graph.units - int(fixed.sum()))
 
 

@@ -17,9 +17,7 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(next(kind for kind, found in there.items() if found))
     if not there[name]:
-        raise EngineError(
-            f"--device {name}: PyTorch {torch.__version__} finds none here.\n  Use --device auto"
-        )
+        raise EngineError(f"--device {name}: PyTorch {torch.__version__} finds none here.\n  Use --device auto")
     return torch.device(name)
 
 

@@ -104,9 +104,7 @@ def train(
     )
 
 
-def _start(
-    model: nn.Module, split: Split, recipe: Recipe, device: torch.device, world: distributed.World
-) -> Run:
+def _start(model: nn.Module, split: Split, recipe: Recipe, device: torch.device, world: distributed.World) -> Run:
     batch = min(recipe.batch_size, len(split))
     if batch == 0:
         raise TrainingError("the training split has no images.\n  Give another data set")
@@ -191,9 +189,7 @@ def _layout(model: nn.Module, images: Tensor) -> torch.memory_format:
 class _Stepper:
     """Does one step on the network that the run has at the moment."""
 
-    def __init__(
-        self, run: Run, teacher: nn.Module | None, hooks: Sequence[Hook], world: distributed.World
-    ) -> None:
+    def __init__(self, run: Run, teacher: nn.Module | None, hooks: Sequence[Hook], world: distributed.World) -> None:
         self.run, self.hooks, self.world = run, hooks, world
         self.precision = pick_precision(run.recipe.precision, run.device)
         self.teacher = None
@@ -266,9 +262,7 @@ class _Stepper:
 class _Keeper:
     """Saves the state of a run now and then, and brings a run to a saved one."""
 
-    def __init__(
-        self, store: state.Store | None, run: Run, hooks: Sequence[Hook], world: distributed.World
-    ) -> None:
+    def __init__(self, store: state.Store | None, run: Run, hooks: Sequence[Hook], world: distributed.World) -> None:
         self.store, self.run, self.hooks, self.world = store, run, hooks, world
         self.saved_at, self.cost = time.perf_counter(), 0.0
         if store is not None:

@@ -9,9 +9,7 @@ from slimkit.training.recipe import Recipe
 AUXILIARY = 0.3  # weight of each auxiliary head, Szegedy et al. 2014, arXiv:1409.4842
 
 
-def loss(
-    outputs: Tensor | tuple[Tensor | None, ...], labels: Tensor, target: Tensor | None, recipe: Recipe
-) -> Tensor:
+def loss(outputs: Tensor | tuple[Tensor | None, ...], labels: Tensor, target: Tensor | None, recipe: Recipe) -> Tensor:
     """Return the mean loss of a batch, float32 [].
 
     Args:

@@ -16,9 +16,7 @@ def build(model: nn.Module, learning_rate: float, momentum: float, weight_decay:
     Two groups: weights that decay, and biases, gammas and betas, which don't, so that a penalty on gamma is
     all that shrinks it.
     """
-    exempt = {
-        id(p) for m in model.modules() if isinstance(m, _BatchNorm) for p in m.parameters(recurse=False)
-    }
+    exempt = {id(p) for m in model.modules() if isinstance(m, _BatchNorm) for p in m.parameters(recurse=False)}
     wanted = [p for p in model.parameters() if p.requires_grad]
     decayed = [p for p in wanted if p.ndim > 1 and id(p) not in exempt]
     chosen = {id(p) for p in decayed}

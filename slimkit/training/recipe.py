@@ -65,9 +65,7 @@ class Recipe:
             ("device", ("auto", "cpu", "cuda", "mps")),
         ):
             if getattr(self, name) not in known:
-                raise SpecError(
-                    f"{name} is {getattr(self, name)!r}: unknown.\n  Give one of {', '.join(known)}"
-                )
+                raise SpecError(f"{name} is {getattr(self, name)!r}: unknown.\n  Give one of {', '.join(known)}")
 
     @property
     def shape(self) -> Schedule:

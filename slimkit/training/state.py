@@ -93,8 +93,7 @@ def read(store: Store) -> tuple[dict[str, Any] | None, str | None]:
             note = f"{paths[0].name} was damaged; went on from {path.name}" if path != paths[0] else None
             return state, note
     raise TrainingError(
-        f"{store.folder}: {' and '.join(p.name for p in paths)} are damaged.\n"
-        "  Delete the folder and start again"
+        f"{store.folder}: {' and '.join(p.name for p in paths)} are damaged.\n  Delete the folder and start again"
     )
 
 

@@ -50,9 +50,7 @@ class Drawing:
         self.tips[name] = text
         return name
 
-    def hover(
-        self, axes: Axes, left: float, right: float, text: str, y: tuple[float, float] | None = None
-    ) -> None:
+    def hover(self, axes: Axes, left: float, right: float, text: str, y: tuple[float, float] | None = None) -> None:
         """Show a text on hover over [left, right] of the x axis, and over y where it is given."""
         self.strips.append(Strip(axes, text, (left, right), y))
 

@@ -54,9 +54,7 @@ def _line(axes: Axes, history: History, key: str, colour: str) -> None:
     known = [(entry["epoch"], entry[key]) for entry in history if entry.get(key) is not None]
     if known:
         few = len(known) <= 20
-        axes.plot(
-            *zip(*known, strict=True), color=colour, linewidth=2, marker="o" if few else "", markersize=4
-        )
+        axes.plot(*zip(*known, strict=True), color=colour, linewidth=2, marker="o" if few else "", markersize=4)
 
 
 def _accuracies(axes: Axes, name: str) -> None:
@@ -99,12 +97,8 @@ def _epochs(drawing: Drawing, stack: Sequence[Axes], history: History, width: in
     lowest.xaxis.set_major_locator(MaxNLocator(6 if width == NARROW else 12, integer=whole, min_n_ticks=1))
     lowest.set_xlim(min(epochs) - half, max(epochs) + half)
     for entry in history:
-        said = [
-            f"{name} {digits(entry[name])}" for name in ("distance", "loss") if entry.get(name) is not None
-        ]
+        said = [f"{name} {digits(entry[name])}" for name in ("distance", "loss") if entry.get(name) is not None]
         right = entry.get("accuracy", entry.get("validation_accuracy"))
         words = ", ".join([f"{percent(right, 2)} right"] * (right is not None) + said)
         for axes in stack:
-            drawing.hover(
-                axes, entry["epoch"] - half, entry["epoch"] + half, f"epoch {entry['epoch']:g}: {words}"
-            )
+            drawing.hover(axes, entry["epoch"] - half, entry["epoch"] + half, f"epoch {entry['epoch']:g}: {words}")

@@ -32,9 +32,7 @@ def channels(layers: Layers, width: int) -> Drawing:
         arrowprops={"arrowstyle": style, "color": MUTED, "linewidth": 1, "shrinkA": 0, "shrinkB": 0},
         **where,
     )  # fmt: skip
-    axes.annotate(
-        f"{top} channels", (-15, 0), rotation=90, ha="right", va="center", color=MUTED, size=11, **where
-    )
+    axes.annotate(f"{top} channels", (-15, 0), rotation=90, ha="right", va="center", color=MUTED, size=11, **where)
     _stages(axes, layers, width - 36)
     for place, layer in enumerate(layers):
         left = percent(layer["channels_after"] / layer["channels_before"], 0)

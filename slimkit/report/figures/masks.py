@@ -14,9 +14,7 @@ _WARM = LinearSegmentedColormap.from_list(
 )
 
 
-def matrix(
-    distances: Sequence[Sequence[float]], epochs: Sequence[float], threshold: float, width: int
-) -> Drawing:
+def matrix(distances: Sequence[Sequence[float]], epochs: Sequence[float], threshold: float, width: int) -> Drawing:
     """Draw the distance between every two masks: warmer is closer; a line where it is `threshold`."""
     side = min(width, 470)
     scale = 60  # pixels on the right, for the colour scale
@@ -27,9 +25,7 @@ def matrix(
     others = _off_diagonal(distances) if size > 1 else []
     if others and min(map(min, others)) < threshold < max(map(max, others)):
         axes.contour(others, levels=[threshold], colors=["#ffffff"], linewidths=1.5)
-    ticks = [
-        round(tick) for tick in MaxNLocator(8, integer=True).tick_values(0, size - 1) if 0 <= tick < size
-    ]
+    ticks = [round(tick) for tick in MaxNLocator(8, integer=True).tick_values(0, size - 1) if 0 <= tick < size]
     names = [f"{epochs[tick]:g}" for tick in ticks]
     axes.set_xticks(ticks, names)
     axes.set_yticks(ticks, names)

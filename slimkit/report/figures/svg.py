@@ -48,9 +48,7 @@ def inline_svg(draw: Callable[[int], Drawing], width: int, name: str, label: str
         warnings.filterwarnings("ignore", "Glyph")  # the page's fonts, not matplotlib's, draw the text
         drawing = draw(width)
         buffer = io.StringIO()
-        drawing.figure.savefig(
-            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
-        )
+        drawing.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = _stripped(buffer.getvalue())
     text = re.sub("|".join(VARIABLES), lambda match: f"var(--{VARIABLES[match[0]]})", text)
     text = re.sub(
@@ -69,9 +67,7 @@ def inline_svg(draw: Callable[[int], Drawing], width: int, name: str, label: str
 def _stripped(text: str) -> str:
     """Leave out of matplotlib's SVG what a page has already or does not need."""
     text = text[text.index("<svg") :]
-    text = re.sub(
-        r"<metadata>.*?</metadata>|<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.S
-    )
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.S)
     text = re.sub(r' (?:width|height)="[^"]*pt"', "", text)
     text = re.sub(r"font-family: [^;\"]*;?\s*|font: ([\d.]+px) [^;\"]*", _font_size, text)
     text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)

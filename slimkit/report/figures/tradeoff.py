@@ -74,9 +74,7 @@ def expenses(rows: Sequence[Expense], width: int) -> Drawing:
             )  # fmt: skip
             start += share
         parts = " + ".join(f"{name} {share:.2f}" for name, share in row.parts) if len(row.parts) > 1 else ""
-        axes.text(
-            0, place - 0.28, row.name + (f": {parts}" if parts else ""), va="bottom", size=12, color=INK
-        )
+        axes.text(0, place - 0.28, row.name + (f": {parts}" if parts else ""), va="bottom", size=12, color=INK)
         axes.annotate(
             f"{start:.2f}",
             (start, place),
@@ -127,9 +125,7 @@ def after_cut(rows: Sequence[tuple[str, float]], dense: float | None, accuracy: 
         )  # fmt: skip
     axes.set(xlim=(0, top), ylim=(len(rows) - 0.5, -0.75), yticks=[])
     axes.set_xlabel("accuracy" if accuracy else "output error: largest difference, in standard deviations")
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: percent(value, 0) if accuracy else f"{value:g}")
-    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value, 0) if accuracy else f"{value:g}"))
     axes.spines["left"].set_visible(False)
     return drawing
 
@@ -145,9 +141,7 @@ def _apart(points: Sequence[Point], least: float, pixel: float) -> list[float]:
     for point in points:
         long = 7 * len(point.name) + 12
         spans.append(
-            (point.cost - long * pixel, point.cost)
-            if point.cost > half
-            else (point.cost, point.cost + long * pixel)
+            (point.cost - long * pixel, point.cost) if point.cost > half else (point.cost, point.cost + long * pixel)
         )
     moved = [point.accuracy for point in points]
     for _ in range(30):

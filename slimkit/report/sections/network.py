@@ -51,9 +51,7 @@ def work(report: Record) -> Section | None:
     if any(layer.get("macs_before") for layer in every):
         parts.append(picture("macs", "MACs of every layer", lambda width: layers.macs(every, width), legend))
     if any(layer.get("ms_before") for layer in every):
-        parts.append(
-            picture("times", "Time of every layer", lambda width: layers.times(every, width), legend)
-        )
+        parts.append(picture("times", "Time of every layer", lambda width: layers.times(every, width), legend))
     if not parts:
         return None
     return Section(
@@ -146,9 +144,7 @@ def _group(group: Record) -> tuple[Cell, ...]:
         words(some, mono=True),
         quantity(old, count),
         quantity(new, count),
-        Cell(
-            text=percent(share, 0), number=True, bar=share, note=None if limit is None else f"at its {limit}"
-        ),
+        Cell(text=percent(share, 0), number=True, bar=share, note=None if limit is None else f"at its {limit}"),
     )
 
 

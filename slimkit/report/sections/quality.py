@@ -52,9 +52,7 @@ def proof(report: Record) -> Section | None:
     failed = record.get("kept_after_failing") or []
     if failed:
         caption = "Groups kept whole, since the proof failed without them"
-        parts.append(
-            Table(head=("group",), rows=[(words(name, mono=True),) for name in failed], caption=caption)
-        )
+        parts.append(Table(head=("group",), rows=[(words(name, mono=True),) for name in failed], caption=caption))
     return Section(name="proof", title="The proof", about=about, parts=parts)
 
 
@@ -66,9 +64,7 @@ def _cut(entries: list[Record], dense: float | None) -> list[Any]:
     shown = [(_treatment(entry), float(entry[key])) for entry in entries if entry.get(key) is not None]
     rows = []
     for index, entry in enumerate(entries):
-        right = quantity(
-            entry.get("accuracy"), lambda share: percent(share, 2), f"after_cut/{index}/accuracy"
-        )
+        right = quantity(entry.get("accuracy"), lambda share: percent(share, 2), f"after_cut/{index}/accuracy")
         error = quantity(entry.get("output_error"), digits, f"after_cut/{index}/output_error")
         rows.append((words(_treatment(entry)), right, error))
     table = Table(head=("", "accuracy", "output error"), rows=rows, caption="These numbers", folded=True)

@@ -91,15 +91,11 @@ def training(report: Record) -> Section | None:
             (
                 Cell(text=f"{entry.get('epoch'):g}", number=True),
                 quantity(entry.get("loss"), digits, f"search/history/{index}/loss"),
-                quantity(
-                    entry.get("accuracy"), lambda share: percent(share, 2), f"search/history/{index}/accuracy"
-                ),
+                quantity(entry.get("accuracy"), lambda share: percent(share, 2), f"search/history/{index}/accuracy"),
             )
             for index, entry in enumerate(history)
         ]
-        parts.append(
-            Table(head=("epoch", "loss", "accuracy"), rows=rows, caption="These numbers", folded=True)
-        )
+        parts.append(Table(head=("epoch", "loss", "accuracy"), rows=rows, caption="These numbers", folded=True))
     if search.get("penalty"):
         parts.append(pairs(_penalty(search["penalty"]), f"The penalty on {what}", mono=False))
     if not parts:
