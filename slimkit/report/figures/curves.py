@@ -93,7 +93,7 @@ def _epochs(drawing: Drawing, stack: Sequence[Axes], history: History, width: in
     lowest = stack[-1]
     lowest.set_xlabel("epoch")
     whole = all(float(epoch).is_integer() for epoch in epochs)
-    half = min((b - a for a, b in zip(epochs, epochs[1:], strict=False)), default=1) / 2
+    half = min((b - a for a, b in zip(epochs, epochs[1:], strict=False)), default=epochs[0] or 1) / 2
     lowest.xaxis.set_major_locator(MaxNLocator(6 if width == NARROW else 12, integer=whole, min_n_ticks=1))
     lowest.set_xlim(min(epochs) - half, max(epochs) + half)
     for entry in history:
