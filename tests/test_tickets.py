@@ -86,6 +86,26 @@ def test_no_group_is_emptied():
         EarlyBird(graph, 0.99)
 
 
+def test_the_order_of_dead_channels_does_not_keep_a_mask_from_settling():
+    net, graph = made()
+    scatter_(net)
+    bird = EarlyBird(graph, 0.3, watch=(0.7,))
+    for look in range(8):
+        nudge_(net, 1e-4)
+        with torch.no_grad():  # 24 of 64 channels are dead: more than the ratio, and in another order each time
+            for norm in (net.na, net.nb, net.nc):
+                norm.weight[:24] = 1e-4 * torch.randn(24)
+        assert bird.observe(net) is (look >= 5)
+    dead = torch.arange(64) < 24
+    assert not bird.mask.keep[~torch.cat([dead, dead])].logical_not().any()  # only dead ones go
+    drawn = bird.latest
+    with torch.no_grad():
+        for norm in (net.na, net.nb, net.nc):
+            norm.weight[:24] = 2.0  # back to life
+    bird.observe(net)
+    assert distance(drawn, bird.latest) > 0.5 and bird.latest.keep[torch.cat([dead, dead])].all()
+
+
 def test_draws_at_the_first_full_queue_of_a_still_mask():
     net, graph = made()
     scatter_(net)
@@ -195,6 +215,9 @@ def test_state_goes_on_where_it_stopped():
     second = EarlyBird(graph, 0.5, watch=(0.3,))
     for step in range(9):
         nudge_(net, 0.003)
+        with torch.no_grad():
+            for norm in (net.na, net.nb, net.nc):
+                norm.weight[: 20 + 2 * step] = 1e-4 * torch.randn(20 + 2 * step)  # dead, more each time
         whole.observe(net)
         (first if step < 4 else second).observe(net)
         if step == 3:
