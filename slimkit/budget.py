@@ -49,6 +49,11 @@ class Widths:
             step //= 2
         return replace(self, step=step)
 
+    def hint(self, less: int = 1) -> str:
+        """Say which settings would allow more, after "Raise the budget"; `less` is the step to try."""
+        more = ["--set cap=0.98"] * (self.cap < 0.98) + [f"--set round_to={less}"] * (self.step > 1)
+        return f", or allow more: {', '.join(more)}" if more else ""
+
     def of_step(self, group: Group) -> int:
         """Return the step of one group's counts."""
         step = self.step
@@ -225,7 +230,7 @@ def to_ratio(graph: Graph, scores: Tensor, ratio: float, widths: Widths, fixed: 
     if goal - removed > sum(widths.of_step(group) // 2 for group in graph.groups):
         raise BudgetError(
             f"ratio is {ratio:g}: {_limits(widths)}, {removed / removable:.3f} is the most that can be "
-            "removed.\n  Lower the ratio, or allow more: --set cap=0.98, --set round_to=1"
+            f"removed.\n  Lower the ratio{widths.hint()}"
         )
     if ratio > 0 and not removed:
         raise MaskError(
@@ -266,7 +271,7 @@ def to_limit(
         )
     least = without(graph, found.units)
     if measure(least) > limit:
-        raise BudgetError(out_of_reach(graph, least, measure, limit, what))
+        raise BudgetError(out_of_reach(graph, least, measure, limit, what) + widths.fitted(graph).hint())
     low, high = 0, len(found.groups)
     while low < high:
         middle = (low + high) // 2
@@ -299,7 +304,7 @@ def out_of_reach(graph: Graph, least: Tensor, measure: Callable[[Tensor], float]
         f"max_{what} is {amount(limit, what)} ({limit / original:.3f} of the original): the smallest that "
         f"the allowed widths reach is {amount(best, what)} ({best / original:.3f}); "
         f"most of it is held by {worst}.\n"
-        "  Raise the budget, or allow more: --set cap=0.98, --set round_to=1"
+        "  Raise the budget"
     )
 
 

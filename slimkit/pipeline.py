@@ -177,7 +177,7 @@ def train(
     with folder.claim(Path(out)) as work_folder:
         store = searching.store(spec, Path(out), resume)
         result = _train(network, fresh, dataset, spec, work_folder, store, progress, stages)
-    searching.forget(store)
+    training.forget(store)
     return result
 
 
@@ -202,7 +202,7 @@ def train_network(spec: TrainSpec, out: Path | None, force: bool, resume: bool, 
             searching.search(_job(network, fresh, dataset, spec, work, store, progress))
             return Outcome({}, target)
         result = _train(network, fresh, dataset, spec, work, store, progress, stages)
-    searching.forget(store)
+    training.forget(store)
     return Outcome(result.report, target)
 
 

@@ -96,3 +96,8 @@ def test_what_appears_in_the_meantime_is_not_overwritten(tmp_path):
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "theirs").write_text("x")
     assert listing(tmp_path) == ["run", "run/theirs"]
+
+
+def test_an_error_that_already_says_what_to_do_is_left_as_it_is(tmp_path):
+    with pytest.raises(OutputError, match="go on with --resume"), claim(tmp_path / "run"):
+        raise OutputError("go on with --resume") from OSError(errno.ENOSPC, "No space left on device")

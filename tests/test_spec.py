@@ -74,6 +74,7 @@ def test_compress_refuses(wrong, words):
         ({"draw": "epoch:31"}, "the run has only 30 epochs"),
         ({"passes": 2}, "passes is 2: that needs draw = 'end'"),
         ({"watch": (0.3, 1.5)}, "watch is 1.5"),
+        ({"draw": "epoch:00"}, "draw is 'epoch:00'"),
         ({"threshold": 0}, "threshold is 0"),
     ],
 )
@@ -180,6 +181,7 @@ def test_words_of_a_command_line():
         "max_latency": "2.5ms",
         "ratio": "1979-05-27",
     }
+    assert read_words(TrainSpec, {"watch": "0.3,0.7", "data": "a,b"}) == {"watch": [0.3, 0.7], "data": "a,b"}
     with pytest.raises(SpecError, match="must be key=value"):
         read_pairs(["ratio"])
 

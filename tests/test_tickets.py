@@ -234,6 +234,13 @@ def test_messages():
         EarlyBird(graph, rule="sometimes")
     with pytest.raises(SpecError, match=r"threshold of the draw rule is 2: out of range"):
         Rule(threshold=2)
+    for wrong, words in (
+        ({"ratio": -0.3}, "ratio is -0.3"),
+        ({"cap": float("nan")}, "cap is nan"),
+        ({"cap": 1.0}, "cap"),
+    ):
+        with pytest.raises(SpecError, match=words):
+            EarlyBird(graph, **wrong)
     with pytest.raises(MaskError, match="no gamma that could settle"):
         EarlyBird(made(16, norm=False)[1])
     with pytest.raises(MaskError, match="nothing can be removed"):

@@ -208,6 +208,17 @@ def test_states_of_other_runs_and_damaged_ones(toy, tmp_path, monkeypatch):
     whole, _ = found(toy, tmp_path, settings)
     torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
     assert any("damaged" in warning for warning in job.warnings)
+    newest.unlink()
+    newest.mkdir()  # what cannot be read is damaged too
+    assert "state.bin was damaged" in str(training.state.read(store)[1])
+
+
+def test_what_the_user_keeps_beside_the_states_stays(toy, tmp_path):
+    kept = tmp_path / "run.state" / "notes.txt"
+    kept.parent.mkdir()
+    kept.write_text("precious")
+    pipeline.train(net(), toy, out=tmp_path / "run", **FEW | {"epochs": 1, "draw": "end"})
+    assert kept.read_text() == "precious" and sorted(path.name for path in kept.parent.iterdir()) == ["notes.txt"]
 
 
 def test_initial_weights(toy, tmp_path, monkeypatch):

@@ -195,6 +195,9 @@ def test_device_and_precision_are_what_the_machine_has(monkeypatch: pytest.Monke
     assert hardware.pick_device("auto").type == "cpu"
     with pytest.raises(EngineError, match="finds none here"):
         hardware.pick_device("cuda")
+    with pytest.raises(EngineError, match="--device cuda:1: PyTorch"):
+        hardware.pick_device("cuda:1")
+    assert training.Recipe(epochs=1, device="cuda:1").device == "cuda:1"
     monkeypatch.setattr(hardware, "has_bf16", lambda device: False)
     cpu = torch.device("cpu")
     assert [hardware.pick_precision(name, cpu) for name in ("auto", "fp32", "bf16")] == [
@@ -202,3 +205,15 @@ def test_device_and_precision_are_what_the_machine_has(monkeypatch: pytest.Monke
         torch.float32,
         torch.bfloat16,
     ]
+
+
+def test_only_the_momentum_of_sgd_follows() -> None:
+    net = nn.Linear(2, 2)
+    with pytest.raises(TrainingError, match="the optimizer is Adam"):
+        training.follow(torch.optim.Adam(net.parameters()), net, net, {})
+
+
+def test_a_penalty_is_a_number() -> None:
+    for strength in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(TrainingError, match="strength of the penalty"):
+            training.penalise_gamma_(nn.BatchNorm2d(2), strength)

@@ -92,9 +92,8 @@ class LatencySolver:
             found = blocks(graph, scores, widths, fixed)
             if not found.groups:
                 raise MaskError(nothing(graph, widths.fitted(graph)))
-            step = widths.fitted(graph).step
-            more = ["--set cap=0.98"] * (widths.cap < 0.98) + [f"--set round_to={step // 2}"] * (step > 1)
-            self._hint = f", or allow more: {', '.join(more)}" if more else ""
+            allowed = widths.fitted(graph)
+            self._hint = allowed.hint(allowed.step // 2)
             problem = Problem(graph, scores, found, join(graph, costs))
             if self.by_table:
                 counts = self._by_table(problem, costs)

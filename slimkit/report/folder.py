@@ -51,7 +51,7 @@ def claim(out: Path, force: bool = False) -> Iterator[Path]:
         try:
             yield work
         except Exception as error:
-            if not disk_is_full(error):
+            if isinstance(error, OutputError) or not disk_is_full(error):
                 raise
             raise OutputError(
                 f"{out}: the disk is full; nothing was written.\n  Free some space, or give another --out"

@@ -1,7 +1,7 @@
 """The stages of `slimkit train` between a fresh network and its files: train, draw, shrink, train on."""
 
 from slimkit.searching.agreeing import agreed
-from slimkit.searching.beginning import build, claimed, forget, joined, redrawn, short_name, store
+from slimkit.searching.beginning import build, claimed, joined, redrawn, short_name, store
 from slimkit.searching.figures import cost, measure
 from slimkit.searching.job import Job, Searched, example, recipe
 from slimkit.searching.policies import search
@@ -14,7 +14,6 @@ __all__ = [
     "claimed",
     "cost",
     "example",
-    "forget",
     "joined",
     "measure",
     "recipe",

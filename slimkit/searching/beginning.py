@@ -3,7 +3,6 @@
 import copy
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -68,8 +67,3 @@ def store(spec: TrainSpec, target: Path, resume: bool) -> training.Store:
     """Return where the state of a run is kept: beside its output folder."""
     identity = {"slimkit": __version__, **json.loads(json.dumps(asdict(spec)))}
     return training.Store(target.parent / f"{target.name}.state", resume=resume, identity=identity)
-
-
-def forget(store: training.Store) -> None:
-    """Remove the state of a run that is done."""
-    shutil.rmtree(store.folder, ignore_errors=True)

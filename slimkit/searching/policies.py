@@ -108,6 +108,7 @@ def _network_slimming(job: Job) -> Searched:
     for number in range(spec.passes):
         watching = shrinking.hook() if number == 0 else shrinking.penalty_hook(graph)
         trained = train(job, model, settings, [watching], sub(job.store, f"pass{number + 1}"), "training")
+        job.warnings += trained.notes
         legs.append(Leg(graph.macs(Mask.full(graph).keep), trained.images, search=True))
         history += trained.history
         cut = cutter(replace(job, spec=part), graph, job.solver if spec.passes == 1 else None)(trained.model)

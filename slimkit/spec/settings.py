@@ -200,7 +200,7 @@ class TrainSpec(RunSpec):
     draw: str = setting(
         "early-bird",
         "when channels are removed: early-bird (mask settled), end, epoch:K, init",
-        pattern(r"early-bird|end|init|epoch:\d+", "early-bird, end, epoch:K or init"),
+        pattern(r"early-bird|end|init|epoch:(0|[1-9]\d*)", "early-bird, end, epoch:K or init"),
     )
     rule: str = setting(
         "consecutive",

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from slimkit.errors import SpecError
 from slimkit.spec.settings import RunSpec
@@ -64,11 +64,14 @@ def to_toml(spec: RunSpec, heading: str = "") -> str:
 
 
 def read_words(kind: type[Spec], words: Mapping[str, str]) -> dict[str, Any]:
-    """Read values as they stand on a command line: as in TOML, or as text where nothing else fits.
+    """Read values as they stand on a command line: as in TOML, or as text where nothing else fits; 0.3,0.7 is a list.
 
     Unknown names are left for `make` to refuse.
     """
     texts = {entry.name for entry in fields(kind) if entry.type in (str, str | None)}
+    lists = {entry.name for entry in fields(kind) if get_origin(entry.type) is tuple}
+    bare = {name for name, word in words.items() if name in lists and "," in word and not word.startswith("[")}
+    words = {name: f"[{word}]" if name in bare else word for name, word in words.items()}
     return {name: word if name in texts else _read_word(word) for name, word in words.items()}
 
 

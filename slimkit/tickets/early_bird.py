@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from slimkit import ranking
 from slimkit.budget import by_scope, fill_unranked
 from slimkit.channels import Graph
-from slimkit.errors import MaskError
+from slimkit.errors import MaskError, SpecError
 from slimkit.mask import Mask
 from slimkit.tickets import exact, rules
 from slimkit.tickets.rules import Rule
@@ -79,8 +79,11 @@ class EarlyBird:
 
         Raises:
             MaskError: nothing can be removed, or no unit has a BatchNorm.
-            SpecError: the rule is unknown or its settings are out of range.
+            SpecError: the rule or the scope is unknown, or a number is out of range.
         """
+        for name, value, low in (("cap", cap, False), *(("ratio", r, True) for r in (ratio, *watch))):
+            if not (0 < value < 1 or (low and value == 0)):
+                raise SpecError(f"{name} is {value}: it must be in {'[' if low else '('}0, 1).")
         if ranking == "gamma" and not bool(graph.has_norm.any()):
             raise MaskError(
                 "no channel that can be removed has a BatchNorm, so there is no gamma that could settle.\n"

@@ -8,7 +8,7 @@ from slimkit.training.penalty import gamma_penalty, penalise_gamma_, solve_stren
 from slimkit.training.recipe import Recipe
 from slimkit.training.recovery import recover
 from slimkit.training.run import Epoch, Hook, Phase, Run
-from slimkit.training.state import Store
+from slimkit.training.state import Store, forget
 
 __all__ = [
     "Epoch",
@@ -20,6 +20,7 @@ __all__ = [
     "Trained",
     "build",
     "follow",
+    "forget",
     "gamma_penalty",
     "group_penalty",
     "penalise_gamma_",

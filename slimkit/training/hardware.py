@@ -8,7 +8,7 @@ from slimkit.errors import EngineError
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of that name; `auto`: CUDA, else MPS, else CPU.
+    """Return the device of that name, as `cpu` or `cuda:1`; `auto`: CUDA, else MPS, else CPU.
 
     Raises:
         EngineError: the device asked for is not there.
@@ -16,7 +16,8 @@ def pick_device(name: str) -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, found in there.items() if found))
-    if not there[name]:
+    kind, _, number = name.partition(":")
+    if not there[kind] or (number and int(number) >= torch.cuda.device_count()):
         raise EngineError(f"--device {name}: PyTorch {torch.__version__} finds none here.\n  Use --device auto")
     return torch.device(name)
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from slimkit.errors import TrainingError
+
 # Parameter name -> dimension -> indices kept along it, int64; what is not named stays whole.
 KeptIndices = Mapping[str, Mapping[int, Tensor]]
 
@@ -41,7 +43,15 @@ def follow(optimizer: torch.optim.SGD, old: nn.Module, new: nn.Module, kept: Kep
         kept: which indices of each parameter of `old` are left in `new`.
 
     Parameters that only `new` has (a bias that took up folded constants) start without momentum.
+
+    Raises:
+        TrainingError: another optimizer than SGD; what it remembers is not momentum alone.
     """
+    if not isinstance(optimizer, torch.optim.SGD):
+        raise TrainingError(
+            f"the optimizer is {type(optimizer).__name__}: only the momentum of torch.optim.SGD can follow.\n"
+            "  Make a new optimizer for the small network"
+        )
     before = dict(old.named_parameters())
     settings = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     groups: dict[int, list[nn.Parameter]] = {id(group): [] for group in optimizer.param_groups}

@@ -8,6 +8,7 @@ it. How far it can shrink a gamma depends on the whole schedule: its total pull 
 to be compared with the gamma a network starts from (0.5 or 1). So choose S, and the strength follows.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterator
 
 import torch
@@ -35,7 +36,12 @@ def penalise_gamma_(model: nn.Module, strength: float, only: Collection[str] | N
         model: a network whose gradients have just been computed; only gradients of gammas change.
         strength: weight of sum |gamma| in the loss, >= 0.
         only: paths of the BNs to penalise; all of them unless given.
+
+    Raises:
+        TrainingError: the strength is negative, infinite or NaN.
     """
+    if not 0 <= strength < math.inf:
+        raise TrainingError(f"the strength of the penalty is {strength}: it must be a number of 0 or more.")
     for name, gamma in gammas(model):
         if gamma.grad is not None and (only is None or name in only):
             gamma.grad.add_(torch.sign(gamma.detach()), alpha=strength)

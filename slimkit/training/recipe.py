@@ -1,5 +1,6 @@
 """The settings of one training run."""
 
+import re
 from dataclasses import dataclass
 
 from slimkit.errors import SpecError
@@ -24,7 +25,7 @@ class Recipe:
         augment: shift and mirror the images, as suits the data set.
         seed: of data order, augmentation and dropout.
         precision: `fp32`, `bf16` (autocast), or `auto`: bf16 where the hardware has instructions for it.
-        device: `cpu`, `cuda`, `mps`, or `auto`: the fastest there is.
+        device: `cpu`, `cuda`, `cuda:N`, `mps`, or `auto`: the fastest there is.
     """
 
     epochs: int
@@ -64,7 +65,7 @@ class Recipe:
             ("precision", ("auto", "fp32", "bf16")),
             ("device", ("auto", "cpu", "cuda", "mps")),
         ):
-            if getattr(self, name) not in known:
+            if re.sub(r"^cuda:\d+$", "cuda", getattr(self, name)) not in known:
                 raise SpecError(f"{name} is {getattr(self, name)!r}: unknown.\n  Give one of {', '.join(known)}")
 
     @property

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,16 @@ def read(store: Store) -> tuple[dict[str, Any] | None, str | None]:
     )
 
 
+def forget(store: Store) -> None:
+    """Remove the states of a run that is done, of its stages too; what else lies in the folder stays."""
+    for folder in (*store.folder.glob("*/"), store.folder):
+        for name in (_NAME, _PREVIOUS, f"{_NAME}.tmp"):
+            with suppress(OSError):
+                (folder / name).unlink()
+        with suppress(OSError):
+            folder.rmdir()
+
+
 @contextmanager
 def delayed_interrupt(active: bool) -> Iterator[Interrupt]:
     """Note Ctrl-C instead of raising in the middle of a step; the second one raises at once."""
@@ -119,7 +129,10 @@ def delayed_interrupt(active: bool) -> Iterator[Interrupt]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     """Return the state in a file, None where the file is damaged."""
-    raw = path.read_bytes()
+    try:
+        raw = path.read_bytes()
+    except OSError:
+        return None
     start = len(_MAGIC) + hashlib.blake2b().digest_size
     payload = memoryview(raw)[start:]
     if not raw.startswith(_MAGIC) or raw[len(_MAGIC) : start] != hashlib.blake2b(payload).digest():
