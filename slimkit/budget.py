@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from slimkit.channels import Graph, Group
-from slimkit.errors import BudgetError, MaskError
+from slimkit.errors import BudgetError, MaskError, SpecError
 from slimkit.mask import Mask
 
+SCOPES = ("global", "isomorphic", "group")
 _NARROW = 0.1  # share of channels in narrow groups from which a network itself is narrow
 
 
@@ -116,21 +117,33 @@ def fill_unranked(scores: Tensor, fallback: Tensor) -> Tensor:
     return filled
 
 
-def by_scope(graph: Graph, scores: Tensor, scope: str) -> Tensor:
-    """Replace scores by quantiles within the pool in which channels compete; [U].
+def pools(graph: Graph, scope: str) -> list[Tensor]:
+    """Return the units, int64 [n], that compete with one another, pool by pool.
 
-    Scopes: `global` (one pool: scores stay), `group` (each group its own pool), `isomorphic` (groups built
-    alike, Fang et al. 2024, arXiv:2407.04616: the same kinds of tensors with the same dimensions).
+    Scopes: `global` (one pool), `group` (each group its own), `isomorphic` (groups built alike, Fang et al. 2024,
+    arXiv:2407.04616: the same kinds of tensors with the same dimensions).
+
+    Raises:
+        SpecError: the scope is unknown.
+    """
+    if scope not in SCOPES:
+        raise SpecError(f"scope is {scope!r}: it must be one of {', '.join(SCOPES)}.")
+    found: dict[object, list[Tensor]] = {}
+    shape = _signature(graph) if scope == "isomorphic" else {}
+    for number, group in enumerate(graph.groups):
+        found.setdefault(0 if scope == "global" else shape.get(group.name, number), []).append(group.units)
+    return [torch.cat(members) for members in found.values()]
+
+
+def by_scope(graph: Graph, scores: Tensor, scope: str) -> Tensor:
+    """Replace scores by quantiles within the pool in which channels compete, see `pools`; [U].
+
+    Where all compete (`global`) scores stay.
     """
     if scope == "global":
         return scores
-    pools: dict[object, list[Tensor]] = {}
-    shape = _signature(graph) if scope == "isomorphic" else {}
-    for number, group in enumerate(graph.groups):
-        pools.setdefault(shape.get(group.name, number), []).append(group.units)
     result = scores.clone()
-    for members in pools.values():
-        units = torch.cat(members)
+    for units in pools(graph, scope):
         order = scores[units].argsort(stable=True)
         quantile = torch.empty(len(units))
         quantile[order] = (torch.arange(len(units)) + 0.5) / len(units)

@@ -166,6 +166,33 @@ def test_never_draws_without_evidence():
             assert not bird.observe(net)
 
 
+def test_ties_within_a_group_are_no_evidence_where_groups_are_pools():
+    net, graph = made()
+    birds = {scope: EarlyBird(graph, 0.45, scope=scope) for scope in ("group", "global")}
+    scatter_(net)
+    with torch.no_grad():
+        net.nb.weight.fill_(0.05)  # all of one group tied, below every other
+    for _ in range(8):
+        with torch.no_grad():
+            for norm in (net.na, net.nb, net.nc):
+                norm.weight.add_(1e-3)
+        for bird in birds.values():
+            bird.observe(net)
+    assert birds["global"].draws and not birds["group"].draws
+
+
+def test_widths_that_cannot_change_are_no_evidence():
+    net, graph = made()
+    birds = [EarlyBird(graph, 0.5, rule="architecture", scope=scope) for scope in ("global", "group")]
+    for _ in range(8):
+        scatter_(net)
+        for bird in birds:
+            bird.observe(net)
+    assert birds[0].draws and not birds[1].draws
+    with pytest.raises(SpecError, match="scope is 'layer'"):
+        EarlyBird(graph, scope="layer")
+
+
 def test_training_with_rate_zero_never_draws_and_a_rate_does():
     for rate, drawn in ((0.0, False), (0.05, True)):
         torch.manual_seed(1)

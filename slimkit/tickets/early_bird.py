@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from slimkit import ranking
-from slimkit.budget import by_scope, fill_unranked
+from slimkit.budget import by_scope, fill_unranked, pools
 from slimkit.channels import Graph
 from slimkit.errors import MaskError, SpecError
 from slimkit.mask import Mask
@@ -93,9 +93,13 @@ class EarlyBird:
         self.rule = Rule(rule) if isinstance(rule, str) else rule
         self.ratios = tuple(dict.fromkeys((ratio, *watch)))
         self.ranking, self.scope = ranking, scope
+        ranked = graph.has_norm if ranking == "gamma" else torch.ones(graph.units, dtype=torch.bool)
+        self._pools = [units[ranked[units]] for units in pools(graph, scope)]
         self._limits = (cap, fixed)
         exact.masks(graph, torch.arange(graph.units).float(), self.ratios, cap, fixed)  # all within reach?
         self._recent = {r: deque[Mask](maxlen=rules.needed(self.rule)) for r in self.ratios}
+        # Where every group loses the same share, widths cannot change: that they agree is no evidence.
+        self._fixed_widths = self.rule.name == "architecture" and scope == "group"
         self._last: Tensor | None = None
         self._dead: Tensor | None = None  # rank among the dead, NaN for the living, [U]
         self.draws: dict[float, Draw] = {}
@@ -145,7 +149,8 @@ class EarlyBird:
         distances: dict[float, float | None] = {}
         for ratio, mask in masks.items():
             recent = self._recent[ratio]
-            if not (moved and spread) or exact.undecided(ranks, mask) > self.rule.calibrated:
+            undecided = sum(exact.undecided(ranks, mask, units) for units in self._pools)
+            if not (moved and spread) or undecided > self.rule.calibrated or self._fixed_widths:
                 recent.clear()
             before = recent[-1] if recent else None
             recent.append(mask)

@@ -49,12 +49,14 @@ def masks(
     return found
 
 
-def undecided(scores: Tensor, mask: Mask) -> float:
-    """Return the share of units that ties at the cut leave to chance, in [0, 1].
+def undecided(scores: Tensor, mask: Mask, units: Tensor) -> float:
+    """Return the share of all U units that ties at the cut among `units` leave to chance, in [0, 1].
 
-    Units with the score of the last one removed could stand on either side. Scores [U].
+    Units with the score of the last one removed could stand on either side. Scores [U]; `units`, int64 [n], are
+    those that compete with one another.
     """
-    gone, kept = scores[~mask.keep], scores[mask.keep]
+    keep = mask.keep[units]
+    gone, kept = scores[units][~keep], scores[units][keep]
     if not len(gone) or not len(kept):
         return 0.0
     cut = gone.max()
