@@ -214,8 +214,10 @@ def test_what_training_cost_is_said_and_how_to_spend_what_was_saved():
     said = "Training cost 0.41 of one dense training; train, prune, retrain costs 1.27."
     more = " With --spend 0.55 the small network trains on until 0.55 is used up."
     assert said + more in verdict(report).notes
-    report["spec"]["spend"] = 0.55
-    assert said in verdict(report).notes
+    report["spec"] |= {"spend": 0.55, "search_precision": "int8-emulated"}
+    assert said in verdict(report).notes and any("emulated INT8" in note for note in verdict(report).notes)
+    report["search"]["precision"] = "int8-emulated"
+    assert "INT8, emulated" in run_page(report)
 
 
 def test_an_int8_file_is_said_with_its_accuracy_and_time():

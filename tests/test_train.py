@@ -17,9 +17,10 @@ from slimkit.cli import main
 from slimkit.data.augmentation import Augmentation
 from slimkit.data.dataset import Dataset
 from slimkit.data.tensor_split import in_memory
-from slimkit.errors import BudgetError, DataError, MaskError, TrainingError
+from slimkit.errors import BudgetError, DataError, MaskError, SpecError, TrainingError
 from slimkit.mask import Mask, apply_
 from slimkit.measure.macs import count_macs
+from slimkit.searching import policies
 from slimkit.spec import TrainSpec
 from slimkit.surgery import kept_indices, remove
 from slimkit.tickets import exact, shrinking
@@ -362,3 +363,73 @@ def test_the_command_refuses_and_leaves_nothing(tmp_path, capsys, monkeypatch):
     assert main(["train", "--arch", "zoo:resnet8", "--data", "nothing-here", "--epochs", "1"]) == 2
     assert "no data set of that name" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_after_network_slimming_training_begins_where_init_says(toy, tmp_path, monkeypatch):
+    begun = []
+    original = training.train
+
+    def spy(model, split, settings, **more):
+        begun.append((copy.deepcopy(model.state_dict()), more["first_step"]))
+        return original(model, split, settings, **more)
+
+    monkeypatch.setattr(training, "train", spy)
+    key = "layer3.0.conv1.weight"
+    for init, passes in (("inherit", 1), ("rewind", 2), ("fresh", 1)):
+        begun.clear()
+        settings = {"epochs": 2, "draw": "end", "init": init, "passes": passes}
+        run, job = found(toy, tmp_path, settings | ({"rewind_step": 3} if init == "rewind" else {}))
+        assert [step for _, step in begun] == [0, *[3 * (init == "rewind")] * passes]
+        start = {"fresh": net(1), "rewind": None}.get(init, net())
+        if start is None:  # three steps of the same training, from the same weights
+            steps = iter(range(3))
+            hook = training.Hook(
+                after_step=lambda run, s=steps: None if next(s) < 2 else (_ for _ in ()).throw(Stop(run))
+            )
+            with pytest.raises(Stop) as stopped:
+                pen = policies.watch(job, None, trigger=False).penalty_hook(job.graph)
+                original(net(), toy.train, searching.recipe(job.spec), hooks=[pen, hook])
+            start = stopped.value.args[0].model
+        small = remove(start.cpu(), job.graph, run.slimmed.mask).state_dict()
+        assert torch.equal(begun[-1][0][key], small[key]) is (init != "inherit")
+
+
+class Stop(Exception):
+    """Ends a run in the middle."""
+
+
+def test_what_a_draw_policy_has_no_use_for_is_refused():
+    known = {"arch": "zoo:resnet8", "data": "digits"}
+    for settings, words in (
+        ({"draw": "end", "spend": 0.5}, "spend is 0.5: draw = 'end' trains"),
+        ({"draw": "init", "search_precision": "bf16"}, "search_precision is 'bf16': with draw = 'init'"),
+        ({"draw": "epoch:0", "rewind_step": 2}, "rewind_step is 2: with draw = 'epoch:0'"),
+    ):
+        with pytest.raises(SpecError, match=words):
+            TrainSpec(**known, **settings)
+
+
+def test_a_network_drawn_before_training_spends_its_share(toy, tmp_path):
+    run, _ = found(toy, tmp_path, {"draw": "init", "init": "fresh", "spend": 0.5})
+    cost = sum(leg.cost for leg in run.legs) / (3 * run.slimmed.graph.macs(Mask.full(run.slimmed.graph).keep) * 4 * 192)
+    assert 0.4 < cost <= 0.5
+    assert len(run.search["history"]) > 4
+
+
+def test_frozen_gammas_are_not_said_to_be_penalised_or_settled(toy, tmp_path):
+    model = net()
+    for _, gamma in gammas(model):
+        gamma.requires_grad_(False)
+    spec = TrainSpec(arch="zoo:resnet8", data="toy", ratio=0.4, **FEW | {"deadline": 0.5})
+    job = pipeline._job(models.of(model, toy.input_shape), net, toy, spec, tmp_path, None, pipeline.quiet)
+    run = searching.search(job)
+    assert run.search["penalty"]["S"] == 0 and run.search["penalty"]["gap"] is None
+    assert [w for w in job.warnings if "no gamma has moved" in w] and not [w for w in job.warnings if "no gap" in w]
+
+
+def test_a_cut_without_a_gap_is_warned_of_whatever_drew_it(toy, tmp_path):
+    for draw in ("epoch:1", "end"):
+        _, job = found(toy, tmp_path, {"draw": draw, "epochs": 2})
+        assert any("no gap at this ratio" in warning for warning in job.warnings)
+    run, job = found(toy, tmp_path, {"epochs": 2})
+    assert run.search["penalty"]["S"] < run.search["penalty"]["S_of_schedule"] == pytest.approx(2)

@@ -135,7 +135,11 @@ def _training(cost: Record, spec: Record) -> list[str]:
     )
     if spec.get("spend") is None and share < 0.5:
         said += " With --spend 0.55 the small network trains on until 0.55 is used up."
-    return [said]
+    emulated = (
+        "The search ran in emulated INT8: values were rounded as INT8 would, the arithmetic was that of floats, so "
+        "no time was saved."
+    )
+    return [said] + [emulated] * (spec.get("search_precision") == "int8-emulated")
 
 
 def _int8(side: Record, before: Record) -> list[str]:

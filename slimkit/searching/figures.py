@@ -11,15 +11,10 @@ from torch import Tensor, nn
 from slimkit import compressing, training
 from slimkit.measure import accuracy, energy
 from slimkit.measure.stages import Stages
-from slimkit.searching.job import Job, Searched, rates, recipe, steps_of
+from slimkit.searching.job import Job, Searched, rates, recipe, steps_of, strength
 from slimkit.tickets import ledger
 from slimkit.tickets.shrinking import Shrinking
-from slimkit.training.penalty import pull
-
-NO_GAP = (
-    "what was penalised has no gap at this ratio, so the cut removes channels that the network uses: lower the "
-    "ratio, or raise penalty_total"
-)
+from slimkit.training.penalty import gammas, pull
 
 
 def record(
@@ -28,27 +23,32 @@ def record(
     """Return the part of the report on the search."""
     spec, bird, settings = job.spec, shrinking.bird, recipe(job.spec)
     drawn_step = shrinking.drawn_step
-    lam = shrinking.plan.strength
-    if spec.draw == "end" and lam and not kept["gap"]:
-        job.warnings.append(NO_GAP)
-    pulled = pull(lam, rates(settings, steps, drawn_step), settings.momentum)
+    lam = shrinking.plan.strength if penalised(job) else 0.0
+    reached, planned = (pull(lam, rates(settings, steps, last), settings.momentum) for last in (drawn_step, None))
     return shrinking.record(steps) | {
         "draw_policy": spec.draw,
         "rule": spec.rule,
         "normalised": spec.normalised,
         "threshold": bird.rule.calibrated,
-        "init": spec.init,
+        "init": "inherit" if shrinking.never_rewound else spec.init,
         "precision": spec.search_precision,
         "drawn_epoch": None if drawn_step is None else drawn_step / steps,
         "history": history_rows(history),
         "penalty": {
             "kind": spec.penalty,
             "lambda": lam,
-            "S": pulled,
+            "S": reached,
+            "S_of_schedule": planned,
             "share_below_tenth_of_median": kept["near_zero"],
-            "gap": kept["gap"],
+            "gap": kept["gap"] if lam else None,
         },
     }
+
+
+def penalised(job: Job) -> bool:
+    """Tell whether the penalty has anything to act on."""
+    anything = job.spec.penalty == "group" or any(gamma.requires_grad for _, gamma in gammas(job.dense))
+    return anything and strength(job) > 0
 
 
 def history_rows(history: Sequence[training.Epoch]) -> list[dict[str, Any]]:
@@ -89,4 +89,5 @@ def cost(job: Job, found: Searched, sides: dict[str, Any], stages: Stages) -> di
         "break_even_inferences": ledger.break_even(1e6 * spent.value, before, after),
         "device": found.device,
         "precision": found.precision,
+        "search_precision": job.spec.search_precision if book.search else None,
     }

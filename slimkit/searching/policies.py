@@ -15,15 +15,20 @@ from slimkit.errors import SpecError
 from slimkit.mask import Mask
 from slimkit.measure import accuracy
 from slimkit.searching.cutting import cutter, slimmed
-from slimkit.searching.figures import history_rows, record
+from slimkit.searching.figures import history_rows, penalised, record
 from slimkit.searching.job import Job, Searched, fixed_units, recipe, steps_of, strength
 from slimkit.slimming import solve, widths
+from slimkit.spec import TrainSpec
 from slimkit.surgery import remove
 from slimkit.tickets import EarlyBird, Rule, low_precision, network_slimming
 from slimkit.tickets.ledger import Leg
 from slimkit.tickets.shrinking import Cut, Plan, Shrinking
 
-LOOKS = 8  # an epoch
+NO_GAP = (
+    "what was penalised has no gap at this ratio, so the cut removes channels that the network uses: lower the "
+    "ratio, or raise penalty_total"
+)
+LOOKS = 8  # an epoch, or until the deadline
 
 
 def search(job: Job) -> Searched:
@@ -42,15 +47,18 @@ def _stop_and_shrink(job: Job) -> Searched:
     early = spec.draw == "early-bird"
     at = max(1, round(spec.deadline * steps * spec.epochs)) if early else int(spec.draw.removeprefix("epoch:")) * steps
     shrinking = watch(job, at, trigger=early)
-    trained = train(job, job.dense, settings, [shrinking.hook()], job.store, "training")
+    trained = train(job, job.dense, settings, [shrinking.hook()], job.store, "training", search=True)
     job.warnings += trained.notes
-    assert shrinking.drawn is not None and shrinking.drawn_step is not None
-    if early and shrinking.bird.ratio not in shrinking.bird.draws:
-        job.warnings.append(
-            f"the mask had not settled after {100 * spec.deadline:g} % of the steps and was drawn as it was (step "
-            f"{shrinking.drawn_step}): waiting would have cost more than a better mask brings"
-        )
     drawn = shrinking.drawn
+    assert drawn is not None and shrinking.drawn_step is not None
+    if early and shrinking.bird.ratio not in shrinking.bird.draws:
+        job.warnings.append(why_unsettled(spec, shrinking))
+    elif penalised(job) and not drawn.kept["gap"]:
+        job.warnings.append(NO_GAP)
+    if not trained.phases[-1].images:
+        job.warnings.append(
+            "the mask was drawn at the last step: the small network was not trained; give more --epochs"
+        )
     full, small = (job.graph.macs(keep) for keep in (Mask.full(job.graph).keep, drawn.mask.keep))
     legs = tuple(
         Leg(full if number == 0 else small, phase.images, search=number == 0)
@@ -70,9 +78,14 @@ def _stop_and_shrink(job: Job) -> Searched:
 def _from_the_start(job: Job) -> Searched:
     """Draw before any training: a small network of widths that the initial weights, or chance, choose."""
     cut = cutter(job, job.graph, job.solver)(copy.deepcopy(job.dense).eval())
-    trained = train(job, cut.model, recipe(job.spec), [], job.store, "training")
+    small, settings = job.graph.macs(cut.mask.keep), recipe(job.spec)
+    if job.spec.spend is not None:
+        affordable = int(job.spec.spend * settings.epochs * job.graph.macs(Mask.full(job.graph).keep) / small)
+        settings = replace(settings, epochs=max(settings.epochs, affordable))
+    model = remove(job.fresh(), job.graph, cut.mask) if job.spec.init == "fresh" else cut.model
+    trained = train(job, model, settings, [], job.store, "training")
     job.warnings += trained.notes
-    leg = Leg(job.graph.macs(cut.mask.keep), trained.images, search=False)
+    leg = Leg(small, trained.images, search=False)
     found: dict[str, Any] = {
         "draw_policy": job.spec.draw,
         "history": history_rows(trained.history),
@@ -105,9 +118,14 @@ def _network_slimming(job: Job) -> Searched:
     part = spec if spec.ratio is None else replace(
         spec, ratio=network_slimming.ratio_of_pass(spec.ratio, spec.passes)
     )  # fmt: skip
+    first_step = spec.rewind_step if spec.init == "rewind" else 0
+    if first_step >= spec.epochs * steps:
+        raise SpecError(f"rewind_step is {first_step}: the schedule has only {spec.epochs * steps} steps.")
     for number in range(spec.passes):
         watching = shrinking.hook() if number == 0 else shrinking.penalty_hook(graph)
-        trained = train(job, model, settings, [watching], sub(job.store, f"pass{number + 1}"), "training")
+        kept = sub(job.store, f"pass{number + 1}")
+        again = first_step if number else 0
+        trained = train(job, model, settings, [watching], kept, "training", search=True, first_step=again)
         job.warnings += trained.notes
         legs.append(Leg(graph.macs(Mask.full(graph).keep), trained.images, search=True))
         history += trained.history
@@ -115,11 +133,13 @@ def _network_slimming(job: Job) -> Searched:
         first = first or cut.kept
         mask = network_slimming.composed(job.graph, mask, graph, cut.mask) if number else cut.mask
         error, failing = max(error, cut.kept["error"]), [*failing, *cut.kept["failing"]]
-        model = named(cut.model, cut.model)
+        model = named(begun(job, shrinking, mask) or cut.model, cut.model)
         if number + 1 < spec.passes:
             graph = trace(model, torch.zeros(1, *job.dataset.input_shape))
-    trained = train(job, model, settings, [], sub(job.store, "retraining"), "retraining")
+    trained = train(job, model, settings, [], sub(job.store, "retraining"), "retraining", first_step=first_step)
     job.warnings += trained.notes
+    if penalised(job) and not first["gap"]:
+        job.warnings.append(NO_GAP)
     legs.append(Leg(job.graph.macs(mask.keep), trained.images, search=False))
     history += trained.history
     whole = Cut(remove(job.dense, job.graph, mask), mask, first | {"error": error, "failing": failing})
@@ -134,9 +154,34 @@ def _network_slimming(job: Job) -> Searched:
     )
 
 
+def begun(job: Job, shrinking: Shrinking, mask: Mask) -> nn.Module | None:
+    """Return the small network with the weights that `init` names, None where it inherits them."""
+    if job.spec.init == "fresh":
+        return remove(job.fresh(), job.graph, mask)
+    if job.spec.init == "rewind" and shrinking.snapshot is not None:
+        dense = copy.deepcopy(job.dense)
+        dense.load_state_dict(shrinking.snapshot.weights)
+        return remove(dense, job.graph, mask)
+    return None
+
+
+def why_unsettled(spec: TrainSpec, shrinking: Shrinking) -> str:
+    """Say why a mask was drawn before it had settled."""
+    drawn, seen = f"step {shrinking.drawn_step}", shrinking.bird.observations
+    if len(seen) > 1 and not any(look.evidence for look in seen[1:]):
+        return (
+            f"no gamma has moved, so the mask was drawn from where the network began ({drawn}): let its BatchNorm "
+            "train, or rank by weights, --set ranking=group-norm"
+        )
+    return (
+        f"the mask had not settled after {100 * spec.deadline:g} % of the steps and was drawn as it was ({drawn}): "
+        "waiting would have cost more than a better mask brings"
+    )
+
+
 def watch(job: Job, at: int | None, trigger: bool) -> Shrinking:
     spec, steps = job.spec, steps_of(job)
-    every = spec.interval or max(1, steps // LOOKS)
+    every = spec.interval or max(1, min(steps, at or steps) // LOOKS)
     rule = Rule(spec.rule, spec.threshold, spec.normalised, interval=every / steps)
     fixed = fixed_units(job)
     bird = EarlyBird(
@@ -182,8 +227,10 @@ def train(
     hooks: Sequence[training.Hook],
     store: training.Store | None,
     doing: str,
+    search: bool = False,
+    first_step: int = 0,
 ) -> training.Trained:
-    if job.spec.search_precision != "fp32" and model is job.dense:
+    if job.spec.search_precision != "fp32" and search:
         model = copy.deepcopy(model)
         low_precision.lower_(model, job.spec.search_precision)
     trained = training.train(
@@ -194,6 +241,7 @@ def train(
         evaluate=lambda network: accuracy.accuracy(network, job.dataset.validation),
         progress=lambda run: job.progress(f"{doing}, loss {run.loss:.3f}", run.step / run.budget),
         store=store,
+        first_step=first_step,
     )
     low_precision.restore_(trained.model)
     return trained

@@ -209,7 +209,11 @@ class TrainSpec(RunSpec):
     )
     threshold: float = setting(0.1, "mask distance below which a mask has settled, in (0, 1]", number(0, 1, above=True))
     normalised: bool = setting(False, "divide mask distances by those of chance, 2p(1-p)", flag)
-    interval: int | None = setting(None, "steps between two masks; default: an eighth of an epoch", optional(whole(1)))
+    interval: int | None = setting(
+        None,
+        "steps between two masks; default: an eighth of an epoch, or of the deadline where that comes first",
+        optional(whole(1)),
+    )
     deadline: float = setting(
         0.02,
         "share of the steps after which a mask is drawn, settled or not, in (0, 1)",
@@ -240,5 +244,16 @@ class TrainSpec(RunSpec):
                 raise SpecError(f"{name} is not set: training needs it.\n  Add it, for example --{name} {example}")
         if self.passes > 1 and self.draw != "end":
             raise SpecError(f"passes is {self.passes}: that needs draw = 'end', but draw is {self.draw!r}.")
+        if self.draw == "end" and self.spend is not None:
+            raise SpecError(
+                f"spend is {self.spend:g}: draw = 'end' trains the dense network to the end, which costs 1 already.\n"
+                "  Leave out one of them"
+            )
+        if self.draw in ("init", "epoch:0"):
+            for name, idle in (("search_precision", "fp32"), ("rewind_step", 0)):
+                if (given := getattr(self, name)) != idle:
+                    raise SpecError(
+                        f"{name} is {given!r}: with draw = {self.draw!r} there is no search.\n  Leave it out"
+                    )
         if self.draw.startswith("epoch:") and int(self.draw[6:]) > self.epochs:
             raise SpecError(f"draw is {self.draw!r}: the run has only {self.epochs} epochs.")

@@ -77,6 +77,7 @@ class Shrinking:
         histograms: counts of |gamma| in `BINS` equal bins from 0 to `top`, one row a look.
         masks: bool [U], what the mask of the bird's ratio kept, one a look.
         epochs: of the run, where `spend` has changed them.
+        never_rewound: the draw came before the step to rewind to.
     """
 
     graph: Graph
@@ -92,6 +93,7 @@ class Shrinking:
     masks: list[Tensor] = field(default_factory=list)
     top: float = 0.0
     epochs: int | None = None
+    never_rewound: bool = False
 
     def hook(self) -> Hook:
         """Return what `training.train` takes."""
@@ -145,6 +147,7 @@ class Shrinking:
         small, mask = self.drawn.model, self.drawn.mask
         if self.plan.init == "rewind":
             if self.snapshot is None:
+                self.never_rewound = True
                 run.notes.append(
                     f"the mask was drawn at step {run.step}, before rewind_step = {self.plan.rewind_step}: "
                     "weights were inherited instead"
@@ -187,6 +190,7 @@ class Shrinking:
             "masks": self.masks,
             "top": self.top,
             "epochs": self.epochs,
+            "never_rewound": self.never_rewound,
         }
 
     def _restore(self, run: Run, state: dict[str, Any]) -> None:
@@ -195,6 +199,7 @@ class Shrinking:
         self.looks, self.histograms = list(state["looks"]), list(state["histograms"])
         self.masks = list(state["masks"])
         self.drawn_step, self.top, self.epochs = state["drawn_step"], state["top"], state["epochs"]
+        self.never_rewound = state["never_rewound"]
         if state["drawn"] is not None:
             keep, kept = state["drawn"]
             dense, mask = run.model, Mask(keep)

@@ -58,6 +58,7 @@ def train(
     evaluate: Callable[[nn.Module], float] | None = None,
     progress: Callable[[Run], None] | None = None,
     store: state.Store | None = None,
+    first_step: int = 0,
 ) -> Trained:
     """Train a copy of a network.
 
@@ -71,6 +72,7 @@ def train(
         progress: called after each step, on every process.
         store: where to keep the state of the run; with it, a run that was killed can be resumed. On the CPU
             the result is the same to the bit.
+        first_step: step to begin at: schedule and data order are those of a run that has got there.
 
     Raises:
         TrainingError: the loss is NaN or infinite; the state in `store` does not fit.
@@ -88,6 +90,7 @@ def train(
         if to is not None and device.type != "cpu":
             split = to(device)  # batches are then made on the device
         run = _start(model, split, recipe, device, world)
+        run.step = first_step
         keeper = _Keeper(store, run, hooks, world)
         stepper = _Stepper(run, teacher, hooks, world)
         _go_on(run, split, hooks, evaluate, progress, stepper, keeper, interrupt)

@@ -7,6 +7,8 @@ from slimkit.report.numbers import digits, percent
 from slimkit.report.parts import Cell, Section, Table, pairs, picture, quantity, words
 from slimkit.report.verdict import Record
 
+_PRECISIONS = {"fp32": "the precision of the run", "int8-emulated": "INT8, emulated: rounded values, float arithmetic"}
+
 
 def draw(report: Record) -> Section | None:
     """Distance between masks over the epochs, the matrix of all of them, the draw."""
@@ -98,6 +100,9 @@ def training(report: Record) -> Section | None:
         parts.append(Table(head=("epoch", "loss", "accuracy"), rows=rows, caption="These numbers", folded=True))
     if search.get("penalty"):
         parts.append(pairs(_penalty(search["penalty"]), f"The penalty on {what}", mono=False))
+    if search.get("precision"):
+        named = _PRECISIONS.get(search["precision"], search["precision"])
+        parts.append(pairs({"the dense network was trained in": named}, "Precision of the search", mono=False))
     if not parts:
         return None
     return Section(
@@ -138,10 +143,18 @@ def _penalty(record: Record) -> Record:
     share, gap = record.get("share_below_tenth_of_median"), record.get("gap")
     return {
         "lambda": digits(record.get("lambda")),
-        "S = lambda · Σ learning rate / (1 − momentum)": digits(record.get("S")),
+        "S = lambda · Σ learning rate / (1 − momentum)": _pulled(record),
         "penalised sizes below a tenth of the median": percent(share),
         "gap in the histogram at the cut": {True: "yes", False: "no", None: "unknown"}[gap],
     }
+
+
+def _pulled(record: Record) -> str:
+    """Say S as it was reached, and what it would have come to over the whole schedule."""
+    reached, planned = record.get("S"), record.get("S_of_schedule")
+    if planned is None or planned == reached:
+        return digits(reached)
+    return f"{digits(reached)} until the draw, {digits(planned)} over the whole schedule"
 
 
 def _epoch(value: float | None) -> str:
