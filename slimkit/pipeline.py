@@ -175,7 +175,7 @@ def train(
         with tempfile.TemporaryDirectory() as work:
             return _train(network, fresh, dataset, spec, Path(work), None, progress, stages)
     with folder.claim(Path(out)) as work_folder:
-        store = searching.store(spec, Path(out), resume)
+        store = searching.store(spec, Path(out), resume, network.model, dataset)
         result = _train(network, fresh, dataset, spec, work_folder, store, progress, stages)
     training.forget(store)
     return result
@@ -193,7 +193,7 @@ def train_network(spec: TrainSpec, out: Path | None, force: bool, resume: bool, 
         with stages.stage("load"):
             dataset = data.open(spec.data, root=spec.data_root, seed=spec.seed)
             network = searching.build(spec, dataset, spec.seed)
-        store = searching.store(spec, target, resume)
+        store = searching.store(spec, target, resume, network.model, dataset)
 
         def fresh() -> nn.Module:
             return searching.build(spec, dataset, spec.seed + 1).model
@@ -251,6 +251,7 @@ def _job(
     data.check_fits(dataset, network.model)
     example = searching.example(spec, dataset)
     graph = trace_with(spec, network.model, example)
+    solver = budget_solver(network.model, graph, spec, example, work, progress)
     return searching.Job(
         spec=spec,
         dense=network.model,
@@ -258,7 +259,7 @@ def _job(
         dataset=dataset,
         inputs=compressing.proof_inputs(example, dataset, spec.seed),
         fresh=fresh,
-        solver=searching.agreed(budget_solver(network.model, graph, spec, example, work, progress), spec),
+        solver=searching.agreed(searching.remembered(solver, store), spec),
         store=store,
         progress=progress,
     )

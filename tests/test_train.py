@@ -17,7 +17,7 @@ from slimkit.cli import main
 from slimkit.data.augmentation import Augmentation
 from slimkit.data.dataset import Dataset
 from slimkit.data.tensor_split import in_memory
-from slimkit.errors import BudgetError, DataError, MaskError, SpecError, TrainingError
+from slimkit.errors import BudgetError, DataError, MaskError, ProofError, SpecError, TrainingError
 from slimkit.mask import Mask, apply_
 from slimkit.measure.macs import count_macs
 from slimkit.searching import policies
@@ -173,10 +173,11 @@ def test_a_killed_run_ends_as_if_it_had_not_been(toy, tmp_path, monkeypatch, set
     assert (resumed.search, resumed.rows, resumed.legs) == (whole.search, whole.rows, whole.legs)
 
 
-def test_a_killed_run_goes_on_though_its_budget_measures_otherwise_now(toy, tmp_path, monkeypatch):
-    """A latency budget is measured: the ratio that it comes to is another each time."""
+@pytest.mark.parametrize(("draw", "removed"), [("epoch:2", 0.4), ("init", 0.3), ("end", 0.4)])
+def test_a_killed_run_goes_on_with_what_its_budget_measured(toy, tmp_path, monkeypatch, draw, removed):
+    """A latency budget is measured: the ratio that it comes to would be another each time."""
     monkeypatch.setattr(loop._Keeper, "due", lambda self, run: True)
-    shares = iter([0.3, 0.4, 0.35])
+    shares = iter([0.3, 0.4])
 
     class Measuring:
         def __call__(self, graph, scores, widths, fixed):
@@ -186,13 +187,12 @@ def test_a_killed_run_goes_on_though_its_budget_measures_otherwise_now(toy, tmp_
             return {"kind": "latency"}
 
     monkeypatch.setattr(pipeline, "budget_solver", lambda *_: Measuring())
-    settings = {"max_latency": 0.5, "draw": "epoch:2"}
-    store = killed(toy, tmp_path, settings, 9)
+    settings = {"max_latency": 0.5, "draw": draw, "epochs": 3}
+    store = killed(toy, tmp_path, settings, {"end": 25}.get(draw, 9))  # of 18 steps and 18 more
     resumed, job = found(toy, tmp_path, settings, store=store)
     total = job.graph.units
-    assert resumed.slimmed.mask.removed == round(0.35 * total) and resumed.rows["budget"] == {"kind": "latency"}
-    (ratio,) = resumed.search["ratios"]
-    assert float(ratio) == round(0.3 * total) / total
+    assert resumed.slimmed.mask.removed == round(removed * total) and resumed.rows["budget"] == {"kind": "latency"}
+    assert [float(ratio) for ratio in resumed.search["ratios"]] == [round(0.3 * total) / total] * (draw != "init")
 
 
 def test_states_of_other_runs_and_damaged_ones(toy, tmp_path, monkeypatch):
@@ -212,6 +212,37 @@ def test_states_of_other_runs_and_damaged_ones(toy, tmp_path, monkeypatch):
     newest.unlink()
     newest.mkdir()  # what cannot be read is damaged too
     assert "state.bin was damaged" in str(training.state.read(store)[1])
+
+
+def test_time_before_a_kill_is_accounted_for(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop._Keeper, "due", lambda self, run: True)
+    store = killed(toy, tmp_path, {"draw": "epoch:1"}, 16)
+    resumed, job = found(toy, tmp_path, {"draw": "epoch:1"}, store=store)
+    spent = [sum(getattr(leg, name) for leg in resumed.legs) for name in ("seconds", "cpu_seconds")]
+    assert all(0 < before < whole for before, whole in zip(resumed.earlier, spent, strict=True))
+    whole, _ = found(toy, tmp_path, {"draw": "epoch:1"})
+    assert whole.earlier == (0, 0)
+
+
+def test_another_network_or_other_images_are_another_run(toy, tmp_path):
+    spec = TrainSpec(arch="zoo:resnet8", data="toy", ratio=0.4)
+    wide = model_zoo.resnet8(num_classes=3, in_channels=1, width=16)
+    fewer = dataclasses.replace(toy, train=toy.validation)
+    known = [
+        searching.store(spec, tmp_path / "out", True, model, dataset).identity
+        for model, dataset in ((net(), toy), (net(1), toy), (wide, toy), (net(), fewer))
+    ]
+    assert known[0] == known[1] and known[0] != known[2] and known[0] != known[3]
+
+
+def test_the_last_good_state_is_kept_where_training_diverges(toy, tmp_path):
+    store = training.Store(tmp_path / "state", identity={"settings": "{}"})
+    with pytest.raises(TrainingError, match=r"(?s)the loss is nan at step.*--resume goes on from it"):
+        found(toy, tmp_path, {"draw": "end", "learning_rate": 1e9}, store=store)
+    kept, _ = training.state.read(dataclasses.replace(store, folder=store.folder / "pass1", resume=True))
+    assert all(tensor.isfinite().all() for name, tensor in kept["model"].items() if "running" not in name)
+    with pytest.raises(ProofError, match=r"(?s)after step 1 of 24, at a learning rate of 8.33e\+29: .*have diverged"):
+        found(toy, tmp_path, {"learning_rate": 1e30})
 
 
 def test_what_the_user_keeps_beside_the_states_stays(toy, tmp_path):

@@ -47,16 +47,20 @@ def per_inference(latency: Latency) -> Energy:
     return _from_cpu_time(latency.cpu_ms / latency.batch, "mJ")
 
 
-def of_run(cpu_seconds: float, meters: Sequence[Meter] = ()) -> Energy:
-    """Return the energy of a run, kJ: of its meters, opened at its start, else modelled from its CPU time."""
+def of_run(cpu_seconds: float, meters: Sequence[Meter] = (), earlier: float = 0.0) -> Energy:
+    """Return the energy of a run, kJ: of its meters, opened at its start, else modelled from its CPU time.
+
+    `earlier` are CPU-seconds before the run was resumed, which the meters have not seen: counted in proportion.
+    """
     if meters:
+        names = " + ".join(sorted({meter.name for meter in meters}))
         return Energy(
-            value=sum(meter.joules() for meter in meters) / 1e3,
+            value=sum(meter.joules() for meter in meters) / 1e3 * (1 + earlier / cpu_seconds),
             unit="kJ",
-            method=f"measured ({' + '.join(sorted({meter.name for meter in meters}))})",
+            method=f"measured ({names})" + (", in proportion for the time before it was resumed" if earlier else ""),
             leaves_out="all that has no counter: power supply, cooling, network",
         )
-    return _from_cpu_time(cpu_seconds / 1e3, "kJ")
+    return _from_cpu_time((cpu_seconds + earlier) / 1e3, "kJ")
 
 
 def of_operations(macs: int, weight_bytes: int) -> Energy:

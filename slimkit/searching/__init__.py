@@ -5,6 +5,7 @@ from slimkit.searching.beginning import build, claimed, joined, redrawn, short_n
 from slimkit.searching.figures import cost, measure
 from slimkit.searching.job import Job, Searched, example, recipe
 from slimkit.searching.policies import search
+from slimkit.searching.remembering import remembered
 
 __all__ = [
     "Job",
@@ -18,6 +19,7 @@ __all__ = [
     "measure",
     "recipe",
     "redrawn",
+    "remembered",
     "search",
     "short_name",
     "store",

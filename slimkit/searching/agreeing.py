@@ -14,6 +14,7 @@ from slimkit.channels import Graph
 from slimkit.errors import SlimkitError
 from slimkit.latency import LatencySolver, SizeSolver
 from slimkit.mask import Mask
+from slimkit.searching.remembering import Remembered
 from slimkit.spec import TrainSpec
 from slimkit.training import distributed
 from slimkit.training.hardware import pick_device
@@ -23,7 +24,7 @@ from slimkit.training.hardware import pick_device
 class Agreed:
     """A solver that runs in the first process; the others take its mask, or its error."""
 
-    solver: LatencySolver | SizeSolver
+    solver: Remembered | LatencySolver | SizeSolver
     device: torch.device
 
     def __call__(self, graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor) -> Mask:
@@ -49,7 +50,9 @@ class Agreed:
         return self.solver.record()
 
 
-def agreed(solver: LatencySolver | SizeSolver | None, spec: TrainSpec) -> Agreed | LatencySolver | SizeSolver | None:
+def agreed(
+    solver: Remembered | LatencySolver | SizeSolver | None, spec: TrainSpec
+) -> Agreed | Remembered | LatencySolver | SizeSolver | None:
     """Return a solver whose masks are equal in all processes that train together."""
     if solver is None or not (dist.is_available() and dist.is_initialized()):
         return solver

@@ -1,6 +1,7 @@
 """How a training run begins: processes, folders, a fresh network, the state to resume from."""
 
 import copy
+import hashlib
 import json
 import re
 import tempfile
@@ -63,7 +64,14 @@ def redrawn(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
-def store(spec: TrainSpec, target: Path, resume: bool) -> training.Store:
+def store(spec: TrainSpec, target: Path, resume: bool, model: nn.Module, dataset: data.Dataset) -> training.Store:
     """Return where the state of a run is kept: beside its output folder."""
-    identity = {"slimkit": __version__, **json.loads(json.dumps(asdict(spec)))}
+    shapes = [(name, list(tensor.shape)) for name, tensor in model.state_dict().items()]
+    images = "x".join(map(str, dataset.input_shape))
+    identity = {
+        "slimkit": __version__,
+        **json.loads(json.dumps(asdict(spec))),
+        "network": f"weights {hashlib.blake2b(json.dumps(shapes).encode(), digest_size=6).hexdigest()}",
+        "images": f"{len(dataset.train)} of {images}, {dataset.classes} classes",
+    }
     return training.Store(target.parent / f"{target.name}.state", resume=resume, identity=identity)

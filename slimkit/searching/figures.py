@@ -76,7 +76,13 @@ def cost(job: Job, found: Searched, sides: dict[str, Any], stages: Stages) -> di
     """Return what the run cost, beside one dense training and beside training, cutting and training again."""
     images = job.spec.epochs * steps_of(job) * min(job.spec.batch_size, len(job.dataset.train))
     book = ledger.ledger(found.legs, sides["before"]["macs"], sides["after"]["macs"], images)
-    spent = energy.of_run(math.fsum(stage.cpu_seconds for stage in stages.finished), stages.meters)
+    here = math.fsum(stage.cpu_seconds for stage in stages.finished)
+    spent = energy.of_run(here, stages.meters, found.earlier[1])
+    times = {
+        name: time and {"seconds": time[0], "energy_kj": spent.value * time[1] / (here + found.earlier[1])}
+        for name, time in ledger.times(found.legs, images).items()
+    }
+    removed = found.slimmed.mask.removed
     before, after = (sides[side]["energy_mj"]["value"] for side in ("before", "after"))
     return {
         "search_macs": book.search,
@@ -84,9 +90,10 @@ def cost(job: Job, found: Searched, sides: dict[str, Any], stages: Stages) -> di
         "dense_training_macs": book.dense,
         "train_prune_retrain_macs": book.train_prune_retrain,
         "share_of_dense_training": book.share,
-        "seconds": math.fsum(stage.seconds for stage in stages.finished),
+        "seconds": math.fsum(stage.seconds for stage in stages.finished) + found.earlier[0],
+        "times": times,
         "energy_kj": asdict(spent),
-        "break_even_inferences": ledger.break_even(1e6 * spent.value, before, after),
+        "break_even_inferences": ledger.break_even(1e6 * spent.value, before, after) if removed else None,
         "device": found.device,
         "precision": found.precision,
         "search_precision": job.spec.search_precision if book.search else None,

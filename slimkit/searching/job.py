@@ -62,6 +62,7 @@ class Searched:
         search: the part of the report on the search.
         rows: further parts of the report, known since the cut.
         device, precision: computed on and in.
+        earlier: seconds and CPU-seconds of training before the run was resumed.
     """
 
     model: nn.Module
@@ -71,6 +72,7 @@ class Searched:
     rows: dict[str, Any]
     device: str
     precision: str
+    earlier: tuple[float, float]
 
 
 def recipe(spec: TrainSpec) -> training.Recipe:

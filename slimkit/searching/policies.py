@@ -1,6 +1,7 @@
 """When to draw: the policies of `slimkit train`, all on one training loop."""
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -61,8 +62,7 @@ def _stop_and_shrink(job: Job) -> Searched:
         )
     full, small = (job.graph.macs(keep) for keep in (Mask.full(job.graph).keep, drawn.mask.keep))
     legs = tuple(
-        Leg(full if number == 0 else small, phase.images, search=number == 0)
-        for number, phase in enumerate(trained.phases)
+        leg(full if number == 0 else small, [phase], search=number == 0) for number, phase in enumerate(trained.phases)
     )
     return Searched(
         model=named(trained.model, drawn.model),
@@ -72,6 +72,7 @@ def _stop_and_shrink(job: Job) -> Searched:
         rows=drawn.kept["rows"],
         device=trained.device,
         precision=trained.precision,
+        earlier=trained.earlier,
     )
 
 
@@ -85,7 +86,6 @@ def _from_the_start(job: Job) -> Searched:
     model = remove(job.fresh(), job.graph, cut.mask) if job.spec.init == "fresh" else cut.model
     trained = train(job, model, settings, [], job.store, "training")
     job.warnings += trained.notes
-    leg = Leg(small, trained.images, search=False)
     found: dict[str, Any] = {
         "draw_policy": job.spec.draw,
         "history": history_rows(trained.history),
@@ -95,11 +95,12 @@ def _from_the_start(job: Job) -> Searched:
     return Searched(
         model=named(trained.model, cut.model),
         slimmed=slimmed(job.graph, cut),
-        legs=(leg,),
+        legs=(leg(small, trained.phases, search=False),),
         search=found,
         rows=cut.kept["rows"],
         device=trained.device,
         precision=trained.precision,
+        earlier=trained.earlier,
     )
 
 
@@ -111,6 +112,7 @@ def _network_slimming(job: Job) -> Searched:
     shrinking = watch(job, None, trigger=False)
     model, graph, mask = job.dense, job.graph, Mask.full(job.graph)
     legs: list[Leg] = []
+    earlier = [0.0, 0.0]
     history: list[training.Epoch] = []
     error = 0.0
     failing: list[str] = []
@@ -127,7 +129,8 @@ def _network_slimming(job: Job) -> Searched:
         again = first_step if number else 0
         trained = train(job, model, settings, [watching], kept, "training", search=True, first_step=again)
         job.warnings += trained.notes
-        legs.append(Leg(graph.macs(Mask.full(graph).keep), trained.images, search=True))
+        legs.append(leg(graph.macs(Mask.full(graph).keep), trained.phases, search=True))
+        earlier = [spent + more for spent, more in zip(earlier, trained.earlier, strict=True)]
         history += trained.history
         cut = cutter(replace(job, spec=part), graph, job.solver if spec.passes == 1 else None)(trained.model)
         first = first or cut.kept
@@ -140,7 +143,8 @@ def _network_slimming(job: Job) -> Searched:
     job.warnings += trained.notes
     if penalised(job) and not first["gap"]:
         job.warnings.append(NO_GAP)
-    legs.append(Leg(job.graph.macs(mask.keep), trained.images, search=False))
+    legs.append(leg(job.graph.macs(mask.keep), trained.phases, search=False))
+    earlier = [spent + more for spent, more in zip(earlier, trained.earlier, strict=True)]
     history += trained.history
     whole = Cut(remove(job.dense, job.graph, mask), mask, first | {"error": error, "failing": failing})
     return Searched(
@@ -151,7 +155,15 @@ def _network_slimming(job: Job) -> Searched:
         rows=first["rows"],
         device=trained.device,
         precision=trained.precision,
+        earlier=(earlier[0], earlier[1]),
     )
+
+
+def leg(macs: int, phases: Sequence[training.Phase], search: bool) -> Leg:
+    """Add up what one network was trained for."""
+    images = sum(phase.images for phase in phases)
+    seconds, cpu = math.fsum(phase.seconds for phase in phases), math.fsum(phase.cpu_seconds for phase in phases)
+    return Leg(macs, images, search, seconds, cpu)
 
 
 def begun(job: Job, shrinking: Shrinking, mask: Mask) -> nn.Module | None:

@@ -4,8 +4,9 @@ One MAC is a multiply-add. Forward MACs are counted; training on an image is tak
 (one forward, two backward), a model that all rows share. Measuring BN statistics and validating are left out.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 FORWARDS_PER_IMAGE = 3
 
@@ -18,11 +19,14 @@ class Leg:
         macs: of one forward pass of one image.
         images: trained on.
         search: the network was still the dense one, or one that a later cut made smaller.
+        seconds, cpu_seconds: that this took.
     """
 
     macs: int
     images: int
     search: bool
+    seconds: float = field(default=0.0, compare=False)
+    cpu_seconds: float = field(default=0.0, compare=False)
 
     @property
     def cost(self) -> int:
@@ -73,6 +77,29 @@ def ledger(legs: Sequence[Leg], dense_macs: int, slim_macs: int, images: int) ->
         dense=dense,
         train_prune_retrain=dense + Leg(slim_macs, images, False).cost,
     )
+
+
+def times(legs: Sequence[Leg], images: int) -> dict[str, tuple[float, float] | None]:
+    """Return seconds and CPU-seconds of a run's parts, and of what one might have done instead.
+
+    `search` and `training` were measured. One dense training, and that and the training of the slim network for as
+    long, are estimated from the time that an image took here; None where the dense network was not trained.
+    """
+    first, last = legs[0], legs[-1]
+    dense = both = None
+    if first.search and first.images and last.images:
+        dense, slim = (_time([leg], images / leg.images) for leg in (first, last))
+        both = (dense[0] + slim[0], dense[1] + slim[1])
+    return {
+        "search": _time([leg for leg in legs if leg.search]),
+        "training": _time([leg for leg in legs if not leg.search]),
+        "dense_training": dense,
+        "train_prune_retrain": both,
+    }
+
+
+def _time(legs: Sequence[Leg], times: float = 1.0) -> tuple[float, float]:
+    return times * math.fsum(leg.seconds for leg in legs), times * math.fsum(leg.cpu_seconds for leg in legs)
 
 
 def break_even(cost: float, before: float, after: float) -> int | None:

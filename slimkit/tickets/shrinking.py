@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels import Graph
+from slimkit.errors import ProofError
 from slimkit.mask import Mask, distance
 from slimkit.surgery import kept_indices, remove
 from slimkit.tickets import lottery_ticket, low_precision
@@ -143,7 +144,11 @@ class Shrinking:
         dense = run.model
         low_precision.restore_(dense)
         copied = copy.deepcopy(dense).to("cpu").to(memory_format=torch.contiguous_format).eval()
-        self.drawn, self.drawn_step = self.cut(copied), run.step
+        try:
+            self.drawn, self.drawn_step = self.cut(copied), run.step
+        except ProofError as error:  # training has diverged, or surgery failed
+            where = f"after step {run.step} of {run.budget}, at a learning rate of {run.learning_rate:.3g}"
+            raise ProofError(f"{where}: {error}") from error
         small, mask = self.drawn.model, self.drawn.mask
         if self.plan.init == "rewind":
             if self.snapshot is None:

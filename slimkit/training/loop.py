@@ -3,8 +3,8 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -33,6 +33,7 @@ class Trained:
         phases: images that each network of the run was trained on.
         images: images trained on, in all.
         seconds: wall time, of this process only where the run was resumed.
+        earlier: seconds and CPU-seconds of training before the run was resumed; what a kill undid isn't in them.
         device: type of device computed on.
         precision: `fp32` or `bf16`.
         notes: what the user should know.
@@ -43,6 +44,7 @@ class Trained:
     phases: tuple[Phase, ...]
     images: int
     seconds: float
+    earlier: tuple[float, float]
     device: str
     precision: str
     notes: tuple[str, ...]
@@ -92,6 +94,7 @@ def train(
         run = _start(model, split, recipe, device, world)
         run.step = first_step
         keeper = _Keeper(store, run, hooks, world)
+        earlier = (math.fsum(p.seconds for p in run.phases), math.fsum(p.cpu_seconds for p in run.phases))
         stepper = _Stepper(run, teacher, hooks, world)
         _go_on(run, split, hooks, evaluate, progress, stepper, keeper, interrupt)
     trained = run.model.to("cpu").to(memory_format=torch.contiguous_format).eval()
@@ -101,6 +104,7 @@ def train(
         phases=tuple(run.phases),
         images=sum(phase.images for phase in run.phases),
         seconds=time.perf_counter() - began,
+        earlier=earlier,
         device=device.type,
         precision="bf16" if stepper.precision == torch.bfloat16 else "fp32",
         notes=tuple(run.notes),
@@ -134,6 +138,7 @@ def _go_on(
 ) -> None:
     """Do all steps that are left; start anew with the batches whenever a hook has rewound the run."""
     recipe, world = run.recipe, stepper.world
+    clock = _Clock(run)
     while run.step < run.budget:
         epoch, position = divmod(run.step, run.steps_per_epoch)
         due = run.step
@@ -146,16 +151,20 @@ def _go_on(
             rank=world.rank,
             ranks=world.ranks,
         ):
-            stepper.step(images, labels)
+            number = len(run.phases) - 1
+            with keeper.rescue(run):
+                stepper.step(images, labels)
             due += 1
             _call([hook.after_step for hook in hooks], run)
             if due % run.steps_per_epoch == 0 and run.step == due:
-                stepper.read_losses()
+                with keeper.rescue(run):
+                    stepper.read_losses()
                 accuracy = evaluate(run.model.eval()) if evaluate else None
                 mean = math.fsum(run.losses) / len(run.losses)
                 run.history.append(Epoch(epoch + 1, mean, run.learning_rate, accuracy))
                 run.losses.clear()
                 _call([hook.after_epoch for hook in hooks], run)
+            clock.enter(number)
             if progress:
                 progress(run)
             if not stepper.unread and (interrupt.pressed or keeper.due(run)):  # all losses so far were good
@@ -167,6 +176,21 @@ def _go_on(
         else:
             if due == epoch * run.steps_per_epoch + position:
                 raise TrainingError("the training split gave no batch.\n  Mend its `batches`")
+
+
+class _Clock:
+    """Enters the time that passes in the phases of a run."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.wall, self.cpu = run, time.perf_counter(), time.process_time()
+
+    def enter(self, number: int) -> None:
+        """Add the time since the last call to a phase."""
+        wall, cpu, phase = time.perf_counter(), time.process_time(), self.run.phases[number]
+        self.run.phases[number] = replace(
+            phase, seconds=phase.seconds + wall - self.wall, cpu_seconds=phase.cpu_seconds + cpu - self.cpu
+        )
+        self.wall, self.cpu = wall, cpu
 
 
 def _call(functions: Sequence[Callable[[Run], None] | None], run: Run) -> None:
@@ -290,6 +314,21 @@ class _Keeper:
             state.write(self.store, self._state())
         self.saved_at = time.perf_counter()
         self.cost = self.saved_at - began
+
+    @contextmanager
+    def rescue(self, run: Run) -> Iterator[None]:
+        """Where the block ends the training, keep the state before it, if its weights are good."""
+        try:
+            yield
+        except TrainingError as error:
+            if self.store is None:
+                raise
+            if all(bool(parameter.isfinite().all()) for parameter in run.model.parameters()):
+                self.save()
+            raise TrainingError(
+                f"{error}.\n  The last good state is in {self.store.folder}: --resume goes on from it with the same "
+                "settings; delete it to begin with others"
+            ) from error
 
     def _state(self) -> dict[str, Any]:
         run = self.run

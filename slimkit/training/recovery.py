@@ -48,4 +48,4 @@ def recover(
             progress=progress,
             store=store,
         )
-    return Trained(model.eval(), (), (), 0, time.perf_counter() - began, "cpu", "fp32", ())
+    return Trained(model.eval(), (), (), 0, time.perf_counter() - began, (0.0, 0.0), "cpu", "fp32", ())

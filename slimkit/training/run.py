@@ -22,10 +22,15 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Phase:
-    """How many images one network has been trained on; surgery begins a new phase."""
+    """How many images one network has been trained on, and how long; surgery begins a new phase.
+
+    Seconds are those of the loop, with data, validation and hooks; `cpu_seconds` are this process's.
+    """
 
     first_step: int
     images: int
+    seconds: float = field(default=0.0, compare=False)
+    cpu_seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass

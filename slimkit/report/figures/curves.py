@@ -75,6 +75,7 @@ def _level(axes: Axes, value: float, words: str, colour: str) -> None:
 def _draws(axes: Axes, draws: Mapping[str, float], named: bool) -> None:
     """Mark the epochs at which a ratio was drawn; the first of `draws` is the one that was used."""
     for index, (name, epoch) in enumerate(draws.items()):
+        axes.set_xlim(left=min(axes.get_xlim()[0], epoch))  # a draw in the first epoch
         first, last = axes.get_xlim()
         late = epoch > first + 0.75 * (last - first)
         axes.axvline(epoch, color=MARK if index == 0 else BEFORE, linewidth=1.5, zorder=1)

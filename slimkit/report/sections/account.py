@@ -15,6 +15,8 @@ def cost(report: Record) -> Section | None:
     rows = _expenses(record)
     if len(rows) > 1:
         parts.append(picture("cost", "Cost of training", lambda width: tradeoff.expenses(rows, width)))
+    if any((record.get("times") or {}).values()):
+        parts.append(_times(record["times"]))
     figures = _figures(record)
     if figures:
         parts.append(Table(head=(), rows=figures))
@@ -109,6 +111,25 @@ def _expenses(record: Record) -> list[tradeoff.Expense]:
         share = record["train_prune_retrain_macs"] / dense
         rows.append(tradeoff.Expense("train, prune, retrain", (("training", share),)))
     return rows
+
+
+def _times(times: Record) -> Table:
+    """Time and energy of the run's parts, and what the alternatives would have taken."""
+    rows = [
+        (
+            Cell(text=name, note=note),
+            quantity(times[key]["seconds"], duration, f"cost/times/{key}/seconds"),
+            quantity(times[key]["energy_kj"], _kilojoules, f"cost/times/{key}/energy_kj"),
+        )
+        for key, name, note in (
+            ("search", "search", None),
+            ("training", "training of the small network", None),
+            ("dense_training", "one dense training", "estimated from the time an image took"),
+            ("train_prune_retrain", "train, prune, retrain", "estimated likewise"),
+        )
+        if times.get(key)
+    ]
+    return Table(head=("", "time", "energy"), rows=rows)
 
 
 def _figures(record: Record) -> list[tuple[Cell, Cell]]:
