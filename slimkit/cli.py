@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import click
 
@@ -53,6 +53,8 @@ def _flag(entry: Field[Any]) -> str:
 def _look(entry: Field[Any], hidden: bool) -> dict[str, Any]:
     default = "" if entry.default in (None, "", ()) or entry.type is bool else f" [{entry.default}]"
     look = {"default": None, "hidden": hidden, "help": entry.metadata["help"] + default}
+    if get_origin(entry.type) is tuple:
+        look |= {"multiple": True, "callback": lambda context, option, words: ",".join(words) or None}
     return look | ({"is_flag": True} if entry.type is bool else {"metavar": "VALUE"})
 
 

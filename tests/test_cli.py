@@ -149,6 +149,9 @@ def test_train_flags_reach_the_spec(pipeline):
     assert main(["train", *words.split()]) == 0
     expected = TrainSpec(arch="zoo:resnet8", data="digits", max_latency="2.5ms", watch=(0.3, 0.7), draw="epoch:2")
     assert pipeline.calls == [(expected, None, False, True)]
+    for words in ("--watch 0.3 --watch 0.7", "--watch 0.3,0.7", "--watch [0.3,0.7]"):
+        assert main(["train", "--arch", "zoo:resnet8", "--data", "digits", *words.split()]) == 0
+        assert pipeline.calls[-1][0].watch == (0.3, 0.7)
 
 
 @pytest.mark.parametrize(

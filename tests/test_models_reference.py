@@ -155,7 +155,10 @@ def test_default_shapes_and_normalisation():
 
 
 def test_another_number_of_channels_where_the_factory_takes_none():
-    network = models.build("squeezenet1_1", classes=4, input_shape=(1, 64, 64)).model
+    found = models.build("squeezenet1_1", classes=4, input_shape=(1, 64, 64))
+    assert found.assumptions == ("features.0 was made anew for images of 1 channels",)
+    assert models.build("squeezenet1_1", classes=4, input_shape=(3, 64, 64)).assumptions == ()
+    network = found.model
     assert network(torch.randn(2, 1, 64, 64)).shape == (2, 4)
     assert provenance.of(network).attributes == {"features.0": {"in_channels": 1}}
     assert torch.isfinite(network.features[0].weight).all()

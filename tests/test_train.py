@@ -214,6 +214,15 @@ def test_states_of_other_runs_and_damaged_ones(toy, tmp_path, monkeypatch):
     assert "state.bin was damaged" in str(training.state.read(store)[1])
 
 
+def test_a_share_that_the_epochs_exceed_is_warned_of(toy):
+    result = pipeline.train(net(), toy, 0.5, spend=0.01, **FEW | {"epochs": 1})
+    assert any("spend is 0.01, but the search and the 1 epochs" in warning for warning in result.report["warnings"])
+    times = result.report["cost"]["times"]
+    assert times["train_prune_retrain"]["seconds"] > times["dense_training"]["seconds"] > times["search"]["seconds"] > 0
+    assert sum(times[part]["seconds"] for part in ("search", "training")) < result.report["cost"]["seconds"]
+    assert 0 < times["training"]["energy_kj"] < result.report["cost"]["energy_kj"]["value"]
+
+
 def test_time_before_a_kill_is_accounted_for(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(loop._Keeper, "due", lambda self, run: True)
     store = killed(toy, tmp_path, {"draw": "epoch:1"}, 16)

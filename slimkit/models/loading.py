@@ -86,7 +86,8 @@ def build(arch: str, classes: int | None = None, input_shape: tuple[int, int, in
     model = building.create(reference, arguments)
     if input_shape is not None and not channels:
         attributes = _set_channels(model, input_shape[0], arch)
-    return _network(model, reference, arguments, attributes, classes, "fresh", input_shape=input_shape)
+    said = tuple(f"{path} was made anew for images of {input_shape[0]} channels" for path in attributes if input_shape)
+    return _network(model, reference, arguments, attributes, classes, "fresh", said, input_shape)
 
 
 def of(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> Network:

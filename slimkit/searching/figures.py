@@ -84,6 +84,11 @@ def cost(job: Job, found: Searched, sides: dict[str, Any], stages: Stages) -> di
     }
     removed = found.slimmed.mask.removed
     before, after = (sides[side]["energy_mj"]["value"] for side in ("before", "after"))
+    if job.spec.spend is not None and book.share > 1.05 * job.spec.spend:
+        job.warnings.append(
+            f"spend is {job.spec.spend:g}, but the search and the {job.spec.epochs} epochs asked for cost "
+            f"{book.share:.2f} of one dense training: give fewer --epochs"
+        )
     return {
         "search_macs": book.search,
         "training_macs": book.training,

@@ -1,6 +1,7 @@
 """Several processes that train one network, as `torch.distributed.run` starts them."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -50,7 +51,11 @@ def local_device(device: torch.device) -> torch.device:
 
 def wrap(model: nn.Module, world: World) -> nn.Module:
     """Make gradients the mean over all processes; alone, the network itself."""
-    return model if world.ranks == 1 else DistributedDataParallel(model, broadcast_buffers=False)
+    if world.ranks == 1:
+        return model
+    with warnings.catch_warnings():  # its successor is not in every torch that slimkit runs with
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return DistributedDataParallel(model, broadcast_buffers=False)
 
 
 def mean(value: Tensor, world: World) -> Tensor:
