@@ -473,3 +473,14 @@ def test_a_cut_without_a_gap_is_warned_of_whatever_drew_it(toy, tmp_path):
         assert any("no gap at this ratio" in warning for warning in job.warnings)
     run, job = found(toy, tmp_path, {"epochs": 2})
     assert run.search["penalty"]["S"] < run.search["penalty"]["S_of_schedule"] == pytest.approx(2)
+
+
+def test_a_process_that_does_not_measure_still_has_a_record(tmp_path):
+    """Of several processes only the first one's solver is asked for a mask; all write down what it says."""
+
+    class Unasked:
+        def record(self):
+            return {"kind": "latency", "reached": None}
+
+    assert searching.remembered(Unasked(), training.Store(tmp_path)).record() == {"kind": "latency", "reached": None}
+    assert searching.remembered(None, training.Store(tmp_path)) is None

@@ -31,8 +31,8 @@ class Remembered:
         return Mask(found["keep"])
 
     def record(self) -> dict[str, Any]:
-        """Return how the last mask meets the budget."""
-        return dict(self.answers[-1]["record"])
+        """Return how the last mask meets the budget; in a process that did not solve, what the solver says unasked."""
+        return dict(self.answers[-1]["record"]) if self.answers else self.solver.record()
 
 
 def remembered(
