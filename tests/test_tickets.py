@@ -235,6 +235,20 @@ def test_shorter_intervals_ask_for_smaller_distances():
     assert Rule(interval=4).calibrated == Rule().calibrated == 0.1
 
 
+def test_a_slow_drift_is_not_taken_for_a_settled_mask_where_looks_are_close():
+    net, graph = made(512)
+    scatter_(net)
+    birds = {still: EarlyBird(graph, 0.5, rule=Rule(interval=0.25)) for still in (False, True)}
+    for still, bird in birds.items():
+        for step in range(12):
+            with torch.no_grad():  # 10 of 512 channels a layer turn over between looks a quarter of an epoch apart
+                for norm in (net.na, net.nb, net.nc):
+                    part = slice(10 * step, 10 * step + 10)
+                    norm.weight[part] = norm.weight[part] if still else 1.1 - norm.weight[part]
+                    norm.weight.add_(1e-6 * torch.rand(512))
+            assert bird.observe(net) is (still and step >= 8)  # two epochs
+
+
 def test_state_goes_on_where_it_stopped():
     net, graph = made()
     scatter_(net)

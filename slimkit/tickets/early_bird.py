@@ -155,8 +155,7 @@ class EarlyBird:
             before = recent[-1] if recent else None
             recent.append(mask)
             distances[ratio] = None if before is None else self._between((before, mask), ratio)[-1]
-            full = len(recent) == recent.maxlen
-            if ratio not in self.draws and full and rules.settled(self.rule, self._between(recent, ratio)):
+            if ratio not in self.draws and self._settled(recent, ratio):
                 self.draws[ratio] = Draw(len(self.observations), mask)
         self.observations.append(Observation(distances, moved and spread))
         return self.ratio in self.draws
@@ -168,6 +167,13 @@ class EarlyBird:
         if bool(scores.isnan().any()):
             scores = fill_unranked(scores, ranking.scores("group-norm", inner, self.graph))
         return scores
+
+    def _settled(self, recent: deque[Mask], ratio: float) -> bool:
+        """Tell whether masks agree: the last few by the rule, and where looks are close over `SPAN` epochs too."""
+        last = list(recent)[-rules.compared(self.rule) :]
+        if len(recent) < rules.needed(self.rule) or not rules.settled(self.rule, self._between(last, ratio)):
+            return False
+        return self.rule.interval >= 1 or self._between((recent[0], recent[-1]), ratio)[-1] < self.rule.threshold
 
     def _bury(self, scores: Tensor) -> Tensor:
         """Let dead units keep their order, the longest dead first, below all others.
