@@ -23,7 +23,7 @@ from slimkit.measure.macs import count_macs
 from slimkit.searching import policies
 from slimkit.spec import TrainSpec
 from slimkit.surgery import kept_indices, remove
-from slimkit.tickets import exact, shrinking
+from slimkit.tickets import exact, ledger, shrinking
 from slimkit.training import loop
 from slimkit.training.penalty import gammas
 
@@ -250,6 +250,10 @@ def test_the_last_good_state_is_kept_where_training_diverges(toy, tmp_path):
         found(toy, tmp_path, {"draw": "end", "learning_rate": 1e9}, store=store)
     kept, _ = training.state.read(dataclasses.replace(store, folder=store.folder / "pass1", resume=True))
     assert all(tensor.isfinite().all() for name, tensor in kept["model"].items() if "running" not in name)
+    spoilt = training.Store(tmp_path / "spoilt", identity={"settings": "{}"})
+    with pytest.raises(TrainingError, match=r"gammas are not finite after step 1 of 24") as found_bad:
+        found(toy, tmp_path, {"draw": "end", "learning_rate": 1e39}, store=spoilt)
+    assert "--resume" not in str(found_bad.value) and not training.state.exists(spoilt)  # no good state, none promised
     with pytest.raises(ProofError, match=r"(?s)after step 1 of 24, at a learning rate of 8.33e\+29: .*have diverged"):
         found(toy, tmp_path, {"learning_rate": 1e30})
 
@@ -258,8 +262,10 @@ def test_what_the_user_keeps_beside_the_states_stays(toy, tmp_path):
     kept = tmp_path / "run.state" / "notes.txt"
     kept.parent.mkdir()
     kept.write_text("precious")
+    (kept.parent / "plans").mkdir()
     pipeline.train(net(), toy, out=tmp_path / "run", **FEW | {"epochs": 1, "draw": "end"})
-    assert kept.read_text() == "precious" and sorted(path.name for path in kept.parent.iterdir()) == ["notes.txt"]
+    left = sorted(path.name for path in kept.parent.iterdir())
+    assert kept.read_text() == "precious" and left == ["notes.txt", "plans"]
 
 
 def test_initial_weights(toy, tmp_path, monkeypatch):
@@ -453,6 +459,7 @@ def test_a_network_drawn_before_training_spends_its_share(toy, tmp_path):
     run, _ = found(toy, tmp_path, {"draw": "init", "init": "fresh", "spend": 0.5})
     cost = sum(leg.cost for leg in run.legs) / (3 * run.slimmed.graph.macs(Mask.full(run.slimmed.graph).keep) * 4 * 192)
     assert 0.4 < cost <= 0.5
+    assert ledger.times(run.legs, 192)["search"] is None
     assert len(run.search["history"]) > 4
 
 

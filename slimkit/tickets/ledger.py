@@ -82,17 +82,19 @@ def ledger(legs: Sequence[Leg], dense_macs: int, slim_macs: int, images: int) ->
 def times(legs: Sequence[Leg], images: int) -> dict[str, tuple[float, float] | None]:
     """Return seconds and CPU-seconds of a run's parts, and of what one might have done instead.
 
-    `search` and `training` were measured. One dense training, and that and the training of the slim network for as
-    long, are estimated from the time that an image took here; None where the dense network was not trained.
+    `search` and `training` were measured; None where there was none. One dense training, and that and the training of
+    the slim network for as long, are estimated from the time that an image took here; None where the dense network was
+    not trained.
     """
     first, last = legs[0], legs[-1]
     dense = both = None
     if first.search and first.images and last.images:
         dense, slim = (_time([leg], images / leg.images) for leg in (first, last))
         both = (dense[0] + slim[0], dense[1] + slim[1])
+    search, training = ([leg for leg in legs if leg.search is wanted] for wanted in (True, False))
     return {
-        "search": _time([leg for leg in legs if leg.search]),
-        "training": _time([leg for leg in legs if not leg.search]),
+        "search": _time(search) if search else None,
+        "training": _time(training) if training else None,
         "dense_training": dense,
         "train_prune_retrain": both,
     }

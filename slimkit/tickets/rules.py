@@ -32,7 +32,8 @@ class Rule:
         threshold: distance below which a mask has settled, for masks one epoch apart.
         normalised: divide distances by those of chance.
         length: how many distances (`consecutive`) or masks (the others) must agree.
-        interval: epochs between two masks; below 1 the threshold shrinks with it, see `calibrated`.
+        interval: epochs between two masks; below 1 the threshold shrinks with it, see `calibrated`, and a mask must
+            also lie within `threshold` of the one `SPAN` epochs before.
     """
 
     name: str = "consecutive"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels import Graph
-from slimkit.errors import ProofError
+from slimkit.errors import ProofError, TrainingError
 from slimkit.mask import Mask, distance
 from slimkit.surgery import kept_indices, remove
 from slimkit.tickets import lottery_ticket, low_precision
@@ -125,6 +125,11 @@ class Shrinking:
             self.snapshot = lottery_ticket.take(run.model, run.optimizer, run.step)
         settled = False
         if run.step % self.plan.every == 0:
+            if not all(bool(gamma.isfinite().all()) for _, gamma in gammas(run.model)):
+                raise TrainingError(
+                    f"gammas are not finite after step {run.step} of {run.budget} (learning rate "
+                    f"{run.learning_rate:.3g}): training has diverged.\n  Lower the learning rate"
+                )
             settled = self.bird.observe(run.model) and self.plan.trigger
             self.masks.append(self.bird.latest.keep)
             self._note_gammas(run)

@@ -325,6 +325,8 @@ class _Keeper:
                 raise
             if all(bool(parameter.isfinite().all()) for parameter in run.model.parameters()):
                 self.save()
+            if not state.exists(self.store):  # the first steps spoilt the weights
+                raise
             raise TrainingError(
                 f"{error}.\n  The last good state is in {self.store.folder}: --resume goes on from it with the same "
                 "settings; delete it to begin with others"

@@ -100,11 +100,17 @@ def read(store: Store) -> tuple[dict[str, Any] | None, str | None]:
 def forget(store: Store) -> None:
     """Remove the states of a run that is done, of its stages too; what else lies in the folder stays."""
     for folder in (*store.folder.glob("*/"), store.folder):
-        for name in (_NAME, _PREVIOUS, f"{_NAME}.tmp"):
-            with suppress(OSError):
-                (folder / name).unlink()
-        with suppress(OSError):
-            folder.rmdir()
+        ours = [path for name in (_NAME, _PREVIOUS, f"{_NAME}.tmp") if (path := folder / name).is_file()]
+        with suppress(OSError):  # what cannot be removed, or is not empty, stays
+            for path in ours:
+                path.unlink()
+            if ours or folder == store.folder:
+                folder.rmdir()
+
+
+def exists(store: Store) -> bool:
+    """Tell whether a state has been written, whole or not."""
+    return any((store.folder / name).exists() for name in (_NAME, _PREVIOUS))
 
 
 @contextmanager
