@@ -6,32 +6,32 @@ Names are imported when they are first used, so that `import slimkit` costs noth
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from slimkit._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from slimkit.channels import Graph, trace
     from slimkit.export import export_onnx
-    from slimkit.mask import Mask
+    from slimkit.methods import EarlyBird
     from slimkit.models import load_slim as load
     from slimkit.models import save
-    from slimkit.pipeline import compress, train
-    from slimkit.surgery import remove
-    from slimkit.tickets import EarlyBird
+    from slimkit.runs.pipeline import compress, train
+    from slimkit.selection.mask import Mask
+    from slimkit.surgery.remove import remove
     from slimkit.training import penalise_gamma_, penalise_groups_
 
 _HOME = {
-    "EarlyBird": "slimkit.tickets",
+    "EarlyBird": "slimkit.methods",
     "Graph": "slimkit.channels",
-    "Mask": "slimkit.mask",
-    "compress": "slimkit.pipeline",
+    "Mask": "slimkit.selection.mask",
+    "compress": "slimkit.runs.pipeline",
     "export_onnx": "slimkit.export",
     "load": "slimkit.models",
     "penalise_gamma_": "slimkit.training",
     "penalise_groups_": "slimkit.training",
-    "remove": "slimkit.surgery",
+    "remove": "slimkit.surgery.remove",
     "save": "slimkit.models",
     "trace": "slimkit.channels",
-    "train": "slimkit.pipeline",
+    "train": "slimkit.runs.pipeline",
 }
 
 _RENAMED = {"load": "load_slim"}  # `slimkit.models.load` reads every kind of checkpoint

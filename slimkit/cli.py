@@ -15,18 +15,9 @@ from typing import Any, TypeVar, get_origin
 
 import click
 
-from slimkit import __version__
+from slimkit._version import __version__
 from slimkit.errors import SlimkitError, SpecError
-from slimkit.spec import (
-    BUDGETS,
-    CompressSpec,
-    RunSpec,
-    TrainSpec,
-    make,
-    read_pairs,
-    read_settings,
-    read_words,
-)
+from slimkit.settings import BUDGETS, CompressSpec, RunSpec, TrainSpec, make, read_pairs, read_settings, read_words
 
 Spec = TypeVar("Spec", bound=RunSpec)
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -116,7 +107,7 @@ def compress(checkpoint: Path, out: Path | None, force: bool, as_json: bool, **w
     """
     spec = gather(CompressSpec, words)
     with working() as progress:
-        from slimkit import pipeline
+        from slimkit.runs import pipeline
 
         outcome = pipeline.compress_checkpoint(checkpoint, spec, out, force, progress)
     show_run(outcome.report, outcome.folder, as_json)
@@ -134,7 +125,7 @@ def train(out: Path | None, force: bool, resume: bool, as_json: bool, **words: A
     """
     spec = gather(TrainSpec, words)
     with working() as progress:
-        from slimkit import pipeline
+        from slimkit.runs import pipeline
 
         outcome = pipeline.train_network(spec, out, force, resume, progress)
     show_run(outcome.report, outcome.folder, as_json)
@@ -148,7 +139,7 @@ def inspect(checkpoint: Path, as_json: bool, **words: Any) -> None:
     """Show which channels can be removed, and why others cannot."""
     spec = gather(CompressSpec, words)
     with working() as progress:
-        from slimkit import pipeline
+        from slimkit.runs import pipeline
 
         found = pipeline.inspect(checkpoint, spec, progress)
     from slimkit.report import table
@@ -193,7 +184,7 @@ def bench(
     """
     found: dict[str, Any] = {"schema": "slimkit.bench/1"}
     with working() as progress:
-        from slimkit import benching
+        from slimkit.runs import bench as benching
 
         if file is None:
             found["models"] = benching.bench(models, engines, **words, progress=progress)
@@ -258,7 +249,7 @@ def show(found: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]],
     if not first_of_several():
         return
     if as_json:
-        from slimkit.report import json_file
+        from slimkit.results import json_file
 
         click.echo(json_file.to_json(found), nl=False)
         return

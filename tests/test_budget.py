@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from slimkit.budget import Widths, amount, blocks, by_scope, fill_unranked, to_limit, to_ratio
 from slimkit.channels import Graph, trace
 from slimkit.channels.graph import Axis, Group, Kept, Work
 from slimkit.errors import BudgetError, MaskError
-from slimkit.mask import Mask
+from slimkit.selection.budget import Widths, amount, blocks, by_scope, fill_unranked, to_limit, to_ratio
+from slimkit.selection.mask import Mask
 
 ANY = Widths(1)
 

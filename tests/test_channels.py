@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimkit.channels import Graph, trace
-from slimkit.mask import Mask
-from slimkit.proof import error_of
-from slimkit.surgery import remove
+from slimkit.selection.mask import Mask
+from slimkit.surgery.proof import error_of
+from slimkit.surgery.remove import remove
 from tests.blocks import conv_bn
 from tests.test_channels_property import random_mask
 

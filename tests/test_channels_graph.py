@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from slimkit.channels import trace
 from slimkit.errors import TraceError
-from slimkit.mask import Mask
-from slimkit.surgery import remove
+from slimkit.selection.mask import Mask
+from slimkit.surgery.remove import remove
 from tests.blocks import conv_bn
 from tests.nets import randomise_
 from tests.test_channels import X, graph_of, proven

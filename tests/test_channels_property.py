@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from slimkit.channels import Graph, trace
 from slimkit.channels.trace import call
-from slimkit.mask import Mask
-from slimkit.proof import error_of
-from slimkit.surgery import remove
+from slimkit.selection.mask import Mask
+from slimkit.surgery.proof import error_of
+from slimkit.surgery.remove import remove
 from tests.blocks import BLOCKS
 from tests.nets import HEADS, RandomNet, example, random_net
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from slimkit.channels import Graph, torch_pruning, trace
 from slimkit.errors import TraceError
-from slimkit.mask import Mask
-from slimkit.surgery import remove
+from slimkit.selection.mask import Mask
+from slimkit.surgery.remove import remove
 from tests.nets import random_net, randomise_
 from tests.test_channels_property import random_mask
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from slimkit import proof
 from slimkit.channels import trace
-from slimkit.mask import Mask
-from slimkit.surgery import remove
+from slimkit.selection.mask import Mask
+from slimkit.surgery import proof
+from slimkit.surgery.remove import remove
 from tests.test_channels_property import macs, random_mask
 
 aten = torch.ops.aten

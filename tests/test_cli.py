@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-import slimkit
-from slimkit import benching
+from slimkit import runs
 from slimkit.cli import main
 from slimkit.errors import CheckpointError
-from slimkit.spec import CompressSpec, TrainSpec, from_toml, to_toml
+from slimkit.runs import bench as benching
+from slimkit.settings import CompressSpec, TrainSpec, from_toml, to_toml
 
 HEAVY = (
     "torch",
@@ -36,10 +36,10 @@ REPORT = {
 
 
 class FakePipeline(types.ModuleType):
-    """Stands in for `slimkit.pipeline`: notes what it was called with, or raises."""
+    """Stands in for `slimkit.runs.pipeline`: notes what it was called with, or raises."""
 
     def __init__(self) -> None:
-        super().__init__("slimkit.pipeline")
+        super().__init__("slimkit.runs.pipeline")
         self.calls = []
         self.error = None
 
@@ -62,12 +62,12 @@ class FakePipeline(types.ModuleType):
 
 
 class FakeBenching(types.ModuleType):
-    """Stands in for `slimkit.benching`: notes what it was called with."""
+    """Stands in for `slimkit.runs.bench`: notes what it was called with."""
 
     one_model = staticmethod(benching.one_model)
 
     def __init__(self) -> None:
-        super().__init__("slimkit.benching")
+        super().__init__("slimkit.runs.bench")
         self.calls = []
 
     def bench(self, paths, engines, *, threads, batch, input_shape, progress):
@@ -89,16 +89,16 @@ class FakeBenching(types.ModuleType):
 @pytest.fixture
 def bench(monkeypatch):
     fake = FakeBenching()
-    monkeypatch.setitem(sys.modules, "slimkit.benching", fake)
-    monkeypatch.setattr(slimkit, "benching", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "slimkit.runs.bench", fake)
+    monkeypatch.setattr(runs, "bench", fake, raising=False)
     return fake
 
 
 @pytest.fixture
 def pipeline(monkeypatch):
     fake = FakePipeline()
-    monkeypatch.setitem(sys.modules, "slimkit.pipeline", fake)
-    monkeypatch.setattr(slimkit, "pipeline", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "slimkit.runs.pipeline", fake)
+    monkeypatch.setattr(runs, "pipeline", fake, raising=False)
     return fake
 
 

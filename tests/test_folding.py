@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimkit import folding, proof
 from slimkit.channels import trace
-from slimkit.mask import Mask
-from slimkit.surgery import remove
+from slimkit.recovery import fold
+from slimkit.selection.mask import Mask
+from slimkit.surgery import proof
+from slimkit.surgery.remove import remove
 
 
 class Chain(nn.Module):
@@ -69,8 +70,8 @@ def test_a_constant_channel_folds_exactly_without_borders(activation: nn.Module,
     mask = silent(model, 3)
     graph = trace(model, images[:1])
     slim = remove(model, graph, mask)
-    means = folding.input_means(model, graph, mask, [images[:1]], measured=False)
-    done, readers = folding.fold_(slim, model, graph, mask, means)
+    means = fold.input_means(model, graph, mask, [images[:1]], measured=False)
+    done, readers = fold.fold_(slim, model, graph, mask, means)
     assert (done, readers) == (1, 1)
     torch.testing.assert_close(slim(images), model(images), rtol=1e-4, atol=1e-5)
     unfolded = remove(model, graph, mask)
@@ -85,7 +86,7 @@ def test_folding_brings_the_outputs_nearer(measured: bool) -> None:
     graph = trace(model, images[:1])
     slim = remove(model, graph, mask)
     folded = copy.deepcopy(slim)
-    folding.fold_(folded, model, graph, mask, folding.input_means(model, graph, mask, [images], measured))
+    fold.fold_(folded, model, graph, mask, fold.input_means(model, graph, mask, [images], measured))
     wanted = model(images)
     before, after = ((wanted - net(images)).square().mean() for net in (slim, folded))
     assert after < 0.6 * before
@@ -97,7 +98,7 @@ def test_gauss_hermite_gives_the_mean_of_a_rectified_normal() -> None:
     model = with_true_statistics(Chain(nn.ReLU(), False), images)
     mask = silent(model, 2)
     graph = trace(model, images[:1])
-    found = folding.input_means(model, graph, mask, [images[:1]], measured=False)["body.3.weight"]
+    found = fold.input_means(model, graph, mask, [images[:1]], measured=False)["body.3.weight"]
     norm = model.body[1]
     for gamma, beta, mean in zip(norm.weight.tolist(), norm.bias.tolist(), found.tolist(), strict=True):
         b = beta / gamma
@@ -111,7 +112,7 @@ def test_measured_means_are_the_means_of_what_arrives() -> None:
     model = with_true_statistics(Chain(nn.ReLU(), False), images)
     mask = silent(model, 2)
     graph = trace(model, images[:1])
-    found = folding.input_means(model, graph, mask, [images[:4], images[4:]], measured=True)["body.3.weight"]
+    found = fold.input_means(model, graph, mask, [images[:4], images[4:]], measured=True)["body.3.weight"]
     arrives = model.body[:3](images)
     torch.testing.assert_close(found, arrives.mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-6)
 
@@ -120,4 +121,4 @@ def test_statistics_never_estimated_promise_nothing() -> None:
     model = Chain(nn.ReLU(), False).eval()  # fresh: mean 0, variance 1
     mask = silent(model, 2)
     graph = trace(model, torch.randn(1, 3, 12, 12))
-    assert folding.input_means(model, graph, mask, [torch.randn(1, 3, 12, 12)], measured=False) == {}
+    assert fold.input_means(model, graph, mask, [torch.randn(1, 3, 12, 12)], measured=False) == {}

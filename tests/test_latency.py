@@ -17,23 +17,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from slimkit.budget import Widths, blocks
 from slimkit.channels import Graph, trace
 from slimkit.errors import BudgetError, EngineError, OutputError, SpecError
 from slimkit.export import export_onnx
-from slimkit.latency import LatencySolver, SizeSolver, Table, budget_solver, build, knapsack, load, samples, save
-from slimkit.latency import solver as solver_module
-from slimkit.latency import table as table_module
-from slimkit.latency.choosing import Problem
-from slimkit.latency.cost import Costs, join
-from slimkit.latency.knapsack import Choice
-from slimkit.latency.layers import Layer, Shape, layers
-from slimkit.latency.table import Row, check_fits
-from slimkit.mask import Mask
+from slimkit.measure import layer_table as table_module
+from slimkit.measure import layer_times as samples
 from slimkit.measure.engines import open_runner
 from slimkit.measure.latency import Latency
-from slimkit.spec import CompressSpec
-from slimkit.surgery import remove
+from slimkit.measure.layer_table import Row, check_fits
+from slimkit.measure.layers import Layer, Shape, layers
+from slimkit.selection.budget import Widths, blocks
+from slimkit.selection.mask import Mask
+from slimkit.selection.measured import LatencySolver, SizeSolver, Table, budget_solver, build, knapsack, load, save
+from slimkit.selection.measured import solver as solver_module
+from slimkit.selection.measured.cost import Costs, join
+from slimkit.selection.measured.knapsack import Choice
+from slimkit.selection.measured.problem import Problem
+from slimkit.settings import CompressSpec
+from slimkit.surgery.remove import remove
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 import slimkit
-from slimkit import benching
 from slimkit.cli import main
 from slimkit.errors import EngineError, OutputError
-from slimkit.latency import Table, load
-from slimkit.latency.layers import layers
-from slimkit.latency.table import check_fits
+from slimkit.measure.layer_table import check_fits
+from slimkit.measure.layers import layers
+from slimkit.runs import bench as benching
+from slimkit.selection.measured import Table, load
 
 IMAGE = torch.randn(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
 

@@ -7,16 +7,16 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "slimkit"
 LAYERS = (
-    "errors provenance",
-    "spec running",
-    "channels",
-    "mask",
-    "ranking budget surgery",
-    "models data training proof folding export measure",
-    "tickets report slimming latency",
-    "compressing benching",
-    "searching",
-    "pipeline",
+    "errors provenance _version modules",
+    "settings",
+    "channels models data",
+    "results",
+    "export measure training",
+    "selection",
+    "surgery",
+    "recovery",
+    "report",
+    "methods runs",
     "cli",
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts.split()}

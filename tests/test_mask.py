@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from slimkit import mask as masks
 from slimkit.channels import Graph, trace
 from slimkit.errors import MaskError
-from slimkit.mask import Mask
+from slimkit.selection import mask as masks
+from slimkit.selection.mask import Mask
 from tests.blocks import conv_bn
 from tests.nets import randomise_
 
@@ -59,7 +59,7 @@ def test_files_that_hold_no_mask(tmp_path: Path) -> None:
     save_file({"weight": torch.ones(2)}, str(other))
     save_file({"keep": torch.ones(2)}, str(floats))
     for path in (missing, damaged, other):
-        with pytest.raises(MaskError, match=f"{path.name}: not a mask file .*\n.*slimkit.mask.save"):
+        with pytest.raises(MaskError, match=f"{path.name}: not a mask file .*\n.*slimkit.selection.mask.save"):
             masks.load(path)
     with pytest.raises(MaskError, match=r"holds torch.float32 \[2\], but a mask is a row of bool"):
         masks.load(floats)

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from slimkit import benching
 from slimkit.errors import CheckpointError, EngineError
 from slimkit.export import export_onnx
 from slimkit.measure import engines, latency
 from slimkit.measure.engines import Runner, open_runner
 from slimkit.measure.latency import measure
 from slimkit.measure.node_times import _layers, latency_by_node
+from slimkit.runs import bench as benching
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from torch import nn
 from slimkit.errors import TraceError
 from slimkit.measure.macs import count_macs, macs_by_layer
 from slimkit.measure.size import count_bytes, count_params, params_by_layer
-from slimkit.running import evaluating, module_paths
+from slimkit.modules import evaluating, module_paths
 
 
 def test_closed_forms():

@@ -15,8 +15,8 @@ from slimkit import data
 from slimkit.channels import trace
 from slimkit.cli import main
 from slimkit.errors import MaskError
-from slimkit.mask import Mask, apply_
 from slimkit.models import load
+from slimkit.selection.mask import Mask, apply_
 
 CHECKPOINT = Path(model_zoo.__file__).parent / "resnet8-digits.safetensors"
 FILES = {"model.onnx", "model.safetensors", "report.json", "report.html", "run.toml"}

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimkit import proof
 from slimkit.channels import trace
 from slimkit.errors import ProofError
-from slimkit.mask import Mask
-from slimkit.surgery import remove
+from slimkit.selection.mask import Mask
+from slimkit.surgery import proof
+from slimkit.surgery.remove import remove
 from tests.blocks import conv_bn
 from tests.nets import randomise_
 

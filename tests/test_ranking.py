@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimkit import ranking
 from slimkit.channels import Graph, trace
+from slimkit.selection import ranking
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from slimkit.errors import OutputError
-from slimkit.report.folder import claim
+from slimkit.runs.output import claim
 
 
 def listing(folder: Path) -> list[str]:

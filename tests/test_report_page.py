@@ -10,9 +10,10 @@ import pytest
 from report_sample import compress_report, train_report
 
 from slimkit.errors import OutputError
-from slimkit.report import json_file, parts, rebuild
+from slimkit.report import parts, rebuild
 from slimkit.report.page import comparison_page, run_page
 from slimkit.report.verdict import verdict
+from slimkit.results import json_file
 
 FIGURES = {
     "compress": {"channels", "macs", "times", "cut", "retraining", "tradeoff", "gammas", "cost"},

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slimkit.errors import SpecError
-from slimkit.spec import (
+from slimkit.settings import (
     Budget,
     CompressSpec,
     RunSpec,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from slimkit import provenance
 from slimkit.channels import trace
 from slimkit.errors import MaskError
-from slimkit.mask import Mask
-from slimkit.surgery import kept_indices, remove, take
+from slimkit.selection.mask import Mask
+from slimkit.surgery.remove import kept_indices, remove, take
 from tests.blocks import C2f, SplitUnequal, conv_bn
 from tests.nets import randomise_
 

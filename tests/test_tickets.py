@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from slimkit.budget import Widths, to_ratio
 from slimkit.channels import Graph, trace
 from slimkit.errors import BudgetError, MaskError, SpecError
-from slimkit.mask import Mask, distance
-from slimkit.tickets import EarlyBird, Rule, exact, pruning_indicator, rules
+from slimkit.methods import EarlyBird, Rule, pruning_indicator
+from slimkit.methods import settled as rules
+from slimkit.selection import exact
+from slimkit.selection.budget import Widths, to_ratio
+from slimkit.selection.mask import Mask, distance
 
 
 class Net(nn.Module):

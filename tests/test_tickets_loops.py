@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 
 import model_zoo
 import slimkit
-from slimkit.surgery import kept_indices
-from slimkit.tickets import Rule
+from slimkit.methods import Rule
+from slimkit.surgery.remove import kept_indices
 from slimkit.training import follow
 
 EASY = Rule(threshold=0.9, length=2)  # draws at the third look: these are examples, not searches

@@ -8,9 +8,13 @@ from torch.nn import functional as F
 import model_zoo
 from slimkit.channels import trace
 from slimkit.errors import BudgetError
-from slimkit.mask import Mask
-from slimkit.surgery import remove
-from slimkit.tickets import exact, ledger, lottery_ticket, low_precision, network_slimming, rethinking
+from slimkit.methods import network_slimming, scratch
+from slimkit.methods import snapshot as lottery_ticket
+from slimkit.results import ledger
+from slimkit.selection import exact
+from slimkit.selection.mask import Mask
+from slimkit.surgery.remove import remove
+from slimkit.training import low_precision
 
 
 @pytest.fixture(scope="module")
@@ -35,33 +39,33 @@ def test_ledger_in_closed_form():
 
 @pytest.mark.parametrize(("cap", "epochs"), [(None, 50), (2.0, 24), (10.0, 50)])
 def test_scratch_b_trains_for_equal_macs(cap, epochs):
-    assert rethinking.epochs_b(12, 1000, 240, cap) == epochs  # 12 / 0.24 = 50
-    assert rethinking.epochs_e(12) == 12
+    assert scratch.epochs_b(12, 1000, 240, cap) == epochs  # 12 / 0.24 = 50
+    assert scratch.epochs_e(12) == 12
 
 
 def test_uniform_widths_use_the_macs_and_take_equal_shares(graph):
     full = graph.macs(Mask.full(graph).keep)
     for share in (0.1, 0.3, 0.6, 1.0):
-        mask = rethinking.uniform(graph, round(share * full))
+        mask = scratch.uniform(graph, round(share * full))
         reached = graph.macs(mask.keep) / full
         assert share - 0.12 <= reached <= share
         kept = [n / len(g.units) for n, g in zip(mask.counts(graph), graph.groups, strict=True)]
         assert max(kept) - min(kept) <= 0.13  # one of eight channels
     with pytest.raises(BudgetError, match="one channel a group has"):
-        rethinking.uniform(graph, 1)
+        scratch.uniform(graph, 1)
 
 
 def test_random_channels_keep_the_widths(graph):
     mask = exact.masks(graph, torch.rand(graph.units), [0.5], 0.9)[0.5]
-    one, two = (rethinking.random_channels(graph, mask, seed) for seed in (1, 2))
+    one, two = (scratch.random_channels(graph, mask, seed) for seed in (1, 2))
     assert one.counts(graph) == two.counts(graph) == mask.counts(graph)
     assert not torch.equal(one.keep, two.keep)
-    assert torch.equal(one.keep, rethinking.random_channels(graph, mask, 1).keep)
+    assert torch.equal(one.keep, scratch.random_channels(graph, mask, 1).keep)
 
 
 def test_scratch_has_the_widths_and_runs(net, graph):
     mask = exact.masks(graph, torch.rand(graph.units), [0.5], 0.9)[0.5]
-    assert rethinking.scratch(net, graph, mask)(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+    assert scratch.scratch(net, graph, mask)(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
 
 
 def test_passes_compose_to_one_cut(net, graph):

@@ -11,19 +11,22 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import model_zoo
-from slimkit import models, pipeline, provenance, searching, training
+from slimkit import methods, models, provenance, training
 from slimkit.channels import trace
 from slimkit.cli import main
 from slimkit.data.augmentation import Augmentation
 from slimkit.data.dataset import Dataset
 from slimkit.data.tensor_split import in_memory
 from slimkit.errors import BudgetError, DataError, MaskError, ProofError, SpecError, TrainingError
-from slimkit.mask import Mask, apply_
 from slimkit.measure.macs import count_macs
-from slimkit.searching import policies
-from slimkit.spec import TrainSpec
-from slimkit.surgery import kept_indices, remove
-from slimkit.tickets import exact, ledger, shrinking
+from slimkit.methods import policies
+from slimkit.methods import shrink as shrinking
+from slimkit.results import ledger
+from slimkit.runs import begin, pipeline
+from slimkit.selection import exact
+from slimkit.selection.mask import Mask, apply_
+from slimkit.settings import TrainSpec
+from slimkit.surgery.remove import kept_indices, remove
 from slimkit.training import loop
 from slimkit.training.penalty import gammas
 
@@ -82,7 +85,7 @@ def found(toy, tmp_path, settings, *, store=None, progress=pipeline.quiet, ratio
     spec = TrainSpec(arch="zoo:resnet8", data="toy", **(FEW | budget | settings))
     network = models.of(net(spec.seed), toy.input_shape)
     job = pipeline._job(network, lambda: net(spec.seed + 1), toy, spec, tmp_path, store, progress)
-    return searching.search(job), job
+    return methods.search(job), job
 
 
 def test_early_bird_watches_several_ratios(toy, tmp_path):
@@ -238,7 +241,7 @@ def test_another_network_or_other_images_are_another_run(toy, tmp_path):
     wide = model_zoo.resnet8(num_classes=3, in_channels=1, width=16)
     fewer = dataclasses.replace(toy, train=toy.validation)
     known = [
-        searching.store(spec, tmp_path / "out", True, model, dataset).identity
+        begin.store(spec, tmp_path / "out", True, model, dataset).identity
         for model, dataset in ((net(), toy), (net(1), toy), (wide, toy), (net(), fewer))
     ]
     assert known[0] == known[1] and known[0] != known[2] and known[0] != known[3]
@@ -369,10 +372,10 @@ def test_of_several_processes_the_first_one_measures(tmp_path):
             return {"kind": "latency"}
 
     alone = Solver()
-    assert searching.agreed(alone, spec) is alone and searching.agreed(None, spec) is None
+    assert methods.agreed(alone, spec) is alone and methods.agreed(None, spec) is None
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
     try:
-        together = searching.agreed(alone, spec)
+        together = methods.agreed(alone, spec)
         assert together is not alone and together.record() == {"kind": "latency"}
         assert torch.equal(together(1, 2, 3, 4).keep, keep)
         with pytest.raises(BudgetError, match="out of reach"):
@@ -434,7 +437,7 @@ def test_after_network_slimming_training_begins_where_init_says(toy, tmp_path, m
             )
             with pytest.raises(Stop) as stopped:
                 pen = policies.watch(job, None, trigger=False).penalty_hook(job.graph)
-                original(net(), toy.train, searching.recipe(job.spec), hooks=[pen, hook])
+                original(net(), toy.train, methods.recipe(job.spec), hooks=[pen, hook])
             start = stopped.value.args[0].model
         small = remove(start.cpu(), job.graph, run.slimmed.mask).state_dict()
         assert torch.equal(begun[-1][0][key], small[key]) is (init != "inherit")
@@ -469,7 +472,7 @@ def test_frozen_gammas_are_not_said_to_be_penalised_or_settled(toy, tmp_path):
         gamma.requires_grad_(False)
     spec = TrainSpec(arch="zoo:resnet8", data="toy", ratio=0.4, **FEW | {"deadline": 0.5})
     job = pipeline._job(models.of(model, toy.input_shape), net, toy, spec, tmp_path, None, pipeline.quiet)
-    run = searching.search(job)
+    run = methods.search(job)
     assert run.search["penalty"]["S"] == 0 and run.search["penalty"]["gap"] is None
     assert [w for w in job.warnings if "no gamma has moved" in w] and not [w for w in job.warnings if "no gap" in w]
 
@@ -489,5 +492,5 @@ def test_a_process_that_does_not_measure_still_has_a_record(tmp_path):
         def record(self):
             return {"kind": "latency", "reached": None}
 
-    assert searching.remembered(Unasked(), training.Store(tmp_path)).record() == {"kind": "latency", "reached": None}
-    assert searching.remembered(None, training.Store(tmp_path)) is None
+    assert methods.remembered(Unasked(), training.Store(tmp_path)).record() == {"kind": "latency", "reached": None}
+    assert methods.remembered(None, training.Store(tmp_path)) is None

@@ -12,11 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 from training_sample import network, recipe, same, stripes
 
 import slimkit
-from slimkit import ranking, training
+from slimkit import training
 from slimkit.channels import Graph, trace
 from slimkit.channels.coupled import Coupled
 from slimkit.channels.trace import call, tensors
-from slimkit.surgery import remove
+from slimkit.selection import ranking
+from slimkit.surgery.remove import remove
 from slimkit.training import group_penalty, penalise_gamma_, penalise_groups_, solve_strength, unit_norms
 from slimkit.training.schedules import total
 from tests.nets import RandomNet, example

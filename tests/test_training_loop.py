@@ -14,11 +14,11 @@ import torch.distributed as dist
 from torch import nn
 from training_sample import accuracy, network, recipe, same, stripes
 
-from slimkit import training
+from slimkit import recovery, training
 from slimkit.channels import trace
 from slimkit.errors import OutputError, SpecError, TrainingError
-from slimkit.mask import Mask
-from slimkit.surgery import kept_indices, remove
+from slimkit.selection.mask import Mask
+from slimkit.surgery.remove import kept_indices, remove
 from slimkit.training import Hook, Run, Store, distributed
 from slimkit.training.distributed import World, whole_batch_statistics
 
@@ -210,9 +210,9 @@ def test_recovery_measures_batch_norm_anew_then_trains() -> None:
         scales = torch.logspace(-1, 1, 8).view(8, 1, 1, 1)
         broken[0].weight *= scales  # BN takes that out again, once it knows the new statistics
     assert accuracy(broken) < accuracy(teacher) - 0.2
-    measured = training.recover(broken, stripes(), recipe(epochs=0))
+    measured = recovery.recover(broken, stripes(), recipe(epochs=0))
     assert accuracy(measured.model) > accuracy(teacher) - 0.05 and measured.history == ()
-    retrained = training.recover(broken, stripes(), recipe(epochs=2, learning_rate=0.02), teacher=teacher)
+    retrained = recovery.recover(broken, stripes(), recipe(epochs=2, learning_rate=0.02), teacher=teacher)
     assert accuracy(retrained.model) > accuracy(teacher) - 0.05 and len(retrained.history) == 2
 
 

@@ -8,11 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 from training_sample import mean_and_variance, network, recipe, stripes
 
-from slimkit import training
+from slimkit import recovery, training
 from slimkit.channels import trace
 from slimkit.errors import EngineError, SpecError, TrainingError
-from slimkit.mask import Mask
-from slimkit.surgery import kept_indices, remove
+from slimkit.selection.mask import Mask
+from slimkit.surgery.remove import kept_indices, remove
 from slimkit.training import hardware, penalty, schedules
 from slimkit.training.loss import loss
 
@@ -94,7 +94,7 @@ def test_statistics_are_the_exact_average_over_the_batches() -> None:
     model[4].eval()
     model[4].momentum = 0.3
     modes = [m.training for m in model.modules()]
-    training.reestimate(model, split, batch_size=30)
+    recovery.reestimate(model, split, batch_size=30)
     assert [m.training for m in model.modules()] == modes
     assert (model[1].momentum, model[4].momentum, int(model[1].num_batches_tracked)) == (0.1, 0.3, 0)
     batches = [images for images, _ in split.batches(30, seed=0)]
@@ -110,7 +110,7 @@ def test_statistics_survive_a_batch_that_fails() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model[3].register_forward_hook(lambda *_: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MemoryError):
-        training.reestimate(model, stripes())
+        recovery.reestimate(model, stripes())
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
     assert model[1].momentum == 0.1 and model[1].training
 

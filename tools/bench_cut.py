@@ -16,10 +16,12 @@ import torch
 from rows import append, read
 
 import model_zoo
-from slimkit import compressing, data, provenance, slimming
+from slimkit import data, provenance
 from slimkit.channels import trace
 from slimkit.models import load
-from slimkit.spec import CompressSpec
+from slimkit.runs import stages
+from slimkit.settings import CompressSpec
+from slimkit.surgery import prove
 
 NETWORKS = ("resnet8-digits", "resnet20-fashion-mnist")
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -36,12 +38,12 @@ def cut(name: str, **settings: Any) -> dict[str, Any]:
     spec = CompressSpec(**{"ranking": "gamma", "scope": "global", "data": dataset.name, "round_to": 1} | settings)
     image = torch.randn(1, *dataset.input_shape)
     graph = trace(network.model, image)
-    inputs = compressing.proof_inputs(image, dataset, spec.seed)
-    context = compressing.context(spec, dataset)
-    slimmed = slimming.slim(network.model, graph, spec, inputs, context)
-    _, rows = compressing.settle(network.model, slimmed, spec, inputs, dataset)
+    inputs = stages.proof_inputs(image, dataset, spec.seed)
+    context = stages.context(spec, dataset)
+    slimmed = prove.slim(network.model, graph, spec, inputs, context)
+    _, rows = stages.settle(network.model, slimmed, spec, inputs, dataset)
     return {
-        "dense": compressing.accuracy.accuracy(network.model, dataset.validation),
+        "dense": stages.accuracy.accuracy(network.model, dataset.validation),
         "accuracy": {f"{row['constants']}, {row['batch_norm']}": row["accuracy"] for row in rows},
         "removed": slimmed.mask.removed / graph.units,
         "error": slimmed.error,

@@ -24,14 +24,16 @@ from rows import append, read
 from torch import nn
 
 import model_zoo
-from slimkit import data, models, pipeline, provenance, searching, training
+from slimkit import data, methods, models, provenance, training
 from slimkit.channels import Graph, trace
 from slimkit.data import Dataset
-from slimkit.mask import Mask
 from slimkit.measure.accuracy import accuracy
-from slimkit.spec import TrainSpec
-from slimkit.surgery import remove
-from slimkit.tickets import EarlyBird, rethinking
+from slimkit.methods import EarlyBird
+from slimkit.methods import scratch as rethinking
+from slimkit.runs import pipeline
+from slimkit.selection.mask import Mask
+from slimkit.settings import TrainSpec
+from slimkit.surgery.remove import remove
 from slimkit.training.penalty import gammas
 
 
@@ -100,7 +102,7 @@ class Bench:
                 None,
                 pipeline.quiet,
             )
-            found = searching.search(job)
+            found = methods.search(job)
         mask = found.slimmed.mask
         cost = sum(leg.cost for leg in found.legs)
         drawn = found.search.get("drawn_epoch")
@@ -131,7 +133,7 @@ class Bench:
 
     def train(self, model: nn.Module, epochs: int, **more: Any) -> training.Trained:
         """Train by the recipe of all arms."""
-        recipe = replace(searching.recipe(self.spec()), epochs=epochs)
+        recipe = replace(methods.recipe(self.spec()), epochs=epochs)
         return training.train(model, self.dataset.train, recipe, **more)
 
     def result(self, model: nn.Module, cost: float) -> dict[str, Any]:

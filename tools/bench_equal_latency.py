@@ -36,17 +36,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import model_zoo
 from model_zoo.initialise import initialise
 from model_zoo.resnet import ResNet
-from slimkit import data, folding, models, slimming, training
+from slimkit import data, models, recovery, training
 from slimkit.channels import Graph, trace
 from slimkit.export import export_onnx
-from slimkit.latency import LatencySolver
-from slimkit.mask import Mask
 from slimkit.measure.accuracy import accuracy
 from slimkit.measure.latency import measure
 from slimkit.measure.macs import count_macs
-from slimkit.ranking import Context
-from slimkit.spec import CompressSpec
-from slimkit.surgery import remove
+from slimkit.recovery import fold as folding
+from slimkit.selection.mask import Mask
+from slimkit.selection.measured import LatencySolver
+from slimkit.selection.ranking import Context
+from slimkit.settings import CompressSpec
+from slimkit.surgery import prove
+from slimkit.surgery.remove import remove
 
 SHAPE = (1, 28, 28)
 RANKING_BATCHES = 10
@@ -172,10 +174,10 @@ def ours(bench: Bench, seed: int, ranking: str, scope: str) -> tuple[nn.Module, 
     """Choose by slimkit's solver, remove; fold what the removed channels put out on average."""
     spec = CompressSpec(max_latency=bench.share, ranking=ranking, scope=scope, data="fashion-mnist", seed=seed)
     context = Context(seed, bench.batches(seed) if ranking == "taylor" else ())
-    scores = slimming.rank(bench.dense, bench.graph, spec, context)
+    scores = prove.rank(bench.dense, bench.graph, spec, context)
     fixed = torch.zeros(bench.graph.units, dtype=torch.bool)
     solver = LatencySolver(bench.dense, spec, bench.image, bench.folder, lambda *_: None)
-    mask = solver(bench.graph, scores, slimming.widths(spec), fixed)
+    mask = solver(bench.graph, scores, prove.widths(spec), fixed)
     return cut(bench, mask, seed)
 
 
@@ -192,7 +194,7 @@ def cut(bench: Bench, mask: Mask, seed: int) -> tuple[nn.Module, nn.Module]:
 def uniform(bench: Bench, seed: int, step: int) -> tuple[nn.Module, nn.Module]:
     """Take the same share of every group, counts in steps: the channels with the smallest norms."""
     spec = CompressSpec(ratio=0.5, ranking="group-norm", data="fashion-mnist")
-    scores = slimming.rank(bench.dense, bench.graph, spec, Context(seed))
+    scores = prove.rank(bench.dense, bench.graph, spec, Context(seed))
 
     def mask(ratio: float) -> Mask:
         keep = torch.zeros(bench.graph.units, dtype=torch.bool)
@@ -304,12 +306,12 @@ def run(bench: Bench, arm: str, seed: int, epochs: int) -> dict[str, Any]:
         for key, net in {"cut": plain, "folded": start}.items() if start is not plain else [("cut", plain)]:
             row[key] = bench.accuracy(net, "validation")
             renewed = copy.deepcopy(net)
-            training.reestimate(renewed, bench.dataset.train, batches=20, seed=seed)
+            recovery.reestimate(renewed, bench.dataset.train, batches=20, seed=seed)
             row[f"{key}_renewed"] = bench.accuracy(renewed, "validation")
         recipe = replace(training.recovery.recipe(epochs, seed), learning_rate=RECOVERY_RATE)
         if not arm.endswith(TAUGHT):
             recipe = replace(recipe, distillation=0.0)
-        trained = training.recover(start, bench.dataset.train, recipe, teacher=bench.dense).model
+        trained = recovery.recover(start, bench.dataset.train, recipe, teacher=bench.dense).model
     row |= {part: bench.accuracy(trained, part) for part in ("validation", "test")}
     row["cpu_s"] = time.process_time() - began
     return row

@@ -36,14 +36,14 @@ NETWORKS = (
 
 def solve(name: str, share: float, folder: Path, settings: dict[str, str]) -> dict[str, Any]:
     """Choose, remove and export; what it took and what the solver thinks it reached."""
-    from slimkit import slimming
     from slimkit.channels import trace
     from slimkit.export import export_onnx
-    from slimkit.latency import LatencySolver
     from slimkit.measure.size import count_params
-    from slimkit.ranking import Context
-    from slimkit.spec import CompressSpec
-    from slimkit.surgery import remove
+    from slimkit.selection.measured import LatencySolver
+    from slimkit.selection.ranking import Context
+    from slimkit.settings import CompressSpec
+    from slimkit.surgery import prove as slimming
+    from slimkit.surgery.remove import remove
 
     torch.set_num_threads(1)
     model = network(name)

@@ -16,13 +16,14 @@ import torch
 from rows import append, read
 from torchvision import models
 
-from slimkit import benching, slimming
 from slimkit.channels import trace
 from slimkit.export import export_onnx
-from slimkit.latency import LatencySolver
 from slimkit.measure.latency import measure
-from slimkit.spec import CompressSpec
-from slimkit.surgery import remove
+from slimkit.runs import bench as benching
+from slimkit.selection.measured import LatencySolver
+from slimkit.settings import CompressSpec
+from slimkit.surgery import prove
+from slimkit.surgery.remove import remove
 
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "densenet121", "regnet_x_400mf")
 ENGINES = ("onnxruntime", "openvino", "openvino-bf16")
@@ -42,7 +43,7 @@ def row(network: str, engine: str, target: float = 0.5) -> dict[str, Any]:
         seconds = time.process_time() - began
         spec = CompressSpec(max_latency=target, runtime=engine, latency_table=str(file))
         solver = LatencySolver(model, spec, image, Path(folder), lambda message, share: None)
-        mask = solver(graph, scores, slimming.widths(spec), torch.zeros(graph.units, dtype=torch.bool))
+        mask = solver(graph, scores, prove.widths(spec), torch.zeros(graph.units, dtype=torch.bool))
         export_onnx(remove(model, graph, mask), slim, image)
         before, after = measure([dense, slim], engine=engine)
     return {

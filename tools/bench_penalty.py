@@ -20,10 +20,13 @@ from rows import append, read
 from torch import nn
 
 import model_zoo
-from slimkit import compressing, data, folding, slimming, training
+from slimkit import data, recovery, training
 from slimkit.channels import Graph, trace
 from slimkit.measure.accuracy import accuracy
-from slimkit.spec import CompressSpec
+from slimkit.recovery import fold
+from slimkit.runs import stages
+from slimkit.settings import CompressSpec
+from slimkit.surgery import prove
 from slimkit.training.group_penalty import group_penalty
 from slimkit.training.penalty import gamma_penalty
 from slimkit.training.run import Hook, Run
@@ -94,13 +97,13 @@ def cuts(model: nn.Module, graph: Graph, seed: int, dataset: data.Dataset) -> li
         for scope in SCOPES:
             for share in SHARES:
                 spec = CompressSpec(max_macs=share, ranking=ranking, scope=scope, round_to=1, seed=seed)
-                inputs = compressing.proof_inputs(torch.zeros(1, *dataset.input_shape), dataset, seed)
-                slimmed = slimming.slim(model, graph, spec, inputs)
+                inputs = stages.proof_inputs(torch.zeros(1, *dataset.input_shape), dataset, seed)
+                slimmed = prove.slim(model, graph, spec, inputs)
                 small = copy.deepcopy(slimmed.model)
-                means = folding.input_means(model, graph, slimmed.mask, batches, measured=True)
-                folding.fold_(small, model, graph, slimmed.mask, means)
+                means = fold.input_means(model, graph, slimmed.mask, batches, measured=True)
+                fold.fold_(small, model, graph, slimmed.mask, means)
                 row = {"ranking": ranking, "scope": scope, "share": share, "as_trained": accuracy(small, dataset.test)}
-                training.reestimate(small, dataset.train, batches=20, seed=seed)
+                recovery.reestimate(small, dataset.train, batches=20, seed=seed)
                 found.append(row | {"reestimated": accuracy(small, dataset.test)})
     return found
 

@@ -37,11 +37,11 @@ def cpu(function: Callable[[], Any]) -> tuple[Any, float]:
 
 def ours(model: nn.Module, image: torch.Tensor) -> tuple[nn.Module, float]:
     """Trace, choose and remove; the network and CPU-seconds, without the proof."""
-    from slimkit import slimming
     from slimkit.channels import trace
-    from slimkit.ranking import Context
-    from slimkit.spec import CompressSpec
-    from slimkit.surgery import remove
+    from slimkit.selection.ranking import Context
+    from slimkit.settings import CompressSpec
+    from slimkit.surgery import prove as slimming
+    from slimkit.surgery.remove import remove
 
     spec = CompressSpec(ratio=RATIO, ranking="gamma", scope="global")
 
@@ -97,7 +97,7 @@ def theirs(model: nn.Module, image: torch.Tensor, round_to: int | None) -> tuple
 
 def verdict(pruned: nn.Module, silent: nn.Module, image: torch.Tensor) -> str:
     """Say what is wrong with a smaller network, or `right`."""
-    from slimkit.proof import relative_error
+    from slimkit.surgery.proof import relative_error
 
     with torch.no_grad():
         error = relative_error(silent.eval()(image), pruned.eval()(image))

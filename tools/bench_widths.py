@@ -42,11 +42,11 @@ def network(name: str) -> nn.Module:
 
 def ours(model: nn.Module, image: Tensor, setting: dict[str, Any]) -> nn.Module:
     """Trace, choose, and remove."""
-    from slimkit import slimming
     from slimkit.channels import trace
-    from slimkit.ranking import Context
-    from slimkit.spec import CompressSpec, make
-    from slimkit.surgery import remove
+    from slimkit.selection.ranking import Context
+    from slimkit.settings import CompressSpec, make
+    from slimkit.surgery import prove as slimming
+    from slimkit.surgery.remove import remove
 
     spec = make(CompressSpec, setting)
     graph = trace(model, image)

@@ -18,10 +18,10 @@ import torch
 import torchvision
 from torch import nn
 
-from slimkit import proof
 from slimkit.channels import Graph, trace
 from slimkit.errors import SlimkitError
-from slimkit.mask import Mask
+from slimkit.selection.mask import Mask
+from slimkit.surgery import proof
 
 DENSE: dict[str, Callable[[], nn.Module]] = {
     "fcn_resnet50": lambda: _segmentation("fcn_resnet50"),

@@ -16,7 +16,7 @@ from slimkit.errors import EngineError
 from slimkit.export.direct import OPSET, output_names
 from slimkit.export.file import OnnxModel
 from slimkit.export.writer import INPUT
-from slimkit.running import evaluating
+from slimkit.modules import evaluating
 
 
 def translate(model: nn.Module, example_input: Tensor) -> OnnxModel:

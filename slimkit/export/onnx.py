@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from slimkit import __version__
+from slimkit._version import __version__
 from slimkit.errors import EngineError, OutputError, TraceError
 from slimkit.export import direct, general
 from slimkit.export.file import OnnxModel
 from slimkit.export.record import Unsupported
 from slimkit.export.writer import INPUT
-from slimkit.running import evaluating
+from slimkit.modules import evaluating
 
 _TOLERANCE = 1e-3  # max |a - b| / std(a): above it is a wrong translation, below it rounding
 _LARGEST = 2**31 - 1  # bytes of one protobuf message

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from slimkit.running import evaluating, module_paths
+from slimkit.modules import evaluating, module_paths
 
 _BATCHES = (7, 13)  # primes, so that no arithmetic on them gives the same by chance
 _FILLED = ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")  # read only the shape

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from slimkit.errors import DataError
 from slimkit.measure.engines import open_runner
-from slimkit.running import evaluating
+from slimkit.modules import evaluating
 
 
 class Split(Protocol):

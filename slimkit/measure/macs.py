@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from slimkit.errors import TraceError
-from slimkit.running import evaluating, module_paths
+from slimkit.modules import evaluating, module_paths
 
 
 def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:

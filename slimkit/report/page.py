@@ -8,11 +8,11 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from slimkit.report.json_file import to_json
 from slimkit.report.parts import Section
 from slimkit.report.sections import account, gains, network, quality, search
 from slimkit.report.sections.several import comparison
 from slimkit.report.verdict import Record, short_name, verdict
+from slimkit.results.json_file import to_json
 
 SECTIONS: tuple[Callable[[Record], Section | None], ...] = (
     gains.gains,

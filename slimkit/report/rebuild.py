@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from slimkit.errors import OutputError
-from slimkit.report import json_file
 from slimkit.report.page import comparison_page, run_page
+from slimkit.results import json_file
 
 
 def rebuild(folders: Sequence[Path], out: Path | None = None, force: bool = False) -> Path:

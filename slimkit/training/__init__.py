@@ -1,12 +1,10 @@
-"""One training loop, its schedules, penalties on gamma and on groups, and recovery after surgery."""
+"""One training loop, its schedules, penalties on gamma and on groups."""
 
-from slimkit.training.batch_norm import reestimate
 from slimkit.training.group_penalty import group_penalty, penalise_groups_, unit_norms
 from slimkit.training.loop import Trained, train
 from slimkit.training.optimizer import build, follow
 from slimkit.training.penalty import gamma_penalty, penalise_gamma_, solve_strength
 from slimkit.training.recipe import Recipe
-from slimkit.training.recovery import recover
 from slimkit.training.run import Epoch, Hook, Phase, Run
 from slimkit.training.state import Store, forget
 
@@ -25,8 +23,6 @@ __all__ = [
     "group_penalty",
     "penalise_gamma_",
     "penalise_groups_",
-    "recover",
-    "reestimate",
     "solve_strength",
     "train",
     "unit_norms",

@@ -9,7 +9,7 @@ Yuan and Lin's group lasso, 2006. Its pull on |w_u| is the same however small th
 loss does not defend reach zero together with all that is coupled to them. Slices begin with norms near 1 (so
 does a gamma), hence |w_u| near sqrt(T_u): the share of it that goes is S = strength * sum(learning rates) /
 (1 - momentum), as for the penalty on gamma, and `solve_strength` serves both. Where gamma is all that there is
-of a unit, the two penalties are one. The ranking that goes with it is `slimkit.ranking.group_norm`.
+of a unit, the two penalties are one. The ranking that goes with it is `slimkit.selection.ranking.group_norm`.
 
 DepGraph itself adds gradients g_u * w_u, a ridge with g_u from 1 to 16, the larger the smaller |w_u| is beside
 its group: it shrinks by factors and never ends.

@@ -1,0 +1,290 @@
+"""The cost table of one network on one machine: each layer's time at a few widths, and the rest."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections import defaultdict
+from math import ceil
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from slimkit.errors import EngineError, OutputError
+from slimkit.measure.environment import cpu_name, preferred_step
+from slimkit.measure.latency import Latency, measure
+from slimkit.measure.layer_times import Point, Progress, times
+from slimkit.measure.layers import DEPTHWISE, LINEAR, Layer, layers
+from slimkit.measure.node_times import latency_by_node
+
+_SHARES = (0.25, 0.5)  # of a layer's width; the whole width is always timed
+_PART = 4  # inputs that are fewer than a block are computed in parts of it (ONNX Runtime, measured)
+_NARROW = 4  # blocks of inputs up to which a layer may come to read less than one
+_OWN_TIME = (
+    "Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul",  # ONNX Runtime
+    "Convolution", "GroupConvolution", "FullyConnected",  # OpenVINO
+)  # fmt: skip
+_NODE_MS = 0.002  # what an engine spends between two nodes; ONNX Runtime, measured
+_TRUSTED = (0.5, 2.0)  # a layer's time in the network over its time alone
+
+
+class Row(BaseModel):
+    """The times of one layer.
+
+    Attributes:
+        layer: the layer.
+        block: counts of outputs that take as long as the next multiple of it; so do counts of inputs above it,
+            and those below it as long as the next multiple of 4.
+        inputs, outputs: ascending widths that were timed; the last is the layer's own.
+        ms: [inputs][outputs], batch and threads as in the table.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: Layer
+    block: int = Field(ge=1)
+    inputs: list[int] = Field(min_length=1)
+    outputs: list[int] = Field(min_length=1)
+    ms: list[list[float]]
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> Row:
+        if len(self.ms) != len(self.inputs) or any(len(line) != len(self.outputs) for line in self.ms):
+            raise ValueError("ms is not [inputs][outputs]")
+        return self
+
+    def at(self, inputs: int, outputs: int) -> float:
+        """Return milliseconds at any width: linear between the widths that were timed, and below them."""
+        part = self.block if inputs >= self.block else min(self.block, _PART)
+        x, i = _place(self.inputs, min(_up(inputs, part), self.inputs[-1]))
+        y, j = _place(self.outputs, min(_up(outputs, self.block * self.layer.shape.groups), self.outputs[-1]))
+        a, b = self.ms[i], self.ms[min(i + 1, len(self.ms) - 1)]
+        k = min(j + 1, len(a) - 1)
+        return max((1 - x) * ((1 - y) * a[j] + y * a[k]) + x * ((1 - y) * b[j] + y * b[k]), 0.0)
+
+
+class Table(BaseModel):
+    """What the layers of a network cost on one machine.
+
+    Attributes:
+        runtime: the engine, as `--engine` names it; engine: its name and version.
+        threads, batch, cpu: what was timed, and on what.
+        step: channel counts that the engine runs fast there are multiples of this.
+        network_ms: latency of the whole network.
+        clock: what that is: the `wall` time's median, or the `cpu` time where the machine was too noisy.
+        rows: one a layer, in order of execution.
+        fixed_ms, varying_ms: the rest: what does not depend on widths, and what follows the activations' size.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    table: Literal["slimkit.selection.measured-table/1"] = "slimkit.selection.measured-table/1"
+    runtime: str
+    engine: str
+    threads: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    cpu: str
+    step: int = Field(ge=1)
+    network_ms: float = Field(gt=0)
+    clock: Literal["wall", "cpu"]
+    rows: list[Row] = Field(min_length=1)
+    fixed_ms: float = Field(ge=0)
+    varying_ms: float = Field(ge=0)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a person wants to know of it: where it was made, and the network's time."""
+        rest = ("runtime", "engine", "threads", "batch", "cpu", "step", "network_ms", "clock")
+        return {"layers": len(self.rows)} | {name: getattr(self, name) for name in rest}
+
+
+def build(
+    path: str | Path,
+    input_shape: tuple[int, ...] | None = None,
+    *,
+    engine: str = "onnxruntime",
+    threads: int = 1,
+    batch: int = 1,
+    progress: Progress = lambda message, share: None,
+    whole: Latency | None = None,
+) -> Table:
+    """Time the layers of an ONNX file at a few widths, and the file itself.
+
+    Args:
+        path: the whole network, as slimkit exports it.
+        input_shape: (C, H, W), where the file leaves it free.
+        engine, threads, batch: what the network will run on.
+        progress: called with what is being done, and the share done.
+        whole: what the file itself takes, where that has been measured already.
+
+    Raises:
+        CheckpointError, EngineError: the file cannot be read or has no layers, the engine is missing.
+    """
+    if whole is None:
+        progress("timing the network", None)
+        whole = measure([path], input_shape, threads=threads, batch=batch, engine=engine, progress=progress)[0]
+    found = layers(path, input_shape)
+    if not found:
+        raise EngineError(
+            f"{path}: no convolution and no linear layer with known sizes is in it.\n"
+            "  Give the whole network in 32-bit floats, as slimkit or torch.onnx export it"
+        )
+    batch = whole.batch  # that of the file, where it is fixed
+    grids = [_grid(layer, preferred_step(engine)) for layer in found]
+    points: list[Point] = [
+        (layer.shape, i, o)
+        for layer, (_, inputs, outputs) in zip(found, grids, strict=True)
+        for i in inputs
+        for o in outputs
+    ]
+    known = times(points, engine, threads, batch, progress)
+    progress("timing the layers within the network", None)
+    inside, rest, nodes = _inside(path, input_shape, found, engine, threads, batch)
+    rows = []
+    for number, (layer, (block, inputs, outputs)) in enumerate(zip(found, grids, strict=True)):
+        ms = [[known[layer.shape.key(i, o)] for o in outputs] for i in inputs]
+        alone = max(ms[-1][-1], 1e-6)
+        scale = min(max(inside.get(number, alone) / alone, _TRUSTED[0]), _TRUSTED[1])
+        ms = [[value * scale for value in line] for line in ms]
+        rows.append(Row(layer=layer, block=block, inputs=inputs, outputs=outputs, ms=ms))
+    return Table(
+        runtime=engine,
+        engine=whole.engine,
+        threads=threads,
+        batch=batch,
+        cpu=cpu_name(),
+        step=preferred_step(engine),
+        network_ms=whole.typical_ms,
+        clock="cpu" if whole.clock == "cpu" else "wall",
+        rows=rows,
+        fixed_ms=nodes * _NODE_MS,
+        varying_ms=rest,
+    )
+
+
+def _grid(layer: Layer, step: int) -> tuple[int, list[int], list[int]]:
+    """Return the block of a layer, and the widths at which it is timed: inputs (of a group), outputs."""
+    groups = layer.shape.groups
+    block = step if min(layer.inputs, layer.outputs // groups) >= step or groups == 1 else 1
+    if layer.shape.kind == DEPTHWISE:
+        return block, [1], _widths(layer.outputs, block)
+    if layer.shape.kind == LINEAR:
+        block = 1
+    inputs = _widths(layer.inputs, block)
+    if groups == 1 and block > _PART and _PART < layer.inputs <= _NARROW * block:
+        inputs = sorted({*inputs, _PART, *((block // 2,) if block // 2 < layer.inputs else ())})
+    return block, inputs, [groups * n for n in _widths(layer.outputs // groups, block)]
+
+
+def _widths(n: int, block: int) -> list[int]:
+    return sorted({n, *(min(_up(max(int(n * share), 1), block), n) for share in _SHARES)})
+
+
+def _up(count: int, block: int) -> int:
+    return ceil(count / block) * block
+
+
+def _place(grid: list[int], value: int) -> tuple[float, int]:
+    """Return where a value lies: the share of the way from grid point i to the next, and i."""
+    if len(grid) == 1:
+        return 0.0, 0
+    i = min(max(bisect_left(grid, value) - 1, 0), len(grid) - 2)
+    return (value - grid[i]) / (grid[i + 1] - grid[i]), i
+
+
+def _inside(
+    path: str | Path, input_shape: tuple[int, ...] | None, found: list[Layer], engine: str, threads: int, batch: int
+) -> tuple[dict[int, float], float, int]:
+    """Return each layer's time within the network, the time of all other nodes, and the number of nodes."""
+    nodes = latency_by_node(path, input_shape, engine=engine, threads=threads, batch=batch)
+    own: defaultdict[str, list[float]] = defaultdict(list)
+    rest = 0.0
+    by_path: defaultdict[str, list[int]] = defaultdict(list)
+    for number, layer in enumerate(found):
+        by_path[layer.path].append(number)
+    for node in nodes:
+        if node.operator in _OWN_TIME and node.layer in by_path:
+            own[node.layer].append(node.fastest_ms)
+        else:
+            rest += node.fastest_ms
+    inside: dict[int, float] = {}
+    for name, numbers in by_path.items():
+        if len(own[name]) == len(numbers):  # else an operator of the path was fused away or split
+            inside.update(zip(numbers, own[name], strict=True))
+    return inside, rest, len(nodes)
+
+
+def save(table: Table, path: str | Path, force: bool = False) -> None:
+    """Write a table to a JSON file, whole or not at all; one that is there is replaced only with `force`.
+
+    Raises:
+        OutputError: the file exists, or cannot be written.
+    """
+    check_free(path, force)
+    part = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
+    try:
+        part.write_text(table.model_dump_json(indent=1) + "\n")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OutputError(f"{path}: the table cannot be written ({error.strerror or error}).") from error
+
+
+def check_free(path: str | Path, force: bool) -> None:
+    """Check, before any work, that a table can be written to a path.
+
+    Raises:
+        OutputError: a file is there (without `force`), it is a folder, or there is no folder to write it in.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise OutputError(f"{path}: it is a folder, but a latency table is a file.\n  Give another --table")
+    if path.exists() and not force:
+        raise OutputError(f"{path}: the file exists already.\n  Give another --table, or --force to replace it")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise OutputError(f"{path}: its folder is missing or cannot be written to.\n  Give another --table")
+
+
+def load(path: str | Path) -> Table:
+    """Read a table that `save` wrote, perhaps on another machine.
+
+    Raises:
+        EngineError: the file is missing, damaged, or something else.
+    """
+    try:
+        return Table.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        wrong = f"the latency table cannot be read ({error.strerror or error})"
+    except ValidationError as error:
+        first = error.errors()[0]
+        wrong = f"not a latency table ({'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']})"
+    raise EngineError(f"{path}: {wrong}.\n  Make one on the device: slimkit bench MODEL.onnx --table table.json")
+
+
+def check_fits(table: Table, path: str | Path, found: list[Layer], runtime: str, threads: int, batch: int) -> None:
+    """Check that a table that was read is one of this network, engine, thread count and batch.
+
+    Raises:
+        EngineError: it is not; the message says in what they differ.
+    """
+    asked: dict[str, object] = {"engine": runtime, "threads": threads, "batch": batch}
+    given = {"engine": table.runtime, "threads": table.threads, "batch": table.batch}
+    differing = [name for name, value in asked.items() if given[name] != value]
+    if differing:
+        theirs, own = (", ".join(f"{name} {side[name]}" for name in differing) for side in (given, asked))
+        flags = " ".join(f"--{name} {given[name]}" for name in differing)
+        raise EngineError(
+            f"{path}: a latency table for {theirs}, but this run is for {own}.\n"
+            f"  Add {flags}, or make a table with the settings of this run"
+        )
+    there = [(row.layer.shape, row.layer.inputs, row.layer.outputs) for row in table.rows]
+    here = [(layer.shape, layer.inputs, layer.outputs) for layer in found]
+    if there != here:
+        where = next((i for i, pair in enumerate(zip(there, here, strict=False)) if pair[0] != pair[1]), None)
+        what = f"{len(there)} layers, this one has {len(here)}"
+        if where is not None:
+            what = f"another layer {where + 1} ({found[where].path or found[where].weight})"
+        raise EngineError(
+            f"{path}: a latency table of another network: it has {what}.\n"
+            "  Make the table from this network's ONNX file, before anything is removed, at its input size"
+        )

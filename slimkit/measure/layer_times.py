@@ -1,0 +1,123 @@
+"""How long one layer takes at given widths: a small ONNX model each, timed once a machine and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper
+
+from slimkit.measure.engines import open_runner
+from slimkit.measure.environment import cpu_name
+from slimkit.measure.layers import DEPTHWISE, LINEAR, Shape
+from slimkit.measure.node_times import latency_by_node
+
+_REPEATS = 8
+_SCHEMA = "slimkit.layer-times/2"
+Point = tuple[Shape, int, int]  # shape, inputs (of one group), outputs
+Progress = Callable[[str, float | None], None]
+
+
+def times(points: Iterable[Point], engine: str, threads: int, batch: int, progress: Progress) -> dict[str, float]:
+    """Return milliseconds by `Shape.key`, of what is kept from before and of what is measured now."""
+    wanted = {shape.key(inputs, outputs): (shape, inputs, outputs) for shape, inputs, outputs in points}
+    store = _store(engine, threads, batch)
+    known = _read(store)
+    missing = [key for key in wanted if key not in known]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for number, key in enumerate(missing):
+                progress(f"timing layers, {len(missing)} widths", number / len(missing))
+                known[key] = _time(wanted[key], Path(folder, "layer.onnx"), engine, threads, batch)
+    finally:
+        if missing:
+            _write(store, known)
+    return {key: known[key] for key in wanted}
+
+
+def _time(point: Point, path: Path, engine: str, threads: int, batch: int) -> float:
+    """Time one layer: what its kernel takes, by the engine's profiler, without changes of layout around it."""
+    path.write_bytes(small_model(*point, batch).SerializeToString())
+    nodes = latency_by_node(path, engine=engine, threads=threads, batch=batch, repeats=_REPEATS)
+    return sum(node.fastest_ms for node in nodes if not node.operator.startswith("Reorder"))
+
+
+def small_model(shape: Shape, inputs: int, outputs: int, batch: int) -> onnx.ModelProto:
+    """Return a model of one layer; its weights are made when it is opened, so that the file stays small."""
+    if shape.kind == LINEAR:
+        size = [batch * shape.space[0], inputs]
+        weight = [outputs, inputs]
+        node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)
+    else:
+        groups = outputs // shape.per_group if shape.kind == DEPTHWISE else shape.groups
+        size = [batch, inputs * groups, *shape.space]
+        weight = [outputs, inputs, *shape.kernel]
+        node = helper.make_node(
+            "Conv", ["x", "w", "b"], ["y"], group=groups, kernel_shape=shape.kernel,
+            strides=shape.strides, pads=shape.pads, dilations=shape.dilations,
+        )  # fmt: skip
+    filled = [
+        helper.make_node(
+            "ConstantOfShape", [f"{name}_shape"], [name],
+            value=helper.make_tensor("value", TensorProto.FLOAT, [1], [0.01]),
+        )
+        for name in ("w", "b")
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        [*filled, node],
+        "layer",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, size)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * len(size))],
+        [
+            helper.make_tensor("w_shape", TensorProto.INT64, [len(weight)], weight),
+            helper.make_tensor("b_shape", TensorProto.INT64, [1], [outputs]),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def folder() -> Path:
+    """Return the user's cache folder of slimkit."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+    return Path(base, "slimkit", "layer-times")
+
+
+def engine_version(engine: str) -> str:
+    """Return the name and version of an engine, as a latency record has it."""
+    shape = Shape(kind=LINEAR, space=(1,))
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work, "layer.onnx")
+        path.write_bytes(small_model(shape, 1, 1, 1).SerializeToString())
+        return open_runner(path, engine).engine
+
+
+def _store(engine: str, threads: int, batch: int) -> Path:
+    words = f"{engine_version(engine)}, {cpu_name()}, {os.cpu_count()} cores, {threads} threads, batch {batch}"
+    return folder() / f"{engine}-{hashlib.sha256(words.encode()).hexdigest()[:16]}.json"
+
+
+def _read(store: Path) -> dict[str, float]:
+    """Return what was kept; a damaged file is as good as none."""
+    try:
+        found = json.loads(store.read_text())
+        if found["schema"] == _SCHEMA:
+            return {str(key): float(value) for key, value in found["ms"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return {}
+
+
+def _write(store: Path, known: dict[str, float]) -> None:
+    """Keep times; where the folder cannot be written they are measured again the next time."""
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        part = store.with_name(f".{store.name}.{os.getpid()}.part")
+        part.write_text(json.dumps({"schema": _SCHEMA, "ms": known}, indent=0))
+        os.replace(part, store)
+    except OSError:
+        pass

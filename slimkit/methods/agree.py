@@ -1,0 +1,59 @@
+"""One mask for all processes of a run, though each would measure other times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from slimkit.channels import Graph
+from slimkit.errors import SlimkitError
+from slimkit.methods.remember import Remembered
+from slimkit.selection.budget import Widths
+from slimkit.selection.mask import Mask
+from slimkit.selection.measured import LatencySolver, SizeSolver
+from slimkit.settings import TrainSpec
+from slimkit.training import distributed
+from slimkit.training.hardware import pick_device
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """A solver that runs in the first process; the others take its mask, or its error."""
+
+    solver: Remembered | LatencySolver | SizeSolver
+    device: torch.device
+
+    def __call__(self, graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor) -> Mask:
+        """Return the first process's mask.
+
+        Raises:
+            SlimkitError: in every process, where the first one's solver refuses.
+        """
+        answer: list[Tensor | SlimkitError | None] = [None]
+        if dist.get_rank() == 0:
+            try:
+                answer = [self.solver(graph, scores, widths, fixed).keep]
+            except SlimkitError as error:
+                answer = [error]
+        dist.broadcast_object_list(answer, src=0, device=self.device)
+        if isinstance(answer[0], SlimkitError):
+            raise answer[0]
+        assert answer[0] is not None
+        return Mask(answer[0])
+
+    def record(self) -> dict[str, Any]:
+        """Return how the mask meets the budget; of use in the first process."""
+        return self.solver.record()
+
+
+def agreed(
+    solver: Remembered | LatencySolver | SizeSolver | None, spec: TrainSpec
+) -> Agreed | Remembered | LatencySolver | SizeSolver | None:
+    """Return a solver whose masks are equal in all processes that train together."""
+    if solver is None or not (dist.is_available() and dist.is_initialized()):
+        return solver
+    return Agreed(solver, distributed.local_device(pick_device(spec.device)))

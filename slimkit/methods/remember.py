@@ -1,0 +1,42 @@
+"""Masks that were measured, kept on disk: a resumed run would measure other times, and so cut other channels."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from slimkit.channels import Graph
+from slimkit.selection.budget import Widths
+from slimkit.selection.mask import Mask
+from slimkit.selection.measured import LatencySolver, SizeSolver
+from slimkit.training import Store, state
+
+
+@dataclass
+class Remembered:
+    """A solver whose answers outlive the process, one state a call."""
+
+    solver: LatencySolver | SizeSolver
+    store: Store
+    answers: list[dict[str, Any]] = field(default_factory=list)
+
+    def __call__(self, graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor) -> Mask:
+        """Return the mask of the call of this number before the run was interrupted, else solve."""
+        store = replace(self.store, folder=self.store.folder / f"solved{len(self.answers) + 1}")
+        found, _ = state.read(store)
+        if found is None:
+            found = {"keep": self.solver(graph, scores, widths, fixed).keep, "record": self.solver.record()}
+            state.write(store, found)
+        self.answers.append(found)
+        return Mask(found["keep"])
+
+    def record(self) -> dict[str, Any]:
+        """Return how the last mask meets the budget; in a process that did not solve, what the solver says unasked."""
+        return dict(self.answers[-1]["record"]) if self.answers else self.solver.record()
+
+
+def remembered(
+    solver: LatencySolver | SizeSolver | None, store: Store | None
+) -> Remembered | LatencySolver | SizeSolver | None:
+    """Return a solver that remembers, where there is a folder to remember in."""
+    return solver if solver is None or store is None else Remembered(solver, store)

@@ -1,0 +1,210 @@
+"""What a removed channel output on average, added to what read it.
+
+A removed channel does not output zero but E[act(gamma z + beta)], z ~ N(0, 1), under its BatchNorm's own
+statistics. That mean, through the weights that read it, is a constant, and a constant can move into the bias
+of the reader or into the mean of the BatchNorm after it: exact, but for zero-padded borders.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from slimkit.channels import Graph
+from slimkit.channels.trace import Example, call
+from slimkit.modules import evaluating
+from slimkit.selection.mask import Mask
+from slimkit.surgery.remove import kept_indices, take
+
+aten = torch.ops.aten
+_NODES = 16  # Gauss-Hermite nodes: exact for polynomials up to degree 31
+_SAMPLES = "_slimkit_samples"
+_NORMS = {aten.native_batch_norm, aten._native_batch_norm_legit, aten._native_batch_norm_legit_no_training,
+          aten.cudnn_batch_norm}  # fmt: skip
+# The largest of neighbours lies above their mean: through a max pool the constant is a lower bound.
+_KEEP_MEAN = {aten._adaptive_avg_pool2d, aten.avg_pool2d, aten.mean, aten.clone, aten.native_dropout,
+              aten.max_pool2d_with_indices}  # fmt: skip
+_REJOIN = {aten.cat, aten.view, aten._unsafe_view, aten.expand}
+
+
+def _nodes() -> tuple[Tensor, Tensor]:
+    """Return nodes z and weights w, [Q] each, with sum w f(z) = E[f(z)] for z ~ N(0, 1)."""
+    z, w = np.polynomial.hermite_e.hermegauss(_NODES)
+    return torch.tensor(z, dtype=torch.float32), torch.tensor(w / w.sum(), dtype=torch.float32)
+
+
+class _Means(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Collects the mean of every input channel of the weights that read removed channels.
+
+    `measured`: average what arrives; otherwise carry the distribution that BatchNorm promises, as samples
+    [Q, C] beside each tensor, through the operators that work element by element.
+    """
+
+    def __init__(self, readers: dict[int, str], measured: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.readers = readers  # data pointer of a weight -> its name
+        self.measured = measured
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.z, self.w = _nodes()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        packet = func.overloadpacket
+        if packet is aten.convolution:
+            self._read(args[1], args[0], 1, args[8])
+        elif packet in (aten.addmm, aten.mm):
+            x, weight = args[-2:] if packet is aten.mm else args[1:3]
+            self._read(weight, x, x.dim() - 1, 1)
+        elif not self.measured:
+            self._carry(packet, func, args, kwargs or {}, out)
+        return out
+
+    def _read(self, weight: Tensor, x: Tensor, dim: int, groups: int) -> None:
+        name = self.readers.get(weight.data_ptr())
+        if name is None:
+            return
+        if self.measured:
+            mean = x.float().mean(dim=[d for d in range(x.dim()) if d != dim])
+        else:
+            samples = getattr(x, _SAMPLES, None)
+            if samples is None or samples.shape[1] != x.shape[dim]:
+                return
+            mean = (samples * self.w[:, None]).sum(0)
+        self.sums[name] = self.sums.get(name, torch.zeros_like(mean)) + mean
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+    def _carry(self, packet: Any, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        samples = None
+        if packet in _NORMS and args[1] is not None:
+            if not _untouched(args[3], args[4]):
+                samples = args[2].float() + self.z[:, None] * args[1].float()
+            out = out[0]
+        elif packet is aten.cat:
+            samples = _join([getattr(t, _SAMPLES, None) for t in args[0]], args)
+        elif packet in _KEEP_MEAN or packet in _REJOIN:
+            given = getattr(args[0], _SAMPLES, None)
+            first = out if isinstance(out, Tensor) else out[0]
+            if given is not None and first.dim() >= 2:
+                repeat = first.shape[1] // given.shape[1] if first.shape[1] % given.shape[1] == 0 else 0
+                samples = given.repeat_interleave(repeat, 1) if repeat and first.dim() == 2 else given
+                out = first
+        elif torch.Tag.pointwise in func.tags or packet.__name__.endswith("_") or packet is aten.hardswish:
+            samples = self._pointwise(func, args, kwargs, out)
+        if isinstance(out, Tensor):
+            setattr(out, _SAMPLES, samples)
+
+    def _pointwise(self, func: Any, args: Any, kwargs: Any, out: Any) -> Tensor | None:
+        inputs = [a for a in args if isinstance(a, Tensor) and a.numel() > 1]  # a single number is a constant
+        given = [getattr(a, _SAMPLES, None) for a in inputs]
+        if not inputs or given[0] is None:
+            return None
+        if len(inputs) == 1:
+            copies = [given[0].clone() if a is inputs[0] else a for a in args]
+            result = func(*copies, **kwargs)
+            return result if isinstance(result, Tensor) and result.shape == given[0].shape else None
+        if func.overloadpacket in (aten.add, aten.add_) and len(inputs) == 2 and given[1] is not None:
+            return self._sum_of_independent(given[0], given[1])
+        return None
+
+    def _sum_of_independent(self, a: Tensor, b: Tensor) -> Tensor | None:
+        """Return samples of a normal with the mean and variance of a + b, taken as independent."""
+        if a.shape != b.shape:
+            return None
+        w = self.w[:, None]
+        mean_a, mean_b = (a * w).sum(0), (b * w).sum(0)
+        variance = (a.square() * w).sum(0) - mean_a**2 + (b.square() * w).sum(0) - mean_b**2
+        return mean_a + mean_b + self.z[:, None] * variance.clamp(min=0).sqrt()
+
+
+def _untouched(mean: Tensor | None, variance: Tensor | None) -> bool:
+    """Tell whether a BatchNorm's statistics were never estimated, so that they promise nothing."""
+    if mean is None or variance is None:
+        return True
+    return not bool(mean.any()) and bool((variance == 1).all())
+
+
+def _join(parts: list[Tensor | None], args: Any) -> Tensor | None:
+    if any(part is None for part in parts) or (args[1] if len(args) > 1 else 0) != 1:
+        return None
+    return torch.cat([part for part in parts if part is not None], 1)
+
+
+def input_means(
+    model: nn.Module, graph: Graph, mask: Mask, inputs: Sequence[Example], measured: bool
+) -> dict[str, Tensor]:
+    """Return the mean input, [channels], of every weight that reads removed units.
+
+    Args:
+        model: the dense network.
+        inputs: what to run it on: real batches if `measured`, else any example input.
+        measured: average the inputs that arrive; otherwise use each BatchNorm's own gamma and beta. Readers
+            whose input does not come from a BatchNorm through known operators are then left out.
+    """
+    gone = {name for name, _ in _readers(graph, mask)}
+    tensors = dict(model.named_parameters())
+    collect = _Means({tensors[name].data_ptr(): name for name in gone}, measured)
+    with torch.no_grad(), evaluating(model), collect:
+        for example in inputs:
+            call(model, example)
+    return {name: total / collect.counts[name] for name, total in collect.sums.items()}
+
+
+def _readers(graph: Graph, mask: Mask) -> list[tuple[str, Tensor]]:
+    """Return the weights that read removed units, and the units of their input channels."""
+    stays = torch.cat([mask.keep, torch.ones(1, dtype=torch.bool)])
+    return [
+        (axis.tensor, axis.units)
+        for axis in graph.axes
+        if axis.reads and axis.dim == 1 and axis.tensor in graph.shapes and not bool(stays[axis.units].all())
+    ]
+
+
+@torch.no_grad()
+def fold_(slim: nn.Module, model: nn.Module, graph: Graph, mask: Mask, means: dict[str, Tensor]) -> tuple[int, int]:
+    """Add to a smaller network, in place, what its removed channels contributed on average.
+
+    Args:
+        slim: `remove(model, graph, mask)`.
+        model: the dense network, read only.
+        means: of `input_means`.
+
+    Returns:
+        The number of readers that took up their constant, and of all that read removed channels.
+    """
+    stays = torch.cat([mask.keep, torch.ones(1, dtype=torch.bool)])
+    dense, small = dict(model.named_parameters()), dict(slim.named_parameters())
+    buffers = dict(slim.named_buffers())
+    indices = kept_indices(graph, mask)
+    readers = _readers(graph, mask)
+    done = 0
+    for name, units in readers:
+        target, sign = _target(name, graph, small, buffers)
+        weight = dense[name]
+        if name not in means or target is None or len(means[name]) % len(units):
+            continue
+        gone = ~stays[units]
+        flat = weight.flatten(2).sum(2) if weight.dim() > 2 else weight  # [O, I of one group]
+        mean = means[name].to(weight).reshape(-1, len(units))  # [groups, I]
+        rows = flat.reshape(len(mean), -1, len(units))  # [groups, O / groups, I]
+        constant = (rows[:, :, gone] * mean[:, None, gone]).sum(2).flatten()  # [O]
+        kept_rows = indices[name].get(0)
+        constant = constant if kept_rows is None else take(constant, {0: kept_rows})
+        target.add_(sign * constant)
+        done += 1
+    return done, len(readers)
+
+
+def _target(
+    name: str, graph: Graph, parameters: dict[str, nn.Parameter], buffers: dict[str, Tensor]
+) -> tuple[Tensor | None, float]:
+    """Return what can take up a constant after a weight: its bias, or the mean of the BatchNorm behind it."""
+    bias = parameters.get(name.removesuffix("weight") + "bias") if name.endswith("weight") else None
+    if bias is not None:
+        return bias, 1.0
+    if name in graph.folds:
+        return buffers.get(graph.folds[name]), -1.0
+    return None, 0.0

@@ -1,0 +1,113 @@
+"""What a run found out about channels and layers, as rows of the report."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimkit.channels import Graph
+from slimkit.measure.macs import macs_by_layer
+from slimkit.measure.size import params_by_layer
+from slimkit.selection.budget import Widths
+from slimkit.selection.mask import Mask
+from slimkit.surgery.remove import CONVOLUTIONS
+
+FAILED = "fails the proof: its code holds the width as a number, or the channel leaves a trace when silent"
+ON_REQUEST = "no BatchNorm scales it, and such channels were to be kept (without_bn = keep)"
+OUTPUT = "output of the network"
+_BINS = 40
+
+
+def channels(graph: Graph, mask: Mask, fixed: Tensor, failing: Sequence[str], asked: float | None) -> dict[str, Any]:
+    """Return the channels of the network: how many, how many could go, how many went, and why the rest stays.
+
+    A channel that several layers share counts once; the network's outputs are not counted, only listed.
+    """
+    removable = graph.units - int(fixed.sum())
+    kept = [{"layer": k.layer, "channels": k.channels, "reason": k.reason} for k in graph.kept]
+    for group in graph.groups:
+        if bool(fixed[group.units].any()):
+            reason = FAILED if group.name in failing else ON_REQUEST
+            kept.append({"layer": group.name, "channels": len(group.units), "reason": reason})
+    return {
+        "total": graph.units + sum(k.channels for k in graph.kept if OUTPUT not in k.reason),
+        "removable": removable,
+        "removed": mask.removed,
+        "asked": asked,
+        "share_removed": mask.removed / removable if removable else 0.0,
+        "kept": kept,
+    }
+
+
+def groups(graph: Graph, mask: Mask, widths: Widths) -> list[dict[str, Any]]:
+    """Return one row a group: layers, channels before and after, and what limited the cut."""
+    rows = []
+    for group, after in zip(graph.groups, mask.counts(graph), strict=True):
+        least = min(widths.of(group))
+        limit = None
+        if after == least and after < len(group.units):
+            limit = "cap" if least > len(group.units) * (1 - widths.cap) - widths.step > 0 else "floor"
+        rows.append(
+            {
+                "name": group.name,
+                "layers": list(group.layers),
+                "before": len(group.units),
+                "after": after,
+                "batch_norm": bool(group.norms),
+                "limit": limit,
+            }
+        )
+    return rows
+
+
+def layers(dense: nn.Module, slim: nn.Module, input_shape: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Return one row a convolution or linear layer, in order of execution: channels, MACs, parameters."""
+    macs_before, macs_after = macs_by_layer(dense, input_shape), macs_by_layer(slim, input_shape)
+    params_before, params_after = params_by_layer(dense), params_by_layer(slim)
+    small = dict(slim.named_modules())
+    rows = []
+    modules = dict(dense.named_modules())
+    for name in macs_before:
+        module = modules.get(name)
+        if isinstance(module, (nn.Linear, *CONVOLUTIONS)):
+            rows.append(
+                {
+                    "name": name,
+                    "kind": type(module).__name__,
+                    "channels_before": _width(module),
+                    "channels_after": _width(small[name]),
+                    "macs_before": macs_before[name],
+                    "macs_after": macs_after.get(name, 0),
+                    "params_before": params_before.get(name, 0),
+                    "params_after": params_after.get(name, 0),
+                }
+            )
+    return rows
+
+
+def _width(module: nn.Module) -> int:
+    return int(module.out_features if isinstance(module, nn.Linear) else module.out_channels)  # type: ignore[arg-type]
+
+
+def gammas(dense: nn.Module, slim: nn.Module) -> dict[str, Any] | None:
+    """Return histograms of |gamma| over all BatchNorms before and after, on common edges; None without any."""
+    before, after = _gammas(dense), _gammas(slim)
+    if not len(before):
+        return None
+    top = max(float(before.max()), float(after.max()) if len(after) else 0.0) or 1.0
+    edges = torch.linspace(0, top, _BINS + 1)
+    return {
+        "edges": edges.tolist(),
+        "before": torch.histogram(before, edges).hist.int().tolist(),
+        "after": torch.histogram(after, edges).hist.int().tolist(),
+    }
+
+
+def _gammas(model: nn.Module) -> Tensor:
+    found = [
+        module.weight.detach().abs().flatten().float().cpu()
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.weight is not None
+    ]
+    return torch.cat(found) if found else torch.zeros(0)

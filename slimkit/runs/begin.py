@@ -1,0 +1,78 @@
+"""How a training run begins: processes, folders, a fresh network, the state to resume from."""
+
+import copy
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from slimkit import data, models, provenance, training
+from slimkit._version import __version__
+from slimkit.runs import output as folder
+from slimkit.settings import TrainSpec
+from slimkit.training import distributed
+from slimkit.training.hardware import pick_device
+
+
+def joined(spec: TrainSpec) -> AbstractContextManager[distributed.World]:
+    """Join the processes that train together."""
+    return distributed.joined(distributed.local_device(pick_device(spec.device)))
+
+
+@contextmanager
+def claimed(target: Path, force: bool, world: distributed.World) -> Iterator[Path]:
+    """Give a folder to write into: the output folder to the first process, to others one that goes away."""
+    with tempfile.TemporaryDirectory() if world.rank else folder.claim(target, force) as work:
+        yield Path(work)
+
+
+def short_name(arch: str) -> str:
+    """Return what an architecture is called in the name of a folder."""
+    return re.sub(r"[^\w.-]+", "-", arch.removeprefix("zoo:").removeprefix("timm:")).strip("-.") or "network"
+
+
+def build(spec: TrainSpec, dataset: data.Dataset, seed: int) -> models.Network:
+    """Build the network with fresh weights for a data set's images and classes."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        network = models.build(spec.arch, classes=dataset.classes, input_shape=dataset.input_shape)
+    known = replace(
+        provenance.of(network.model),
+        input_shape=dataset.input_shape,
+        classes=dataset.classes,
+        normalisation=dataset.normalisation,
+    )
+    provenance.attach(network.model, known)
+    return network
+
+
+def redrawn(model: nn.Module, seed: int) -> nn.Module:
+    """Return a copy of a network with the weights that its modules draw by themselves."""
+    model = copy.deepcopy(model)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        for module in model.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+    return model
+
+
+def store(spec: TrainSpec, target: Path, resume: bool, model: nn.Module, dataset: data.Dataset) -> training.Store:
+    """Return where the state of a run is kept: beside its output folder."""
+    shapes = [(name, list(tensor.shape)) for name, tensor in model.state_dict().items()]
+    images = "x".join(map(str, dataset.input_shape))
+    identity = {
+        "slimkit": __version__,
+        **json.loads(json.dumps(asdict(spec))),
+        "network": f"weights {hashlib.blake2b(json.dumps(shapes).encode(), digest_size=6).hexdigest()}",
+        "images": f"{len(dataset.train)} of {images}, {dataset.classes} classes",
+    }
+    return training.Store(target.parent / f"{target.name}.state", resume=resume, identity=identity)

@@ -1,0 +1,95 @@
+"""ONNX files side by side, and the latency table that another machine can aim at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from slimkit.errors import SpecError
+from slimkit.measure import bench as rows_of
+from slimkit.measure import layer_table as tables
+from slimkit.measure.engines import require
+from slimkit.measure.latency import measure
+
+Progress = Callable[[str, float | None], None]
+
+
+def bench(
+    paths: Sequence[Path],
+    engines: Sequence[str] = ("onnxruntime",),
+    *,
+    threads: int = 1,
+    batch: int = 1,
+    input_shape: tuple[int, ...] | None = None,
+    progress: Progress = lambda message, share: None,
+) -> list[dict[str, Any]]:
+    """Measure ONNX files, those of an engine in turns: one row a file and engine.
+
+    Args:
+        paths: the files.
+        engines: names in `slimkit.measure.engines.ENGINES`.
+        threads, batch: threads of the engine, and images at once.
+        input_shape: (C, H, W) of one image, where a file leaves it free.
+        progress: called with what is being done, and the share done.
+
+    Raises:
+        CheckpointError, EngineError: a file cannot be read, an engine is unknown or not installed.
+    """
+    for engine in engines:
+        require(engine)
+    rows: list[dict[str, Any]] = []
+    for engine in engines:
+        progress(f"opening the models in {engine}", None)
+        times = measure(paths, input_shape, threads=threads, batch=batch, engine=engine, progress=progress)
+        rows += [asdict(row) for row in rows_of.rows(paths, times)]
+    return rows
+
+
+def make_table(
+    path: Path,
+    file: Path,
+    engine: str = "onnxruntime",
+    *,
+    threads: int = 1,
+    batch: int = 1,
+    input_shape: tuple[int, ...] | None = None,
+    force: bool = False,
+    progress: Progress = lambda message, share: None,
+) -> tuple[list[dict[str, Any]], tables.Table]:
+    """Measure an ONNX file and its layers at a few widths, and write the table; give the file's row too.
+
+    Args:
+        path: the whole network.
+        file: JSON file to write.
+        engine, threads, batch, input_shape, progress: as for `bench`.
+        force: replace a file that is there.
+
+    Raises:
+        OutputError: the table cannot be written.
+        CheckpointError, EngineError: the model cannot be read, the engine is unknown or not installed.
+    """
+    require(engine)
+    tables.check_free(file, force)
+    progress(f"opening the model in {engine}", None)
+    settings: dict[str, Any] = {"threads": threads, "batch": batch, "engine": engine, "progress": progress}
+    whole = measure([path], input_shape, **settings)
+    made = tables.build(path, input_shape, **settings, whole=whole[0])
+    tables.save(made, file, force)
+    return [asdict(row) for row in rows_of.rows([path], whole)], made
+
+
+def one_model(paths: Sequence[Path], engines: Sequence[str]) -> tuple[Path, str]:
+    """Return the model and the engine that a table is to be of.
+
+    Raises:
+        SpecError: several were given.
+    """
+    for what, given in (("models", paths), ("engines", engines)):
+        if len(given) > 1:
+            raise SpecError(
+                f"--table with {len(given)} {what}: a table is of one network on one engine.\n"
+                "  Give one, and call again with another --table for the next"
+            )
+    return paths[0], engines[0]

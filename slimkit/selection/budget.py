@@ -1,0 +1,350 @@
+"""Scores and a budget to a mask.
+
+Within a group channels go from the lowest score up, in blocks that leave a width the engine likes; the
+blocks of all groups compete by their mean score. U = units of the graph.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import ceil
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slimkit.channels import Graph, Group
+from slimkit.errors import BudgetError, MaskError, SpecError
+from slimkit.selection.mask import Mask
+
+SCOPES = ("global", "isomorphic", "group")
+_NARROW = 0.1  # share of channels in narrow groups from which a network itself is narrow
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Which counts of channels a group may keep.
+
+    Engines compute channels in blocks of `step`: a count between two multiples takes as long as the next
+    one, and a grouped convolution leaves the fast kernel (ONNX Runtime on AVX-512: 8 channels a convolution
+    group take as long as 16, and 24 longer than 32). So counts are multiples of the step, and groups that
+    have no smaller multiple stay whole. With `adapt` there are two exceptions, which use half the step, a
+    quarter, ...: units tied across convolution groups that are narrower than a step, and so on the slow
+    kernel anyway; and networks so narrow that little could be removed.
+
+    Attributes:
+        step: counts are multiples of it, and at least it.
+        adapt: make the exceptions.
+        cap: largest share of a group that may be removed, in (0, 1).
+    """
+
+    step: int = 1
+    adapt: bool = True
+    cap: float = 0.9
+
+    def fitted(self, graph: Graph) -> "Widths":
+        """Return these widths with the largest step that a network is not too narrow for."""
+        plain = [len(group.units) for group in graph.groups if group.per_unit == 1]
+        step = self.step
+        while self.adapt and step > 1 and sum(n for n in plain if n < 2 * step) > _NARROW * sum(plain):
+            step //= 2
+        return replace(self, step=step)
+
+    def hint(self, less: int = 1) -> str:
+        """Say which settings would allow more, after "Raise the budget"; `less` is the step to try."""
+        more = ["--set cap=0.98"] * (self.cap < 0.98) + [f"--set round_to={less}"] * (self.step > 1)
+        return f", or allow more: {', '.join(more)}" if more else ""
+
+    def of_step(self, group: Group) -> int:
+        """Return the step of one group's counts."""
+        step = self.step
+        if self.adapt and group.per_unit > 1 and len(group.units) < step:
+            while step > 1 and len(group.units) < 2 * step:
+                step //= 2
+        return step
+
+    def of(self, group: Group) -> list[int]:
+        """Return the counts that a group may keep, from all of its channels down."""
+        n, step = len(group.units), self.of_step(group)
+        least = ceil(n * (1 - self.cap) - 1e-9)
+        start = (n - 1) // step * step
+        return [n, *(count for count in range(start, 0, -step) if count >= least)]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of units that may be removed, the cheapest first; those of one group stay in order.
+
+    Attributes:
+        groups: [B], the group of each block.
+        costs: [B], the mean score of each.
+        ends: [B + 1], where each block ends in `units`, after a first 0.
+        units: [sum of sizes], the units of all blocks.
+    """
+
+    groups: list[int]
+    costs: list[float]
+    ends: list[int]
+    units: Tensor
+
+    def size(self, block: int) -> int:
+        """Return the number of units in a block."""
+        return self.ends[block + 1] - self.ends[block]
+
+    def of(self, block: int) -> Tensor:
+        """Return the units of a block."""
+        return self.units[self.ends[block] : self.ends[block + 1]]
+
+
+def fill_unranked(scores: Tensor, fallback: Tensor) -> Tensor:
+    """Give units that a criterion cannot rank (NaN) a score: the same quantile that `fallback` puts them at.
+
+    So they lose the same share as the others, whatever the two scales are. All [U].
+    """
+    unknown = scores.isnan()
+    if not bool(unknown.any()):
+        return scores
+    known = scores[~unknown].sort().values
+    order = fallback[unknown].argsort(stable=True)
+    place = torch.empty(len(order))
+    place[order] = (torch.arange(len(order)) + 0.5) / len(order)
+    filled = scores.clone()
+    if len(known):
+        index = (place * len(known)).long().clamp(max=len(known) - 1)
+        filled[unknown] = known[index]
+    else:
+        filled[unknown] = place
+    return filled
+
+
+def pools(graph: Graph, scope: str) -> list[Tensor]:
+    """Return the units, int64 [n], that compete with one another, pool by pool.
+
+    Scopes: `global` (one pool), `group` (each group its own), `isomorphic` (groups built alike, Fang et al. 2024,
+    arXiv:2407.04616: the same kinds of tensors with the same dimensions).
+
+    Raises:
+        SpecError: the scope is unknown.
+    """
+    if scope not in SCOPES:
+        raise SpecError(f"scope is {scope!r}: it must be one of {', '.join(SCOPES)}.")
+    found: dict[object, list[Tensor]] = {}
+    shape = _signature(graph) if scope == "isomorphic" else {}
+    for number, group in enumerate(graph.groups):
+        found.setdefault(0 if scope == "global" else shape.get(group.name, number), []).append(group.units)
+    return [torch.cat(members) for members in found.values()]
+
+
+def by_scope(graph: Graph, scores: Tensor, scope: str) -> Tensor:
+    """Replace scores by quantiles within the pool in which channels compete, see `pools`; [U].
+
+    Where all compete (`global`) scores stay.
+    """
+    if scope == "global":
+        return scores
+    result = scores.clone()
+    for units in pools(graph, scope):
+        order = scores[units].argsort(stable=True)
+        quantile = torch.empty(len(units))
+        quantile[order] = (torch.arange(len(units)) + 0.5) / len(units)
+        result[units] = quantile
+    return result
+
+
+def _signature(graph: Graph) -> dict[str, object]:
+    """Return, per group name, what the group is built of: dimensions and kinds of the tensors it indexes."""
+    group_of = torch.full((graph.units,), -1)
+    for number, group in enumerate(graph.groups):
+        group_of[group.units] = number
+    parts: list[list[tuple[int, int, bool, tuple[int, ...]]]] = [[] for _ in graph.groups]
+    for axis in graph.axes:
+        shape = graph.shapes.get(axis.tensor, (0,))
+        for number in set(group_of[axis.units[axis.units >= 0]].tolist()):
+            parts[number].append((axis.dim, len(shape), axis.reads, shape[2:]))
+    return {g.name: tuple(sorted(p)) for g, p in zip(graph.groups, parts, strict=True)}
+
+
+def blocks(graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor | None = None) -> Blocks:
+    """Return every block that may be removed.
+
+    Args:
+        graph: U units in groups.
+        scores: [U], finite; ties are cut by index.
+        widths: which counts are allowed.
+        fixed: bool [U], units that must stay though they could be removed; the rest of their group stays too.
+    """
+    widths = widths.fitted(graph)
+    units: list[Tensor] = []
+    costs: list[Tensor] = []
+    groups: list[int] = []
+    sizes: list[int] = []
+    shares: list[float] = []
+    for number, group in enumerate(graph.groups):
+        if fixed is not None and bool(fixed[group.units].any()):
+            continue
+        allowed = widths.of(group)
+        steps = [before - after for before, after in zip(allowed, allowed[1:], strict=False)]
+        if not steps:
+            continue
+        own, place = scores[group.units].sort(stable=True)
+        units.append(group.units[place[: sum(steps)]])
+        means = torch.segment_reduce(own[: sum(steps)].double(), "mean", lengths=torch.tensor(steps))
+        costs.append(means.float())  # single precision: means of equal scores are equal, however many
+        groups += [number] * len(steps)
+        sizes += steps
+        shares += [1 - after / allowed[0] for after in allowed[1:]]
+    if not units:
+        return Blocks([], [], [0], torch.zeros(0, dtype=torch.long))
+    cost = torch.cat(costs).numpy()
+    order = np.lexsort((np.array(shares), cost))  # where all scores tie, every group loses the same share
+    size = np.array(sizes)
+    start = (size.cumsum() - size)[order]
+    size = size[order]
+    ends = np.concatenate([[0], size.cumsum()])
+    place_in_all = np.arange(ends[-1]) + np.repeat(start - ends[:-1], size)
+    return Blocks(
+        groups=np.array(groups)[order].tolist(),
+        costs=cost[order].tolist(),
+        ends=ends.tolist(),
+        units=torch.cat(units)[torch.from_numpy(place_in_all)],
+    )
+
+
+def without(graph: Graph, units: Tensor) -> Tensor:
+    """Return `keep`, bool [U], that lacks some units."""
+    return torch.ones(graph.units, dtype=torch.bool).index_fill_(0, units, False)
+
+
+def to_ratio(graph: Graph, scores: Tensor, ratio: float, widths: Widths, fixed: Tensor | None = None) -> Mask:
+    """Remove a share of the removable units: exactly, or to the nearest allowed widths.
+
+    Args:
+        ratio: share in [0, 1) of the units that are not `fixed`.
+
+    Raises:
+        MaskError: nothing can be removed, or nothing was.
+        BudgetError: cap and widths do not allow that much; the message has the largest ratio they do.
+    """
+    widths = widths.fitted(graph)
+    found = blocks(graph, scores, widths, fixed)
+    if not found.groups:
+        raise MaskError(nothing(graph, widths))
+    removable = graph.units - (int(fixed.sum()) if fixed is not None else 0)
+    goal = round(ratio * removable)
+    last = bisect_right(found.ends, goal) - 1  # blocks that fit
+    if last < len(found.groups) and found.ends[last + 1] - goal <= goal - found.ends[last] and goal:
+        last += 1  # the next one overshoots by less than is missing without it
+    taken = [found.units[: found.ends[last]]]
+    removed = found.ends[last]
+    for block in range(last, len(found.groups)):  # make up with the next in rank that still fit: if one
+        if removed + found.size(block) <= goal:  # does not, the later ones of its group, as large, don't either
+            taken.append(found.of(block))
+            removed += found.size(block)
+    if goal - removed > sum(widths.of_step(group) // 2 for group in graph.groups):
+        raise BudgetError(
+            f"ratio is {ratio:g}: {_limits(widths)}, {removed / removable:.3f} is the most that can be "
+            f"removed.\n  Lower the ratio{widths.hint()}"
+        )
+    if ratio > 0 and not removed:
+        raise MaskError(
+            f"ratio is {ratio:g}: nothing would be removed, since the smallest step takes "
+            f"{min(map(found.size, range(len(found.groups))))} of {removable} channels.\n"
+            "  Raise the ratio, or set --set round_to=1"
+        )
+    return Mask(without(graph, torch.cat(taken)))
+
+
+def to_limit(
+    graph: Graph,
+    scores: Tensor,
+    measure: Callable[[Tensor], float],
+    limit: float,
+    widths: Widths,
+    what: str,
+    fixed: Tensor | None = None,
+) -> Mask:
+    """Remove the cheapest blocks until a measure of the network is within a limit; put back what still fits.
+
+    Args:
+        measure: keep [U] -> cost of the network; never grows when units are removed.
+        limit: largest cost allowed, in the measure's unit.
+        what: name of the measure, for messages.
+
+    Raises:
+        BudgetError: no mask reaches the limit; the message has the lowest value and the groups that hold it.
+    """
+    found = blocks(graph, scores, widths, fixed)
+    if not found.groups:
+        raise MaskError(nothing(graph, widths))
+    original = measure(Mask.full(graph).keep)
+    if original <= limit:
+        raise BudgetError(
+            f"max_{what} is {amount(limit, what)}: the network already needs no more than "
+            f"{amount(original, what)}, so nothing would be removed.\n  Lower the budget"
+        )
+    least = without(graph, found.units)
+    if measure(least) > limit:
+        raise BudgetError(out_of_reach(graph, least, measure, limit, what) + widths.fitted(graph).hint())
+    low, high = 0, len(found.groups)
+    while low < high:
+        middle = (low + high) // 2
+        if measure(without(graph, found.units[: found.ends[middle]])) <= limit:
+            high = middle
+        else:
+            low = middle + 1
+    keep = without(graph, found.units[: found.ends[low]])
+    closed: set[int] = set()
+    for block in range(low - 1, -1, -1):  # put back what fits, the dearest first
+        if found.groups[block] in closed:
+            continue
+        keep[found.of(block)] = True
+        if measure(keep) > limit:
+            keep[found.of(block)] = False
+            closed.add(found.groups[block])
+    return Mask(keep)
+
+
+def out_of_reach(graph: Graph, least: Tensor, measure: Callable[[Tensor], float], limit: float, what: str) -> str:
+    """Say that no mask reaches a limit: the smallest value, that of `least`, and the groups that hold it."""
+    best, original = measure(least), measure(Mask.full(graph).keep)
+    held: list[tuple[float, str]] = []
+    for group in graph.groups:
+        keep = least.clone()
+        keep[group.units] = False
+        held.append((best - measure(keep), group.name))
+    worst = ", ".join(name for _, name in sorted(held, key=lambda item: -item[0])[:3])
+    return (
+        f"max_{what} is {amount(limit, what)} ({limit / original:.3f} of the original): the smallest that "
+        f"the allowed widths reach is {amount(best, what)} ({best / original:.3f}); "
+        f"most of it is held by {worst}.\n"
+        "  Raise the budget"
+    )
+
+
+def amount(value: float, what: str) -> str:
+    """Return a value with its unit as a person writes it: 1.81G, 2.5 ms, 30 mJ."""
+    if what in ("latency", "energy"):
+        return f"{value:.4g} {'ms' if what == 'latency' else 'mJ'}"
+    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.4g}{letter}{'B' if what == 'bytes' else ''}"
+    return f"{value:.4g}"
+
+
+def _limits(widths: Widths) -> str:
+    steps = f" and counts in steps of {widths.step}" if widths.step > 1 else ""
+    return f"with at most {widths.cap:.0%} of a group removed{steps}"
+
+
+def nothing(graph: Graph, widths: Widths) -> str:
+    """Say that nothing can be removed, and why."""
+    reasons: dict[str, int] = {}
+    for kept in graph.kept:
+        reasons[kept.reason] = reasons.get(kept.reason, 0) + kept.channels
+    why = "; ".join(f"{n} channels: {r}" for r, n in sorted(reasons.items(), key=lambda i: -i[1])[:3])
+    if graph.units:
+        why = f"no group has a smaller count that is a multiple of {widths.step}, or all are kept on request"
+    return (
+        "nothing can be removed from this network" + (f" ({why})" if why else "") + ".\n"
+        "  See what holds each layer with: slimkit inspect CHECKPOINT"
+    )

@@ -1,0 +1,109 @@
+"""Which channels stay: one bit a unit.
+
+U = units of a graph; a unit is a set of channels that live and die together.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from slimkit.channels import Graph
+from slimkit.errors import MaskError
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The units of one graph that stay.
+
+    Attributes:
+        keep: bool [U], true where the unit stays.
+    """
+
+    keep: Tensor
+
+    @classmethod
+    def full(cls, graph: Graph) -> "Mask":
+        """Return the mask that keeps everything."""
+        return cls(torch.ones(graph.units, dtype=torch.bool))
+
+    @property
+    def removed(self) -> int:
+        """Number of units removed."""
+        return int((~self.keep).sum())
+
+    def counts(self, graph: Graph) -> list[int]:
+        """Return the units kept in each group, in the order of `graph.groups`."""
+        return [int(self.keep[group.units].sum()) for group in graph.groups]
+
+    def fits(self, graph: Graph) -> None:
+        """Check that this mask belongs to a graph and leaves at least one unit in every group.
+
+        Raises:
+            MaskError: it has another number of units, or empties a group.
+        """
+        if len(self.keep) != graph.units:
+            raise MaskError(
+                f"a mask of {len(self.keep)} units was given for a network of {graph.units}.\n"
+                "  Make the mask from the graph of this very network."
+            )
+        for group, count in zip(graph.groups, self.counts(graph), strict=True):
+            if count == 0:
+                raise MaskError(
+                    f"the mask removes all {len(group.units)} channels of {group.name!r}: "
+                    "nothing would be computed.\n"
+                    "  Lower the ratio, or the cap on what one group may lose."
+                )
+
+
+def distance(a: Mask, b: Mask) -> float:
+    """Return the share of units on which two masks differ: Hamming distance over U, in [0, 1]."""
+    if len(a.keep) != len(b.keep):
+        raise MaskError(f"masks of {len(a.keep)} and {len(b.keep)} units cannot be compared: give two of one network.")
+    return float((a.keep != b.keep).float().mean()) if len(a.keep) else 0.0
+
+
+@torch.no_grad()
+def apply_(model: nn.Module, graph: Graph, mask: Mask) -> None:
+    """Silence the removed units in place: the reference that a smaller network must equal.
+
+    BatchNorm's gamma and beta are set to zero, and so are the weights and biases that make the channel, so
+    that units without a BatchNorm are silent too. Weights that only read a channel stay as they are, but for
+    `graph.loud`: where a sigmoid, or a bias of the activation, makes a constant of a silent channel they are
+    set to zero, too.
+    """
+    mask.fits(graph)
+    gone = torch.cat([~mask.keep, torch.zeros(1, dtype=torch.bool)])
+    unread = torch.cat([~mask.keep & graph.loud, torch.zeros(1, dtype=torch.bool)])
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    for axis in graph.axes:
+        tensor = tensors[axis.tensor]
+        if tensor.is_floating_point():
+            index = (unread if axis.reads else gone)[axis.units].nonzero().flatten().to(tensor.device)
+            tensor.index_fill_(axis.dim, index, 0.0)
+
+
+def save(mask: Mask, path: Path | str) -> None:
+    """Write a mask to a safetensors file."""
+    save_file({"keep": mask.keep}, str(path), metadata={"format": "slimkit.selection.mask/1"})
+
+
+def load(path: Path | str) -> Mask:
+    """Read a mask that `save` wrote.
+
+    Raises:
+        MaskError: the file is missing, damaged, or holds something else.
+    """
+    try:
+        with safe_open(str(path), "pt") as file:
+            keep = file.get_tensor("keep")
+    except (OSError, SafetensorError) as error:
+        raise MaskError(
+            f"{path}: not a mask file ({error}).\n  Give a file that slimkit.selection.mask.save wrote."
+        ) from error
+    if keep.dtype != torch.bool or keep.dim() != 1:
+        raise MaskError(f"{path}: holds {keep.dtype} {list(keep.shape)}, but a mask is a row of bool, one a unit.")
+    return Mask(keep)

@@ -1,0 +1,134 @@
+"""What a network costs at any widths: its graph joined with its cost table. G = groups of the graph."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from slimkit.channels import Graph
+from slimkit.channels.graph import Work
+from slimkit.measure.layer_table import Row, Table
+
+Counts = NDArray[np.int64]  # [G], units kept in each group
+
+
+@dataclass(frozen=True)
+class Side:
+    """The channels on one side of a layer: a number that stays, and multiples of the counts of groups."""
+
+    stays: int
+    groups: tuple[int, ...]
+    times: tuple[float, ...]
+
+    def at(self, counts: Counts) -> int:
+        """Return the number of channels."""
+        return self.stays + round(sum(t * int(counts[g]) for g, t in zip(self.groups, self.times, strict=True)))
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Milliseconds of a network as a function of the units kept in each group.
+
+    Attributes:
+        rows: the layers that depend on some group, each with its inputs and outputs.
+        touched: per group, the numbers of the layers that depend on it.
+        activations: [G], output elements that go with one unit of each group.
+        still: milliseconds that no mask changes.
+        per_activation: milliseconds of an output element, for all that is no layer.
+    """
+
+    rows: tuple[tuple[Row, Side, Side], ...]
+    touched: tuple[tuple[int, ...], ...]
+    activations: NDArray[np.float64]
+    still: float
+    per_activation: float
+
+    def layer(self, number: int, counts: Counts) -> float:
+        """Return milliseconds of one layer."""
+        row, inputs, outputs = self.rows[number]
+        return row.at(inputs.at(counts), outputs.at(counts))
+
+    def total(self, counts: Counts) -> float:
+        """Return milliseconds of the network."""
+        layers = sum(self.layer(number, counts) for number in range(len(self.rows)))
+        return self.still + layers + self.per_activation * float(self.activations @ counts)
+
+    def saved(self, group: int, after: int, counts: Counts) -> float:
+        """Return the milliseconds saved by another count of one group."""
+        before = int(counts[group])
+        old = sum(self.layer(number, counts) for number in self.touched[group])
+        counts[group] = after
+        new = sum(self.layer(number, counts) for number in self.touched[group])
+        counts[group] = before
+        return old - new + self.per_activation * float(self.activations[group]) * (before - after)
+
+
+def join(graph: Graph, table: Table) -> Costs:
+    """Join the layers of a table with the channels of a graph of the same network."""
+    group_of = np.full(graph.units + 1, -1)  # the last entry is for index -1
+    for number, members in enumerate(graph.groups):
+        group_of[members.units.numpy()] = number
+    sizes = np.array([len(group.units) for group in graph.groups])
+    rows: list[tuple[Row, Side, Side]] = []
+    touched: list[list[int]] = [[] for _ in graph.groups]
+    activations = np.zeros(len(graph.groups))
+    stays = still = 0.0
+    for row, work in _pairs(table, graph):
+        if work is None:
+            still += row.ms[-1][-1]
+            stays += row.layer.outputs * row.layer.area
+            continue
+        outputs = _side(work.outputs, group_of, sizes)
+        inputs = _side(work.inputs, group_of, sizes)
+        stays += outputs.stays * row.layer.area
+        for group, times in zip(outputs.groups, outputs.times, strict=True):
+            activations[group] += times * row.layer.area
+        if not inputs.groups and not outputs.groups:
+            still += row.ms[-1][-1]
+            continue
+        for group in {*inputs.groups, *outputs.groups}:
+            touched[group].append(len(rows))
+        rows.append((row, inputs, outputs))
+    per_activation = table.varying_ms / max(stays + float(activations @ sizes), 1.0)
+    return Costs(
+        rows=tuple(rows),
+        touched=tuple(map(tuple, touched)),
+        activations=activations,
+        still=still + table.fixed_ms + per_activation * stays,
+        per_activation=per_activation,
+    )
+
+
+def _pairs(table: Table, graph: Graph) -> list[tuple[Row, Work | None]]:
+    """Find each layer's channels: by the name of its weight, else by its place among layers of the same size."""
+    named: defaultdict[str, list[Work]] = defaultdict(list)
+    for work in graph.works:
+        if work.weight is not None:
+            named[work.weight].append(work)
+    by_size: defaultdict[tuple[int, int], list[Work]] = defaultdict(list)
+    names = {row.layer.weight for row in table.rows}
+    for work in graph.works:
+        if work.weight is not None and work.weight not in names:
+            by_size[len(work.outputs), len(work.inputs)].append(work)
+    found: list[tuple[Row, Work | None]] = []
+    for row in table.rows:
+        size = (row.layer.outputs, row.layer.inputs)
+        own = named.get(row.layer.weight)
+        match: Work | None = None
+        if own is not None:
+            match = own[0] if (len(own[0].outputs), len(own[0].inputs)) == size else None
+        elif by_size[size]:
+            match = by_size[size].pop(0)
+        found.append((row, match))
+    return found
+
+
+def _side(units: Tensor, group_of: NDArray[np.int64], sizes: NDArray[np.int64]) -> Side:
+    groups, counts = np.unique(group_of[units.numpy()], return_counts=True)
+    stays = int(counts[groups < 0].sum())
+    counts, groups = counts[groups >= 0], groups[groups >= 0]
+    return Side(stays, tuple(groups.tolist()), tuple((counts / sizes[groups]).tolist()))

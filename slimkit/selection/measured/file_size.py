@@ -1,0 +1,84 @@
+"""A mask for the size of the ONNX file: solved by parameters, checked on the real file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from slimkit.channels import Graph
+from slimkit.errors import BudgetError
+from slimkit.export import export_onnx
+from slimkit.selection.budget import Widths, amount, to_limit
+from slimkit.selection.mask import Mask
+from slimkit.settings import RunSpec
+from slimkit.surgery.remove import remove
+
+Progress = Callable[[str, float | None], None]
+_ROUNDS = 4
+_PARAMETER = 4  # bytes
+
+
+@dataclass
+class SizeSolver:
+    """Chooses masks for a budget of bytes: a `slimkit.surgery.prove.Solver`.
+
+    Bytes follow the parameters but for what export folds and names; that difference is taken from real files,
+    the dense one first.
+    """
+
+    dense: nn.Module
+    spec: RunSpec
+    example: Tensor
+    work: Path
+    progress: Progress
+    original: float = 0.0
+    target: float = 0.0
+    reached: float = 0.0
+
+    def __call__(self, graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor) -> Mask:
+        """Return the mask that removes the lowest scores until the file is small enough.
+
+        Raises:
+            BudgetError: out of reach; the message has the best value.
+        """
+        budget = self.spec.budget
+        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+            path = Path(folder, "network.onnx")
+            self.progress("exporting the network to weigh it", None)
+            more: float = self._bytes(self.dense, path) - _PARAMETER * graph.params(Mask.full(graph).keep)
+            self.original = path.stat().st_size
+            self.target = limit = budget.value if budget.absolute else budget.value * self.original
+            for _ in range(_ROUNDS):
+                extra = more
+
+                def weigh(keep: Tensor, extra: float = extra) -> float:
+                    return _PARAMETER * graph.params(keep) + extra
+
+                mask = to_limit(graph, scores, weigh, limit, widths, "bytes", fixed)
+                self.reached = real = self._bytes(remove(self.dense, graph, mask), path)
+                if real <= limit:
+                    return mask
+                more = extra + real - weigh(mask.keep)
+        raise BudgetError(
+            f"max_bytes is {amount(limit, 'bytes')}: the nearest that was reached is {amount(real, 'bytes')}.\n"
+            "  Raise the budget a little"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Return how the last mask meets the budget, for the report; bytes."""
+        return {
+            "kind": "bytes",
+            "asked": self.spec.max_bytes,
+            "original": self.original,
+            "target": self.target,
+            "reached": self.reached,
+        }
+
+    def _bytes(self, model: nn.Module, path: Path) -> int:
+        export_onnx(model, path, self.example)
+        return path.stat().st_size

@@ -1,0 +1,103 @@
+"""Widths and importance of every group, and the masks that follow from counts. G = groups, U = units."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from slimkit.channels import Graph
+from slimkit.selection.budget import Blocks
+from slimkit.selection.measured import knapsack
+from slimkit.selection.measured.cost import Costs, Counts
+from slimkit.selection.measured.knapsack import Choice
+
+_LEAST = 1e-3  # of the mean score: what a unit counts for at least
+
+
+class Problem:
+    """A network whose time is to be brought within a limit, at the least loss of importance.
+
+    What a group loses is `E s log(S / left)`: S the sum of its scores, `left` that of the units it keeps, s its
+    mean score, E the multiply-adds of the layers that it is part of, once for each side. As long as little goes,
+    that is score x multiply-adds, so a channel goes early where its milliseconds buy few multiply-adds: where all
+    are equally fast the order is that of the scores. The logarithm makes a group dearer the emptier it is; with
+    equal scores on a machine where time is multiply-adds, all groups narrow by the same share: the proportions
+    that the network was designed with.
+    """
+
+    def __init__(self, graph: Graph, scores: Tensor, found: Blocks, costs: Costs) -> None:
+        """Take the removable blocks of a graph, their scores [U], and what widths cost."""
+        self.costs = costs
+        self.graph = graph
+        self.full: Counts = np.array([len(group.units) for group in graph.groups])
+        self._order: list[Tensor] = [group.units[:0] for group in graph.groups]  # what goes first, first
+        steps: list[list[int]] = [[] for _ in graph.groups]
+        for block, place in enumerate(found.groups):
+            self._order[place] = torch.cat([self._order[place], found.of(block)])
+            steps[place].append(found.size(block))
+        scores = scores.double() - min(float(scores.min()), 0.0)
+        scores = scores.clamp(min=max(float(scores.mean()) * _LEAST, 1e-30))
+        self.choices = []
+        efforts = _efforts(graph)
+        for number, group in enumerate(graph.groups):
+            total = float(scores[group.units].sum())
+            weight = efforts[number] * total / len(group.units)
+            gone = scores[self._order[number]].cumsum(0).tolist()
+            ends = np.cumsum(steps[number], dtype=int).tolist()
+            left = [max(total - gone[end - 1], 1e-12 * total) for end in ends]
+            losses = [weight * float(np.log(total / rest)) for rest in left]
+            counts = (len(group.units), *(len(group.units) - end for end in ends))
+            self.choices.append(Choice(counts, (0.0, *losses)))
+
+    @cached_property
+    def original(self) -> float:
+        """Milliseconds of the whole network, by the table."""
+        return self.costs.total(self.full)
+
+    @cached_property
+    def least(self) -> Counts:
+        """The counts, [G], below which nothing more is saved."""
+        return self.solve(0.0)[0]
+
+    def solve(self, share: float) -> tuple[Counts, float]:
+        """Return counts [G] for a share of the original time, and the share that they take by the table."""
+        limit = share * self.original
+        counts, now = knapsack.solve(self.choices, self.costs.saved, self.full, self.original, limit)
+        return counts, now / self.original
+
+    def keep(self, counts: Counts) -> Tensor:
+        """Return which units stay, bool [U]: of every group those that go last."""
+        keep = torch.ones(self.graph.units, dtype=torch.bool)
+        for order, count, full in zip(self._order, counts.tolist(), self.full.tolist(), strict=True):
+            keep[order[: full - count]] = False
+        return keep
+
+    def loss(self, counts: Counts) -> tuple[float, float]:
+        """Return the importance lost, and a bound that no counts as fast are below, savings as at these."""
+        losses = (c.losses[c.counts.index(n)] for c, n in zip(self.choices, counts.tolist(), strict=True))
+        now = self.costs.total(counts)
+        return sum(losses), knapsack.bound(self.choices, self.costs.saved, counts, now, now)
+
+    def holders(self, counts: Counts) -> list[str]:
+        """Return the names of the groups whose layers take the longest, the longest first."""
+        held = [
+            (sum(self.costs.layer(number, counts) for number in touched), group.name)
+            for touched, group in zip(self.costs.touched, self.graph.groups, strict=True)
+        ]
+        return [name for _, name in sorted(held, key=lambda item: -item[0])]
+
+
+def _efforts(graph: Graph) -> NDArray[np.float64]:
+    """Return, per group, the share of the multiply-adds that goes with it, and at least a little; [G]."""
+    per_unit = torch.zeros(graph.units + 1, dtype=torch.float64)  # the last is for index -1
+    for work in graph.works:
+        whole = work.each * len(work.outputs) * len(work.inputs)
+        for side in (work.outputs, work.inputs):
+            per_unit += torch.bincount(side % (graph.units + 1), minlength=graph.units + 1) * (whole / len(side))
+    found = np.array([float(per_unit[group.units].sum()) for group in graph.groups])
+    share: NDArray[np.float64] = found / max(found.sum(), 1e-30)
+    return np.maximum(share, _LEAST / max(len(share), 1))

@@ -1,0 +1,246 @@
+"""A mask for a latency or an energy: chosen by the cost table, made, measured, corrected."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from slimkit.channels import Graph
+from slimkit.errors import BudgetError, MaskError
+from slimkit.export import export_onnx
+from slimkit.measure import energy
+from slimkit.measure import layer_table as table
+from slimkit.measure.latency import Latency, measure
+from slimkit.measure.layers import layers
+from slimkit.selection.budget import Widths, amount, blocks, nothing
+from slimkit.selection.mask import Mask
+from slimkit.selection.measured.cost import Counts, join
+from slimkit.selection.measured.problem import Problem
+from slimkit.settings import RunSpec
+from slimkit.surgery.remove import remove
+
+Progress = Callable[[str, float | None], None]
+_CORRECTIONS = 3
+_AIM, _CLOSER = 0.98, 0.99  # of the target, by the table and by measured masks: noise must not lift it above
+_ENOUGH = 0.98  # of the target: closer from below needs no correction
+_SECONDS, _NOISY_SECONDS = 2.0, 6.0  # a file and measurement
+
+
+@dataclass(frozen=True)
+class Round:
+    """One mask that was made and measured: shares of the original, by the table and for real."""
+
+    predicted: float
+    reached: float
+
+
+@dataclass
+class LatencySolver:
+    """Chooses masks for a latency or energy budget: a `slimkit.surgery.prove.Solver`.
+
+    Attributes:
+        dense, spec, example: the network, its budget and an image [N, C, H, W].
+        work: folder for files of a moment.
+        progress: called with what is being done, and the share done.
+        rounds: of the last mask.
+        original, target, reached: of the last mask, ms or mJ; `reached` as measured beside the original.
+        loss, least_loss: importance that the last mask loses, and a bound that no mask as fast is below.
+        where: what the last mask's times are of: processor, engine, threads, batch.
+        by_table: they are those of a table that was made elsewhere, not measured.
+        notes: what a reader of the figures has to know.
+    """
+
+    dense: nn.Module
+    spec: RunSpec
+    example: Tensor
+    work: Path
+    progress: Progress
+    rounds: list[Round] = field(default_factory=list)
+    original: float = 0.0
+    target: float = 0.0
+    reached: float = 0.0
+    loss: float = 0.0
+    least_loss: float = 0.0
+    where: str = ""
+    by_table: bool = False
+    notes: list[str] = field(default_factory=list)
+    _hint: str = ""
+
+    def __call__(self, graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor) -> Mask:
+        """Return the mask that loses least importance within the budget.
+
+        Raises:
+            BudgetError: no mask reaches it; the message has the best that is reachable, and who holds it.
+            EngineError: the latency table is another network's, engine's or thread count's.
+        """
+        self.rounds, self.notes = [], []
+        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+            dense = Path(folder, "dense.onnx")
+            self.progress("exporting the network to time it", None)
+            export_onnx(self.dense, dense, self.example)
+            costs = self._table(dense)
+            if self.by_table and widths.adapt:
+                widths = replace(widths, step=costs.step)
+            found = blocks(graph, scores, widths, fixed)
+            if not found.groups:
+                raise MaskError(nothing(graph, widths.fitted(graph)))
+            allowed = widths.fitted(graph)
+            self._hint = allowed.hint(allowed.step // 2)
+            problem = Problem(graph, scores, found, join(graph, costs))
+            if self.by_table:
+                counts = self._by_table(problem, costs)
+            else:
+                counts = self._by_measuring(problem, dense, Path(folder, "slim.onnx"))
+        self.loss, self.least_loss = problem.loss(counts)
+        return Mask(problem.keep(counts))
+
+    def record(self) -> dict[str, Any]:
+        """Return how the last mask meets the budget, for the report: ms or mJ."""
+        kind = self.spec.budget.kind
+        return {
+            "kind": kind,
+            "asked": getattr(self.spec, f"max_{kind}"),
+            "original": self.original,
+            "target": self.target,
+            "reached": self.reached,
+            "by_table": self.by_table,
+            "where": self.where,
+            "rounds": [asdict(entry) for entry in self.rounds],
+            "loss": self.loss,
+            "least_loss": self.least_loss,
+            "notes": list(self.notes),
+        }
+
+    def _table(self, dense: Path) -> table.Table:
+        """Return the cost table: one that was made elsewhere, or this machine's."""
+        spec = self.spec
+        self.by_table = spec.latency_table is not None
+        if spec.latency_table is not None:
+            costs = table.load(spec.latency_table)
+            table.check_fits(costs, spec.latency_table, layers(dense), spec.runtime, spec.threads, spec.batch)
+        else:
+            costs = table.build(
+                dense, engine=spec.runtime, threads=spec.threads, batch=spec.batch, progress=self.progress
+            )
+        threads = f"{costs.threads} thread{'s' if costs.threads > 1 else ''}"
+        self.where = f"{costs.cpu}, {costs.engine}, {threads}, batch {costs.batch}"
+        return costs
+
+    def _by_table(self, problem: Problem, costs: table.Table) -> Counts:
+        """Return counts by a table of another machine: what they reach there cannot be measured here."""
+        self._aim_from(costs.network_ms)
+        counts, predicted = problem.solve(_AIM * self._goal)
+        self.reached = predicted * self.original
+        if predicted > self._goal:
+            raise BudgetError(self._out_of_reach(problem, counts))
+        self.notes.append(
+            f"That is by the table of {self.where}; the latency shown beside it was measured on this machine."
+        )
+        if costs.clock == "cpu":
+            self.notes.append("The machine of the table was too noisy for wall times: its times are CPU times.")
+        return counts
+
+    def _by_measuring(self, problem: Problem, dense: Path, slim: Path) -> Counts:
+        """Return counts whose network was measured to be within the budget, and as near to it as can be."""
+        tried: dict[bytes, tuple[float, Counts]] = {}  # counts as a key, share measured
+        self._aim_from(self._value(self._measure([dense])[0]))
+        asked = _AIM * self._goal
+        for number in itertools.count():
+            self.progress("choosing channels and measuring them", min(1.0, number / (1 + _CORRECTIONS)))
+            counts, predicted = problem.solve(asked)
+            again = counts.tobytes() in tried
+            if not again:
+                tried[counts.tobytes()] = self._try(problem, counts, predicted, dense, slim), counts
+            share = tried[counts.tobytes()][0]
+            met = [entry for entry in tried.values() if entry[0] <= self._goal]
+            last = again or number >= _CORRECTIONS
+            near = _ENOUGH * self._goal <= share <= self._goal
+            stuck = not met and bool(np.all(counts == problem.least))
+            if near or stuck or (met and last):
+                break
+            asked = 0.9 * min(asked, predicted) if last else self._next_share()
+        share, counts = max(met or tried.values(), key=lambda entry: entry[0] if met else -entry[0])
+        self.reached = share * self.original
+        if not met:
+            raise BudgetError(self._out_of_reach(problem, counts))
+        return counts
+
+    def _try(self, problem: Problem, counts: Counts, predicted: float, dense: Path, slim: Path) -> float:
+        """Make the network with these counts, measure it beside the dense one, and return its share."""
+        smaller = remove(self.dense, problem.graph, Mask(problem.keep(counts)))
+        export_onnx(smaller, slim, self.example)
+        before, after = map(self._value, self._measure([dense, slim]))
+        self._aim_from(before)
+        self.rounds.append(Round(predicted, after / before))
+        return after / before
+
+    def _next_share(self) -> float:
+        """Return the share to ask of the table, through what was measured: real = a x predicted ^ power.
+
+        Through the nearest below and the nearest above the target; through the two nearest where all are on one
+        side, with a power of 0.5 at least: widths come in steps, so a slope of near neighbours says little.
+        """
+        aim = _CLOSER * self._goal
+        near = sorted(self.rounds, key=lambda entry: abs(log(entry.reached / aim)))
+        first = near[0]
+        across = [entry for entry in near if (entry.reached > aim) != (first.reached > aim)]
+        power = 1.0
+        for second in [*across, *near[1:]][:1]:
+            if second.predicted != first.predicted:
+                power = log(first.reached / second.reached) / log(first.predicted / second.predicted)
+                power = min(max(power, 0.2 if across else 0.5), 5.0 if across else 3.0)
+        return first.predicted * float((aim / first.reached) ** (1 / power))
+
+    def _aim_from(self, original: float) -> None:
+        """Set the target from what the original takes.
+
+        Raises:
+            BudgetError: the original is within the budget already.
+        """
+        budget = self.spec.budget
+        self.original = original
+        self.target = budget.value if budget.absolute else budget.value * original
+        if self.target >= original:
+            raise BudgetError(
+                f"max_{budget.kind} is {amount(self.target, budget.kind)}: the network already needs no more "
+                f"than {amount(original, budget.kind)}, so nothing would be removed.\n  Lower the budget"
+            )
+
+    @property
+    def _goal(self) -> float:
+        return self.target / self.original
+
+    def _measure(self, paths: list[Path]) -> list[Latency]:
+        spec = self.spec
+        seconds = _NOISY_SECONDS if self.notes else _SECONDS
+        found = measure(paths, engine=spec.runtime, threads=spec.threads, batch=spec.batch, seconds=seconds)
+        clock = "CPU time of the process" if spec.threads == 1 else "the fastest of many runs"
+        note = f"The machine was too noisy to time the network: the budget is met in {clock}."
+        if any(latency.noisy for latency in found) and note not in self.notes:
+            self.notes.append(note)
+        return found
+
+    def _value(self, latency: Latency) -> float:
+        """Return what the budget is about: ms or mJ; by another clock once the machine was seen to be noisy."""
+        if self.spec.budget.kind == "energy":
+            return energy.per_inference(latency).value
+        return replace(latency, noisy=bool(self.notes)).typical_ms
+
+    def _out_of_reach(self, problem: Problem, counts: Counts) -> str:
+        kind = self.spec.budget.kind
+        least = bool(np.all(counts == problem.least))
+        how = "the smallest that the allowed widths reach" if least else "the nearest that was reached"
+        return (
+            f"max_{kind} is {amount(self.target, kind)} ({self._goal:.3f} of the original): {how} is "
+            f"{amount(self.reached, kind)} ({self.reached / self.original:.3f}); most of it is held by "
+            f"{', '.join(problem.holders(counts)[:3])}.\n"
+            f"  Raise the budget{self._hint}"
+        )

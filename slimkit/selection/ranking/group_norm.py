@@ -1,0 +1,45 @@
+"""Rank channels by the norm of everything coupled to them: DepGraph, Fang et al. 2023, arXiv:2301.12900."""
+
+import torch
+from torch import Tensor, nn
+
+from slimkit.channels import Graph
+from slimkit.selection.ranking.context import Context
+
+
+def scores(model: nn.Module, graph: Graph, context: Context) -> Tensor:
+    """Return, per unit, the sum of squares of all weights coupled to it, over the mean of its group; [U].
+
+    Filters that make the unit, gammas that scale it, weights that read it; no biases: a channel that is always
+    off has a large one. Sums, not means, so that a filter counts for more than its gamma: with all tensors
+    counting alike a ResNet-20 halved in every layer kept 65 % of its accuracy instead of 85 %.
+    """
+    return relative_to_group(squares(model, graph, readers_only=False), graph)
+
+
+def squares(model: nn.Module, graph: Graph, readers_only: bool) -> Tensor:
+    """Return, per unit, the sum of squares of the weights coupled to it, or of those that read it; [U]."""
+    total = torch.zeros(graph.units, dtype=torch.float64)
+    parameters = dict(model.named_parameters())
+    for name, axes in graph.by_tensor.items():
+        parameter = parameters.get(name)
+        if parameter is None or not parameter.is_floating_point() or name.rpartition(".")[2] == "bias":
+            continue
+        for axis in axes:
+            if readers_only and not axis.reads:
+                continue
+            others = [d for d in range(parameter.dim()) if d != axis.dim]
+            values = parameter.detach().double().square()
+            by_index = (values.sum(dim=others) if others else values).cpu()
+            inside = axis.units >= 0
+            total.index_add_(0, axis.units[inside], by_index[inside])
+    return total.float()
+
+
+def relative_to_group(values: Tensor, graph: Graph) -> Tensor:
+    """Divide each value by the mean of its group, [U]."""
+    relative = values.clone()
+    for group in graph.groups:
+        mean = values[group.units].mean()
+        relative[group.units] = values[group.units] / mean if mean > 0 else 0.0
+    return relative

@@ -1,0 +1,20 @@
+"""The settings of a run, from flags or a TOML file; no torch."""
+
+from slimkit.settings.budget import Budget, parse_budget
+from slimkit.settings.settings import BUDGETS, CompressSpec, RunSpec, TrainSpec
+from slimkit.settings.toml_file import from_toml, make, read_pairs, read_settings, read_words, to_toml
+
+__all__ = [
+    "BUDGETS",
+    "Budget",
+    "CompressSpec",
+    "RunSpec",
+    "TrainSpec",
+    "from_toml",
+    "make",
+    "parse_budget",
+    "read_pairs",
+    "read_settings",
+    "read_words",
+    "to_toml",
+]

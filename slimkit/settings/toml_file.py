@@ -1,0 +1,115 @@
+"""Settings to and from a TOML file, and from single words of a command line."""
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar, get_origin
+
+from slimkit.errors import SpecError
+from slimkit.settings.settings import RunSpec
+
+Spec = TypeVar("Spec", bound=RunSpec)
+
+
+def make(kind: type[Spec], settings: Mapping[str, Any], source: str = "the settings") -> Spec:
+    """Make a spec from settings by name.
+
+    Raises:
+        SpecError: a name is unknown (the nearest known ones are listed), or a value is refused.
+    """
+    known = [entry.name for entry in fields(kind)]
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(name.replace("-", "_").lower(), known, n=3, cutoff=0.5)
+            hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}"
+            raise SpecError(f"{name!r} in {source}: there is no such setting of {kind.__name__}.\n  {hint}")
+    return kind(**settings)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read the settings that a TOML file holds, unchecked.
+
+    Raises:
+        SpecError: the file is missing, unreadable or no TOML, or holds a table.
+    """
+    try:
+        return _parse(path.read_text(encoding="utf-8"), path.name)
+    except OSError as error:
+        wrong = f"the settings file cannot be read ({error.strerror})"
+    except UnicodeDecodeError:
+        wrong = "the settings file is not UTF-8 text"
+    raise SpecError(f"{path}: {wrong}.\n  Give a TOML file, such as the run.toml of an earlier run")
+
+
+def from_toml(text: str, kind: type[Spec], source: str = "run.toml") -> Spec:
+    """Make a spec from the text of a TOML file; `source` names it in messages."""
+    return make(kind, _parse(text, source), source)
+
+
+def to_toml(spec: RunSpec, heading: str = "") -> str:
+    """Write a spec as TOML, complete, each setting with its meaning; `from_toml` gives an equal spec back.
+
+    `heading` goes first, as comments.
+    """
+    lines = [f"# {line}" for line in heading.splitlines()]
+    for entry in fields(spec):
+        value = getattr(spec, entry.name)
+        lines += ["", f"# {entry.metadata['help']}"] if lines else [f"# {entry.metadata['help']}"]
+        lines.append(f"# {entry.name}: not set" if value is None else f"{entry.name} = {_literal(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def read_words(kind: type[Spec], words: Mapping[str, str]) -> dict[str, Any]:
+    """Read values as they stand on a command line: as in TOML, or as text where nothing else fits; 0.3,0.7 is a list.
+
+    Unknown names are left for `make` to refuse.
+    """
+    texts = {entry.name for entry in fields(kind) if entry.type in (str, str | None)}
+    lists = {entry.name for entry in fields(kind) if get_origin(entry.type) is tuple}
+    bare = {name for name, word in words.items() if name in lists and "," in word and not word.startswith("[")}
+    words = {name: f"[{word}]" if name in bare else word for name, word in words.items()}
+    return {name: word if name in texts else _read_word(word) for name, word in words.items()}
+
+
+def read_pairs(pairs: Iterable[str]) -> dict[str, str]:
+    """Split `key=value` words.
+
+    Raises:
+        SpecError: a word has no key or no `=`.
+    """
+    words = {}
+    for pair in pairs:
+        name, equals, word = pair.partition("=")
+        if not equals or not name.strip():
+            raise SpecError(f"--set {pair}: it must be key=value.\n  For example --set round_to=16")
+        words[name.strip().replace("-", "_")] = word.strip()
+    return words
+
+
+def _read_word(word: str) -> Any:
+    if re.fullmatch(r"[+-]?(\d+\.|\.\d+)", str(word)):
+        return float(word)  # .5 and 2. are numbers to everybody but TOML
+    try:
+        value = tomllib.loads(f"value = {word}")
+    except tomllib.TOMLDecodeError:
+        return word
+    return value["value"] if len(value) == 1 and isinstance(value["value"], (bool, int, float, str, list)) else word
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{source}: not valid TOML ({error}).\n  Write one `name = value` a line") from None
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_literal, value))}]"
+    if isinstance(value, float):
+        return repr(value)  # 0.1, 1e-05: the shortest text that reads back equal; valid TOML
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML escapes as JSON does

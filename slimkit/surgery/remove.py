@@ -1,0 +1,223 @@
+"""Network and mask to a new, smaller network."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from slimkit import provenance
+from slimkit.channels import Graph, Width
+from slimkit.channels.written import Place, write
+from slimkit.selection.mask import Mask
+
+NORMS = (nn.modules.batchnorm._NormBase,)
+CONVOLUTIONS = (nn.modules.conv._ConvNd,)
+_ATOMS = {int, float, bool, str, type(None), torch.dtype, torch.Size}
+
+
+def kept_indices(graph: Graph, mask: Mask) -> dict[str, dict[int, Tensor]]:
+    """Return, for every parameter and buffer that changes, the indices kept along each dimension.
+
+    Whatever has the shape of a parameter (momentum, an average of weights) is sliced by the same indices.
+    """
+    stays = torch.cat([mask.keep, torch.ones(1, dtype=torch.bool)])  # index -1: must stay
+    found: dict[str, dict[int, Tensor]] = {}
+    known: dict[int, Tensor] = {}  # axes of the same channels share their units
+    for axis in graph.axes:
+        index = known.get(id(axis.units))
+        if index is None:
+            index = known[id(axis.units)] = stays[axis.units].nonzero().flatten()
+        if len(index) < len(axis.units):
+            found.setdefault(axis.tensor, {})[axis.dim] = index
+    return found
+
+
+def take(tensor: Tensor, indices: dict[int, Tensor]) -> Tensor:
+    """Return a copy of a tensor with only the given indices along each dimension, strides packed."""
+    for dim, index in indices.items():
+        tensor = tensor.index_select(dim, index.to(tensor.device))
+    return tensor
+
+
+def remove(model: nn.Module, graph: Graph, mask: Mask) -> nn.Module:
+    """Return a new network without the units that the mask removes; the input is untouched.
+
+    Parameters and buffers are sliced, numbers in module attributes that repeat a width follow. Weights are
+    inherited; what a removed channel contributed is lost (see `slimkit.recovery.fold`).
+
+    Args:
+        model: the network that `graph` was traced from.
+        graph: its channels.
+        mask: [U], at least one unit kept in every group.
+
+    Raises:
+        MaskError: the mask does not belong to the graph, or empties a group.
+    """
+    mask.fits(graph)
+    indices = kept_indices(graph, mask)
+    modules = dict(model.named_modules())
+    memo: dict[int, Any] = {}
+    with torch.no_grad():
+        for name, tensor in _named_tensors(modules):
+            if name in indices:
+                memo[id(tensor)] = _like(tensor, take(tensor.detach(), indices[name]))
+    slim = _copy(model, memo)  # the memo stands in for every dense tensor that would be copied
+    small = dict(slim.named_modules())
+    changes = {**_layer_attributes(small), **_widths(modules, graph, mask)}
+    attributes = {path: dict(values) for path, values in provenance.of(model).attributes.items()}
+    for (path, attribute), value in changes.items():
+        if getattr(small[path], attribute) != value:
+            setattr(small[path], attribute, value)
+            attributes.setdefault(path, {})[attribute] = list(value) if isinstance(value, tuple) else value
+    _write_nodes(small, graph, mask)
+    _record(model, slim, graph, mask, attributes)
+    return slim
+
+
+def _named_tensors(modules: dict[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+    """Give every parameter and buffer once, under its first name."""
+    seen: set[int] = set()
+    for path, module in modules.items():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield (f"{path}.{name}" if path else name), tensor
+
+
+def _like(tensor: Tensor, data: Tensor) -> Tensor:
+    """Return data as what the tensor was: a parameter with its flags, or a buffer."""
+    if isinstance(tensor, nn.Parameter):
+        data = nn.Parameter(data, requires_grad=tensor.requires_grad)
+    vars(data).update(vars(tensor))
+    return data
+
+
+def _copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Return what `copy.deepcopy` does, in a fifth of its time."""
+    if id(module) in memo:
+        found: nn.Module = memo[id(module)]
+        return found
+    kind: Any = type(module)
+    if not _is_plain(kind):
+        return copy.deepcopy(module, memo)
+    twin: nn.Module = kind.__new__(kind)
+    memo[id(module)] = twin
+    state = vars(twin)
+    for name, value in vars(module).items():
+        if name == "_compiled_call_impl":
+            continue
+        if name == "_modules":
+            children = value.items()
+            state[name] = type(value)((n, None if c is None else _copy(c, memo)) for n, c in children)
+        elif name in ("_parameters", "_buffers"):
+            state[name] = type(value)((n, _copy_tensor(t, memo)) for n, t in value.items())
+        elif type(value) in _ATOMS or (type(value) is tuple and all(type(v) in _ATOMS for v in value)):
+            state[name] = value
+        elif type(value) in (dict, OrderedDict, set) and not value:
+            state[name] = type(value)()
+        else:
+            state[name] = copy.deepcopy(value, memo)
+    return twin
+
+
+def _copy_tensor(tensor: Tensor | None, memo: dict[int, Any]) -> Tensor | None:
+    known: Tensor | None = memo.get(id(tensor))
+    return copy.deepcopy(tensor, memo) if known is None else known
+
+
+@cache
+def _is_plain(kind: Any) -> bool:
+    """Tell whether a class leaves copying to torch, whose own `__setstate__` only mend old files."""
+    return (
+        not hasattr(kind, "__deepcopy__")
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__getstate__ in (object.__getstate__, getattr(nn.Module, "__getstate__", None))
+        and kind.__setstate__.__module__.startswith("torch.nn.modules.")
+    )
+
+
+def _layer_attributes(modules: dict[str, nn.Module]) -> dict[tuple[str, str], Any]:
+    """Return the attributes of torch's own layers that repeat the shape of their weight, as it is now."""
+    found: dict[tuple[str, str], Any] = {}
+    for path, module in modules.items():
+        if isinstance(module, CONVOLUTIONS):
+            rows, columns = int(module.weight.shape[0]), int(module.weight.shape[1])
+            groups = module.groups
+            if groups == module.in_channels > 1:  # depthwise: as many groups as channels
+                groups = rows if module.transposed else rows * groups // module.out_channels
+            found[path, "groups"] = groups
+            found[path, "in_channels"] = rows if module.transposed else columns * groups
+            found[path, "out_channels"] = columns * groups if module.transposed else rows
+        elif isinstance(module, nn.Linear):
+            found[path, "out_features"], found[path, "in_features"] = map(int, module.weight.shape)
+        elif isinstance(module, NORMS) and (vector := _vector(module)) is not None:
+            found[path, "num_features"] = len(vector)
+        elif isinstance(module, nn.PReLU):
+            found[path, "num_parameters"] = len(module.weight)
+    return found
+
+
+def _vector(norm: Any) -> Tensor | None:
+    vector: Tensor | None = norm.weight if norm.weight is not None else norm.running_mean
+    return vector
+
+
+def _widths(modules: dict[str, nn.Module], graph: Graph, mask: Mask) -> dict[tuple[str, str], Any]:
+    """Return the new values of module attributes that equal a count of channels that the code used."""
+    stays = torch.cat([mask.keep, torch.ones(1, dtype=torch.bool)])
+    found: dict[tuple[str, str], Any] = {}
+    for width in graph.widths:
+        module = modules[width.layer]
+        after = tuple(int(stays[part].sum()) for part in width.parts)
+        if after == width.values or width.node or isinstance(module, (nn.Linear, *CONVOLUTIONS)):
+            continue
+        for attribute, value in vars(module).items():
+            if _repeats(value, width) and not (isinstance(module, NORMS) and attribute != "num_features"):
+                found[width.layer, attribute] = after[0] if type(value) is int else type(value)(after)
+    return found
+
+
+def _write_nodes(modules: dict[str, nn.Module], graph: Graph, mask: Mask) -> None:
+    """Let numbers written into the nodes of fx networks follow."""
+    stays = torch.cat([mask.keep, torch.ones(1, dtype=torch.bool)])
+    changes: dict[str, list[tuple[str, Place, int | list[int]]]] = {}
+    for width in graph.widths:
+        after = [int(stays[part].sum()) for part in width.parts]
+        if width.node and tuple(after) != width.values:
+            value = after if len(after) > 1 else after[0]
+            changes.setdefault(width.layer, []).append((width.node, width.place, value))
+    for path, numbers in changes.items():
+        module = modules[path]
+        assert isinstance(module, fx.GraphModule)
+        write(module, numbers)
+
+
+def _repeats(value: Any, width: Width) -> bool:
+    if type(value) is int:
+        return len(width.values) == 1 and value == width.values[0]
+    return type(value) in (list, tuple) and tuple(value) == width.values
+
+
+def _record(model: nn.Module, slim: nn.Module, graph: Graph, mask: Mask, attributes: dict[str, dict[str, Any]]) -> None:
+    before = provenance.of(model)
+    kept = {
+        group.name: mask.keep[group.units].nonzero().flatten().tolist()
+        for group in graph.groups
+        if not bool(mask.keep[group.units].all())
+    }
+    provenance.attach(
+        slim,
+        provenance.Provenance(
+            arch=before.arch,
+            arguments=before.arguments,
+            input_shape=before.input_shape,
+            classes=before.classes,
+            normalisation=before.normalisation,
+            attributes=attributes,
+            passes=(*before.passes, kept),
+        ),
+    )
