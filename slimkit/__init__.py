@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from slimkit.methods import EarlyBird
     from slimkit.models import load_slim as load
     from slimkit.models import save
-    from slimkit.runs.pipeline import compress, train
+    from slimkit.runs.compress import compress
+    from slimkit.runs.train import train
     from slimkit.selection.mask import Mask
     from slimkit.surgery.remove import remove
     from slimkit.training import penalise_gamma_, penalise_groups_
@@ -23,7 +24,7 @@ _HOME = {
     "EarlyBird": "slimkit.methods",
     "Graph": "slimkit.channels",
     "Mask": "slimkit.selection.mask",
-    "compress": "slimkit.runs.pipeline",
+    "compress": "slimkit.runs.compress",
     "export_onnx": "slimkit.export",
     "load": "slimkit.models",
     "penalise_gamma_": "slimkit.training",
@@ -31,7 +32,7 @@ _HOME = {
     "remove": "slimkit.surgery.remove",
     "save": "slimkit.models",
     "trace": "slimkit.channels",
-    "train": "slimkit.runs.pipeline",
+    "train": "slimkit.runs.train",
 }
 
 _RENAMED = {"load": "load_slim"}  # `slimkit.models.load` reads every kind of checkpoint

@@ -107,9 +107,9 @@ def compress(checkpoint: Path, out: Path | None, force: bool, as_json: bool, **w
     """
     spec = gather(CompressSpec, words)
     with working() as progress:
-        from slimkit.runs import pipeline
+        from slimkit.runs.compress import compress_checkpoint
 
-        outcome = pipeline.compress_checkpoint(checkpoint, spec, out, force, progress)
+        outcome = compress_checkpoint(checkpoint, spec, out, force, progress)
     show_run(outcome.report, outcome.folder, as_json)
 
 
@@ -125,9 +125,9 @@ def train(out: Path | None, force: bool, resume: bool, as_json: bool, **words: A
     """
     spec = gather(TrainSpec, words)
     with working() as progress:
-        from slimkit.runs import pipeline
+        from slimkit.runs.train import train_network
 
-        outcome = pipeline.train_network(spec, out, force, resume, progress)
+        outcome = train_network(spec, out, force, resume, progress)
     show_run(outcome.report, outcome.folder, as_json)
 
 
@@ -139,9 +139,9 @@ def inspect(checkpoint: Path, as_json: bool, **words: Any) -> None:
     """Show which channels can be removed, and why others cannot."""
     spec = gather(CompressSpec, words)
     with working() as progress:
-        from slimkit.runs import pipeline
+        from slimkit.runs.inspect import inspect_checkpoint
 
-        found = pipeline.inspect(checkpoint, spec, progress)
+        found = inspect_checkpoint(checkpoint, spec, progress)
     from slimkit.report import table
 
     show(found, as_json, table.inspect_tables)

@@ -35,11 +35,11 @@ REPORT = {
 }
 
 
-class FakePipeline(types.ModuleType):
-    """Stands in for `slimkit.runs.pipeline`: notes what it was called with, or raises."""
+class FakeRuns(types.ModuleType):
+    """Stands in for the modules of `slimkit.runs`: notes what it was called with, or raises."""
 
     def __init__(self) -> None:
-        super().__init__("slimkit.runs.pipeline")
+        super().__init__("slimkit.runs.compress")
         self.calls = []
         self.error = None
 
@@ -57,7 +57,7 @@ class FakePipeline(types.ModuleType):
     def train_network(self, spec, out, force, resume, progress):
         return self._answer(spec, out, force, resume)
 
-    def inspect(self, path, spec, progress):
+    def inspect_checkpoint(self, path, spec, progress):
         return self._answer(path, spec).report
 
 
@@ -95,10 +95,10 @@ def bench(monkeypatch):
 
 
 @pytest.fixture
-def pipeline(monkeypatch):
-    fake = FakePipeline()
-    monkeypatch.setitem(sys.modules, "slimkit.runs.pipeline", fake)
-    monkeypatch.setattr(runs, "pipeline", fake, raising=False)
+def run(monkeypatch):
+    fake = FakeRuns()
+    for name in ("compress", "train", "inspect"):
+        monkeypatch.setitem(sys.modules, f"slimkit.runs.{name}", fake)
     return fake
 
 
@@ -136,40 +136,40 @@ def test_flags_are_few():
         assert sum(not getattr(option, "hidden", False) for option in command.params) <= 15, command.name
 
 
-def test_flags_reach_the_spec(pipeline):
+def test_flags_reach_the_spec(run):
     words = "compress net.pt --ratio 0.3 --data digits --round-to 16 --no-distill --trust-pickle --out o --force"
     assert main(words.split()) == 0
-    path, spec, out, force = pipeline.calls[0]
+    path, spec, out, force = run.calls[0]
     assert (path, out, force) == (Path("net.pt"), Path("o"), True)
     assert spec == CompressSpec(ratio=0.3, data="digits", round_to=16, distill=False, trust_pickle=True)
 
 
-def test_train_flags_reach_the_spec(pipeline):
+def test_train_flags_reach_the_spec(run):
     words = "--arch zoo:resnet8 --data digits --max-latency 2.5ms --set watch=[0.3,0.7] --draw epoch:2 --resume"
     assert main(["train", *words.split()]) == 0
     expected = TrainSpec(arch="zoo:resnet8", data="digits", max_latency="2.5ms", watch=(0.3, 0.7), draw="epoch:2")
-    assert pipeline.calls == [(expected, None, False, True)]
+    assert run.calls == [(expected, None, False, True)]
     for words in ("--watch 0.3 --watch 0.7", "--watch 0.3,0.7", "--watch [0.3,0.7]"):
         assert main(["train", "--arch", "zoo:resnet8", "--data", "digits", *words.split()]) == 0
-        assert pipeline.calls[-1][0].watch == (0.3, 0.7)
+        assert run.calls[-1][0].watch == (0.3, 0.7)
 
 
 @pytest.mark.parametrize(
     "engine, setting", [("torch-pruning", {"tracer": "torch-pruning"}), ("openvino", {"runtime": "openvino"})]
 )
-def test_engine_names_the_tracer_or_the_runtime(pipeline, engine, setting):
+def test_engine_names_the_tracer_or_the_runtime(run, engine, setting):
     assert main(["inspect", "net.pt", "--engine", engine]) == 0
-    assert pipeline.calls[0][1] == CompressSpec(**setting)
+    assert run.calls[0][1] == CompressSpec(**setting)
 
 
-def test_flags_win_over_the_settings_file(pipeline, tmp_path):
+def test_flags_win_over_the_settings_file(run, tmp_path):
     before = CompressSpec(ratio=0.3, cap=0.8, round_to=8, data="digits")
     config = tmp_path / "run.toml"
     config.write_text(to_toml(before))
     assert main(["compress", "net.pt", "--config", str(config)]) == 0
     assert main(["compress", "net.pt", "--config", str(config), "--max-macs", "0.4", "--set", "cap=0.7"]) == 0
-    assert pipeline.calls[0][1] == before == from_toml(config.read_text(), CompressSpec)
-    assert pipeline.calls[1][1] == CompressSpec(max_macs=0.4, cap=0.7, round_to=8, data="digits")
+    assert run.calls[0][1] == before == from_toml(config.read_text(), CompressSpec)
+    assert run.calls[1][1] == CompressSpec(max_macs=0.4, cap=0.7, round_to=8, data="digits")
 
 
 @pytest.mark.parametrize(
@@ -189,44 +189,44 @@ def test_flags_win_over_the_settings_file(pipeline, tmp_path):
         ("report nowhere", "nowhere: no report can be read there"),
     ],
 )
-def test_what_the_user_can_mend(pipeline, capsys, tmp_path, monkeypatch, words, message):
+def test_what_the_user_can_mend(run, capsys, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     assert main(words.split()) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("slimkit: ") and message in said.err
     assert "Traceback" not in said.err
-    assert pipeline.calls == [] and list(tmp_path.iterdir()) == []
+    assert run.calls == [] and list(tmp_path.iterdir()) == []
 
 
-def test_an_error_of_the_run_is_one_message(pipeline, capsys):
-    pipeline.error = CheckpointError("net.pt: there is no such file.\n  Check the path")
+def test_an_error_of_the_run_is_one_message(run, capsys):
+    run.error = CheckpointError("net.pt: there is no such file.\n  Check the path")
     assert main(["compress", "net.pt"]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert "slimkit: net.pt: there is no such file.\n  Check the path\n" in said.err
 
 
-def test_an_interrupt_is_130(pipeline, capsys):
-    pipeline.error = KeyboardInterrupt()
+def test_an_interrupt_is_130(run, capsys):
+    run.error = KeyboardInterrupt()
     assert main(["compress", "net.pt"]) == 130
     assert "slimkit: interrupted" in capsys.readouterr().err
 
 
-def test_a_bug_of_ours_is_not_swallowed(pipeline):
-    pipeline.error = ZeroDivisionError()
+def test_a_bug_of_ours_is_not_swallowed(run):
+    run.error = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
         main(["compress", "net.pt"])
 
 
-def test_json_is_the_report_and_nothing_else(pipeline, capsys):
+def test_json_is_the_report_and_nothing_else(run, capsys):
     assert main(["compress", "net.pt", "--json"]) == 0
     said = capsys.readouterr().out
     assert json.loads(said) == REPORT | {"schema": "slimkit.report/1"}
     assert said.lstrip("{\n ").startswith('"schema"')
 
 
-def test_the_table_says_what_was_gained(pipeline, capsys):
+def test_the_table_says_what_was_gained(run, capsys):
     assert main(["compress", "net.pt"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     for words in (
@@ -275,7 +275,7 @@ def test_what_bench_refuses(bench, capsys, words, message):
     assert message in said.err and said.out == "" and bench.calls == []
 
 
-def test_only_rank_0_of_a_distributed_run_speaks(pipeline, capsys, monkeypatch):
+def test_only_rank_0_of_a_distributed_run_speaks(run, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert main(["compress", "net.pt"]) == 0
     assert capsys.readouterr().out == ""

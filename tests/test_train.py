@@ -22,7 +22,9 @@ from slimkit.measure.macs import count_macs
 from slimkit.methods import policies
 from slimkit.methods import shrink as shrinking
 from slimkit.results import ledger
-from slimkit.runs import begin, pipeline
+from slimkit.runs import begin
+from slimkit.runs import train as train_run
+from slimkit.runs.result import quiet
 from slimkit.selection import exact
 from slimkit.selection.mask import Mask, apply_
 from slimkit.settings import TrainSpec
@@ -62,7 +64,7 @@ def net(seed: int = 0) -> nn.Module:
 def test_a_run_draws_shrinks_and_accounts_for_it(toy, tmp_path):
     dense = net()
     before = copy.deepcopy(dense.state_dict())
-    result = pipeline.train(dense, toy, 0.5, draw="epoch:1", out=tmp_path / "out", **FEW)
+    result = train_run.train(dense, toy, 0.5, draw="epoch:1", out=tmp_path / "out", **FEW)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     shape = toy.input_shape
     full, small = count_macs(dense, shape), count_macs(result.model, shape)
@@ -79,12 +81,12 @@ def test_a_run_draws_shrinks_and_accounts_for_it(toy, tmp_path):
     torch.testing.assert_close(dense.state_dict(), before, rtol=0, atol=0)
 
 
-def found(toy, tmp_path, settings, *, store=None, progress=pipeline.quiet, ratio=0.4):
+def found(toy, tmp_path, settings, *, store=None, progress=quiet, ratio=0.4):
     """Search and train, without the files."""
     budget = {} if {"max_macs", "max_latency"} & set(settings) else {"ratio": ratio}
     spec = TrainSpec(arch="zoo:resnet8", data="toy", **(FEW | budget | settings))
     network = models.of(net(spec.seed), toy.input_shape)
-    job = pipeline._job(network, lambda: net(spec.seed + 1), toy, spec, tmp_path, store, progress)
+    job = train_run._job(network, lambda: net(spec.seed + 1), toy, spec, tmp_path, store, progress)
     return methods.search(job), job
 
 
@@ -189,7 +191,7 @@ def test_a_killed_run_goes_on_with_what_its_budget_measured(toy, tmp_path, monke
         def record(self):
             return {"kind": "latency"}
 
-    monkeypatch.setattr(pipeline, "budget_solver", lambda *_: Measuring())
+    monkeypatch.setattr(train_run, "budget_solver", lambda *_: Measuring())
     settings = {"max_latency": 0.5, "draw": draw, "epochs": 3}
     store = killed(toy, tmp_path, settings, {"end": 25}.get(draw, 9))  # of 18 steps and 18 more
     resumed, job = found(toy, tmp_path, settings, store=store)
@@ -218,7 +220,7 @@ def test_states_of_other_runs_and_damaged_ones(toy, tmp_path, monkeypatch):
 
 
 def test_a_share_that_the_epochs_exceed_is_warned_of(toy):
-    result = pipeline.train(net(), toy, 0.5, spend=0.01, **FEW | {"epochs": 1})
+    result = train_run.train(net(), toy, 0.5, spend=0.01, **FEW | {"epochs": 1})
     assert any("spend is 0.01, but the search and the 1 epochs" in warning for warning in result.report["warnings"])
     times = result.report["cost"]["times"]
     assert times["train_prune_retrain"]["seconds"] > times["dense_training"]["seconds"] > times["search"]["seconds"] > 0
@@ -266,7 +268,7 @@ def test_what_the_user_keeps_beside_the_states_stays(toy, tmp_path):
     kept.parent.mkdir()
     kept.write_text("precious")
     (kept.parent / "plans").mkdir()
-    pipeline.train(net(), toy, out=tmp_path / "run", **FEW | {"epochs": 1, "draw": "end"})
+    train_run.train(net(), toy, out=tmp_path / "run", **FEW | {"epochs": 1, "draw": "end"})
     left = sorted(path.name for path in kept.parent.iterdir())
     assert kept.read_text() == "precious" and left == ["notes.txt", "plans"]
 
@@ -386,16 +388,16 @@ def test_of_several_processes_the_first_one_measures(tmp_path):
 
 def test_bad_input(toy, tmp_path):
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+ of 24 \(learning rate"):
-        pipeline.train(net(), toy, 0.5, draw="epoch:1", learning_rate=1e30, out=tmp_path / "a", **FEW)
+        train_run.train(net(), toy, 0.5, draw="epoch:1", learning_rate=1e30, out=tmp_path / "a", **FEW)
     assert not (tmp_path / "a").exists()
     with pytest.raises(DataError, match="3 classes, the network 5"):
-        pipeline.train(model_zoo.resnet8(num_classes=5, in_channels=1), toy, 0.5, **FEW)
+        train_run.train(model_zoo.resnet8(num_classes=5, in_channels=1), toy, 0.5, **FEW)
     with pytest.raises(DataError, match="images have 1 channels|1 channels"):
-        pipeline.train(model_zoo.resnet8(num_classes=3, in_channels=3), toy, 0.5, **FEW)
+        train_run.train(model_zoo.resnet8(num_classes=3, in_channels=3), toy, 0.5, **FEW)
     with pytest.raises(BudgetError, match=r"ratio is 0\.95: at most 0\.\d+ can be removed"):
-        pipeline.train(net(), toy, 0.95, **FEW)
+        train_run.train(net(), toy, 0.95, **FEW)
     with pytest.raises(MaskError, match="no gamma that could settle"):
-        pipeline.train(NoNorm(), toy, 0.5, **FEW)
+        train_run.train(NoNorm(), toy, 0.5, **FEW)
 
 
 class NoNorm(nn.Module):
@@ -471,7 +473,7 @@ def test_frozen_gammas_are_not_said_to_be_penalised_or_settled(toy, tmp_path):
     for _, gamma in gammas(model):
         gamma.requires_grad_(False)
     spec = TrainSpec(arch="zoo:resnet8", data="toy", ratio=0.4, **FEW | {"deadline": 0.5})
-    job = pipeline._job(models.of(model, toy.input_shape), net, toy, spec, tmp_path, None, pipeline.quiet)
+    job = train_run._job(models.of(model, toy.input_shape), net, toy, spec, tmp_path, None, quiet)
     run = methods.search(job)
     assert run.search["penalty"]["S"] == 0 and run.search["penalty"]["gap"] is None
     assert [w for w in job.warnings if "no gamma has moved" in w] and not [w for w in job.warnings if "no gap" in w]

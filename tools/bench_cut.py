@@ -18,8 +18,10 @@ from rows import append, read
 import model_zoo
 from slimkit import data, provenance
 from slimkit.channels import trace
+from slimkit.measure.accuracy import accuracy
 from slimkit.models import load
-from slimkit.runs import stages
+from slimkit.runs.compress import settle
+from slimkit.runs.start import context, proof_inputs
 from slimkit.settings import CompressSpec
 from slimkit.surgery import prove
 
@@ -38,12 +40,12 @@ def cut(name: str, **settings: Any) -> dict[str, Any]:
     spec = CompressSpec(**{"ranking": "gamma", "scope": "global", "data": dataset.name, "round_to": 1} | settings)
     image = torch.randn(1, *dataset.input_shape)
     graph = trace(network.model, image)
-    inputs = stages.proof_inputs(image, dataset, spec.seed)
-    context = stages.context(spec, dataset)
-    slimmed = prove.slim(network.model, graph, spec, inputs, context)
-    _, rows = stages.settle(network.model, slimmed, spec, inputs, dataset)
+    inputs = proof_inputs(image, dataset, spec.seed)
+    ranked_with = context(spec, dataset)
+    slimmed = prove.slim(network.model, graph, spec, inputs, ranked_with)
+    _, rows = settle(network.model, slimmed, spec, inputs, dataset)
     return {
-        "dense": stages.accuracy.accuracy(network.model, dataset.validation),
+        "dense": accuracy(network.model, dataset.validation),
         "accuracy": {f"{row['constants']}, {row['batch_norm']}": row["accuracy"] for row in rows},
         "removed": slimmed.mask.removed / graph.units,
         "error": slimmed.error,

@@ -30,7 +30,8 @@ from slimkit.data import Dataset
 from slimkit.measure.accuracy import accuracy
 from slimkit.methods import EarlyBird
 from slimkit.methods import scratch as rethinking
-from slimkit.runs import pipeline
+from slimkit.runs import train as train_run
+from slimkit.runs.result import quiet
 from slimkit.selection.mask import Mask
 from slimkit.settings import TrainSpec
 from slimkit.surgery.remove import remove
@@ -93,14 +94,14 @@ class Bench:
         spec = self.spec(**settings)
         network = models.of(self.dense, self.dataset.input_shape)
         with tempfile.TemporaryDirectory() as work:
-            job = pipeline._job(
+            job = train_run._job(
                 network,
                 lambda: self.fresh(spec.seed + 100),
                 self.dataset,
                 spec,
                 Path(work),
                 None,
-                pipeline.quiet,
+                quiet,
             )
             found = methods.search(job)
         mask = found.slimmed.mask

@@ -24,7 +24,7 @@ from slimkit import data, recovery, training
 from slimkit.channels import Graph, trace
 from slimkit.measure.accuracy import accuracy
 from slimkit.recovery import fold
-from slimkit.runs import stages
+from slimkit.runs.start import proof_inputs
 from slimkit.settings import CompressSpec
 from slimkit.surgery import prove
 from slimkit.training.group_penalty import group_penalty
@@ -97,7 +97,7 @@ def cuts(model: nn.Module, graph: Graph, seed: int, dataset: data.Dataset) -> li
         for scope in SCOPES:
             for share in SHARES:
                 spec = CompressSpec(max_macs=share, ranking=ranking, scope=scope, round_to=1, seed=seed)
-                inputs = stages.proof_inputs(torch.zeros(1, *dataset.input_shape), dataset, seed)
+                inputs = proof_inputs(torch.zeros(1, *dataset.input_shape), dataset, seed)
                 slimmed = prove.slim(model, graph, spec, inputs)
                 small = copy.deepcopy(slimmed.model)
                 means = fold.input_means(model, graph, slimmed.mask, batches, measured=True)

@@ -13,7 +13,7 @@ from slimkit.methods.job import Job
 from slimkit.methods.shrink import Cut
 from slimkit.recovery import fold
 from slimkit.results import records
-from slimkit.runs import stages
+from slimkit.runs import start
 from slimkit.surgery.prove import Slimmed, Solver, slim
 from slimkit.training.penalty import gammas, has_gap, share_near_zero
 
@@ -27,7 +27,7 @@ def cutter(job: Job, graph: Graph, solver: Solver | None) -> Callable[[nn.Module
     def cut(dense: nn.Module) -> Cut:
         job.progress("removing channels and proving it", None)
         provenance.attach(dense, provenance.of(job.dense) if graph is job.graph else provenance.of(dense))
-        slimmed = slim(dense, graph, spec, job.inputs, stages.context(spec, dataset), solver)
+        slimmed = slim(dense, graph, spec, job.inputs, start.context(spec, dataset), solver)
         small = slimmed.model
         gamma_row = records.gammas(dense, small)
         if spec.constants == "fold" and spec.init == "inherit":

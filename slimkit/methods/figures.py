@@ -14,7 +14,7 @@ from slimkit.measure.stages import Stages
 from slimkit.methods.job import Job, Searched, rates, recipe, steps_of, strength
 from slimkit.methods.shrink import Shrinking
 from slimkit.results import ledger
-from slimkit.runs import stages as compressing
+from slimkit.runs import figures as sides_of
 from slimkit.training.penalty import gammas, pull
 
 
@@ -62,7 +62,7 @@ def history_rows(history: Sequence[training.Epoch]) -> list[dict[str, Any]]:
 def measure(job: Job, model: nn.Module, example: Tensor, work: Path) -> dict[str, Any]:
     """Return the figures before and after; the dense network was not trained to the end: no accuracy."""
     dataset, spec = job.dataset, job.spec
-    sides = compressing.measure(job.dense, model, example, spec, dataset if spec.int8 else None, work)
+    sides = sides_of.measure(job.dense, model, example, spec, dataset if spec.int8 else None, work)
     sides["before"].pop("accuracy", None)
     if "accuracy" not in sides["after"]:
         sides["after"]["accuracy"] = {

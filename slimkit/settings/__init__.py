@@ -1,8 +1,11 @@
 """The settings of a run, from flags or a TOML file; no torch."""
 
 from slimkit.settings.budget import Budget, parse_budget
-from slimkit.settings.settings import BUDGETS, CompressSpec, RunSpec, TrainSpec
+from slimkit.settings.compress import CompressSpec
+from slimkit.settings.run import BUDGETS, RunSpec
+from slimkit.settings.setting import setting
 from slimkit.settings.toml_file import from_toml, make, read_pairs, read_settings, read_words, to_toml
+from slimkit.settings.train import TrainSpec
 
 __all__ = [
     "BUDGETS",
@@ -16,5 +19,6 @@ __all__ = [
     "read_pairs",
     "read_settings",
     "read_words",
+    "setting",
     "to_toml",
 ]

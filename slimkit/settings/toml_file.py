@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
 from slimkit.errors import SpecError
-from slimkit.settings.settings import RunSpec
+from slimkit.settings.run import RunSpec
 
 Spec = TypeVar("Spec", bound=RunSpec)
 

@@ -1,0 +1,144 @@
+"""What a run measures: sizes, times, accuracy, costs, as rows of its report."""
+
+import math
+from dataclasses import asdict
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from slimkit import data, provenance
+from slimkit._version import __version__
+from slimkit.export.int8 import quantise
+from slimkit.measure import accuracy, energy, latency
+from slimkit.measure.environment import environment
+from slimkit.measure.macs import count_macs
+from slimkit.measure.node_times import latency_by_node
+from slimkit.measure.size import count_params
+from slimkit.measure.stages import Stages
+from slimkit.models import Network
+from slimkit.results import json_file, records
+from slimkit.runs.files import DENSE_ONNX, INT8_ONNX, ONNX
+from slimkit.selection.budget import Widths
+from slimkit.settings import RunSpec
+from slimkit.surgery.prove import Slimmed, widths
+
+_CALIBRATION_BATCHES = 8  # of 64 images
+
+
+def slimming_rows(
+    slimmed: Slimmed, spec: RunSpec, dense: nn.Module, model: nn.Module, shape: tuple[int, ...]
+) -> dict[str, Any]:
+    """Return the parts of a report that say which channels went."""
+    allowed: Widths = widths(spec)
+    graph, mask = slimmed.graph, slimmed.mask
+    return {
+        "channels": records.channels(graph, mask, slimmed.fixed, slimmed.failing, spec.ratio),
+        "groups": records.groups(graph, mask, allowed),
+        "layers": records.layers(dense, model, shape),
+        "gammas": records.gammas(dense, model),
+    }
+
+
+def head(command: str, spec: RunSpec, network: Network, example: Tensor) -> dict[str, Any]:
+    known = provenance.of(network.model)
+    return {
+        "schema": json_file.SCHEMA,
+        "slimkit": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "spec": asdict(spec),
+        "seed": spec.seed,
+        "arch": {
+            "name": known.arch or type(network.model).__name__,
+            "arguments": known.arguments,
+            "source": network.source,
+            "input_shape": list(example.shape[1:]),
+            "classes": known.classes,
+            "normalisation": known.normalisation,
+            "assumptions": list(network.assumptions),
+        },
+        "environment": environment(),
+        "warnings": [],
+    }
+
+
+def measure(
+    dense: nn.Module,
+    model: nn.Module,
+    example: Tensor,
+    spec: RunSpec,
+    dataset: data.Dataset | None,
+    work: Path,
+) -> dict[str, Any]:
+    """Return the figures `before`, `after` and, if asked for, `int8`: size, MACs, latency, energy, accuracy."""
+    shape = tuple(example.shape[1:])
+    if spec.int8 and dataset is not None:
+        batches = islice(dataset.train.batches(64, seed=spec.seed), _CALIBRATION_BATCHES)
+        quantise(work / ONNX, work / INT8_ONNX, (images for images, _ in batches))
+    paths = [path for path in (work / DENSE_ONNX, work / ONNX, work / INT8_ONNX) if path.exists()]
+    found = latency.measure(paths, shape, threads=spec.threads, batch=spec.batch, engine=spec.runtime)
+    sides: dict[str, Any] = {}
+    for name, network, path in (
+        ("before", dense, work / DENSE_ONNX),
+        ("after", model, work / ONNX),
+        ("int8", work / INT8_ONNX, work / INT8_ONNX),
+    ):
+        side: dict[str, Any] = {}
+        if isinstance(network, nn.Module):
+            side |= {"params": count_params(network), "macs": count_macs(network, shape)}
+        elif not path.exists():
+            continue
+        if path in paths:
+            time = found[paths.index(path)]
+            side |= {"bytes": path.stat().st_size, "latency_ms": time.record()}
+            side["energy_mj"] = asdict(energy.per_inference(time))
+        if dataset is not None:
+            side["accuracy"] = {
+                "validation": accuracy.accuracy(network, dataset.validation),
+                "test": accuracy.accuracy(network, dataset.test),
+                "images": len(dataset.test),
+            }
+        sides[name] = side
+    if any(time.noisy for time in found):
+        alone = spec.threads == 1
+        advice = "CPU time of the process is shown instead" if alone else "trust the ratio more than the times"
+        sides["warnings"] = [f"The machine was busy while latency was measured: {advice}."]
+    return sides
+
+
+def time_layers(rows: list[dict[str, Any]], work: Path, spec: RunSpec) -> list[dict[str, Any]]:
+    """Add to the rows of the layers the milliseconds that each takes, before and after."""
+    for key, path in (("ms_before", work / DENSE_ONNX), ("ms_after", work / ONNX)):
+        if not path.exists():
+            continue
+        spent: dict[str, float] = {}
+        for node in latency_by_node(path, engine=spec.runtime, threads=spec.threads, batch=spec.batch, repeats=10):
+            spent[node.layer] = spent.get(node.layer, 0.0) + node.fastest_ms
+        for row in rows:
+            row[key] = spent.get(row["name"], 0.0)
+    return rows
+
+
+def cost(
+    dense: nn.Module,
+    model: nn.Module,
+    shape: tuple[int, ...],
+    recovery: dict[str, Any] | None,
+    stages: Stages,
+    dataset: data.Dataset | None,
+) -> dict[str, Any]:
+    """Return what the run cost. Training one image is taken as three forward passes; a teacher adds one."""
+    forward, small = count_macs(dense, shape), count_macs(model, shape)
+    images = recovery["images"] if recovery else 0
+    seconds, cpu_seconds = (math.fsum(getattr(s, k) for s in stages.finished) for k in ("seconds", "cpu_seconds"))
+    return {
+        "search_macs": 0,
+        "training_macs": images * (3 * small + forward),
+        "dense_training_macs": None,
+        "seconds": seconds,
+        "energy_kj": asdict(energy.of_run(cpu_seconds, stages.meters)),
+        "break_even_inferences": None,
+    }

@@ -1,0 +1,67 @@
+"""The files that a run leaves, written and proven."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimkit import export, models, provenance
+from slimkit.channels.trace import Example, tensors
+from slimkit.errors import EngineError
+from slimkit.measure.engines import open_runner
+from slimkit.measure.stages import Stages
+from slimkit.report import page, verdict
+from slimkit.results import json_file
+from slimkit.settings import RunSpec, to_toml
+from slimkit.surgery import proof
+from slimkit.surgery.prove import Slimmed
+
+ONNX, DENSE_ONNX, INT8_ONNX = "model.onnx", ".dense.onnx", "model.int8.onnx"
+
+
+def write_model(
+    dense: nn.Module, model: nn.Module, example: Tensor, work: Path, inputs: Sequence[Example], slimmed: Slimmed
+) -> dict[str, Any]:
+    """Write the network twice, as slim file and as ONNX, and prove both against the one in memory.
+
+    Raises:
+        ProofError: a file does not compute what the network does.
+    """
+    expected = proof.outputs(model, inputs)
+    saved = work / ("model.pt2" if provenance.of(model).arch == "exported" else "model.safetensors")
+    models.save(model, saved)
+    reloaded = proof.compare(expected, models.load_slim(saved, arch=provenance.of(model).arch), inputs)
+    known = provenance.of(model)
+    about = {"arch": str(known.arch), "classes": str(known.classes), "normalisation": str(known.normalisation)}
+    export.export_onnx(model, work / ONNX, example, about)
+    with suppress(EngineError):  # over 2 GB: then only the small one is measured
+        export.export_onnx(dense, work / DENSE_ONNX, example)
+    exported = max(proof.relative_error(a, b) for a, b in zip(expected, run_onnx(work / ONNX, inputs), strict=True))
+    real = " and a real batch" if len(inputs) > 2 else ""
+    return {
+        "masked_vs_slim": slimmed.error,
+        "slim_vs_reloaded": proof.require(reloaded, "network against its file, read again"),
+        "slim_vs_onnx": proof.require(exported, "network against its ONNX file"),
+        "tolerance": proof.TOLERANCE,
+        "inputs": f"2 random images{real}",
+        "kept_after_failing": list(slimmed.failing),
+    }
+
+
+def run_onnx(path: Path, inputs: Sequence[Example]) -> list[Any]:
+    """Run an ONNX file with one input in ONNX Runtime, one thread, on each example."""
+    runner = open_runner(path)
+    return [[torch.from_numpy(array) for array in runner.run(tensors(example)[0].numpy())] for example in inputs]
+
+
+def finish(report: dict[str, Any], spec: RunSpec, work: Path, stages: Stages) -> None:
+    """Complete a report and write it: `report.json`, `report.html` and `run.toml`."""
+    (work / DENSE_ONNX).unlink(missing_ok=True)
+    report["verdict"] = verdict.verdict(report).sentence
+    report["stages"] = stages.records()
+    json_file.write(report, work)
+    (work / "report.html").write_text(page.run_page(report), encoding="utf-8")
+    (work / "run.toml").write_text(to_toml(spec), encoding="utf-8")

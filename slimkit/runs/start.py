@@ -1,0 +1,90 @@
+"""What a run starts from: the network, the data, one image, and what the proof runs on."""
+
+from dataclasses import replace
+from itertools import islice
+
+from torch import Tensor, nn
+
+from slimkit import data, provenance
+from slimkit.channels import Graph, trace
+from slimkit.channels.trace import Example
+from slimkit.errors import DataError
+from slimkit.models import Network
+from slimkit.selection.ranking import Context
+from slimkit.settings import CompressSpec, RunSpec
+from slimkit.surgery import proof
+
+_REAL_IMAGES = 16  # of the validation split, in the proof
+
+
+_RANKING_BATCHES = 10
+
+
+def trace_with(spec: RunSpec, model: nn.Module, example: Example) -> Graph:
+    """Trace with the engine that the settings name."""
+    if spec.tracer == "torch-pruning":
+        from slimkit.channels import torch_pruning  # importing torch-pruning takes seconds
+
+        return torch_pruning.trace(model, example)
+    return trace(model, example)
+
+
+def open_data(spec: CompressSpec, network: Network) -> data.Dataset | None:
+    """Open the data set of a run, normalised as the network was trained, and check that the two fit."""
+    if spec.data is None:
+        return None
+    dataset = data.open(spec.data, root=spec.data_root, seed=spec.seed)
+    known = provenance.of(network.model)
+    if known.normalisation is not None and len(known.normalisation["mean"]) == dataset.input_shape[0]:
+        dataset = dataset.normalised(known.normalisation)
+    data.check_fits(dataset, network.model)
+    provenance.attach(
+        network.model,
+        replace(known, input_shape=dataset.input_shape, normalisation=known.normalisation or dataset.normalisation),
+    )
+    return dataset
+
+
+def image_shape(model: nn.Module, spec: CompressSpec, seen: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """Return the shape of one image, and note it with the network.
+
+    Args:
+        model: a network, with the shape that its architecture is used with, if that is known.
+        spec: may name the shape.
+        seen: that of the images at hand.
+
+    Raises:
+        DataError: nothing says so, or the images are of another shape than the settings.
+    """
+    known = provenance.of(model)
+    asked = tuple(map(int, spec.input_shape.split(","))) if spec.input_shape else None
+    if asked and seen and asked != seen:
+        raise DataError(
+            f"input_shape is {spec.input_shape}, but the images are {','.join(map(str, seen))}.\n"
+            "  Leave input_shape out: with images it is not needed"
+        )
+    shape = asked or seen or known.input_shape
+    if shape is None:
+        raise DataError(
+            "the network's input shape is not known: its file does not say, and no data was given.\n"
+            "  Add --input-shape, for example --input-shape 3,224,224, or --data, or --arch"
+        )
+    provenance.attach(model, replace(known, input_shape=shape))
+    return shape
+
+
+def proof_inputs(example: Tensor, dataset: data.Dataset | None, seed: int) -> list[Example]:
+    """Return what the proof runs on: two random images, and a real batch where there is data."""
+    inputs: list[Example] = list(proof.random_inputs(example.shape[1:], count=2, seed=seed))
+    if dataset is not None:
+        images, _ = next(iter(dataset.validation.batches(_REAL_IMAGES)))
+        inputs.append(images)
+    return inputs
+
+
+def context(spec: RunSpec, dataset: data.Dataset | None) -> Context:
+    """Return what the ranking may need: the seed, and training batches for criteria that read data."""
+    if dataset is None or spec.ranking != "taylor":
+        return Context(seed=spec.seed)
+    batches = islice(dataset.train.batches(spec.batch_size, seed=spec.seed), _RANKING_BATCHES)
+    return Context(seed=spec.seed, batches=list(batches))

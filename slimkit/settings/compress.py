@@ -1,0 +1,40 @@
+"""What `slimkit compress` should do."""
+
+from dataclasses import dataclass
+
+from slimkit.errors import SpecError
+from slimkit.settings.checks import flag, number, optional, pattern, text, whole
+from slimkit.settings.run import RunSpec
+from slimkit.settings.setting import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressSpec(RunSpec):
+    """What `slimkit compress` should do with a checkpoint."""
+
+    arch: str | None = setting(
+        None,
+        "resnet18, zoo:NAME, timm:NAME, package.module:factory or file.py:factory; default: recognised",
+        optional(text),
+    )
+    data: str | None = setting(
+        None,
+        "digits, fashion-mnist, cifar10, cifar100, folder:PATH, package.module:factory; default: none",
+        optional(text),
+    )
+    input_shape: str | None = setting(
+        None,
+        "shape C,H,W of one image; default: that of the data, else what the architecture is used with",
+        optional(pattern(r"[1-9]\d*,[1-9]\d*,[1-9]\d*", "C,H,W, such as 3,224,224")),
+    )
+    trust_pickle: bool = setting(False, "unpickle the checkpoint, which can run any code that is in it", flag)
+    epochs: int = setting(10, "epochs of retraining, where there is data; 0: re-estimate BatchNorm only", whole(0))
+    learning_rate: float = setting(0.02, "highest learning rate of the retraining", number(0, above=True))
+    distill: bool = setting(True, "retrain with the dense network as teacher", flag)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, wanted in (("int8", self.int8), ("ranking", self.ranking == "taylor")):
+            if wanted and self.data is None:
+                given = f"{name} is {getattr(self, name)!r}"
+                raise SpecError(f"{given}: it needs data.\n  Add --data, for example --data digits")

@@ -1,0 +1,137 @@
+"""What all runs share: frozen settings that check themselves when made; no files, no torch."""
+
+from dataclasses import dataclass, fields
+
+from slimkit.errors import SpecError
+from slimkit.settings.budget import Budget, budget_setting, parse_budget
+from slimkit.settings.checks import choice, flag, number, optional, pattern, text, whole, word_or
+from slimkit.settings.setting import setting
+
+BUDGETS = ("macs", "params", "bytes", "latency", "energy")
+
+
+SHARE = number(0, 1, below=True)
+
+
+RANKINGS = ("group-norm", "reader-norm", "gamma", "taylor", "random")
+
+
+RANKING_MEANING = "what ranks channels: group-norm, reader-norm, gamma, taylor (needs data), random"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """What both kinds of run share. A value: safe to print, compare and store.
+
+    Raises:
+        SpecError: a value is of the wrong kind or outside its range, or there is more than one budget.
+    """
+
+    ratio: float | None = setting(
+        None,
+        "share of the removable channels to remove, in [0, 1); 0.5 where there is no budget",
+        optional(SHARE),
+    )
+    max_macs: str | float | None = setting(
+        None,
+        "MACs that may be left: a share, 0.5, or an amount, 500M (1 MAC = 2 FLOPs)",
+        optional(budget_setting("macs")),
+    )
+    max_params: str | float | None = setting(
+        None,
+        "parameters that may be left: a share, or an amount such as 4M",
+        optional(budget_setting("params")),
+    )
+    max_bytes: str | float | None = setting(
+        None,
+        "size of the ONNX file that may be left: a share, or an amount such as 4MB",
+        optional(budget_setting("bytes")),
+    )
+    max_latency: str | float | None = setting(
+        None,
+        "latency to reach: a share of the original, 0.5, or a time, 2.5ms",
+        optional(budget_setting("latency")),
+    )
+    max_energy: str | float | None = setting(
+        None,
+        "energy an inference may take: a share, or an amount such as 30mJ",
+        optional(budget_setting("energy")),
+    )
+    ranking: str = setting("group-norm", RANKING_MEANING, choice(*RANKINGS))
+    scope: str = setting(
+        "group",
+        "where channels compete: global (whole network), isomorphic (groups of like build), group",
+        choice("global", "group", "isomorphic"),
+    )
+    without_bn: str = setting(
+        "norm",
+        "channels without BatchNorm: norm (rank them by their weights) or keep",
+        choice("norm", "keep"),
+    )
+    cap: float = setting(0.9, "largest share to remove of one group, in (0, 1)", number(0, 1, above=True, below=True))
+    round_to: str | int = setting(
+        "auto",
+        "channel counts are multiples of this; auto: what this machine's engine likes",
+        word_or("auto", whole(1)),
+    )
+    constants: str = setting(
+        "fold",
+        "mean output of a removed channel: fold (into what reads it) or zero (drop it)",
+        choice("fold", "zero"),
+    )
+    tracer: str = setting(
+        "slimkit",
+        "what reads the channel graph: slimkit or torch-pruning",
+        choice("slimkit", "torch-pruning"),
+    )
+    runtime: str = setting(
+        "onnxruntime",
+        "engine that latency is measured in: onnxruntime, openvino (32-bit floats) or openvino-bf16",
+        choice("onnxruntime", "openvino", "openvino-bf16"),
+    )
+    threads: int = setting(1, "threads of the engine when latency is measured", whole(1))
+    batch: int = setting(1, "images at once when latency is measured", whole(1))
+    latency_table: str | None = setting(
+        None, "file with the latency table of another machine, to aim at that machine", optional(text)
+    )
+    int8: bool = setting(False, "also write an INT8 model, calibrated on the data", flag)
+    data_root: str | None = setting(None, "folder in which named data sets lie", optional(text))
+    epochs: int = setting(10, "epochs of training", whole(0))
+    batch_size: int = setting(128, "images a training step", whole(1))
+    learning_rate: float = setting(0.1, "highest learning rate", number(0, above=True))
+    seed: int = setting(0, "seed of everything random", whole(0))
+    precision: str = setting(
+        "auto",
+        "of training: auto (bf16 where the hardware has it), fp32, bf16",
+        choice("auto", "fp32", "bf16"),
+    )
+    device: str = setting(
+        "auto",
+        "of training: auto, cpu, cuda, cuda:N, mps",
+        pattern(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, cuda, cuda:N or mps"),
+    )
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            checked = entry.metadata["check"](entry.name, getattr(self, entry.name))
+            object.__setattr__(self, entry.name, checked)
+        names = ("ratio", *(f"max_{kind}" for kind in BUDGETS))
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise SpecError(f"{' and '.join(given)} are set: a run has one budget.\n  Leave one of them")
+        if self.latency_table is not None and given != ["max_latency"]:
+            raise SpecError(
+                f"latency_table is {self.latency_table!r}: it is of use only to a latency budget.\n"
+                "  Add --max-latency, for example --max-latency 0.5, or leave out the table"
+            )
+        if not given:
+            object.__setattr__(self, "ratio", 0.5)
+
+    @property
+    def budget(self) -> Budget:
+        """The one budget of the run."""
+        for kind in BUDGETS:
+            if (given := getattr(self, f"max_{kind}")) is not None:
+                return parse_budget(given, kind)
+        assert self.ratio is not None
+        return Budget("ratio", self.ratio)
