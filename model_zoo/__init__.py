@@ -9,10 +9,10 @@ from pathlib import Path
 
 from torch import nn
 
-from model_zoo.lenet import lenet_300_100
-from model_zoo.preresnet import preresnet20
-from model_zoo.resnet import resnet8, resnet20, resnet56
-from model_zoo.vgg import vgg8, vgg16_bn
+from slimkit.zoo.lenet import lenet_300_100
+from slimkit.zoo.preresnet import preresnet20
+from slimkit.zoo.resnet import resnet8, resnet20, resnet56
+from slimkit.zoo.vgg import vgg8, vgg16_bn
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "resnet8": resnet8,

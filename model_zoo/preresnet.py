@@ -7,7 +7,7 @@ slimkit removes the channels of a residual stream together, or keeps them.
 import torch
 from torch import Tensor, nn
 
-from model_zoo.initialise import initialise
+from slimkit.zoo.initialise import initialise
 
 EXPANSION = 4  # channels of the residual stream over those of the 3x3 convolution
 

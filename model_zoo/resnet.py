@@ -8,7 +8,7 @@ every channel can be removed.
 import torch
 from torch import Tensor, nn
 
-from model_zoo.initialise import initialise
+from slimkit.zoo.initialise import initialise
 
 
 class BasicBlock(nn.Module):

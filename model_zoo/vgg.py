@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from model_zoo.initialise import initialise
+from slimkit.zoo.initialise import initialise
 
 VGG16 = (1, 1, "M", 2, 2, "M", 4, 4, 4, "M", 8, 8, 8, "M", 8, 8, 8)
 VGG8 = (1, 1, "M", 2, 2, "M", 4, 4, 4)

@@ -1,67 +1,20 @@
-"""The layout of slimkit: imports point down the levels, files stay small, no drawer for odds and ends."""
+"""The house: imports point down its floors (import-linter; pyproject.toml has them), files stay small, names own."""
 
-import ast
 from pathlib import Path
 
 import pytest
+from importlinter.cli import lint_imports
 
-PACKAGE = Path(__file__).parents[1] / "slimkit"
-LAYERS = (
-    "errors provenance _version modules",
-    "settings",
-    "channels models data",
-    "results",
-    "export measure training",
-    "selection",
-    "surgery",
-    "recovery",
-    "report",
-    "methods runs",
-    "cli",
-)
-LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts.split()}
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "slimkit"
 DRAWERS = {"util", "utils", "common", "base", "core", "helper", "helpers", "misc"}
+NOUNS = {"training"}  # of the field, though they end like a gerund
 
 
-def imported_parts(source: str) -> set[str]:
-    """First name under `slimkit.` of everything a file imports from the package; `__version__` is no part."""
-    nodes = list(ast.walk(ast.parse(source)))
-    names = {f"{n.module}.{a.name}" for n in nodes if isinstance(n, ast.ImportFrom) for a in n.names}
-    names |= {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
-    parts = {name.split(".")[1] for name in names if name.startswith("slimkit.")}
-    return {part for part in parts if not part.startswith("__")}
-
-
-def wrong_imports(part: str, source: str) -> set[str]:
-    """What a file of a part imports that is not below the part."""
-    return {p for p in imported_parts(source) - {part} if LEVEL[p] >= LEVEL[part]}
-
-
-def test_imports_point_down() -> None:
-    for file in PACKAGE.rglob("*.py"):
-        part = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if not part.startswith("__"):
-            wrong = wrong_imports(part, file.read_text())
-            assert not wrong, f"{file.name}: {part} imports {wrong}, which are not below it in LAYERS"
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "import slimkit.cli",
-        "from slimkit.cli import main",
-        "from slimkit import cli",
-        "def f():\n  import slimkit.cli",
-    ],
-)
-def test_an_upward_import_is_seen_in_every_form(source: str) -> None:
-    assert wrong_imports("channels", source) == {"cli"}
-    assert wrong_imports("cli", "from slimkit import errors, __version__") == set()
-
-
-def test_every_part_has_a_level() -> None:
-    parts = {f.relative_to(PACKAGE).parts[0].removesuffix(".py") for f in PACKAGE.rglob("*.py")}
-    assert {p for p in parts if not p.startswith("__")} <= LEVEL.keys()
+def test_imports_keep_to_the_contracts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    broken = lint_imports(no_cache=True)
+    assert not broken, capsys.readouterr().out
 
 
 def test_files_stay_small() -> None:
@@ -71,3 +24,8 @@ def test_files_stay_small() -> None:
 
 def test_no_drawers() -> None:
     assert not {f.stem for f in PACKAGE.rglob("*")} & DRAWERS
+
+
+def test_rooms_are_named_for_what_they_own() -> None:
+    gerunds = {f.stem for f in PACKAGE.iterdir() if f.stem.endswith("ing")}
+    assert gerunds == NOUNS

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision
 
-import model_zoo
+from slimkit import zoo
 from slimkit.errors import ArchitectureError
 from slimkit.models import building, reference, signatures
 
@@ -24,7 +24,7 @@ def shipped(arch):
     return [entry for entry in signatures.index() if entry.arch == arch]
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(f"zoo:{name}" for name in model_zoo.ARCHITECTURES)])
+@pytest.mark.parametrize("name", [*QUICK, *(f"zoo:{name}" for name in zoo.ARCHITECTURES)])
 def test_index_is_up_to_date(name):
     """Where this fails: python tools/make_signatures.py."""
     made = fresh(name)
@@ -40,7 +40,7 @@ def test_whole_index_is_up_to_date():
 
 def test_index_covers_all_classifiers_and_the_zoo():
     archs = {entry.arch for entry in signatures.index()}
-    assert archs == {f"torchvision:{n}" for n in CLASSIFIERS} | {f"zoo:{n}" for n in model_zoo.ARCHITECTURES}
+    assert archs == {f"torchvision:{n}" for n in CLASSIFIERS} | {f"zoo:{n}" for n in zoo.ARCHITECTURES}
     assert len(CLASSIFIERS) >= 80
     for name in ("googlenet", "inception_v3"):
         assert [e.arguments for e in shipped(f"torchvision:{name}")] == [
@@ -96,7 +96,7 @@ def test_new_network_of_the_zoo_is_found_before_the_index_is_made_again(monkeypa
     def tiny(num_classes=2, in_channels=1):
         return torch.nn.Sequential(torch.nn.Conv2d(in_channels, 3, 1), torch.nn.Conv2d(3, num_classes, 1))
 
-    monkeypatch.setitem(model_zoo.ARCHITECTURES, "tiny", tiny)
+    monkeypatch.setitem(zoo.ARCHITECTURES, "tiny", tiny)
     reference._names.cache_clear()
     signatures.index.cache_clear()
     found = signatures.identify(tiny(5, 4).state_dict(), "net.pt")
@@ -107,7 +107,7 @@ def test_new_network_of_the_zoo_is_found_before_the_index_is_made_again(monkeypa
 
 
 def test_flattened_images_tell_their_channels():
-    network = model_zoo.lenet_300_100(num_classes=4, in_channels=3)
+    network = zoo.lenet_300_100(num_classes=4, in_channels=3)
     found = signatures.identify(network.state_dict(), "net.pt")
     assert found.arguments == {"num_classes": 4, "in_channels": 3}
 
@@ -115,7 +115,7 @@ def test_flattened_images_tell_their_channels():
 def test_importing_models_is_cheap(tmp_path):
     code = (
         "import sys, slimkit.models as models\n"
-        "assert not {'torchvision', 'timm', 'onnx', 'model_zoo'} & set(sys.modules)\n"
+        "assert not {'torchvision', 'timm', 'onnx', 'slimkit.zoo'} & set(sys.modules)\n"
         f"path = {str(tmp_path / 'slim')!r}\n"
         "models.save(models.build('zoo:resnet8').model, path)\n"
         "models.load(path)\n"

@@ -9,16 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-import model_zoo
 import slimkit
-from slimkit import data
+from slimkit import data, zoo
 from slimkit.channels import trace
 from slimkit.cli import main
 from slimkit.errors import MaskError
 from slimkit.models import load
 from slimkit.selection.mask import Mask, apply_
 
-CHECKPOINT = Path(model_zoo.__file__).parent / "resnet8-digits.safetensors"
+CHECKPOINT = Path(zoo.__file__).parent / "resnet8-digits.safetensors"
 FILES = {"model.onnx", "model.safetensors", "report.json", "report.html", "run.toml"}
 
 

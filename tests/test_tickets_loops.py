@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-import model_zoo
 import slimkit
+from slimkit import zoo
 from slimkit.methods import Rule
 from slimkit.surgery.remove import kept_indices
 from slimkit.training import follow
@@ -21,7 +21,7 @@ EASY = Rule(threshold=0.9, length=2)  # draws at the third look: these are examp
 
 def net() -> nn.Module:
     torch.manual_seed(0)
-    return model_zoo.resnet8(num_classes=3, in_channels=1, width=8)
+    return zoo.resnet8(num_classes=3, in_channels=1, width=8)
 
 
 def batches(count: int = 6) -> list[tuple[Tensor, Tensor]]:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import model_zoo
+from slimkit import zoo
 from slimkit.channels import trace
 from slimkit.errors import BudgetError
 from slimkit.methods import network_slimming, scratch
@@ -20,7 +20,7 @@ from slimkit.training import low_precision
 @pytest.fixture(scope="module")
 def net() -> nn.Module:
     torch.manual_seed(0)
-    return model_zoo.resnet8(num_classes=3, in_channels=1, width=8)
+    return zoo.resnet8(num_classes=3, in_channels=1, width=8)
 
 
 @pytest.fixture(scope="module")

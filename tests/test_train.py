@@ -10,8 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-import model_zoo
-from slimkit import methods, models, provenance, training
+from slimkit import methods, models, provenance, training, zoo
 from slimkit.channels import trace
 from slimkit.cli import main
 from slimkit.data.augmentation import Augmentation
@@ -55,7 +54,7 @@ def toy() -> Dataset:
 def net(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     arguments = {"num_classes": 3, "in_channels": 1, "width": 8}
-    model = model_zoo.resnet8(**arguments)
+    model = zoo.resnet8(**arguments)
     known = provenance.Provenance(arch="zoo:resnet8", arguments=arguments, input_shape=(1, 8, 8), classes=3)
     provenance.attach(model, known)
     return model
@@ -240,7 +239,7 @@ def test_time_before_a_kill_is_accounted_for(toy, tmp_path, monkeypatch):
 
 def test_another_network_or_other_images_are_another_run(toy, tmp_path):
     spec = TrainSpec(arch="zoo:resnet8", data="toy", ratio=0.4)
-    wide = model_zoo.resnet8(num_classes=3, in_channels=1, width=16)
+    wide = zoo.resnet8(num_classes=3, in_channels=1, width=16)
     fewer = dataclasses.replace(toy, train=toy.validation)
     known = [
         begin.store(spec, tmp_path / "out", True, model, dataset).identity
@@ -391,9 +390,9 @@ def test_bad_input(toy, tmp_path):
         train_run.train(net(), toy, 0.5, draw="epoch:1", learning_rate=1e30, out=tmp_path / "a", **FEW)
     assert not (tmp_path / "a").exists()
     with pytest.raises(DataError, match="3 classes, the network 5"):
-        train_run.train(model_zoo.resnet8(num_classes=5, in_channels=1), toy, 0.5, **FEW)
+        train_run.train(zoo.resnet8(num_classes=5, in_channels=1), toy, 0.5, **FEW)
     with pytest.raises(DataError, match="images have 1 channels|1 channels"):
-        train_run.train(model_zoo.resnet8(num_classes=3, in_channels=3), toy, 0.5, **FEW)
+        train_run.train(zoo.resnet8(num_classes=3, in_channels=3), toy, 0.5, **FEW)
     with pytest.raises(BudgetError, match=r"ratio is 0\.95: at most 0\.\d+ can be removed"):
         train_run.train(net(), toy, 0.95, **FEW)
     with pytest.raises(MaskError, match="no gamma that could settle"):

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from rows import append, read
 
-import model_zoo
-from slimkit import data, provenance
+from slimkit import data, provenance, zoo
 from slimkit.channels import trace
 from slimkit.measure.accuracy import accuracy
 from slimkit.models import load
@@ -34,7 +33,7 @@ WAYS = (("zero", "as trained"), ("fold", "as trained"), ("zero", "re-estimated")
 
 def cut(name: str, **settings: Any) -> dict[str, Any]:
     """Cut one network of the zoo and return its row."""
-    network = load(Path(model_zoo.__file__).parent / f"{name}.safetensors")
+    network = load(Path(zoo.__file__).parent / f"{name}.safetensors")
     known = provenance.of(network.model)
     dataset = data.open(name.partition("-")[2]).normalised(known.normalisation)
     spec = CompressSpec(**{"ranking": "gamma", "scope": "global", "data": dataset.name, "round_to": 1} | settings)

@@ -23,8 +23,7 @@ import torch
 from rows import append, read
 from torch import nn
 
-import model_zoo
-from slimkit import data, methods, models, provenance, training
+from slimkit import data, methods, models, provenance, training, zoo
 from slimkit.channels import Graph, trace
 from slimkit.data import Dataset
 from slimkit.measure.accuracy import accuracy
@@ -70,7 +69,7 @@ class Bench:
         """Build the dense network."""
         torch.manual_seed(seed)
         arguments = {"num_classes": 10, "in_channels": 1, "width": self.setting.width}
-        model = model_zoo.ARCHITECTURES[self.setting.arch](**arguments)
+        model = zoo.ARCHITECTURES[self.setting.arch](**arguments)
         known = provenance.Provenance(
             arch=f"zoo:{self.setting.arch}",
             arguments=arguments,
@@ -329,7 +328,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("early_bird.jsonl"))
     parser.add_argument("--observe", action="store_true", help="measure what a look costs, and nothing else")
     parser.add_argument("--table", action="store_true")
-    parser.add_argument("--arch", default="vgg8", choices=sorted(model_zoo.ARCHITECTURES))
+    parser.add_argument("--arch", default="vgg8", choices=sorted(zoo.ARCHITECTURES))
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--pixels", type=int, default=14, choices=(14, 28))

@@ -33,10 +33,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import model_zoo
-from model_zoo.initialise import initialise
-from model_zoo.resnet import ResNet
-from slimkit import data, models, recovery, training
+from slimkit import data, models, recovery, training, zoo
 from slimkit.channels import Graph, trace
 from slimkit.export import export_onnx
 from slimkit.measure.accuracy import accuracy
@@ -49,6 +46,8 @@ from slimkit.selection.ranking import Context
 from slimkit.settings import CompressSpec
 from slimkit.surgery import prove
 from slimkit.surgery.remove import remove
+from slimkit.zoo.initialise import initialise
+from slimkit.zoo.resnet import ResNet
 
 SHAPE = (1, 28, 28)
 RANKING_BATCHES = 10
@@ -85,13 +84,13 @@ def widths_of(make: Callable[..., nn.Module], values: tuple[float, ...]) -> dict
 
 FAMILIES = {
     "resnet20": Family(
-        partial(model_zoo.resnet20, in_channels=1),
+        partial(zoo.resnet20, in_channels=1),
         10,
-        widths_of(partial(model_zoo.resnet20, in_channels=1), tuple(range(14, 4, -1)))
+        widths_of(partial(zoo.resnet20, in_channels=1), tuple(range(14, 4, -1)))
         | {f"ResNet-14, width {w}": partial(ResNet, 2, 10, 1, w) for w in (16, 14, 12, 11, 10, 9, 8)},
         step=8,
     ),
-    "vgg8": Family(partial(model_zoo.vgg8, width=32), 3, widths_of(model_zoo.vgg8, tuple(range(30, 8, -2)))),
+    "vgg8": Family(partial(zoo.vgg8, width=32), 3, widths_of(zoo.vgg8, tuple(range(30, 8, -2)))),
     "mobilenet": Family(mobilenet, 5, widths_of(mobilenet, (0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1))),
 }
 
@@ -154,8 +153,8 @@ class Bench:
 def dense(name: str, dataset: data.Dataset, folder: Path) -> nn.Module:
     """Return the trained network of a family: the zoo's, else trained now and kept."""
     family = FAMILIES[name]
-    if f"{name}-fashion-mnist" in model_zoo.CHECKPOINTS:
-        return models.load(model_zoo.CHECKPOINTS[f"{name}-fashion-mnist"]).model.eval()
+    if f"{name}-fashion-mnist" in zoo.CHECKPOINTS:
+        return models.load(zoo.CHECKPOINTS[f"{name}-fashion-mnist"]).model.eval()
     kept = folder / f"{name}.pt"
     torch.manual_seed(0)
     net = family.dense().eval()

@@ -14,8 +14,7 @@ from itertools import islice
 import torch
 from torch.nn import functional as F
 
-import model_zoo
-from slimkit import data
+from slimkit import data, zoo
 from slimkit.data import Dataset
 from slimkit.training import Hook, Recipe, Run, build, penalise_gamma_, train
 from slimkit.training.hardware import pick_device, pick_precision
@@ -66,7 +65,7 @@ class Enough(Exception):
 
 def make(arch: str, dataset: Dataset) -> torch.nn.Module:
     torch.manual_seed(0)
-    return model_zoo.ARCHITECTURES[arch](num_classes=dataset.classes, in_channels=dataset.input_shape[0])
+    return zoo.ARCHITECTURES[arch](num_classes=dataset.classes, in_channels=dataset.input_shape[0])
 
 
 def clock(device: torch.device) -> float:

@@ -19,8 +19,7 @@ from bench_early_bird import Setting, subset
 from rows import append, read
 from torch import nn
 
-import model_zoo
-from slimkit import data, recovery, training
+from slimkit import data, recovery, training, zoo
 from slimkit.channels import Graph, trace
 from slimkit.measure.accuracy import accuracy
 from slimkit.recovery import fold
@@ -48,7 +47,7 @@ SHARES = (0.5, 0.3)
 def train(penalty: str, strength: float, seed: int, dataset: data.Dataset) -> tuple[nn.Module, Graph]:
     """Train a network with a penalty from the first to the last step; for slimkit's, `strength` is S."""
     torch.manual_seed(seed)
-    model = model_zoo.resnet8(in_channels=1)
+    model = zoo.resnet8(in_channels=1)
     image = torch.zeros(1, *dataset.input_shape)
     graph = trace(model, image)
     recipe = training.Recipe(

@@ -12,7 +12,7 @@ from typing import Any
 
 from torchvision import models
 
-import model_zoo
+from slimkit import zoo
 from slimkit.models import reference, signatures
 
 TARGET = Path(signatures.__file__).with_name("signatures.json.xz")
@@ -26,7 +26,7 @@ def architectures() -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"torchvision:{name}", {"aux_logits": False}
         else:
             yield f"torchvision:{name}", {}
-    for name in model_zoo.ARCHITECTURES:
+    for name in zoo.ARCHITECTURES:
         yield f"zoo:{name}", {}
 
 

@@ -16,8 +16,7 @@ from typing import Any
 
 import torch
 
-import model_zoo
-from slimkit import data, models, provenance
+from slimkit import data, models, provenance, zoo
 from slimkit.data import Dataset
 from slimkit.measure.accuracy import accuracy
 from slimkit.training import Recipe, Run, Trained, gamma_penalty, solve_strength, train
@@ -28,7 +27,7 @@ from slimkit.training.schedules import total
 def train_one(recipe: dict[str, Any], dataset: Dataset, seed: int) -> Trained:
     """Train one network from fresh weights."""
     torch.manual_seed(seed)
-    model = model_zoo.ARCHITECTURES[recipe["arch"]](**recipe["arguments"])
+    model = zoo.ARCHITECTURES[recipe["arch"]](**recipe["arguments"])
     settings = Recipe(seed=seed, **recipe["training"])
     steps = settings.epochs * (len(dataset.train) // settings.batch_size)
     hooks = []
@@ -83,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path, help="a TOML file of model_zoo/recipes")
     parser.add_argument("--data-root", type=Path, help="folder with the data set's files")
-    out = Path(model_zoo.__file__).parent
+    out = Path(zoo.__file__).parent
     parser.add_argument("--out", type=Path, default=out, help="default: the zoo itself")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

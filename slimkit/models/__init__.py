@@ -3,6 +3,7 @@
 from slimkit.models.loading import build, load, of
 from slimkit.models.network import Network
 from slimkit.models.recognition import recognise
-from slimkit.models.slim_file import load_slim, save
+from slimkit.models.slim_file import load as load_slim
+from slimkit.models.slim_file import save
 
 __all__ = ["Network", "build", "load", "load_slim", "of", "recognise", "save"]

@@ -20,9 +20,9 @@ def input_shape(reference: Reference | None, model: nn.Module) -> tuple[tuple[in
         size = size if isinstance(size, int) else _transforms(reference.name).get("size")
         return (channels or 3, size or _SIZE, size or _SIZE), size is not None
     if reference is not None and reference.source == "zoo":
-        import model_zoo
+        from slimkit import zoo
 
-        first, height, width = model_zoo.INPUT_SHAPES[reference.name]
+        first, height, width = zoo.INPUT_SHAPES[reference.name]
         return (channels or first, height, width), True
     configured = getattr(model, "pretrained_cfg", None) or {}
     if isinstance(configured, dict) and len(configured.get("input_size") or ()) == 3:

@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from torch import Tensor
 
-from slimkit import __version__
+from slimkit._version import __version__
 from slimkit.errors import CheckpointError
 from slimkit.provenance import Provenance
 

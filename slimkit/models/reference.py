@@ -87,9 +87,9 @@ def factory(reference: Reference) -> Callable[..., nn.Module]:
             builder: Callable[..., nn.Module] = models.get_model_builder(reference.name)
             return builder
         case "zoo":
-            import model_zoo
+            from slimkit import zoo
 
-            made: Callable[..., nn.Module] = model_zoo.ARCHITECTURES[reference.name]
+            made: Callable[..., nn.Module] = zoo.ARCHITECTURES[reference.name]
             return made
         case "timm":
             return functools.partial(_timm().create_model, reference.name)
@@ -143,9 +143,9 @@ def _names(source: str) -> frozenset[str]:
 
         return frozenset(models.list_models())
     if source == "zoo":
-        import model_zoo
+        from slimkit import zoo
 
-        return frozenset(model_zoo.ARCHITECTURES)
+        return frozenset(zoo.ARCHITECTURES)
     with quiet():
         return frozenset(_timm().list_models())
 

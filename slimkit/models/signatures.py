@@ -156,10 +156,10 @@ def index() -> tuple[Signature, ...]:
         )
         for each in json.loads(lzma.decompress(packed))
     ]
-    import model_zoo
+    from slimkit import zoo
 
     known = {entry.arch for entry in entries}
-    new = [name for name in model_zoo.ARCHITECTURES if f"zoo:{name}" not in known]
+    new = [name for name in zoo.ARCHITECTURES if f"zoo:{name}" not in known]
     return (*entries, *(signature(Reference("zoo", name), {}) for name in new))
 
 

@@ -23,7 +23,7 @@ _KEY = "slimkit"  # of the safetensors metadata
 
 
 def save(model: nn.Module, path: str | Path) -> None:
-    """Write a network so that `load_slim` gives it back bit by bit.
+    """Write a network so that `load` gives it back bit by bit.
 
     Written as safetensors with the architecture's reference in its metadata; a network that is only described
     by itself (from a .pt2 file, or a pickled module of no known factory) is written as an exported program.
@@ -50,7 +50,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     _write(path, lambda target: save_file(tensors, target, metadata=metadata))
 
 
-def load_slim(path: str | Path, arch: str | None = None) -> nn.Module:
+def load(path: str | Path, arch: str | None = None) -> nn.Module:
     """Read a network that `save` wrote: on the CPU, in eval mode, provenance attached.
 
     Args:
