@@ -1,7 +1,7 @@
 """MACs: multiply-adds of convolutions and matrix products for one image.
 
 One MAC is two FLOPs. Counted are convolutions (also transposed ones), linear layers, matrix products and
-attention, by the formulas of `torch.utils.flop_counter`; not counted are biases, BatchNorm, activations,
+the products of attention, by the formulas of `torch.utils.flop_counter`; not counted are biases, BatchNorm, activations,
 pooling and interpolation.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -62,8 +63,8 @@ def _count(model: nn.Module, image: Tensor) -> dict[str, int]:
         tensors = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
     fast_attention = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one fused operator without a formula
-    try:
-        with module_paths(model) as running, _Counter(running) as counter:
+    try:  # attention as matrix products: not every fused kernel has a formula in every torch
+        with sdpa_kernel(SDPBackend.MATH), module_paths(model) as running, _Counter(running) as counter:
             if image.is_meta:
                 torch.func.functional_call(model, tensors, (image,))
             else:
