@@ -1,7 +1,7 @@
 """MACs: multiply-adds of convolutions and matrix products for one image.
 
-One MAC is two FLOPs. Counted are convolutions (also transposed ones), linear layers, matrix products and
-the products of attention, by the formulas of `torch.utils.flop_counter`; not counted are biases, BatchNorm, activations,
+One MAC is two FLOPs. Counted are convolutions (also transposed ones), linear layers, matrix products and those
+of attention, by the formulas of `torch.utils.flop_counter`; not counted are biases, BatchNorm, activations,
 pooling and interpolation.
 """
 
