@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from slimkit.channels import Graph, trace
 from slimkit.channels.graph import Axis, Group, Kept, Work
 from slimkit.errors import BudgetError, MaskError
-from slimkit.selection.budget import Widths, amount, blocks, by_scope, fill_unranked, to_limit, to_ratio
+from slimkit.selection.budget import Widths, amount, blocks, to_limit, to_ratio
 from slimkit.selection.mask import Mask
+from slimkit.selection.scope import by_scope, fill_unranked
 
 ANY = Widths(1)
 

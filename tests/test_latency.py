@@ -4,7 +4,6 @@ import itertools
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,18 +21,20 @@ from slimkit.errors import BudgetError, EngineError, OutputError, SpecError
 from slimkit.export import export_onnx
 from slimkit.measure import layer_table as table_module
 from slimkit.measure import layer_times as samples
+from slimkit.measure.conditions import Conditions
 from slimkit.measure.engines import open_runner
 from slimkit.measure.latency import Latency
 from slimkit.measure.layer_table import Row, check_fits
 from slimkit.measure.layers import Layer, Shape, layers
+from slimkit.runs.start import measured_budget
 from slimkit.selection.budget import Widths, blocks
 from slimkit.selection.mask import Mask
-from slimkit.selection.measured import LatencySolver, SizeSolver, Table, budget_solver, build, knapsack, load, save
+from slimkit.selection.measured import LatencySolver, SizeSolver, Table, build, knapsack, load, save
 from slimkit.selection.measured import solver as solver_module
 from slimkit.selection.measured.cost import Costs, join
 from slimkit.selection.measured.knapsack import Choice
 from slimkit.selection.measured.problem import Problem
-from slimkit.settings import CompressSpec
+from slimkit.settings import CompressSpec, parse_budget
 from slimkit.surgery.remove import remove
 
 
@@ -450,10 +451,14 @@ def machine(small: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNa
     return made
 
 
-def solve(small: SimpleNamespace, work: Path, **settings: Any) -> tuple[LatencySolver, Tensor]:
-    spec = CompressSpec(round_to=1, **settings)
-    solver = budget_solver(small.model, small.graph, spec, IMAGE, work, lambda *_: None)
-    assert isinstance(solver, LatencySolver)
+def solver_for(model: nn.Module, image: Tensor, budget: str, asked: str | float, **settings: Any) -> LatencySolver:
+    return LatencySolver(model, remove, parse_budget(asked, budget), image, **settings)
+
+
+def solve(
+    small: SimpleNamespace, asked: str | float, kind: str = "latency", **settings: Any
+) -> tuple[LatencySolver, Tensor]:
+    solver = solver_for(small.model, IMAGE, kind, asked, **settings)
     scores = torch.rand(small.graph.units, generator=torch.Generator().manual_seed(1)) + 0.1
     nothing_fixed = torch.zeros(small.graph.units, dtype=torch.bool)
     return solver, solver(small.graph, scores, Widths(1), nothing_fixed).keep
@@ -471,7 +476,7 @@ def test_a_machine_that_does_not_get_faster_for_long_is_asked_on(
     small: SimpleNamespace, machine: SimpleNamespace, tmp_path: Path
 ) -> None:
     machine.law = plateau
-    solver, keep = solve(small, tmp_path, max_latency=0.6)
+    solver, keep = solve(small, 0.6)
     assert 0.15 <= solver.reached / solver.original <= 0.6  # not the smallest network there is
     assert len(solver.rounds) <= 12
 
@@ -481,7 +486,7 @@ def test_a_table_that_expects_too_much_time_is_corrected(
 ) -> None:
     """By the table nothing is fast enough, so the smallest network is the first that is tried."""
     machine.law = lambda share: share**4 if share < 0.5 else 1.8 * share - 0.8
-    solver, _ = solve(small, tmp_path, max_latency=0.011)
+    solver, _ = solve(small, 0.011)
     assert len(solver.rounds) > 1
     assert 0.9 * 0.011 <= solver.reached / solver.original <= 0.011
 
@@ -491,7 +496,7 @@ def test_the_target_is_met_whatever_the_machine_makes_of_it(
     small: SimpleNamespace, machine: SimpleNamespace, tmp_path: Path, law: Callable[[float], float]
 ) -> None:
     machine.law = law
-    solver, keep = solve(small, tmp_path, max_latency=0.6)
+    solver, keep = solve(small, 0.6)
     share = small.graph.macs(keep) / small.graph.macs(torch.ones_like(keep))
     assert 0.97 * 0.6 <= law(share) <= 0.6
     assert solver.reached == pytest.approx(10 * law(share)) and solver.target == 6.0 and solver.original == 10.0
@@ -500,12 +505,12 @@ def test_the_target_is_met_whatever_the_machine_makes_of_it(
 
 
 def test_an_absolute_target_is_met(small: SimpleNamespace, machine: SimpleNamespace, tmp_path: Path) -> None:
-    solver, _ = solve(small, tmp_path, max_latency="5ms")
+    solver, _ = solve(small, "5ms")
     assert 4.75 <= solver.reached <= 5.0
 
 
 def test_energy_follows_the_time(small: SimpleNamespace, machine: SimpleNamespace, tmp_path: Path) -> None:
-    solver, keep = solve(small, tmp_path, max_energy=0.5)
+    solver, keep = solve(small, 0.5, "energy")
     share = small.graph.macs(keep) / small.graph.macs(torch.ones_like(keep))
     assert 0.475 <= share <= 0.5
     assert solver.original == pytest.approx(60) and solver.reached == pytest.approx(60 * share)  # mJ at 6 W
@@ -515,9 +520,9 @@ def test_on_a_noisy_machine_cpu_time_counts_and_is_said_to(
     small: SimpleNamespace, machine: SimpleNamespace, tmp_path: Path
 ) -> None:
     machine.noisy = True
-    solver, _ = solve(small, tmp_path, max_latency="5ms")  # wall time is three times that
+    solver, _ = solve(small, "5ms")  # wall time is three times that
     assert 4.75 <= solver.reached <= 5.0 and "too noisy" in solver.notes[0] and "CPU time" in solver.notes[0]
-    solver, _ = solve(small, tmp_path, max_latency="5ms", threads=2)  # whose CPU times are not what one waits for
+    solver, _ = solve(small, "5ms", conditions=Conditions(threads=2))  # whose CPU times are not what one waits for
     assert "too noisy" in solver.notes[0] and "the fastest of many runs" in solver.notes[0]
 
 
@@ -526,7 +531,7 @@ def test_a_target_out_of_reach_is_refused_with_the_best_and_who_holds_it(
 ) -> None:
     machine.law = lambda share: 0.5 + 0.5 * share
     with pytest.raises(BudgetError) as raised:
-        solve(small, tmp_path, max_latency=0.45)
+        solve(small, 0.45)
     words = str(raised.value)
     assert "max_latency is 4.5 ms (0.450 of the original): the smallest that the allowed widths reach is" in words
     assert re.search(r"reach is 5\.\d+ ms \(0\.5\d\d\); most of it is held by \w+.\d, ", words)
@@ -537,14 +542,14 @@ def test_a_target_that_the_original_meets_is_refused(
     small: SimpleNamespace, machine: SimpleNamespace, tmp_path: Path
 ) -> None:
     with pytest.raises(BudgetError, match="max_latency is 12 ms: the network already needs no more than 10 ms"):
-        solve(small, tmp_path, max_latency="12ms")
+        solve(small, "12ms")
 
 
 def test_a_table_from_elsewhere_is_used_without_measuring_here(
     small: SimpleNamespace, machine: SimpleNamespace, tmp_path: Path
 ) -> None:
     save(product_table(layers(small.path)), tmp_path / "phone.json")
-    solver, keep = solve(small, tmp_path, max_latency="50ms", latency_table=str(tmp_path / "phone.json"))
+    solver, keep = solve(small, "50ms", table=str(tmp_path / "phone.json"))
     share = small.graph.macs(keep) / small.graph.macs(torch.ones_like(keep))
     assert 0.475 <= share <= 0.5 and solver.original == 100 and solver.reached == pytest.approx(100 * share)
     assert machine.measured == 0
@@ -553,12 +558,12 @@ def test_a_table_from_elsewhere_is_used_without_measuring_here(
     assert record["by_table"] and record["asked"] == "50ms" and record["where"] in solver.notes[0]
     assert (record["kind"], record["original"], record["target"]) == ("latency", 100, 50) and record["rounds"] == []
     with pytest.raises(BudgetError, match=r"max_latency is 0.1 ms \(0.001 of the original\): the smallest"):
-        solve(small, tmp_path, max_latency="0.1ms", latency_table=str(tmp_path / "phone.json"))
+        solve(small, "0.1ms", table=str(tmp_path / "phone.json"))
     for other in ({"max_energy": 0.5}, {"ratio": 0.5}, {}):
         with pytest.raises(SpecError, match="(?s)it is of use only to a latency budget.*--max-latency"):
             CompressSpec(latency_table="phone.json", **other)
     with pytest.raises(EngineError, match="for threads 1, but this run is for threads 2"):
-        solve(small, tmp_path, max_latency=0.5, threads=2, latency_table=str(tmp_path / "phone.json"))
+        solve(small, 0.5, conditions=Conditions(threads=2), table=str(tmp_path / "phone.json"))
 
 
 def test_widths_are_those_that_the_machine_of_the_table_likes(
@@ -566,14 +571,13 @@ def test_widths_are_those_that_the_machine_of_the_table_likes(
 ) -> None:
     table = product_table(layers(small.path)).model_copy(update={"step": 8})
     save(table, tmp_path / "phone.json")
-    spec = CompressSpec(max_latency=0.5, latency_table=str(tmp_path / "phone.json"))
     scores, fixed = torch.rand(small.graph.units) + 0.1, torch.zeros(small.graph.units, dtype=torch.bool)
     for widths, steps in ((Widths(3), {8}), (Widths(3, adapt=False), {3})):
-        solver = LatencySolver(small.model, spec, IMAGE, tmp_path, lambda *_: None)
+        solver = solver_for(small.model, IMAGE, "latency", 0.5, table=str(tmp_path / "phone.json"))
         counts = solver(small.graph, scores, widths, fixed).counts(small.graph)
         cut = [(c, g) for c, g in zip(counts, small.graph.groups, strict=True) if c < len(g.units) and g.per_unit == 1]
         assert cut and all(count % step == 0 for count, _ in cut for step in steps)
-    solver.spec = replace(spec, max_latency=0.001)
+    solver.budget = parse_budget(0.001, "latency")
     with pytest.raises(BudgetError, match="Raise the budget, or allow more: --set cap=0.98, --set round_to=1$"):
         solver(small.graph, scores, Widths(3, adapt=False), fixed)
 
@@ -582,9 +586,7 @@ def test_widths_are_those_that_the_machine_of_the_table_likes(
 
 
 def test_a_budget_of_bytes_is_met_by_the_real_file(small: SimpleNamespace, tmp_path: Path) -> None:
-    spec = CompressSpec(max_bytes=0.5)
-    solver = budget_solver(small.model, small.graph, spec, IMAGE, tmp_path, lambda *_: None)
-    assert isinstance(solver, SizeSolver)
+    solver = SizeSolver(small.model, remove, parse_budget(0.5, "bytes"), IMAGE)
     scores = torch.rand(small.graph.units)
     mask = solver(small.graph, scores, Widths(1), torch.zeros(small.graph.units, dtype=torch.bool))
     export_onnx(remove(small.model, small.graph, mask), tmp_path / "slim.onnx", IMAGE)
@@ -593,15 +595,14 @@ def test_a_budget_of_bytes_is_met_by_the_real_file(small: SimpleNamespace, tmp_p
 
 
 def test_bytes_out_of_reach_are_refused(small: SimpleNamespace, tmp_path: Path) -> None:
-    solver = SizeSolver(small.model, replace(CompressSpec(max_bytes="2kB")), IMAGE, tmp_path, lambda *_: None)
+    solver = SizeSolver(small.model, remove, parse_budget("2kB", "bytes"), IMAGE)
     with pytest.raises(BudgetError, match=r"max_bytes is 2kB .*: the smallest that the allowed widths reach is"):
         solver(small.graph, torch.rand(small.graph.units), Widths(1), torch.zeros(small.graph.units, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("settings", [{"ratio": 0.5}, {"max_macs": 0.5}, {"max_params": 0.5}])
-def test_other_budgets_need_no_solver(small: SimpleNamespace, tmp_path: Path, settings: dict[str, Any]) -> None:
-    spec = CompressSpec(**settings)
-    assert budget_solver(small.model, small.graph, spec, IMAGE, tmp_path, lambda *_: None) is None
+def test_other_budgets_need_no_solver(small: SimpleNamespace, settings: dict[str, Any]) -> None:
+    assert measured_budget(CompressSpec(**settings), small.model, IMAGE, lambda *_: None) is None
 
 
 @pytest.mark.slow
@@ -613,7 +614,7 @@ def test_a_real_network_meets_its_latency(tmp_path: Path) -> None:
     model = mobilenet_v2(weights=None).eval()
     image = torch.randn(1, 3, 224, 224)
     graph = trace(model, image)
-    solver = LatencySolver(model, CompressSpec(max_latency=0.5), image, tmp_path, lambda *_: None)
+    solver = solver_for(model, image, "latency", 0.5)
     nothing_fixed = torch.zeros(graph.units, dtype=torch.bool)
     mask = solver(graph, torch.rand(graph.units) + 0.1, Widths(16), nothing_fixed)
     export_onnx(model, tmp_path / "dense.onnx", image)

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimkit.channels import trace
+from slimkit.channels import Graph, trace
 from slimkit.errors import BudgetError, MaskError, ProofError
+from slimkit.runs.start import context, slim
 from slimkit.settings import CompressSpec
-from slimkit.surgery import proof, prove
+from slimkit.surgery import proof
+from slimkit.surgery.prove import Slimmed
 
 
 class Two(nn.Module):
@@ -46,6 +48,10 @@ def spec(**settings: object) -> CompressSpec:
     return CompressSpec(**{"round_to": 1, **settings})  # type: ignore[arg-type]
 
 
+def slimmed(model: nn.Module, graph: Graph, spec: CompressSpec) -> Slimmed:
+    return slim(spec, model, graph, INPUTS, context(spec, None))
+
+
 def spread(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -56,7 +62,7 @@ def spread(model: nn.Module) -> nn.Module:
 
 def test_the_share_asked_for_is_removed_and_proven() -> None:
     model = spread(Two())
-    found = prove.slim(model, trace(model, INPUTS[0]), spec(ratio=0.5), INPUTS)
+    found = slimmed(model, trace(model, INPUTS[0]), spec(ratio=0.5))
     assert found.mask.removed == 12
     assert found.error < proof.TOLERANCE
     assert found.failing == ()
@@ -67,7 +73,7 @@ def test_the_channels_with_the_smallest_gamma_go() -> None:
     with torch.no_grad():
         model.na.weight[[1, 4, 6]] = 1e-3  # type: ignore[operator]
     by_gamma = spec(ratio=3 / 18, ranking="gamma", scope="global", without_bn="keep")
-    found = prove.slim(model, trace(model, INPUTS[0]), by_gamma, INPUTS)
+    found = slimmed(model, trace(model, INPUTS[0]), by_gamma)
     group = found.graph.groups[0]
     assert (~found.mask.keep[group.units]).nonzero().flatten().tolist() == [1, 4, 6]
 
@@ -76,16 +82,16 @@ def test_units_without_batch_norm_lose_their_share_or_stay_on_request() -> None:
     model = spread(Two())
     graph = trace(model, INPUTS[0])
     without = next(g for g in graph.groups if not g.norms)
-    found = prove.slim(model, graph, spec(ratio=0.5), INPUTS)
+    found = slimmed(model, graph, spec(ratio=0.5))
     assert 0 < int((~found.mask.keep[without.units]).sum()) < len(without.units)
-    kept = prove.slim(model, graph, spec(ratio=0.5, without_bn="keep"), INPUTS)
+    kept = slimmed(model, graph, spec(ratio=0.5, without_bn="keep"))
     assert bool(kept.mask.keep[without.units].all())
     assert kept.mask.removed == 9  # half of the 18 that have one
 
 
 def test_a_width_written_in_the_code_is_kept_and_named() -> None:
     model = spread(Literal())
-    found = prove.slim(model, trace(model, INPUTS[0]), spec(ratio=0.25), INPUTS)
+    found = slimmed(model, trace(model, INPUTS[0]), spec(ratio=0.25))
     removed = found.mask.removed
     assert found.error < proof.TOLERANCE
     kept = [k for k in found.graph.kept if k.layer == "b"]
@@ -98,28 +104,28 @@ def test_a_budget_in_macs_is_met() -> None:
     model = spread(Two())
     graph = trace(model, INPUTS[0])
     full = graph.macs(torch.ones(graph.units, dtype=torch.bool))
-    found = prove.slim(model, graph, spec(max_macs=0.4), INPUTS)
+    found = slimmed(model, graph, spec(max_macs=0.4))
     assert graph.macs(found.mask.keep) <= 0.4 * full
 
 
 def test_a_budget_out_of_reach_is_refused_with_the_best() -> None:
     model = spread(Two())
     with pytest.raises(BudgetError, match="the smallest that the allowed widths reach"):
-        prove.slim(model, trace(model, INPUTS[0]), spec(max_macs=0.0001), INPUTS)
+        slimmed(model, trace(model, INPUTS[0]), spec(max_macs=0.0001))
 
 
 def test_nothing_removable_is_an_error_with_the_reason() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(MaskError, match="reaches the output"):
-        prove.slim(model, trace(model, INPUTS[0]), spec(ratio=0.5), INPUTS)
+        slimmed(model, trace(model, INPUTS[0]), spec(ratio=0.5))
 
 
 def test_without_batch_norm_gamma_says_what_to_rank_by() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.ReLU(), nn.Linear(6, 4))
     graph = trace(model, INPUTS[0])
     with pytest.raises(MaskError, match="ranking=group-norm"):
-        prove.slim(model, graph, spec(ratio=0.5, ranking="gamma"), INPUTS)
-    found = prove.slim(model, graph, spec(ratio=0.5), INPUTS)
+        slimmed(model, graph, spec(ratio=0.5, ranking="gamma"))
+    found = slimmed(model, graph, spec(ratio=0.5))
     assert found.mask.removed == 3
 
 
@@ -130,4 +136,4 @@ def test_a_network_that_has_diverged_is_said_to_have() -> None:
         for layer in (model.b, model.c, model.d):
             layer.weight.fill_(1e30)
     with pytest.raises(ProofError, match="not finite.*\n.*lower learning rate"):
-        prove.slim(model, graph, spec(ratio=0.5), INPUTS)
+        slimmed(model, graph, spec(ratio=0.5))

@@ -190,7 +190,7 @@ def test_a_killed_run_goes_on_with_what_its_budget_measured(toy, tmp_path, monke
         def record(self):
             return {"kind": "latency"}
 
-    monkeypatch.setattr(train_run, "budget_solver", lambda *_: Measuring())
+    monkeypatch.setattr(train_run, "measured_budget", lambda *_: Measuring())
     settings = {"max_latency": 0.5, "draw": draw, "epochs": 3}
     store = killed(toy, tmp_path, settings, {"end": 25}.get(draw, 9))  # of 18 steps and 18 more
     resumed, job = found(toy, tmp_path, settings, store=store)

@@ -20,9 +20,8 @@ from slimkit.channels import trace
 from slimkit.measure.accuracy import accuracy
 from slimkit.models import load
 from slimkit.runs.compress import settle
-from slimkit.runs.start import context, proof_inputs
+from slimkit.runs.start import context, proof_inputs, slim
 from slimkit.settings import CompressSpec
-from slimkit.surgery import prove
 
 NETWORKS = ("resnet8-digits", "resnet20-fashion-mnist")
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -41,7 +40,7 @@ def cut(name: str, **settings: Any) -> dict[str, Any]:
     graph = trace(network.model, image)
     inputs = proof_inputs(image, dataset, spec.seed)
     ranked_with = context(spec, dataset)
-    slimmed = prove.slim(network.model, graph, spec, inputs, ranked_with)
+    slimmed = slim(spec, network.model, graph, inputs, ranked_with)
     _, rows = settle(network.model, slimmed, spec, inputs, dataset)
     return {
         "dense": accuracy(network.model, dataset.validation),

@@ -40,11 +40,11 @@ from slimkit.measure.accuracy import accuracy
 from slimkit.measure.latency import measure
 from slimkit.measure.macs import count_macs
 from slimkit.recovery import fold as folding
+from slimkit.runs.start import allowed_widths, conditions
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver
-from slimkit.selection.ranking import Context
+from slimkit.selection.ranking import Context, rank
 from slimkit.settings import CompressSpec
-from slimkit.surgery import prove
 from slimkit.surgery.remove import remove
 from slimkit.zoo.initialise import initialise
 from slimkit.zoo.resnet import ResNet
@@ -173,10 +173,10 @@ def ours(bench: Bench, seed: int, ranking: str, scope: str) -> tuple[nn.Module, 
     """Choose by slimkit's solver, remove; fold what the removed channels put out on average."""
     spec = CompressSpec(max_latency=bench.share, ranking=ranking, scope=scope, data="fashion-mnist", seed=seed)
     context = Context(seed, bench.batches(seed) if ranking == "taylor" else ())
-    scores = prove.rank(bench.dense, bench.graph, spec, context)
+    scores = rank(spec.ranking, bench.dense, bench.graph, spec.scope, context)
     fixed = torch.zeros(bench.graph.units, dtype=torch.bool)
-    solver = LatencySolver(bench.dense, spec, bench.image, bench.folder, lambda *_: None)
-    mask = solver(bench.graph, scores, prove.widths(spec), fixed)
+    solver = LatencySolver(bench.dense, remove, spec.budget, bench.image, conditions(spec))
+    mask = solver(bench.graph, scores, allowed_widths(spec), fixed)
     return cut(bench, mask, seed)
 
 
@@ -193,7 +193,7 @@ def cut(bench: Bench, mask: Mask, seed: int) -> tuple[nn.Module, nn.Module]:
 def uniform(bench: Bench, seed: int, step: int) -> tuple[nn.Module, nn.Module]:
     """Take the same share of every group, counts in steps: the channels with the smallest norms."""
     spec = CompressSpec(ratio=0.5, ranking="group-norm", data="fashion-mnist")
-    scores = prove.rank(bench.dense, bench.graph, spec, Context(seed))
+    scores = rank(spec.ranking, bench.dense, bench.graph, spec.scope, Context(seed))
 
     def mask(ratio: float) -> Mask:
         keep = torch.zeros(bench.graph.units, dtype=torch.bool)

@@ -39,10 +39,9 @@ def solve(name: str, share: float, folder: Path, settings: dict[str, str]) -> di
     from slimkit.channels import trace
     from slimkit.export import export_onnx
     from slimkit.measure.size import count_params
-    from slimkit.selection.measured import LatencySolver
-    from slimkit.selection.ranking import Context
+    from slimkit.runs.start import allowed_widths, measured_budget
+    from slimkit.selection.ranking import Context, rank
     from slimkit.settings import CompressSpec
-    from slimkit.surgery import prove as slimming
     from slimkit.surgery.remove import remove
 
     torch.set_num_threads(1)
@@ -50,12 +49,12 @@ def solve(name: str, share: float, folder: Path, settings: dict[str, str]) -> di
     image = torch.randn(1, 3, SIZES.get(name, 224), SIZES.get(name, 224))
     spec = CompressSpec(max_latency=share, **settings)
     graph = trace(model, image)
-    scores = slimming.rank(model, graph, spec, Context())
+    scores = rank(spec.ranking, model, graph, spec.scope, Context())
     fixed = torch.zeros(graph.units, dtype=torch.bool)
     shown: list[str] = []
-    solver = LatencySolver(model, spec, image, folder, lambda message, _: shown.append(message))
+    solver = measured_budget(spec, model, image, lambda message, _: shown.append(message))
     wall, cpu = time.perf_counter(), time.process_time()
-    mask = solver(graph, scores, slimming.widths(spec), fixed)
+    mask = solver(graph, scores, allowed_widths(spec), fixed)
     row: dict[str, Any] = {
         "name": name,
         "seconds": time.perf_counter() - wall,

@@ -23,9 +23,8 @@ from slimkit import data, recovery, training, zoo
 from slimkit.channels import Graph, trace
 from slimkit.measure.accuracy import accuracy
 from slimkit.recovery import fold
-from slimkit.runs.start import proof_inputs
+from slimkit.runs.start import context, proof_inputs, slim
 from slimkit.settings import CompressSpec
-from slimkit.surgery import prove
 from slimkit.training.group_penalty import group_penalty
 from slimkit.training.penalty import gamma_penalty
 from slimkit.training.run import Hook, Run
@@ -97,7 +96,7 @@ def cuts(model: nn.Module, graph: Graph, seed: int, dataset: data.Dataset) -> li
             for share in SHARES:
                 spec = CompressSpec(max_macs=share, ranking=ranking, scope=scope, round_to=1, seed=seed)
                 inputs = proof_inputs(torch.zeros(1, *dataset.input_shape), dataset, seed)
-                slimmed = prove.slim(model, graph, spec, inputs)
+                slimmed = slim(spec, model, graph, inputs, context(spec, None))
                 small = copy.deepcopy(slimmed.model)
                 means = fold.input_means(model, graph, slimmed.mask, batches, measured=True)
                 fold.fold_(small, model, graph, slimmed.mask, means)

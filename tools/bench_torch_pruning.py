@@ -38,18 +38,19 @@ def cpu(function: Callable[[], Any]) -> tuple[Any, float]:
 def ours(model: nn.Module, image: torch.Tensor) -> tuple[nn.Module, float]:
     """Trace, choose and remove; the network and CPU-seconds, without the proof."""
     from slimkit.channels import trace
-    from slimkit.selection.ranking import Context
+    from slimkit.runs.start import allowed_widths
+    from slimkit.selection.choose import choose
+    from slimkit.selection.ranking import Context, rank
     from slimkit.settings import CompressSpec
-    from slimkit.surgery import prove as slimming
     from slimkit.surgery.remove import remove
 
     spec = CompressSpec(ratio=RATIO, ranking="gamma", scope="global")
 
     def run() -> nn.Module:
         graph = trace(model, image)
-        scores = slimming.rank(model, graph, spec, Context())
+        scores = rank(spec.ranking, model, graph, spec.scope, Context())
         fixed = torch.zeros(graph.units, dtype=torch.bool)
-        return remove(model, graph, slimming.solve(graph, scores, spec, fixed))
+        return remove(model, graph, choose(graph, scores, spec.budget, allowed_widths(spec), fixed))
 
     return cpu(run)
 

@@ -43,16 +43,17 @@ def network(name: str) -> nn.Module:
 def ours(model: nn.Module, image: Tensor, setting: dict[str, Any]) -> nn.Module:
     """Trace, choose, and remove."""
     from slimkit.channels import trace
-    from slimkit.selection.ranking import Context
+    from slimkit.runs.start import allowed_widths
+    from slimkit.selection.choose import choose
+    from slimkit.selection.ranking import Context, rank
     from slimkit.settings import CompressSpec, make
-    from slimkit.surgery import prove as slimming
     from slimkit.surgery.remove import remove
 
     spec = make(CompressSpec, setting)
     graph = trace(model, image)
-    scores = slimming.rank(model, graph, spec, Context())
+    scores = rank(spec.ranking, model, graph, spec.scope, Context())
     fixed = torch.zeros(graph.units, dtype=torch.bool)
-    return remove(model, graph, slimming.solve(graph, scores, spec, fixed))
+    return remove(model, graph, choose(graph, scores, spec.budget, allowed_widths(spec), fixed))
 
 
 def theirs(model: nn.Module, image: Tensor, goal: int, round_to: int | None) -> nn.Module:

@@ -79,7 +79,7 @@ class Table(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    table: Literal["slimkit.selection.measured-table/1"] = "slimkit.selection.measured-table/1"
+    table: Literal["slimkit.latency-table/1"] = "slimkit.latency-table/1"
     runtime: str
     engine: str
     threads: int = Field(ge=1)
@@ -261,13 +261,13 @@ def load(path: str | Path) -> Table:
     raise EngineError(f"{path}: {wrong}.\n  Make one on the device: slimkit bench MODEL.onnx --table table.json")
 
 
-def check_fits(table: Table, path: str | Path, found: list[Layer], runtime: str, threads: int, batch: int) -> None:
+def check_fits(table: Table, path: str | Path, found: list[Layer], engine: str, threads: int, batch: int) -> None:
     """Check that a table that was read is one of this network, engine, thread count and batch.
 
     Raises:
         EngineError: it is not; the message says in what they differ.
     """
-    asked: dict[str, object] = {"engine": runtime, "threads": threads, "batch": batch}
+    asked: dict[str, object] = {"engine": engine, "threads": threads, "batch": batch}
     given = {"engine": table.runtime, "threads": table.threads, "batch": table.batch}
     differing = [name for name, value in asked.items() if given[name] != value]
     if differing:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +15,20 @@ from slimkit.methods.shrink import Cut
 from slimkit.recovery import fold
 from slimkit.results import records
 from slimkit.runs import start
-from slimkit.surgery.prove import Slimmed, Solver, slim
+from slimkit.surgery.prove import Slimmed
 from slimkit.training.penalty import gammas, has_gap, share_near_zero
 
 FOLD_BATCHES, STATISTICS_BATCHES = 4, 20
 
 
-def cutter(job: Job, graph: Graph, solver: Solver | None) -> Callable[[nn.Module], Cut]:
+def cutter(job: Job, graph: Graph, solver: Any) -> Callable[[nn.Module], Cut]:
     """Return what cuts a network on the CPU: choose, remove, prove, fold constants, measure statistics."""
     spec, dataset = job.spec, job.dataset
 
     def cut(dense: nn.Module) -> Cut:
         job.progress("removing channels and proving it", None)
         provenance.attach(dense, provenance.of(job.dense) if graph is job.graph else provenance.of(dense))
-        slimmed = slim(dense, graph, spec, job.inputs, start.context(spec, dataset), solver)
+        slimmed = start.slim(spec, dense, graph, job.inputs, start.context(spec, dataset), solver)
         small = slimmed.model
         gamma_row = records.gammas(dense, small)
         if spec.constants == "fold" and spec.init == "inherit":
@@ -42,7 +43,6 @@ def cutter(job: Job, graph: Graph, solver: Solver | None) -> Callable[[nn.Module
         }
         values = _penalised(dense, graph, spec.penalty)
         kept = {
-            "scores": slimmed.scores,
             "fixed": slimmed.fixed,
             "error": slimmed.error,
             "failing": list(slimmed.failing),
@@ -68,4 +68,4 @@ def _penalised(model: nn.Module, graph: Graph, penalty: str) -> Tensor:
 
 def slimmed(graph: Graph, cut: Cut) -> Slimmed:
     kept = cut.kept
-    return Slimmed(cut.model, graph, cut.mask, kept["scores"], kept["fixed"], kept["error"], tuple(kept["failing"]))
+    return Slimmed(cut.model, graph, cut.mask, kept["fixed"], kept["error"], tuple(kept["failing"]))

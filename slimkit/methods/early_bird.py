@@ -19,8 +19,8 @@ from slimkit.errors import MaskError, SpecError
 from slimkit.methods import settled as rules
 from slimkit.methods.settled import Rule
 from slimkit.selection import exact, ranking
-from slimkit.selection.budget import by_scope, fill_unranked, pools
 from slimkit.selection.mask import Mask
+from slimkit.selection.scope import by_scope, fill_unranked, pools
 
 _EVEN = 1e-3  # gammas whose range is below this share of the largest are tied: they have not left their start
 _DEAD = 1e-2  # gammas below this share of the largest are dead: what is left of them is the noise of SGD
@@ -75,7 +75,7 @@ class EarlyBird:
             cap: largest share of one group that may be removed, in (0, 1).
             fixed: bool [U], units that stay whatever their gamma.
             ranking: criterion of the masks, one that needs no data.
-            scope: where channels compete, see `budget.by_scope`.
+            scope: where channels compete, see `scope.by_scope`.
 
         Raises:
             MaskError: nothing can be removed, or no unit has a BatchNorm.

@@ -12,7 +12,7 @@ from slimkit.channels import Graph
 from slimkit.channels.trace import Example
 from slimkit.results.ledger import Leg
 from slimkit.settings import TrainSpec
-from slimkit.surgery.prove import Slimmed, Solver
+from slimkit.surgery.prove import Slimmed
 from slimkit.training.penalty import solve_strength
 from slimkit.training.schedules import total
 
@@ -45,7 +45,7 @@ class Job:
     dataset: data.Dataset
     inputs: Sequence[Example]
     fresh: Callable[[], nn.Module]
-    solver: Solver | None
+    solver: Any
     store: training.Store | None
     progress: Progress
     warnings: list[str] = field(default_factory=list)

@@ -21,10 +21,11 @@ from slimkit.methods.job import Job, Searched, fixed_units, recipe, steps_of, st
 from slimkit.methods.settled import Rule
 from slimkit.methods.shrink import Cut, Plan, Shrinking
 from slimkit.results.ledger import Leg
-from slimkit.selection.budget import by_scope
+from slimkit.runs.start import allowed_widths
+from slimkit.selection.choose import choose
 from slimkit.selection.mask import Mask
+from slimkit.selection.scope import by_scope
 from slimkit.settings import TrainSpec
-from slimkit.surgery.prove import solve, widths
 from slimkit.surgery.remove import remove
 from slimkit.training import low_precision
 
@@ -230,8 +231,12 @@ def watched_ratio(job: Job, fixed: Tensor) -> float:
     if job.spec.ratio is not None:
         return job.spec.ratio
     scores = by_scope(job.graph, torch.rand(job.graph.units, generator=torch.Generator().manual_seed(0)), "group")
-    allowed = widths(job.spec)
-    mask = job.solver(job.graph, scores, allowed, fixed) if job.solver else solve(job.graph, scores, job.spec, fixed)
+    allowed = allowed_widths(job.spec)
+    mask = (
+        job.solver(job.graph, scores, allowed, fixed)
+        if job.solver
+        else choose(job.graph, scores, job.spec.budget, allowed, fixed)
+    )
     return mask.removed / max(1, job.graph.units - int(fixed.sum()))
 
 

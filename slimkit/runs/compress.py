@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from slimkit import data, models, provenance, recovery
 from slimkit.channels.trace import Example, tensors
+from slimkit.errors import DataError
 from slimkit.measure import accuracy
 from slimkit.measure.engines import require
 from slimkit.measure.stages import Stages
@@ -22,11 +23,10 @@ from slimkit.runs import output as folder
 from slimkit.runs.figures import cost, head, measure, slimming_rows, time_layers
 from slimkit.runs.files import finish, write_model
 from slimkit.runs.result import Outcome, Progress, Result, quiet
-from slimkit.runs.start import context, image_shape, open_data, proof_inputs, trace_with
-from slimkit.selection.measured import budget_solver
+from slimkit.runs.start import context, image_shape, measured_budget, open_data, proof_inputs, slim, trace_with
 from slimkit.settings import CompressSpec
 from slimkit.surgery import proof
-from slimkit.surgery.prove import Slimmed, slim
+from slimkit.surgery.prove import Slimmed
 
 
 def compress(
@@ -91,14 +91,17 @@ def _compress(
 ) -> Result:
     dense = network.model
     require(spec.runtime)
+    if spec.int8 and dataset is None:
+        raise DataError("int8 is True: it needs data.\n  Add --data, for example --data digits")
+    ranked_with = context(spec, dataset)
     progress("tracing channels", None)
     with stages.stage("trace"):
         graph = trace_with(spec, dense, example)
-    solver = budget_solver(dense, graph, spec, example, work, progress)
+    solver = measured_budget(spec, dense, example, progress)
     progress("removing channels and proving it", None)
     with stages.stage("remove and prove"):
         inputs = proof_inputs(example, dataset, spec.seed)
-        slimmed = slim(dense, graph, spec, inputs, context(spec, dataset), solver)
+        slimmed = slim(spec, dense, graph, inputs, ranked_with, solver)
     with stages.stage("fold constants"):
         settled, after_cut = settle(dense, slimmed, spec, inputs, dataset)
     with stages.stage("recover"):

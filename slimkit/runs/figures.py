@@ -21,9 +21,9 @@ from slimkit.measure.stages import Stages
 from slimkit.models import Network
 from slimkit.results import json_file, records
 from slimkit.runs.files import DENSE_ONNX, INT8_ONNX, ONNX
-from slimkit.selection.budget import Widths
+from slimkit.runs.start import allowed_widths
 from slimkit.settings import RunSpec
-from slimkit.surgery.prove import Slimmed, widths
+from slimkit.surgery.prove import Slimmed
 
 _CALIBRATION_BATCHES = 8  # of 64 images
 
@@ -32,7 +32,7 @@ def slimming_rows(
     slimmed: Slimmed, spec: RunSpec, dense: nn.Module, model: nn.Module, shape: tuple[int, ...]
 ) -> dict[str, Any]:
     """Return the parts of a report that say which channels went."""
-    allowed: Widths = widths(spec)
+    allowed = allowed_widths(spec)
     graph, mask = slimmed.graph, slimmed.mask
     return {
         "channels": records.channels(graph, mask, slimmed.fixed, slimmed.failing, spec.ratio),

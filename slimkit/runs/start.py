@@ -1,5 +1,6 @@
 """What a run starts from: the network, the data, one image, and what the proof runs on."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -9,10 +10,19 @@ from slimkit import data, provenance
 from slimkit.channels import Graph, trace
 from slimkit.channels.trace import Example
 from slimkit.errors import DataError
+from slimkit.measure.conditions import Conditions
+from slimkit.measure.environment import preferred_step
 from slimkit.models import Network
-from slimkit.selection.ranking import Context
+from slimkit.runs.result import Progress
+from slimkit.selection.budget import Widths
+from slimkit.selection.choose import Chooser, choose, fixed_units
+from slimkit.selection.mask import Mask
+from slimkit.selection.measured import LatencySolver, SizeSolver
+from slimkit.selection.ranking import Context, criterion, rank
 from slimkit.settings import CompressSpec, RunSpec
 from slimkit.surgery import proof
+from slimkit.surgery.prove import Slimmed, prove
+from slimkit.surgery.remove import remove
 
 _REAL_IMAGES = 16  # of the validation split, in the proof
 
@@ -83,8 +93,56 @@ def proof_inputs(example: Tensor, dataset: data.Dataset | None, seed: int) -> li
 
 
 def context(spec: RunSpec, dataset: data.Dataset | None) -> Context:
-    """Return what the ranking may need: the seed, and training batches for criteria that read data."""
-    if dataset is None or spec.ranking != "taylor":
+    """Return what the ranking may need: the seed, and training batches for criteria that read data.
+
+    Raises:
+        DataError: the criterion needs data, and there is none.
+    """
+    if criterion(spec.ranking).needs != "data":
         return Context(seed=spec.seed)
+    if dataset is None:
+        raise DataError(f"ranking is {spec.ranking!r}: it needs data.\n  Add --data, for example --data digits")
     batches = islice(dataset.train.batches(spec.batch_size, seed=spec.seed), _RANKING_BATCHES)
     return Context(seed=spec.seed, batches=list(batches))
+
+
+def conditions(spec: RunSpec) -> Conditions:
+    """Return what latencies are measured under."""
+    return Conditions(engine=spec.runtime, threads=spec.threads, batch=spec.batch)
+
+
+def allowed_widths(spec: RunSpec) -> Widths:
+    """Return the counts of channels that the settings allow."""
+    if spec.round_to == "auto":
+        return Widths(preferred_step(), adapt=True, cap=spec.cap)
+    return Widths(int(spec.round_to), adapt=False, cap=spec.cap)
+
+
+def measured_budget(
+    spec: RunSpec, dense: nn.Module, example: Tensor, progress: Progress
+) -> LatencySolver | SizeSolver | None:
+    """Return what chooses the mask where the budget has to be measured: latency, energy, bytes; else None."""
+    budget = spec.budget
+    if budget.kind in ("latency", "energy"):
+        return LatencySolver(dense, remove, budget, example, conditions(spec), spec.latency_table, progress)
+    return SizeSolver(dense, remove, budget, example, progress) if budget.kind == "bytes" else None
+
+
+def slim(
+    spec: RunSpec,
+    dense: nn.Module,
+    graph: Graph,
+    inputs: Sequence[Example],
+    context: Context,
+    solver: Chooser | None = None,
+) -> Slimmed:
+    """Rank channels, choose what goes, remove it and prove it, as the settings say; `solver` for measured budgets."""
+    scores = rank(spec.ranking, dense, graph, spec.scope, context)
+    widths = allowed_widths(spec)
+
+    def chosen(fixed: Tensor) -> Mask:
+        if solver is not None:
+            return solver(graph, scores, widths, fixed)
+        return choose(graph, scores, spec.budget, widths, fixed)
+
+    return prove(dense, graph, chosen, inputs, fixed_units(graph, spec.keep, spec.without_bn))

@@ -16,8 +16,7 @@ from slimkit.runs import output as folder
 from slimkit.runs.figures import head, slimming_rows, time_layers
 from slimkit.runs.files import finish, write_model
 from slimkit.runs.result import Outcome, Progress, Result, quiet
-from slimkit.runs.start import proof_inputs, trace_with
-from slimkit.selection.measured import budget_solver
+from slimkit.runs.start import measured_budget, proof_inputs, trace_with
 from slimkit.settings import TrainSpec
 
 
@@ -133,7 +132,7 @@ def _job(
     data.check_fits(dataset, network.model)
     example = methods.example(spec, dataset)
     graph = trace_with(spec, network.model, example)
-    solver = budget_solver(network.model, graph, spec, example, work, progress)
+    solver = measured_budget(spec, network.model, example, progress)
     return methods.Job(
         spec=spec,
         dense=network.model,

@@ -88,7 +88,7 @@ def apply_(model: nn.Module, graph: Graph, mask: Mask) -> None:
 
 def save(mask: Mask, path: Path | str) -> None:
     """Write a mask to a safetensors file."""
-    save_file({"keep": mask.keep}, str(path), metadata={"format": "slimkit.selection.mask/1"})
+    save_file({"keep": mask.keep}, str(path), metadata={"format": "slimkit.mask/1"})
 
 
 def load(path: Path | str) -> Mask:

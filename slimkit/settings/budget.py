@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from slimkit.errors import SpecError
@@ -39,11 +39,13 @@ class Budget:
         value: a share (of the original; for `ratio`, of the channels), or an amount in MACs, parameters,
             bytes, ms or mJ.
         absolute: whether `value` is an amount.
+        asked: as it was written.
     """
 
     kind: str
     value: float
     absolute: bool = False
+    asked: str | float | None = field(default=None, compare=False)
 
 
 def parse_budget(given: str | float, kind: str) -> Budget:
@@ -65,11 +67,11 @@ def parse_budget(given: str | float, kind: str) -> Budget:
         if value > 1:
             raise SpecError(_refusal(given, kind, "more than the original"))
     if unit == "" and value <= 1:
-        return Budget(kind, value)
+        return Budget(kind, value, asked=given)
     if unit not in _UNITS[kind]:
         wrong = f"{unit!r} is no unit of it" if unit else "above 1 without a unit"
         raise SpecError(_refusal(given, kind, f"{wrong}; units are {', '.join(filter(None, _UNITS[kind]))}"))
-    return Budget(kind, value * _UNITS[kind][unit], absolute=True)
+    return Budget(kind, value * _UNITS[kind][unit], absolute=True, asked=given)
 
 
 def budget_setting(kind: str) -> Any:

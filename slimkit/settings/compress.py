@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from slimkit.errors import SpecError
 from slimkit.settings.checks import flag, number, optional, pattern, text, whole
 from slimkit.settings.run import RunSpec
 from slimkit.settings.setting import setting
@@ -31,10 +30,3 @@ class CompressSpec(RunSpec):
     epochs: int = setting(10, "epochs of retraining, where there is data; 0: re-estimate BatchNorm only", whole(0))
     learning_rate: float = setting(0.02, "highest learning rate of the retraining", number(0, above=True))
     distill: bool = setting(True, "retrain with the dense network as teacher", flag)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, wanted in (("int8", self.int8), ("ranking", self.ranking == "taylor")):
-            if wanted and self.data is None:
-                given = f"{name} is {getattr(self, name)!r}"
-                raise SpecError(f"{given}: it needs data.\n  Add --data, for example --data digits")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 from slimkit.errors import SpecError
 from slimkit.settings.budget import Budget, budget_setting, parse_budget
-from slimkit.settings.checks import choice, flag, number, optional, pattern, text, whole, word_or
+from slimkit.settings.checks import choice, flag, number, optional, pattern, several, text, whole, word_or
 from slimkit.settings.setting import setting
 
 BUDGETS = ("macs", "params", "bytes", "latency", "energy")
@@ -67,6 +67,9 @@ class RunSpec:
         "norm",
         "channels without BatchNorm: norm (rank them by their weights) or keep",
         choice("norm", "keep"),
+    )
+    keep: tuple[str, ...] = setting(
+        (), "layers whose channels all stay, by name or pattern, such as layer4.*", several(text)
     )
     cap: float = setting(0.9, "largest share to remove of one group, in (0, 1)", number(0, 1, above=True, below=True))
     round_to: str | int = setting(

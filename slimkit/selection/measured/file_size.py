@@ -15,27 +15,35 @@ from slimkit.errors import BudgetError
 from slimkit.export import export_onnx
 from slimkit.selection.budget import Widths, amount, to_limit
 from slimkit.selection.mask import Mask
-from slimkit.settings import RunSpec
-from slimkit.surgery.remove import remove
+from slimkit.settings import Budget
 
 Progress = Callable[[str, float | None], None]
+Remove = Callable[[nn.Module, Graph, Mask], nn.Module]
 _ROUNDS = 4
 _PARAMETER = 4  # bytes
 
 
 @dataclass
 class SizeSolver:
-    """Chooses masks for a budget of bytes: a `slimkit.surgery.prove.Solver`.
+    """Chooses masks for a budget of bytes: a `slimkit.selection.choose.Chooser`.
 
     Bytes follow the parameters but for what export folds and names; that difference is taken from real files,
     the dense one first.
+
+    Attributes:
+        dense: the network before removal.
+        remove: (network, graph, mask) -> the smaller network: `slimkit.surgery.remove`.
+        budget: of kind `bytes`.
+        example: an image [N, C, H, W].
+        progress: called with what is being done, and the share done.
+        original, target, reached: of the last mask, bytes.
     """
 
     dense: nn.Module
-    spec: RunSpec
+    remove: Remove
+    budget: Budget
     example: Tensor
-    work: Path
-    progress: Progress
+    progress: Progress = lambda message, share: None
     original: float = 0.0
     target: float = 0.0
     reached: float = 0.0
@@ -46,8 +54,8 @@ class SizeSolver:
         Raises:
             BudgetError: out of reach; the message has the best value.
         """
-        budget = self.spec.budget
-        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+        budget = self.budget
+        with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "network.onnx")
             self.progress("exporting the network to weigh it", None)
             more: float = self._bytes(self.dense, path) - _PARAMETER * graph.params(Mask.full(graph).keep)
@@ -60,7 +68,7 @@ class SizeSolver:
                     return _PARAMETER * graph.params(keep) + extra
 
                 mask = to_limit(graph, scores, weigh, limit, widths, "bytes", fixed)
-                self.reached = real = self._bytes(remove(self.dense, graph, mask), path)
+                self.reached = real = self._bytes(self.remove(self.dense, graph, mask), path)
                 if real <= limit:
                     return mask
                 more = extra + real - weigh(mask.keep)
@@ -73,7 +81,7 @@ class SizeSolver:
         """Return how the last mask meets the budget, for the report; bytes."""
         return {
             "kind": "bytes",
-            "asked": self.spec.max_bytes,
+            "asked": self.budget.asked,
             "original": self.original,
             "target": self.target,
             "reached": self.reached,

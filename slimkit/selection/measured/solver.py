@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from slimkit.channels import Graph
 from slimkit.errors import BudgetError, MaskError
 from slimkit.export import export_onnx
-from slimkit.measure import energy
-from slimkit.measure import layer_table as table
+from slimkit.measure import energy, layer_table
+from slimkit.measure.conditions import Conditions
 from slimkit.measure.latency import Latency, measure
 from slimkit.measure.layers import layers
 from slimkit.selection.budget import Widths, amount, blocks, nothing
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured.cost import Counts, join
 from slimkit.selection.measured.problem import Problem
-from slimkit.settings import RunSpec
-from slimkit.surgery.remove import remove
+from slimkit.settings import Budget
 
 Progress = Callable[[str, float | None], None]
+Remove = Callable[[nn.Module, Graph, Mask], nn.Module]
 _CORRECTIONS = 3
 _AIM, _CLOSER = 0.98, 0.99  # of the target, by the table and by measured masks: noise must not lift it above
 _ENOUGH = 0.98  # of the target: closer from below needs no correction
@@ -44,11 +44,15 @@ class Round:
 
 @dataclass
 class LatencySolver:
-    """Chooses masks for a latency or energy budget: a `slimkit.surgery.prove.Solver`.
+    """Chooses masks for a latency or energy budget: a `slimkit.selection.choose.Chooser`.
 
     Attributes:
-        dense, spec, example: the network, its budget and an image [N, C, H, W].
-        work: folder for files of a moment.
+        dense: the network before removal.
+        remove: (network, graph, mask) -> the smaller network: `slimkit.surgery.remove`.
+        budget: of kind `latency` or `energy`.
+        example: an image [N, C, H, W].
+        conditions: what the latency is of.
+        table: file with the latency table of another machine, to aim at that machine.
         progress: called with what is being done, and the share done.
         rounds: of the last mask.
         original, target, reached: of the last mask, ms or mJ; `reached` as measured beside the original.
@@ -59,10 +63,12 @@ class LatencySolver:
     """
 
     dense: nn.Module
-    spec: RunSpec
+    remove: Remove
+    budget: Budget
     example: Tensor
-    work: Path
-    progress: Progress
+    conditions: Conditions = Conditions()
+    table: str | None = None
+    progress: Progress = lambda message, share: None
     rounds: list[Round] = field(default_factory=list)
     original: float = 0.0
     target: float = 0.0
@@ -82,7 +88,7 @@ class LatencySolver:
             EngineError: the latency table is another network's, engine's or thread count's.
         """
         self.rounds, self.notes = [], []
-        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+        with tempfile.TemporaryDirectory() as folder:
             dense = Path(folder, "dense.onnx")
             self.progress("exporting the network to time it", None)
             export_onnx(self.dense, dense, self.example)
@@ -104,10 +110,10 @@ class LatencySolver:
 
     def record(self) -> dict[str, Any]:
         """Return how the last mask meets the budget, for the report: ms or mJ."""
-        kind = self.spec.budget.kind
+        kind = self.budget.kind
         return {
             "kind": kind,
-            "asked": getattr(self.spec, f"max_{kind}"),
+            "asked": self.budget.asked,
             "original": self.original,
             "target": self.target,
             "reached": self.reached,
@@ -119,22 +125,19 @@ class LatencySolver:
             "notes": list(self.notes),
         }
 
-    def _table(self, dense: Path) -> table.Table:
+    def _table(self, dense: Path) -> layer_table.Table:
         """Return the cost table: one that was made elsewhere, or this machine's."""
-        spec = self.spec
-        self.by_table = spec.latency_table is not None
-        if spec.latency_table is not None:
-            costs = table.load(spec.latency_table)
-            table.check_fits(costs, spec.latency_table, layers(dense), spec.runtime, spec.threads, spec.batch)
+        self.by_table = self.table is not None
+        if self.table is not None:
+            costs = layer_table.load(self.table)
+            layer_table.check_fits(costs, self.table, layers(dense), **self._conditions)
         else:
-            costs = table.build(
-                dense, engine=spec.runtime, threads=spec.threads, batch=spec.batch, progress=self.progress
-            )
+            costs = layer_table.build(dense, **self._conditions, progress=self.progress)
         threads = f"{costs.threads} thread{'s' if costs.threads > 1 else ''}"
         self.where = f"{costs.cpu}, {costs.engine}, {threads}, batch {costs.batch}"
         return costs
 
-    def _by_table(self, problem: Problem, costs: table.Table) -> Counts:
+    def _by_table(self, problem: Problem, costs: layer_table.Table) -> Counts:
         """Return counts by a table of another machine: what they reach there cannot be measured here."""
         self._aim_from(costs.network_ms)
         counts, predicted = problem.solve(_AIM * self._goal)
@@ -175,7 +178,7 @@ class LatencySolver:
 
     def _try(self, problem: Problem, counts: Counts, predicted: float, dense: Path, slim: Path) -> float:
         """Make the network with these counts, measure it beside the dense one, and return its share."""
-        smaller = remove(self.dense, problem.graph, Mask(problem.keep(counts)))
+        smaller = self.remove(self.dense, problem.graph, Mask(problem.keep(counts)))
         export_onnx(smaller, slim, self.example)
         before, after = map(self._value, self._measure([dense, slim]))
         self._aim_from(before)
@@ -205,7 +208,7 @@ class LatencySolver:
         Raises:
             BudgetError: the original is within the budget already.
         """
-        budget = self.spec.budget
+        budget = self.budget
         self.original = original
         self.target = budget.value if budget.absolute else budget.value * original
         if self.target >= original:
@@ -215,14 +218,17 @@ class LatencySolver:
             )
 
     @property
+    def _conditions(self) -> dict[str, Any]:
+        return asdict(self.conditions)
+
+    @property
     def _goal(self) -> float:
         return self.target / self.original
 
     def _measure(self, paths: list[Path]) -> list[Latency]:
-        spec = self.spec
         seconds = _NOISY_SECONDS if self.notes else _SECONDS
-        found = measure(paths, engine=spec.runtime, threads=spec.threads, batch=spec.batch, seconds=seconds)
-        clock = "CPU time of the process" if spec.threads == 1 else "the fastest of many runs"
+        found = measure(paths, **self._conditions, seconds=seconds)
+        clock = "CPU time of the process" if self.conditions.threads == 1 else "the fastest of many runs"
         note = f"The machine was too noisy to time the network: the budget is met in {clock}."
         if any(latency.noisy for latency in found) and note not in self.notes:
             self.notes.append(note)
@@ -230,12 +236,12 @@ class LatencySolver:
 
     def _value(self, latency: Latency) -> float:
         """Return what the budget is about: ms or mJ; by another clock once the machine was seen to be noisy."""
-        if self.spec.budget.kind == "energy":
+        if self.budget.kind == "energy":
             return energy.per_inference(latency).value
         return replace(latency, noisy=bool(self.notes)).typical_ms
 
     def _out_of_reach(self, problem: Problem, counts: Counts) -> str:
-        kind = self.spec.budget.kind
+        kind = self.budget.kind
         least = bool(np.all(counts == problem.least))
         how = "the smallest that the allowed widths reach" if least else "the nearest that was reached"
         return (

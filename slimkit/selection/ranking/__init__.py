@@ -1,28 +1,39 @@
-"""Which channels matter least: one criterion a file, a function (model, graph, context) -> scores [U]."""
-
-from collections.abc import Callable
+"""Which channels matter least: one criterion a file. U = units of the graph."""
 
 from torch import Tensor, nn
 
 from slimkit.channels import Graph
-from slimkit.errors import SpecError
+from slimkit.errors import MaskError, SpecError
 from slimkit.selection.ranking import chance, gamma, group_norm, reader_norm, taylor
 from slimkit.selection.ranking.context import Context
+from slimkit.selection.ranking.criterion import Criterion
+from slimkit.selection.scope import by_scope, fill_unranked
 
-RANKINGS: dict[str, Callable[[nn.Module, Graph, Context], Tensor]] = {
-    "gamma": gamma.scores,
-    "group-norm": group_norm.scores,
-    "reader-norm": reader_norm.scores,
-    "taylor": taylor.scores,
-    "random": chance.scores,
+CRITERIA: dict[str, Criterion] = {
+    "gamma": Criterion(gamma.scores, needs="batch norm"),
+    "group-norm": Criterion(group_norm.scores),
+    "reader-norm": Criterion(reader_norm.scores),
+    "taylor": Criterion(taylor.scores, needs="data"),
+    "random": Criterion(chance.scores),
 }
+
+
+def criterion(name: str) -> Criterion:
+    """Return a criterion by name.
+
+    Raises:
+        SpecError: there is none.
+    """
+    if name not in CRITERIA:
+        raise SpecError(f"ranking is {name!r}: it must be one of {', '.join(CRITERIA)}.")
+    return CRITERIA[name]
 
 
 def scores(name: str, model: nn.Module, graph: Graph, context: Context | None = None) -> Tensor:
     """Score every unit by a named criterion; the lowest go first.
 
     Args:
-        name: a key of `RANKINGS`.
+        name: a key of `CRITERIA`.
         model: the network that `graph` was traced from; read, not changed.
         graph: its channels, U units.
         context: what a criterion may need besides: a seed, batches of data.
@@ -33,9 +44,31 @@ def scores(name: str, model: nn.Module, graph: Graph, context: Context | None = 
     Raises:
         SpecError: the criterion is unknown, or needs data that was not given.
     """
-    if name not in RANKINGS:
-        raise SpecError(f"ranking is {name!r}: it must be one of {', '.join(RANKINGS)}.")
-    return RANKINGS[name](model, graph, context or Context())
+    return criterion(name).scores(model, graph, context or Context())
 
 
-__all__ = ["RANKINGS", "Context", "scores"]
+def rank(name: str, model: nn.Module, graph: Graph, scope: str = "group", context: Context | None = None) -> Tensor:
+    """Score every unit, also those that the criterion cannot rank, so that a mask can be chosen; finite [U].
+
+    Units that the criterion says nothing about get the quantile that `group-norm` puts them at.
+
+    Args:
+        name, model, graph, context: as for `scores`.
+        scope: where channels compete: `global`, `isomorphic` or `group`, see `slimkit.selection.scope`.
+
+    Raises:
+        MaskError: the criterion needs BatchNorm, and none scales any unit.
+        SpecError: criterion or scope is unknown, or data is missing.
+    """
+    if criterion(name).needs == "batch norm" and graph.units and not bool(graph.has_norm.any()):
+        raise MaskError(
+            f"ranking is {name!r}, but no BatchNorm scales any of the channels that could be removed.\n"
+            "  To rank them by their weights: --set ranking=group-norm"
+        )
+    found = scores(name, model, graph, context)
+    if bool(found.isnan().any()):
+        found = fill_unranked(found, scores("group-norm", model, graph, context))
+    return by_scope(graph, found, scope)
+
+
+__all__ = ["CRITERIA", "Context", "Criterion", "criterion", "rank", "scores"]

@@ -1,0 +1,68 @@
+"""Scores, widths and a budget to a mask: the choice of what goes. U = units of the graph."""
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+from slimkit.channels import Graph
+from slimkit.errors import MaskError
+from slimkit.selection.budget import Widths, to_limit, to_ratio
+from slimkit.selection.mask import Mask
+from slimkit.settings import Budget
+
+Chooser = Callable[[Graph, Tensor, Widths, Tensor], Mask]  # (graph, scores, widths, fixed) -> mask
+
+
+def choose(
+    graph: Graph, scores: Tensor, budget: Budget, widths: Widths | None = None, fixed: Tensor | None = None
+) -> Mask:
+    """Return the mask that removes the lowest scores until a budget of channels, MACs, parameters or bytes is met.
+
+    Args:
+        graph: channels of the network, U units.
+        scores: [U], finite, any scale; the lowest go first.
+        budget: `slimkit.settings.parse_budget` reads it from a word; latency and energy have to be measured, see
+            `slimkit.selection.measured`. Bytes are taken as 4 a parameter.
+        widths: counts that groups may keep; any by default.
+        fixed: bool [U], units that stay.
+
+    Raises:
+        BudgetError: out of reach; MaskError: nothing to remove.
+    """
+    widths = widths or Widths()
+    if budget.kind == "ratio":
+        return to_ratio(graph, scores, budget.value, widths, fixed)
+    measures: dict[str, Callable[[Tensor], int]] = {
+        "macs": graph.macs,
+        "params": graph.params,
+        "bytes": lambda keep: 4 * graph.params(keep),
+    }
+    measure = measures[budget.kind]
+    limit = budget.value if budget.absolute else budget.value * measure(Mask.full(graph).keep)
+    return to_limit(graph, scores, measure, limit, widths, budget.kind, fixed)
+
+
+def fixed_units(graph: Graph, keep: Sequence[str] = (), without_bn: str = "norm") -> Tensor:
+    """Return the units that must stay whole on request, bool [U].
+
+    Args:
+        graph: channels of the network.
+        keep: names of layers, or patterns such as `layer4.*`: whatever channels they make stay.
+        without_bn: `keep`: channels that no BatchNorm scales stay too; `norm`: they may go.
+
+    Raises:
+        MaskError: a pattern fits no layer whose channels could go.
+    """
+    fixed = ~graph.has_norm if without_bn == "keep" else torch.zeros(graph.units, dtype=torch.bool)
+    for pattern in keep:
+        groups = [group for group in graph.groups if any(fnmatchcase(layer, pattern) for layer in group.layers)]
+        if not groups and not any(fnmatchcase(kept.layer, pattern) for kept in graph.kept):
+            raise MaskError(
+                f"keep is {pattern!r}: no layer with channels is called so.\n"
+                f"  Layers are {', '.join(sorted({name for group in graph.groups for name in group.layers})[:8])}, ..."
+            )
+        for group in groups:
+            fixed[group.units] = True
+    return fixed
