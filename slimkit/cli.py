@@ -18,6 +18,7 @@ import click
 from slimkit._version import __version__
 from slimkit.errors import SlimkitError, SpecError
 from slimkit.settings import BUDGETS, CompressSpec, RunSpec, TrainSpec, make, read_pairs, read_settings, read_words
+from slimkit.settings.words import as_flags
 
 Spec = TypeVar("Spec", bound=RunSpec)
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -274,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with terminable():
             slimkit.main(words, prog_name="slimkit", standalone_mode=False)
     except SlimkitError as error:
-        return refuse(str(error))
+        return refuse(as_flags(str(error)))
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "slimkit"
         return refuse(f"{error.format_message()}\n  See {path} --help")

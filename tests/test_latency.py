@@ -535,7 +535,7 @@ def test_a_target_out_of_reach_is_refused_with_the_best_and_who_holds_it(
     words = str(raised.value)
     assert "max_latency is 4.5 ms (0.450 of the original): the smallest that the allowed widths reach is" in words
     assert re.search(r"reach is 5\.\d+ ms \(0\.5\d\d\); most of it is held by \w+.\d, ", words)
-    assert words.endswith("Raise the budget, or allow more: --set cap=0.98")
+    assert words.endswith("Raise the budget, or allow more: `cap=0.98`")
 
 
 def test_a_target_that_the_original_meets_is_refused(
@@ -578,7 +578,7 @@ def test_widths_are_those_that_the_machine_of_the_table_likes(
         cut = [(c, g) for c, g in zip(counts, small.graph.groups, strict=True) if c < len(g.units) and g.per_unit == 1]
         assert cut and all(count % step == 0 for count, _ in cut for step in steps)
     solver.budget = parse_budget(0.001, "latency")
-    with pytest.raises(BudgetError, match="Raise the budget, or allow more: --set cap=0.98, --set round_to=1$"):
+    with pytest.raises(BudgetError, match="Raise the budget, or allow more: `cap=0.98`, `round_to=1`$"):
         solver(small.graph, scores, Widths(3, adapt=False), fixed)
 
 

@@ -92,7 +92,7 @@ def _compress(
     dense = network.model
     require(spec.runtime)
     if spec.int8 and dataset is None:
-        raise DataError("int8 is True: it needs data.\n  Add --data, for example --data digits")
+        raise DataError("int8 is True: it needs data.\n  Give labelled data, for example `data='digits'`")
     ranked_with = context(spec, dataset)
     progress("tracing channels", None)
     with stages.stage("trace"):

@@ -77,7 +77,7 @@ def image_shape(model: nn.Module, spec: CompressSpec, seen: tuple[int, ...] | No
     if shape is None:
         raise DataError(
             "the network's input shape is not known: its file does not say, and no data was given.\n"
-            "  Add --input-shape, for example --input-shape 3,224,224, or --data, or --arch"
+            "  Add `input_shape`, for example `input_shape='3,224,224'`, or `data`, or `arch`"
         )
     provenance.attach(model, replace(known, input_shape=shape))
     return shape
@@ -101,7 +101,9 @@ def context(spec: RunSpec, dataset: data.Dataset | None) -> Context:
     if criterion(spec.ranking).needs != "data":
         return Context(seed=spec.seed)
     if dataset is None:
-        raise DataError(f"ranking is {spec.ranking!r}: it needs data.\n  Add --data, for example --data digits")
+        raise DataError(
+            f"ranking is {spec.ranking!r}: it needs data.\n  Give labelled data, for example `data='digits'`"
+        )
     batches = islice(dataset.train.batches(spec.batch_size, seed=spec.seed), _RANKING_BATCHES)
     return Context(seed=spec.seed, batches=list(batches))
 

@@ -51,7 +51,7 @@ class Widths:
 
     def hint(self, less: int = 1) -> str:
         """Say which settings would allow more, after "Raise the budget"; `less` is the step to try."""
-        more = ["--set cap=0.98"] * (self.cap < 0.98) + [f"--set round_to={less}"] * (self.step > 1)
+        more = ["`cap=0.98`"] * (self.cap < 0.98) + [f"`round_to={less}`"] * (self.step > 1)
         return f", or allow more: {', '.join(more)}" if more else ""
 
     def of_step(self, group: Group) -> int:
@@ -180,7 +180,7 @@ def to_ratio(graph: Graph, scores: Tensor, ratio: float, widths: Widths, fixed: 
         raise MaskError(
             f"ratio is {ratio:g}: nothing would be removed, since the smallest step takes "
             f"{min(map(found.size, range(len(found.groups))))} of {removable} channels.\n"
-            "  Raise the ratio, or set --set round_to=1"
+            "  Raise the ratio, or set `round_to=1`"
         )
     return Mask(without(graph, torch.cat(taken)))
 

@@ -43,7 +43,7 @@ def masks(
         if count > len(order):
             raise BudgetError(
                 f"ratio is {ratio:g}: at most {len(order) / removable:.3f} can be removed without emptying "
-                "a group or passing the cap.\n  Lower the ratio, or raise --set cap"
+                "a group or passing the cap.\n  Lower the ratio, or raise `cap`"
             )
         found[ratio] = Mask(without(graph, order[:count]))
     return found

@@ -125,7 +125,7 @@ class RunSpec:
         if self.latency_table is not None and given != ["max_latency"]:
             raise SpecError(
                 f"latency_table is {self.latency_table!r}: it is of use only to a latency budget.\n"
-                "  Add --max-latency, for example --max-latency 0.5, or leave out the table"
+                "  Add `max_latency`, for example `max_latency=0.5`, or leave out the table"
             )
         if not given:
             object.__setattr__(self, "ratio", 0.5)

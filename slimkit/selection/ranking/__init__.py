@@ -63,7 +63,7 @@ def rank(name: str, model: nn.Module, graph: Graph, scope: str = "group", contex
     if criterion(name).needs == "batch norm" and graph.units and not bool(graph.has_norm.any()):
         raise MaskError(
             f"ranking is {name!r}, but no BatchNorm scales any of the channels that could be removed.\n"
-            "  To rank them by their weights: --set ranking=group-norm"
+            "  To rank them by their weights: `ranking='group-norm'`"
         )
     found = scores(name, model, graph, context)
     if bool(found.isnan().any()):

@@ -20,7 +20,7 @@ def scores(model: nn.Module, graph: Graph, context: Context) -> Tensor:
         SpecError: no batches were given.
     """
     if not context.batches:
-        raise SpecError("ranking is 'taylor': it needs data.\n  Add --data, for example --data digits")
+        raise SpecError("ranking is 'taylor': it needs data.\n  Give labelled data, for example `data='digits'`")
     parameters = [(name, p) for name, p in model.named_parameters() if name in graph.by_tensor]
     flags = [p.requires_grad for _, p in parameters]
     device = next(model.parameters()).device
