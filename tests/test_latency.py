@@ -560,7 +560,7 @@ def test_a_table_from_elsewhere_is_used_without_measuring_here(
     with pytest.raises(BudgetError, match=r"max_latency is 0.1 ms \(0.001 of the original\): the smallest"):
         solve(small, "0.1ms", table=str(tmp_path / "phone.json"))
     for other in ({"max_energy": 0.5}, {"ratio": 0.5}, {}):
-        with pytest.raises(SpecError, match="(?s)it is of use only to a latency budget.*--max-latency"):
+        with pytest.raises(SpecError, match="(?s)it is of use only to a latency budget.*`max_latency=0.5`"):
             CompressSpec(latency_table="phone.json", **other)
     with pytest.raises(EngineError, match="for threads 1, but this run is for threads 2"):
         solve(small, 0.5, conditions=Conditions(threads=2), table=str(tmp_path / "phone.json"))
