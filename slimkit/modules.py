@@ -1,22 +1,126 @@
-"""Run a network and leave it as it was: evaluation mode for a while, the module that is running."""
+"""Run a network and leave it as it was: copies to look at, evaluation mode for a while, the module that is running."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
+import io
+import logging
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from functools import cache
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+_ATOMS = {int, float, bool, str, type(None), torch.dtype, torch.Size}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network inside `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def private(model: nn.Module) -> nn.Module:
+    """Return a copy to look at, in evaluation mode: what it does to itself while it runs, the original never sees.
+
+    Attributes and buffers are its own; parameters, which nothing writes without gradients, are the same tensors.
+    """
+    twin = copied(model, {id(parameter): parameter for parameter in model.parameters()})
+    return twin.eval()
+
+
+def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """Return what `copy.deepcopy` does, in a fifth of its time, and for more networks.
+
+    A tensor that was computed, and kept, loses its history; what nobody can copy (a lock, an open file) is shared.
+
+    Args:
+        memo: id of an object -> what stands for it in the copy.
+    """
+    memo = {} if memo is None else memo
+    if id(module) in memo:
+        found: nn.Module = memo[id(module)]
+        return found
+    kind: Any = type(module)
+    if not _is_plain(kind):
+        return copy.deepcopy(module, memo)
+    twin: nn.Module = kind.__new__(kind)
+    memo[id(module)] = twin
+    state = vars(twin)
+    for name, value in vars(module).items():
+        if name == "_compiled_call_impl":
+            continue
+        if name == "_modules":
+            state[name] = type(value)((n, None if c is None else copied(c, memo)) for n, c in value.items())
+        elif name in ("_parameters", "_buffers"):
+            state[name] = type(value)((n, _copied_value(t, memo)) for n, t in value.items())
+        elif type(value) in _ATOMS or (type(value) is tuple and all(type(v) in _ATOMS for v in value)):
+            state[name] = value
+        elif type(value) in (dict, OrderedDict, set) and not value:
+            state[name] = type(value)()
+        else:
+            state[name] = _copied_value(value, memo)
+    return twin
+
+
+def _copied_value(value: Any, memo: dict[int, Any]) -> Any:
+    if id(value) in memo:
+        return memo[id(value)]
+    for tensor in _computed(value):
+        memo.setdefault(id(tensor), tensor.detach().clone())
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:
+        return value
+
+
+def _computed(value: Any) -> Iterator[Tensor]:
+    """Give the tensors in a nest that hold a history of gradients, which torch refuses to copy."""
+    if isinstance(value, Tensor):
+        if not value.is_leaf:
+            yield value
+    elif isinstance(value, (list, tuple, set)):
+        for item in value:
+            yield from _computed(item)
+    elif isinstance(value, dict):
+        yield from _computed(tuple(value.values()))
+
+
+@cache
+def _is_plain(kind: Any) -> bool:
+    """Tell whether a class leaves copying to torch, whose own `__setstate__` only mend old files."""
+    return (
+        not hasattr(kind, "__deepcopy__")
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__getstate__ in (object.__getstate__, getattr(nn.Module, "__getstate__", None))
+        and kind.__setstate__.__module__.startswith("torch.nn.modules.")
+    )
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """Put a network in evaluation mode, and every module back to the mode it had, also after an exception."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with modes_kept(model.modules()):
+        model.eval()
         yield model
+
+
+@contextmanager
+def modes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Put every module back to the mode, training or evaluation, that it has now."""
+    modes = [(module, module.training) for module in modules]
+    try:
+        yield
     finally:
         for module, training in modes:
             module.training = training
@@ -43,3 +147,16 @@ def module_paths(model: nn.Module) -> Iterator[list[str]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def quiet(level: int = logging.ERROR) -> Iterator[None]:
+    """Keep to itself what an exporter prints on stdout, warns of, and logs up to a level."""
+    disabled = logging.root.manager.disable
+    logging.disable(level)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

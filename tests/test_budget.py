@@ -26,7 +26,7 @@ def chain(widths: list[int], per_unit: int = 1) -> Graph:
         Group(f"conv{i}", (f"conv{i}",), (f"norm{i}.weight",), torch.arange(ends[i], ends[i + 1]), per_unit)
         for i in range(len(widths))
     )
-    sides = [torch.full((3,), -1), *(group.units for group in groups), torch.full((10,), -1)]
+    sides = [torch.full((3,), -1), *(group.members for group in groups), torch.full((10,), -1)]
     works, axes, shapes = [], [], {}
     for i in range(len(widths) + 1):
         weight = f"conv{i}.weight"
@@ -135,7 +135,7 @@ def test_ratio_lands_within_half_a_step_a_group_or_is_refused(
     assert abs(mask.removed - goal) <= slack
     assert mask.removed == goal or step > 1
     for group, count in zip(graph.groups, mask.counts(graph), strict=True):
-        assert count in widths.of(group) and 1 <= count <= len(group.units)
+        assert count in widths.of(group) and 1 <= count <= len(group.members)
 
 
 @given(GRAPHS, st.integers(0, 9))
@@ -148,7 +148,7 @@ def test_within_a_group_nothing_that_stays_scores_below_what_goes(graph: Graph, 
     except (MaskError, BudgetError):
         return
     for group in graph.groups:
-        keep, own = mask.keep[group.units], scores[group.units]
+        keep, own = mask.keep[group.members], scores[group.members]
         if not bool(keep.all()):
             assert own[~keep].max() <= own[keep].min()
 
@@ -163,7 +163,7 @@ def test_a_limit_is_met_with_nothing_left_to_put_back_or_refused_with_the_best(
     limit = share * measure(Mask.full(graph).keep)
     least = Mask.full(graph).keep
     for group in graph.groups:
-        least[group.units[scores[group.units].argsort(stable=True)[: -widths.of(group)[-1]]]] = False
+        least[group.members[scores[group.members].argsort(stable=True)[: -widths.of(group)[-1]]]] = False
     try:
         mask = to_limit(graph, scores, measure, limit, widths, what)
     except BudgetError as error:
@@ -178,7 +178,7 @@ def test_a_limit_is_met_with_nothing_left_to_put_back_or_refused_with_the_best(
         allowed = widths.of(group)
         if count < allowed[0]:
             wider = mask.keep.clone()
-            order = group.units[scores[group.units].argsort(stable=True, descending=False)]
+            order = group.members[scores[group.members].argsort(stable=True, descending=False)]
             wider[order[len(order) - allowed[allowed.index(count) - 1] :]] = True
             assert measure(wider) > limit
 

@@ -178,7 +178,7 @@ def test_a_weight_that_is_not_zero_where_it_was_removed_must_read_zeros(
     net = Between(lambda m, x: F.conv2d(x.sigmoid(), loud(m.w)), w=nn.Parameter(torch.randn(8, 8, 1, 1)))
     graph = graph_of(net)
     first = [group for group in graph.groups if group.name == "a"]
-    assert sum(len(group.units) for group in first) == units
+    assert sum(len(group.members) for group in first) == units
     assert proven(net, graph)
     if not units:
         (reason,) = {kept.reason for kept in graph.kept if kept.layer == "a"}
@@ -221,8 +221,8 @@ def test_attributes_that_repeat_a_width_follow(case: str) -> None:
     group = next(g for g in graph.groups if "a" in g.layers)
     axis = next(axis for axis in graph.axes if axis.tensor == "a.weight" and axis.dim == 0)
     gone = {"one size": (7,), "half of a width": (0, 4), "a view": (0, 7)}.get(case, (0, 7))
-    keep[[int(axis.units[index]) for index in gone]] = False
-    assert group.units.numel() < 9
+    keep[[int(axis.unit_of[index]) for index in gone]] = False
+    assert group.members.numel() < 9
     slim = remove(net, graph, Mask(keep))
     assert {name: getattr(slim, name) for name in before} == after
     assert {name: getattr(net, name) for name in before} == before
@@ -247,7 +247,7 @@ def test_one_attribute_that_counts_two_things_ties_them() -> None:
     net = Net()
     graph = graph_of(net)
     rows = {
-        axis.tensor: axis.units.tolist()
+        axis.tensor: axis.unit_of.tolist()
         for axis in graph.axes
         if axis.tensor in ("a.weight", "b.weight") and not axis.dim
     }
@@ -276,6 +276,6 @@ def test_zero_padding_of_channels_as_in_a_parameter_free_shortcut() -> None:
 
     net = Net()
     graph = graph_of(net)
-    assert [(g.layers, len(g.units)) for g in graph.groups] == [(("a.0", "b.0"), 4)]
+    assert [(g.layers, len(g.members)) for g in graph.groups] == [(("a.0", "b.0"), 4)]
     assert [(k.channels, "zero padding" in k.reason) for k in graph.kept if k.layer == "b.0"] == [(4, True)]
     assert proven(net, graph)

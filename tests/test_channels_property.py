@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from slimkit.channels import Graph, trace
-from slimkit.channels.trace import call
+from slimkit.channels.example import call
 from slimkit.selection.mask import Mask
 from slimkit.surgery.proof import error_of
 from slimkit.surgery.remove import remove
@@ -26,8 +26,8 @@ def random_mask(graph: Graph, seed: int, share: float = 0.5) -> Mask:
     generator = torch.Generator().manual_seed(seed)
     keep = torch.rand(graph.units, generator=generator) >= share
     for group in graph.groups:
-        if not bool(keep[group.units].any()):
-            keep[group.units[int(torch.randint(len(group.units), (1,), generator=generator))]] = True
+        if not bool(keep[group.members].any()):
+            keep[group.members[int(torch.randint(len(group.members), (1,), generator=generator))]] = True
     return Mask(keep)
 
 

@@ -19,7 +19,7 @@ HAS_AUXILIARY = ("googlenet", "inception_v3")  # torch-pruning does not see the 
 
 
 def rows(graph: Graph) -> dict[tuple[str, int], list[int]]:
-    return {(axis.tensor, axis.dim): axis.units.tolist() for axis in graph.axes}
+    return {(axis.tensor, axis.dim): axis.unit_of.tolist() for axis in graph.axes}
 
 
 def translation(ours: Graph, theirs: Graph) -> dict[int, int]:
@@ -81,7 +81,7 @@ def test_channels_that_reach_the_output_or_a_layer_norm_are_kept() -> None:
     )
     net = nn.Sequential(*layers).eval()
     graph = torch_pruning.trace(net, torch.randn(2, 3, 2, 2))
-    assert [(g.name, len(g.units)) for g in graph.groups] == [("0", 4)]
+    assert [(g.name, len(g.members)) for g in graph.groups] == [("0", 4)]
     reasons = {kept.layer: kept.reason for kept in graph.kept}
     assert reasons == {
         "3": "is normalised across channels (LayerNorm) (in 4)",

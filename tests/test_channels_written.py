@@ -88,7 +88,7 @@ def test_a_network_inside_another_one() -> None:
 
     net = Outer().double().eval()
     graph = trace(net, X)
-    assert [(g.name, len(g.units)) for g in graph.groups] == [("inner.a", 8), ("inner.b", 2)]
+    assert [(g.name, len(g.members)) for g in graph.groups] == [("inner.a", 8), ("inner.b", 2)]
     assert {width.node for width in graph.widths} == {"split_with_sizes_default"}
     assert proof.error_of(net, graph, random_mask(graph, 0), [X]) <= 1e-9
 

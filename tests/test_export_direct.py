@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from slimkit.export import direct
 from slimkit.export.movement import _averaging
-from slimkit.export.record import Batch, Unsupported, record
+from slimkit.export.recording import Batch, Unsupported, capture
 
 
 class Apply(nn.Module):
@@ -228,7 +228,7 @@ def test_outputs_may_be_read_again_and_returned_twice_and_what_is_not_needed_is_
 
 
 def test_sizes_that_follow_the_batch_are_found():
-    recording = record(Apply(lambda x: x.view(x.shape[0] * 2, 4, -1)), torch.randn(1, 8, 6, 8))
+    recording = capture(Apply(lambda x: x.view(x.shape[0] * 2, 4, -1)), torch.randn(1, 8, 6, 8))
     assert recording.outputs[0].shape == (Batch(2), 4, 48)
 
 

@@ -45,7 +45,7 @@ def silent(model: nn.Module, gone: int) -> Mask:
     """Make the first `gone` channels of the first BatchNorm constant (gamma 0, beta kept) and mask them."""
     graph = trace(model, torch.randn(1, 3, 12, 12))
     keep = torch.ones(graph.units, dtype=torch.bool)
-    keep[graph.groups[0].units[:gone]] = False
+    keep[graph.groups[0].members[:gone]] = False
     return Mask(keep)
 
 

@@ -94,7 +94,7 @@ def product_table(found: list[Layer], rest: float = 0.0) -> Table:
 def random_keep(graph: Graph, seed: int) -> Tensor:
     keep = torch.rand(graph.units, generator=torch.Generator().manual_seed(seed)) < 0.6
     for group in graph.groups:
-        keep[group.units[0]] = True
+        keep[group.members[0]] = True
     return keep
 
 
@@ -265,7 +265,7 @@ def test_where_a_millisecond_is_a_multiply_add_costs_are_those_of_the_graph(smal
 def test_the_rest_follows_the_size_of_activations(small: SimpleNamespace) -> None:
     costs = join(small.graph, product_table(layers(small.path), rest=50.0))
     plain = join(small.graph, product_table(layers(small.path)))
-    full = np.array([len(group.units) for group in small.graph.groups])
+    full = np.array([len(group.members) for group in small.graph.groups])
     assert costs.total(full) - plain.total(full) == pytest.approx(50)
     keep = random_keep(small.graph, 1)
     slim = remove(small.model, small.graph, Mask(keep))
@@ -391,7 +391,7 @@ def test_equal_scores_narrow_all_groups_alike_where_time_is_work(small: SimpleNa
     found = problem(small, torch.ones(small.graph.units))
     counts, share = found.solve(0.5)
     assert 0.48 < share <= 0.5
-    left = {g.name: int(n) / len(g.units) for g, n in zip(small.graph.groups, counts, strict=True)}
+    left = {g.name: int(n) / len(g.members) for g, n in zip(small.graph.groups, counts, strict=True)}
     assert max(left[name] - left[other] for name in left for other in left if "head.0" not in (name, other)) < 0.2
     assert found.keep(counts).sum() == counts.sum()
 
@@ -400,17 +400,17 @@ def test_the_lowest_scores_of_a_group_go_and_unneeded_groups_go_first(small: Sim
     graph = small.graph
     scores = torch.rand(graph.units) + 0.5
     inner = next(group for group in graph.groups if group.name == "inner.0")
-    scores[inner.units] = torch.linspace(1e-4, 1e-3, len(inner.units))
+    scores[inner.members] = torch.linspace(1e-4, 1e-3, len(inner.members))
     found = problem(small, scores)
     counts, _ = found.solve(0.9)
     keep = found.keep(counts)
-    kept = int(keep[inner.units].sum())
+    kept = int(keep[inner.members].sum())
     assert kept < 0.75 * 64 and keep.sum() - kept >= small.graph.units - 64 - 2
-    assert not bool(keep[inner.units][: 64 - kept].any())  # they rise, so those that go come first
+    assert not bool(keep[inner.members][: 64 - kept].any())  # they rise, so those that go come first
     for group in graph.groups:
-        own = keep[group.units]
+        own = keep[group.members]
         if not bool(own.all()):
-            assert scores[group.units][~own].max() <= scores[group.units][own].min()
+            assert scores[group.members][~own].max() <= scores[group.members][own].min()
 
 
 def test_the_bound_is_below_what_was_lost(small: SimpleNamespace) -> None:
@@ -575,7 +575,9 @@ def test_widths_are_those_that_the_machine_of_the_table_likes(
     for widths, steps in ((Widths(3), {8}), (Widths(3, adapt=False), {3})):
         solver = solver_for(small.model, IMAGE, "latency", 0.5, table=str(tmp_path / "phone.json"))
         counts = solver(small.graph, scores, widths, fixed).counts(small.graph)
-        cut = [(c, g) for c, g in zip(counts, small.graph.groups, strict=True) if c < len(g.units) and g.per_unit == 1]
+        cut = [
+            (c, g) for c, g in zip(counts, small.graph.groups, strict=True) if c < len(g.members) and g.per_unit == 1
+        ]
         assert cut and all(count % step == 0 for count, _ in cut for step in steps)
     solver.budget = parse_budget(0.001, "latency")
     with pytest.raises(BudgetError, match="Raise the budget, or allow more: `cap=0.98`, `round_to=1`$"):

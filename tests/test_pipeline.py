@@ -119,7 +119,7 @@ def test_every_stage_works_alone() -> None:
     image = torch.randn(2, 1, 8, 8)
     graph = slimkit.trace(model, image[:1])
     keep = torch.ones(graph.units, dtype=torch.bool)
-    keep[graph.groups[0].units[::2]] = False
+    keep[graph.groups[0].members[::2]] = False
     slim = slimkit.remove(model, graph, Mask(keep))
     apply_(model, graph, Mask(keep))
     with torch.no_grad():

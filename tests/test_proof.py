@@ -104,7 +104,7 @@ def halved(net: nn.Module) -> tuple[Any, Mask]:
     graph = trace(net, torch.zeros(1, 3, 4, 4))
     keep = torch.ones(graph.units, dtype=torch.bool)
     for group in graph.groups:
-        keep[group.units[::2]] = False
+        keep[group.members[::2]] = False
     return graph, Mask(keep)
 
 
@@ -118,7 +118,7 @@ def test_widths_written_into_the_code_are_found_by_bisection(how: str) -> None:
     failing = proof.failing_groups(net, graph, mask, inputs)
     assert [graph.groups[i].name for i in failing] == ["b.0", "d.0"]
     for i in failing:
-        mask.keep[graph.groups[i].units] = True
+        mask.keep[graph.groups[i].members] = True
     assert mask.removed > 0
     assert proof.error_of(net, graph, mask, inputs) <= proof.TOLERANCE
     assert proof.failing_groups(net, graph, mask, inputs) == []

@@ -26,7 +26,7 @@ def by_hand(model: nn.Sequential) -> Tensor:
 
 def test_group_norm_adds_the_squares_of_all_weights_of_a_unit(chain: tuple[nn.Sequential, Graph]) -> None:
     model, graph = chain
-    assert [group.units.tolist() for group in graph.groups] == [list(range(6))]
+    assert [group.members.tolist() for group in graph.groups] == [list(range(6))]
     torch.testing.assert_close(ranking.scores("group-norm", model, graph), by_hand(model))
 
 
@@ -60,4 +60,4 @@ def test_group_norm_is_relative_to_the_group() -> None:
     graph = trace(model, torch.zeros(1, 2, 4, 4))
     scores = ranking.scores("group-norm", model, graph)
     for group in graph.groups:
-        assert scores[group.units].mean().item() == pytest.approx(1.0)
+        assert scores[group.members].mean().item() == pytest.approx(1.0)

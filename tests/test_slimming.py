@@ -75,7 +75,7 @@ def test_the_channels_with_the_smallest_gamma_go() -> None:
     by_gamma = spec(ratio=3 / 18, ranking="gamma", scope="global", without_bn="keep")
     found = slimmed(model, trace(model, INPUTS[0]), by_gamma)
     group = found.graph.groups[0]
-    assert (~found.mask.keep[group.units]).nonzero().flatten().tolist() == [1, 4, 6]
+    assert (~found.mask.keep[group.members]).nonzero().flatten().tolist() == [1, 4, 6]
 
 
 def test_units_without_batch_norm_lose_their_share_or_stay_on_request() -> None:
@@ -83,9 +83,9 @@ def test_units_without_batch_norm_lose_their_share_or_stay_on_request() -> None:
     graph = trace(model, INPUTS[0])
     without = next(g for g in graph.groups if not g.norms)
     found = slimmed(model, graph, spec(ratio=0.5))
-    assert 0 < int((~found.mask.keep[without.units]).sum()) < len(without.units)
+    assert 0 < int((~found.mask.keep[without.members]).sum()) < len(without.members)
     kept = slimmed(model, graph, spec(ratio=0.5, without_bn="keep"))
-    assert bool(kept.mask.keep[without.units].all())
+    assert bool(kept.mask.keep[without.members].all())
     assert kept.mask.removed == 9  # half of the 18 that have one
 
 

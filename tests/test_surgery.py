@@ -82,7 +82,7 @@ def test_the_record_names_arch_attributes_and_kept_channels() -> None:
     provenance.attach(net, provenance.Provenance(arch="x:y", arguments={"a": 1}, input_shape=(3, 4, 4), classes=2))
     graph = trace(net, torch.zeros(1, 3, 4, 4))
     by_name = {group.name: group for group in graph.groups}
-    gone = [int(by_name["block.cv1.0"].units[1]), int(by_name["split.a.0"].units[0])]
+    gone = [int(by_name["block.cv1.0"].members[1]), int(by_name["split.a.0"].members[0])]
     slim = remove(net, graph, keep_of(graph.units, *gone))
     record = provenance.of(slim)
     assert (record.arch, record.arguments, record.input_shape, record.classes) == ("x:y", {"a": 1}, (3, 4, 4), 2)

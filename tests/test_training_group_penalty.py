@@ -15,7 +15,7 @@ import slimkit
 from slimkit import training
 from slimkit.channels import Graph, trace
 from slimkit.channels.coupled import Coupled
-from slimkit.channels.trace import call, tensors
+from slimkit.channels.example import call, tensors
 from slimkit.selection import ranking
 from slimkit.surgery.remove import remove
 from slimkit.training import group_penalty, penalise_gamma_, penalise_groups_, solve_strength, unit_norms
@@ -32,7 +32,7 @@ def written(model: nn.Module, graph: Graph, strength: float) -> Tensor:
         slices = [
             parameters[axis.tensor].index_select(axis.dim, at)
             for axis in graph.axes
-            if axis.tensor in parameters and len(at := (axis.units == unit).nonzero().flatten())
+            if axis.tensor in parameters and len(at := (axis.unit_of == unit).nonzero().flatten())
         ]
         norm = torch.stack([part.square().sum() for part in slices]).sum().sqrt()
         if norm > 0:
@@ -62,7 +62,7 @@ def silence_(net: nn.Module, graph: Graph, keep: Tensor) -> None:
     gone = torch.cat([~keep, torch.zeros(1, dtype=torch.bool)])
     for name, parameter in net.named_parameters():
         for axis in graph.by_tensor.get(name, []):
-            parameter.index_fill_(axis.dim, gone[axis.units].nonzero().flatten(), 0.0)
+            parameter.index_fill_(axis.dim, gone[axis.unit_of].nonzero().flatten(), 0.0)
 
 
 @given(cases())

@@ -198,9 +198,9 @@ def uniform(bench: Bench, seed: int, step: int) -> tuple[nn.Module, nn.Module]:
     def mask(ratio: float) -> Mask:
         keep = torch.zeros(bench.graph.units, dtype=torch.bool)
         for group in bench.graph.groups:
-            full = len(group.units)
+            full = len(group.members)
             count = min(max(round((1 - ratio) * full / step) * step, min(step, full)), full)
-            keep[group.units[scores[group.units].argsort(descending=True)[:count]]] = True
+            keep[group.members[scores[group.members].argsort(descending=True)[:count]]] = True
         return Mask(keep)
 
     last: dict[nn.Module, Mask] = {}

@@ -86,8 +86,8 @@ def half(graph: Graph) -> Mask:
     generator = torch.Generator().manual_seed(0)
     keep = torch.ones(graph.units, dtype=torch.bool)
     for group in graph.groups:
-        order = torch.randperm(len(group.units), generator=generator)
-        keep[group.units[order[: len(order) // 2]]] = False
+        order = torch.randperm(len(group.members), generator=generator)
+        keep[group.members[order[: len(order) // 2]]] = False
     return Mask(keep)
 
 
@@ -102,7 +102,7 @@ def row(name: str) -> str:
     mask = half(graph)
     error = proof.error_of(model, graph, mask, [image])
     failing = proof.failing_groups(model, graph, mask, [image]) if error > proof.TOLERANCE else []
-    lost = sum(len(graph.groups[i].units) for i in failing)
+    lost = sum(len(graph.groups[i].members) for i in failing)
     reasons: Counter[str] = Counter()
     for kept in graph.kept:
         if "reaches the output" not in kept.reason:

@@ -6,6 +6,16 @@ import torch
 from torch import Tensor
 
 
+def stays(keep: Tensor, unit_of: Tensor) -> Tensor:
+    """Return which channels stay, bool [n]: those of kept units, and those of no unit.
+
+    Args:
+        keep: bool [U].
+        unit_of: [n], the unit of each channel, -1 where it must stay.
+    """
+    return torch.cat([keep, keep.new_ones(1)])[unit_of]
+
+
 class Counts:
     """Counts, for rows of units, how many of each are kept: one pass, equal rows once.
 
@@ -13,7 +23,7 @@ class Counts:
     the counts [rows], int64.
     """
 
-    def __init__(self, rows: Sequence[Tensor], units: int) -> None:
+    def __init__(self, rows: Sequence[Tensor]) -> None:
         distinct: dict[bytes, int] = {}
         found: list[Tensor] = []
         of_row = []
@@ -24,12 +34,10 @@ class Counts:
                 found.append(row)
             of_row.append(distinct[key])
         self.of_row = torch.tensor(of_row, dtype=torch.long)
-        flat = torch.cat([*found, torch.zeros(0, dtype=torch.long)])
-        self.units = torch.where(flat < 0, units, flat)
+        self.unit_of = torch.cat([*found, torch.zeros(0, dtype=torch.long)])
         self.ends = torch.tensor([len(row) for row in found], dtype=torch.long).cumsum(0)
 
     def __call__(self, keep: Tensor) -> Tensor:
-        stays = torch.cat([keep, torch.ones(1, dtype=torch.bool)])
-        sums = torch.cat([torch.zeros(1, dtype=torch.long), stays[self.units].cumsum(0)])
+        sums = torch.cat([torch.zeros(1, dtype=torch.long), stays(keep, self.unit_of).cumsum(0)])
         until = sums[self.ends]
         return until.diff(prepend=torch.zeros(1, dtype=torch.long))[self.of_row]

@@ -17,7 +17,7 @@ class Coupled:
     Attributes:
         places: name of the parameter and dimension, one entry a dimension that holds units.
         sizes: [len(places)], indices of each.
-        units: int64 [N], the unit of every index, U where the index must stay.
+        unit_of: int64 [N], the unit of every index, U where the index must stay.
         tensors: [U + 1], how many of `places` each unit has a slice in.
     """
 
@@ -26,21 +26,21 @@ class Coupled:
         self.places = tuple(places)
         self.sizes = [len(row) for row in rows]
         flat = torch.cat([*rows, torch.zeros(0, dtype=torch.long)])
-        self.units = torch.where(flat < 0, count, flat)
+        self.unit_of = torch.where(flat < 0, count, flat)
         self.tensors = torch.zeros(count + 1)
         for row in rows:
             self.tensors[row] += 1  # once, however many indices a unit has; what must stay is -1, the last
-        self._rows = _padded(self.units, count)
+        self._rows = _padded(self.unit_of, count)
         self._made: dict[torch.device, Coupled] = {}
 
     def to(self, device: torch.device) -> Coupled:
         """Return the same on a device; the copy is made once."""
-        if self.units.device == device:
+        if self.unit_of.device == device:
             return self
         if device not in self._made:
             made = self._made[device] = Coupled.__new__(Coupled)
             made.places, made.sizes, made._made = self.places, self.sizes, {}
-            made.units, made.tensors = self.units.to(device), self.tensors.to(device)
+            made.unit_of, made.tensors = self.unit_of.to(device), self.tensors.to(device)
             made._rows = [(units.to(device), indices.to(device)) for units, indices in self._rows]
         return self._made[device]
 

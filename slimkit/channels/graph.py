@@ -22,13 +22,13 @@ class Axis:
     Attributes:
         tensor: dotted name of the parameter or buffer.
         dim: the dimension.
-        units: [size of dim], the unit of each index, -1 where the index must stay.
+        unit_of: [size of dim], the unit of each index, -1 where the index must stay.
         reads: the dimension is summed over, as a convolution's input channels are.
     """
 
     tensor: str
     dim: int
-    units: Tensor
+    unit_of: Tensor
     reads: bool
 
 
@@ -40,24 +40,25 @@ class Group:
         name: the layer that first makes these channels.
         layers: all layers that make them.
         norms: names of the gammas (BatchNorm weights) that scale them.
-        units: [n], in the order of the first layer's channels.
+        members: [n], its units, in the order of the first layer's channels.
         per_unit: channels of the first layer in one unit; above 1 where grouped convolutions tie them.
     """
 
     name: str
     layers: tuple[str, ...]
     norms: tuple[str, ...]
-    units: Tensor
+    members: Tensor
     per_unit: int
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Channels of a layer that cannot be removed, and the reason."""
+    """Channels of a layer that cannot be removed, and the reason; `output`: because they are the network's output."""
 
     layer: str
     channels: int
     reason: str
+    output: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class Graph:
     def coupled(self) -> Coupled:
         """The slices of parameters that belong to each unit."""
         own = [axis for axis in self.axes if axis.tensor in self.shapes]
-        return Coupled([(axis.tensor, axis.dim) for axis in own], [axis.units for axis in own], self.units)
+        return Coupled([(axis.tensor, axis.dim) for axis in own], [axis.unit_of for axis in own], self.units)
 
     @cached_property
     def has_norm(self) -> Tensor:
@@ -150,7 +151,7 @@ class Graph:
         found = torch.zeros(self.units, dtype=torch.bool)
         for group in self.groups:
             if group.norms:
-                found[group.units] = True
+                found[group.members] = True
         return found
 
     def macs(self, keep: Tensor) -> int:
@@ -163,7 +164,7 @@ class Graph:
     def _macs(self) -> tuple[Tensor, Counts]:
         """Per work its multiply-adds for one output and one input; counts of all outputs, then all inputs."""
         rows = [*(w.outputs for w in self.works), *(w.inputs for w in self.works)]
-        return torch.tensor([w.each for w in self.works], dtype=torch.float64), Counts(rows, self.units)
+        return torch.tensor([w.each for w in self.works], dtype=torch.float64), Counts(rows)
 
     def params(self, keep: Tensor) -> int:
         """Return the number of parameters with only the units where `keep` (bool [U]) is true."""
@@ -182,13 +183,13 @@ class Graph:
             for axis in self.by_tensor.get(name, []):
                 rows.append(number)
                 columns.append(axis.dim)
-                axes.append(axis.units)
+                axes.append(axis.unit_of)
         place = torch.tensor([rows, columns], dtype=torch.long)
-        return sizes, place[0], place[1], Counts(axes, self.units)
+        return sizes, place[0], place[1], Counts(axes)
 
     def describe(self) -> list[dict[str, Any]]:
         """Return one JSON-able row per group: name, layers, channels, whether a BatchNorm scales it."""
         return [
-            {"name": g.name, "layers": list(g.layers), "channels": len(g.units), "norm": bool(g.norms)}
+            {"name": g.name, "layers": list(g.layers), "channels": len(g.members), "norm": bool(g.norms)}
             for g in self.groups
         ]

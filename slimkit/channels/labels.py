@@ -30,6 +30,7 @@ class Frozen(NamedTuple):
     names: Tensor
     layer: str
     reason: str
+    output: bool = False
 
 
 @dataclass
@@ -63,6 +64,10 @@ class Names:
     def freeze(self, names: Tensor, layer: str, reason: str) -> None:
         """Keep these names, whatever a mask says; the first reason for a channel is the one reported."""
         self.frozen.append(Frozen(names.reshape(-1), layer, reason))
+
+    def freeze_output(self, names: Tensor) -> None:
+        """Keep these names, because they are the network's output."""
+        self.frozen.append(Frozen(names.reshape(-1), "", "reaches the output of the network", output=True))
 
     def components(self) -> np.ndarray:
         """Return the connected component of every name, [count]."""

@@ -16,10 +16,10 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from slimkit.channels.build import build
+from slimkit.channels.assemble import assemble
+from slimkit.channels.example import Example, batch_size, call, describe, tensors
 from slimkit.channels.graph import Graph
-from slimkit.channels.record import Record
-from slimkit.channels.trace import Example, batch_size, call, describe, tensors
+from slimkit.channels.observed import Observed
 from slimkit.errors import TraceError
 
 CONVOLUTIONS = (nn.modules.conv._ConvNd,)
@@ -48,8 +48,8 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
     twin = copy.deepcopy(model).eval()
     for parameter in twin.parameters():
         parameter.requires_grad_(parameter.is_floating_point())  # it follows the graph of gradients
-    record = Record(twin, batch_size(example_input))
-    calls = _calls(record, twin, example_input)
+    seen = Observed(twin, batch_size(example_input))
+    calls = _calls(seen, twin, example_input)
     try:
         with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -58,8 +58,8 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
             dependencies = tp.DependencyGraph().build_dependency(
                 twin, inputs, output_transform=lambda out: _note_ends(out, ends), verbose=False
             )
-            sides = _Sides(record, dependencies)
-            _layers(record, sides, calls)
+            sides = _Sides(seen, dependencies)
+            _layers(seen, sides, calls)
     except Exception as error:
         line = (str(error).strip() or "no message").splitlines()[0]
         raise TraceError(
@@ -69,8 +69,8 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
     for node in dependencies.module2node.values():
         own = sides.of(node.module, outputs=True) if node.grad_fn in ends else None
         if own is not None:
-            record.names.freeze(own, "", "reaches the output of the network")
-    return build(record)
+            seen.names.freeze_output(own)
+    return assemble(seen)
 
 
 def _note_ends(out: Any, ends: set[Any]) -> Any:
@@ -78,7 +78,7 @@ def _note_ends(out: Any, ends: set[Any]) -> Any:
     return out
 
 
-def _calls(record: Record, model: nn.Module, example_input: Example) -> dict[nn.Module, int]:
+def _calls(seen: Observed, model: nn.Module, example_input: Example) -> dict[nn.Module, int]:
     """Return the layers with channels in order of execution, and the positions that each computes."""
     calls: dict[nn.Module, int] = {}
 
@@ -89,7 +89,7 @@ def _calls(record: Record, model: nn.Module, example_input: Example) -> dict[nn.
             positions = out.numel() // out.shape[-1]
         calls[module] = calls.get(module, 0) + positions
 
-    handles = [m.register_forward_hook(note) for m in record.modules.values() if isinstance(m, LAYERS)]
+    handles = [m.register_forward_hook(note) for m in seen.at.modules.values() if isinstance(m, LAYERS)]
     try:
         with torch.inference_mode(False), torch.no_grad():
             call(model, example_input)
@@ -108,8 +108,8 @@ def _calls(record: Record, model: nn.Module, example_input: Example) -> dict[nn.
 class _Sides:
     """A name for every index of every side of every node, tied along the dependencies."""
 
-    def __init__(self, record: Record, dependencies: Any) -> None:
-        self.record = record
+    def __init__(self, seen: Observed, dependencies: Any) -> None:
+        self.seen = seen
         self.graph = dependencies
         self.names: dict[Side, dict[int, int]] = {}
         self.pairs: list[tuple[int, int]] = []
@@ -132,13 +132,13 @@ class _Sides:
                         waiting.append((target, new))
         if self.pairs:
             a, b = torch.tensor(self.pairs).T
-            record.names.tie(a, b)
+            seen.names.tie(a, b)
 
     def _new(self, side: Side, indices: Any) -> list[int]:
         """Name the indices of a side that have no name yet, and return them."""
         known = self.names.setdefault(side, {})
         new = [index for index in indices if index not in known]
-        for index, name in zip(new, self.record.names.fresh(len(new)).tolist(), strict=True):
+        for index, name in zip(new, self.seen.names.fresh(len(new)).tolist(), strict=True):
             known[index] = name
         return new
 
@@ -167,52 +167,52 @@ def _send(dependency: Any, indices: list[int]) -> list[tuple[int, int]]:
     return [(index.root_idx, index.idx) for index in sent]
 
 
-def _layers(record: Record, sides: _Sides, calls: dict[nn.Module, int]) -> None:
+def _layers(seen: Observed, sides: _Sides, calls: dict[nn.Module, int]) -> None:
     """Tie the dimensions of parameters to the names of the sides they belong to."""
-    names = record.names
+    names = seen.names
     for module, positions in calls.items():
         if isinstance(module, BATCH_NORMS):
-            record.norms[record.name_of.get(id(module.weight), "")] = None
+            seen.norms[seen.name_of.get(id(module.weight), "")] = None
         else:
-            _weighted(record, sides, module, positions)
+            _weighted(seen, sides, module, positions)
     for node in sides.graph.module2node.values():
         module = node.module
         own = sides.of(module, outputs=True)
         if own is None:
             continue
         if node.type in KEPT:
-            names.freeze(own, record.paths.get(id(module), ""), KEPT[node.type])
+            names.freeze(own, seen.at.paths.get(id(module), ""), KEPT[node.type])
         elif isinstance(module, (*BATCH_NORMS, nn.PReLU)):
-            _vectors(record, module, own)
+            _vectors(seen, module, own)
         elif isinstance(module, nn.Parameter) and node.pruning_dim is not None:
-            names.tie(record.named(module, node.pruning_dim), own)
-    _folds(record, sides)
+            names.tie(seen.named(module, node.pruning_dim), own)
+    _folds(seen, sides)
 
 
-def _weighted(record: Record, sides: _Sides, module: Any, positions: int) -> None:
-    path, weight = record.paths[id(module)], module.weight
+def _weighted(seen: Observed, sides: _Sides, module: Any, positions: int) -> None:
+    path, weight = seen.at.paths[id(module)], module.weight
     transposed, groups = getattr(module, "transposed", False), getattr(module, "groups", 1)
     into, out = (0, 1) if transposed else (1, 0)
-    makes, reads = record.named(weight, out), record.named(weight, into)
+    makes, reads = seen.named(weight, out), seen.named(weight, into)
     widths = (len(makes) * (groups if transposed else 1), len(reads) * (1 if transposed else groups))
     made, read = (_checked(path, sides.of(module, outputs), widths[not outputs]) for outputs in (True, False))
     depthwise = widths[0] == groups > 1 and len(reads) == (groups if transposed else 1)
     if not depthwise:  # it passes its channels on
-        record.names.produced.append((makes, path))
+        seen.names.produced.append((makes, path))
     if made is None or read is None:
-        record.names.freeze(makes, path, "is not in torch-pruning's graph")
+        seen.names.freeze(makes, path, "is not in torch-pruning's graph")
     elif depthwise:
-        record.names.tie(made, reads if transposed else makes)
-        record.names.tie(read, reads if transposed else makes)
+        seen.names.tie(made, reads if transposed else makes)
+        seen.names.tie(read, reads if transposed else makes)
     else:
-        made_by_group, read_by_group = (_of_groups(record, names, groups) for names in (made, read))
-        record.names.tie(made_by_group if transposed else made, makes)
-        record.names.tie(read if transposed else read_by_group, reads)
-        record.names.contracted.append(reads)
+        made_by_group, read_by_group = (_of_groups(seen, names, groups) for names in (made, read))
+        seen.names.tie(made_by_group if transposed else made, makes)
+        seen.names.tie(read if transposed else read_by_group, reads)
+        seen.names.contracted.append(reads)
     if module.bias is not None and made is not None:
-        record.names.tie(record.named(module.bias, 0), made)
-    each = positions * weight[0, 0].numel() / record.batch
-    record.works.append((path, record.name_of[id(weight)], makes, reads, each))
+        seen.names.tie(seen.named(module.bias, 0), made)
+    each = positions * weight[0, 0].numel() / seen.batch
+    seen.works.append((path, seen.name_of[id(weight)], makes, reads, each))
 
 
 def _checked(path: str, names: Tensor | None, width: int) -> Tensor | None:
@@ -221,26 +221,26 @@ def _checked(path: str, names: Tensor | None, width: int) -> Tensor | None:
     return names
 
 
-def _of_groups(record: Record, names: Tensor, groups: int) -> Tensor:
+def _of_groups(seen: Observed, names: Tensor, groups: int) -> Tensor:
     """Tie the j-th channel of every convolution group; return those of the first."""
     parts = names.reshape(groups, -1)
-    record.names.tie(parts, parts[:1])
+    seen.names.tie(parts, parts[:1])
     return parts[0]
 
 
-def _vectors(record: Record, module: nn.Module, own: Tensor) -> None:
+def _vectors(seen: Observed, module: nn.Module, own: Tensor) -> None:
     for vector in (*module._parameters.values(), *module._buffers.values()):
         if vector is not None and vector.dim() == 1 and len(vector) == len(own):
-            record.names.tie(record.named(vector, 0), own)
+            seen.names.tie(seen.named(vector, 0), own)
 
 
-def _folds(record: Record, sides: _Sides) -> None:
+def _folds(seen: Observed, sides: _Sides) -> None:
     """Note which BatchNorm is the only reader of a convolution or linear layer."""
     for node in sides.graph.module2node.values():
         only = node.outputs[0].module if len(node.outputs) == 1 else None
         mean = getattr(only, "running_mean", None)
         if isinstance(node.module, (nn.Linear, *CONVOLUTIONS)) and mean is not None:
-            record.absorbs[record.name_of[id(node.module.weight)]] = record.name_of[id(mean)]
-    for weight, mean in record.absorbs.items():
-        record.uses[weight] = 1
-        record.uses[mean] = record.uses.get(mean, 0) + 1
+            seen.absorbs[seen.name_of[id(node.module.weight)]] = seen.name_of[id(mean)]
+    for weight, mean in seen.absorbs.items():
+        seen.uses[weight] = 1
+        seen.uses[mean] = seen.uses.get(mean, 0) + 1

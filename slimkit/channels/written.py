@@ -1,4 +1,4 @@
-"""Numbers written into the graph of an fx network, such as an exported program: they follow the mask too.
+"""Numbers in the code of a network that repeat a count of channels: they follow the mask too.
 
 Ordinary code computes a width from a shape or holds it in an attribute; an fx graph holds it as an argument of
 a node. While such a network is traced its nodes run one by one, so that it is known whose numbers are seen.
@@ -37,6 +37,17 @@ def node_by_node(modules: Sequence[nn.Module], enter: Callable[[fx.Node | None],
     finally:
         for module in graphs:
             del vars(module)["forward"]
+
+
+def repeats(held: Any, values: tuple[int, ...]) -> bool:
+    """Tell whether what an attribute holds is this one count, or a list of these; tensors are no counts."""
+    if type(held) is int:
+        return len(values) == 1 and held == values[0]
+    return (
+        type(held) in (list, tuple)
+        and len(held) == len(values)
+        and all(type(item) is int and item == value for item, value in zip(held, values, strict=True))
+    )
 
 
 def holds(node: fx.Node, place: Place, value: int | list[int]) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from slimkit.export.record import Call, Constant, Unsupported, Value, plain
+from slimkit.export.recording import Call, Constant, Unsupported, Value, plain
 from slimkit.export.writer import Writer, onnx_type
 
 Rule = Callable[[Writer, Call], str | list[str]]

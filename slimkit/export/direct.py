@@ -15,7 +15,7 @@ from slimkit.export.arithmetic import ARITHMETIC
 from slimkit.export.file import OnnxModel
 from slimkit.export.fold import fold_batch_norms
 from slimkit.export.movement import MOVEMENT
-from slimkit.export.record import Batch, Recording, Size, Unsupported, Value, record
+from slimkit.export.recording import Batch, Recording, Size, Unsupported, Value, capture
 from slimkit.export.writer import INPUT, Writer, onnx_type
 
 OPSET = 18  # the lowest that has all we write: ONNX Runtime 1.14 (2023) and later read it
@@ -33,7 +33,7 @@ def translate(model: nn.Module, example_input: Tensor) -> OnnxModel:
     Raises:
         Unsupported: an operator, or its use, has no rule here.
     """
-    recording = fold_batch_norms(record(model, example_input))
+    recording = fold_batch_norms(capture(model, example_input))
     titles = dict([*model.named_parameters(), *model.named_buffers()])
     with torch.no_grad():
         return _assemble(recording, _write(recording, titles))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from slimkit.export.record import Call, Constant, Recording, Value
+from slimkit.export.recording import Call, Constant, Recording, Value
 
 _NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training")
 

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
-
 import onnx
 import torch
 from torch import Tensor, nn
@@ -16,7 +10,7 @@ from slimkit.errors import EngineError
 from slimkit.export.direct import OPSET, output_names
 from slimkit.export.file import OnnxModel
 from slimkit.export.writer import INPUT
-from slimkit.modules import evaluating
+from slimkit.modules import evaluating, quiet
 
 
 def translate(model: nn.Module, example_input: Tensor) -> OnnxModel:
@@ -26,7 +20,7 @@ def translate(model: nn.Module, example_input: Tensor) -> OnnxModel:
         EngineError: the exporter cannot express the network; its own line is in the message.
     """
     images = example_input[:1].expand(2, *example_input.shape[1:]).contiguous()
-    with evaluating(model), torch.no_grad(), _quiet():
+    with evaluating(model), torch.no_grad(), quiet():
         try:
             program = torch.onnx.export(
                 model,
@@ -82,16 +76,3 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress lines, warnings and log records to itself."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

@@ -6,12 +6,9 @@ tensor, weights signed with one scale an output channel. On x86 without VNNI, su
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
 from slimkit.errors import CheckpointError, DataError, EngineError, OutputError
+from slimkit.modules import quiet
 
 
 def quantise(onnx_path: str | Path, out_path: str | Path, calibration_batches: Iterable[Tensor]) -> None:
@@ -52,7 +50,7 @@ def quantise(onnx_path: str | Path, out_path: str | Path, calibration_batches: I
         name = loaded.graph.input[0].name
     except Exception as error:  # OSError, protobuf's DecodeError, IndexError
         raise CheckpointError(f"{source}: is not a readable ONNX file.\n  Give an intact one") from error
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         prepared, made = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
         try:
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
@@ -99,16 +97,3 @@ def _replace(path: Path, content: bytes) -> None:
         ) from error
     finally:
         part.unlink(missing_ok=True)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the quantiser's advice to itself."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

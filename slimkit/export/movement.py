@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from slimkit.export.arithmetic import Rule, spread
-from slimkit.export.record import Batch, Call, Constant, Unsupported, plain
+from slimkit.export.recording import Batch, Call, Constant, Unsupported, plain
 from slimkit.export.writer import Writer
 
 _LAST = 2**63 - 1

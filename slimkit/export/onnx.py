@@ -24,7 +24,7 @@ from slimkit._version import __version__
 from slimkit.errors import EngineError, OutputError, TraceError
 from slimkit.export import direct, general
 from slimkit.export.file import OnnxModel
-from slimkit.export.record import Unsupported
+from slimkit.export.recording import Unsupported
 from slimkit.export.writer import INPUT
 from slimkit.modules import evaluating
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from slimkit.export.record import Batch, Constant, Size, Unsupported, Value
+from slimkit.export.recording import Batch, Constant, Size, Unsupported, Value
 
 INPUT = "input"
 ONNX_TYPES = {

@@ -7,6 +7,7 @@ pooling and interpolation.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from typing import Any
 
@@ -14,10 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from slimkit.errors import TraceError
 from slimkit.modules import evaluating, module_paths
+
+aten = torch.ops.aten
+_ATTENTION = re.compile(r"_scaled_dot_product_(?!.*backward).+")
 
 
 def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
@@ -71,7 +75,7 @@ def _count(model: nn.Module, image: Tensor) -> dict[str, int]:
                 model(image)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_attention)
-    return {name: flops // 2 for name, flops in counter.flops.items()}
+    return {name: macs for name, macs in counter.macs.items() if macs}
 
 
 def _first_line(error: Exception) -> str:
@@ -80,19 +84,30 @@ def _first_line(error: Exception) -> str:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the FLOPs of the operators that run, by the module that runs them."""
+    """Adds up the MACs of the operators that run, by the module that runs them."""
 
     def __init__(self, running: list[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.running = running
-        self.flops: defaultdict[str, int] = defaultdict(int)
+        self.macs: defaultdict[str, int] = defaultdict(int)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func.overloadpacket)
-        if formula is not None:
-            layer = self.running[-1] if self.running else ""
-            self.flops[layer] += formula(*args, **(kwargs or {}), out_val=out)
+        layer = self.running[-1] if self.running else ""
+        self.macs[layer] += _macs(func.overloadpacket, args, kwargs or {}, out)
         return out
+
+
+def _macs(packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
+    """Return the multiply-adds of one operator; 0 where it is none that counts."""
+    formula = flop_registry.get(packet)
+    if formula is not None:
+        return int(formula(*args, **kwargs, out_val=out)) // 2
+    if _ATTENTION.fullmatch(packet.__name__):  # the kernels of the CPU and of other devices: torch has no formula
+        query, key, value = (t.shape for t in args[:3])
+        return int(sdpa_flop_count(query, key, value)) // 2  # type: ignore[no-untyped-call]
+    if packet is aten.mkldnn_rnn_layer:  # [T, N, input], weights of the input and of the state
+        return int(args[0].shape[0] * args[0].shape[1] * (args[1].numel() + args[2].numel()))
+    return 0

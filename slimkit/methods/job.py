@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit import data, training
-from slimkit.channels import Graph
-from slimkit.channels.trace import Example
+from slimkit.channels import Example, Graph
 from slimkit.results.ledger import Leg
 from slimkit.settings import TrainSpec
 from slimkit.surgery.prove import Slimmed

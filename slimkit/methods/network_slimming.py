@@ -20,6 +20,6 @@ def composed(graph: Graph, first: Mask, smaller: Graph, second: Mask) -> Mask:
     later = {group.name: group for group in smaller.groups}
     for group in graph.groups:
         if group.name in later:
-            left = group.units[keep[group.units]]
-            keep[left[~second.keep[later[group.name].units]]] = False
+            left = group.members[keep[group.members]]
+            keep[left[~second.keep[later[group.name].members]]] = False
     return Mask(keep)

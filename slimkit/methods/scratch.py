@@ -49,7 +49,7 @@ def random_channels(graph: Graph, mask: Mask, seed: int) -> Mask:
     generator = torch.Generator().manual_seed(seed)
     keep = torch.zeros(graph.units, dtype=torch.bool)
     for group, count in zip(graph.groups, mask.counts(graph), strict=True):
-        keep[group.units[torch.randperm(len(group.units), generator=generator)[:count]]] = True
+        keep[group.members[torch.randperm(len(group.members), generator=generator)[:count]]] = True
     return Mask(keep)
 
 
@@ -63,7 +63,7 @@ def uniform(graph: Graph, macs: int) -> Mask:
     def keeping(share: float) -> Tensor:
         keep = torch.zeros(graph.units, dtype=torch.bool)
         for group in graph.groups:
-            keep[group.units[: max(1, round(share * len(group.units)))]] = True
+            keep[group.members[: max(1, round(share * len(group.members)))]] = True
         return keep
 
     shares = [step / 1000 for step in range(1001)]

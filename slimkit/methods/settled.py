@@ -92,7 +92,7 @@ def architecture(masks: Sequence[Mask], graph: Graph) -> list[float]:
 def chance(rule: Rule, ratio: float, graph: Graph) -> float:
     """Return the distance that two random masks of a ratio have on average."""
     if rule.name == "architecture":
-        return pruning_indicator.chance([len(group.units) for group in graph.groups], ratio)
+        return pruning_indicator.chance([len(group.members) for group in graph.groups], ratio)
     return 2 * ratio * (1 - ratio)
 
 

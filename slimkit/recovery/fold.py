@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slimkit.channels import Graph
-from slimkit.channels.trace import Example, call
+from slimkit.channels import Example, Graph, stays
+from slimkit.channels.example import call
 from slimkit.modules import evaluating
 from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import kept_indices, take
@@ -155,11 +155,13 @@ def input_means(
 
 def _readers(graph: Graph, mask: Mask) -> list[tuple[str, Tensor]]:
     """Return the weights that read removed units, and the units of their input channels."""
-    stays = torch.cat([mask.keep, torch.ones(1, dtype=torch.bool)])
     return [
-        (axis.tensor, axis.units)
+        (axis.tensor, axis.unit_of)
         for axis in graph.axes
-        if axis.reads and axis.dim == 1 and axis.tensor in graph.shapes and not bool(stays[axis.units].all())
+        if axis.reads
+        and axis.dim == 1
+        and axis.tensor in graph.shapes
+        and not bool(stays(mask.keep, axis.unit_of).all())
     ]
 
 
@@ -175,7 +177,6 @@ def fold_(slim: nn.Module, model: nn.Module, graph: Graph, mask: Mask, means: di
     Returns:
         The number of readers that took up their constant, and of all that read removed channels.
     """
-    stays = torch.cat([mask.keep, torch.ones(1, dtype=torch.bool)])
     dense, small = dict(model.named_parameters()), dict(slim.named_parameters())
     buffers = dict(slim.named_buffers())
     indices = kept_indices(graph, mask)
@@ -186,7 +187,7 @@ def fold_(slim: nn.Module, model: nn.Module, graph: Graph, mask: Mask, means: di
         weight = dense[name]
         if name not in means or target is None or len(means[name]) % len(units):
             continue
-        gone = ~stays[units]
+        gone = ~stays(mask.keep, units)
         flat = weight.flatten(2).sum(2) if weight.dim() > 2 else weight  # [O, I of one group]
         mean = means[name].to(weight).reshape(-1, len(units))  # [groups, I]
         rows = flat.reshape(len(mean), -1, len(units))  # [groups, O / groups, I]

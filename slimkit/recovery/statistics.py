@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from slimkit.modules import evaluating
 from slimkit.training.protocols import Split
 
 
@@ -26,17 +27,15 @@ def reestimate(model: nn.Module, split: Split, batches: int = 100, batch_size: i
     if not norms:
         return
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with _measuring(model, norms), torch.no_grad():
+    with evaluating(model), _measuring(norms), torch.no_grad():
         for images, _ in islice(split.batches(batch_size, seed=seed), batches):
             model(images.to(device))
 
 
 @contextmanager
-def _measuring(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
+def _measuring(norms: list[_BatchNorm]) -> Iterator[None]:
     momenta = [norm.momentum for norm in norms]
     before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
-    model.eval()
     for norm in norms:
         norm.train()
         norm.reset_running_stats()
@@ -51,5 +50,3 @@ def _measuring(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
             reached = done and bool(norm.num_batches_tracked)
             for name in ["num_batches_tracked"] if reached else list(buffers):
                 norm.get_buffer(name).copy_(buffers[name])
-        for module, mode in modes.items():
-            module.training = mode

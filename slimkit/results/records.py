@@ -15,7 +15,6 @@ from slimkit.surgery.remove import CONVOLUTIONS
 
 FAILED = "fails the proof: its code holds the width as a number, or the channel leaves a trace when silent"
 ON_REQUEST = "no BatchNorm scales it, and such channels were to be kept (without_bn = keep)"
-OUTPUT = "output of the network"
 _BINS = 40
 
 
@@ -27,11 +26,11 @@ def channels(graph: Graph, mask: Mask, fixed: Tensor, failing: Sequence[str], as
     removable = graph.units - int(fixed.sum())
     kept = [{"layer": k.layer, "channels": k.channels, "reason": k.reason} for k in graph.kept]
     for group in graph.groups:
-        if bool(fixed[group.units].any()):
+        if bool(fixed[group.members].any()):
             reason = FAILED if group.name in failing else ON_REQUEST
-            kept.append({"layer": group.name, "channels": len(group.units), "reason": reason})
+            kept.append({"layer": group.name, "channels": len(group.members), "reason": reason})
     return {
-        "total": graph.units + sum(k.channels for k in graph.kept if OUTPUT not in k.reason),
+        "total": graph.units + sum(k.channels for k in graph.kept if not k.output),
         "removable": removable,
         "removed": mask.removed,
         "asked": asked,
@@ -46,13 +45,13 @@ def groups(graph: Graph, mask: Mask, widths: Widths) -> list[dict[str, Any]]:
     for group, after in zip(graph.groups, mask.counts(graph), strict=True):
         least = min(widths.of(group))
         limit = None
-        if after == least and after < len(group.units):
-            limit = "cap" if least > len(group.units) * (1 - widths.cap) - widths.step > 0 else "floor"
+        if after == least and after < len(group.members):
+            limit = "cap" if least > len(group.members) * (1 - widths.cap) - widths.step > 0 else "floor"
         rows.append(
             {
                 "name": group.name,
                 "layers": list(group.layers),
-                "before": len(group.units),
+                "before": len(group.members),
                 "after": after,
                 "batch_norm": bool(group.norms),
                 "limit": limit,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit import data, models, provenance, recovery
-from slimkit.channels.trace import Example, tensors
+from slimkit.channels.example import Example, tensors
 from slimkit.errors import DataError
 from slimkit.measure import accuracy
 from slimkit.measure.engines import require

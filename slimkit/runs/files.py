@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit import export, models, provenance
-from slimkit.channels.trace import Example, tensors
+from slimkit.channels.example import Example, tensors
 from slimkit.errors import EngineError
 from slimkit.measure.engines import open_runner
 from slimkit.measure.stages import Stages

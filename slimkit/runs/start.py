@@ -7,8 +7,7 @@ from itertools import islice
 from torch import Tensor, nn
 
 from slimkit import data, provenance
-from slimkit.channels import Graph, trace
-from slimkit.channels.trace import Example
+from slimkit.channels import Example, Graph, trace
 from slimkit.errors import DataError
 from slimkit.measure.conditions import Conditions
 from slimkit.measure.environment import preferred_step

@@ -43,7 +43,7 @@ class Widths:
 
     def fitted(self, graph: Graph) -> "Widths":
         """Return these widths with the largest step that a network is not too narrow for."""
-        plain = [len(group.units) for group in graph.groups if group.per_unit == 1]
+        plain = [len(group.members) for group in graph.groups if group.per_unit == 1]
         step = self.step
         while self.adapt and step > 1 and sum(n for n in plain if n < 2 * step) > _NARROW * sum(plain):
             step //= 2
@@ -57,14 +57,14 @@ class Widths:
     def of_step(self, group: Group) -> int:
         """Return the step of one group's counts."""
         step = self.step
-        if self.adapt and group.per_unit > 1 and len(group.units) < step:
-            while step > 1 and len(group.units) < 2 * step:
+        if self.adapt and group.per_unit > 1 and len(group.members) < step:
+            while step > 1 and len(group.members) < 2 * step:
                 step //= 2
         return step
 
     def of(self, group: Group) -> list[int]:
         """Return the counts that a group may keep, from all of its channels down."""
-        n, step = len(group.units), self.of_step(group)
+        n, step = len(group.members), self.of_step(group)
         least = ceil(n * (1 - self.cap) - 1e-9)
         start = (n - 1) // step * step
         return [n, *(count for count in range(start, 0, -step) if count >= least)]
@@ -111,14 +111,14 @@ def blocks(graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor | None = 
     sizes: list[int] = []
     shares: list[float] = []
     for number, group in enumerate(graph.groups):
-        if fixed is not None and bool(fixed[group.units].any()):
+        if fixed is not None and bool(fixed[group.members].any()):
             continue
         allowed = widths.of(group)
         steps = [before - after for before, after in zip(allowed, allowed[1:], strict=False)]
         if not steps:
             continue
-        own, place = scores[group.units].sort(stable=True)
-        units.append(group.units[place[: sum(steps)]])
+        own, place = scores[group.members].sort(stable=True)
+        units.append(group.members[place[: sum(steps)]])
         means = torch.segment_reduce(own[: sum(steps)].double(), "mean", lengths=torch.tensor(steps))
         costs.append(means.float())  # single precision: means of equal scores are equal, however many
         groups += [number] * len(steps)
@@ -241,7 +241,7 @@ def out_of_reach(graph: Graph, least: Tensor, measure: Callable[[Tensor], float]
     held: list[tuple[float, str]] = []
     for group in graph.groups:
         keep = least.clone()
-        keep[group.units] = False
+        keep[group.members] = False
         held.append((best - measure(keep), group.name))
     worst = ", ".join(name for _, name in sorted(held, key=lambda item: -item[0])[:3])
     return (

@@ -64,5 +64,5 @@ def fixed_units(graph: Graph, keep: Sequence[str] = (), without_bn: str = "norm"
                 f"  Layers are {', '.join(sorted({name for group in graph.groups for name in group.layers})[:8])}, ..."
             )
         for group in groups:
-            fixed[group.units] = True
+            fixed[group.members] = True
     return fixed

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from slimkit.channels import Graph
+from slimkit.channels import Graph, stays
 from slimkit.errors import MaskError
 
 
@@ -37,7 +37,7 @@ class Mask:
 
     def counts(self, graph: Graph) -> list[int]:
         """Return the units kept in each group, in the order of `graph.groups`."""
-        return [int(self.keep[group.units].sum()) for group in graph.groups]
+        return [int(self.keep[group.members].sum()) for group in graph.groups]
 
     def fits(self, graph: Graph) -> None:
         """Check that this mask belongs to a graph and leaves at least one unit in every group.
@@ -53,7 +53,7 @@ class Mask:
         for group, count in zip(graph.groups, self.counts(graph), strict=True):
             if count == 0:
                 raise MaskError(
-                    f"the mask removes all {len(group.units)} channels of {group.name!r}: "
+                    f"the mask removes all {len(group.members)} channels of {group.name!r}: "
                     "nothing would be computed.\n"
                     "  Lower the ratio, or the cap on what one group may lose."
                 )
@@ -76,14 +76,13 @@ def apply_(model: nn.Module, graph: Graph, mask: Mask) -> None:
     set to zero, too.
     """
     mask.fits(graph)
-    gone = torch.cat([~mask.keep, torch.zeros(1, dtype=torch.bool)])
-    unread = torch.cat([~mask.keep & graph.loud, torch.zeros(1, dtype=torch.bool)])
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     for axis in graph.axes:
         tensor = tensors[axis.tensor]
         if tensor.is_floating_point():
-            index = (unread if axis.reads else gone)[axis.units].nonzero().flatten().to(tensor.device)
-            tensor.index_fill_(axis.dim, index, 0.0)
+            still = mask.keep | ~graph.loud if axis.reads else mask.keep
+            gone = ~stays(still, axis.unit_of)
+            tensor.index_fill_(axis.dim, gone.nonzero().flatten().to(tensor.device), 0.0)
 
 
 def save(mask: Mask, path: Path | str) -> None:

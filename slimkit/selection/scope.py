@@ -44,7 +44,7 @@ def pools(graph: Graph, scope: str) -> list[Tensor]:
     found: dict[object, list[Tensor]] = {}
     shape = _signature(graph) if scope == "isomorphic" else {}
     for number, group in enumerate(graph.groups):
-        found.setdefault(0 if scope == "global" else shape.get(group.name, number), []).append(group.units)
+        found.setdefault(0 if scope == "global" else shape.get(group.name, number), []).append(group.members)
     return [torch.cat(members) for members in found.values()]
 
 
@@ -68,10 +68,10 @@ def _signature(graph: Graph) -> dict[str, object]:
     """Return, per group name, what the group is built of: dimensions and kinds of the tensors it indexes."""
     group_of = torch.full((graph.units,), -1)
     for number, group in enumerate(graph.groups):
-        group_of[group.units] = number
+        group_of[group.members] = number
     parts: list[list[tuple[int, int, bool, tuple[int, ...]]]] = [[] for _ in graph.groups]
     for axis in graph.axes:
         shape = graph.shapes.get(axis.tensor, (0,))
-        for number in set(group_of[axis.units[axis.units >= 0]].tolist()):
+        for number in set(group_of[axis.unit_of[axis.unit_of >= 0]].tolist()):
             parts[number].append((axis.dim, len(shape), axis.reads, shape[2:]))
     return {g.name: tuple(sorted(p)) for g, p in zip(graph.groups, parts, strict=True)}

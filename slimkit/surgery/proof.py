@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels import Graph
-from slimkit.channels.trace import Example, call, tensors
+from slimkit.channels.example import Example, call, tensors
 from slimkit.errors import ProofError
 from slimkit.selection.mask import Mask, apply_
 from slimkit.surgery.remove import remove
@@ -90,12 +90,12 @@ def failing_groups(
     model: nn.Module, graph: Graph, mask: Mask, inputs: Sequence[Example], tolerance: float = TOLERANCE
 ) -> list[int]:
     """Find by bisection the groups (by index) whose removal changes the function; none if the mask passes."""
-    touched = [i for i, g in enumerate(graph.groups) if not bool(mask.keep[g.units].all())]
+    touched = [i for i, g in enumerate(graph.groups) if not bool(mask.keep[g.members].all())]
 
     def only(groups: Sequence[int]) -> Mask:
         keep = torch.ones_like(mask.keep)
         for i in groups:
-            units = graph.groups[i].units
+            units = graph.groups[i].members
             keep[units] = mask.keep[units]
         return Mask(keep)
 

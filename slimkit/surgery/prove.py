@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels import Graph
-from slimkit.channels.trace import Example
+from slimkit.channels.example import Example
 from slimkit.errors import ProofError
 from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
@@ -79,7 +79,7 @@ def prove(
             break
         for number in culprits:
             failing.append(graph.groups[number].name)
-            fixed[graph.groups[number].units] = True
+            fixed[graph.groups[number].members] = True
     raise ProofError(
         f"smaller network against masked one: the outputs differ by {error:.2g} of their standard deviation, "
         f"more than {proof.TOLERANCE:.0e}, also without {', '.join(failing) or 'any one group'}.\n"

@@ -1,22 +1,19 @@
 """Network and mask to a new, smaller network."""
 
-import copy
-from collections import OrderedDict
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from slimkit import provenance
-from slimkit.channels import Graph, Width
-from slimkit.channels.written import Place, write
+from slimkit.channels import Graph, stays
+from slimkit.channels.written import Place, repeats, write
+from slimkit.modules import copied
 from slimkit.selection.mask import Mask
 
 NORMS = (nn.modules.batchnorm._NormBase,)
 CONVOLUTIONS = (nn.modules.conv._ConvNd,)
-_ATOMS = {int, float, bool, str, type(None), torch.dtype, torch.Size}
 
 
 def kept_indices(graph: Graph, mask: Mask) -> dict[str, dict[int, Tensor]]:
@@ -24,14 +21,13 @@ def kept_indices(graph: Graph, mask: Mask) -> dict[str, dict[int, Tensor]]:
 
     Whatever has the shape of a parameter (momentum, an average of weights) is sliced by the same indices.
     """
-    stays = torch.cat([mask.keep, torch.ones(1, dtype=torch.bool)])  # index -1: must stay
     found: dict[str, dict[int, Tensor]] = {}
     known: dict[int, Tensor] = {}  # axes of the same channels share their units
     for axis in graph.axes:
-        index = known.get(id(axis.units))
+        index = known.get(id(axis.unit_of))
         if index is None:
-            index = known[id(axis.units)] = stays[axis.units].nonzero().flatten()
-        if len(index) < len(axis.units):
+            index = known[id(axis.unit_of)] = stays(mask.keep, axis.unit_of).nonzero().flatten()
+        if len(index) < len(axis.unit_of):
             found.setdefault(axis.tensor, {})[axis.dim] = index
     return found
 
@@ -65,7 +61,7 @@ def remove(model: nn.Module, graph: Graph, mask: Mask) -> nn.Module:
         for name, tensor in _named_tensors(modules):
             if name in indices:
                 memo[id(tensor)] = _like(tensor, take(tensor.detach(), indices[name]))
-    slim = _copy(model, memo)  # the memo stands in for every dense tensor that would be copied
+    slim = copied(model, memo)  # the memo stands in for every dense tensor that would be copied
     small = dict(slim.named_modules())
     changes = {**_layer_attributes(small), **_widths(modules, graph, mask)}
     attributes = {path: dict(values) for path, values in provenance.of(model).attributes.items()}
@@ -96,50 +92,6 @@ def _like(tensor: Tensor, data: Tensor) -> Tensor:
     return data
 
 
-def _copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Return what `copy.deepcopy` does, in a fifth of its time."""
-    if id(module) in memo:
-        found: nn.Module = memo[id(module)]
-        return found
-    kind: Any = type(module)
-    if not _is_plain(kind):
-        return copy.deepcopy(module, memo)
-    twin: nn.Module = kind.__new__(kind)
-    memo[id(module)] = twin
-    state = vars(twin)
-    for name, value in vars(module).items():
-        if name == "_compiled_call_impl":
-            continue
-        if name == "_modules":
-            children = value.items()
-            state[name] = type(value)((n, None if c is None else _copy(c, memo)) for n, c in children)
-        elif name in ("_parameters", "_buffers"):
-            state[name] = type(value)((n, _copy_tensor(t, memo)) for n, t in value.items())
-        elif type(value) in _ATOMS or (type(value) is tuple and all(type(v) in _ATOMS for v in value)):
-            state[name] = value
-        elif type(value) in (dict, OrderedDict, set) and not value:
-            state[name] = type(value)()
-        else:
-            state[name] = copy.deepcopy(value, memo)
-    return twin
-
-
-def _copy_tensor(tensor: Tensor | None, memo: dict[int, Any]) -> Tensor | None:
-    known: Tensor | None = memo.get(id(tensor))
-    return copy.deepcopy(tensor, memo) if known is None else known
-
-
-@cache
-def _is_plain(kind: Any) -> bool:
-    """Tell whether a class leaves copying to torch, whose own `__setstate__` only mend old files."""
-    return (
-        not hasattr(kind, "__deepcopy__")
-        and kind.__reduce_ex__ is object.__reduce_ex__
-        and kind.__getstate__ in (object.__getstate__, getattr(nn.Module, "__getstate__", None))
-        and kind.__setstate__.__module__.startswith("torch.nn.modules.")
-    )
-
-
 def _layer_attributes(modules: dict[str, nn.Module]) -> dict[tuple[str, str], Any]:
     """Return the attributes of torch's own layers that repeat the shape of their weight, as it is now."""
     found: dict[tuple[str, str], Any] = {}
@@ -168,25 +120,23 @@ def _vector(norm: Any) -> Tensor | None:
 
 def _widths(modules: dict[str, nn.Module], graph: Graph, mask: Mask) -> dict[tuple[str, str], Any]:
     """Return the new values of module attributes that equal a count of channels that the code used."""
-    stays = torch.cat([mask.keep, torch.ones(1, dtype=torch.bool)])
     found: dict[tuple[str, str], Any] = {}
     for width in graph.widths:
         module = modules[width.layer]
-        after = tuple(int(stays[part].sum()) for part in width.parts)
+        after = tuple(int(stays(mask.keep, part).sum()) for part in width.parts)
         if after == width.values or width.node or isinstance(module, (nn.Linear, *CONVOLUTIONS)):
             continue
         for attribute, value in vars(module).items():
-            if _repeats(value, width) and not (isinstance(module, NORMS) and attribute != "num_features"):
+            if repeats(value, width.values) and not (isinstance(module, NORMS) and attribute != "num_features"):
                 found[width.layer, attribute] = after[0] if type(value) is int else type(value)(after)
     return found
 
 
 def _write_nodes(modules: dict[str, nn.Module], graph: Graph, mask: Mask) -> None:
     """Let numbers written into the nodes of fx networks follow."""
-    stays = torch.cat([mask.keep, torch.ones(1, dtype=torch.bool)])
     changes: dict[str, list[tuple[str, Place, int | list[int]]]] = {}
     for width in graph.widths:
-        after = [int(stays[part].sum()) for part in width.parts]
+        after = [int(stays(mask.keep, part).sum()) for part in width.parts]
         if width.node and tuple(after) != width.values:
             value = after if len(after) > 1 else after[0]
             changes.setdefault(width.layer, []).append((width.node, width.place, value))
@@ -196,18 +146,12 @@ def _write_nodes(modules: dict[str, nn.Module], graph: Graph, mask: Mask) -> Non
         write(module, numbers)
 
 
-def _repeats(value: Any, width: Width) -> bool:
-    if type(value) is int:
-        return len(width.values) == 1 and value == width.values[0]
-    return type(value) in (list, tuple) and tuple(value) == width.values
-
-
 def _record(model: nn.Module, slim: nn.Module, graph: Graph, mask: Mask, attributes: dict[str, dict[str, Any]]) -> None:
     before = provenance.of(model)
     kept = {
-        group.name: mask.keep[group.units].nonzero().flatten().tolist()
+        group.name: mask.keep[group.members].nonzero().flatten().tolist()
         for group in graph.groups
-        if not bool(mask.keep[group.units].all())
+        if not bool(mask.keep[group.members].all())
     }
     provenance.attach(
         slim,

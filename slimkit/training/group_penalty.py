@@ -48,7 +48,7 @@ def penalise_groups_(model: nn.Module, graph: Graph, strength: float) -> None:
     coupled = graph.coupled.to(squares.device)
     pull = torch.where(squares > 0, strength * (coupled.tensors / squares).sqrt(), 0.0)
     factors: dict[str, Tensor] = {}
-    for (name, dim), factor in zip(coupled.places, torch.split(pull[coupled.units], coupled.sizes), strict=True):
+    for (name, dim), factor in zip(coupled.places, torch.split(pull[coupled.unit_of], coupled.sizes), strict=True):
         shape = [-1 if d == dim else 1 for d in range(parameters[name].dim())]
         known = factors.get(name)
         factors[name] = factor.view(shape) if known is None else known + factor.view(shape)

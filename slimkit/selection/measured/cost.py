@@ -71,8 +71,8 @@ def join(graph: Graph, table: Table) -> Costs:
     """Join the layers of a table with the channels of a graph of the same network."""
     group_of = np.full(graph.units + 1, -1)  # the last entry is for index -1
     for number, members in enumerate(graph.groups):
-        group_of[members.units.numpy()] = number
-    sizes = np.array([len(group.units) for group in graph.groups])
+        group_of[members.members.numpy()] = number
+    sizes = np.array([len(group.members) for group in graph.groups])
     rows: list[tuple[Row, Side, Side]] = []
     touched: list[list[int]] = [[] for _ in graph.groups]
     activations = np.zeros(len(graph.groups))

@@ -33,8 +33,8 @@ class Problem:
         """Take the removable blocks of a graph, their scores [U], and what widths cost."""
         self.costs = costs
         self.graph = graph
-        self.full: Counts = np.array([len(group.units) for group in graph.groups])
-        self._order: list[Tensor] = [group.units[:0] for group in graph.groups]  # what goes first, first
+        self.full: Counts = np.array([len(group.members) for group in graph.groups])
+        self._order: list[Tensor] = [group.members[:0] for group in graph.groups]  # what goes first, first
         steps: list[list[int]] = [[] for _ in graph.groups]
         for block, place in enumerate(found.groups):
             self._order[place] = torch.cat([self._order[place], found.of(block)])
@@ -44,13 +44,13 @@ class Problem:
         self.choices = []
         efforts = _efforts(graph)
         for number, group in enumerate(graph.groups):
-            total = float(scores[group.units].sum())
-            weight = efforts[number] * total / len(group.units)
+            total = float(scores[group.members].sum())
+            weight = efforts[number] * total / len(group.members)
             gone = scores[self._order[number]].cumsum(0).tolist()
             ends = np.cumsum(steps[number], dtype=int).tolist()
             left = [max(total - gone[end - 1], 1e-12 * total) for end in ends]
             losses = [weight * float(np.log(total / rest)) for rest in left]
-            counts = (len(group.units), *(len(group.units) - end for end in ends))
+            counts = (len(group.members), *(len(group.members) - end for end in ends))
             self.choices.append(Choice(counts, (0.0, *losses)))
 
     @cached_property
@@ -98,6 +98,6 @@ def _efforts(graph: Graph) -> NDArray[np.float64]:
         whole = work.each * len(work.outputs) * len(work.inputs)
         for side in (work.outputs, work.inputs):
             per_unit += torch.bincount(side % (graph.units + 1), minlength=graph.units + 1) * (whole / len(side))
-    found = np.array([float(per_unit[group.units].sum()) for group in graph.groups])
+    found = np.array([float(per_unit[group.members].sum()) for group in graph.groups])
     share: NDArray[np.float64] = found / max(found.sum(), 1e-30)
     return np.maximum(share, _LEAST / max(len(share), 1))

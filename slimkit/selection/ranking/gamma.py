@@ -18,8 +18,8 @@ def scores(model: nn.Module, graph: Graph, context: Context) -> Tensor:
     names = {name for group in graph.groups for name in group.norms}
     for name in names:
         for axis in graph.by_tensor.get(name, []):
-            inside = axis.units >= 0
+            inside = axis.unit_of >= 0
             gamma = model.get_parameter(name).detach().abs().double().cpu()
-            total.index_add_(0, axis.units[inside], gamma[inside])
-            count.index_add_(0, axis.units[inside], torch.ones(int(inside.sum()), dtype=torch.float64))
+            total.index_add_(0, axis.unit_of[inside], gamma[inside])
+            count.index_add_(0, axis.unit_of[inside], torch.ones(int(inside.sum()), dtype=torch.float64))
     return (total / count).float()  # 0 / 0: no BatchNorm, NaN

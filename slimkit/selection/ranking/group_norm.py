@@ -31,8 +31,8 @@ def squares(model: nn.Module, graph: Graph, readers_only: bool) -> Tensor:
             others = [d for d in range(parameter.dim()) if d != axis.dim]
             values = parameter.detach().double().square()
             by_index = (values.sum(dim=others) if others else values).cpu()
-            inside = axis.units >= 0
-            total.index_add_(0, axis.units[inside], by_index[inside])
+            inside = axis.unit_of >= 0
+            total.index_add_(0, axis.unit_of[inside], by_index[inside])
     return total.float()
 
 
@@ -40,6 +40,6 @@ def relative_to_group(values: Tensor, graph: Graph) -> Tensor:
     """Divide each value by the mean of its group, [U]."""
     relative = values.clone()
     for group in graph.groups:
-        mean = values[group.units].mean()
-        relative[group.units] = values[group.units] / mean if mean > 0 else 0.0
+        mean = values[group.members].mean()
+        relative[group.members] = values[group.members] / mean if mean > 0 else 0.0
     return relative

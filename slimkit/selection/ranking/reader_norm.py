@@ -18,6 +18,6 @@ def scores(model: nn.Module, graph: Graph, context: Context) -> Tensor:
     """
     read = squares(model, graph, readers_only=True)
     for group in graph.groups:
-        if not bool(read[group.units].any()):
-            read[group.units] = squares(model, graph, readers_only=False)[group.units]
+        if not bool(read[group.members].any()):
+            read[group.members] = squares(model, graph, readers_only=False)[group.members]
     return relative_to_group(read, graph)

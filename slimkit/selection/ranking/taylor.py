@@ -53,6 +53,6 @@ def _first_order(
                 continue
             others = [d for d in range(product.dim()) if d != axis.dim]
             by_index = (product.sum(dim=others) if others else product).cpu()
-            inside = axis.units >= 0
-            change.index_add_(0, axis.units[inside], by_index[inside])
+            inside = axis.unit_of >= 0
+            change.index_add_(0, axis.unit_of[inside], by_index[inside])
     return change

@@ -7,55 +7,55 @@ import torch
 from torch import Tensor
 
 from slimkit.channels.labels import blocks, reshape, varies, varying
-from slimkit.channels.pointwise import merge, pointwise
-from slimkit.channels.record import Record
+from slimkit.channels.observed import Observed
+from slimkit.channels.operators.pointwise import merge, pointwise
 
 aten = torch.ops.aten
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 
 
-def _itself(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
+def itself(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
     """The operator is its own rule: permute, transpose, t, unsqueeze."""
-    axes, weight = record.axes(args[0])
-    record.put(out, tuple(func(label, *args[1:], **kwargs) for label in axes), weight)
+    axes, weight = seen.axes(args[0])
+    seen.put(out, tuple(func(label, *args[1:], **kwargs) for label in axes), weight)
 
 
-def _squeeze(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
+def squeeze(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
     x = args[0]
     dims = args[1] if len(args) > 1 else list(range(x.dim()))
     dims = [d % x.dim() for d in (dims if isinstance(dims, (list, tuple)) else [dims])]
     gone = [d for d in dims if x.shape[d] == 1]
-    axes, weight = record.axes(x)
-    record.put(out, tuple(label.squeeze(gone) for label in axes), weight)
+    axes, weight = seen.axes(x)
+    seen.put(out, tuple(label.squeeze(gone) for label in axes), weight)
 
 
-def _expand(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
-    axes, weight = record.axes(args[0])
+def expand(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
+    axes, weight = seen.axes(args[0])
     lead = [1] * (out.dim() - args[0].dim())
     put = tuple(label.reshape(lead + list(label.shape)) for label in axes)
     for label in put:
         dims = varying(label)
         if len(dims) == 1:
-            record.width((int(out.shape[dims[0]]),), (label.reshape(-1),), (1, dims[0]))
-    record.put(out, put, weight)
+            seen.width((int(out.shape[dims[0]]),), (label.reshape(-1),), (1, dims[0]))
+    seen.put(out, put, weight)
 
 
-def _repeat(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
-    axes, weight = record.axes(args[0])
+def repeat(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
+    axes, weight = seen.axes(args[0])
     repeats = list(args[1])
     lead = [1] * (len(repeats) - args[0].dim())
     put = []
     for label in axes:
         full = label.reshape(lead + list(label.shape))
         put.append(full.repeat([r if full.shape[d] > 1 else 1 for d, r in enumerate(repeats)]))
-    record.put(out, tuple(put), weight)
+    seen.put(out, tuple(put), weight)
 
 
-def _view(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
+def view(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
     """Reshape the label; where a named dimension is split, tie the parts: the result stays rectangular."""
     x = args[0]
-    axes, weight = record.axes(x)
+    axes, weight = seen.axes(x)
     if x.numel() == 0:
         return
     asked = args[1] if len(args) > 1 and isinstance(args[1], (list, tuple)) else ()
@@ -65,15 +65,15 @@ def _view(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) ->
         for before, after in blocks(x.shape, out.shape):
             split = [d for d in after if new.shape[d] > 1]
             if len(split) > 1 and any(varies(label, d) for d in before):
-                new = _tie_split(record, new, split, asked)
+                new = _tie_split(seen, new, split, asked)
         put.append(new)
         dims = varying(new)
         if not weight and len(dims) == 1:
-            record.width((int(out.shape[dims[0]]),), (new.reshape(-1),), (1, dims[0]))
-    record.put(out, tuple(put), weight)
+            seen.width((int(out.shape[dims[0]]),), (new.reshape(-1),), (1, dims[0]))
+    seen.put(out, tuple(put), weight)
 
 
-def _tie_split(record: Record, label: Tensor, dims: list[int], asked: Any) -> Tensor:
+def _tie_split(seen: Observed, label: Tensor, dims: list[int], asked: Any) -> Tensor:
     """Let names vary along one of the dimensions that a named one was split into, tied along the others.
 
     The one that the code left open (-1) varies; else one that needs no new ties, as channels flattened with
@@ -85,7 +85,7 @@ def _tie_split(record: Record, label: Tensor, dims: list[int], asked: Any) -> Te
     free = (open_dims or tied or ranked)[0]
     first = _first(label, [d for d in dims if d != free])
     if free not in tied:
-        record.names.tie(label, first)
+        seen.names.tie(label, first)
     return first
 
 
@@ -95,59 +95,59 @@ def _first(label: Tensor, dims: list[int]) -> Tensor:
     return label
 
 
-def _slice(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
+def cut_out(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
     """Cuts follow where a module attribute repeats their place; otherwise all channels must stay."""
     x = args[0]
     defaults = (0, None, None, 1)
     dim, start, end, step = args[1:] + defaults[len(args) - 1 :]
     dim %= x.dim()
     size, left = int(x.shape[dim]), int(out.shape[dim])
-    axes, weight = record.axes(x)
+    axes, weight = seen.axes(x)
     put = []
     for label in axes:
         if varies(label, dim) and left != size:
             names = label.reshape(-1)
             first = 0 if start is None else start + size if start < 0 else start
             cuts = [cut for cut in (first, first + left) if 0 < cut < size]
-            follows = varying(label) == [dim] and step == 1 and all([_cut(record, names, cut) for cut in cuts])
+            follows = varying(label) == [dim] and step == 1 and all([_cut(seen, names, cut) for cut in cuts])
             if not follows:
-                record.freeze(label, "is cut at a place written in the code (slice)")
+                seen.freeze(label, "is cut at a place written in the code (slice)")
             label = func(label, dim, start, end, step)
         put.append(label)
-    record.put(out, tuple(put), weight)
+    seen.put(out, tuple(put), weight)
 
 
-def _cut(record: Record, names: Tensor, place: int) -> bool:
+def _cut(seen: Observed, names: Tensor, place: int) -> bool:
     """Tell whether an attribute of the running module holds the place of a cut, from either end."""
-    from_start = record.width((place,), (names[:place],), (2,), (3,))
-    return from_start or record.width((len(names) - place,), (names[place:],))
+    from_start = seen.width((place,), (names[:place],), (2,), (3,))
+    return from_start or seen.width((len(names) - place,), (names[place:],))
 
 
-def _select(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
+def select(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
     x, dim, index = args[0], args[1] % args[0].dim(), args[2]
-    axes, weight = record.axes(x)
+    axes, weight = seen.axes(x)
     put = []
     for label in axes:
         if varies(label, dim):
-            record.freeze(label, "is taken by its index (select)")
+            seen.freeze(label, "is taken by its index (select)")
             put.append(label.select(dim, index))
         else:
             put.append(label.select(dim, 0))
-    record.put(out, tuple(put), weight)
+    seen.put(out, tuple(put), weight)
 
 
-def _unbind(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
+def unbind(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
     x = args[0]
     dim = (args[1] if len(args) > 1 else 0) % x.dim()
     for index, part in enumerate(out):
-        _select(record, func, (x, dim, index), {}, part)
+        select(seen, func, (x, dim, index), {}, part)
 
 
-def _split(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
+def split(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
     """Equal parts are tied, so that `chunk` stays right; unequal ones need attributes that can follow."""
     x = args[0]
     dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % x.dim()
-    axes, weight = record.axes(x)
+    axes, weight = seen.axes(x)
     puts: list[list[Tensor]] = [[] for _ in out]
     for label in axes:
         if not varies(label, dim):
@@ -157,106 +157,87 @@ def _split(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Any) -> N
         widths = tuple(int(part.shape[dim]) for part in out)
         parts = [label.narrow(dim, sum(widths[:i]), width) for i, width in enumerate(widths)]
         if varying(label) != [dim]:
-            record.freeze(label, "is split along a dimension that shares its names with another")
+            seen.freeze(label, "is split along a dimension that shares its names with another")
         else:
-            _follow_split(record, widths, [part.reshape(-1) for part in parts])
+            _follow_split(seen, widths, [part.reshape(-1) for part in parts])
             if len(set(widths)) == 1:
                 parts = [parts[0]] * len(parts)
         for put, part in zip(puts, parts, strict=True):
             put.append(part)
     for part, put in zip(out, puts, strict=True):
-        record.put(part, tuple(put), weight)
+        seen.put(part, tuple(put), weight)
 
 
-def _follow_split(record: Record, widths: tuple[int, ...], parts: list[Tensor]) -> None:
+def _follow_split(seen: Observed, widths: tuple[int, ...], parts: list[Tensor]) -> None:
     """Tie parts of one size; freeze unequal ones whose size no attribute of the module repeats."""
-    record.width((sum(widths),), (torch.cat(parts),))
-    listed = record.width(widths, tuple(parts), (1,), listed=True)
+    seen.width((sum(widths),), (torch.cat(parts),))
+    listed = seen.width(widths, tuple(parts), (1,), listed=True)
     if listed and len(set(widths)) > 1:
         return
     for width, part in zip(widths, parts, strict=True):
-        record.names.tie(part, parts[widths.index(width)])
-        if not record.width((width,), (part,), (1,)) and len(set(widths)) > 1:
-            record.freeze(part, f"is split into {list(widths)}: sizes written in the code")
+        seen.names.tie(part, parts[widths.index(width)])
+        if not seen.width((width,), (part,), (1,)) and len(set(widths)) > 1:
+            seen.freeze(part, f"is split into {list(widths)}: sizes written in the code")
 
 
-def _cat(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
+def cat(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
     inputs = [t for t in args[0] if t.numel() > 0 and t.dim() == out.dim()]
     dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.dim()
-    named = [record.along(t, dim, "is joined along a dimension that shares its names with another") for t in inputs]
+    named = [seen.along(t, dim, "is joined along a dimension that shares its names with another") for t in inputs]
     put: list[Tensor] = []
     if any(names is not None for names in named):
         pieces = []
         for tensor, names in zip(inputs, named, strict=True):
             if names is None:
-                names = record.names.fresh(int(tensor.shape[dim]))
-                record.freeze(names, "reads channels of fixed number, joined to others")
+                names = seen.names.fresh(int(tensor.shape[dim]))
+                seen.freeze(names, "reads channels of fixed number, joined to others")
             pieces.append(names)
         shape = [1] * out.dim()
         shape[dim] = -1
         put.append(torch.cat(pieces).reshape(shape))
-    across, weight = _across(record, inputs, dim)
-    record.put(out, (*put, *across), weight)
+    across, weight = _across(seen, inputs, dim)
+    seen.put(out, (*put, *across), weight)
 
 
-def _across(record: Record, inputs: list[Tensor], dim: int) -> tuple[tuple[Tensor, ...], bool]:
+def _across(seen: Observed, inputs: list[Tensor], dim: int) -> tuple[tuple[Tensor, ...], bool]:
     """Tie, over the tensors that are joined along `dim`, the names that vary along the other dimensions."""
     thin = []
     weight = True
     for tensor in inputs:
-        axes, only_weights = record.axes(tensor)
+        axes, only_weights = seen.axes(tensor)
         weight &= only_weights
         thin.append((tensor, tuple(label for label in axes if not varies(label, dim))))
     if not any(axes for _, axes in thin):
         return (), weight
     cuts = [tensor.narrow(dim, 0, 1) for tensor, _ in thin]
     for cut, (_, axes) in zip(cuts, thin, strict=True):
-        record.put(cut, axes, weight)
-    return merge(record, cuts, np.broadcast_shapes(*(t.shape for t in cuts)))
+        seen.put(cut, axes, weight)
+    return merge(seen, cuts, np.broadcast_shapes(*(t.shape for t in cuts)))
 
 
-def _stack(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
+def stack(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
     dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.dim()
-    axes, weight = merge(record, list(args[0]), args[0][0].shape)
-    record.put(out, tuple(label.unsqueeze(dim) for label in axes), weight)
+    axes, weight = merge(seen, list(args[0]), args[0][0].shape)
+    seen.put(out, tuple(label.unsqueeze(dim) for label in axes), weight)
 
 
-def _glu(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
+def glu(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
     x = args[0]
     dim = (args[1] if len(args) > 1 else -1) % x.dim()
     halves = list(x.split(out.shape[dim], dim))
-    _split(record, func, (x, int(out.shape[dim]), dim), {}, halves)
-    pointwise(record, func, tuple(halves), {}, out)
+    split(seen, func, (x, int(out.shape[dim]), dim), {}, halves)
+    pointwise(seen, func, tuple(halves), {}, out)
 
 
-def _same_shape(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
+def same_shape(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
     """A new tensor of the shape of another: its width follows."""
-    record.put(out, record.axes(args[0])[0])
+    seen.put(out, seen.axes(args[0])[0])
 
 
-def _nothing(record: Record, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
+def nothing(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
     """Reads no values that depend on channels: sizes, random numbers, comparisons with a count."""
 
 
-RULES: dict[Any, Any] = {
-    **dict.fromkeys((aten.permute, aten.transpose, aten.t, aten.unsqueeze, aten.numpy_T, aten.mT), _itself),
-    **dict.fromkeys((aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias), _view),
-    **dict.fromkeys((aten.zeros_like, aten.ones_like, aten.empty_like, aten.full_like, aten.rand_like,
-                     aten.randn_like), _same_shape),
-    **dict.fromkeys((aten.clone, aten.detach, aten.alias, aten._to_copy, aten.contiguous, aten.lift_fresh,
-                     aten.native_dropout, aten.bernoulli_, aten.bernoulli, aten._prelu_kernel, aten.dropout,
-                     aten.copy_, aten.fill_, aten.hardswish, aten.log_sigmoid_forward), pointwise),
-    **dict.fromkeys((aten.new_zeros, aten.new_ones, aten.new_empty, aten.new_full, aten.sym_size,
-                     aten._local_scalar_dense), _nothing),
-    aten.squeeze: _squeeze,
-    aten.expand: _expand,
-    aten.repeat: _repeat,
-    aten.slice: _slice,
-    aten.select: _select,
-    aten.unbind: _unbind,
-    aten.split: _split,
-    aten.split_with_sizes: _split,
-    aten.cat: _cat,
-    aten.stack: _stack,
-    aten.glu: _glu,
-}  # fmt: skip
+def look_up(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
+    """An embedding: its table stays whole."""
+    seen.freeze_all((args[0],), "is looked up in a table")

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimkit.channels.labelled import Loud
 from slimkit.channels.labels import varying
-from slimkit.channels.record import Record
+from slimkit.channels.observed import Observed
 
 aten = torch.ops.aten
 _SAMPLES = (0.7, -1.3, 2.1, -0.2)  # stand in for values that are not zero
-_NEGATIVE = "padding with a negative number"  # of which a max pool makes zero again
 
 ALWAYS = {  # operators that make removed channels loud, whatever they read
     aten.softmax, aten._softmax, aten._log_softmax, aten.logsumexp, aten.ones_like, aten.full_like,
@@ -26,52 +26,52 @@ ALWAYS = {  # operators that make removed channels loud, whatever they read
 MAX_POOLS = {aten.max_pool1d, aten.max_pool2d, aten.max_pool2d_with_indices, aten.max_pool3d_with_indices}
 
 
-def follow(record: Record, func: Any, args: tuple[Any, ...], inputs: list[Tensor], out: Any, pointwise: bool) -> None:
+def follow(seen: Observed, func: Any, args: tuple[Any, ...], inputs: list[Tensor], out: Any, pointwise: bool) -> None:
     """Say for the outputs of an operator where removed channels are not zero; call after its rule."""
     packet = func.overloadpacket
     outs = [o for o in (out if isinstance(out, (list, tuple)) else (out,)) if isinstance(o, Tensor)]
     padding = packet is aten.constant_pad_nd and any(args[2:])
-    if not (pointwise or padding or packet in ALWAYS or any(map(record.loud, inputs))):
+    if not (pointwise or padding or packet in ALWAYS or any(map(seen.loud, inputs))):
         for o in outs:
-            record.put_loud(o, {})
+            seen.put_loud(o, {})
         return
     for o in outs:
-        loud: dict[int, str] = {}
-        for label in record.axes(o)[0]:
+        loud: dict[int, Loud] = {}
+        for label in seen.axes(o)[0]:
             for dim in varying(label):
                 if pointwise:
-                    why = _after(record, func, args, dim - o.dim())
+                    why = _after(seen, func, args, dim - o.dim())
                 elif padding:
-                    why = _NEGATIVE if args[2] < 0 else f"padding in {record.place()!r}"
+                    why = Loud(f"padding in {seen.at.name!r}", below=args[2] < 0)
                 elif packet in ALWAYS:
-                    why = _because(record, func)
+                    why = _because(seen, func)
                 else:
-                    why = _passed_on(record, inputs, label)
-                    why = None if packet in MAX_POOLS and why == _NEGATIVE else why
+                    why = _passed_on(seen, inputs, label)
+                    why = None if packet in MAX_POOLS and why and why.below else why
                 if why is not None:
                     loud[dim] = why
-        record.put_loud(o, loud)
+        seen.put_loud(o, loud)
         if loud and o is args[0] and o._base is not None and o._base.dim() == o.dim():
-            record.put_loud(o._base, loud)  # written in place, through a view
+            seen.put_loud(o._base, loud)  # written in place, through a view
 
 
-def _because(record: Record, func: Any) -> str:
-    return f"{func.overloadpacket.__name__.strip('_')} in {record.place()!r}"
+def _because(seen: Observed, func: Any) -> Loud:
+    return Loud(f"{func.overloadpacket.__name__.strip('_')} in {seen.at.name!r}")
 
 
-def _passed_on(record: Record, inputs: list[Tensor], label: Tensor) -> str | None:
+def _passed_on(seen: Observed, inputs: list[Tensor], label: Tensor) -> Loud | None:
     """Return why the names of a label are loud already in an input that has them too."""
     names = label.reshape(-1)
     for tensor in inputs:
-        for given in record.axes(tensor)[0] if record.loud(tensor) else ():
-            why = next((w for d, w in record.loud(tensor).items() if given.shape[d] > 1), None)
+        for given in seen.axes(tensor)[0] if seen.loud(tensor) else ():
+            why = next((w for d, w in seen.loud(tensor).items() if given.shape[d] > 1), None)
             same = torch.isin(given.reshape(-1)[:1], names) | torch.isin(names[:1], given)
             if why is not None and bool(same.any()):
                 return why
     return None
 
 
-def _after(record: Record, func: Any, args: tuple[Any, ...], dim: int) -> str | None:
+def _after(seen: Observed, func: Any, args: tuple[Any, ...], dim: int) -> Loud | None:
     """Say why an element-wise operator is loud along a dimension, counted from the end; None if it is not.
 
     It keeps zero if it gives 0 where its silent inputs are 0, whatever the others are.
@@ -80,8 +80,8 @@ def _after(record: Record, func: Any, args: tuple[Any, ...], dim: int) -> str | 
     loud = None
     for arg in args:
         if isinstance(arg, Tensor):
-            named = arg.dim() >= -dim and any(label.shape[dim] > 1 for label in record.axes(arg)[0])
-            why = record.loud(arg).get(dim + arg.dim())
+            named = arg.dim() >= -dim and any(label.shape[dim] > 1 for label in seen.axes(arg)[0])
+            why = seen.loud(arg).get(dim + arg.dim())
             loud = loud or why
             key.append((arg.dtype, named and why is None))
         else:
@@ -90,7 +90,7 @@ def _after(record: Record, func: Any, args: tuple[Any, ...], dim: int) -> str | 
         silent = _result_is_zero(func, tuple(key))
     except TypeError:  # an argument that cannot be hashed
         silent = _result_is_zero.__wrapped__(func, tuple(key))
-    return None if silent else loud or _because(record, func)
+    return None if silent else loud or _because(seen, func)
 
 
 @cache

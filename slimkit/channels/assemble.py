@@ -5,18 +5,18 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels.graph import Axis, Graph, Group, Kept, Width, Work
-from slimkit.channels.record import Record
+from slimkit.channels.observed import Observed
 
 Array = np.ndarray
 
 
-def build(record: Record) -> Graph:
+def assemble(seen: Observed) -> Graph:
     """Turn the observations of a pass into the graph."""
-    component = record.names.components()
+    component = seen.names.components()
     frozen = np.zeros(len(component), bool)
-    for kept in record.names.frozen:
+    for kept in seen.names.frozen:
         frozen[component[kept.names.numpy()]] = True
-    made = _Made(record, component, frozen)
+    made = _Made(seen, component, frozen)
     unit_of_component = np.full(len(component), -1)
     unit_of_component[made.removable] = np.arange(len(made.removable))
     unit_of_name = unit_of_component[component]
@@ -27,26 +27,23 @@ def build(record: Record) -> Graph:
             return torch.full((label,), -1)
         return torch.from_numpy(unit_of_name[label.numpy()])
 
-    axes = _axes(record, unit_of_name)
+    axes = _axes(seen, unit_of_name)
     loud = torch.zeros(units + 1, dtype=torch.bool)  # the last is for index -1
-    for names in record.names.loud:
+    for names in seen.names.loud:
         loud[unit(names)] = True
     widths = (
-        Width(layer, values, tuple(map(unit, parts)), node, place)
-        for layer, values, parts, node, place in record.widths
+        Width(layer, values, tuple(map(unit, parts)), node, place) for layer, values, parts, node, place in seen.widths
     )
     return Graph(
         units=units,
         axes=axes,
-        groups=_groups(record, axes, unit_of_name[made.names], made, units),
-        kept=_kept(record, component, made, frozen),
+        groups=_groups(seen, axes, unit_of_name[made.names], made, units),
+        kept=_kept(seen, component, made, frozen),
         widths=tuple(w for w in widths if any(bool((part >= 0).any()) for part in w.parts)),
-        works=tuple(Work(layer, weight, unit(o), unit(i), each) for layer, weight, o, i, each in record.works),
-        shapes={name: tuple(t.shape) for name, t in record.tensors.items() if isinstance(t, nn.Parameter)},
+        works=tuple(Work(layer, weight, unit(o), unit(i), each) for layer, weight, o, i, each in seen.works),
+        shapes={name: tuple(t.shape) for name, t in seen.tensors.items() if isinstance(t, nn.Parameter)},
         folds={
-            weight: mean
-            for weight, mean in record.absorbs.items()
-            if record.uses.get(weight) == 1 and record.uses[mean] == 1
+            weight: mean for weight, mean in seen.absorbs.items() if seen.uses.get(weight) == 1 and seen.uses[mean] == 1
         },
         loud=loud[:-1],
     )
@@ -63,8 +60,8 @@ class _Made:
         removable: [U], the components that may be removed, in the order in which they are first made.
     """
 
-    def __init__(self, record: Record, component: Array, frozen: Array) -> None:
-        produced = record.names.produced
+    def __init__(self, seen: Observed, component: Array, frozen: Array) -> None:
+        produced = seen.names.produced
         number: dict[str, int] = {}
         for _, layer in produced:
             number.setdefault(layer, len(number))
@@ -79,19 +76,19 @@ class _Made:
         self.removable = candidates[np.sort(first)]
 
 
-def _axes(record: Record, unit_of_name: Array) -> tuple[Axis, ...]:
-    contracted = np.zeros(record.names.count + 1, bool)
-    for names in record.names.contracted:
+def _axes(seen: Observed, unit_of_name: Array) -> tuple[Axis, ...]:
+    contracted = np.zeros(seen.names.count + 1, bool)
+    for names in seen.names.contracted:
         contracted[names.numpy()] = True
-    for names, _ in record.names.produced:
+    for names, _ in seen.names.produced:
         contracted[names.numpy()] = False  # a dimension that is read and made is silent when made silent
     before = np.concatenate([[0], np.cumsum(unit_of_name >= 0)])  # names of units before each name
     nothing = torch.zeros(0)
     shared: dict[bytes, Tensor] = {}
     axes: list[Axis] = []
-    for name, tensor in record.tensors.items():
+    for name, tensor in seen.tensors.items():
         for dim in range(tensor.dim()):
-            start, names = record.own.get((id(tensor), dim), (0, nothing))
+            start, names = seen.own.get((id(tensor), dim), (0, nothing))
             end = start + len(names)
             if before[end] > before[start]:
                 of_index = unit_of_name[start:end]
@@ -100,7 +97,7 @@ def _axes(record: Record, unit_of_name: Array) -> tuple[Axis, ...]:
     return tuple(axes)
 
 
-def _groups(record: Record, axes: tuple[Axis, ...], made_units: Array, made: _Made, units: int) -> tuple[Group, ...]:
+def _groups(seen: Observed, axes: tuple[Axis, ...], made_units: Array, made: _Made, units: int) -> tuple[Group, ...]:
     """Gather units that index exactly the same dimensions of the same tensors."""
     if not units:
         return ()
@@ -108,24 +105,24 @@ def _groups(record: Record, axes: tuple[Axis, ...], made_units: Array, made: _Ma
     code = np.zeros(units + 1, np.uint64)  # the last entry takes what must stay, index -1
     sums = rng.integers(1, 2**63, len(axes), dtype=np.uint64)
     for axis, number in zip(axes, sums, strict=True):  # a sum of random codes identifies a set of axes
-        of_index = axis.units.numpy()
+        of_index = axis.unit_of.numpy()
         code[of_index] = code[of_index] + number  # repeated indices are assigned once
     _, group_of = np.unique(code[:-1], return_inverse=True)
     count = int(group_of.max()) + 1
 
-    seen = np.nonzero(made_units >= 0)[0]
-    pairs = group_of[made_units[seen]] * len(made.layers) + made.layer[seen]
+    places = np.nonzero(made_units >= 0)[0]
+    pairs = group_of[made_units[places]] * len(made.layers) + made.layer[places]
     pairs, first = np.unique(pairs, return_index=True)
     layers: list[list[str]] = [[] for _ in range(count)]
     start = np.full(count, len(made_units))  # where the first channel of each group is made
     for place in np.argsort(first):
         group, layer = divmod(int(pairs[place]), len(made.layers))
         layers[group].append(made.layers[layer])
-        start[group] = min(start[group], seen[first[place]])
+        start[group] = min(start[group], places[first[place]])
 
     norms: list[list[str]] = [[] for _ in range(count)]
-    by_name = {axis.tensor: axis.units.numpy() for axis in axes if axis.tensor in record.norms}
-    for gamma in record.norms:
+    by_name = {axis.tensor: axis.unit_of.numpy() for axis in axes if axis.tensor in seen.norms}
+    for gamma in seen.norms:
         of_index = by_name.get(gamma, np.zeros(0, int))
         for group in np.unique(group_of[of_index[of_index >= 0]]):
             norms[group].append(gamma)
@@ -145,21 +142,22 @@ def _groups(record: Record, axes: tuple[Axis, ...], made_units: Array, made: _Ma
     return tuple(result)
 
 
-def _kept(record: Record, component: Array, made: _Made, frozen: Array) -> tuple[Kept, ...]:
+def _kept(seen: Observed, component: Array, made: _Made, frozen: Array) -> tuple[Kept, ...]:
     """Say for every channel that a layer makes and that must stay, why: the first reason seen for it."""
     why = np.zeros(len(component), int)
-    for number in reversed(range(len(record.names.frozen))):
-        why[component[record.names.frozen[number].names.numpy()]] = number
+    for number in reversed(range(len(seen.names.frozen))):
+        why[component[seen.names.frozen[number].names.numpy()]] = number
     of_name = component[made.names]
     stay = np.nonzero(frozen[of_name])[0]
     _, first = np.unique(of_name[stay], return_index=True)
     places = stay[np.sort(first)]  # where each component is first made
-    pairs = made.layer[places] * len(record.names.frozen) + why[of_name[places]]
+    pairs = made.layer[places] * len(seen.names.frozen) + why[of_name[places]]
     _, first, counts = np.unique(pairs, return_index=True, return_counts=True)
-    rows: dict[tuple[str, str], int] = {}
+    rows: dict[tuple[str, str, bool], int] = {}
     for order in np.argsort(first):
-        layer, number = divmod(int(pairs[first[order]]), len(record.names.frozen))
-        kept = record.names.frozen[number]
-        key = (made.layers[layer], f"{kept.reason} (in {kept.layer})" if kept.layer else kept.reason)
+        layer, number = divmod(int(pairs[first[order]]), len(seen.names.frozen))
+        kept = seen.names.frozen[number]
+        reason = f"{kept.reason} (in {kept.layer})" if kept.layer else kept.reason
+        key = (made.layers[layer], reason, kept.output)
         rows[key] = rows.get(key, 0) + int(counts[order])
-    return tuple(Kept(layer, channels, reason) for (layer, reason), channels in rows.items())
+    return tuple(Kept(layer, channels, reason, output) for (layer, reason, output), channels in rows.items())

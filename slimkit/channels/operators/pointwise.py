@@ -6,19 +6,19 @@ from typing import Any
 from torch import Tensor
 
 from slimkit.channels.labels import varying
-from slimkit.channels.record import Record
+from slimkit.channels.observed import Observed
 
 
-def pointwise(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+def pointwise(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Rule of every operator with the pointwise tag."""
     inputs = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
     outs = [out] if isinstance(out, Tensor) else [o for o in out if isinstance(o, Tensor)]
     for o in outs:
-        axes, weight = merge(record, inputs, o.shape)
-        record.put(o, axes, weight)
+        axes, weight = merge(seen, inputs, o.shape)
+        seen.put(o, axes, weight)
 
 
-def merge(record: Record, inputs: Sequence[Tensor], shape: Sequence[int]) -> tuple[tuple[Tensor, ...], bool]:
+def merge(seen: Observed, inputs: Sequence[Tensor], shape: Sequence[int]) -> tuple[tuple[Tensor, ...], bool]:
     """Tie the labels of tensors that are broadcast against each other to `shape`.
 
     Names that meet channels without a name, of fixed number, are frozen.
@@ -28,9 +28,9 @@ def merge(record: Record, inputs: Sequence[Tensor], shape: Sequence[int]) -> tup
     """
     rank = len(shape)
     if len(inputs) == 1:
-        labels = record.labels(inputs[0])
+        labels = seen.labels(inputs[0])
         return (labels.axes, labels.weight) if labels else ((), False)
-    given = [(t, record.labels(t)) for t in inputs]
+    given = [(t, seen.labels(t)) for t in inputs]
     weight = all(labels is not None and labels.weight for t, labels in given if t.dim() > 0)
     axes = [
         [label.reshape([1] * (rank - label.dim()) + list(label.shape)) for label in (labels.axes if labels else ())]
@@ -49,10 +49,10 @@ def merge(record: Record, inputs: Sequence[Tensor], shape: Sequence[int]) -> tup
                 for theirs in axes[other]:
                     if dims & set(varying(theirs)):
                         if other > mine:
-                            record.names.tie(label, theirs)
+                            seen.names.tie(label, theirs)
                         named |= set(varying(theirs))
                 if any(_fixed(tensor, d - rank) for d in dims - named):
-                    record.freeze(label, "is combined with a tensor of fixed width")
+                    seen.freeze(label, "is combined with a tensor of fixed width")
             if not any(dims <= set(varying(r)) for r in result):
                 result = [r for r in result if not set(varying(r)) <= dims] + [label]
     return tuple(result), weight

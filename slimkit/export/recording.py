@@ -98,7 +98,7 @@ class Recording:
     outputs: list[Value]
 
 
-def record(model: nn.Module, example_input: Tensor) -> Recording:
+def capture(model: nn.Module, example_input: Tensor) -> Recording:
     """Record the forward pass of a network in evaluation mode; the network is left as it was found.
 
     Args:

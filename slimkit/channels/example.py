@@ -1,0 +1,50 @@
+"""What a network is called with, and the tensors in what it gives back."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from slimkit.errors import TraceError
+
+Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
+
+
+def call(model: Callable[..., Any], example: Example) -> Any:
+    """Call a network with an example input: one tensor, a tuple of arguments or a dict of keyword arguments."""
+    if isinstance(example, Tensor):
+        return model(example)
+    if isinstance(example, Mapping):
+        return model(**example)
+    return model(*example)
+
+
+def tensors(tree: Any, depth: int = 9) -> list[Tensor]:
+    """Return all tensors in a nest of tuples, lists, dicts and objects (as dataclasses are), in order."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, Mapping):
+        tree = list(tree.values())
+    elif not isinstance(tree, (tuple, list)):
+        tree = [] if callable(tree) else list(getattr(tree, "__dict__", {}).values())
+    return [tensor for item in tree for tensor in tensors(item, depth - 1)] if depth else []
+
+
+def describe(example: Example) -> str:
+    """Return the shapes of an example input for a message."""
+    return " and ".join(str(list(tensor.shape)) for tensor in tensors(example)) or "(no tensor)"
+
+
+def batch_size(example: Example) -> int:
+    """Return the number of images in an example input.
+
+    Raises:
+        TraceError: it holds no tensor with a batch dimension.
+    """
+    found = tensors(example)
+    if not found or found[0].dim() == 0:
+        raise TraceError(
+            f"example_input is {type(example).__name__} without a tensor: nothing to trace.\n"
+            "  Give a tensor [N, C, H, W], a tuple of arguments, or a dict of keyword arguments."
+        )
+    return int(found[0].shape[0])

@@ -1,0 +1,114 @@
+"""What one traced forward pass has shown, beside the names on its tensors: widths, work, what reads what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from slimkit.channels import written
+from slimkit.channels.labelled import Labelled
+
+Product = tuple[str, str | None, Tensor | int, Tensor | int, float]  # as `Work`, with names in place of units
+
+
+class Observed(Labelled):
+    """The labelled tensors of a network, and what was seen to happen to them.
+
+    Attributes:
+        batch: images in the example input.
+        norms: gammas, in order of use.
+        works: multiply-adds.
+        widths: numbers in the code that repeat a count of channels.
+        uses: direct output of a convolution, or a running mean -> the number of operators that read it.
+        absorbs: weight of a convolution -> running mean of the BatchNorm that reads its output.
+        training: the second pass, for branches that run only in training.
+    """
+
+    def __init__(self, model: nn.Module, batch: int) -> None:
+        super().__init__(model)
+        self.batch = batch
+        self.norms: dict[str, None] = {}
+        self.works: list[Product] = []
+        self.widths: list[tuple[str, tuple[int, ...], tuple[Tensor, ...], str | None, written.Place]] = []
+        self.uses: dict[str, int] = {}
+        self.absorbs: dict[str, str] = {}
+        self.training = False
+        self._counted: dict[tuple[int, str], tuple[Tensor, ...]] = {}  # attribute -> what it counts
+
+    def uncalled(self) -> list[str]:
+        """Return the modules with parameters of their own that the pass has not reached."""
+        used = {key for key, _ in self.own}
+        return [
+            path
+            for path, module in self.at.modules.items()
+            if id(module) not in self.at.called
+            and (own := [id(p) for p in module._parameters.values() if p is not None])
+            and used.isdisjoint(own)
+        ]
+
+    def start_training_pass(self) -> set[nn.Module]:
+        """Return the modules above the ones not reached: their `training` flag may open the branch.
+
+        From here on multiply-adds are no longer noted: they are those of inference.
+        """
+        above = {""}
+        for path in self.uncalled():
+            parts = path.split(".")
+            above |= {".".join(parts[:i]) for i in range(1, len(parts))}
+        self.training = True
+        self.uses = {name: 2 for name in self.uses}  # read again, or not: nothing more is learnt of them
+        self.at.back()
+        return {self.at.modules[path] for path in above}
+
+    def reads(self, args: Any) -> None:
+        """Note, before an operator runs, which direct outputs of convolutions it reads."""
+        for arg in args:
+            origin = self.origin(arg) if isinstance(arg, Tensor) else None
+            if origin is not None:
+                self.uses[origin] = self.uses.get(origin, 0) + 1
+
+    def absorb(self, tensor: Tensor, mean: Tensor) -> None:
+        """Say that the running mean of a BatchNorm can take up a constant added to `tensor`."""
+        origin, name = self.origin(tensor), self.name_of.get(id(mean))
+        if name is not None:
+            self.uses[name] = self.uses.get(name, 0) + 1
+            if origin is not None:
+                self.absorbs[origin] = name
+
+    def work(self, weight: Tensor | None, outputs: Tensor | int, inputs: Tensor | int, each: float) -> None:
+        """Note multiply-adds: `each` for one output and one input channel, of the whole batch."""
+        if not self.training:
+            name = self.name_of.get(id(weight)) if weight is not None else None
+            self.works.append((self.at.path, name, outputs, inputs, each / self.batch))
+
+    def width(
+        self, values: tuple[int, ...], parts: tuple[Tensor, ...], *places: written.Place, listed: bool = False
+    ) -> bool:
+        """Note a count of channels that the code used; True if something that can follow repeats it.
+
+        One attribute of the running module that counts channels in two places ties them.
+
+        Args:
+            values: one count, or the sizes of a split.
+            parts: per value, the names counted.
+            places: where an fx node would hold it, among the arguments of the operator.
+            listed: the node would hold a list.
+        """
+        module, node = self.at.module, self.at.node
+        if id(module) not in self.at.paths:
+            return False
+        if node is not None and isinstance(module, fx.GraphModule):
+            value = list(values) if listed else values[0]
+            found = [place for place in places if written.holds(node, place, value)]
+            self.widths += [(self.at.path, values, parts, node.name, place) for place in found]
+            return bool(found)
+        holders = [name for name, held in vars(module).items() if written.repeats(held, values)]
+        if holders:
+            self.widths.append((self.at.path, values, parts, None, ()))
+        if all(len(set(part.tolist())) == len(part) for part in parts):  # else it counts some twice
+            for attribute in holders:
+                known = self._counted.setdefault((id(module), attribute), parts)
+                for part, other in zip(parts, known, strict=True):
+                    self.names.tie(part, other)
+        return bool(holders)

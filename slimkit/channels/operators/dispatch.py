@@ -1,0 +1,116 @@
+"""How every operator passes channel names on: the one table of operators.
+
+A rule reads the labels of the inputs and puts labels on the outputs. What no rule knows keeps its channels,
+with the operator's name as the reason: nothing is guessed, nothing raises.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimkit.channels.observed import Observed
+from slimkit.channels.operators import move, multiply, normalise, silence, space
+from slimkit.channels.operators.pointwise import pointwise
+
+aten = torch.ops.aten
+Rule = Callable[[Observed, Any, tuple[Any, ...], dict[str, Any], Any], None]
+
+MULTIPLIES = (aten.convolution, aten.mm, aten.bmm, aten.addmm, aten.baddbmm)  # counted with or without names
+OPERATORS: dict[Any, Rule] = {
+    aten.convolution: multiply.convolution,
+    **dict.fromkeys((aten.mm, aten.bmm), multiply.matmul),
+    **dict.fromkeys((aten.addmm, aten.baddbmm), multiply.addmm),
+    **dict.fromkeys((aten.mv, aten.dot, aten.addmv), multiply.vector_product),
+    **dict.fromkeys((aten.native_batch_norm, aten._native_batch_norm_legit, aten.cudnn_batch_norm,
+                     aten._native_batch_norm_legit_no_training, aten.miopen_batch_norm), normalise.batch_norm),
+    aten.native_layer_norm: normalise.layer_norm,
+    aten.native_group_norm: normalise.group_norm,
+    **dict.fromkeys((aten.clone, aten.detach, aten.alias, aten._to_copy, aten.contiguous, aten.lift_fresh,
+                     aten.native_dropout, aten.bernoulli_, aten.bernoulli, aten._prelu_kernel, aten.dropout,
+                     aten.copy_, aten.fill_, aten.hardswish, aten.log_sigmoid_forward), pointwise),
+    **dict.fromkeys((aten.permute, aten.transpose, aten.t, aten.unsqueeze, aten.numpy_T, aten.mT), move.itself),
+    **dict.fromkeys((aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias), move.view),
+    **dict.fromkeys((aten.zeros_like, aten.ones_like, aten.empty_like, aten.full_like, aten.rand_like,
+                     aten.randn_like), move.same_shape),
+    **dict.fromkeys((aten.new_zeros, aten.new_ones, aten.new_empty, aten.new_full, aten.sym_size,
+                     aten._local_scalar_dense), move.nothing),
+    aten.squeeze: move.squeeze,
+    aten.expand: move.expand,
+    aten.repeat: move.repeat,
+    aten.slice: move.cut_out,
+    aten.select: move.select,
+    aten.unbind: move.unbind,
+    **dict.fromkeys((aten.split, aten.split_with_sizes), move.split),
+    aten.cat: move.cat,
+    aten.stack: move.stack,
+    aten.glu: move.glu,
+    **dict.fromkeys((aten.softmax, aten._softmax, aten._log_softmax, aten.cumsum, aten.sort, aten.topk, aten.roll,
+                     aten.flip, aten.index_select), space.along_dim),
+    **dict.fromkeys((aten.mean, aten.sum, aten.amax, aten.amin, aten.var, aten.std, aten.var_mean, aten.std_mean,
+                     aten.max, aten.min, aten.prod, aten.linalg_vector_norm, aten.norm, aten.argmax, aten.argmin,
+                     aten.logsumexp, aten.any, aten.all), space.reduce),
+    **dict.fromkeys((aten.max_pool1d, aten.max_pool2d, aten.max_pool2d_with_indices, aten.max_pool3d_with_indices,
+                     aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d, aten.adaptive_avg_pool1d,
+                     aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d, aten.adaptive_max_pool2d,
+                     aten.upsample_nearest1d, aten.upsample_nearest2d, aten.upsample_nearest3d,
+                     aten._upsample_nearest_exact2d, aten.upsample_linear1d, aten.upsample_bilinear2d,
+                     aten._upsample_bilinear2d_aa, aten.upsample_bicubic2d, aten._upsample_bicubic2d_aa,
+                     aten.upsample_trilinear3d, aten.reflection_pad1d, aten.reflection_pad2d,
+                     aten.replication_pad1d, aten.replication_pad2d, aten.replication_pad3d,
+                     aten.grid_sampler_2d), space.spatial),
+    aten.constant_pad_nd: space.pad,
+    aten.index: space.index,
+    aten.im2col: space.unfold_patches,
+    aten.col2im: space.fold_patches,
+    aten.unfold: space.windows,
+    aten.pixel_shuffle: space.pixel_shuffle,
+    aten.pixel_unshuffle: space.pixel_unshuffle,
+    **dict.fromkeys((aten.native_channel_shuffle, aten.channel_shuffle), space.channel_shuffle),
+    aten.embedding: move.look_up,
+}  # fmt: skip
+# Removed channels are silent after these, or the rule itself says that they are not.
+SILENT = frozenset((*MULTIPLIES, *(packet for packet, rule in OPERATORS.items() if rule is normalise.batch_norm)))
+
+
+def apply(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Pass labels through one operator call."""
+    packet = func.overloadpacket
+    inputs = _tensors(args)
+    if kwargs:
+        inputs += _tensors(tuple(kwargs.values()))
+    if not any(seen.has_labels(t) for t in inputs) and packet not in MULTIPLIES:
+        return
+    rule = OPERATORS.get(packet) or (pointwise if _is_pointwise(packet) else _unknown)
+    rule(seen, func, args, kwargs, out)
+    if packet not in SILENT:
+        silence.follow(seen, func, args, inputs, out, rule is pointwise)
+
+
+@cache
+def _is_pointwise(operator: Any) -> bool:
+    """Tell whether an operator works element by element; in-place variants may lack the tag of their twin."""
+    if any(torch.Tag.pointwise in getattr(operator, overload).tags for overload in operator.overloads()):
+        return True
+    name = operator.__name__
+    twin = getattr(aten, name[:-1], None) if name.endswith("_") else None
+    return twin is not None and (_is_pointwise(twin) or OPERATORS.get(twin) is pointwise)
+
+
+def _tensors(args: tuple[Any, ...]) -> list[Tensor]:
+    found: list[Tensor] = []
+    for arg in args:
+        if isinstance(arg, Tensor):
+            found.append(arg)
+        elif isinstance(arg, (list, tuple)):
+            found += [item for item in arg if isinstance(item, Tensor)]
+    return found
+
+
+def _unknown(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    name = func.overloadpacket.__name__
+    attention = "attention" in name  # fused kernels have many names
+    reason = multiply.ATTENTION if attention else f"passes through {name}, for which there is no rule"
+    seen.freeze_all(_tensors(args) + _tensors(tuple(kwargs.values())), reason)

@@ -1,0 +1,227 @@
+"""Rules of convolutions and matrix products: they sum over the channels they read and make new ones."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimkit.channels.observed import Observed
+from slimkit.channels.operators.pointwise import merge
+
+aten = torch.ops.aten
+FIXED_INPUT = "reads channels of fixed number: the network's input, or an operator without a rule"
+COMPUTED = "is read by a weight that is computed, not stored"
+ATTENTION = "enters attention over channels"
+
+
+def convolution(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    x, weight, bias, _, _, _, transposed, _, groups = args
+    reason = "lies along a dimension that a convolution runs over"
+    given = seen.along(x, 1, reason)
+    seen.others(x, {1}, reason)
+    rows = seen.along(weight, 0, reason)  # out channels; in channels when transposed
+    columns = seen.along(weight, 1, reason)  # one group's in channels; out channels when transposed
+    seen.others(weight, {0, 1}, "varies over the kernel of a convolution")
+    width, made = int(x.shape[1]), int(out.shape[1])
+    positions = x[0, 0].numel() if transposed else out[0, 0].numel()
+    each = float(positions * weight[0, 0].numel() * x.shape[0])
+
+    if groups == 1:
+        reads, makes = (rows, columns) if transposed else (columns, rows)
+        _contract(seen, x, 1, given, reads, weight)
+        _produce(seen, weight, 1 if transposed else 0, makes)
+        seen.work(weight, _or_count(makes, made), _or_count(reads, width), each)
+    elif groups == width:
+        makes = _depthwise(seen, weight, given, rows, columns if transposed else None, made // width)
+        seen.work(weight, _or_count(makes, made), 1, each)
+    elif transposed:
+        makes = _grouped_transposed(seen, x, weight, given, rows, columns, groups)
+        seen.work(weight, _or_count(rows, width), _or_count(columns, made // groups), each)
+    else:
+        makes = _grouped(seen, x, weight, given, rows, columns, groups)
+        seen.work(weight, _or_count(makes, made), _or_count(columns, width // groups), each)
+    if bias is not None and makes is not None:
+        tie_vector(seen, bias, makes)
+    put_channels(seen, out, makes)
+    seen.put_origin(out, weight)
+
+
+def _contract(seen: Observed, x: Tensor, dim: int, given: Tensor | None, reads: Tensor | None, weight: Tensor) -> None:
+    """Tie the channels that arrive along `dim` of x to the inputs of a weight, which sums over them."""
+    if reads is not None:
+        seen.names.contracted.append(reads)
+        if given is not None:
+            seen.names.tie(given, reads)
+        else:
+            seen.freeze(reads, FIXED_INPUT)
+    elif given is not None:
+        seen.freeze(given, COMPUTED)
+    why = seen.loud(x).get(dim % x.dim())
+    if given is not None and why is not None:
+        seen.names.loud.append(given)
+        if seen.loud(weight):
+            seen.freeze(given, f"is not zero where it is removed ({why.reason}), nor is the weight that reads it")
+
+
+def _produce(seen: Observed, weight: Tensor, dim: int, makes: Tensor | None) -> None:
+    if makes is not None:
+        seen.names.produced.append((makes, seen.at.name))
+        if (why := seen.loud(weight).get(dim % weight.dim())) is not None:
+            seen.freeze(makes, f"is made by a weight that is not zero where it is removed ({why.reason})")
+
+
+def _depthwise(
+    seen: Observed,
+    weight: Tensor,
+    given: Tensor | None,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    multiplier: int,
+) -> Tensor | None:
+    """Pass names on: each input channel makes `multiplier` output channels of its own.
+
+    A transposed weight has its input channels in `rows` and the outputs of one of them in `columns`.
+    """
+    if columns is not None:
+        seen.freeze(columns, "is made from each channel alike (transposed depthwise convolution)")
+    if given is None or rows is None:
+        for names in (given, rows):
+            if names is not None:
+                seen.freeze(names, FIXED_INPUT)
+        if columns is None:
+            _produce(seen, weight, 0, rows)
+            return rows
+        return None
+    makes = given.repeat_interleave(multiplier)
+    seen.names.tie(rows, makes if len(rows) == len(makes) else given)
+    seen.width((len(given),), (given,))
+    if multiplier > 1:
+        seen.width((len(makes),), (makes,))
+    return makes
+
+
+def _grouped(
+    seen: Observed,
+    x: Tensor,
+    weight: Tensor,
+    given: Tensor | None,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    groups: int,
+) -> Tensor | None:
+    """Tie the j-th channel of every convolution group, so that the groups stay of equal width."""
+    if rows is None:
+        _contract(seen, x, 1, given, None, weight)
+        return None
+    of_group = rows.reshape(groups, -1)
+    seen.names.tie(of_group, of_group[:1])
+    _produce(seen, weight, 0, rows)
+    _contract(seen, x, 1, None if given is None else _tie_groups(seen, given, groups), columns, weight)
+    return rows
+
+
+def _grouped_transposed(
+    seen: Observed,
+    x: Tensor,
+    weight: Tensor,
+    given: Tensor | None,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    groups: int,
+) -> Tensor | None:
+    if rows is not None:
+        _tie_groups(seen, rows, groups)
+    _contract(seen, x, 1, given, rows, weight)
+    _produce(seen, weight, 1, columns)
+    return None if columns is None else columns.repeat(groups)
+
+
+def _tie_groups(seen: Observed, names: Tensor, groups: int) -> Tensor:
+    """Tie the j-th of the names of each group; return those of the first, [channels of one group]."""
+    parts = names.reshape(groups, -1)
+    seen.names.tie(parts, parts[:1])
+    return parts[0]
+
+
+def _or_count(names: Tensor | None, count: int) -> Tensor | int:
+    return int(count) if names is None else names
+
+
+def matmul(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Products of matrices, or of batches of them: [.., n, k] x [.., k, m]."""
+    a, b = args[0], args[1]
+    (axes_a, weight_a), (axes_b, weight_b) = seen.axes(a), seen.axes(b)
+    inner_a = seen.along(a, -1, "enters a matrix product")
+    inner_b = seen.along(b, -2, "enters a matrix product")
+    rows = seen.along(a, -2, "enters a matrix product")
+    columns = seen.along(b, -1, "enters a matrix product")
+    each = float(out.shape[:-2].numel())
+    n, k, m = int(a.shape[-2]), int(a.shape[-1]), int(b.shape[-1])
+    if weight_a == weight_b:  # two activations: attention; two weights: a product computed anew at every call
+        for names in (inner_a, inner_b):
+            if names is not None:
+                reason = ATTENTION if axes_a and axes_b else "enters a product with a tensor that is no parameter"
+                seen.freeze(names, "is multiplied with another weight" if weight_a else reason)
+        seen.work(None, _or_count(rows, n), _or_count(columns, m), each * k)
+    elif weight_b:
+        _contract(seen, a, -1, inner_a, inner_b, b)
+        _produce(seen, b, -1, columns)
+        seen.work(_stored(b), _or_count(columns, m), _or_count(inner_b, k), each * n)
+        seen.put_origin(out, _stored(b))
+    else:
+        _contract(seen, b, -2, inner_b, inner_a, a)
+        _produce(seen, a, -2, rows)
+        seen.work(_stored(a), _or_count(rows, n), _or_count(inner_a, k), each * m)
+    put = []
+    for names, dim in ((rows, -2), (columns, -1)):
+        if names is not None:
+            shape = [1] * out.dim()
+            shape[dim] = -1
+            put.append(names.reshape(shape))
+    if a.dim() == 3:
+        put += _batches(seen, a, b)
+    seen.put(out, tuple(put), weight_a and weight_b)
+    kept = ((seen.loud(a), a.dim() - 2), (seen.loud(b), b.dim() - 1))
+    seen.put_loud(out, {dim: loud[dim] for loud, dim in kept if dim in loud})
+
+
+def _batches(seen: Observed, a: Tensor, b: Tensor) -> list[Tensor]:
+    """Return the label of the batch dimension of a batch of products, the names of both factors tied."""
+    names = [seen.along(t, 0, "enters a matrix product") for t in (a, b)]
+    found = [n for n in names if n is not None]
+    if len(found) == 2:
+        seen.names.tie(*found)
+    elif found and a.shape[0] > 1:
+        seen.freeze(found[0], "is combined with a tensor of fixed width")
+    return [n.reshape(-1, 1, 1) for n in found[:1]]
+
+
+def _stored(weight: Tensor) -> Tensor:
+    """Return the parameter that a transposed weight is a view of."""
+    return weight if weight._base is None else weight._base
+
+
+def vector_product(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    seen.freeze_all(tuple(args), "enters a product with a vector")
+
+
+def addmm(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    matmul(seen, func, args[1:], {}, out)
+    loud = seen.loud(out)
+    if why := seen.loud(args[0]).get(args[0].dim() - 1):
+        loud = {**loud, out.dim() - 1: why}
+    axes, weight = merge(seen, [args[0], out], out.shape)
+    seen.put(out, axes, weight)
+    seen.put_loud(out, loud)
+
+
+def put_channels(seen: Observed, out: Tensor, names: Tensor | None, weight: bool = False) -> None:
+    axes = () if names is None else (names.reshape(1, -1, *[1] * (out.dim() - 2)),)
+    seen.put(out, axes, weight)
+
+
+def tie_vector(seen: Observed, vector: Tensor, names: Tensor) -> None:
+    """Tie a bias or a scale, [C], to the names of C channels."""
+    own = seen.along(vector, 0, "has no name")
+    if own is not None:
+        seen.names.tie(own, names)
