@@ -30,6 +30,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """Return the type of a network's numbers, float32 where it has none."""
+    found = (t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point())
+    return next(found, torch.float32)
+
+
 def private(model: nn.Module) -> nn.Module:
     """Return a copy to look at, in evaluation mode: what it does to itself while it runs, the original never sees.
 

@@ -7,7 +7,6 @@ pooling and interpolation.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from typing import Any
 
@@ -15,67 +14,86 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import flop_registry
 
+from slimkit.channels.example import Example, batch_size, call, describe
 from slimkit.errors import TraceError
-from slimkit.modules import evaluating, module_paths
+from slimkit.modules import copied, dtype_of, module_paths, private, unwrapped
 
 aten = torch.ops.aten
-_ATTENTION = re.compile(r"_scaled_dot_product_(?!.*backward).+")
 
 
-def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """Return the MACs of one forward pass in evaluation mode.
+def count_macs(model: nn.Module, inputs: tuple[int, ...] | Example) -> int:
+    """Return the MACs of one forward pass of one image in evaluation mode.
 
     Args:
-        model: the network; left as it was found.
-        input_shape: shape of one image, (C, H, W).
+        model: the network; untouched: the pass runs on a copy.
+        inputs: shape of one image, (C, H, W), or an example input of the network.
 
     Raises:
-        TraceError: the network does not run on such an image.
+        TraceError: the network does not run on such an input.
     """
-    return sum(macs_by_layer(model, input_shape).values())
+    return sum(macs_by_layer(model, inputs).values())
 
 
-def macs_by_layer(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
+def macs_by_layer(model: nn.Module, inputs: tuple[int, ...] | Example) -> dict[str, int]:
     """Return module path -> MACs of what runs in this module itself, in the order of execution.
 
     A module that runs several times has the sum; "" holds what the network computes outside its modules.
-    The pass runs on the meta device, which computes shapes only; a network that needs values runs on zeros.
+    The pass runs on the meta device, which computes shapes only; a network that needs values runs for real.
 
     Raises:
-        TraceError: the network does not run on an image of `input_shape`.
+        TraceError: the network does not run on `inputs`, see `count_macs`.
     """
-    with evaluating(model), torch.no_grad():
+    shape = _as_shape(inputs)
+    example: Example = inputs if shape is None else torch.zeros(1, *shape, dtype=dtype_of(model))
+    try:
+        counted = _count(_on_meta(model), tree_map_only(Tensor, lambda t: t.to("meta"), example))
+    except Exception:  # needs values, or holds tensors outside its parameters and buffers
         try:
-            return _count(model, torch.empty(1, *input_shape, device="meta"))
-        except Exception:  # needs values, or holds tensors outside its parameters and buffers
-            pass
-        try:
-            return _count(model, torch.zeros(1, *input_shape))
+            counted = _count(private(model), example)
         except Exception as error:
+            given = f"an image of shape {shape}" if shape is not None else f"an input {describe(example)}"
             raise TraceError(
-                f"{type(model).__name__} on an image of shape {input_shape}: {_first_line(error)}.\n"
+                f"{type(model).__name__} on {given}: {_first_line(error)}.\n"
                 "  Give the input shape this network was made for (--input-shape C,H,W)"
             ) from error
+    images = batch_size(example)
+    return {name: macs // images for name, macs in counted.items() if macs}
 
 
-def _count(model: nn.Module, image: Tensor) -> dict[str, int]:
-    """Run one image [1, C, H, W] through the network, on the image's device."""
-    tensors = {name: t for name, t in [*model.named_parameters(), *model.named_buffers()]}
-    if image.is_meta:
-        tensors = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
+def _as_shape(inputs: Any) -> tuple[int, ...] | None:
+    """Return a shape where one was given, and not an example input."""
+    sizes = isinstance(inputs, (tuple, list)) and all(isinstance(size, int) for size in inputs)
+    return tuple(inputs) if sizes else None
+
+
+def _on_meta(model: nn.Module) -> nn.Module:
+    """Return a copy without values."""
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        empty = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    return copied(model, memo).eval()
+
+
+def _count(model: nn.Module, example: Example) -> dict[str, int]:
+    """Run an example through a network that may be changed."""
+    model = unwrapped(model)
     fast_attention = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one fused operator without a formula
     try:  # attention as matrix products: not every fused kernel has a formula in every torch
-        with sdpa_kernel(SDPBackend.MATH), module_paths(model) as running, _Counter(running) as counter:
-            if image.is_meta:
-                torch.func.functional_call(model, tensors, (image,))
-            else:
-                model(image)
+        with (
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            module_paths(model) as running,
+            _Counter(running) as counter,
+        ):
+            call(model, example)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_attention)
-    return {name: macs for name, macs in counter.macs.items() if macs}
+    return dict(counter.macs)
 
 
 def _first_line(error: Exception) -> str:
@@ -105,9 +123,6 @@ def _macs(packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) 
     formula = flop_registry.get(packet)
     if formula is not None:
         return int(formula(*args, **kwargs, out_val=out)) // 2
-    if _ATTENTION.fullmatch(packet.__name__):  # the kernels of the CPU and of other devices: torch has no formula
-        query, key, value = (t.shape for t in args[:3])
-        return int(sdpa_flop_count(query, key, value)) // 2  # type: ignore[no-untyped-call]
     if packet is aten.mkldnn_rnn_layer:  # [T, N, input], weights of the input and of the state
         return int(args[0].shape[0] * args[0].shape[1] * (args[1].numel() + args[2].numel()))
     return 0
