@@ -44,6 +44,10 @@ class OutputError(SlimkitError):
     """The output folder is taken, not writable, or the disk is full."""
 
 
+class RecordError(SlimkitError):
+    """A report is missing or of another version, or a record in a file is damaged or was not made by slimkit."""
+
+
 class TrainingError(SlimkitError):
     """Training cannot go on: the loss is not finite, or the state to resume from does not fit."""
 

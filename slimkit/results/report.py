@@ -1,0 +1,215 @@
+"""The report of a run, whole: what `report.json` holds; and what `inspect` and `bench` find."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from slimkit.results.codec import Amount, Count, Json, Positive, Record
+from slimkit.results.costs import Cost, Stage
+from slimkit.results.figures import Figures, Latency, Proof
+from slimkit.results.network import Architecture, Channels, Gammas, Group, Layer
+from slimkit.results.training import AfterCut, Recovery, Search
+
+REPORT_SCHEMA: Literal["slimkit.report/2"] = "slimkit.report/2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round(Record):
+    """One mask that was made and measured.
+
+    Attributes:
+        predicted: share of the original that the table said.
+        reached: share that was measured.
+    """
+
+    predicted: Amount
+    reached: Amount
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget(Record):
+    """How the mask meets a budget that had to be measured: ms, mJ or bytes.
+
+    Attributes:
+        kind: `latency`, `energy` or `bytes`.
+        asked: as it was written.
+        original: of the dense network.
+        target: what that comes to.
+        reached: by the mask.
+        by_table: whether times are those of a table that was made elsewhere.
+        where: what they are of: processor, engine, threads, batch.
+        rounds: masks that were made and measured.
+        loss: importance that is lost.
+        least_loss: a bound that no mask as fast is below.
+        notes: what a reader of the figures has to know.
+    """
+
+    kind: Literal["latency", "energy", "bytes"]
+    asked: str | float | None
+    original: Amount
+    target: Amount
+    reached: Amount
+    by_table: bool = False
+    where: str = ""
+    rounds: tuple[Round, ...] = ()
+    loss: float | None = None
+    least_loss: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Record):
+    """What a run did, measured, proved and cost.
+
+    Attributes:
+        schema: version of this record.
+        slimkit: version that made it.
+        created: when, UTC.
+        command: that was run.
+        spec: all settings, by name.
+        arch: the network.
+        environment: machine and versions.
+        channels: how many there were, how many went, and why others stayed.
+        groups: layers that keep the same channels.
+        layers: in order of execution.
+        gammas: BatchNorm scales, None where there are none.
+        before, after: figures of the dense and of the slim network.
+        proof: that the files compute what they should.
+        cost: what the run cost.
+        stages: what each stage of it cost.
+        after_cut: the network right after the cut, treated in several ways.
+        recovery: retraining after `compress`; None where there was no data.
+        search: for the mask, of `train`.
+        budget: one that had to be measured.
+        int8: figures of the INT8 file.
+        warnings: what the user should know.
+        verdict: the run in a sentence.
+    """
+
+    schema: Literal["slimkit.report/2"] = REPORT_SCHEMA
+    slimkit: str
+    created: str
+    command: Literal["compress", "train"]
+    spec: dict[str, Json]
+    arch: Architecture
+    environment: dict[str, str | int]
+    channels: Channels
+    groups: tuple[Group, ...]
+    layers: tuple[Layer, ...]
+    gammas: Gammas | None
+    before: Figures
+    after: Figures
+    proof: Proof
+    cost: Cost
+    stages: tuple[Stage, ...]
+    after_cut: tuple[AfterCut, ...] = ()
+    recovery: Recovery | None = None
+    search: Search | None = None
+    budget: Budget | None = None
+    int8: Figures | None = None
+    warnings: tuple[str, ...] = ()
+    verdict: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectedGroup(Record):
+    """A group of channels that could be made smaller.
+
+    Attributes:
+        name: of its first layer.
+        layers: that live and die together.
+        channels: that they share.
+        batch_norm: whether a BatchNorm scales them.
+        macs: multiply-adds of those layers for one image.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    channels: Positive
+    batch_norm: bool
+    macs: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection(Record):
+    """What `inspect` finds: what can be removed, and what cannot and why.
+
+    Attributes:
+        schema: version of this record.
+        slimkit: version that made it.
+        arch: the network.
+        channels: how many there are, and why some must stay.
+        groups: what could go.
+        gammas: BatchNorm scales, None where there are none; before and after are the same.
+        macs: of one image.
+        params: parameters.
+    """
+
+    schema: Literal["slimkit.inspection/1"] = "slimkit.inspection/1"
+    slimkit: str
+    arch: Architecture
+    channels: Channels
+    groups: tuple[InspectedGroup, ...]
+    gammas: Gammas | None
+    macs: Count
+    params: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benched(Record):
+    """One ONNX file in one engine.
+
+    Attributes:
+        name: its path, as it was given.
+        bytes: size of the file.
+        latency_ms: time of one batch, ms.
+        share: of the time of the first file, by the clock that fits.
+    """
+
+    name: str
+    bytes: Count
+    latency_ms: Latency
+    share: Amount
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSummary(Record):
+    """A latency table that was written: where it was made, and the time of the network.
+
+    Attributes:
+        path: of the file.
+        layers: that were timed.
+        runtime: name of the engine.
+        engine: name and version.
+        threads: of the engine.
+        batch: images at once.
+        cpu: name of the processor.
+        step: multiples of it are the widths that were timed.
+        network_ms: time of the whole network, ms.
+        clock: that it is by: `wall` or `cpu`.
+    """
+
+    path: str
+    layers: Count
+    runtime: str
+    engine: str
+    threads: Positive
+    batch: Positive
+    cpu: str
+    step: Positive
+    network_ms: Amount
+    clock: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark(Record):
+    """What `bench` finds: ONNX files side by side.
+
+    Attributes:
+        schema: version of this record.
+        models: a row each, engine by engine.
+        table: the latency table that was written.
+    """
+
+    schema: Literal["slimkit.bench/1"] = "slimkit.bench/1"
+    models: tuple[Benched, ...]
+    table: TableSummary | None = None

@@ -1,0 +1,170 @@
+"""What training gave: epochs, the recovery after a cut, the search for a mask."""
+
+from dataclasses import dataclass, field
+
+from slimkit.results.codec import Amount, Count, Record, Share
+from slimkit.results.network import check_bins
+
+
+@dataclass(frozen=True, kw_only=True)
+class AfterCut(Record):
+    """The network right after the cut, before any training.
+
+    Attributes:
+        constants: what became of what removed channels said on average: `fold` (given to their readers) or `zero`.
+        batch_norm: statistics of its BatchNorms: `as trained` or `re-estimated`.
+        output_error: root mean square against the dense network, in standard deviations of its outputs.
+        accuracy: on the validation split.
+    """
+
+    constants: str
+    batch_norm: str
+    output_error: Amount | None = None
+    accuracy: Share | None = None
+
+
+@dataclass(frozen=True)
+class Epoch(Record):
+    """What one epoch of training gave.
+
+    Attributes:
+        epoch: its number, from 1.
+        loss: mean over its steps.
+        learning_rate: of its last step.
+        validation_accuracy: after it.
+    """
+
+    epoch: Count
+    loss: float | None
+    learning_rate: Amount | None = None
+    validation_accuracy: Share | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovery(Record):
+    """The retraining of a network that was cut.
+
+    Attributes:
+        epochs: that were asked for; 0: BatchNorm's statistics only.
+        seconds: wall time.
+        images: trained on, in all.
+        device, precision: computed on and in.
+        history: epoch by epoch; the last one is delivered.
+    """
+
+    epochs: Count
+    seconds: Amount
+    images: Count
+    device: str
+    precision: str
+    history: tuple[Epoch, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settling(Record):
+    """When the mask of one ratio settled.
+
+    Attributes:
+        epoch: at which it was drawn, None where it was not.
+        settled: whether it had settled by then.
+        distance_to_final: share of the channels on which it and the last mask differ.
+    """
+
+    epoch: Amount | None
+    settled: bool = True
+    distance_to_final: Share | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look(Record):
+    """One look at the mask.
+
+    Attributes:
+        epoch: when.
+        distance: to the mask before it, None where that is no evidence.
+    """
+
+    epoch: Amount
+    distance: Amount | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GammaSnapshot(Record):
+    """The BatchNorm scales at one moment.
+
+    Attributes:
+        epoch: when.
+        edges: of the bins of |gamma|.
+        counts: channels in each.
+    """
+
+    epoch: Amount
+    edges: tuple[float, ...]
+    counts: tuple[Count, ...]
+
+    def __post_init__(self) -> None:
+        check_bins(self.edges, self.counts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Penalty(Record):
+    """What pulled on channels until the draw.
+
+    Attributes:
+        kind: `gamma` or `group`.
+        strength: lambda, its weight in the loss.
+        pull: S = lambda * sum of learning rates / (1 - momentum), as it was reached.
+        pull_of_schedule: what S would come to over the whole schedule.
+        share_below_tenth_of_median: of what was penalised, at the cut.
+        gap: whether small and large ones had parted at the ratio; None without a penalty.
+    """
+
+    kind: str
+    strength: Amount
+    pull: Amount
+    pull_of_schedule: Amount | None = None
+    share_below_tenth_of_median: Share | None = None
+    gap: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(Record):
+    """The search for the mask, and the training around it.
+
+    Attributes:
+        draw_policy: when channels were to be removed.
+        history: of all epochs, before and after the cut.
+        rule: when a mask has settled.
+        normalised: whether distances are divided by those of chance.
+        threshold: distance below which a mask has settled.
+        init: weights that the small network began with.
+        precision: of the training until the draw.
+        drawn_epoch: when the mask was drawn.
+        ratios: what was watched, by ratio.
+        distances: look by look.
+        matrix: distance between the masks of every two of `epochs`.
+        epochs: of the matrix.
+        gamma_history: BatchNorm scales over time.
+        penalty: what pulled on channels.
+    """
+
+    draw_policy: str
+    history: tuple[Epoch, ...]
+    rule: str | None = None
+    normalised: bool = False
+    threshold: Amount | None = None
+    init: str | None = None
+    precision: str | None = None
+    drawn_epoch: Amount | None = None
+    ratios: dict[str, Settling] = field(default_factory=dict)
+    distances: tuple[Look, ...] = ()
+    matrix: tuple[tuple[Amount, ...], ...] = ()
+    epochs: tuple[Amount, ...] = ()
+    gamma_history: tuple[GammaSnapshot, ...] = ()
+    penalty: Penalty | None = None
+
+    def __post_init__(self) -> None:
+        if any(len(side) != len(self.epochs) for side in (self.matrix, *self.matrix)):
+            raise ValueError("matrix must have a row and a column for each of epochs")
+        for name in self.ratios:
+            float(name)

@@ -1,0 +1,13 @@
+"""Write the published JSON Schemas anew: `python tools/write_schemas.py`, after a record has changed."""
+
+import json
+from pathlib import Path
+
+from slimkit.results import Benchmark, Inspection, Report
+
+FOLDER = Path(__file__).parents[1] / "slimkit" / "results" / "schemas"
+RECORDS = {"report": Report, "inspection": Inspection, "bench": Benchmark}
+
+if __name__ == "__main__":
+    for name, record in RECORDS.items():
+        (FOLDER / f"{name}.json").write_text(json.dumps(record.json_schema(), indent=1) + "\n", encoding="utf-8")
