@@ -1,4 +1,7 @@
-"""Rows of a benchmark: a line of JSON each, written as it comes, so that a tool goes on where it was stopped."""
+"""Rows of a benchmark: a line of JSON each, written as it comes, so that a tool goes on where it was stopped.
+
+Each says on which commit it was made.
+"""
 
 import json
 import subprocess
@@ -16,9 +19,19 @@ def read(path: Path) -> list[Row]:
 
 
 def append(path: Path, row: Row) -> None:
-    """Add a row to a file."""
+    """Add a row to a file, and the commit that is checked out."""
     with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(json.dumps(row | {"commit": commit()}) + "\n")
+
+
+def commit() -> str:
+    """Return the short hash of the commit that is checked out, with a plus where slimkit/ or tools/ differ from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "../slimkit", "../model_zoo", ".")
+    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 
 def by_name(names: Sequence[str], path: Path, measure: Callable[[str], Row]) -> list[Row]:

@@ -8,11 +8,22 @@ from slimkit.data.augmentation import Augmentation
 from slimkit.data.dataset import Dataset
 from slimkit.data.order import split_indices
 from slimkit.data.tensor_split import in_memory
+from slimkit.errors import EngineError
 
 
 def digits(root: Path | None, seed: int) -> Dataset:
-    """Open the digits; a fifth is the test split, for every seed the same. `root` is not needed."""
-    from sklearn.datasets import load_digits
+    """Open the digits; a fifth is the test split, for every seed the same. `root` is not needed.
+
+    Raises:
+        EngineError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise EngineError(
+            "the data set 'digits' was asked for, but scikit-learn, which has it, is not installed.\n"
+            "  Install it: pip install 'slimkit[digits]'"
+        ) from None
 
     raw = load_digits()
     images = torch.from_numpy(raw.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)  # were 0 .. 16
