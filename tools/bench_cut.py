@@ -64,7 +64,7 @@ def jobs() -> list[dict[str, Any]]:
     return found
 
 
-def tables(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     """Return both tables as markdown."""
     lines = ["| network | ratio | dense | " + " | ".join(f"{c}, {b}" for c, b in WAYS) + " |", "|" + " --- |" * 7]
     for row in rows:
@@ -100,7 +100,7 @@ def main() -> None:
             row = {"job": job, **cut(job["network"], **{k: v for k, v in job.items() if k != "network"})}
             rows.append(row)
             append(args.out, row)
-    print(tables(rows))
+    print(table(rows))
 
 
 if __name__ == "__main__":
