@@ -10,6 +10,7 @@ from .errors import EngineError as EngineError
 from .errors import MaskError as MaskError
 from .errors import OutputError as OutputError
 from .errors import ProofError as ProofError
+from .errors import RecordError as RecordError
 from .errors import SlimkitError as SlimkitError
 from .errors import SpecError as SpecError
 from .errors import TraceError as TraceError

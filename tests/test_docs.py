@@ -116,3 +116,9 @@ def test_what_is_only_shown_says_why_and_is_an_installation() -> None:
 
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_tables_are_those_of_their_rows() -> None:
+    check = [sys.executable, ROOT / "tools" / "results.py", "--check"]
+    done = subprocess.run(check, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stdout + done.stderr
