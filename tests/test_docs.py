@@ -19,6 +19,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from slimkit import cli
+from slimkit.channels.operators import OPERATORS
+from slimkit.selection.ranking import CRITERIA
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -53,7 +55,7 @@ def run_shell(text: str) -> None:
     """Run a line after another; one that calls slimkit and nothing else is run here, which saves its imports."""
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
-        if words[:1] == ["slimkit"] and not {"|", ">", "&&", ";"} & set(words):
+        if words[:1] == ["slimkit"] and not {"|", "||", ">", "&&", ";"} & set(words):
             assert cli.main(words[1:]) == 0, line
         elif words:
             path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -90,6 +92,18 @@ def lanes() -> Iterator[Any]:
             yield pytest.param(page, found, id=f"{name}, all", marks=pytest.mark.slow)
 
 
+@pytest.fixture
+def tables_restored() -> Iterator[None]:
+    """Take out again what a page adds to the tables of slimkit."""
+    tables: list[dict[Any, Any]] = [OPERATORS, CRITERIA]
+    before = [dict(table) for table in tables]
+    yield
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)
+
+
+@pytest.mark.usefixtures("tables_restored")
 @pytest.mark.parametrize(("page", "found"), list(lanes()))
 def test_every_block_runs(page: Path, found: list[Block], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("model_zoo", "tools", "docs", "tests"):
