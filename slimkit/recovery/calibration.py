@@ -1,0 +1,72 @@
+"""Calibration inputs: checked, and cut into chunks of which some are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from slimkit.channels.trace import Example, tensors
+from slimkit.errors import DataError
+
+LEAST = 8  # images
+_CHUNK = 64  # images at most
+_HOLD = 4  # one chunk in so many is held out
+_HOW = "  Give at least 8 different inputs as the network expects them, better some hundreds"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some calibration inputs; `held`: to choose and check by, not to fit."""
+
+    example: Example
+    held: bool
+
+
+def chunks(batches: Sequence[Example]) -> list[Chunk]:
+    """Cut batches into chunks: a quarter of them held out, spread evenly.
+
+    Args:
+        batches: what the network is called with; every tensor has the images along dimension 0.
+
+    Raises:
+        DataError: fewer than 8 images, all of them equal, or numbers that are not finite.
+    """
+    images = sum(_images(batch) for batch in batches)
+    if images < LEAST:
+        raise DataError(f"batches has {images} images: too few to reconstruct a network from.\n{_HOW}")
+    found = [tensor for batch in batches for tensor in tensors(batch) if tensor.is_floating_point()]
+    if not all(bool(tensor.isfinite().all()) for tensor in found):
+        raise DataError(f"batches holds numbers that are not finite.\n{_HOW}")
+    if len(found) == len(batches) and all(_repeats(tensor, found[0]) for tensor in found):
+        raise DataError(f"batches holds {images} times the same image.\n{_HOW}")
+    size = max(1, min(_CHUNK, images // 8))
+    parts = [part for batch in batches for part in _split(batch, size)]
+    return [Chunk(part, number % _HOLD == _HOLD - 1) for number, part in enumerate(parts)]
+
+
+def _repeats(tensor: Tensor, first: Tensor) -> bool:
+    return tensor.shape[1:] == first.shape[1:] and bool((tensor == first[:1]).all())
+
+
+def _images(batch: Example) -> int:
+    found = tensors(batch)
+    return len(found[0]) if found and found[0].dim() else 0
+
+
+def _split(batch: Example, size: int) -> list[Any]:
+    count = _images(batch)
+    return [_slice(batch, slice(start, start + size), count) for start in range(0, count, size)]
+
+
+def _slice(tree: Any, part: slice, count: int) -> Any:
+    """Take some images of every tensor that has `count` of them."""
+    if isinstance(tree, Tensor):
+        return tree[part] if tree.dim() and len(tree) == count else tree
+    if isinstance(tree, Mapping):
+        return {name: _slice(value, part, count) for name, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(_slice(value, part, count) for value in tree)
+    return tree

@@ -1,0 +1,129 @@
+"""Ridge regression from accumulated normal equations, the ridge chosen by rows that are held out.
+
+G groups, F values read, O values made, as in `readers`. The ridge pulls towards a given weight, not towards zero:
+with few rows the answer is what was there before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RIDGES = (float("inf"), 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # shares of the mean square of what is read
+
+
+@dataclass
+class Moments:
+    """Sums over rows, in double precision: of x [G, F], y [G, O], x x' [G, F, F], x y' [G, F, O], y y [G, O]."""
+
+    rows: int
+    x: Tensor
+    y: Tensor
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor
+
+    @classmethod
+    def zero(cls, groups: int, read: int, made: int, device: torch.device) -> Moments:
+        """Return the sums of no rows."""
+        shapes = ((read,), (made,), (read, read), (read, made), (made,))
+        return cls(0, *(torch.zeros(groups, *shape, dtype=torch.float64, device=device) for shape in shapes))
+
+    def add_(self, x: Tensor, y: Tensor) -> None:
+        """Add rows: x [G, n, F], y [G, n, O]."""
+        if x.dtype in (torch.float16, torch.bfloat16):
+            x, y = x.float(), y.float()
+        self.rows += x.shape[1]
+        self.x += x.sum(1)
+        self.y += y.sum(1)
+        self.xx += x.mT @ x
+        self.xy += x.mT @ y
+        self.yy += y.square().sum(1)
+
+    def error(self, matrix: Tensor, bias: Tensor) -> Tensor:
+        """Return the sum of squares of y - x W - b over these rows, [G, O]; W [G, F, O], b [G, O]."""
+        of_matrix = (matrix * (self.xx @ matrix - 2 * self.xy)).sum(1) + self.yy
+        of_bias = bias * (self.rows * bias - 2 * self.y + 2 * (self.x[:, None] @ matrix)[:, 0])
+        return (of_matrix + of_bias).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class Use:
+    """One use of a weight: rows to fit, rows held out, and whether a constant may be added to what it makes."""
+
+    fit: Moments
+    held: Moments
+    constant: bool
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A weight that was fitted.
+
+    Attributes:
+        matrix: W [G, F, O].
+        constants: of each use b [G, O], zero where none was allowed.
+        ridge: the share chosen; inf: the weight is as it was, and only the constants are fitted.
+        before, after: error on the rows held out, of the weight as it was (with its best constants) and fitted,
+            over the variance of what was to be made.
+    """
+
+    matrix: Tensor
+    constants: tuple[Tensor, ...]
+    ridge: float
+    before: float
+    after: float
+
+
+@torch.no_grad()
+def solve(uses: Sequence[Use], start: Tensor) -> Solution:
+    """Return the weight nearest to `start` that makes y of x in all its uses.
+
+    Its ridge is the one that does best on the rows held out. These stay out, so that they are an honest check of the
+    whole network afterwards (fitting once more to all rows changed a ResNet-20's accuracy by 0.1 either way).
+
+    Args:
+        uses: sums over rows.
+        start: [G, F, O], the weight as it is.
+    """
+    start = start.double()
+    spread = sum(float((u.held.yy - u.held.y.square() / u.held.rows).sum()) for u in uses)
+    system = _System(uses)
+    best: Solution | None = None
+    for ridge in RIDGES:
+        matrix, constants = system.solve(start, ridge)
+        error = sum(float(u.held.error(matrix, b).sum()) for u, b in zip(uses, constants, strict=True))
+        error /= max(spread, torch.finfo(torch.float64).tiny)
+        if best is None or error < best.after:
+            best = Solution(matrix, constants, ridge, best.before if best else error, error)
+        elif error > 1.5 * best.after:
+            break  # smaller ones only get worse
+    assert best is not None
+    return best
+
+
+class _System:
+    """Normal equations of all uses together, each centred by its own means where it may have a constant."""
+
+    def __init__(self, uses: Sequence[Use]) -> None:
+        self.means = [(u.fit.x / u.fit.rows * u.constant, u.fit.y / u.fit.rows * u.constant) for u in uses]
+        self.xx = torch.zeros_like(uses[0].fit.xx)
+        self.xy = torch.zeros_like(uses[0].fit.xy)
+        for use, (x, y) in zip(uses, self.means, strict=True):
+            self.xx += use.fit.xx - use.fit.rows * x[:, :, None] * x[:, None]
+            self.xy += use.fit.xy - use.fit.rows * x[:, :, None] * y[:, None]
+
+    def solve(self, start: Tensor, ridge: float) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return W and b of each use; W is `start` where the ridge is infinite or the system cannot be solved."""
+        matrix = start
+        if ridge < float("inf"):
+            diagonal = self.xx.diagonal(dim1=1, dim2=2)
+            damping = ridge * diagonal.mean(1, keepdim=True) + torch.finfo(torch.float64).tiny
+            factor, failed = torch.linalg.cholesky_ex(self.xx + torch.diag_embed(damping.expand_as(diagonal)))
+            step = torch.cholesky_solve(self.xy - self.xx @ start, factor)
+            usable = (failed == 0) & step.flatten(1).isfinite().all(1)
+            matrix = start + torch.where(usable[:, None, None], step, 0.0)
+        return matrix, tuple(y - (x[:, None] @ matrix)[:, 0] for x, y in self.means)

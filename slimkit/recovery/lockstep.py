@@ -1,0 +1,97 @@
+"""Forward passes that wait for one another: many batches through two networks, a layer at a time.
+
+Least squares, layer after layer, need what *all* calibration inputs give at a layer before any of them may go on. A
+network's forward pass is anybody's code and cannot be cut in two, so each pass runs in a thread of its own that is
+put to sleep at every call that matters. One thread runs at a time; the order is fixed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from slimkit.channels.trace import Example, call
+
+Stop = Callable[[Any, tuple[Any, ...]], Any | None]  # operator and arguments -> what to stop with, None to go on
+
+
+class Lane:
+    """One forward pass, stopped at each call that `stop` picks.
+
+    Args:
+        model: in evaluation mode.
+        example: its input.
+        stop: is called with each operator and its arguments before it runs.
+        after: stop after the operator has run, and hand out its result too.
+    """
+
+    def __init__(self, model: nn.Module, example: Example, stop: Stop, after: bool) -> None:
+        self._model, self._example, self._stop, self._after = model, example, stop, after
+        self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
+        self._event: Any = None
+        self._error: BaseException | None = None
+        self._given_up = False
+        self.output: Any = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def advance(self) -> Any:
+        """Run to the next stop and return what it is for, with the result if `after`; None at the end."""
+        self._event = None
+        self._go.release()
+        self._stopped.acquire()
+        if self._error is not None:
+            raise self._error
+        return self._event
+
+    def close(self) -> None:
+        """End a pass that is not at its end."""
+        self._given_up = True
+        self._go.release()
+        self._thread.join()
+
+    def _run(self) -> None:
+        self._go.acquire()
+        try:
+            if not self._given_up:
+                with torch.no_grad(), _Stops(self):
+                    self.output = call(self._model, self._example)
+        except _GivenUpError:
+            pass
+        except BaseException as error:
+            self._error = error
+        self._event = None
+        self._stopped.release()
+
+    def _halt(self, event: Any) -> None:
+        self._event = event
+        self._stopped.release()
+        self._go.acquire()
+        if self._given_up:
+            raise _GivenUpError
+
+
+class _GivenUpError(BaseException):
+    """Ends the thread of a pass that nobody waits for; no code of a network catches it."""
+
+
+class _Stops(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, lane: Lane) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.lane = lane
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        event = self.lane._stop(func, args)
+        if event is None:
+            return func(*args, **(kwargs or {}))
+        if not self.lane._after:
+            self.lane._halt(event)
+            return func(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        self.lane._halt((event, out))
+        return out

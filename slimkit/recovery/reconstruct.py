@@ -1,0 +1,276 @@
+"""Let the channels that stay say what the removed ones said: least squares on unlabelled inputs, no training.
+
+    found = reconstruct(dense, remove(dense, graph, mask), graph, mask, batches)
+    found.model                                        # a new module; both networks are untouched
+
+For every weight that reads something that the cut changed: ridge regression from what the slim network feeds it to
+what the dense one made there, as He et al. 2017 (arXiv:1707.06168) and ThiNet (arXiv:1707.06342) did for chains. Here
+it serves any graph, since it looks at the operators that run: whatever lies between two weights (concatenation, split,
+shuffle, addition, flattening) is simply computed. The constant goes into the weight's bias, or into the mean of the
+BatchNorm that alone reads it.
+
+Two modes. `sequential`, the default: layer after layer, so that each layer makes up for what those before it could
+not; both networks run once, in lockstep, and all calibration inputs are in memory at once, as far as they have come.
+`parallel`: every weight is fitted to what the dense network feeds it; one pass of the dense network, one chunk of
+inputs in memory, and second moments of all readers.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimkit.channels import Graph
+from slimkit.channels.trace import Example, batch_size, call, tensors
+from slimkit.errors import SpecError
+from slimkit.modules import evaluating
+from slimkit.recovery.calibration import Chunk, chunks
+from slimkit.recovery.equations import Moments, Use, solve
+from slimkit.recovery.inputs import Inputs, gather
+from slimkit.recovery.lockstep import Lane
+from slimkit.recovery.readers import Reader, parameters, reader
+from slimkit.selection.mask import Mask
+from slimkit.surgery.remove import kept_indices
+
+MODES = ("sequential", "parallel")
+LARGEST = 12_000  # values read for one output: second moments of 1.2 GB in double precision
+Progress = Callable[[str, float | None], None]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A weight that was fitted.
+
+    Attributes:
+        weight: its dotted name.
+        unknowns: values read for one output.
+        rows: equations it was fitted to.
+        ridge: share of the mean square of what is read; inf where fitting did not help and only the constant follows.
+        before, after: error on inputs held out, over the variance of what was to be made: with the inherited weight
+            and its best constant, and fitted.
+    """
+
+    weight: str
+    unknowns: int
+    rows: int
+    ridge: float
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A slim network with its weights fitted.
+
+    Attributes:
+        model: the new network.
+        fitted: the weights, in order of execution.
+        left: weights left as they were -> why.
+        images: calibration inputs fitted to, and held out.
+        before, after: error of the outputs on inputs held out, over the variance of the dense network's: with only the
+            constants folded, and reconstructed. Where it was not lower, `model` is the folded one.
+    """
+
+    model: nn.Module
+    mode: str
+    fitted: tuple[Fitted, ...]
+    left: dict[str, str]
+    images: tuple[int, int]
+    before: float
+    after: float
+
+
+@torch.no_grad()
+def reconstruct(
+    dense: nn.Module,
+    slim: nn.Module,
+    graph: Graph,
+    mask: Mask,
+    batches: Sequence[Example],
+    *,
+    mode: str = "sequential",
+    progress: Progress | None = None,
+) -> Reconstruction:
+    """Fit the weights of a slim network so that it computes what the dense one does.
+
+    Args:
+        dense: the network before removal.
+        slim: `remove(dense, graph, mask)`; both are untouched.
+        graph: the dense network's channels.
+        mask: what `slim` kept.
+        batches: unlabelled inputs, at least 8, better some hundreds; a quarter is held out. More than one batch where
+            an input is no tensor or nest of tensors with the images along dimension 0.
+        mode: `sequential` or `parallel`, see above.
+        progress: called with what is being done, and the share done.
+
+    Raises:
+        SpecError: the mode is unknown. DataError: too few inputs, all equal, or not finite.
+    """
+    if mode not in MODES:
+        raise SpecError(f"mode is {mode!r}: it must be one of {', '.join(MODES)}.")
+    parts = chunks(batches)
+    report: Progress = progress or (lambda message, share: None)
+    made = _Made(dense, copy.deepcopy(slim), graph, mask)
+    with evaluating(dense), evaluating(slim), evaluating(made.slim):
+        calls = _calls(dense, parts[0].example)
+        several = {name for name, count in Counter(calls).items() if count > 1}
+        at_once = several if mode == "sequential" else set(calls)
+        if at_once:
+            _fit_at_once(made, gather(dense, parts, at_once, report))
+        if mode == "sequential":
+            _fit_in_order(made, dense, parts, several, len(calls), report)
+        held = [part for part in parts if part.held]
+        before, after = (_output_error(dense, network, held) for network in (slim, made.slim))
+    if not after < before:
+        made.slim.load_state_dict(slim.state_dict())
+    images = [sum(batch_size(part.example) for part in parts if part.held == side) for side in (False, True)]
+    return Reconstruction(made.slim, mode, tuple(made.fitted), made.left, (images[0], images[1]), before, after)
+
+
+class _Made:
+    """The network being fitted, and what was done to it."""
+
+    def __init__(self, dense: nn.Module, slim: nn.Module, graph: Graph, mask: Mask) -> None:
+        self.slim = slim
+        self.indices = kept_indices(graph, mask)
+        self.folds = graph.folds
+        self.dense = dict(dense.named_parameters()) | dict(dense.named_buffers())
+        self.tensors = dict(slim.named_parameters()) | dict(slim.named_buffers())
+        self.fitted: list[Fitted] = []
+        self.left: dict[str, str] = {}
+
+    def place(self, found: Reader) -> str | None:
+        """Return what can take up a constant after a weight: its bias, or the mean of the BatchNorm behind it."""
+        beside = found.name.removesuffix("weight") + "bias" if found.name.endswith("weight") else ""
+        return found.bias or (beside if beside in self.tensors else self.folds.get(found.name))
+
+    def fit(self, readers: Sequence[tuple[Reader, Moments, Moments]]) -> None:
+        """Fit one weight, in place, to what is read and to be made by all its uses; of y without the bias."""
+        first, places = readers[0][0], [self.place(found) for found, _, _ in readers]
+        weight = self.tensors[first.name]
+        uses = [Use(fit, held, place is not None) for (_, fit, held), place in zip(readers, places, strict=True)]
+        solution = solve(uses, first.matrix(weight))
+        weight.copy_(first.weight(solution.matrix, weight))
+        for place, constant in zip(places, solution.constants, strict=True):
+            if place is not None:
+                folds = place == self.folds.get(first.name)
+                self.tensors[place].copy_(self.before(place) + constant.flatten() * (-1 if folds else 1))
+        rows = sum(use.fit.rows for use in uses)
+        unknowns = solution.matrix.shape[1]
+        self.fitted.append(Fitted(first.name, unknowns, rows, solution.ridge, solution.before, solution.after))
+
+    def before(self, name: str) -> Tensor:
+        """Return a vector of the dense network, what is kept of it."""
+        vector, kept = self.dense[name], self.indices.get(name, {}).get(0)
+        return vector if kept is None else vector.index_select(0, kept.to(vector.device))
+
+
+class _Sums:
+    """Rows of one call: what the slim network reads there, what the dense one made."""
+
+    def __init__(self, made: _Made, skip: set[str]) -> None:
+        self.made, self.skip = made, skip
+        self.reader: Reader | None = None
+        self.sides: list[Moments] = []  # to fit, held out
+
+    def add(self, held: bool, dense: Any, slim: Any) -> None:
+        """Add what one chunk gives: a reader, its input and, of the dense network, its output."""
+        (of_dense, x), out = dense
+        self.reader, read = slim
+        assert of_dense.name == self.reader.name, "both networks run the same operators"
+        if self.reader.name in self.skip or (not self.sides and x.shape == read.shape and torch.equal(x, read)):
+            return
+        wanted = self._kept(of_dense, out)
+        if self.reader.bias is not None:
+            wanted = wanted - _along(self.made.before(self.reader.bias), wanted, self.reader.channels(wanted))
+        for rows, made in self.reader.rows(read, wanted):
+            if not self.sides:
+                sizes = rows.shape[0], rows.shape[2], made.shape[2]
+                self.sides = [Moments.zero(*sizes, rows.device) for _ in range(2)]
+            self.sides[held].add_(rows, made)
+
+    def _kept(self, of_dense: Reader, out: Tensor) -> Tensor:
+        """Return the outputs of the dense network that the slim one makes too."""
+        assert self.reader is not None
+        weight, indices = self.made.dense[of_dense.name], self.made.indices.get(of_dense.name, {})
+        kept = of_dense.kept(weight, indices, self.reader.groups)
+        return out if kept is None else out.index_select(of_dense.channels(out), kept.to(out.device))
+
+    def fit(self) -> None:
+        """Solve, where there is something to solve."""
+        if self.reader is not None and self.sides and all(side.rows for side in self.sides):
+            self.made.fit([(self.reader, self.sides[0], self.sides[1])])
+
+
+def _along(vector: Tensor, like: Tensor, dim: int) -> Tensor:
+    """Let a vector lie along one dimension of a tensor."""
+    return vector.reshape([-1 if d == dim else 1 for d in range(like.dim())])
+
+
+def _calls(model: nn.Module, example: Example) -> list[str]:
+    """Return the names of the weights that read something, in order of execution, one entry a call."""
+    names = parameters(model)
+    found: list[str] = []
+
+    def note(func: Any, args: tuple[Any, ...]) -> None:
+        call_of = reader(func, args, names)
+        if call_of is not None:
+            found.append(call_of[0].name)
+
+    lane = Lane(model, example, note, after=False)
+    lane.advance()
+    return found
+
+
+def _fit_at_once(made: _Made, inputs: dict[str, list[Inputs]]) -> None:
+    """Fit weights that read removed channels to what the dense network feeds them."""
+    for name, uses in inputs.items():
+        indices, weight = made.indices.get(name, {}), made.dense[name]
+        readers = []
+        for use in uses:
+            fit, held = use.restricted(weight, indices)
+            readers.append((replace(use.reader, groups=len(fit.x)), fit, held))
+        if fit.x.shape[1] < uses[0].fit.x.shape[1]:
+            made.fit(readers)
+
+
+def _fit_in_order(
+    made: _Made, dense: nn.Module, parts: Sequence[Chunk], skip: set[str], calls: int, report: Progress
+) -> None:
+    """Fit weights, layer after layer, to what the slim network feeds them; all chunks in lockstep."""
+    of_dense, of_slim = parameters(dense), parameters(made.slim)
+    lanes = [
+        (
+            Lane(dense, part.example, lambda func, args: reader(func, args, of_dense), after=True),
+            Lane(made.slim, part.example, lambda func, args: reader(func, args, of_slim), after=False),
+        )
+        for part in parts
+    ]
+    try:
+        for number in range(calls):
+            sums = _Sums(made, skip)
+            for part, (wide, narrow) in zip(parts, lanes, strict=True):
+                sums.add(part.held, wide.advance(), narrow.advance())
+            report("reconstructing layer after layer", (number + 1) / calls)
+            sums.fit()
+    finally:
+        for pair in lanes:
+            for lane in pair:
+                lane.close()
+
+
+def _output_error(dense: nn.Module, slim: nn.Module, parts: Sequence[Chunk]) -> float:
+    """Return the mean square by which outputs differ, over the variance of the dense network's."""
+    error = spread = 0.0
+    for part in parts:
+        for wanted, found in zip(tensors(call(dense, part.example)), tensors(call(slim, part.example)), strict=True):
+            if wanted.is_floating_point() and wanted.numel():
+                error += float((wanted - found).double().square().sum())
+                spread += float((wanted.double() - wanted.double().mean()).square().sum())
+    return error / spread if spread > 0 else error

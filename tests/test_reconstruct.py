@@ -1,0 +1,238 @@
+"""Reconstruction: exact where the kept channels say all that was said, and never worse than folded constants."""
+
+import copy
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import model_zoo
+from slimkit import data, models, provenance
+from slimkit.channels import Graph, trace
+from slimkit.channels.trace import Example
+from slimkit.errors import DataError, SpecError
+from slimkit.measure.accuracy import accuracy
+from slimkit.recovery import fold, reestimate
+from slimkit.recovery.reconstruct import MODES, Reconstruction, reconstruct
+from slimkit.selection.mask import Mask
+from slimkit.surgery import proof
+from slimkit.surgery.remove import remove
+from tests.blocks import BLOCKS
+from tests.nets import HEADS, RandomNet, example, random_net
+
+
+def half(graph: Graph) -> Mask:
+    """Keep the first half of every group."""
+    keep = torch.ones(graph.units, dtype=torch.bool)
+    for group in graph.groups:
+        keep[group.units[(len(group.units) + 1) // 2 :]] = False
+    return Mask(keep)
+
+
+@torch.no_grad()
+def repeat_(model: nn.Module, graph: Graph, mask: Mask) -> None:
+    """Let every removed unit say what a kept one of its group says, in place: all but what reads it is copied."""
+    like = torch.arange(graph.units)
+    for group in graph.groups:
+        kept, gone = group.units[mask.keep[group.units]], group.units[~mask.keep[group.units]]
+        like[gone] = kept[torch.arange(len(gone)) % len(kept)]
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    for axis in graph.axes:
+        if not axis.reads:
+            of_unit: dict[int, list[int]] = {}
+            for index, unit in enumerate(axis.units.tolist()):
+                of_unit.setdefault(unit, []).append(index)
+            source = torch.arange(len(axis.units))
+            for unit, places in of_unit.items():
+                if unit >= 0:
+                    source[places] = torch.tensor(of_unit[int(like[unit])])
+            tensor = tensors[axis.tensor]
+            tensor.copy_(tensor.index_select(axis.dim, source))
+
+
+def run(model: nn.Module, graph: Graph, mask: Mask, batches: list[Example], mode: str) -> Reconstruction:
+    return reconstruct(model, remove(model, graph, mask), graph, mask, batches, mode=mode)
+
+
+def case(blocks: list[tuple[str, int]], head: str) -> tuple[RandomNet, Graph, Mask]:
+    """Return a network of which the removed half repeats the kept one."""
+    net = random_net(blocks, head, seed=3)
+    graph = trace(net, example(net, 1))
+    mask = half(graph)
+    repeat_(net, graph, mask)
+    return net, graph, mask
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_what_kept_channels_can_say_is_said_exactly(name: str, mode: str) -> None:
+    net, graph, mask = case([(name, 4), ("Chain", 4)], "pool")
+    before = copy.deepcopy(net.state_dict())
+    slim = remove(net, graph, mask)
+    cut = copy.deepcopy(slim.state_dict())
+    fresh = [example(net, 5)]
+    found = reconstruct(net, slim, graph, mask, [example(net, 64)], mode=mode)
+    assert proof.compare(proof.outputs(net, fresh), found.model, fresh) < 1e-4
+    assert found.fitted and found.after < 1e-6
+    torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
+    torch.testing.assert_close(slim.state_dict(), cut, rtol=0, atol=0)
+    if not any(isinstance(m, nn.InstanceNorm2d) for m in net.modules()):
+        assert proof.compare(proof.outputs(net, fresh), slim, fresh) > 1e-3, "the cut alone must be seen"
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_is_followed(head: str, mode: str) -> None:
+    net, graph, mask = case([("Residual", 4), ("Dense", 3)], head)
+    found = run(net, graph, mask, [example(net, 1024)], mode)
+    fresh = [example(net, 5)]
+    assert proof.compare(proof.outputs(net, fresh), found.model, fresh) < 1e-3
+
+
+class Volume(nn.Module):
+    """Convolutions of one and of three dimensions, with strides, dilations and groups."""
+
+    def __init__(self, rank: int, transposed: bool) -> None:
+        super().__init__()
+        conv, norm, pool = (
+            (nn.Conv1d, nn.BatchNorm1d, nn.AdaptiveAvgPool1d)
+            if rank == 1
+            else (nn.Conv3d, nn.BatchNorm3d, nn.AdaptiveAvgPool3d)
+        )
+        up = nn.ConvTranspose1d if rank == 1 else nn.ConvTranspose3d
+        middle = (
+            up(8, 8, 3, stride=2, padding=1, output_padding=1, groups=2)
+            if transposed
+            else conv(8, 8, 3, stride=2, padding=2, dilation=2, groups=2)
+        )
+        self.body = nn.Sequential(
+            conv(2, 8, 3), norm(8), nn.ReLU(), middle, nn.ReLU(), conv(8, 6, 2, stride=2), nn.ReLU(), pool(1),
+            nn.Flatten(), nn.Linear(6, 3),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("rank", [1, 3])
+def test_convolutions_of_any_rank_stride_dilation_and_groups(rank: int, transposed: bool, mode: str) -> None:
+    net = Volume(rank, transposed).double().eval()
+    images = torch.randn(64, 2, *[9] * rank, dtype=torch.float64)
+    graph = trace(net, images[:1])
+    mask = half(graph)
+    repeat_(net, graph, mask)
+    found = run(net, graph, mask, [images], mode)
+    fresh = [torch.randn(4, 2, *[9] * rank, dtype=torch.float64)]
+    assert proof.compare(proof.outputs(net, fresh), found.model, fresh) < 1e-4
+
+
+class Twice(nn.Module):
+    """One weight under two biases, read after different activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.b.weight = self.a.weight
+        self.last = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).sigmoid()
+        return self.last(torch.cat([self.a(x).tanh(), self.b(x.square()).tanh()], 1))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_bias_of_a_shared_weight_takes_its_own_constant(mode: str) -> None:
+    net = Twice().eval()
+    images = torch.randn(256, 6)
+    graph = trace(net, images[:1])
+    keep = torch.ones(graph.units, dtype=torch.bool)
+    gone = graph.groups[0].units[:3]
+    keep[gone] = False
+    with torch.no_grad():
+        net.first.weight[gone] = 0.0  # what is left is a constant: sigmoid of the bias, and its square
+    found = run(net, graph, Mask(keep), [images], mode)
+    torch.testing.assert_close(found.model(images), net(images), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_eight_images_are_no_worse_than_folded_constants(mode: str) -> None:
+    """On fresh inputs; two images held out leave a little to chance."""
+    shares = []
+    for name in ("Chain", "Residual", "Depthwise", "Dense", "SqueezeExcite"):
+        net = random_net([(name, 8), ("Chain", 6)], "pool", seed=1)
+        graph = trace(net, example(net, 1))
+        mask, batch, fresh = half(graph), example(net, 8), example(net, 500)
+        folded = remove(net, graph, mask)
+        fold.fold_(folded, net, graph, mask, fold.input_means(net, graph, mask, [batch], measured=True))
+        found = reconstruct(net, folded, graph, mask, [batch], mode=mode)
+        with torch.no_grad():
+            wanted, by_fold, by_fit = (network(fresh) for network in (net, folded, found.model))
+        shares.append(float((by_fit - wanted).square().mean() / (by_fold - wanted).square().mean()))
+    assert max(shares) < 1.15
+    assert sum(shares) / len(shares) < 0.9
+
+
+@pytest.mark.parametrize("images", [8, 64])
+def test_a_trained_network_gets_accuracy_back_from_few_images(images: int) -> None:
+    path = Path(model_zoo.__file__).parent / "resnet8-digits.safetensors"
+    net = models.load_slim(path).eval()
+    digits = data.open("digits").normalised(provenance.of(net).normalisation)
+    batch = next(iter(digits.train.batches(images, seed=0)))[0]
+    graph = trace(net, batch[:1])
+    mask = half(graph)
+    found = run(net, graph, mask, [batch], "sequential")
+    renewed = remove(net, graph, mask)
+    reestimate(renewed, digits.train, batches=1, batch_size=images)
+    better = accuracy(found.model, digits.validation) - accuracy(renewed, digits.validation)
+    assert better > (0.1 if images == 8 else 0.3)
+
+
+def test_what_does_not_help_on_inputs_held_out_is_left_out() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    graph = trace(net, torch.randn(1, 4))
+    mask = half(graph)
+    slim = remove(net, graph, mask)
+    batches: list[Example] = [
+        torch.randn(64, 4) * (100 if n % 4 == 3 else 1) for n in range(8)
+    ]  # those held out differ
+    found = reconstruct(net, slim, graph, mask, batches)
+    same = all(
+        torch.equal(a, b) for a, b in zip(found.model.state_dict().values(), slim.state_dict().values(), strict=True)
+    )
+    assert found.after < found.before or same
+
+
+@pytest.mark.parametrize(
+    ("batches", "words"),
+    [
+        ([torch.randn(7, 4)], "7 images"),
+        ([torch.randn(1, 4).expand(16, 4)], "same image"),
+        ([torch.randn(16, 4), torch.full((4, 4), float("nan"))], "not finite"),
+        ([], "0 images"),
+    ],
+)
+def test_poor_calibration_is_refused(batches: list[Example], words: str) -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    graph = trace(net, torch.randn(1, 4))
+    with pytest.raises(DataError, match=words):
+        run(net, graph, half(graph), batches, "sequential")
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    graph = trace(net, torch.randn(1, 4))
+    with pytest.raises(SpecError, match="mode is 'layers'"):
+        run(net, graph, half(graph), [torch.randn(16, 4)], "layers")
+
+
+def test_a_network_that_raises_in_the_middle_leaves_no_thread_behind() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    graph = trace(net, torch.randn(1, 4))
+    before = threading.active_count()
+    with pytest.raises(RuntimeError):
+        run(net, graph, half(graph), [torch.randn(64, 4), torch.randn(64, 5)], "sequential")
+    assert threading.active_count() == before
