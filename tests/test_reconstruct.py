@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import model_zoo
 from slimkit import data, models, provenance
 from slimkit.channels import Graph, trace
-from slimkit.channels.trace import Example
+from slimkit.channels.example import Example
 from slimkit.errors import DataError, SpecError
 from slimkit.measure.accuracy import accuracy
 from slimkit.recovery import fold, reestimate
@@ -27,7 +27,7 @@ def half(graph: Graph) -> Mask:
     """Keep the first half of every group."""
     keep = torch.ones(graph.units, dtype=torch.bool)
     for group in graph.groups:
-        keep[group.units[(len(group.units) + 1) // 2 :]] = False
+        keep[group.members[(len(group.members) + 1) // 2 :]] = False
     return Mask(keep)
 
 
@@ -36,15 +36,15 @@ def repeat_(model: nn.Module, graph: Graph, mask: Mask) -> None:
     """Let every removed unit say what a kept one of its group says, in place: all but what reads it is copied."""
     like = torch.arange(graph.units)
     for group in graph.groups:
-        kept, gone = group.units[mask.keep[group.units]], group.units[~mask.keep[group.units]]
+        kept, gone = group.members[mask.keep[group.members]], group.members[~mask.keep[group.members]]
         like[gone] = kept[torch.arange(len(gone)) % len(kept)]
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     for axis in graph.axes:
         if not axis.reads:
             of_unit: dict[int, list[int]] = {}
-            for index, unit in enumerate(axis.units.tolist()):
+            for index, unit in enumerate(axis.unit_of.tolist()):
                 of_unit.setdefault(unit, []).append(index)
-            source = torch.arange(len(axis.units))
+            source = torch.arange(len(axis.unit_of))
             for unit, places in of_unit.items():
                 if unit >= 0:
                     source[places] = torch.tensor(of_unit[int(like[unit])])
@@ -150,7 +150,7 @@ def test_each_bias_of_a_shared_weight_takes_its_own_constant(mode: str) -> None:
     images = torch.randn(256, 6)
     graph = trace(net, images[:1])
     keep = torch.ones(graph.units, dtype=torch.bool)
-    gone = graph.groups[0].units[:3]
+    gone = graph.groups[0].members[:3]
     keep[gone] = False
     with torch.no_grad():
         net.first.weight[gone] = 0.0  # what is left is a constant: sigmoid of the bias, and its square

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from slimkit.channels.trace import Example, tensors
+from slimkit.channels.example import Example, tensors
 from slimkit.errors import DataError
 
 LEAST = 8  # images

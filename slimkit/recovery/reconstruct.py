@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels import Graph
-from slimkit.channels.trace import Example, batch_size, call, tensors
+from slimkit.channels.example import Example, batch_size, call, tensors
 from slimkit.errors import SpecError
 from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk, chunks
