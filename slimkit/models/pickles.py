@@ -1,66 +1,23 @@
 """Reading files of torch.save without running what is in them."""
 
-import argparse
 import builtins
-import functools
-import importlib
 import io
-import pathlib
-import pickletools
+import sys
 import warnings
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast
 
-import numpy as np
 import torch
-from torch import fx, nn
+from torch import nn
 
 from slimkit.errors import CheckpointError
+from slimkit.models import pickle_machine, pickled_modules
 from slimkit.models.files import damaged
+from slimkit.models.pickle_machine import Refused
+from slimkit.models.pickled_values import Stored
 
-# Packages whose nn.Module classes may be rebuilt: that runs no code of the file.
-_MODULE_PACKAGES = ("torch.nn.modules", "torchvision.models", "torchvision.ops", "timm.models", "timm.layers")
-_WRAPPERS: dict[str, Any] = {
-    "torch.nn.parallel.data_parallel.DataParallel": nn.DataParallel,
-    "functools.partial": functools.partial,  # of something that is allowed itself
-}
-# What networks hold as attributes beside modules: pure functions of tensors.
-_FUNCTIONS = {
-    "torch.nn.functional": (
-        "relu", "relu6", "gelu", "silu", "mish", "elu", "leaky_relu", "hardswish", "hardsigmoid", "hardtanh",
-        "softplus", "softmax", "sigmoid", "tanh", "normalize", "dropout", "max_pool2d", "avg_pool2d",
-        "adaptive_avg_pool2d", "interpolate", "pad",
-    ),
-    "torch": ("relu", "sigmoid", "tanh", "flatten", "add", "cat"),
-    "torch._C._nn": ("gelu", "silu", "hardswish", "hardsigmoid", "hardtanh", "relu6", "mish"),
-    "timm.layers.format": ("Format",),
-    "timm.layers.weight_init": ("trunc_normal_", "trunc_normal_tf_", "lecun_normal_"),
-}  # fmt: skip
-# The functions by which NumPy pickles arrays and numbers; their module's name differs between its versions.
-_NUMPY_FUNCTIONS: list[Any] = [np.zeros(1).__reduce__()[0], np.float64(1).__reduce__()[0]]
-
-
-def _empty_dict(*_: Any) -> dict[Any, Any]:
-    return {}
-
-
-def _empty_list(*_: Any) -> list[Any]:
-    return []
-
-
-# Data that training scripts store beside the weights.
-_PLAIN: list[Any] = [
-    argparse.Namespace, (_empty_dict, "collections.defaultdict"), (_empty_list, "collections.deque"),
-    set, frozenset, dict, list, tuple, slice, int, float, bool, str, bytes, complex,
-    np.dtype, np.ndarray, *(kind for kind in vars(np.dtypes).values() if isinstance(kind, type)),
-    *((function, f"numpy.{core}.multiarray.{function.__name__}")
-      for function in _NUMPY_FUNCTIONS for core in ("core", "_core")),
-    *((pathlib.PurePosixPath, f"{place}.{name}") for place in ("pathlib", "pathlib._local")
-      for name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")),
-]  # fmt: skip
+_WHOLE_NETWORK = "a whole network in the format of torch before 1.6"
 
 
 def read(path: Path, trust_pickle: bool) -> Any:
@@ -72,113 +29,117 @@ def read(path: Path, trust_pickle: bool) -> Any:
         CheckpointError: damaged, or it names something else; the message names the culprit.
     """
     if trust_pickle:
-        return _load(path, weights_only=False)
-    modules = []
-    for name in sorted(_globals(path)):
-        allowed = _allowed(name)
-        if allowed is not None:
-            modules.append((allowed, name))
-    safe = [*_PLAIN, *modules]
-    with torch.serialization.safe_globals(safe):
-        return _load(path, weights_only=True)
+        return _run(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about storages that are deprecated
+            found = _from_zip(path) if zipfile.is_zipfile(path) else _from_stream(path)
+            return pickled_modules.finished(found)
+    except Refused as error:
+        if str(error) == _WHOLE_NETWORK:
+            raise CheckpointError(
+                f"{path}: holds {error}, which cannot be read safely.\n"
+                "  Give its weights alone, torch.save(model.state_dict(), PATH), or save it anew;\n"
+                "  or, only if you trust where the file comes from, let it run: --trust-pickle"
+            ) from None
+        raise _unsafe(path, str(error)) from None
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise damaged(path, f"{type(error).__name__}: {error}") from None
 
 
-def _load(path: Path, weights_only: bool) -> Any:
+def _run(path: Path) -> Any:
+    """Let torch unpickle a file that the user trusts."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sources that changed and storages that are deprecated
-            return torch.load(path, map_location="cpu", weights_only=weights_only)
-    except UnpicklingError as error:
-        if "Only persistent_load of storage" in str(error):
-            raise CheckpointError(
-                f"{path}: holds a whole network in the format of torch before 1.6, which cannot be read "
-                "safely.\n  Give its weights alone, torch.save(model.state_dict(), PATH), or save it anew;\n"
-                "  or, only if you trust where the file comes from, let it run: --trust-pickle"
-            ) from None
-        culprit = _culprit(str(error))
-        if culprit is None:
-            raise damaged(path, str(error).rpartition("WeightsUnpickler error:")[2]) from None
-        raise _unsafe(path, culprit) from None
+            return torch.load(path, map_location="cpu", weights_only=False)
     except (ImportError, AttributeError) as error:
-        if weights_only:
-            raise damaged(path, f"{type(error).__name__}: {error}") from None
         raise CheckpointError(
             f"{path}: unpickling it failed with {type(error).__name__}: {error}.\n"
             "  Run slimkit where the code that "
             "made the file can be imported, or give a state dict and --arch."
         ) from error
-    except Exception as error:  # a damaged pickle can fail in any way
+    except Exception as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from None
 
 
-def _globals(path: Path) -> set[str]:
-    """List, without running anything, the names that the pickles of a file ask for."""
-    found: set[str] = set()
-    for data in _pickles(path):
-        strings: list[str] = []  # for STACK_GLOBAL, whose operands are the last two strings
-        try:
-            for opcode, argument, _ in pickletools.genops(data):
-                if opcode.name in ("GLOBAL", "INST"):
-                    found.add(".".join(str(argument).split(" ", 1)))
-                elif opcode.name == "STACK_GLOBAL" and len(strings) > 1:
-                    found.add(".".join(strings[-2:]))
-                elif isinstance(argument, str):
-                    strings.append(argument)
-        except Exception as error:  # whatever a damaged pickle makes of itself
-            raise damaged(path, f"{type(error).__name__}: {error}") from None
+def _from_zip(path: Path) -> Any:
+    """Read the format of torch since 1.6: one pickle, and a member of the archive for every storage."""
+    reader = torch._C.PyTorchFileReader(str(path))
+    if reader.has_record("byteorder") and reader.get_record("byteorder").decode() != sys.byteorder:
+        raise ValueError("its numbers have the byte order of another machine")
+    known: dict[str, torch.UntypedStorage] = {}
+
+    def storage(identity: Any) -> Stored:
+        dtype, key, count = _storage(identity)
+        if key not in known:
+            known[key] = _memory(reader.get_record(f"data/{key}"))
+        return _stored(known[key], dtype, count)
+
+    return pickle_machine.run(io.BytesIO(reader.get_record("data.pkl")), pickled_modules.word, storage)
+
+
+def _from_stream(path: Path) -> Any:
+    """Read the format before that: five pickles in a row, then the bytes of the storages."""
+    known: dict[str, tuple[torch.UntypedStorage, torch.dtype]] = {}
+    size = path.stat().st_size
+
+    def storage(identity: Any) -> Stored:
+        if isinstance(identity, tuple) and identity[:1] == ("module",):
+            raise Refused(_WHOLE_NETWORK)
+        dtype, key, count = _storage(identity)
+        if dtype is None:
+            raise ValueError("a storage of no type")
+        if key not in known:
+            if sum(memory.nbytes() for memory, _ in known.values()) + count * dtype.itemsize > size:
+                raise EOFError("storages larger than the file")
+            known[key] = torch.UntypedStorage(count * dtype.itemsize), dtype
+        stored = _stored(known[key][0], dtype, count)
+        view = identity[5] if len(identity) > 5 else None
+        if view is None:
+            return stored
+        _, start, part = view
+        if not all(type(number) is int and number >= 0 for number in (start, part)) or start + part > count:
+            raise ValueError("a part of a storage outside of it")
+        return Stored(stored.memory, dtype, start, part)
+
+    with path.open("rb") as file:
+        for _ in range(3):  # magic number, protocol, system
+            pickle_machine.run(file, pickled_modules.word, storage)
+        found = pickle_machine.run(file, pickled_modules.word, storage)
+        for key in pickle_machine.run(file, pickled_modules.word, storage):
+            count = int.from_bytes(file.read(8), "little")
+            memory, dtype = known[str(key)]
+            if count * dtype.itemsize != memory.nbytes():
+                raise ValueError(f"{count} numbers in a storage of {memory.nbytes()} bytes")
+            data = file.read(memory.nbytes())
+            if len(data) != memory.nbytes():
+                raise EOFError("a storage is cut off")
+            memory.copy_(_memory(data))
+            del known[str(key)]
+        if known:
+            raise EOFError("storages are missing")
     return found
 
 
-def _pickles(path: Path) -> Iterator[io.BytesIO | bytes]:
-    """Yield the pickles inside a file: one in a zip, several in a row in the older format."""
-    if zipfile.is_zipfile(path):
-        try:
-            yield torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")
-        except RuntimeError as error:
-            raise damaged(path, str(error)) from None
-        return
-    with path.open("rb") as file:
-        stream = io.BytesIO(file.read(64 * 2**20))  # the storages behind the pickles are not read
-        for _ in range(5):  # magic number, protocol, system, the object, storage keys
-            if stream.tell() == stream.getbuffer().nbytes:
-                return
-            yield stream
+def _storage(identity: Any) -> tuple[torch.dtype | None, str, int]:
+    """Check a persistent id: ("storage", type, key, device, count, ...)."""
+    kind, dtype, key, _, count, *_ = identity
+    if kind != "storage" or not isinstance(dtype, torch.dtype | None) or type(count) is not int or count < 0:
+        raise Refused(f"a persistent id of {kind!r}")
+    return dtype, str(key), count
 
 
-def _allowed(name: str) -> Any:
-    """Return what a global name in a pickle may stand for, None where it is not allowed or already known."""
-    if name in _WRAPPERS:
-        return _WRAPPERS[name]
-    place, _, leaf = name.rpartition(".")
-    if leaf in _FUNCTIONS.get(place, ()):
-        return getattr(importlib.import_module(place), leaf)
-    if not any(place == package or place.startswith(f"{package}.") for package in _MODULE_PACKAGES):
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = getattr(importlib.import_module(place), leaf, None)
-    except Exception:
-        return None
-    good = (
-        isinstance(found, type)
-        and issubclass(found, nn.Module)
-        and not issubclass(found, fx.GraphModule | torch.jit.ScriptModule)  # rebuilt by running generated code
-        and found.__module__ == place
-    )
-    return found if good else None
+def _stored(memory: torch.UntypedStorage, dtype: torch.dtype | None, count: int) -> Stored:
+    if count * (dtype.itemsize if dtype else 1) > memory.nbytes():
+        raise EOFError(f"{count} numbers in a storage of {memory.nbytes()} bytes")
+    return Stored(memory, dtype, 0, count)
 
 
-def _culprit(message: str) -> str | None:
-    """Read the refused name out of torch's message; None where the file is damaged instead."""
-    for before in (
-        "Unsupported global: GLOBAL ",
-        "Trying to load unsupported GLOBAL ",
-        "unrecognized function ",
-    ):
-        if before in message:
-            return message.split(before, 1)[1].split(" was not")[0].split(" whose")[0].split("\n")[0].strip(" .")
-    return None
+def _memory(data: bytes) -> torch.UntypedStorage:
+    if not data:
+        return torch.UntypedStorage(0)
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8).untyped_storage()
 
 
 def _unsafe(path: Path, culprit: str) -> CheckpointError:

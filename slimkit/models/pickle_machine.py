@@ -1,0 +1,175 @@
+"""A pickle read as data: its opcodes are followed here, and only what a vocabulary knows is ever made.
+
+Python's own machine imports what a pickle names and calls it. This one asks the vocabulary, which has a short
+list of what may be called with what; everything else is refused by its name.
+"""
+
+import pickletools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+_LARGEST = 2**127  # of a number: larger ones cannot even be printed
+_VALUES = frozenset(
+    ("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "INT", "LONG", "BINFLOAT", "FLOAT", "BINUNICODE", "UNICODE",
+     "SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINSTRING", "BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8")
+)  # fmt: skip
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
+
+
+@dataclass(frozen=True, eq=False)
+class Word:
+    """What a name in a pickle stands for, where that is more than a constant.
+
+    Attributes:
+        name: `place.leaf`, as in the pickle.
+        meaning: what it is where it is not called: a class, a function.
+        call: makes a value of arguments (checked by it); None where it may not be called.
+        empty: whether objects of it may be made empty and given a state.
+    """
+
+    name: str
+    meaning: Any = None
+    call: Callable[..., Any] | None = None
+    empty: bool = False
+
+
+@dataclass(eq=False)
+class Empty:
+    """An object that a pickle makes without arguments, and the state that it gives it afterwards."""
+
+    word: Word
+    state: Any = None
+
+
+class Filled:
+    """A value of the vocabulary that is made first and given its state afterwards."""
+
+    def fill(self, state: Any) -> None:
+        """Take the state, checked."""
+        raise NotImplementedError
+
+
+class Refused(Exception):
+    """A pickle asks for something that is not in the vocabulary; the message is its name."""
+
+
+def run(stream: BinaryIO, names: Callable[[str], Any], storages: Callable[[Any], Any]) -> Any:
+    """Read one pickle, up to its end mark.
+
+    Args:
+        stream: left behind the end mark.
+        names: gives the constant or the `Word` for a name, or raises `Refused`.
+        storages: gives the value for a persistent id.
+
+    Raises:
+        Refused: the pickle asks for a name that is not known, or calls what may not be called.
+        Exception: any other, where the pickle is damaged.
+    """
+    stack: list[Any] = []
+    marks: list[int] = []  # heights of the stack
+    memo: dict[int, Any] = {}
+
+    def above_mark() -> list[Any]:
+        place = marks.pop()
+        items = stack[place:]
+        del stack[place:]
+        return items
+
+    for opcode, argument, _ in pickletools.genops(stream):
+        name = opcode.name
+        if name in _VALUES:
+            if isinstance(argument, int) and not -_LARGEST < argument < _LARGEST:
+                raise ValueError("a number of more than 127 bits")
+            stack.append(argument)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name in _EMPTY:
+            stack.append(_EMPTY[name]())
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            stack.append(memo[int(argument)])
+        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
+            memo[int(argument)] = stack[-1]
+        elif name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif name in ("PROTO", "FRAME"):
+            continue
+        elif name == "MARK":
+            marks.append(len(stack))
+        elif name == "POP":
+            stack.pop()
+        elif name == "POP_MARK":
+            above_mark()
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            size = int(name[-1])
+            stack[-size:] = [tuple(stack[-size:])]
+        elif name in ("TUPLE", "LIST", "FROZENSET"):
+            kind = {"TUPLE": tuple, "LIST": list, "FROZENSET": frozenset}[name]
+            stack.append(kind(above_mark()))
+        elif name == "DICT":
+            stack.append(_pairs({}, above_mark()))
+        elif name in ("APPEND", "APPENDS"):
+            items = [stack.pop()] if name == "APPEND" else above_mark()
+            _of(list, stack[-1]).extend(items)
+        elif name in ("SETITEM", "SETITEMS"):
+            items = above_mark() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
+            _pairs(_of(dict, stack[-1]), items)
+        elif name == "ADDITEMS":
+            items = above_mark()
+            _of(set, stack[-1]).update(items)
+        elif name in ("GLOBAL", "STACK_GLOBAL"):
+            place = argument.split(" ", 1) if name == "GLOBAL" else [_of(str, stack.pop(-2)), _of(str, stack.pop())]
+            stack.append(names(".".join(place)))
+        elif name == "REDUCE":
+            arguments = _of(tuple, stack.pop())
+            stack.append(_call(stack.pop(), arguments))
+        elif name == "NEWOBJ":
+            arguments = _of(tuple, stack.pop())
+            stack.append(_new(stack.pop(), arguments))
+        elif name == "BUILD":
+            state = stack.pop()
+            _build(stack[-1], state)
+        elif name == "BINPERSID":
+            stack.append(storages(stack.pop()))
+        elif name == "STOP":
+            return stack.pop()
+        else:
+            raise ValueError(f"opcode {name}")
+    raise EOFError("no end mark")
+
+
+def _call(function: Any, arguments: tuple[Any, ...]) -> Any:
+    if not isinstance(function, Word):
+        raise Refused(f"a call of {type(function).__name__}")
+    if function.call is None:
+        raise Refused(function.name)
+    return function.call(*arguments)
+
+
+def _new(word: Any, arguments: tuple[Any, ...]) -> Any:
+    if isinstance(word, Word) and word.empty and not arguments:
+        return Empty(word)
+    return _call(word, arguments)  # plain data with a `__new__`: the same list holds
+
+
+def _build(target: Any, state: Any) -> None:
+    if isinstance(target, Empty):
+        target.state = state
+    elif isinstance(target, dict | list):
+        pass  # attributes of a table, as `_metadata` of a state dict: nobody reads them
+    elif isinstance(target, Filled):
+        target.fill(state)
+    else:
+        raise ValueError(f"a state for {type(target).__name__}")
+
+
+def _of(kind: type, value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{type(value).__name__} where {kind.__name__} belongs")
+    return value
+
+
+def _pairs(table: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
+    table.update(zip(items[::2], items[1::2], strict=True))
+    return table

@@ -1,0 +1,204 @@
+"""Modules of a pickle: made empty, never constructed, and given a state that was checked first.
+
+A class of torch, torchvision or timm computes what its code says; the file brings only numbers, words, tensors,
+other such modules and a few functions of tensors. What would be run on construction, by hooks, or from generated
+code has no way in.
+"""
+
+import functools
+import importlib
+import inspect
+import re
+import warnings
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.nn.modules import batchnorm, conv
+
+from slimkit.models.names import is_plain
+from slimkit.models.pickle_machine import Empty, Filled, Refused, Word
+from slimkit.models.pickled_values import Array, Beside, value
+
+_PACKAGES = ("torch.nn.modules", "torchvision.models", "torchvision.ops", "timm.models", "timm.layers")
+_BUILD_CODE = ("timm.models._features_fx", "torchvision.models.feature_extraction")  # with torch.fx, from names
+_PLACE = re.compile(r"[A-Za-z]\w*(\.(?!__)\w+)+", re.ASCII)
+# What networks hold as attributes beside modules: pure functions of tensors.
+_FUNCTIONS = {
+    "torch.nn.functional": (
+        "relu", "relu6", "gelu", "silu", "mish", "elu", "leaky_relu", "hardswish", "hardsigmoid", "hardtanh",
+        "softplus", "softmax", "sigmoid", "tanh", "normalize", "dropout", "max_pool2d", "avg_pool2d",
+        "adaptive_avg_pool2d", "interpolate", "pad",
+    ),
+    "torch": ("relu", "sigmoid", "tanh", "flatten", "add", "cat"),
+    "torch._C._nn": ("gelu", "silu", "hardswish", "hardsigmoid", "hardtanh", "relu6", "mish"),
+    "timm.layers.weight_init": ("trunc_normal_", "trunc_normal_tf_", "lecun_normal_"),
+}  # fmt: skip
+_TABLES: dict[str, Any] = {"_parameters": nn.Parameter, "_buffers": Tensor, "_modules": nn.Module}
+_DEEPEST = 100  # tables within tables; a network of ten levels has thirty
+_MOST = 2_000_000  # values, each counted as often as it is reached
+_WIDTHS = {  # attributes that layers cannot do without, and that surgery reads
+    nn.Linear: ("in_features", "out_features"),
+    conv._ConvNd: ("in_channels", "out_channels", "groups"),
+    batchnorm._NormBase: ("num_features",),
+}
+
+
+class Partial(Filled):
+    """A `functools.partial` of a pickle: its function and its arguments."""
+
+    function: Any = None
+    arguments: tuple[Any, Any] = ((), {})
+
+    def fill(self, state: Any) -> None:
+        """Take (function, arguments, arguments by name, attributes)."""
+        self.function, *arguments, _ = state
+        self.arguments = (arguments[0], arguments[1] or {})
+
+
+def word(name: str) -> Any:
+    """Return what a name stands for in the pickle of a checkpoint.
+
+    Raises:
+        Refused: it is neither plain data, nor a module of torch, torchvision or timm, nor a function of tensors.
+    """
+    if name == "functools.partial":
+        return Word(name, call=lambda *_: Partial())
+    if name == "torch.nn.parallel.data_parallel.DataParallel":
+        return Word(name, meaning=nn.DataParallel, empty=True)
+    place, _, leaf = name.rpartition(".")
+    if leaf in _FUNCTIONS.get(place, ()):
+        return Word(name, meaning=getattr(importlib.import_module(place), leaf))
+    if name == "timm.layers.format.Format":
+        return Word(name, call=getattr(importlib.import_module(place), leaf))  # an enumeration of four words
+    kind = _module_class(place, leaf)
+    return Word(name, meaning=kind, empty=True) if kind is not None else value(name)
+
+
+def _module_class(place: str, leaf: str) -> type[nn.Module] | None:
+    if place.startswith(_BUILD_CODE) or not _PLACE.fullmatch(place):
+        return None
+    if not any(place == package or place.startswith(f"{package}.") for package in _PACKAGES):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = getattr(importlib.import_module(place), leaf, None)
+    except Exception:
+        return None
+    good = isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == place
+    return found if good and not issubclass(found, fx.GraphModule) and not _scripted(found) else None
+
+
+def _scripted(kind: type) -> bool:
+    return any(base.__module__.startswith("torch.jit") for base in kind.__mro__)
+
+
+def finished(found: Any) -> Any:
+    """Make the values that a pickle described: modules of what was empty, in tables of our own.
+
+    Only now, since a pickle can change a table after it was used.
+
+    Raises:
+        Refused: a module with hooks, with methods of its own, or with names that are no plain names.
+        ValueError: a value that holds itself, nests too deep, or fans out without end; a layer that lacks a part.
+    """
+    return _Builder().make(found, 0)[0]
+
+
+class _Builder:
+    """Values made so far, by the identity of what described them, each with its size."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[Any, int]] = {}
+        self._open: set[int] = set()
+
+    def make(self, found: Any, depth: int) -> tuple[Any, int]:
+        """Return a value and how many values it reaches."""
+        if isinstance(found, Word):
+            return found.meaning, 1
+        if isinstance(found, Array):
+            return found.value, 1
+        if not isinstance(found, dict | list | tuple | set | frozenset | Empty | Partial):
+            return found, 1
+        if id(found) in self._made:
+            return self._made[id(found)]
+        if id(found) in self._open or depth > _DEEPEST:
+            raise ValueError("values that hold themselves" if id(found) in self._open else "values nested too deep")
+        self._open.add(id(found))
+        made, size = self._container(found, depth + 1)
+        self._open.remove(id(found))
+        if size > _MOST:
+            raise ValueError(f"more than {_MOST} values")
+        self._made[id(found)] = made, size
+        return made, size
+
+    def _container(self, found: Any, depth: int) -> tuple[Any, int]:
+        if isinstance(found, Empty):
+            state, size = self.make(found.state, depth)
+            return _module(found.word, state), size
+        if isinstance(found, Partial):
+            (function, _), (arguments, size) = self.make(found.function, depth), self.make(found.arguments, depth)
+            return _partial(function, *arguments), size
+        if isinstance(found, dict):
+            pairs = [(self.make(key, depth), self.make(item, depth)) for key, item in found.items()]
+            return (
+                type(found)((key, item) for (key, _), (item, _) in pairs),
+                1 + sum(one + two for (_, one), (_, two) in pairs),
+            )
+        if type(found) not in (list, tuple, set, frozenset):  # torch.Size
+            return found, len(found)
+        items = [self.make(item, depth) for item in found]
+        return type(found)(item for item, _ in items), 1 + sum(size for _, size in items)
+
+
+def _partial(function: Any, arguments: Any, named: Any) -> Any:
+    """Bind a function of tensors; a class that was bound is only kept as data: nothing is to construct it."""
+    if isinstance(function, type) and issubclass(function, nn.Module):
+        return Beside()
+    if not callable(function) or isinstance(function, type | nn.Module):
+        raise Refused(f"functools.partial of {type(function).__name__}")
+    return functools.partial(function, *arguments, **named)
+
+
+def _module(kind: Word, state: Any) -> nn.Module:
+    """Make a module of its state, as `nn.Module.__setstate__` does, without its constructor."""
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise ValueError(f"{kind.name} without a state")
+    for table, wanted in _TABLES.items():
+        _check_table(kind.name, table, state.get(table), wanted)
+    if type(state.get("training")) is not bool:
+        raise ValueError(f"{kind.name} without `training`")
+    for name, entry in state.items():
+        if "hook" in name and entry:
+            raise Refused(f"hooks of a module ({name} of {kind.name})")
+        shadowed = inspect.getattr_static(kind.meaning, name, None)
+        if callable(shadowed) or isinstance(shadowed, staticmethod | classmethod):
+            raise Refused(f"a method of a module ({name} of {kind.name})")
+    if not isinstance(state.get("_non_persistent_buffers_set", set()), set):
+        raise ValueError(f"{kind.name} with odd buffers")
+    module: nn.Module = object.__new__(kind.meaning)
+    module.__setstate__(state)  # of these classes it fills in what older versions lacked
+    for owner, widths in _WIDTHS.items():
+        if isinstance(module, owner):
+            _check_layer(module, widths)
+    return module
+
+
+def _check_table(owner: str, table: str, found: Any, wanted: type) -> None:
+    if not isinstance(found, dict):
+        raise ValueError(f"{owner} without {table}")
+    for name, entry in found.items():
+        if not is_plain(name) or "." in name or not name:
+            raise Refused(f"a part named {name!r}")
+        if entry is not None and not isinstance(entry, wanted):
+            raise ValueError(f"{type(entry).__name__} among {table} of {owner}")
+
+
+def _check_layer(module: Any, widths: tuple[str, ...]) -> None:
+    numbers = [vars(module).get(name) for name in widths]
+    if not all(type(number) is int and number > 0 for number in numbers):
+        raise ValueError(f"a {type(module).__name__} without {' and '.join(widths)}")
+    for table, names in (("_parameters", ("weight", "bias")), ("_buffers", ("running_mean", "running_var"))):
+        missing = [name for name in names if name not in vars(module)[table]]
+        if missing and (table == "_parameters" or isinstance(module, batchnorm._NormBase)):
+            raise ValueError(f"a {type(module).__name__} without {missing[0]}")
