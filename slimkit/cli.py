@@ -17,7 +17,7 @@ import click
 
 from slimkit._version import __version__
 from slimkit.errors import SlimkitError, SpecError
-from slimkit.settings import BUDGETS, CompressSpec, RunSpec, TrainSpec, make, read_pairs, read_settings, read_words
+from slimkit.settings import BUDGETS, CompressSpec, RunSpec, TrainSpec, make, read_config, read_pairs, read_words
 from slimkit.settings.words import as_flags
 
 Spec = TypeVar("Spec", bound=RunSpec)
@@ -73,6 +73,8 @@ def settings_of(kind: type[RunSpec], shown: Sequence[str], rest: bool = True) ->
         engines = "tracer or runtime by its name: " + ", ".join(ENGINES)
         click.option("--engine", metavar="NAME", hidden=True, help=engines)(command)
         click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any setting, by name.")(command)
+        trust = "Let the --config file name code to run: arch, data, trust_pickle."
+        click.option("--trust-config", is_flag=True, help=trust)(command)
         click.option("--config", type=Path, metavar="FILE", help="Settings from a file such as run.toml.")(command)
         for name in reversed([*shown, *(name for name in by_name if rest and name not in shown)]):
             click.option(_flag(by_name[name]), name, **_look(by_name[name], hidden=name not in shown))(command)
@@ -215,12 +217,13 @@ def report(folders: tuple[Path, ...], out: Path | None, force: bool) -> None:
 def gather(kind: type[Spec], words: dict[str, Any]) -> Spec:
     """Make a spec from a settings file, `--set` and flags; the later wins, its budget too."""
     config, pairs, engine = words.pop("config"), words.pop("pairs"), words.pop("engine")
-    settings = {} if config is None else read_settings(config)
+    trusted = words.pop("trust_config")
     given = read_pairs(pairs) | {name: value for name, value in words.items() if value is not None}
     if engine is not None:
         if engine not in ENGINES:
             raise SpecError(f"engine is {engine!r}: it must be one of {', '.join(ENGINES)}.")
         given[ENGINES[engine]] = engine
+    settings = {} if config is None else read_config(config, given, trusted)
     budgets = {"ratio", *(f"max_{kind}" for kind in BUDGETS)}
     if budgets & set(given):
         settings = {name: value for name, value in settings.items() if name not in budgets}

@@ -15,7 +15,8 @@ from torch import fx, nn
 
 from slimkit import models, provenance
 from slimkit.errors import CheckpointError
-from slimkit.models import building, pickle_machine, pickled_modules, pickles, reference
+from slimkit.models import building, pickled_modules, pickles, reference
+from slimkit.pickled.machine import Refused
 
 
 class Own(nn.Module):
@@ -240,7 +241,7 @@ def test_the_malicious_file_would_do_harm_elsewhere(tmp_path):
     ],
 )  # fmt: skip
 def test_only_classes_of_networks_are_allowed(name):
-    with pytest.raises(pickle_machine.Refused, match=name):
+    with pytest.raises(Refused, match=name):
         pickled_modules.word(name)
 
 

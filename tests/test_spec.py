@@ -16,8 +16,8 @@ from slimkit.settings import (
     from_toml,
     make,
     parse_budget,
+    read_config,
     read_pairs,
-    read_settings,
     read_words,
     to_toml,
 )
@@ -159,9 +159,9 @@ def test_a_settings_file_that_cannot_be_read(tmp_path):
         if content is not None:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(SpecError, match=words):
-            read_settings(tmp_path / name)
+            read_config(tmp_path / name)
     with pytest.raises(SpecError, match="cannot be read"):
-        read_settings(tmp_path)
+        read_config(tmp_path)
 
 
 def test_words_of_a_command_line():

@@ -1,7 +1,5 @@
 """CIFAR-10 and CIFAR-100, Krizhevsky 2009: 60,000 colour images of 32x32 pixels, in torchvision's layout."""
 
-import codecs
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +11,12 @@ from slimkit.data.augmentation import Augmentation
 from slimkit.data.dataset import Dataset
 from slimkit.data.tensor_split import in_memory
 from slimkit.errors import DataError
+from slimkit.pickled import machine, values
 
 _HOW = (
     "  Unpack the Python version of https://www.cs.toronto.edu/~kriz/cifar.html there, for example by\n"
     "  torchvision.datasets.{dataset}(DIR, download=True), and give --data-root DIR"
 )
-
-# All that the files name; anything else in a pickle could run code.
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
-    ("numpy._core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): codecs.encode,
-}
 
 
 def cifar10(root: Path | None, seed: int) -> Dataset:
@@ -38,13 +28,6 @@ def cifar10(root: Path | None, seed: int) -> Dataset:
 def cifar100(root: Path | None, seed: int) -> Dataset:
     """Open CIFAR-100 from `root`/cifar-100-python, with its 100 fine classes."""
     return _cifar("cifar100", root, "cifar-100-python", (["train"], ["test"]), "fine_labels", 100, seed)
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no CIFAR file does")
-        return _ALLOWED[module, name]
 
 
 def _cifar(
@@ -68,11 +51,15 @@ def _join(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
+def _no_storage(identity: Any) -> Any:
+    raise machine.Refused("a storage, which no CIFAR file has")
+
+
 def _read(path: Path, key: str, name: str, how: str) -> tuple[Tensor, Tensor]:
     try:
         with path.open("rb") as file:
-            batch = _Unpickler(file, encoding="latin1").load()
-        images = torch.from_numpy(np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32).copy())
+            batch = machine.run(file, values.value, _no_storage)
+        images = torch.from_numpy(np.asarray(batch["data"].value, np.uint8).reshape(-1, 3, 32, 32).copy())
         labels = torch.tensor(batch[key], dtype=torch.int64)
     except FileNotFoundError:
         raise DataError(f"{name}: {path} is missing.\n{how}") from None

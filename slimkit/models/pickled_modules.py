@@ -16,8 +16,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules import batchnorm, conv
 
 from slimkit.models.names import is_plain
-from slimkit.models.pickle_machine import Empty, Filled, Refused, Word
-from slimkit.models.pickled_values import Array, Beside, value
+from slimkit.pickled.machine import Empty, Filled, Refused, Word
+from slimkit.pickled.values import Array, Beside, value
 
 _PACKAGES = ("torch.nn.modules", "torchvision.models", "torchvision.ops", "timm.models", "timm.layers")
 _BUILD_CODE = ("timm.models._features_fx", "torchvision.models.feature_extraction")  # with torch.fx, from names
@@ -79,6 +79,7 @@ def _module_class(place: str, leaf: str) -> type[nn.Module] | None:
         return None
     if not any(place == package or place.startswith(f"{package}.") for package in _PACKAGES):
         return None
+    found: Any
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -176,12 +177,13 @@ def _module(kind: Word, state: Any) -> nn.Module:
             raise Refused(f"a method of a module ({name} of {kind.name})")
     if not isinstance(state.get("_non_persistent_buffers_set", set()), set):
         raise ValueError(f"{kind.name} with odd buffers")
-    module: nn.Module = object.__new__(kind.meaning)
+    module: Any = object.__new__(kind.meaning)
     module.__setstate__(state)  # of these classes it fills in what older versions lacked
     for owner, widths in _WIDTHS.items():
         if isinstance(module, owner):
             _check_layer(module, widths)
-    return module
+    made: nn.Module = module
+    return made
 
 
 def _check_table(owner: str, table: str, found: Any, wanted: type) -> None:

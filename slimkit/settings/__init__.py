@@ -4,7 +4,7 @@ from slimkit.settings.budget import Budget, parse_budget
 from slimkit.settings.compress import CompressSpec
 from slimkit.settings.run import BUDGETS, RunSpec
 from slimkit.settings.setting import setting
-from slimkit.settings.toml_file import from_toml, make, read_pairs, read_settings, read_words, to_toml
+from slimkit.settings.toml_file import from_toml, make, read_config, read_pairs, read_words, to_toml
 from slimkit.settings.train import TrainSpec
 
 __all__ = [
@@ -17,7 +17,7 @@ __all__ = [
     "make",
     "parse_budget",
     "read_pairs",
-    "read_settings",
+    "read_config",
     "read_words",
     "setting",
     "to_toml",

@@ -30,12 +30,30 @@ def make(kind: type[Spec], settings: Mapping[str, Any], source: str = "the setti
     return kind(**settings)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """Read the settings that a TOML file holds, unchecked.
+def read_config(path: Path, given: Iterable[str] = (), trusted: bool = False) -> dict[str, Any]:
+    """Read a settings file that may come from anywhere: unless `trusted`, it names no code that would be run.
+
+    Args:
+        path: the file.
+        given: names of settings that the command line gives itself; they win, so the file's do not count.
+        trusted: the user trusts the file as much as a program.
 
     Raises:
-        SpecError: the file is missing, unreadable or no TOML, or holds a table.
+        SpecError: the file is missing, unreadable or no TOML, or a setting names code.
     """
+    settings = {name: value for name, value in _read(path).items() if name not in set(given)}
+    for name, value in settings.items():
+        if not trusted and _names_code(name, value):
+            flag = f"--{name.replace('_', '-')}"
+            said = flag if value is True else f"{flag} {value}"
+            raise SpecError(
+                f"{path}: {name} = {_literal(value)} runs code, which slimkit does not do on a file's word.\n"
+                f"  If you know that code, say so on the command line: {said}; or trust all of the file: --trust-config"
+            )
+    return settings
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         return _parse(path.read_text(encoding="utf-8"), path.name)
     except OSError as error:
@@ -43,6 +61,15 @@ def read_settings(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         wrong = "the settings file is not UTF-8 text"
     raise SpecError(f"{path}: {wrong}.\n  Give a TOML file, such as the run.toml of an earlier run")
+
+
+_NO_CODE = {"arch": ("torchvision:", "zoo:", "timm:"), "data": ("folder:",)}
+
+
+def _names_code(name: str, value: Any) -> bool:
+    if name == "trust_pickle":
+        return value is not False
+    return name in _NO_CODE and isinstance(value, str) and ":" in value and not value.startswith(_NO_CODE[name])
 
 
 def from_toml(text: str, kind: type[Spec], source: str = "run.toml") -> Spec:
@@ -95,7 +122,7 @@ def _read_word(word: str) -> Any:
         return float(word)  # .5 and 2. are numbers to everybody but TOML
     try:
         value = tomllib.loads(f"value = {word}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return word
     return value["value"] if len(value) == 1 and isinstance(value["value"], (bool, int, float, str, list)) else word
 
@@ -103,7 +130,7 @@ def _read_word(word: str) -> Any:
 def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError; numbers too long to read; nested without end
         raise SpecError(f"{source}: not valid TOML ({error}).\n  Write one `name = value` a line") from None
 
 

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slimkit.models.pickle_machine import Filled, Refused, Word
+from slimkit.pickled.machine import Filled, Refused, Word
 
 _DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 # Old classes of storages: `torch.FloatStorage` holds torch.float32.
 _STORAGES = {name: dtype for dtype, name in torch.storage._dtype_to_storage_type_map().items()}
 # Numbers, whose bytes are their values.
-_ARRAYS = frozenset("b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16".split())
+_ARRAYS = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"])
 _TEXT_KINDS = "SUMm"  # texts and times beside the weights: nobody reads them
 _PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
 
@@ -163,7 +163,7 @@ def _quantised(*_: Any) -> Tensor:
 
 def _sparse(*_: Any) -> Tensor:
     """Stand for a sparse tensor, as above."""
-    return torch.sparse_coo_tensor(size=(0,))
+    return torch.empty(0).to_sparse()
 
 
 def _sizes(value: Any) -> tuple[int, ...]:

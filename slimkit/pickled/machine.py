@@ -77,6 +77,7 @@ def run(stream: BinaryIO, names: Callable[[str], Any], storages: Callable[[Any],
         del stack[place:]
         return items
 
+    argument: Any
     for opcode, argument, _ in pickletools.genops(stream):
         name = opcode.name
         if name in _VALUES:
