@@ -74,7 +74,7 @@ def settings_of(kind: type[RunSpec], shown: Sequence[str], rest: bool = True) ->
         click.option("--engine", metavar="NAME", hidden=True, help=engines)(command)
         click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any setting, by name.")(command)
         trust = "Let the --config file name code to run: arch, data, trust_pickle."
-        click.option("--trust-config", is_flag=True, help=trust)(command)
+        click.option("--trust-config", is_flag=True, hidden=True, help=trust)(command)
         click.option("--config", type=Path, metavar="FILE", help="Settings from a file such as run.toml.")(command)
         for name in reversed([*shown, *(name for name in by_name if rest and name not in shown)]):
             click.option(_flag(by_name[name]), name, **_look(by_name[name], hidden=name not in shown))(command)

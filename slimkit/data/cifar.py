@@ -63,6 +63,8 @@ def _read(path: Path, key: str, name: str, how: str) -> tuple[Tensor, Tensor]:
         labels = torch.tensor(batch[key], dtype=torch.int64)
     except FileNotFoundError:
         raise DataError(f"{name}: {path} is missing.\n{how}") from None
+    except machine.Refused as error:
+        raise DataError(f"{name}: {path} names {error}, which no CIFAR file does.\n{how}") from None
     except Exception as error:  # a damaged pickle can raise anything
         raise DataError(f"{name}: {path} cannot be read: {error}.\n{how}") from error
     if len(images) != len(labels):
