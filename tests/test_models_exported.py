@@ -367,6 +367,11 @@ ATTACKS = {
     "file": first_target("torch.ops.aten.from_file.default"),
     "inner attribute": first_target("torch.ops.aten.conv2d.__globals__"),
     "library": first_target("torch.ops.load_library"),
+    "memory": first_target("torch.ops.aten._reshape_alias.default"),
+    "storage": first_target("torch.ops.aten.set_.source_Tensor"),
+    "stride": first_target("torch.ops.aten.as_strided.default"),
+    "writes a file": first_target("torch.ops.aten.save.default"),
+    "factorial": first_target("math.factorial"),
     "name as code": input_name("x=__import__('os').system('true')"),
     "argument as code": argument_name("x=__import__('os').system('true')"),
     "keyword as code": keyword_name("x=__import__('os').system('true')"),
@@ -380,8 +385,9 @@ def test_malicious_program_is_refused_and_not_run(attack, file, tmp_path, recwar
     path = changed(file, tmp_path / "net.pt2", ATTACKS[attack](str(victim)))
     before = dict(os.environ)
     by_torch = {"machine code": "AOTInductor", "second reading": "damaged"}
-    by_torch |= dict.fromkeys(("pickled weight", "pickled sample"), "damaged")
-    with pytest.raises(CheckpointError, match=by_torch.get(attack, "could run code")):
+    unread = attack == "pickled sample"  # example inputs are left out before torch reads the program
+    refused = pytest.raises(CheckpointError, match=by_torch.get(attack, "could run code"))
+    with contextlib.nullcontext() if unread else refused:
         models.load(path)
     assert not victim.exists()
     assert dict(os.environ) == before

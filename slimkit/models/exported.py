@@ -8,6 +8,7 @@ import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,8 +43,9 @@ def read(path: Path) -> tuple[exported_graph.ExportedNetwork, str | None]:
                 members = archived.namelist()
             with PT2ArchiveReader(io.BytesIO(data)) as archive:
                 objection = exported_check.objection(archive, members)
-            if objection is None:
-                program = torch.export.load(io.BytesIO(data), extra_files=extra)
+                clean = _without_pickles(archive) if objection is None else None
+            if clean is not None:
+                program = torch.export.load(clean, extra_files=extra)
         except Exception as error:  # a damaged archive can fail in any way
             raise damaged(path, f"{type(error).__name__}: {error}") from None
         if objection is not None:
@@ -54,6 +56,23 @@ def read(path: Path) -> tuple[exported_graph.ExportedNetwork, str | None]:
                 "  Export the model again, or give its state dict."
             )
         return exported_graph.network(program, path), extra[_EXTRA] or None
+
+
+def _without_pickles(archive: Any) -> io.BytesIO:
+    """Write the archive again without example inputs, which are pickled, and without notes that torch evaluates."""
+    from torch.export.pt2_archive import PT2ArchiveWriter
+
+    clean = io.BytesIO()
+    with PT2ArchiveWriter(clean) as written:
+        for name in archive.get_file_names():
+            if name == "models/model.json":
+                written.write_string(name, exported_check.stripped(archive.read_string(name)))
+            elif name.startswith("data/sample_inputs/"):
+                written.write_bytes(name, b"")
+            elif not name.startswith((".data/", "byteorder")):
+                written.write_bytes(name, archive.read_bytes(name))
+    clean.seek(0)
+    return clean
 
 
 def to_bytes(model: nn.Module, text: str) -> bytes:

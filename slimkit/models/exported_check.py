@@ -1,8 +1,8 @@
 """Refuse an exported program by which torch.export.load could be made to run code from the file.
 
 TORCH_FORCE_WEIGHTS_ONLY_LOAD stops its pickled tensors, but torch 2.11 to 2.15 also unpickle opaque
-constants, load machine code of AOTInductor, evaluate symbolic sizes as Python (sympy) and paste names into
-code that is generated from the graph. So everything of that kind must look as torch.export.save writes it.
+constants, load machine code of AOTInductor, compile guards, evaluate symbolic sizes as Python (sympy) and paste
+names into code that is generated from the graph. So everything of that kind must look as torch.export.save writes it.
 """
 
 import json
@@ -10,29 +10,29 @@ import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-_FOLDERS = ("models/", "data/weights/", "data/constants/", "data/sample_inputs/", "extra/", ".data/")
-_FILES = ("archive_format", "archive_version", "byteorder")
-_PICKLED = ("opaque_obj", "custom_obj")
-_OPERATORS = "getitem|add|sub|mul|floordiv|truediv|mod|neg|pos|abs|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|xor"
-_TARGET = re.compile(
-    r"torch\.ops\.(aten|prims|torchvision)\.(?!from_file)\w+(\.(?!_)\w+)?"
-    rf"|_operator\.({_OPERATORS})"
-    r"|math\.[a-z]\w*"
-    r"|torch\.(sym_\w+|_sym_\w+|_check\w*)"
+from slimkit.models.exported_operators import admitted
+from slimkit.models.names import is_plain
+
+_MEMBERS = re.compile(
+    r"models/model\.json|data/weights/(weight_\d+|model_weights_config\.json)"
+    r"|data/constants/(tensor_\d+|model_constants_config\.json)|data/sample_inputs/model\.pt"
+    r"|extra/[\w.-]+|\.data/\w+|archive_format|archive_version|byteorder",
+    re.ASCII,
 )
-_NAME = re.compile(r"[A-Za-z_]\w*|")  # a name in the generated code
-_PATH = re.compile(r"[\w.\- ]*")  # a module's or tensor's path, which the generated code puts in quotes
+_PICKLED = ("opaque_obj", "custom_obj")
+_NAME = re.compile(r"[A-Za-z_]\w*|", re.ASCII)  # a name in the generated code
 _NAME_KEYS = frozenset(("name", "as_name", "graph_name", "user_input_name", "forward_arg_names"))
 _PATH_KEYS = frozenset(
     ("parameter_name", "buffer_name", "tensor_constant_name", "custom_obj_name", "parameter_to_mutate",
      "buffer_to_mutate", "buffer_mutation_name", "fqn")
 )  # fmt: skip
+_LONGEST = 300  # characters of a size's expression
 _SYMBOLIC = re.compile(
-    r"(?:\s|[-+*/%(),<>=!&|~]|\d++(?:\.\d++)?"
-    r"|(?:Symbol|Dummy)\('[a-z]+\d+'(?:, \w+=(?:True|False))*\)|[a-z]{1,3}\d++"
-    r"|(?:Integer|Float|Rational|Add|Mul|Pow|Max|Min|Mod|Abs|Eq|Ne|Lt|Le|Gt|Ge|Equality|Unequality|LessThan"
+    r"(?:\s|[-+/%(),<>=!&|~]|(?<!\*)\*(?!\*)|\d{1,19}+(?:\.\d++)?"
+    r"|(?:Symbol|Dummy)\('[a-z]+\d+'(?:, \w+=(?:True|False))*\)|[a-z]{1,3}\d{1,9}+"
+    r"|(?:Integer|Float|Rational|Add|Mul|Max|Min|Mod|Abs|Eq|Ne|Lt|Le|Gt|Ge|Equality|Unequality|LessThan"
     r"|StrictLessThan|GreaterThan|StrictGreaterThan|And|Or|Not|Piecewise|FloorDiv|PythonMod|CeilDiv|CleanDiv"
-    r"|ModularIndexing|IntTrueDiv|FloatTrueDiv|PowByNatural|TruncToInt|FloorToInt|CeilToInt|ToFloat"
+    r"|ModularIndexing|IntTrueDiv|FloatTrueDiv|TruncToInt|FloorToInt|CeilToInt|ToFloat"
     r"|RoundToInt"
     r"|Where|Identity|True|False|true|false)\b)*+"
 )
@@ -40,6 +40,9 @@ _SPEC_TYPES = frozenset(
     ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict",
      "torch.utils._pytree.PyTree", "torch.export.dynamic_shapes._IntWrapper")
 )  # fmt: skip
+
+
+_STACK = re.compile(r"[\w.,;@\[\]()'<> -]+", re.ASCII)  # paths and classes of the modules that a node came from
 
 
 class Archive(Protocol):
@@ -65,11 +68,9 @@ def objection(archive: Archive, members: Sequence[str]) -> str | None:
     if sorted(names) != sorted(name.partition("/")[2] for name in members):
         return "members outside its folder"
     for name in names:
-        if not name.startswith(_FOLDERS) and name not in _FILES:
+        if not _MEMBERS.fullmatch(name):
             return f"a member {name!r}"
-        if name == "version" or name.rsplit("/", 1)[-1].startswith(_PICKLED):
-            return f"a member {name!r}"
-        if name.startswith("models/") or (name.startswith("data/") and name.endswith(".json")):
+        if name.startswith(("models/", "data/")) and name.endswith(".json"):
             try:
                 found = _walk(json.loads(archive.read_string(name)))
             except (ValueError, RecursionError) as error:
@@ -77,6 +78,16 @@ def objection(archive: Archive, members: Sequence[str]) -> str | None:
             if found:
                 return f"{found} in {name}"
     return None
+
+
+def stripped(program: str) -> str:
+    """Return a program's description without what is only for people and would be evaluated or looked up."""
+    described = json.loads(program)
+    described["guards_code"] = []
+    for node in described["graph_module"]["graph"]["nodes"]:
+        stack = node["metadata"].get("nn_module_stack", "")
+        node["metadata"] = {"nn_module_stack": stack} if _STACK.fullmatch(stack) else {}
+    return json.dumps(described)
 
 
 def _walk(value: Any, key: str = "") -> str | None:
@@ -90,9 +101,11 @@ def _walk(value: Any, key: str = "") -> str | None:
     if isinstance(value, list):
         return next((found for inner in value if (found := _walk(inner, key))), None)
     match key:
-        case "target" | "as_operator" if not (isinstance(value, str) and _TARGET.fullmatch(value)):
+        case "target" | "as_operator" if not admitted(value):
             return f"the operator {value!r}"
-        case "expr_str" if not (isinstance(value, str) and _SYMBOLIC.fullmatch(value)):
+        case "use_pickle" if value is not False:
+            return "a pickled tensor"
+        case "expr_str" if not (isinstance(value, str) and len(value) <= _LONGEST and _SYMBOLIC.fullmatch(value)):
             return f"the size {value!r}"
         case "path_name" if not isinstance(value, str) or "/" in value or value.startswith(_PICKLED):
             return f"the object {value!r}"
@@ -100,8 +113,9 @@ def _walk(value: Any, key: str = "") -> str | None:
             return f"the number {value!r}"
         case "in_spec" | "out_spec" if isinstance(value, str):
             return _specification(value, key)
-    allowed = _NAME if key in _NAME_KEYS else _PATH if key in _PATH_KEYS else None
-    if allowed and value is not None and not (isinstance(value, str) and allowed.fullmatch(value)):
+    if key in _NAME_KEYS and value is not None and not (isinstance(value, str) and _NAME.fullmatch(value)):
+        return f"the name {value!r}"
+    if key in _PATH_KEYS and value is not None and not is_plain(value):
         return f"the name {value!r}"
     return None
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from slimkit.models.names import is_plain
+
 aten = torch.ops.aten
 
 _Made = tuple[Callable[..., nn.Module], dict[str, Any]]  # class and its arguments
@@ -155,6 +157,7 @@ def _dropout_path(node: fx.Node) -> str:
     """Return the path of the Dropout module that was exported, or a new one beside a functional dropout."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     path, kind = stack[-1] if stack else ("", "")
+    path = path if is_plain(path) else ""
     if path and str(kind).rpartition(".")[2].endswith("Dropout"):
         return str(path)
     return f"{path}.dropout".lstrip(".")

@@ -1,0 +1,67 @@
+"""The operators that an exported program may use: those with which networks compute, and no others.
+
+Each keeps within the memory of its tensors whatever its arguments are, since it makes its result itself or is a view
+that torch checks. `as_strided`, `_reshape_alias`, `set_` and the like, what reads or writes files, and everything
+that no network of images needs is left out.
+"""
+
+import re
+from typing import Any
+
+import torch
+
+_WORDS = """
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
+    linear addmm mm bmm baddbmm matmul einsum mv dot addmv embedding
+    batch_norm native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training
+    _native_batch_norm_legit_functional layer_norm native_layer_norm group_norm native_group_norm instance_norm rms_norm
+    dropout dropout_ feature_dropout alpha_dropout native_dropout
+    softmax _softmax log_softmax _log_softmax scaled_dot_product_attention
+    cumsum sort topk roll flip index_select index gather
+    mean sum amax amin var std var_mean std_mean max min prod linalg_vector_norm norm argmax argmin logsumexp any all
+    max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices
+    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d upsample_linear1d
+    upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d _upsample_bicubic2d_aa upsample_trilinear3d
+    reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d replication_pad3d pad constant_pad_nd
+    grid_sampler grid_sampler_2d im2col col2im unfold
+    pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
+    view view_as reshape reshape_as _unsafe_view expand expand_as repeat repeat_interleave tile slice select unbind
+    split split_with_sizes chunk tensor_split cat concat concatenate stack glu narrow
+    permute transpose t numpy_T mT movedim moveaxis swapaxes swapdims squeeze unsqueeze flatten unflatten
+    zeros_like ones_like full_like new_zeros new_ones new_full zeros ones full arange linspace scalar_tensor
+    clone detach detach_ alias to _to_copy type_as contiguous lift_fresh lift_fresh_copy copy copy_ fill_ zero_
+    relu relu6 relu_ relu6_ prelu _prelu_kernel log_sigmoid hardswish hardswish_ silu silu_ mish mish_ gelu gelu_
+    elu elu_ selu selu_ celu celu_ leaky_relu leaky_relu_ hardtanh hardtanh_ hardsigmoid hardsigmoid_
+    sym_size _assert_tensor_metadata floor_divide divide multiply subtract masked_fill_ threshold_ fill
+    linalg_norm slice_scatter select_scatter triu tril meshgrid
+    empty new_empty empty_like bernoulli bernoulli_ rand rand_like randn randn_like
+"""  # the last line is for the message that such a network was exported in training mode
+_NAMES = frozenset(_WORDS.split())
+_TARGET = re.compile(r"torch\.ops\.aten\.(\w+)\.((?!_)\w+)", re.ASCII)
+# Sizes are computed in Python; powers and factorials of them would never end.
+_SIZES = re.compile(
+    r"_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pos|abs|eq|ne|lt|le|gt|ge|and_|or_|not_)"
+    r"|math\.(ceil|floor|trunc|sqrt)|torch\.sym_(max|min|int|float|not|ite)|torch\._check\w*"
+)
+
+
+def admitted(target: object) -> bool:
+    """Tell whether a network may use an operator, by its name in the file."""
+    if not isinstance(target, str):
+        return False
+    if _SIZES.fullmatch(target):
+        return True
+    found = _TARGET.fullmatch(target)
+    packet = getattr(torch.ops.aten, found[1], None) if found else None
+    operator: Any = getattr(packet, found[2], None) if found else None
+    if not isinstance(operator, torch._ops.OpOverload):
+        return False
+    in_place = operator._schema.is_mutable
+    if any(argument.is_out for argument in operator._schema.arguments):
+        return False
+    name = operator._schema.name.removeprefix("aten::")
+    if in_place and not name.endswith("_") and "batch_norm" not in name:
+        return False
+    return name in _NAMES or torch.Tag.pointwise in operator.tags
