@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from slimkit.errors import ArchitectureError
+from slimkit.errors import ArchitectureError, CheckpointError
+from slimkit.models import memory
 from slimkit.models.reference import Reference, check_arguments, factory, quiet
 
 _CREATORS = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full}
@@ -54,8 +55,10 @@ def create(reference: Reference, arguments: Mapping[str, Any]) -> nn.Module:
     if reference.source == "torchvision":
         wanted = {**_torchvision_defaults(build), **wanted}
     try:
-        with quiet():
+        with quiet(), memory.watched():
             model = build(**wanted)
+    except CheckpointError:  # more than the file may take
+        raise
     except Exception as error:
         line = (str(error).strip() or "no message").splitlines()[0]
         given = ", ".join(f"{name}={value!r}" for name, value in wanted.items())

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from slimkit import provenance as provenances
 from slimkit.errors import CheckpointError
+from slimkit.models import memory
 from slimkit.models.exported_layers import Layers
 
 aten = torch.ops.aten
@@ -208,7 +209,7 @@ def _check_batch(result: nn.Module, shape: tuple[int, ...], path: Path) -> None:
     """
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), memory.watched():
             known = pytree.tree_leaves(result(images))
             more = pytree.tree_leaves(result(torch.cat([images, images[:1]])))
         for one, two in zip(known, more, strict=True):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from slimkit.errors import CheckpointError
+from slimkit.models import memory
 
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number of torch < 1.6
 _EXPORT_AGAIN = (
@@ -80,6 +81,7 @@ def _kind_of_zip(path: Path, file: BinaryIO) -> Kind:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
+            memory.check_size(sum(member.file_size for member in archive.infolist()), "what its archive declares")
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise damaged(path, str(error)) from None
     inner = {name.split("/", 1)[-1] for name in names}

@@ -16,6 +16,7 @@ from slimkit.models import (
     exported,
     exported_graph,
     files,
+    memory,
     pickles,
     record,
     signatures,
@@ -28,7 +29,9 @@ from slimkit.models.reference import EXPORTED, Reference, parse
 from slimkit.provenance import Provenance
 
 
-def load(path: str | Path, arch: str | None = None, trust_pickle: bool = False) -> Network:
+def load(
+    path: str | Path, arch: str | None = None, trust_pickle: bool = False, max_memory: int | None = None
+) -> Network:
     """Load a network from any kind of checkpoint, without running code from the file.
 
     State dicts (bare, wrapped, prefixed), pickled torchvision and timm modules, exported programs and
@@ -38,22 +41,36 @@ def load(path: str | Path, arch: str | None = None, trust_pickle: bool = False) 
         path: the checkpoint.
         arch: how to build the network, where the file does not tell; see `reference.parse`.
         trust_pickle: let a pickle run the code it names.
+        max_memory: bytes that the file may take; None: eight times its size, at least 2 GiB. A file that asks for
+            more (a huge layer, a tensor that repeats one number) is refused before anything is allocated.
 
     Raises:
-        CheckpointError: missing, damaged, unsafe, of a kind without trainable weights, or with NaN in them.
+        CheckpointError: missing, damaged, unsafe, too large, of a kind without trainable weights, or with NaN in them.
         ArchitectureError: no architecture, or several, fit the weights.
         EngineError: timm is asked for and not installed.
     """
     path = Path(path)
-    kind = files.kind(path)
-    if kind is files.Kind.EXPORTED:
-        network = _from_exported(path, arch)
-    elif kind is files.Kind.SAFETENSORS:
-        network = _from_safetensors(path, arch)
-    else:
-        network = _from_torch(path, arch, trust_pickle)
-    weights.check_finite(network.model, str(path))
+    with memory.limited(path, max_memory):
+        kind = files.kind(path)
+        if kind is files.Kind.EXPORTED:
+            network = _from_exported(path, arch)
+        elif kind is files.Kind.SAFETENSORS:
+            network = _from_safetensors(path, arch)
+        else:
+            network = _from_torch(path, arch, trust_pickle)
+        weights.check_values(network.model, str(path))
+        _check_image(network)
     return network
+
+
+def _check_image(network: Network) -> None:
+    """Refuse an image that is too large for the memory; a state dict's is the usual one of its architecture."""
+    known = provenances.of(network.model)
+    if known.input_shape is None or network.source == "state dict":
+        return
+    told = network.source == "slim file" and known.arch != EXPORTED
+    if not (told and memory.surely_fits(network.model, known.input_shape)):
+        memory.check_run(network.model, known.input_shape)
 
 
 def build(arch: str, classes: int | None = None, input_shape: tuple[int, int, int] | None = None) -> Network:
@@ -122,18 +139,27 @@ def _from_torch(path: Path, arch: str | None, trust_pickle: bool) -> Network:
     loaded, said = weights.unwrap(raw, str(path))
     if not isinstance(loaded, nn.Module):
         return _from_state(loaded, path, arch, said, _stated(raw))
-    model = pickles.bare(loaded)
-    if arch is not None:
-        return _from_state(model.state_dict(), path, arch, said)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.float() if parameter.is_floating_point() else parameter.data
-    model = model.float().eval()
-    known = recognise(model)
+    try:
+        model = pickles.bare(loaded)
+        memory.check_tensors((*model.parameters(), *model.buffers()))
+        if arch is not None:
+            return _from_state(model.state_dict(), path, arch, said)
+        weights.check_values(model, str(path))
+        model = model.float().eval()
+        known = recognise(model)
+        unnamed = _unnamed(model) if known is None else None
+    except SlimkitError:
+        raise
+    except Exception as error:  # a module of the file may lack anything
+        if trust_pickle:
+            raise
+        raise files.damaged(path, f"{type(error).__name__}: {error}") from None
     if known is not None:
         provenances.attach(model, known)
         reference = parse(known.arch or "")
         return Network(model, "pickled module", (*said, *_assumed(reference, model)))
-    provenances.attach(model, _unnamed(model))
+    assert unnamed is not None
+    provenances.attach(model, unnamed)
     note = (
         f"no known factory builds this {type(model).__name__}, so the slim network is saved as an exported "
         "program (.pt2)"

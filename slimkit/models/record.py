@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,12 +12,17 @@ from torch import Tensor
 
 from slimkit._version import __version__
 from slimkit.errors import CheckpointError
+from slimkit.models.names import is_plain
 from slimkit.provenance import Provenance
 
 SCHEMA = "slimkit.slim/1"
 
 _Count = Annotated[int, Field(gt=0)]
 _Index = Annotated[int, Field(ge=0)]
+_Size = Annotated[int, Field(gt=0, le=2**16)]
+_LARGEST = 2**14  # of a factory's argument that is no size of a stored tensor
+_CODE = ("features_only", "feature_cls")  # timm traces such networks with torch.fx
+_MOST = 10_000  # values among the arguments
 
 
 class _Strict(BaseModel):
@@ -38,7 +43,7 @@ class Record(_Strict):
     slimkit: str
     arch: str
     arguments: dict[str, JsonValue]
-    input_shape: list[_Count] | None
+    input_shape: Annotated[list[_Size], Field(min_length=1, max_length=4)] | None
     classes: _Count | None
     normalisation: Normalisation | None
     attributes: dict[str, dict[str, JsonValue]]
@@ -91,7 +96,7 @@ def read(text: str, tensors: Mapping[str, Tensor], path: Path) -> Record:
     """
     try:
         fields = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _broken(path, str(error)) from None
     if not isinstance(fields, dict):
         raise _broken(path, "not a table")
@@ -106,12 +111,42 @@ def read(text: str, tensors: Mapping[str, Tensor], path: Path) -> Record:
     except ValidationError as error:
         first = error.errors()[0]
         raise _broken(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    _check_arguments(record, tensors, path)
     del fields["digest"]
     if record.digest != _digest(fields, tensors):
         raise CheckpointError(
             f"{path}: the file was changed after it was written: its digest does not fit.\n  Copy or make it again."
         )
     return record
+
+
+def _check_arguments(record: Record, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse arguments that no network of these tensors has: numbers without measure, names that are no names."""
+    largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+    values = list(_leaves([record.arguments, record.attributes]))
+    for value in values:
+        if isinstance(value, int | float) and not abs(value) <= max(largest, _LARGEST):
+            raise _broken(path, f"a network of {value} of anything has larger tensors than those in the file")
+        if isinstance(value, str) and len(value) > 200:
+            raise _broken(path, "an argument of more than 200 characters")
+    if len(values) > _MOST:
+        raise _broken(path, f"more than {_MOST} arguments")
+    odd = next((name for name in (*record.attributes, *record.aliases) if not is_plain(name)), None)
+    if odd is not None:
+        raise _broken(path, f"a part named {odd!r}")
+    for name in _CODE:
+        if name in record.arguments:
+            raise _broken(path, f"the argument {name!r} builds code")
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        yield value
+        return
+    for inner in value:
+        yield from _leaves(inner)
 
 
 def _digest(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

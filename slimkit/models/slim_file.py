@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from slimkit import provenance as provenances
 from slimkit.errors import ArchitectureError, CheckpointError, OutputError
-from slimkit.models import building, exported, files, record
+from slimkit.models import building, exported, files, memory, record
 from slimkit.models.recognition import recognise
 from slimkit.models.reference import EXPORTED, parse
 from slimkit.provenance import Provenance
@@ -63,18 +63,20 @@ def load(path: str | Path, arch: str | None = None) -> nn.Module:
         ArchitectureError: the architecture is unknown, in the user's own code, or no longer fits.
     """
     path = Path(path)
-    if files.kind(path) is files.Kind.EXPORTED:
-        model, text = exported.read(path)
+    with memory.limited(path):
+        kind = files.kind(path)
+        if kind is files.Kind.EXPORTED:
+            model, text = exported.read(path)
+            if text is None:
+                raise _not_slim(path)
+            provenances.attach(model, record.read(text, {}, path).provenance())
+            return model
+        if kind is not files.Kind.SAFETENSORS:
+            raise _not_slim(path)
+        tensors, text = read_safetensors(path)
         if text is None:
             raise _not_slim(path)
-        provenances.attach(model, record.read(text, {}, path).provenance())
-        return model
-    if files.kind(path) is not files.Kind.SAFETENSORS:
-        raise _not_slim(path)
-    tensors, text = read_safetensors(path)
-    if text is None:
-        raise _not_slim(path)
-    return rebuild(tensors, record.read(text, tensors, path), path, arch)
+        return rebuild(tensors, record.read(text, tensors, path), path, arch)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.errors import CheckpointError
+from slimkit.models import memory
 
 # The plain weights come before their moving averages: training goes on from them.
 _WRAPPERS = (
@@ -73,6 +74,7 @@ def flatten(state: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], tu
     Raises:
         CheckpointError: quantised, sparse or complex weights, or names that are no strings.
     """
+    memory.check_tensors(state.values())
     tensors: dict[str, Tensor] = {}
     halves: set[str] = set()
     for name, value in state.items():
@@ -81,6 +83,7 @@ def flatten(state: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], tu
         if not isinstance(name, str):
             raise CheckpointError(f"{where}: its keys are no names of tensors ({name!r}).\n  Save model.state_dict().")
         tensor = value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
+        _check_there(name, tensor, where)
         if tensor.is_quantized or name.endswith(("_packed_params._packed_params", "zero_point")):
             raise CheckpointError(
                 f"{where}: {name!r} is quantised; channels can only be removed from a floating-point "
@@ -121,12 +124,19 @@ def readings(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         current = {name.removeprefix(prefix): tensor for name, tensor in tidy.items()}
 
 
-def check_finite(model: nn.Module, where: str) -> None:
-    """Refuse weights or statistics that are NaN or infinite, naming the tensor.
+def check_values(model: nn.Module, where: str) -> None:
+    """Refuse weights or statistics that are NaN, infinite, whole numbers or not there at all, naming the tensor.
 
     Raises:
         CheckpointError: at least one is.
     """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        _check_there(name, tensor, where)
+        if isinstance(tensor, nn.Parameter) and not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{where}: the weights {name!r} are {str(tensor.dtype).removeprefix('torch.')}; channels can only be "
+                "removed from a floating-point network.\n  Give the checkpoint from before quantisation."
+            )
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and not torch.isfinite(tensor).all():
             bad = ~torch.isfinite(tensor)
@@ -135,6 +145,13 @@ def check_finite(model: nn.Module, where: str) -> None:
                 f"{where}: {int(bad.sum())} of {tensor.numel()} values of {name!r} are {what}: the network's "
                 "outputs mean nothing.\n  Give a checkpoint from before training went astray."
             )
+
+
+def _check_there(name: str, tensor: Tensor, where: str) -> None:
+    if tensor.is_meta:
+        raise CheckpointError(
+            f"{where}: {name!r} has no values: it was saved on the meta device.\n  Give a checkpoint with weights."
+        )
 
 
 def _holds_weights(key: Any, value: Any) -> bool:
@@ -161,7 +178,7 @@ def _without_masks(tensors: dict[str, Tensor], said: list[str]) -> dict[str, Ten
     masked = [
         name.removesuffix("_orig")
         for name in tensors
-        if name.endswith("_orig") and f"{name.removesuffix('_orig')}_mask" in tensors
+        if name.endswith("_orig") and _same_shape(tensors, name, f"{name.removesuffix('_orig')}_mask")
     ]
     if not masked:
         return tensors
@@ -169,6 +186,10 @@ def _without_masks(tensors: dict[str, Tensor], said: list[str]) -> dict[str, Ten
     merged = {name: tensors[f"{name}_orig"] * tensors[f"{name}_mask"] for name in masked}
     gone = {f"{name}{end}" for name in masked for end in ("_orig", "_mask")}
     return {**{name: tensor for name, tensor in tensors.items() if name not in gone}, **merged}
+
+
+def _same_shape(tensors: Mapping[str, Tensor], one: str, other: str) -> bool:
+    return other in tensors and tensors[one].shape == tensors[other].shape
 
 
 def _a(noun: str) -> str:

@@ -1,0 +1,218 @@
+"""How much memory a checkpoint may take: told from its size, and held before anything is allocated.
+
+A file of a few hundred bytes can ask for a layer of gigabytes, a tensor that repeats one number, a network of
+millions of layers or an image of a hundred thousand pixels a side. What reading it takes is bounded by `FACTOR` times
+the file, at least `FLOOR`, or by what the user says.
+"""
+
+import copy
+import math
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from slimkit.errors import CheckpointError
+
+FACTOR = 8  # the weights, a copy of them, their gradients' like, and activations
+FLOOR = 2 * 2**30  # bytes: what the activations of a small network may take
+_MODULES = 50_000  # the largest network of torchvision and timm has some 5,000
+_SMALL = 2**20  # bytes below which a result is not worth asking for its size beforehand
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What one file may take: its path, for messages, and bytes."""
+
+    path: Path
+    size: int
+
+    def check(self, size: int, what: str) -> None:
+        """Refuse what is too large.
+
+        Raises:
+            CheckpointError: it is.
+        """
+        if size > self.size:
+            raise CheckpointError(
+                f"{self.path}: {what} would take {size / 1e9:.1f} GB of memory, but reading this file may take "
+                f"{self.size / 1e9:.1f} GB.\n  If the file is what you expect, allow more: --max-memory "
+                f"{math.ceil(size / 1e9) + 1}GB"
+            )
+
+
+_current: ContextVar[Limit | None] = ContextVar("limit", default=None)
+
+
+@contextmanager
+def limited(path: Path, asked: int | None = None) -> Iterator[Limit]:
+    """Bound what is done for a file in the block; within another such block, that one's bound holds.
+
+    Args:
+        path: the file.
+        asked: bytes; None: `FACTOR` times the file's, at least `FLOOR`.
+    """
+    outer = _current.get()
+    if outer is not None:
+        yield outer
+        return
+    size = path.stat().st_size if path.is_file() else 0
+    token = _current.set(Limit(path, asked or max(FLOOR, FACTOR * size)))
+    try:
+        limit = _current.get()
+        assert limit is not None
+        yield limit
+    finally:
+        _current.reset(token)
+
+
+def check_size(size: int, what: str) -> None:
+    """Refuse so many bytes where a file is being read.
+
+    Raises:
+        CheckpointError: it may not take them.
+    """
+    limit = _current.get()
+    if limit is not None:
+        limit.check(size, what)
+
+
+def check_tensors(tensors: Iterable[Any], what: str = "its tensors") -> None:
+    """Refuse tensors that would take too much memory written out, as float32 or wider."""
+    dense = [tensor for tensor in tensors if isinstance(tensor, Tensor) and not tensor.is_sparse]
+    check_size(sum(tensor.numel() * max(tensor.element_size(), 4) for tensor in dense), what)
+
+
+def watched() -> Any:
+    """Return a context in which no operator makes more than the current file may take, and no end of modules."""
+    limit = _current.get()
+    return nullcontext() if limit is None else _watched(limit)
+
+
+@contextmanager
+def _watched(limit: Limit) -> Iterator[None]:
+    made = 0
+
+    def count(module: nn.Module, name: str, child: nn.Module | None) -> None:
+        nonlocal made
+        made += 1
+        if made > _MODULES:
+            raise CheckpointError(f"{limit.path}: describes a network of more than {_MODULES} layers.")
+
+    handle = register_module_module_registration_hook(count)
+    try:
+        with _Watch(limit):
+            yield
+    finally:
+        handle.remove()
+
+
+def surely_fits(model: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Tell whether eight tensors as wide as the widest weight, on the whole image, are little enough.
+
+    Holds for known architectures, where no file says how far an image is padded or enlarged.
+    """
+    limit = _current.get()
+    widest = max((size for tensor in model.state_dict().values() for size in tensor.shape), default=1)
+    return limit is None or 8 * 4 * widest * math.prod(shape[1:]) <= limit.size
+
+
+def check_run(model: nn.Module, shape: tuple[int, ...]) -> None:
+    """Refuse a network that takes too much memory on one image.
+
+    It is run on the meta device, without numbers; one that cannot be is run for real, watched.
+
+    Args:
+        model: untouched.
+        shape: (C, H, W).
+    """
+    limit = _current.get()
+    if limit is None:
+        return
+    limit.check(4 * math.prod(shape), f"an image of {'x'.join(map(str, shape))}")
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        hollow = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(hollow, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else hollow
+    try:
+        twin = copy.deepcopy(model, memo)
+        with torch.no_grad(), watched():
+            twin(torch.empty(1, *shape, device="meta"))
+        return
+    except CheckpointError:
+        raise
+    except Exception:  # it makes tensors on the CPU, or asks for values
+        pass
+    try:
+        with torch.no_grad(), watched():
+            copy.deepcopy(model)(torch.zeros(1, *shape))
+    except CheckpointError:
+        raise
+    except Exception:  # it does not run: tracing will say so
+        return
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Add up what is alive of all that operators made, and ask for the size of large results beforehand."""
+
+    def __init__(self, limit: Limit) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._limit = limit
+        self._alive = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if any(result.alias_info is not None for result in func._schema.returns):
+            return func(*args, **kwargs)  # a view, or in place
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if not given or sum(map(_bytes, given)) > _SMALL or _spreads(func):
+            self._check(sum(map(_bytes, tree_leaves(_shape_of(func, args, kwargs)))))
+        made = func(*args, **kwargs)
+        for tensor in tree_leaves(made):
+            if size := _bytes(tensor):
+                self._alive += size
+                weakref.finalize(tensor, self._forget, size)
+        self._check(0)
+        return made
+
+    def _check(self, more: int) -> None:
+        self._limit.check(self._alive + more, "its network")
+
+    def _forget(self, size: int) -> None:
+        self._alive -= size
+
+
+def _bytes(value: Any) -> int:
+    return value.numel() * value.element_size() if isinstance(value, Tensor) and not value.is_sparse else 0
+
+
+def _spreads(func: Any) -> bool:
+    """Tell whether an operator's numbers say how large its result is: repeat, pad, upsample, new_zeros."""
+    return any(str(argument.type) in ("List[int]", "List[SymInt]", "Optional[List[int]]", "Optional[List[SymInt]]")
+               for argument in func._schema.arguments)  # fmt: skip
+
+
+def _shape_of(func: Any, args: Any, kwargs: Any) -> Any:
+    """Run an operator without numbers; None where its result depends on them."""
+
+    def twin(tensor: Tensor) -> Tensor:
+        return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
+
+    try:
+        args, kwargs = tree_map_only(Tensor, twin, (args, kwargs))
+        return func(*args, **{**kwargs, **({"device": "meta"} if "device" in _names(func) else {})})
+    except Exception:
+        return None
+
+
+def _names(func: Any) -> set[str]:
+    return {argument.name for argument in func._schema.arguments}
