@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from slimkit.errors import CheckpointError
@@ -26,7 +26,7 @@ from slimkit.errors import CheckpointError
 FACTOR = 8  # the weights, a copy of them, their gradients' like, and activations
 FLOOR = 2 * 2**30  # bytes: what the activations of a small network may take
 _MODULES = 50_000  # the largest network of torchvision and timm has some 5,000
-_SMALL = 2**20  # bytes below which a result is not worth asking for its size beforehand
+_SMALL, _FEW = 2**20, 16  # bytes given, and numbers, below which no result is large
 
 
 @dataclass(frozen=True)
@@ -161,26 +161,23 @@ def check_run(model: nn.Module, shape: tuple[int, ...]) -> None:
         return
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Add up what is alive of all that operators made, and ask for the size of large results beforehand."""
+class _Watch(TorchFunctionMode):
+    """Add up what is alive of all that functions made, and ask for the size of large results beforehand."""
 
     def __init__(self, limit: Limit) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._limit = limit
         self._alive = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if any(result.alias_info is not None for result in func._schema.returns):
-            return func(*args, **kwargs)  # a view, or in place
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if not given or sum(map(_bytes, given)) > _SMALL or _spreads(func):
-            self._check(sum(map(_bytes, tree_leaves(_shape_of(func, args, kwargs)))))
+        if not getattr(func, "__name__", "_").endswith("_") and _may_be_large(given, args, kwargs):
+            self._check(_predicted(func, args, kwargs))
         made = func(*args, **kwargs)
-        for tensor in tree_leaves(made):
-            if size := _bytes(tensor):
-                self._alive += size
-                weakref.finalize(tensor, self._forget, size)
+        for tensor in _new(made, given):
+            self._alive += _bytes(tensor)
+            weakref.finalize(tensor, self._forget, _bytes(tensor))
         self._check(0)
         return made
 
@@ -191,28 +188,36 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive -= size
 
 
-def _bytes(value: Any) -> int:
-    return value.numel() * value.element_size() if isinstance(value, Tensor) and not value.is_sparse else 0
+def _may_be_large(given: list[Tensor], args: Any, kwargs: Any) -> bool:
+    if sum(map(_bytes, given)) > _SMALL:
+        return True
+    numbers = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, int | float))
+    return any(abs(number) > _FEW for number in numbers)
 
 
-def _spreads(func: Any) -> bool:
-    """Tell whether an operator's numbers say how large its result is: repeat, pad, upsample, new_zeros."""
-    return any(str(argument.type) in ("List[int]", "List[SymInt]", "Optional[List[int]]", "Optional[List[SymInt]]")
-               for argument in func._schema.arguments)  # fmt: skip
-
-
-def _shape_of(func: Any, args: Any, kwargs: Any) -> Any:
-    """Run an operator without numbers; None where its result depends on them."""
+def _predicted(func: Any, args: Any, kwargs: Any) -> int:
+    """Return the bytes of a function's result by running it without numbers; 0 where that cannot be done."""
+    twins: list[Tensor] = []
 
     def twin(tensor: Tensor) -> Tensor:
-        return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
+        twins.append(torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta"))
+        return twins[-1]
 
     try:
         args, kwargs = tree_map_only(Tensor, twin, (args, kwargs))
-        return func(*args, **{**kwargs, **({"device": "meta"} if "device" in _names(func) else {})})
+        made = func(*args, **(kwargs if twins else {**kwargs, "device": "meta"}))
     except Exception:
-        return None
+        return 0
+    return sum(map(_bytes, _new(made, twins)))
 
 
-def _names(func: Any) -> set[str]:
-    return {argument.name for argument in func._schema.arguments}
+def _new(made: Any, given: list[Tensor]) -> list[Tensor]:
+    """Return the dense tensors of a result that are no views of what was given."""
+    storages = {tensor.untyped_storage()._cdata for tensor in given if _bytes(tensor)}
+    found = (leaf for leaf in tree_leaves(made) if _bytes(leaf))
+    return [tensor for tensor in found if tensor.untyped_storage()._cdata not in storages]
+
+
+def _bytes(value: Any) -> int:
+    dense = isinstance(value, Tensor) and value.layout == torch.strided
+    return value.numel() * value.element_size() if dense else 0
