@@ -18,7 +18,7 @@ import click
 from slimkit._version import __version__
 from slimkit.errors import SlimkitError, SpecError
 from slimkit.settings import BUDGETS, CompressSpec, RunSpec, TrainSpec, make, read_config, read_pairs, read_words
-from slimkit.settings.words import as_flags
+from slimkit.settings.words import as_flags, printable
 
 Spec = TypeVar("Spec", bound=RunSpec)
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -26,7 +26,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 # The settings that most runs vary are shown as options; the others are listed after them.
 COMPRESS = ("ratio", "max_macs", "max_latency", "data", "epochs", "arch", "input_shape", "trust_pickle", "seed")
 TRAIN = ("arch", "data", "ratio", "max_macs", "epochs", "spend", "draw", "init", "seed")
-INSPECT = ("arch", "input_shape", "trust_pickle", "without_bn", "tracer")
+INSPECT = ("arch", "input_shape", "trust_pickle", "max_memory", "without_bn", "tracer")
 # `--engine` names who traces or who runs; the names are disjoint.
 ENGINES = {
     "slimkit": "tracer",
@@ -255,11 +255,11 @@ def show(found: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]],
     if as_json:
         from slimkit.results import json_file
 
-        click.echo(json_file.to_json(found), nl=False)
+        click.echo(printable(json_file.to_json(found)), nl=False)
         return
     from rich.console import Console
 
-    Console().print(table(found))
+    Console().print(table(printable(found)))
 
 
 def first_of_several() -> bool:
@@ -292,7 +292,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def refuse(message: str) -> int:
     """Print what the user can mend."""
-    click.echo(f"slimkit: {message}", err=True)
+    click.echo(f"slimkit: {printable(message)}", err=True)
     return 2
 
 

@@ -45,8 +45,8 @@ class Limit:
         if size > self.size:
             raise CheckpointError(
                 f"{self.path}: {what} would take {size / 1e9:.1f} GB of memory, but reading this file may take "
-                f"{self.size / 1e9:.1f} GB.\n  If the file is what you expect, allow more: --max-memory "
-                f"{math.ceil(size / 1e9) + 1}GB"
+                f"{self.size / 1e9:.1f} GB.\n  If the file is what you expect, allow more: "
+                f"`max_memory='{math.ceil(size / 1e9) + 1}GB'`"
             )
 
 

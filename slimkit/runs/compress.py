@@ -72,7 +72,7 @@ def compress_checkpoint(
     with folder.claim(target, force) as work:
         progress("reading the checkpoint", None)
         with stages.stage("load"):
-            network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle)
+            network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
             dataset = open_data(spec, network)
             shape = image_shape(network.model, spec, dataset.input_shape if dataset else None)
         example = torch.randn(1, *shape, generator=torch.Generator().manual_seed(spec.seed))

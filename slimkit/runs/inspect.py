@@ -17,7 +17,7 @@ from slimkit.settings import CompressSpec
 def inspect_checkpoint(path: Path, spec: CompressSpec, progress: Progress = quiet) -> dict[str, Any]:
     """Return what can be removed from the network in a file, and what cannot and why; writes nothing."""
     progress("reading the checkpoint", None)
-    network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle)
+    network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
     shape = image_shape(network.model, spec)
     progress("tracing channels", None)
     graph = trace_with(spec, network.model, torch.randn(1, *shape))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from slimkit.settings.budget import parse_budget
 from slimkit.settings.checks import flag, number, optional, pattern, text, whole
 from slimkit.settings.run import RunSpec
 from slimkit.settings.setting import setting
@@ -27,6 +28,16 @@ class CompressSpec(RunSpec):
         optional(pattern(r"[1-9]\d*,[1-9]\d*,[1-9]\d*", "C,H,W, such as 3,224,224")),
     )
     trust_pickle: bool = setting(False, "unpickle the checkpoint, which can run any code that is in it", flag)
+    max_memory: str | None = setting(
+        None,
+        "memory that reading the checkpoint may take; default: eight times its size, at least 2 GiB",
+        optional(pattern(r"\d{1,9}(\.\d+)?[MGT]i?B", "an amount such as 500MB or 16GiB")),
+    )
     epochs: int = setting(10, "epochs of retraining, where there is data; 0: re-estimate BatchNorm only", whole(0))
     learning_rate: float = setting(0.02, "highest learning rate of the retraining", number(0, above=True))
     distill: bool = setting(True, "retrain with the dense network as teacher", flag)
+
+    @property
+    def memory(self) -> int | None:
+        """`max_memory` in bytes."""
+        return None if self.max_memory is None else int(parse_budget(self.max_memory, "bytes").value)

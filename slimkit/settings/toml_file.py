@@ -44,11 +44,10 @@ def read_config(path: Path, given: Iterable[str] = (), trusted: bool = False) ->
     settings = {name: value for name, value in _read(path).items() if name not in set(given)}
     for name, value in settings.items():
         if not trusted and _names_code(name, value):
-            flag = f"--{name.replace('_', '-')}"
-            said = flag if value is True else f"{flag} {value}"
             raise SpecError(
                 f"{path}: {name} = {_literal(value)} runs code, which slimkit does not do on a file's word.\n"
-                f"  If you know that code, say so on the command line: {said}; or trust all of the file: --trust-config"
+                f"  If you know that code, say so on the command line, `{name}={value!r}`, or trust all of the file: "
+                "`trust_config=True`"
             )
     return settings
 
