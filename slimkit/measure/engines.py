@@ -87,6 +87,12 @@ def _open_onnxruntime(path: Path, threads: int) -> Runner:
     return onnxruntime_runner(path, onnxruntime_session(path, threads))
 
 
+_TYPES = {
+    "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(bool)": "bool",
+    **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}  # fmt: skip
+
+
 def onnxruntime_runner(path: Path, session: Any) -> Runner:
     """Wrap an open session."""
     import onnxruntime
@@ -95,11 +101,12 @@ def onnxruntime_runner(path: Path, session: Any) -> Runner:
     _one_input(path, len(inputs))
     name, kind = inputs[0].name, inputs[0].type
     shape = tuple(size if isinstance(size, int) else None for size in inputs[0].shape)
-    types = {"tensor(float16)": "float16", "tensor(double)": "float64", "tensor(uint8)": "uint8"}
+    if kind not in _TYPES:
+        raise EngineError(f"{path}: its input is {kind}, not numbers.\n  Give a file that takes a tensor of images")
     return Runner(
         run=lambda batch: session.run(None, {name: batch}),
         input_shape=shape,
-        input_type=np.dtype(types.get(kind, "float32")),
+        input_type=np.dtype(_TYPES[kind]),
         engine=f"onnxruntime {onnxruntime.__version__}",
     )
 

@@ -131,6 +131,8 @@ def random_batch(path: str | Path, runner: Runner, input_shape: tuple[int, ...] 
     Raises:
         EngineError: the file leaves more free than the batch, and `input_shape` doesn't say it.
     """
+    if not runner.input_shape:
+        raise EngineError(f"{path}: its input is a single number.\n  Give a file that takes a tensor of images")
     shape = [runner.input_shape[0] or batch, *runner.input_shape[1:]]
     if input_shape is not None and len(input_shape) == len(shape) - 1:
         shape = [shape[0], *(own or given for own, given in zip(shape[1:], input_shape, strict=True))]

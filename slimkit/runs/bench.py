@@ -10,6 +10,7 @@ from typing import Any
 from slimkit.errors import SpecError
 from slimkit.measure import bench as rows_of
 from slimkit.measure import layer_table as tables
+from slimkit.measure import probe
 from slimkit.measure.engines import require
 from slimkit.measure.latency import measure
 
@@ -42,6 +43,8 @@ def bench(
     rows: list[dict[str, Any]] = []
     for engine in engines:
         progress(f"opening the models in {engine}", None)
+        for path in paths:
+            probe.check(path, engine, input_shape, batch)
         times = measure(paths, input_shape, threads=threads, batch=batch, engine=engine, progress=progress)
         rows += [asdict(row) for row in rows_of.rows(paths, times)]
     return rows
@@ -73,6 +76,7 @@ def make_table(
     require(engine)
     tables.check_free(file, force)
     progress(f"opening the model in {engine}", None)
+    probe.check(path, engine, input_shape, batch)
     settings: dict[str, Any] = {"threads": threads, "batch": batch, "engine": engine, "progress": progress}
     whole = measure([path], input_shape, **settings)
     made = tables.build(path, input_shape, **settings, whole=whole[0])

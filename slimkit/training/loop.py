@@ -295,7 +295,8 @@ class _Keeper:
         if store is not None:
             found, note = state.read(store)
             if found is not None:
-                self._load(found)
+                with state.fitting(store):
+                    self._load(found)
             if note:
                 run.notes.append(note)
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from slimkit.errors import OutputError, TrainingError
+from slimkit.pickled import torch_file, values
 
 _MAGIC = b"slimkit training state 1\n"
 _NAME, _PREVIOUS = "state.bin", "state.previous.bin"
@@ -97,6 +98,22 @@ def read(store: Store) -> tuple[dict[str, Any] | None, str | None]:
     )
 
 
+@contextmanager
+def fitting(store: Store) -> Iterator[None]:
+    """Bring a run to a state in the block; what the state lacks, or has of another kind, is not our fault.
+
+    Raises:
+        TrainingError: the state does not fit the run.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError) as error:
+        raise TrainingError(
+            f"{store.folder}: the state does not fit this run ({type(error).__name__}: {error}).\n"
+            "  Delete the folder and start again"
+        ) from error
+
+
 def forget(store: Store) -> None:
     """Remove the states of a run that is done, of its stages too; what else lies in the folder stays."""
     for folder in (*store.folder.glob("*/"), store.folder):
@@ -143,8 +160,11 @@ def _read(path: Path) -> dict[str, Any] | None:
     payload = memoryview(raw)[start:]
     if not raw.startswith(_MAGIC) or raw[len(_MAGIC) : start] != hashlib.blake2b(payload).digest():
         return None
-    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    return state
+    try:
+        state = torch_file.load(io.BytesIO(payload), values.value)
+    except Exception:  # whoever can change the file can make the digest fit
+        return None
+    return state if isinstance(state, dict) and isinstance(state.get("identity"), dict) else None
 
 
 def _check(store: Store, found: dict[str, Any]) -> None:
