@@ -27,11 +27,12 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels import Graph
-from slimkit.channels.example import Example, batch_size, call, tensors
+from slimkit.channels.example import Example, batch_size
 from slimkit.errors import SpecError
 from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk, chunks
 from slimkit.recovery.equations import Moments, Use, solve
+from slimkit.recovery.gap import between
 from slimkit.recovery.inputs import Inputs, gather
 from slimkit.recovery.lockstep import Lane
 from slimkit.recovery.readers import Reader, parameters, reader
@@ -73,8 +74,8 @@ class Reconstruction:
         fitted: the weights, in order of execution.
         left: weights left as they were -> why.
         images: calibration inputs fitted to, and held out.
-        before, after: error of the outputs on inputs held out, over the variance of the dense network's: with only the
-            constants folded, and reconstructed. Where it was not lower, `model` is the folded one.
+        before, after: divergence of the predictions from the dense network's on inputs held out (`gap`), in nats: of
+            the slim network as given, and reconstructed. Where it was not lower, `model` is the one given.
     """
 
     model: nn.Module
@@ -126,7 +127,7 @@ def reconstruct(
         if mode == "sequential":
             _fit_in_order(made, dense, parts, several, len(calls), report)
         held = [part for part in parts if part.held]
-        before, after = (_output_error(dense, network, held) for network in (slim, made.slim))
+        before, after = (between(dense, network, held) for network in (slim, made.slim))
     if not after < before:
         made.slim.load_state_dict(slim.state_dict())
     images = [sum(batch_size(part.example) for part in parts if part.held == side) for side in (False, True)]
@@ -263,14 +264,3 @@ def _fit_in_order(
         for pair in lanes:
             for lane in pair:
                 lane.close()
-
-
-def _output_error(dense: nn.Module, slim: nn.Module, parts: Sequence[Chunk]) -> float:
-    """Return the mean square by which outputs differ, over the variance of the dense network's."""
-    error = spread = 0.0
-    for part in parts:
-        for wanted, found in zip(tensors(call(dense, part.example)), tensors(call(slim, part.example)), strict=True):
-            if wanted.is_floating_point() and wanted.numel():
-                error += float((wanted - found).double().square().sum())
-                spread += float((wanted.double() - wanted.double().mean()).square().sum())
-    return error / spread if spread > 0 else error

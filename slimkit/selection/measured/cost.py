@@ -69,9 +69,7 @@ class Costs:
 
 def join(graph: Graph, table: Table) -> Costs:
     """Join the layers of a table with the channels of a graph of the same network."""
-    group_of = np.full(graph.units + 1, -1)  # the last entry is for index -1
-    for number, members in enumerate(graph.groups):
-        group_of[members.members.numpy()] = number
+    of_unit = group_of(graph)
     sizes = np.array([len(group.members) for group in graph.groups])
     rows: list[tuple[Row, Side, Side]] = []
     touched: list[list[int]] = [[] for _ in graph.groups]
@@ -82,8 +80,8 @@ def join(graph: Graph, table: Table) -> Costs:
             still += row.ms[-1][-1]
             stays += row.layer.outputs * row.layer.area
             continue
-        outputs = _side(work.outputs, group_of, sizes)
-        inputs = _side(work.inputs, group_of, sizes)
+        outputs = side(work.outputs, of_unit, sizes)
+        inputs = side(work.inputs, of_unit, sizes)
         stays += outputs.stays * row.layer.area
         for group, times in zip(outputs.groups, outputs.times, strict=True):
             activations[group] += times * row.layer.area
@@ -127,8 +125,17 @@ def _pairs(table: Table, graph: Graph) -> list[tuple[Row, Work | None]]:
     return found
 
 
-def _side(units: Tensor, group_of: NDArray[np.int64], sizes: NDArray[np.int64]) -> Side:
-    groups, counts = np.unique(group_of[units.numpy()], return_counts=True)
+def group_of(graph: Graph) -> NDArray[np.int64]:
+    """Return the group of each unit, [U + 1]; the last entry is -1, for index -1."""
+    found = np.full(graph.units + 1, -1)
+    for number, group in enumerate(graph.groups):
+        found[group.members.numpy()] = number
+    return found
+
+
+def side(units: Tensor, of_unit: NDArray[np.int64], sizes: NDArray[np.int64]) -> Side:
+    """Return the channels along one dimension as a function of the counts; `units` [n], -1 where one must stay."""
+    groups, counts = np.unique(of_unit[units.numpy()], return_counts=True)
     stays = int(counts[groups < 0].sum())
     counts, groups = counts[groups >= 0], groups[groups >= 0]
     return Side(stays, tuple(groups.tolist()), tuple((counts / sizes[groups]).tolist()))

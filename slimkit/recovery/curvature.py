@@ -1,0 +1,98 @@
+"""What an error at the outputs of each layer costs: the curvature of the loss, from one backward pass without labels.
+
+A small error e at a layer's outputs changes the predictions by a divergence of E[(g . e)^2] / 2, g the gradient of the
+log-probability of a class that is drawn from the predictions themselves (Fisher information). Taken channel by
+channel, errors of positions and channels as independent, that is a sum of mean squared errors with weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from slimkit.channels.example import batch_size, call, tensors
+from slimkit.modules import evaluating
+from slimkit.recovery.calibration import Chunk
+from slimkit.recovery.readers import parameters
+
+aten = torch.ops.aten
+Drawn = Callable[[Any, torch.Generator], Tensor]
+
+
+def drawn_class(output: Any, generator: torch.Generator) -> Tensor:
+    """Return the sum of log-probabilities of classes drawn from the scores themselves, of every tensor [N, C, ...].
+
+    Other outputs are taken as means of normal distributions with the spread that they have over the batch.
+    """
+    total = torch.zeros(())
+    for scores in tensors(output):
+        if not scores.is_floating_point() or not scores.requires_grad:
+            continue
+        if scores.dim() in (2, 4) and scores.shape[1] > 1:
+            rows = scores.movedim(1, -1).flatten(0, -2).log_softmax(1)
+            picked = torch.multinomial(rows.detach().exp(), 1, generator=generator)
+            total = total + rows.gather(1, picked).sum() / (len(rows) / len(scores))
+        else:
+            noise = torch.randn(scores.shape, generator=generator)
+            spread = scores.detach().std().clamp(min=1e-12)
+            total = total + (scores * noise).sum() / spread / (scores[0].numel() ** 0.5)
+    return total
+
+
+class _Gradients(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sums the squares of the gradients at the outputs of each weight, as the backward operators show them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names = parameters(model)
+        self.sums: dict[str, Tensor] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        packet = func.overloadpacket
+        if packet is aten.convolution_backward:
+            self._add(args[2], args[0], 1)
+        elif packet in (aten.mm, aten.bmm):  # of a product's gradient and its stored factor
+            self._add(args[1], args[0], -1)
+            self._add(args[0], args[1], -2)
+        return func(*args, **(kwargs or {}))
+
+    def _add(self, weight: Tensor, gradient: Tensor, dim: int) -> None:
+        found = self.names.get(weight.data_ptr())
+        if found is not None:
+            squares = gradient.movedim(dim, 0).flatten(1).double().square().sum(1)
+            self.sums[found[0]] = self.sums[found[0]] + squares if found[0] in self.sums else squares
+
+
+def curvature(
+    model: nn.Module, chunks: Sequence[Chunk], drawn: Drawn = drawn_class, seed: int = 0
+) -> dict[str, Tensor]:
+    """Return, for each weight, what a mean squared error of 1 at each of its outputs costs, [outputs], in nats.
+
+    Args:
+        model: left as found; runs in evaluation mode.
+        chunks: inputs, without labels.
+        drawn: (output, generator) -> the log-probability of something drawn from the output, summed over images.
+        seed: of what is drawn.
+    """
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    floating = [parameter for parameter, _ in flags if parameter.is_floating_point()]
+    generator = torch.Generator().manual_seed(seed)
+    watch = _Gradients(model)
+    images = 0
+    try:
+        for parameter in floating:
+            parameter.requires_grad_(True)
+        with evaluating(model), torch.enable_grad():
+            for chunk in chunks:
+                loss = drawn(call(model, chunk.example), generator)
+                with watch:
+                    torch.autograd.grad(loss, floating, allow_unused=True)
+                images += batch_size(chunk.example)
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+    return {name: squares / (2 * images) for name, squares in watch.sums.items()}
