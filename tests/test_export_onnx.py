@@ -110,7 +110,7 @@ def test_several_outputs_are_numbered_in_order(tmp_path):
 def test_an_operator_without_a_rule_goes_the_general_road(tmp_path, monkeypatch):
     roads = []
     translate = general.translate
-    monkeypatch.setattr(general, "translate", lambda *args: roads.append("general") or translate(*args))
+    monkeypatch.setattr(general, "translate", lambda *args, **how: roads.append("general") or translate(*args, **how))
     export_onnx(Cumulative(), tmp_path / "net.onnx", torch.randn(1, 3, 6, 6))
     images = torch.randn(4, 3, 6, 6)
     torch.testing.assert_close(infer(tmp_path / "net.onnx", images)[0], images.cumsum(1))
@@ -123,7 +123,7 @@ def test_an_operator_without_a_rule_goes_the_general_road(tmp_path, monkeypatch)
 def test_a_wrong_translation_is_noticed(tmp_path, monkeypatch):
     model = network().eval()
     right = direct.translate(model, torch.randn(1, 3, 6, 6))
-    monkeypatch.setattr(general, "translate", lambda *args: right)
+    monkeypatch.setattr(general, "translate", lambda *args, **how: right)
     monkeypatch.setitem(direct._RULES, "relu", unary("Sigmoid"))
     export_onnx(model, tmp_path / "net.onnx", torch.randn(1, 3, 6, 6))
     images = torch.randn(2, 3, 6, 6)

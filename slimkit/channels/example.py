@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from slimkit.errors import TraceError
 
@@ -48,3 +49,22 @@ def batch_size(example: Example) -> int:
             "  Give a tensor [N, C, H, W], a tuple of arguments, or a dict of keyword arguments."
         )
     return int(found[0].shape[0])
+
+
+def mapped(example: Example, change: Callable[[Tensor], Tensor]) -> Example:
+    """Return an example in which every tensor is `change(tensor)`."""
+    found: Example = tree_map_only(Tensor, change, example)
+    return found
+
+
+def of_batch(example: Example, images: int) -> Example:
+    """Return an example of another number of images: those it has, repeated. What has no batch stays as it is."""
+    batch = batch_size(example)
+
+    def change(tensor: Tensor) -> Tensor:
+        if tensor.dim() == 0 or tensor.shape[0] != batch:
+            return tensor
+        repeats = -(-images // batch)
+        return tensor.repeat(repeats, *[1] * (tensor.dim() - 1))[:images]
+
+    return mapped(example, change)

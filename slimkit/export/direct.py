@@ -11,6 +11,7 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
+from slimkit.channels.example import Example
 from slimkit.export.arithmetic import ARITHMETIC
 from slimkit.export.file import OnnxModel
 from slimkit.export.fold import fold_batch_norms
@@ -23,7 +24,7 @@ IR_VERSION = 8  # the one that belongs to this opset
 _RULES = {**ARITHMETIC, **MOVEMENT}
 
 
-def translate(model: nn.Module, example_input: Tensor) -> OnnxModel:
+def translate(model: nn.Module, example_input: Example) -> OnnxModel:
     """Return the network in evaluation mode as an ONNX model whose first dimension, `batch`, is free.
 
     Args:
@@ -33,6 +34,8 @@ def translate(model: nn.Module, example_input: Tensor) -> OnnxModel:
     Raises:
         Unsupported: an operator, or its use, has no rule here.
     """
+    if not isinstance(example_input, Tensor):
+        raise Unsupported("several inputs")
     recording = fold_batch_norms(capture(model, example_input))
     titles = dict([*model.named_parameters(), *model.named_buffers()])
     with torch.no_grad():

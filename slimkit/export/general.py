@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
+from slimkit.channels.example import Example, batch_size, of_batch
 from slimkit.errors import EngineError
 from slimkit.export.direct import OPSET, output_names
 from slimkit.export.file import OnnxModel
-from slimkit.export.writer import INPUT
+from slimkit.export.writer import named
 from slimkit.modules import evaluating, quiet
 
 
-def translate(model: nn.Module, example_input: Tensor) -> OnnxModel:
+def translate(model: nn.Module, example_input: Example, opset: int = OPSET, free_batch: bool = True) -> OnnxModel:
     """Return the network in evaluation mode as an ONNX model whose first dimension, `batch`, is free.
+
+    Args:
+        free_batch: without it the model is bound to the example's batch.
 
     Raises:
         EngineError: the exporter cannot express the network; its own line is in the message.
     """
-    images = example_input[:1].expand(2, *example_input.shape[1:]).contiguous()
+    images = of_batch(example_input, 2) if free_batch else example_input
+    batch, size = torch.export.Dim("batch"), batch_size(images)
+    free = tree_map(lambda t: {0: batch} if isinstance(t, Tensor) and t.dim() and len(t) == size else None, images)
+    positional = images if isinstance(images, tuple) else () if isinstance(images, Mapping) else (images,)
     with evaluating(model), torch.no_grad(), quiet():
         try:
             program = torch.onnx.export(
                 model,
-                (images,),
+                positional,
                 None,
+                kwargs=dict(images) if isinstance(images, Mapping) else None,
                 dynamo=True,
                 external_data=False,
-                input_names=[INPUT],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                opset_version=OPSET,
+                input_names=list(named(images)),
+                dynamic_shapes=(free if isinstance(images, (tuple, Mapping)) else (free,)) if free_batch else None,
+                opset_version=opset,
                 verbose=False,
             )
         except Exception as error:

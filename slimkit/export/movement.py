@@ -139,8 +139,8 @@ def _pad(mode: str) -> Rule:
 def _reduce(kind: str) -> Rule:
     def rule(writer: Writer, call: Call) -> str:
         settings, image = call.arguments(), call.args[0]
-        rank, keep = len(image.shape), int(settings["keepdim"])
-        axes = sorted(int(axis) % rank for axis in settings["dim"] or range(rank))
+        rank, keep = len(image.shape), int(settings.get("keepdim", False))  # over everything: no such setting
+        axes = sorted(int(axis) % rank for axis in settings.get("dim") or range(rank))
         if kind == "ReduceMean" and rank == 4 and axes == [2, 3] and keep:
             return writer.emit("GlobalAveragePool", [writer.name(image)])
         if kind == "ReduceL2" and settings["ord"] != 2:

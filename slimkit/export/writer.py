@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,20 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor
 
+from slimkit.channels.example import Example, tensors
 from slimkit.export.recording import Batch, Constant, Size, Unsupported, Value
 
 INPUT = "input"
+
+
+def named(example: Example) -> dict[str, Tensor]:
+    """Return the tensors of an example input under the names that a file gives them."""
+    if isinstance(example, Mapping):
+        return {name: value for name, value in example.items() if isinstance(value, Tensor)}
+    found = tensors(example)
+    return {INPUT: found[0]} if len(found) == 1 else {f"{INPUT}_{i}": tensor for i, tensor in enumerate(found)}
+
+
 ONNX_TYPES = {
     torch.float32: TensorProto.FLOAT,
     torch.float64: TensorProto.DOUBLE,
@@ -59,6 +70,8 @@ class Writer:
     def name(self, operand: Value | Constant | Any, role: str = "constant") -> str:
         """Return the name of an operand; a constant joins the weights, under its own name or its role's."""
         if isinstance(operand, Value):
+            if operand not in self._values:
+                raise Unsupported("reads an output that is not written, as the places of a pool's maxima")
             return self._values[operand]
         if isinstance(operand, Constant):
             name = self._constant(operand.tensor, role)
