@@ -90,7 +90,18 @@ def test_units_tied_across_convolution_groups_use_a_smaller_step_only_below_the_
     assert Widths(16).of(slow) == [8, 4]
     assert Widths(16).of(at_it) == [16]
     assert Widths(16).of(fast) == [32, 16]
-    assert Widths(16, adapt=False).of(slow) == [8]
+
+
+def test_a_step_that_was_asked_for_counts_channels_also_where_convolution_groups_tie_them() -> None:
+    pairs, sixteens, of_48 = (chain([n], per_unit=k).groups[0] for n, k in ((24, 2), (5, 16), (48, 1)))
+    assert Widths(16, adapt=False).of(pairs) == [24, 16, 8]  # of 2 channels each
+    assert Widths(16, adapt=False).of(sixteens) == [5, 4, 3, 2, 1]
+    assert Widths(16, adapt=False).of(of_48) == [48, 32, 16]
+
+
+def test_of_two_widths_as_near_the_wider_is_taken() -> None:
+    graph = chain([48])
+    assert to_ratio(graph, some_scores(graph), 0.5, Widths(16, adapt=False)).counts(graph) == [32]
 
 
 def test_a_narrow_network_gets_a_smaller_step() -> None:

@@ -120,7 +120,8 @@ KEPT: dict[str, tuple[Callable[..., Tensor], str]] = {
     "flipped channels": (lambda x: x.flip(1), "is mixed along its dimension (flip)"),
     "rolled without dimensions": (lambda x: x.roll(1), "is mixed along its dimension (roll)"),
     "layer norm": (lambda x: F.layer_norm(x, x.shape[1:]), "is normalised across channels (LayerNorm)"),
-    "group norm": (lambda x: F.group_norm(x, 2), "is normalised across channels (GroupNorm)"),
+    "group norm of one group": (lambda x: F.group_norm(x, 1), "is normalised across channels (GroupNorm)"),
+    "group norm, written": (lambda x: F.group_norm(x, 2), "is normalised in 2 groups, a number written in the code"),
     "attention": (
         lambda x: (x.flatten(2).mT @ x.flatten(2) @ x.flatten(2).mT).mT.view_as(x),
         "enters attention over channels",

@@ -25,6 +25,19 @@ class Loud:
     below: bool = False
 
 
+def advice(module: nn.Module, path: str) -> str:
+    """Return what makes a weight that the forward pass computes a plain one; "" where it is that."""
+    if ".parametrizations." in f".{path}.":
+        return "; torch.nn.utils.parametrize.remove_parametrizations makes the weight a plain one"
+    if hasattr(module, "weight_g"):
+        return "; torch.nn.utils.remove_weight_norm makes the weight a plain one"
+    if hasattr(module, "weight_orig"):
+        return "; torch.nn.utils.remove_spectral_norm, or prune.remove, makes the weight a plain one"
+    if type(module).__name__.startswith(("FakeQuantize", "FusedMovingAvgObsFakeQuantize")):
+        return "; slim the network first, then prepare it for quantisation"
+    return ""
+
+
 class Labelled:
     """Names and labels of the tensors of one network, and what hangs on tensors beside them.
 
@@ -116,8 +129,8 @@ class Labelled:
                     vars(tensor).pop(attribute, None)
 
     def freeze(self, names: Tensor, reason: str) -> None:
-        """Keep these names, with the module that runs in the reason."""
-        self.names.freeze(names, self.at.name, reason)
+        """Keep these names, with the module that runs, and what would help, in the reason."""
+        self.names.freeze(names, self.at.name, reason + advice(self.at.module, self.at.name))
 
     def freeze_all(self, tensors: Iterable[Any], reason: str) -> None:
         """Keep all names of some tensors; what is none of them is passed over."""

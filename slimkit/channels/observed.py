@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -22,6 +23,7 @@ class Observed(Labelled):
         widths: numbers in the code that repeat a count of channels.
         uses: direct output of a convolution, or a running mean -> the number of operators that read it.
         absorbs: weight of a convolution -> running mean of the BatchNorm that reads its output.
+        layout: size, stride and offset of the first argument, before the operator ran.
         training: the second pass, for branches that run only in training.
     """
 
@@ -34,6 +36,7 @@ class Observed(Labelled):
         self.uses: dict[str, int] = {}
         self.absorbs: dict[str, str] = {}
         self.training = False
+        self.layout: tuple[Sequence[int], Sequence[int], int] | None = None
         self._counted: dict[tuple[int, str], tuple[Tensor, ...]] = {}  # attribute -> what it counts
 
     def uncalled(self) -> list[str]:
@@ -61,8 +64,10 @@ class Observed(Labelled):
         self.at.back()
         return {self.at.modules[path] for path in above}
 
-    def reads(self, args: Any) -> None:
-        """Note, before an operator runs, which direct outputs of convolutions it reads."""
+    def before(self, args: Any) -> None:
+        """Note, before an operator runs, which outputs of convolutions it reads, and how its first argument lies."""
+        first = args[0] if args and isinstance(args[0], Tensor) else None
+        self.layout = None if first is None else (first.shape, first.stride(), int(first.storage_offset()))
         for arg in args:
             origin = self.origin(arg) if isinstance(arg, Tensor) else None
             if origin is not None:

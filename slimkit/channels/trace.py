@@ -42,7 +42,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if _is_composite(func):  # seen whole only in inference mode
             with self:
                 return func.decompose(*args, **kwargs)
-        self.seen.reads(args)
+        self.seen.before(args)
         if self.values:
             out = func(*args, **kwargs)
         elif shortcuts.needs_values(func, args):

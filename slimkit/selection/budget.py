@@ -7,7 +7,7 @@ blocks of all groups compete by their mean score. U = units of the graph.
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, gcd
 
 import numpy as np
 import torch
@@ -27,13 +27,14 @@ class Widths:
     Engines compute channels in blocks of `step`: a count between two multiples takes as long as the next
     one, and a grouped convolution leaves the fast kernel (ONNX Runtime on AVX-512: 8 channels a convolution
     group take as long as 16, and 24 longer than 32). So counts are multiples of the step, and groups that
-    have no smaller multiple stay whole. With `adapt` there are two exceptions, which use half the step, a
-    quarter, ...: units tied across convolution groups that are narrower than a step, and so on the slow
+    have no smaller multiple stay whole. A step that was asked for counts the channels of the layer. One that an
+    engine likes (`adapt`) counts those of each convolution group, and has two exceptions, which use half the
+    step, a quarter, ...: units tied across convolution groups that are narrower than a step, and so on the slow
     kernel anyway; and networks so narrow that little could be removed.
 
     Attributes:
         step: counts are multiples of it, and at least it.
-        adapt: make the exceptions.
+        adapt: the step is what an engine likes, not one that was asked for.
         cap: largest share of a group that may be removed, in (0, 1).
     """
 
@@ -55,8 +56,8 @@ class Widths:
         return f", or allow more: {', '.join(more)}" if more else ""
 
     def of_step(self, group: Group) -> int:
-        """Return the step of one group's counts."""
-        step = self.step
+        """Return the step of one group's counts of units."""
+        step = self.step if self.adapt else self.step // gcd(self.step, group.per_unit)
         if self.adapt and group.per_unit > 1 and len(group.members) < step:
             while step > 1 and len(group.members) < 2 * step:
                 step //= 2
@@ -163,8 +164,9 @@ def to_ratio(graph: Graph, scores: Tensor, ratio: float, widths: Widths, fixed: 
     removable = graph.units - (int(fixed.sum()) if fixed is not None else 0)
     goal = round(ratio * removable)
     last = bisect_right(found.ends, goal) - 1  # blocks that fit
-    if last < len(found.groups) and found.ends[last + 1] - goal <= goal - found.ends[last] and goal:
-        last += 1  # the next one overshoots by less than is missing without it
+    if last < len(found.groups) and goal:
+        over, under = found.ends[last + 1] - goal, goal - found.ends[last]
+        last += over < under or (last == 0 and over == under)  # nearer; something has to go
     taken = [found.units[: found.ends[last]]]
     removed = found.ends[last]
     for block in range(last, len(found.groups)):  # make up with the next in rank that still fit: if one

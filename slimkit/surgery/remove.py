@@ -108,6 +108,8 @@ def _layer_attributes(modules: dict[str, nn.Module]) -> dict[tuple[str, str], An
             found[path, "out_features"], found[path, "in_features"] = map(int, module.weight.shape)
         elif isinstance(module, NORMS) and (vector := _vector(module)) is not None:
             found[path, "num_features"] = len(vector)
+        elif isinstance(module, nn.RNNBase):
+            found[path, "input_size"] = module.get_parameter("weight_ih_l0").shape[1]
         elif isinstance(module, nn.PReLU):
             found[path, "num_parameters"] = len(module.weight)
     return found

@@ -9,10 +9,10 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimkit.channels.observed import Observed
-from slimkit.channels.operators import move, multiply, normalise, silence, space
+from slimkit.channels.operators import move, multiply, normalise, recurrent, silence, space
 from slimkit.channels.operators.pointwise import pointwise
 
 aten = torch.ops.aten
@@ -30,7 +30,7 @@ OPERATORS: dict[Any, Rule] = {
     aten.native_group_norm: normalise.group_norm,
     **dict.fromkeys((aten.clone, aten.detach, aten.alias, aten._to_copy, aten.contiguous, aten.lift_fresh,
                      aten.native_dropout, aten.bernoulli_, aten.bernoulli, aten._prelu_kernel, aten.dropout,
-                     aten.copy_, aten.fill_, aten.hardswish, aten.log_sigmoid_forward), pointwise),
+                     aten.fill_, aten.hardswish, aten.log_sigmoid_forward), pointwise),
     **dict.fromkeys((aten.permute, aten.transpose, aten.t, aten.unsqueeze, aten.numpy_T, aten.mT), move.itself),
     **dict.fromkeys((aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias), move.view),
     **dict.fromkeys((aten.zeros_like, aten.ones_like, aten.empty_like, aten.full_like, aten.rand_like,
@@ -43,7 +43,10 @@ OPERATORS: dict[Any, Rule] = {
     aten.slice: move.cut_out,
     aten.select: move.select,
     aten.unbind: move.unbind,
-    **dict.fromkeys((aten.split, aten.split_with_sizes), move.split),
+    **dict.fromkeys((aten.split, aten.split_with_sizes, aten.unsafe_split, aten.unsafe_split_with_sizes), move.split),
+    aten.copy_: move.copy,
+    **dict.fromkeys((aten.slice_scatter, aten.select_scatter), move.scatter),
+    **dict.fromkeys((aten.as_strided, aten.as_strided_), move.restride),
     aten.cat: move.cat,
     aten.stack: move.stack,
     aten.glu: move.glu,
@@ -55,12 +58,15 @@ OPERATORS: dict[Any, Rule] = {
     **dict.fromkeys((aten.max_pool1d, aten.max_pool2d, aten.max_pool2d_with_indices, aten.max_pool3d_with_indices,
                      aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d, aten.adaptive_avg_pool1d,
                      aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d, aten.adaptive_max_pool2d,
+                     aten.adaptive_max_pool3d,
                      aten.upsample_nearest1d, aten.upsample_nearest2d, aten.upsample_nearest3d,
                      aten._upsample_nearest_exact2d, aten.upsample_linear1d, aten.upsample_bilinear2d,
                      aten._upsample_bilinear2d_aa, aten.upsample_bicubic2d, aten._upsample_bicubic2d_aa,
-                     aten.upsample_trilinear3d, aten.reflection_pad1d, aten.reflection_pad2d,
-                     aten.replication_pad1d, aten.replication_pad2d, aten.replication_pad3d,
-                     aten.grid_sampler_2d), space.spatial),
+                     aten.upsample_trilinear3d, aten.reflection_pad1d, aten.reflection_pad2d, aten.reflection_pad3d,
+                     aten.replication_pad1d, aten.replication_pad2d, aten.replication_pad3d),
+                    space.spatial),
+    **dict.fromkeys((aten.grid_sampler_2d, aten.grid_sampler_3d), space.sample),
+    **dict.fromkeys((aten.max_unpool2d, aten.max_unpool3d), space.unpool),
     aten.constant_pad_nd: space.pad,
     aten.index: space.index,
     aten.im2col: space.unfold_patches,
@@ -70,9 +76,11 @@ OPERATORS: dict[Any, Rule] = {
     aten.pixel_unshuffle: space.pixel_unshuffle,
     **dict.fromkeys((aten.native_channel_shuffle, aten.channel_shuffle), space.channel_shuffle),
     aten.embedding: move.look_up,
+    aten.mkldnn_rnn_layer: recurrent.fused_layer,
 }  # fmt: skip
+_NORMS = (normalise.batch_norm, normalise.group_norm)
 # Removed channels are silent after these, or the rule itself says that they are not.
-SILENT = frozenset((*MULTIPLIES, *(packet for packet, rule in OPERATORS.items() if rule is normalise.batch_norm)))
+SILENT = frozenset((*MULTIPLIES, *(packet for packet, rule in OPERATORS.items() if rule in _NORMS)))
 
 
 def apply(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -113,4 +121,15 @@ def _unknown(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     name = func.overloadpacket.__name__
     attention = "attention" in name  # fused kernels have many names
     reason = multiply.ATTENTION if attention else f"passes through {name}, for which there is no rule"
-    seen.freeze_all(_tensors(args) + _tensors(tuple(kwargs.values())), reason)
+    given = _tensors(args) + _tensors(tuple(kwargs.values()))
+    seen.freeze_all(given, reason)
+    weights = [t for t in given if isinstance(t, nn.Parameter) and t.dim() > 1 and id(t) in seen.name_of]
+    if weights:  # a layer whose weight it reads, or computes anew, makes channels too
+        weight = max(weights, key=Tensor.numel)
+        seen.names.produced.append((seen.named(weight, 0), _layer_of(seen.name_of[id(weight)])))
+
+
+def _layer_of(parameter: str) -> str:
+    """Return the path of the layer that a parameter belongs to, parametrised or not."""
+    layer, _, rest = parameter.partition(".parametrizations.")
+    return layer if rest else layer.rpartition(".")[0]

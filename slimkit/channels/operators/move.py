@@ -238,6 +238,50 @@ def nothing(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Any) -> 
     """Reads no values that depend on channels: sizes, random numbers, comparisons with a count."""
 
 
+def copy(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
+    """Writing into a tensor without names, or into the pixels of one, as circular padding does, gives it names."""
+    target, source = args[0], args[1]
+    whole = target if target._base is None or target._base.dim() != target.dim() else target._base
+    axes, _ = seen.axes(source)
+    spans = all(source.dim() == target.dim() and _spans(label, source, target, whole) for label in axes)
+    if axes and spans and not seen.has_labels(target) and not seen.has_labels(whole):
+        for tensor in (target, whole):
+            seen.put(tensor, axes)
+    else:
+        pointwise(seen, func, args, kwargs, out)
+
+
+def _spans(label: Tensor, source: Tensor, target: Tensor, whole: Tensor) -> bool:
+    """Tell whether every named dimension is written in full."""
+    return all(source.shape[dim] == target.shape[dim] == whole.shape[dim] for dim in varying(label))
+
+
+def scatter(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
+    """A copy of a tensor in which a slice along a dimension is replaced."""
+    dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % out.dim()
+    target, source = args[0], args[1]
+    for tensor in (target, source):
+        for label in seen.axes(tensor)[0]:
+            if varies(label, dim):
+                seen.freeze(label, "is written to a place that the code gives (slice_scatter)")
+    axes, weight = merge(seen, [target.narrow(dim, 0, 1), source.narrow(dim, 0, 1)], out.narrow(dim, 0, 1).shape)
+    seen.put(out, axes, weight)
+
+
+def restride(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
+    """as_strided that leaves every element where it was, as pooling does in channels_last; others keep all."""
+    assert seen.layout is not None
+    size, stride, offset = seen.layout
+    before = [(n, step) for n, step in zip(size, stride, strict=True) if n > 1]
+    after = [(n, step) for n, step in zip(out.shape, out.stride(), strict=True) if n > 1]
+    axes, weight = seen.axes(args[0])
+    if out.shape == size and after == before and out.storage_offset() == offset:
+        seen.put(out, axes, weight)
+    else:
+        seen.freeze_all((args[0],), "is laid out anew in memory (as_strided)")
+        seen.put(out, ())
+
+
 def look_up(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
     """An embedding: its table stays whole."""
     seen.freeze_all((args[0],), "is looked up in a table")

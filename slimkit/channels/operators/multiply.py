@@ -28,25 +28,25 @@ def convolution(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
     if groups == 1:
         reads, makes = (rows, columns) if transposed else (columns, rows)
-        _contract(seen, x, 1, given, reads, weight)
-        _produce(seen, weight, 1 if transposed else 0, makes)
-        seen.work(weight, _or_count(makes, made), _or_count(reads, width), each)
+        contract(seen, x, 1, given, reads, weight)
+        produce(seen, weight, 1 if transposed else 0, makes)
+        seen.work(weight, count_or_names(makes, made), count_or_names(reads, width), each)
     elif groups == width:
         makes = _depthwise(seen, weight, given, rows, columns if transposed else None, made // width)
-        seen.work(weight, _or_count(makes, made), 1, each)
+        seen.work(weight, count_or_names(makes, made), 1, each)
     elif transposed:
         makes = _grouped_transposed(seen, x, weight, given, rows, columns, groups)
-        seen.work(weight, _or_count(rows, width), _or_count(columns, made // groups), each)
+        seen.work(weight, count_or_names(rows, width), count_or_names(columns, made // groups), each)
     else:
         makes = _grouped(seen, x, weight, given, rows, columns, groups)
-        seen.work(weight, _or_count(makes, made), _or_count(columns, width // groups), each)
+        seen.work(weight, count_or_names(makes, made), count_or_names(columns, width // groups), each)
     if bias is not None and makes is not None:
         tie_vector(seen, bias, makes)
     put_channels(seen, out, makes)
     seen.put_origin(out, weight)
 
 
-def _contract(seen: Observed, x: Tensor, dim: int, given: Tensor | None, reads: Tensor | None, weight: Tensor) -> None:
+def contract(seen: Observed, x: Tensor, dim: int, given: Tensor | None, reads: Tensor | None, weight: Tensor) -> None:
     """Tie the channels that arrive along `dim` of x to the inputs of a weight, which sums over them."""
     if reads is not None:
         seen.names.contracted.append(reads)
@@ -63,7 +63,7 @@ def _contract(seen: Observed, x: Tensor, dim: int, given: Tensor | None, reads: 
             seen.freeze(given, f"is not zero where it is removed ({why.reason}), nor is the weight that reads it")
 
 
-def _produce(seen: Observed, weight: Tensor, dim: int, makes: Tensor | None) -> None:
+def produce(seen: Observed, weight: Tensor, dim: int, makes: Tensor | None) -> None:
     if makes is not None:
         seen.names.produced.append((makes, seen.at.name))
         if (why := seen.loud(weight).get(dim % weight.dim())) is not None:
@@ -89,7 +89,7 @@ def _depthwise(
             if names is not None:
                 seen.freeze(names, FIXED_INPUT)
         if columns is None:
-            _produce(seen, weight, 0, rows)
+            produce(seen, weight, 0, rows)
             return rows
         return None
     makes = given.repeat_interleave(multiplier)
@@ -111,12 +111,12 @@ def _grouped(
 ) -> Tensor | None:
     """Tie the j-th channel of every convolution group, so that the groups stay of equal width."""
     if rows is None:
-        _contract(seen, x, 1, given, None, weight)
+        contract(seen, x, 1, given, None, weight)
         return None
     of_group = rows.reshape(groups, -1)
     seen.names.tie(of_group, of_group[:1])
-    _produce(seen, weight, 0, rows)
-    _contract(seen, x, 1, None if given is None else _tie_groups(seen, given, groups), columns, weight)
+    produce(seen, weight, 0, rows)
+    contract(seen, x, 1, None if given is None else _tie_groups(seen, given, groups), columns, weight)
     return rows
 
 
@@ -131,8 +131,8 @@ def _grouped_transposed(
 ) -> Tensor | None:
     if rows is not None:
         _tie_groups(seen, rows, groups)
-    _contract(seen, x, 1, given, rows, weight)
-    _produce(seen, weight, 1, columns)
+    contract(seen, x, 1, given, rows, weight)
+    produce(seen, weight, 1, columns)
     return None if columns is None else columns.repeat(groups)
 
 
@@ -143,7 +143,7 @@ def _tie_groups(seen: Observed, names: Tensor, groups: int) -> Tensor:
     return parts[0]
 
 
-def _or_count(names: Tensor | None, count: int) -> Tensor | int:
+def count_or_names(names: Tensor | None, count: int) -> Tensor | int:
     return int(count) if names is None else names
 
 
@@ -162,16 +162,16 @@ def matmul(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
             if names is not None:
                 reason = ATTENTION if axes_a and axes_b else "enters a product with a tensor that is no parameter"
                 seen.freeze(names, "is multiplied with another weight" if weight_a else reason)
-        seen.work(None, _or_count(rows, n), _or_count(columns, m), each * k)
+        seen.work(None, count_or_names(rows, n), count_or_names(columns, m), each * k)
     elif weight_b:
-        _contract(seen, a, -1, inner_a, inner_b, b)
-        _produce(seen, b, -1, columns)
-        seen.work(_stored(b), _or_count(columns, m), _or_count(inner_b, k), each * n)
+        contract(seen, a, -1, inner_a, inner_b, b)
+        produce(seen, b, -1, columns)
+        seen.work(_stored(b), count_or_names(columns, m), count_or_names(inner_b, k), each * n)
         seen.put_origin(out, _stored(b))
     else:
-        _contract(seen, b, -2, inner_b, inner_a, a)
-        _produce(seen, a, -2, rows)
-        seen.work(_stored(a), _or_count(rows, n), _or_count(inner_a, k), each * m)
+        contract(seen, b, -2, inner_b, inner_a, a)
+        produce(seen, a, -2, rows)
+        seen.work(_stored(a), count_or_names(rows, n), count_or_names(inner_a, k), each * m)
     put = []
     for names, dim in ((rows, -2), (columns, -1)):
         if names is not None:

@@ -51,4 +51,28 @@ def layer_norm(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[st
 
 
 def group_norm(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    seen.freeze_all((args[0], args[1], args[2]), "is normalised across channels (GroupNorm)")
+    """Whole groups of channels live and die together; each channel alone where there are as many groups.
+
+    Their number has to follow, so it must be an attribute of the module.
+    """
+    x, weight, bias, groups = args[0], args[1], args[2], int(args[6])
+    reason = "is normalised over by GroupNorm"
+    names = seen.along(x, 1, reason)
+    seen.others(x, {1}, reason)
+    vectors = [t for t in (weight, bias) if isinstance(t, Tensor)]
+    if names is None:
+        seen.freeze_all(vectors, FIXED_INPUT)
+        return
+    of_group = names.reshape(groups, -1)
+    if groups == 1 or not seen.width((groups,), (of_group[:, 0],)):
+        what = "across channels" if groups == 1 else f"in {groups} groups, a number written in the code"
+        seen.freeze_all((x, *vectors), f"is normalised {what} (GroupNorm)")
+        return
+    seen.names.tie(of_group, of_group[:, :1])
+    if groups < len(names):
+        seen.width((len(names),), (names,))
+    for vector in vectors:
+        tie_vector(seen, vector, names)
+    put_channels(seen, out[0], names)
+    why = seen.loud(x).get(1) if weight is None else seen.loud(weight).get(0)
+    seen.put_loud(out[0], {1: why} if why else {})

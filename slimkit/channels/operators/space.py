@@ -9,6 +9,7 @@ from torch import Tensor
 
 from slimkit.channels.labels import varies, varying
 from slimkit.channels.observed import Observed
+from slimkit.channels.operators.pointwise import merge
 
 aten = torch.ops.aten
 Args = tuple[Any, ...]
@@ -71,6 +72,24 @@ def spatial(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Any) -> 
     rank = args[0].dim()
     over = set(range(rank - int(found[1]), rank))
     _pass_on(seen, args[0], out, over, f"is pooled, resized or padded along its dimension ({_name(func)})")
+
+
+def unpool(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
+    """Values put back to the places of the maxima, [N, C, ...] both: each channel by itself."""
+    axes, _ = merge(seen, [args[0], args[1]], args[0].shape)
+    put = []
+    for label in axes:
+        if any(dim > 1 for dim in varying(label)):
+            seen.freeze(label, f"is pooled, resized or padded along its dimension ({_name(func)})")
+        else:
+            put.append(label)
+    seen.put(out, tuple(put))
+
+
+def sample(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
+    """Reading a map [N, C, ...] at computed places [N, ..., 2 or 3], whose number is fixed."""
+    seen.freeze_all((args[1],), "is read as coordinates")
+    _pass_on(seen, args[0], out, set(range(2, args[0].dim())), f"is sampled along its dimension ({_name(func)})")
 
 
 def pad(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
