@@ -101,7 +101,7 @@ class Literal(nn.Module):
 
 
 def halved(net: nn.Module) -> tuple[Any, Mask]:
-    graph = trace(net, torch.zeros(1, 3, 4, 4))
+    graph = trace(net, torch.zeros(1, 3, 4, 4, dtype=next(net.parameters()).dtype))
     keep = torch.ones(graph.units, dtype=torch.bool)
     for group in graph.groups:
         keep[group.members[::2]] = False
@@ -125,19 +125,19 @@ def test_widths_written_into_the_code_are_found_by_bisection(how: str) -> None:
 
 
 def test_nothing_fails_where_all_is_right() -> None:
-    net = Literal("clean").eval()
+    net = Literal("clean").double().eval()
     randomise_(net)
     graph, mask = halved(net)
-    inputs = proof.random_inputs((3, 4, 4), 2)
+    inputs = [x.double() for x in proof.random_inputs((3, 4, 4), 2)]
     assert proof.error_of(net, graph, mask, inputs) <= 1e-6
     assert proof.failing_groups(net, graph, mask, inputs) == []
 
 
 def test_a_network_that_is_wrong_is_disproved() -> None:
-    net = Literal("clean").eval()
+    net = Literal("clean").double().eval()
     randomise_(net)
     graph, mask = halved(net)
-    inputs = proof.random_inputs((3, 4, 4), 2)
+    inputs = [x.double() for x in proof.random_inputs((3, 4, 4), 2)]
     expected = proof.outputs(proof.masked(net, graph, mask), inputs)
     slim = remove(net, graph, mask)
     assert proof.compare(expected, slim, inputs) <= 1e-6

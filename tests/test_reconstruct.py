@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import model_zoo
 from slimkit import data, models, provenance
 from slimkit.channels import Graph, trace
-from slimkit.channels.example import Example
+from slimkit.channels.example import Example, tensors
 from slimkit.errors import DataError, SpecError
 from slimkit.measure.accuracy import accuracy
 from slimkit.recovery import fold, reestimate
@@ -65,6 +65,12 @@ def case(blocks: list[tuple[str, int]], head: str) -> tuple[RandomNet, Graph, Ma
     return net, graph, mask
 
 
+def gap(net: nn.Module, slim: nn.Module, inputs: list[Example]) -> float:
+    """Return max|a - b| / std(a) over the tensors of all outputs: fitted, not equal, so taken as a whole."""
+    pairs = zip(tensors(proof.outputs(net, inputs)), tensors(proof.outputs(slim, inputs)), strict=True)
+    return max(float((a - b).abs().max() / a.std()) for a, b in pairs)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", BLOCKS)
 def test_what_kept_channels_can_say_is_said_exactly(name: str, mode: str) -> None:
@@ -74,12 +80,12 @@ def test_what_kept_channels_can_say_is_said_exactly(name: str, mode: str) -> Non
     cut = copy.deepcopy(slim.state_dict())
     fresh = [example(net, 5)]
     found = reconstruct(net, slim, graph, mask, [example(net, 64)], mode=mode)
-    assert proof.compare(proof.outputs(net, fresh), found.model, fresh) < 1e-4
+    assert gap(net, found.model, fresh) < 1e-4
     assert found.fitted and found.after < 1e-6
     torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
     torch.testing.assert_close(slim.state_dict(), cut, rtol=0, atol=0)
     if not any(isinstance(m, nn.InstanceNorm2d) for m in net.modules()):
-        assert proof.compare(proof.outputs(net, fresh), slim, fresh) > 1e-3, "the cut alone must be seen"
+        assert gap(net, slim, fresh) > 1e-3, "the cut alone must be seen"
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -88,7 +94,7 @@ def test_every_head_is_followed(head: str, mode: str) -> None:
     net, graph, mask = case([("Residual", 4), ("Dense", 3)], head)
     found = run(net, graph, mask, [example(net, 1024)], mode)
     fresh = [example(net, 5)]
-    assert proof.compare(proof.outputs(net, fresh), found.model, fresh) < 1e-3
+    assert gap(net, found.model, fresh) < 1e-3
 
 
 class Volume(nn.Module):
@@ -127,7 +133,7 @@ def test_convolutions_of_any_rank_stride_dilation_and_groups(rank: int, transpos
     repeat_(net, graph, mask)
     found = run(net, graph, mask, [images], mode)
     fresh = [torch.randn(4, 2, *[9] * rank, dtype=torch.float64)]
-    assert proof.compare(proof.outputs(net, fresh), found.model, fresh) < 1e-4
+    assert gap(net, found.model, fresh) < 1e-4
 
 
 class Twice(nn.Module):

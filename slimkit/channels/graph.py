@@ -145,7 +145,7 @@ class Graph:
         """Return the units that named layers make, bool [U].
 
         Args:
-            patterns: each the path of a layer, of a module that holds it, or a pattern of such paths (`layer4.*.conv1`).
+            patterns: paths of layers, or of modules that hold them, or patterns of such paths (`layer4.*.conv1`).
 
         Raises:
             MaskError: a pattern names no layer with channels.

@@ -1,9 +1,5 @@
-"""Evidence that two networks compute the same function.
+"""Evidence that two networks compute the same function; 1e-4 is the bound, see `difference.relative_error`."""
 
-Relative error of outputs a, b: max|a - b| / std(a), over all outputs; 1e-4 is the bound in float32.
-"""
-
-import copy
 import io
 from collections.abc import Sequence
 from contextlib import redirect_stderr
@@ -15,47 +11,37 @@ from torch import Tensor, nn
 from slimkit.channels import Graph
 from slimkit.channels.example import Example, call, tensors
 from slimkit.errors import ProofError
+from slimkit.modules import copied, private, unwrapped
 from slimkit.selection.mask import Mask, apply_
+from slimkit.surgery.difference import relative_error
+from slimkit.surgery.evidence import TOLERANCE, Evidence, evidence
 from slimkit.surgery.remove import remove
+from slimkit.surgery.trials import Trial, trials
 
-TOLERANCE = 1e-4
-
-
-def relative_error(expected: Any, found: Any) -> float:
-    """Return the largest max|a - b| / std(a) over the tensors of two outputs.
-
-    It is inf where they differ in form, in a whole number, or hold what is not finite.
-    """
-    a, b = tensors(expected), tensors(found)
-    if len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
-        return float("inf")
-    return max((_error(x, y) for x, y in zip(a, b, strict=True)), default=float("inf"))
-
-
-def _error(x: Tensor, y: Tensor) -> float:
-    if x.numel() == 0:
-        return 0.0
-    if not (x.is_floating_point() or x.is_complex()):
-        return 0.0 if torch.equal(x, y) else float("inf")  # counts and indices are right or wrong
-    wide = torch.complex128 if x.is_complex() else torch.float64
-    x, y = x.detach().to(wide), y.detach().to(wide)
-    gap = float((x - y).abs().max())
-    if gap == 0:
-        return 0.0
-    scale = float(x.std() if x.numel() > 1 else x.abs().max())
-    return gap / scale if scale > 0 and gap < float("inf") else float("inf")
+__all__ = [
+    "TOLERANCE",
+    "as_trials",
+    "Evidence",
+    "Trial",
+    "compare",
+    "error_of",
+    "evidence",
+    "evidence_for",
+    "failing_groups",
+    "finite",
+    "masked",
+    "outputs",
+    "random_inputs",
+    "relative_error",
+    "require",
+    "trials",
+]
 
 
 @torch.no_grad()
 def outputs(model: nn.Module, inputs: Sequence[Example]) -> list[Any]:
-    """Run a network in eval mode on each input; its mode is left as found."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        return [call(model, example) for example in inputs]
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    """Run a copy of a network in eval mode on each input."""
+    return [call(unwrapped(private(model)), example) for example in inputs]
 
 
 def finite(found: Sequence[Any]) -> bool:
@@ -75,19 +61,29 @@ def compare(expected: Sequence[Any], model: nn.Module, inputs: Sequence[Example]
 
 def masked(model: nn.Module, graph: Graph, mask: Mask) -> nn.Module:
     """Return a copy of a network in which the removed units are silent."""
-    silent = copy.deepcopy(model)
+    silent = copied(model)
     apply_(silent, graph, mask)
     return silent
 
 
-def error_of(model: nn.Module, graph: Graph, mask: Mask, inputs: Sequence[Example]) -> float:
+def evidence_for(model: nn.Module, graph: Graph, mask: Mask, inputs: Sequence[Example | Trial]) -> Evidence:
+    """Hold the smaller network against the masked one, on inputs of several kinds."""
+    reference = masked(model, graph, mask)
+    return evidence(reference, remove(model, graph, mask), as_trials(inputs))
+
+
+def error_of(model: nn.Module, graph: Graph, mask: Mask, inputs: Sequence[Example | Trial]) -> float:
     """Return the relative error of the smaller network against the masked one."""
-    reference = outputs(masked(model, graph, mask), inputs)
-    return compare(reference, remove(model, graph, mask), inputs)
+    return evidence_for(model, graph, mask, inputs).error
+
+
+def as_trials(inputs: Sequence[Example | Trial]) -> tuple[Trial, ...]:
+    """Return inputs with what kind they are of."""
+    return tuple(one if isinstance(one, Trial) else Trial("as given", one) for one in inputs)
 
 
 def failing_groups(
-    model: nn.Module, graph: Graph, mask: Mask, inputs: Sequence[Example], tolerance: float = TOLERANCE
+    model: nn.Module, graph: Graph, mask: Mask, inputs: Sequence[Example | Trial], tolerance: float = TOLERANCE
 ) -> list[int]:
     """Find by bisection the groups (by index) whose removal changes the function; none if the mask passes."""
     touched = [i for i, g in enumerate(graph.groups) if not bool(mask.keep[g.members].all())]

@@ -14,7 +14,9 @@ from slimkit.channels.example import Example
 from slimkit.errors import ProofError
 from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
+from slimkit.surgery.evidence import Evidence
 from slimkit.surgery.remove import remove
+from slimkit.surgery.trials import Trial
 
 _ROUNDS = 4  # of finding and keeping the groups that cannot be proven
 
@@ -28,7 +30,7 @@ class Slimmed:
         graph: channels of the dense network.
         mask: what stays.
         fixed: bool [U], removable units that were kept all the same: on request, or because they failed.
-        error: relative error of the smaller network against the masked one.
+        evidence: what the smaller network was held against the masked one on, and what that showed.
         failing: groups that could be removed by the graph, but not by the proof, and are kept.
     """
 
@@ -36,15 +38,20 @@ class Slimmed:
     graph: Graph
     mask: Mask
     fixed: Tensor
-    error: float
+    evidence: Evidence
     failing: tuple[str, ...] = ()
+
+    @property
+    def error(self) -> float:
+        """Relative error of the smaller network against the masked one."""
+        return self.evidence.error
 
 
 def prove(
     model: nn.Module,
     graph: Graph,
     choose: Callable[[Tensor], Mask],
-    inputs: Sequence[Example],
+    inputs: Sequence[Example | Trial],
     fixed: Tensor | None = None,
 ) -> Slimmed:
     """Remove what a mask says and prove the smaller network against the masked one.
@@ -55,33 +62,46 @@ def prove(
         model: the dense network, untouched.
         graph: its channels, U units.
         choose: (fixed, bool [U]) -> mask that keeps those units.
-        inputs: what both networks are run on.
+        inputs: what both networks are run on; inputs of several kinds are made from the first one, see `proof.trials`,
+            and added.
         fixed: bool [U], units that must stay from the start.
 
     Raises:
         ProofError: the network's own outputs are not finite; the networks differ and no group can be blamed.
     """
     fixed = torch.zeros(graph.units, dtype=torch.bool) if fixed is None else fixed.clone()
+    shown = (*proof.as_trials(inputs), *proof.trials(proof.as_trials(inputs)[0].example)[1:])
     failing: list[str] = []
     for _ in range(_ROUNDS):
         mask = choose(fixed)
         smaller = remove(model, graph, mask)
-        error = proof.compare(proof.outputs(proof.masked(model, graph, mask), inputs), smaller, inputs)
-        if error <= proof.TOLERANCE:
-            return Slimmed(smaller, graph, mask, fixed, error, tuple(failing))
-        if not proof.finite(proof.outputs(model, inputs)):
-            raise ProofError(
-                "the network's outputs are not finite, so nothing can be proved about a smaller one.\n"
-                "  Its weights have diverged: train it with a lower learning rate, or give another checkpoint"
-            )
-        culprits = proof.failing_groups(model, graph, mask, inputs)
+        found = proof.evidence(proof.masked(model, graph, mask), smaller, shown)
+        if found.error <= proof.TOLERANCE:
+            return Slimmed(smaller, graph, mask, fixed, found, tuple(failing))
+        if not found.on:
+            raise ProofError(_no_evidence(model, found))
+        culprits = proof.failing_groups(model, graph, mask, shown)
         if not culprits:
             break
         for number in culprits:
             failing.append(graph.groups[number].name)
             fixed[graph.groups[number].members] = True
     raise ProofError(
-        f"smaller network against masked one: the outputs differ by {error:.2g} of their standard deviation, "
+        f"smaller network against masked one: the outputs differ by {found.error:.2g} of their standard deviation, "
         f"more than {proof.TOLERANCE:.0e}, also without {', '.join(failing) or 'any one group'}.\n"
         "  Nothing was written. Please report the network: this is what the proof is for."
+    )
+
+
+def _no_evidence(model: nn.Module, found: Evidence) -> str:
+    """Say why nothing was shown: diverged weights are told apart from outputs that say nothing."""
+    if all(shown.gaps for shown in found.shown) or not all(bool(p.isfinite().all()) for p in model.parameters()):
+        return (
+            "the network's outputs are not finite, so nothing can be proved about a smaller one.\n"
+            "  Its weights have diverged: train it with a lower learning rate, or give another checkpoint"
+        )
+    notes = "; ".join(f"{shown.kind}: {shown.note}" for shown in found.shown)
+    return (
+        f"nothing can be proved about a smaller network: no output says anything ({notes}).\n"
+        "  Give an example input on which the network's outputs are finite and vary"
     )

@@ -1,0 +1,243 @@
+"""The record of a proof: two networks, inputs of several kinds, and what each of them showed."""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from slimkit.channels.example import Example, call, tensors
+from slimkit.modules import copied, dtype_of, private, unwrapped
+from slimkit.surgery.difference import relative_error, varies, without_gaps
+from slimkit.surgery.trials import Trial, placed
+
+TOLERANCE = 1e-4
+_NEVER = float("inf")
+_LOW = (torch.float16, torch.bfloat16)  # proven in float32: the same weights, without the rounding between layers
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one input showed.
+
+    Attributes:
+        kind: what kind of input.
+        shapes: of its tensors.
+        error: relative error of the outputs; None where they are no evidence.
+        gaps: numbers of the expected output that are not finite; the others are compared.
+        note: why the outputs are no evidence, or what the smaller network raised.
+    """
+
+    kind: str
+    shapes: tuple[tuple[int, ...], ...]
+    error: float | None
+    gaps: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was proven on what.
+
+    Attributes:
+        shown: one entry an input.
+        untouched: parameters that no run read: of branches that run only in training, or never.
+        constant: output channels that were the same on every input, so that nothing is known of them.
+        channels: all output channels.
+        random: in evaluation mode the network draws random numbers; both were given the same.
+        stateful: a second call gives another output than the first; first calls were compared.
+    """
+
+    shown: tuple[Shown, ...]
+    untouched: tuple[str, ...] = ()
+    constant: int = 0
+    channels: int = 0
+    random: bool = False
+    stateful: bool = False
+
+    @property
+    def error(self) -> float:
+        """The largest relative error; inf where nothing is evidence."""
+        return max((shown.error for shown in self.shown if shown.error is not None), default=_NEVER)
+
+    @property
+    def on(self) -> tuple[str, ...]:
+        """The kinds of inputs that are evidence."""
+        return tuple(dict.fromkeys(shown.kind for shown in self.shown if shown.error is not None))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON-able values."""
+        return {
+            "error": self.error,
+            "shown": [{**asdict(shown), "shapes": [list(shape) for shape in shown.shapes]} for shown in self.shown],
+            "untouched": list(self.untouched),
+            "constant": self.constant,
+            "channels": self.channels,
+            "random": self.random,
+            "stateful": self.stateful,
+        }
+
+
+def evidence(expected: nn.Module, found: nn.Module, inputs: Sequence[Trial]) -> Evidence:
+    """Hold two networks against each other.
+
+    Each input is given to fresh copies of both, with the same random numbers, so that nothing that a network
+    remembers or draws is taken for a difference. Where rounding could explain one, both run in float64.
+
+    Args:
+        expected: what the other must compute; untouched.
+        found: the other; untouched.
+        inputs: see `slimkit.surgery.trials.trials`.
+    """
+    touched = _Touched()
+    columns = _Columns()
+    shown = []
+    for number, trial in enumerate(inputs):
+        run = _Pair(expected, found, trial)
+        with touched:
+            wanted = run.expected()
+        if isinstance(wanted, Exception):
+            shown.append(run.shown(None, note=f"the network does not run on it: {_line(wanted)}"))
+            continue
+        columns.note(wanted)
+        seen = run.compared(wanted)
+        if seen.error is not None and (number == 0 or not seen.error <= TOLERANCE):
+            precise = run.in_double()
+            if precise is not None:
+                seen = replace(seen, error=precise if seen.error > TOLERANCE else max(seen.error, precise))
+        shown.append(seen)
+    random, stateful = _behaviour(expected, inputs)
+    names = {id(p): name for name, p in expected.named_parameters()}
+    return Evidence(
+        shown=tuple(shown),
+        untouched=tuple(name for key, name in names.items() if key not in touched.seen),
+        constant=columns.constant,
+        channels=columns.total,
+        random=random,
+        stateful=stateful,
+    )
+
+
+class _Pair:
+    """One input, and the two networks that are to compute the same on it."""
+
+    def __init__(self, expected: nn.Module, found: nn.Module, trial: Trial, dtype: torch.dtype | None = None) -> None:
+        self.networks = (expected, found)
+        self.trial = trial
+        self.dtype = dtype or (torch.float32 if dtype_of(expected) in _LOW else None)
+
+    def expected(self) -> Any:
+        """Return the expected output, or the exception that the network raises on this input."""
+        try:
+            return _run(self.networks[0], self.trial.example, self.dtype)
+        except Exception as error:
+            return error
+
+    def compared(self, wanted: Any) -> Shown:
+        """Return what the output of the smaller network shows beside the expected one."""
+        try:
+            got = _run(self.networks[1], self.trial.example, self.dtype)
+        except Exception as raised:  # a network that cannot run is the strongest disproof there is
+            return self.shown(_NEVER, note=f"the smaller network does not run on it: {_line(raised)}")
+        a, b, gaps = without_gaps(wanted, got)
+        error = relative_error(a, b)
+        if error <= TOLERANCE and not any(varies(tensor) for tensor in a):
+            note = "the output is constant" if any(t.numel() for t in a) else "the output is empty"
+            return self.shown(None, gaps, "no number of the output is finite" if gaps else note)
+        return self.shown(error, gaps)
+
+    def in_double(self) -> float | None:
+        """Return the error in double precision; None where the network does not run in it."""
+        again = _Pair(*self.networks, self.trial, torch.float64)
+        wanted = again.expected()
+        return None if isinstance(wanted, Exception) else again.compared(wanted).error
+
+    def shown(self, error: float | None, gaps: int = 0, note: str = "") -> Shown:
+        shapes = tuple(tuple(t.shape) for t in tensors(self.trial.example))
+        return Shown(self.trial.kind, shapes, error, gaps, note)
+
+
+@torch.no_grad()
+def _run(model: nn.Module, example: Example, dtype: torch.dtype | None = None, seed: int = 0) -> Any:
+    """Call a fresh copy of a network in evaluation mode, with seeded random numbers."""
+    twin = private(model) if dtype in (None, dtype_of(model)) else copied(model).to(dtype).eval()
+    with _seeded(seed), redirect_stderr(io.StringIO()):  # an fx network prints the code that raised
+        return call(unwrapped(twin), placed(example, twin, dtype))
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+@torch.no_grad()
+def _behaviour(model: nn.Module, inputs: Sequence[Trial]) -> tuple[bool, bool]:
+    """Tell whether a network draws random numbers in evaluation mode, and whether it remembers what it has seen."""
+    for trial in inputs:
+        try:
+            first, other = (_run(model, trial.example, seed=seed) for seed in (0, 1))
+            twin = unwrapped(private(model))
+            again = []
+            for _ in range(2):
+                with _seeded(0):
+                    again.append([t.clone() for t in tensors(call(twin, placed(trial.example, twin)))])
+        except Exception:
+            continue  # does not run on this one
+        return not _same(first, other), not _same(again[0], again[1])
+    return False, False
+
+
+def _same(a: Any, b: Any) -> bool:
+    pairs = list(zip(tensors(a), tensors(b), strict=False))
+    return all(x.shape == y.shape and torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in pairs)
+
+
+class _Touched(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes which objects, parameters among them, operators read."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for arg in args:
+            self.seen.update(map(id, arg if isinstance(arg, (list, tuple)) else (arg,)))
+        return func(*args, **(kwargs or {}))
+
+
+class _Columns:
+    """Keeps the range of every output channel over all inputs."""
+
+    def __init__(self) -> None:
+        self._ranges: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def note(self, output: Any) -> None:
+        for place, tensor in enumerate(tensors(output)):
+            if tensor.dim() == 0 or not tensor.numel() or tensor.is_complex() or tensor.dtype == torch.bool:
+                continue
+            dim = min(1, tensor.dim() - 1) if tensor.dim() != 3 else 2
+            others = [d for d in range(tensor.dim()) if d != dim]
+            low, high = (tensor.amin(others), tensor.amax(others)) if others else (tensor, tensor)
+            key = (place, len(low))
+            if key in self._ranges:
+                low, high = torch.minimum(low, self._ranges[key][0]), torch.maximum(high, self._ranges[key][1])
+            self._ranges[key] = (low, high)
+
+    @property
+    def total(self) -> int:
+        return sum(len(low) for low, _ in self._ranges.values())
+
+    @property
+    def constant(self) -> int:
+        return sum(int((low == high).sum()) for low, high in self._ranges.values())
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__

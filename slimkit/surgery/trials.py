@@ -1,0 +1,79 @@
+"""Inputs of several kinds, on which two networks are held against each other.
+
+One kind is not enough: a branch may be alive only for pixels in 0..255, a score saturated on all but small numbers, a
+size written into the code seen only at another size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from slimkit.channels.example import Example, mapped, of_batch, tensors
+
+_BATCH = 3
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One input, and what kind it is of."""
+
+    kind: str
+    example: Example
+
+
+def trials(example: Example, seed: int = 0, real: Sequence[Example] = ()) -> tuple[Trial, ...]:
+    """Return inputs like an example, of several kinds; what is no floating-point tensor stays as it is.
+
+    Args:
+        example: what the network is called with.
+        seed: of the random numbers.
+        real: batches of data.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(tensor: Tensor) -> Tensor:
+        return torch.randn(tensor.shape, generator=generator).to(tensor) if tensor.is_floating_point() else tensor
+
+    def pixels(tensor: Tensor) -> Tensor:
+        return 255 * torch.rand(tensor.shape, generator=generator).to(tensor) if tensor.is_floating_point() else tensor
+
+    def times(factor: float, tensor: Tensor) -> Tensor:
+        return factor * tensor if tensor.is_floating_point() else tensor
+
+    batch, one = of_batch(example, _BATCH), of_batch(example, 1)
+    found = [
+        Trial("as given", example),
+        Trial(f"normal, batch of {_BATCH}", mapped(batch, normal)),
+        Trial("uniform 0..255", mapped(of_batch(example, 2), pixels)),
+        Trial("normal x10", mapped(mapped(of_batch(example, 2), normal), lambda t: times(10, t))),
+        Trial("zeros", mapped(one, lambda t: times(0, t))),
+    ]
+    if any(tensor.dim() > 2 for tensor in tensors(example)):
+        found.append(Trial("another size", mapped(mapped(one, _larger), normal)))
+    return (*found, *(Trial("real data", batch) for batch in real))
+
+
+def _larger(tensor: Tensor) -> Tensor:
+    """Return a tensor whose spatial dimensions, those after the second, are larger by a half."""
+    if tensor.dim() < 3 or not tensor.is_floating_point():
+        return tensor
+    sizes = [_half_more(size) for size in tensor.shape[2:]]
+    return tensor.new_zeros(*tensor.shape[:2], *sizes)
+
+
+def _half_more(size: int) -> int:
+    """Return a size larger by a half, a multiple of what the size is one of: 32, 16, ..."""
+    step = next(step for step in (32, 16, 8, 4, 2, 1) if size % step == 0)
+    return size + max(step, size // 2 // step * step)
+
+
+def placed(example: Example, model: nn.Module, dtype: torch.dtype | None = None) -> Example:
+    """Return an example on the device of a network, its floating-point numbers of a type."""
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+    return mapped(example, move)
