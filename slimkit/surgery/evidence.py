@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from slimkit.channels.example import Example, call, tensors
 from slimkit.modules import copied, dtype_of, private, unwrapped
 from slimkit.surgery.difference import relative_error, varies, without_gaps
-from slimkit.surgery.trials import Trial, placed
+from slimkit.surgery.trials import Trial, placed, wilder
 
 TOLERANCE = 1e-4
+_MORE = 3  # inputs tried where an output channel was the same on all the others
 _NEVER = float("inf")
 _LOW = (torch.float16, torch.bfloat16)  # proven in float32: the same weights, without the rounding between layers
 
@@ -65,6 +67,11 @@ class Evidence:
         return max((shown.error for shown in self.shown if shown.error is not None), default=_NEVER)
 
     @property
+    def proven(self) -> bool:
+        """The two networks agree, on outputs that vary: where they never do, agreeing says nothing."""
+        return self.error <= TOLERANCE and self.constant < max(self.channels, 1)
+
+    @property
     def on(self) -> tuple[str, ...]:
         """The kinds of inputs that are evidence."""
         return tuple(dict.fromkeys(shown.kind for shown in self.shown if shown.error is not None))
@@ -83,7 +90,7 @@ class Evidence:
 
 
 def evidence(expected: nn.Module, found: nn.Module, inputs: Sequence[Trial]) -> Evidence:
-    """Hold two networks against each other.
+    """Hold two networks against each other; outputs that never vary are tried with more inputs.
 
     Each input is given to fresh copies of both, with the same random numbers, so that nothing that a network
     remembers or draws is taken for a difference. Where rounding could explain one, both run in float64.
@@ -96,7 +103,9 @@ def evidence(expected: nn.Module, found: nn.Module, inputs: Sequence[Trial]) -> 
     touched = _Touched()
     columns = _Columns()
     shown = []
-    for number, trial in enumerate(inputs):
+    for number, trial in enumerate(chain(inputs, (wilder(inputs[0].example, seed) for seed in range(_MORE)))):
+        if number >= len(inputs) and not columns.constant:
+            break  # every output channel has varied: no need of more
         run = _Pair(expected, found, trial)
         with touched:
             wanted = run.expected()

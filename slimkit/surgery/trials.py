@@ -55,6 +55,20 @@ def trials(example: Example, seed: int = 0, real: Sequence[Example] = ()) -> tup
     return (*found, *(Trial("real data", batch) for batch in real))
 
 
+def wilder(example: Example, seed: int) -> Trial:
+    """Return an input that wakes what slept so far: four images of random scale, 0.1 to 100, and offset a channel."""
+    generator = torch.Generator().manual_seed(seed)
+    scale = 10 ** float(3 * torch.rand(1, generator=generator) - 1)
+
+    def drawn(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        offsets = torch.randn(*tensor.shape[:2], *[1] * (tensor.dim() - 2), generator=generator)
+        return (scale * (offsets + torch.randn(tensor.shape, generator=generator))).to(tensor)
+
+    return Trial("scaled and shifted", mapped(of_batch(example, 4), drawn))
+
+
 def _larger(tensor: Tensor) -> Tensor:
     """Return a tensor whose spatial dimensions, those after the second, are larger by a half."""
     if tensor.dim() < 3 or not tensor.is_floating_point():
