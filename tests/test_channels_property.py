@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from slimkit.channels import Graph, trace
-from slimkit.channels.example import call
+from slimkit.example import call
 from slimkit.selection.mask import Mask
 from slimkit.surgery.proof import error_of
 from slimkit.surgery.remove import remove

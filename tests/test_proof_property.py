@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from slimkit.channels import trace
-from slimkit.channels.example import mapped
+from slimkit.example import mapped
 from slimkit.surgery import proof
 from slimkit.surgery.difference import relative_error
 from slimkit.surgery.remove import remove

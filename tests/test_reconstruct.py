@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import model_zoo
 from slimkit import data, models, provenance
 from slimkit.channels import Graph, trace
-from slimkit.channels.example import Example, tensors
 from slimkit.errors import DataError, SpecError
+from slimkit.example import Example, tensors
 from slimkit.measure.accuracy import accuracy
 from slimkit.recovery import fold, reestimate
 from slimkit.recovery.reconstruct import MODES, Reconstruction, reconstruct

@@ -15,7 +15,7 @@ import slimkit
 from slimkit import training
 from slimkit.channels import Graph, trace
 from slimkit.channels.coupled import Coupled
-from slimkit.channels.example import call, tensors
+from slimkit.example import call, tensors
 from slimkit.selection import ranking
 from slimkit.surgery.remove import remove
 from slimkit.training import group_penalty, penalise_gamma_, penalise_groups_, solve_strength, unit_norms

@@ -13,8 +13,9 @@ from slimkit.channels import trace
 from slimkit.errors import EngineError, SpecError, TrainingError
 from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import kept_indices, remove
+from slimkit.tasks import CLASSIFICATION
 from slimkit.training import hardware, penalty, schedules
-from slimkit.training.loss import loss
+from slimkit.training.loss import Criterion
 
 
 @pytest.mark.parametrize("budget", [1, 7, 45, 160])
@@ -123,9 +124,10 @@ def test_loss_is_that_of_the_papers() -> None:
     hard = -(smooth * logits.log_softmax(1)).sum(1).mean()
     p, q = (target / 3).softmax(1), (logits / 3).softmax(1)
     soft = 9 * (p * (p / q).log()).sum(1).mean()
-    torch.testing.assert_close(loss(logits, labels, None, settings), hard)
-    torch.testing.assert_close(loss(logits, labels, target, settings), 0.75 * hard + 0.25 * soft)
-    heads = loss((logits, None, target), labels, None, recipe())
+    loss = Criterion(CLASSIFICATION, settings)
+    torch.testing.assert_close(loss(logits, labels), hard)
+    torch.testing.assert_close(loss(logits, labels, target), 0.75 * hard + 0.25 * soft)
+    heads = Criterion(CLASSIFICATION, recipe())((logits, None, target), labels)
     torch.testing.assert_close(heads, F.cross_entropy(logits, labels) + 0.3 * F.cross_entropy(target, labels))
 
 

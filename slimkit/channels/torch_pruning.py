@@ -17,10 +17,10 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from slimkit.channels.assemble import assemble
-from slimkit.channels.example import Example, batch_size, call, describe, tensors
 from slimkit.channels.graph import Graph
 from slimkit.channels.observed import Observed
 from slimkit.errors import TraceError
+from slimkit.example import Example, batch_size, call, describe, tensors
 
 CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)

@@ -16,12 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimkit.channels import operators, shortcuts
 from slimkit.channels.assemble import assemble
-from slimkit.channels.example import Example, batch_size, call, describe, tensors
 from slimkit.channels.graph import Graph
 from slimkit.channels.observed import Observed
 from slimkit.channels.position import Position
 from slimkit.channels.written import node_by_node
 from slimkit.errors import TraceError
+from slimkit.example import Example, batch_size, call, describe, tensors
 from slimkit.modules import private, unwrapped
 
 

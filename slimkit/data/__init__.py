@@ -1,10 +1,26 @@
-"""Data sets by name: splits that give batches in an order that is a pure function of seed and epoch."""
+"""Data as people have it: by name, folders, loaders; splits whose order is a pure function of seed and epoch."""
 
 from slimkit.data.augmentation import Augmentation
-from slimkit.data.catalogue import NAMES, open
+from slimkit.data.catalogue import NAMES, as_dataset, as_inputs, open, open_inputs
 from slimkit.data.dataset import Dataset, Split
 from slimkit.data.fit import check_fits
+from slimkit.data.inputs import Inputs
 from slimkit.data.loader_split import LoaderSplit
+from slimkit.data.pictures import Reading
 from slimkit.data.tensor_split import TensorSplit
 
-__all__ = ["NAMES", "Augmentation", "Dataset", "LoaderSplit", "Split", "TensorSplit", "check_fits", "open"]
+__all__ = [
+    "NAMES",
+    "Augmentation",
+    "Dataset",
+    "Inputs",
+    "LoaderSplit",
+    "Reading",
+    "Split",
+    "TensorSplit",
+    "as_dataset",
+    "as_inputs",
+    "check_fits",
+    "open",
+    "open_inputs",
+]

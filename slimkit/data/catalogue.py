@@ -1,16 +1,23 @@
-"""Data sets by name."""
+"""Data sets by name, folders, and data of the user's own."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from slimkit.data.cifar import cifar10, cifar100
 from slimkit.data.dataset import Dataset
 from slimkit.data.digits import digits
-from slimkit.data.factory import from_factory
+from slimkit.data.factory import from_factory, made_by
 from slimkit.data.fashion_mnist import fashion_mnist
 from slimkit.data.folder import folder
+from slimkit.data.inputs import Inputs, inputs_of
+from slimkit.data.mask_folder import mask_folder
+from slimkit.data.own import dataset_of
+from slimkit.data.photos import photos
+from slimkit.data.pictures import Reading
 from slimkit.errors import DataError
+from slimkit.tasks import CLASSIFICATION, SEGMENTATION, Task
 
 NAMES: dict[str, Callable[[Path | None, int], Dataset]] = {
     "digits": digits,
@@ -18,36 +25,123 @@ NAMES: dict[str, Callable[[Path | None, int], Dataset]] = {
     "cifar10": cifar10,
     "cifar100": cifar100,
 }
+_FOLDER = "folder:"
 
 
 def open(
     name: str,
     root: str | Path | None = None,
     seed: int = 0,
-    input_shape: tuple[int, int, int] | None = None,
+    *,
+    task: Task | None = None,
+    reading: Reading | None = None,
+    own_shape: tuple[int, ...] | None = None,
+    own_normalisation: dict[str, list[float]] | None = None,
 ) -> Dataset:
     """Open a data set.
 
     Args:
-        name: one of `NAMES`, `folder:PATH`, or `package.module:factory`.
+        name: one of `NAMES`, `folder:PATH`, or a function of the user's own: `file.py:make`, `package.module:make`.
         root: folder with the files of a named data set; nothing is downloaded.
         seed: draws the validation split from the training images.
-        input_shape: (C, H, W) that the pictures of a folder are brought to; 3 x 224 x 224 unless given.
+        task: what the targets are for; classification unless given, or unless the data says so itself.
+        reading: how the pictures of a folder are read; nothing else has use for it.
+        own_shape: (C, H, W) that the network was trained with: what a folder's pictures are brought to unless the
+            reading says otherwise.
+        own_normalisation: `mean` and `std` that it was trained with; likewise.
 
     Raises:
-        DataError: unknown name; files missing or damaged.
+        DataError: unknown name; files missing or damaged; the reading does not suit the data.
     """
-    where = None if root is None else Path(root)
+    if name.startswith(_FOLDER):
+        opener = mask_folder if task is SEGMENTATION else folder
+        opened = opener(_path(name), seed, reading, own_shape, own_normalisation)
+        return opened if task in (None, opened.task) else replace(opened, task=task or opened.task)
     if name in NAMES:
-        return NAMES[name](where, seed)
-    if name.startswith("folder:"):
-        path = Path(name.removeprefix("folder:")).expanduser()
-        return folder(path, seed, input_shape) if input_shape else folder(path, seed)
-    if ":" in name:
-        return from_factory(name, seed)
+        dataset = NAMES[name](None if root is None else Path(root), seed)
+        if task not in (None, CLASSIFICATION):
+            raise DataError(
+                f"data is {name!r}: its targets are classes, and task is {task and task.name!r}.\n"
+                "  Leave `task` out, or give the data of that task"
+            )
+    elif ":" in name:
+        dataset = from_factory(name, seed, task, own_shape)
+    else:
+        raise _unknown(name)
+    _refuse(reading, name, dataset)
+    return dataset
+
+
+def open_inputs(
+    name: str,
+    root: str | Path | None = None,
+    *,
+    reading: Reading | None = None,
+    own_shape: tuple[int, ...] | None = None,
+    own_normalisation: dict[str, list[float]] | None = None,
+) -> Inputs:
+    """Open inputs without targets, to calibrate on; the arguments are those of `open`.
+
+    A folder may be flat; a named data set gives its training images, a function of the user's own whatever
+    `inputs_of` takes.
+
+    Raises:
+        DataError: as `open` does.
+    """
+    if name.startswith(_FOLDER):
+        return photos(_path(name), reading, own_shape, own_normalisation)
+    if name not in NAMES and ":" in name:
+        given = f"calibration {name!r}"
+        return inputs_of(made_by(name, given, {"seed": 0, "input_shape": own_shape}), name=given)
+    dataset = open(name, root, reading=reading)
+    return inputs_of(dataset.normalised(own_normalisation) if own_normalisation else dataset)
+
+
+def as_dataset(anything: object, *, task: Task | None = None, seed: int = 0) -> Dataset:
+    """Make a data set of a name, or of what `slimkit.data.own.dataset_of` describes.
+
+    Raises:
+        DataError: it is nothing of this.
+    """
+    if isinstance(anything, str):
+        return open(anything, seed=seed, task=task)
+    return dataset_of(anything, task=task, seed=seed)
+
+
+def as_inputs(anything: object) -> Inputs:
+    """Make inputs of a name such as `folder:photos`, or of what `slimkit.data.inputs.inputs_of` takes.
+
+    Raises:
+        DataError: it is nothing of this.
+    """
+    return open_inputs(anything) if isinstance(anything, str) else inputs_of(anything)
+
+
+def _path(name: str) -> Path:
+    return Path(name.removeprefix(_FOLDER)).expanduser()
+
+
+def _refuse(reading: Reading | None, name: str, dataset: Dataset) -> None:
+    """Refuse what would be ignored: only the pictures of a folder are read as one likes."""
+    if reading is None or reading == Reading():
+        return
+    asked = replace(reading, input_shape=None)
+    if asked != Reading():
+        idle = next(key for key, value in vars(asked).items() if value != getattr(Reading(), key))
+        raise DataError(
+            f"{idle} is set: the images of {name!r} are what they are.\n  Leave it out, or give folder:PATH"
+        )
+    if reading.input_shape != dataset.input_shape:
+        asked_for, there = (",".join(map(str, shape or ())) for shape in (reading.input_shape, dataset.input_shape))
+        raise DataError(
+            f"input_shape is {asked_for}, but the images of {name!r} are {there}.\n  Leave `input_shape` out"
+        )
+
+
+def _unknown(name: str) -> DataError:
     near = get_close_matches(name.lower().replace("_", "-"), NAMES, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise DataError(
-        f"--data {name!r}: no data set of that name{hint}\n"
-        f"  Give one of {', '.join(NAMES)}, folder:PATH or package.module:factory"
+    return DataError(
+        f"data is {name!r}: no data set of that name{hint}\n"
+        f"  Give one of {', '.join(NAMES)}, folder:PATH or file.py:make"
     )

@@ -1,18 +1,20 @@
-"""What a data set is: three splits, and what a network must know about their images."""
+"""What a data set is: three splits, what they are for, and what a network must know about their inputs."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from slimkit.tasks import CLASSIFICATION, Task
+
 
 class Split(Protocol):
-    """Labelled images of one split."""
+    """Inputs of one split, with their targets."""
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Return the number of inputs."""
         ...
 
     def batches(
@@ -25,16 +27,19 @@ class Split(Protocol):
         start: int = 0,
         rank: int = 0,
         ranks: int = 1,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give batches: normalised images float32 [B, C, H, W] and labels int64 [B].
+    ) -> Iterator[tuple[Any, Any]]:
+        """Give batches: inputs as the network takes them, and targets as the task takes them.
+
+        Inputs are a tensor [B, ...] (images: float32 [B, C, H, W], normalised), a tuple of such, or a dict of such.
+        Targets are None where there are none.
 
         Args:
             batch_size: B over all ranks together.
-            seed: shuffle, and leave a short last batch out; None: stored order, every image.
+            seed: shuffle, and leave a short last batch out; None: stored order, every input.
             epoch: with the seed, decides order and augmentation.
             augment: shift and mirror, as suits the data set.
             start: number of batches to leave out, for a resumed run.
-            rank: with `ranks`, gives images rank, rank + ranks, ... of every batch.
+            rank: with `ranks`, gives inputs rank, rank + ranks, ... of every batch.
         """
         ...
 
@@ -45,33 +50,48 @@ class Split(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Three splits of labelled images.
+    """Three splits of inputs with targets.
 
     Attributes:
-        input_shape: shape of one image, (C, H, W).
-        mean: per channel, of images in [0, 1]; subtracted from every image.
-        std: per channel, of images in [0, 1]; every image is divided by it.
+        name: as messages and the report name it.
+        task: what the targets are for.
+        classes: number of classes; None where it is not known, or targets are no classes.
+        class_names: in the order of their numbers; empty where they are not known.
+        input_shape: shape of one input without the batch, (C, H, W) for images; of the first tensor where a
+            network takes several.
+        mean: per channel, of images in [0, 1]; subtracted from every image. Empty where the inputs are given by
+            somebody else's code, as the network takes them.
+        std: per channel, of images in [0, 1]; every image is divided by it. Empty as `mean` is.
         train: to fit weights.
-        validation: to choose by; drawn from the training images by the seed.
-        test: to report on, once; the same for every seed.
+        validation: to choose by.
+        test: to report on, once.
+        notes: what was assumed or left out when the data was opened, for the user to read.
     """
 
     name: str
-    classes: int
-    input_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    train: Split
-    validation: Split
-    test: Split
+    task: Task = CLASSIFICATION
+    classes: int | None = None
+    class_names: tuple[str, ...] = ()
+    input_shape: tuple[int, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    train: Split = field(repr=False)
+    validation: Split = field(repr=False)
+    test: Split = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
-    def normalisation(self) -> dict[str, list[float]]:
-        """Mean and std per channel, as a slim file stores them."""
-        return {"mean": list(self.mean), "std": list(self.std)}
+    def normalisation(self) -> dict[str, list[float]] | None:
+        """Mean and std per channel, as a slim file stores them; None where they are not known."""
+        return {"mean": list(self.mean), "std": list(self.std)} if self.mean else None
 
     def normalised(self, normalisation: dict[str, list[float]]) -> "Dataset":
-        """Return the data set with the normalisation that a network was trained with."""
+        """Return the data set with the normalisation that a network was trained with.
+
+        Inputs that somebody else's code gives are what the network takes already: they stay.
+        """
+        if not self.mean:
+            return self
         mean, std = tuple(normalisation["mean"]), tuple(normalisation["std"])
         return replace(
             self,

@@ -18,7 +18,7 @@ from slimkit.errors import DataError
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _FOLDERS = ("FashionMNIST/raw", "fashion-mnist", ".")  # torchvision's, Debian's, the files themselves
 _HOW = (
-    "  Install Debian's package dataset-fashion-mnist, or give --data-root DIR with the four files\n"
+    "  Install Debian's package dataset-fashion-mnist, or give `data_root=DIR` with the four files\n"
     "  (train|t10k)-(images-idx3|labels-idx1)-ubyte[.gz] in it or in DIR/FashionMNIST/raw"
 )
 

@@ -1,45 +1,46 @@
 """Do a data set and a network go together?"""
 
+import copy
+from itertools import chain
+
 import torch
 from torch import nn
 
-from slimkit import provenance
+from slimkit import provenance, tasks
 from slimkit.data.dataset import Dataset
 from slimkit.errors import DataError
+from slimkit.example import call, describe, on
 
 
 def check_fits(dataset: Dataset, model: nn.Module) -> None:
-    """Run the network on one blank image of the data set's shape and compare the number of classes.
+    """Run a copy of the network on two inputs of the validation split and ask the task what it thinks of the outputs.
 
     Raises:
-        DataError: other channels, an image size that the network cannot take, or another number of classes.
+        DataError: other channels, an input that the network cannot take, outputs or targets of another task, another
+            number of classes.
     """
     shape = dataset.input_shape
     known = provenance.of(model).input_shape
     if known is not None and known[0] != shape[0]:
         raise DataError(
-            f"--data {dataset.name}: its images have {shape[0]} channels, the network takes {known[0]}.\n"
+            f"data {dataset.name!r}: its images have {shape[0]} channels, the network takes {known[0]}.\n"
             "  Give the data the network was trained for"
         )
-    was_training = model.training
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    inputs, targets = next(iter(dataset.validation.batches(2)))
+    copied = copy.deepcopy(model).eval()
+    device = next((t.device for t in chain(copied.parameters(), copied.buffers())), torch.device("cpu"))
     try:
         with torch.no_grad():
-            logits = model.eval()(torch.zeros(1, *shape, device=device))
+            returned = call(copied, on(device, inputs))
     except RuntimeError as error:
         raise DataError(
-            f"--data {dataset.name}: the network does not run on its images of shape {list(shape)}: "
+            f"data {dataset.name!r}: the network does not run on its inputs of shape {describe(inputs)}: "
             f"{str(error).splitlines()[0]}.\n  Give the data the network was trained for"
         ) from error
-    finally:
-        model.train(was_training)
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        raise DataError(
-            f"--data {dataset.name}: the network is no classifier: it does not return logits [N, classes].\n"
-            "  Leave --data out"
-        )
-    if logits.shape[1] != dataset.classes:
-        raise DataError(
-            f"--data {dataset.name}: it has {dataset.classes} classes, the network {logits.shape[1]}.\n"
-            "  Give the data the network was trained for"
-        )
+    outputs = dataset.task.outputs(returned)[0]
+    targets = on(device, targets)
+    why = dataset.task.misfit(outputs, targets, dataset.classes)
+    if why is not None:
+        others = [name for name in tasks.fitting(outputs, targets, dataset.classes) if name != dataset.task.name]
+        advice = f"Give `task={others[0]!r}`" if others else "Give the data and the task the network was trained for"
+        raise DataError(f"data {dataset.name!r}, task {dataset.task.name}: {why}.\n  {advice}")

@@ -7,29 +7,34 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as MapDataset
 
 from slimkit.data.order import batch_indices, number
 from slimkit.errors import DataError
 
-# An index, and the seed of its augmentation or None -> one image float32 [C, H, W] in [0, 1], and its label.
-Fetch = Callable[[int, int | None], tuple[Tensor, int]]
+# An index, and the seed of its augmentation or None -> one input (an image: float32 [C, H, W] in [0, 1]), its target.
+Fetch = Callable[[int, int | None], tuple[Any, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderSplit:
-    """`count` images that `fetch` reads one at a time.
+    """`count` inputs that `fetch` reads one at a time.
 
-    `fetch` must survive pickling where worker processes are spawned.
+    `fetch` and `collate` must survive pickling where worker processes are spawned.
+
+    Attributes:
+        mean, std: per channel of images in [0, 1]; empty: inputs are given as `fetch` gives them.
+        collate: list of (input, target) -> one batch of both.
+        workers: processes that read; None: one less than there are cores, at most 8.
     """
 
     fetch: Fetch
     count: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    workers: int | None = None  # None: one process less than there are cores, at most 8
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    collate: Callable[[list[Any]], Any] = default_collate
+    workers: int | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -44,7 +49,7 @@ class LoaderSplit:
         start: int = 0,
         rank: int = 0,
         ranks: int = 1,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Any, Any]]:
         """Give batches as `Split.batches` says."""
         chunks = batch_indices(self.count, batch_size, seed, epoch, start)
 
@@ -57,28 +62,29 @@ class LoaderSplit:
             _Fetched(self.fetch),
             batch_sampler=keyed,
             num_workers=workers,
+            collate_fn=self.collate,
             worker_init_fn=_ignore_interrupt,
             generator=torch.Generator().manual_seed(0),  # so that iterating leaves the global generator alone
         )
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
         try:
-            for images, labels in loader:
-                yield (images - mean) / std, labels
+            for inputs, targets in loader:
+                yield ((inputs - mean) / std if self.mean else inputs), targets
         except DataError as error:  # a worker's traceback stands before the message
             raise DataError(str(error).rpartition("slimkit.errors.DataError: ")[2].strip()) from error
 
     def normalised(self, mean: Sequence[float], std: Sequence[float]) -> "LoaderSplit":
-        """Return the same images with another normalisation."""
-        return replace(self, mean=tuple(mean), std=tuple(std))
+        """Return the same images with another normalisation; inputs that are given as they are stay."""
+        return replace(self, mean=tuple(mean), std=tuple(std)) if self.mean else self
 
 
 def _ignore_interrupt(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains
 
 
-class _Fetched(MapDataset[tuple[Tensor, int]]):
+class _Fetched(MapDataset[tuple[Any, Any]]):
     def __init__(self, fetch: Fetch) -> None:
         self.fetch = fetch
 
-    def __getitem__(self, key: Any) -> tuple[Tensor, int]:
+    def __getitem__(self, key: Any) -> tuple[Any, Any]:
         return self.fetch(*key)

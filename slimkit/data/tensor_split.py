@@ -1,4 +1,4 @@
-"""A split that fits in memory: uint8 tensors, augmented and normalised batch by batch."""
+"""A split that fits in memory: images augmented and normalised batch by batch, or any inputs as they are."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,17 +9,33 @@ from torch import Tensor
 from slimkit.data.augmentation import Augmentation, shift_and_flip
 from slimkit.data.dataset import Dataset, statistics
 from slimkit.data.order import batch_indices, generator, split_indices
+from slimkit.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSplit:
-    """Images uint8 [N, C, H, W] and labels int64 [N], on any one device."""
+    """Inputs and targets, on any one device.
+
+    Attributes:
+        images: uint8 [N, C, H, W]; or any tensor [N, ...], given as it is, where `mean` is empty.
+        labels: int64 [N], or targets of any kind [N, ...].
+        mean, std: per channel, of images in [0, 1].
+        augmentation: what may be done to an image without changing its target; a target that is itself an
+            image would have to follow, so that only whole-image targets allow any.
+    """
 
     images: Tensor
     labels: Tensor
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     augmentation: Augmentation = Augmentation()
+
+    def __post_init__(self) -> None:
+        if self.labels.dim() > 1 and self.augmentation != Augmentation():
+            raise DataError(
+                f"augmentation: targets are {list(self.labels.shape)}, and would not be shifted with the images.\n"
+                "  Leave it out"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -37,6 +53,11 @@ class TensorSplit:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Give batches as `Split.batches` says."""
         device = self.images.device
+        if not self.mean:
+            for chunk in batch_indices(len(self), batch_size, seed, epoch, start):
+                index = chunk[rank::ranks].to(device)
+                yield self.images[index], self.labels[index]
+            return
         scale = 1 / (255 * torch.tensor(self.std, device=device).view(1, -1, 1, 1))
         shift = -(torch.tensor(self.mean, device=device) / torch.tensor(self.std, device=device))
         shift = shift.view(1, -1, 1, 1)
@@ -51,8 +72,8 @@ class TensorSplit:
             yield torch.addcmul(shift, images.float(), scale), self.labels[index]
 
     def normalised(self, mean: Sequence[float], std: Sequence[float]) -> "TensorSplit":
-        """Return the same images with another normalisation."""
-        return replace(self, mean=tuple(mean), std=tuple(std))
+        """Return the same images with another normalisation; inputs that are given as they are stay."""
+        return replace(self, mean=tuple(mean), std=tuple(std)) if self.mean else self
 
     def to(self, device: torch.device) -> "TensorSplit":
         """Return the split with its tensors on a device, so that batches need no transfer."""

@@ -11,7 +11,7 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
-from slimkit.channels.example import Example
+from slimkit.example import Example
 from slimkit.export.arithmetic import ARITHMETIC
 from slimkit.export.file import OnnxModel
 from slimkit.export.fold import fold_batch_norms

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from slimkit.channels.example import Example, batch_size, of_batch
 from slimkit.errors import EngineError
+from slimkit.example import Example, batch_size, of_batch
 from slimkit.export.direct import OPSET, output_names
 from slimkit.export.file import OnnxModel
 from slimkit.export.writer import named

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from slimkit._version import __version__
-from slimkit.channels.example import Example, call, describe, mapped, of_batch, tensors
 from slimkit.errors import EngineError, OutputError, TraceError
+from slimkit.example import Example, call, describe, mapped, of_batch, tensors
 from slimkit.export import direct, general
 from slimkit.export.file import OnnxModel
 from slimkit.export.writer import named

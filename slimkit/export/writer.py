@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from slimkit.channels.example import Example, tensors
+from slimkit.example import Example, tensors
 from slimkit.export.recording import Batch, Constant, Size, Unsupported, Value
 
 INPUT = "input"

@@ -73,7 +73,7 @@ def _check_image(network: Network) -> None:
         memory.check_run(network.model, known.input_shape)
 
 
-def build(arch: str, classes: int | None = None, input_shape: tuple[int, int, int] | None = None) -> Network:
+def build(arch: str, classes: int | None = None, input_shape: tuple[int, ...] | None = None) -> Network:
     """Build a network with fresh weights.
 
     Args:

@@ -5,18 +5,15 @@ import ast
 import contextlib
 import difflib
 import functools
-import importlib
-import importlib.util
 import re
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from slimkit import own_code
 from slimkit.errors import ArchitectureError, EngineError
 
 EXPORTED = "exported"  # stands where the network itself is the only description of it
@@ -173,60 +170,12 @@ def _unknown(text: str, name: str, sources: tuple[str, ...]) -> ArchitectureErro
 
 
 def _from_code(name: str) -> Callable[..., nn.Module]:
-    place, _, attribute = name.rpartition(":")
-    with _on_path(str(Path(place).resolve().parent) if place.endswith(".py") else str(Path.cwd())):
-        found: Any = _import_file(name, place) if place.endswith(".py") else _import_module(name, place)
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            offered = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
-            raise ArchitectureError(
-                f"--arch {name}: {place} has no {part!r}.\n"
-                f"  It offers: {', '.join(offered[:12]) or 'nothing that can be called'}."
-            )
-        found = getattr(found, part)
-    if not callable(found) or isinstance(found, nn.Module):
+    found = own_code.find(name, f"--arch {name}", ArchitectureError)
+    if isinstance(found, nn.Module):
+        attribute = name.rpartition(":")[2]
         raise ArchitectureError(
             f"--arch {name}: is {type(found).__name__}, not a function or class that builds the network.\n"
             f"  Wrap it: def build(): return {attribute}"
         )
     build: Callable[..., nn.Module] = found
     return build
-
-
-def _import_module(name: str, place: str) -> Any:
-    try:
-        return importlib.import_module(place)
-    except Exception as error:
-        raise ArchitectureError(
-            f"--arch {name}: importing {place} failed with {type(error).__name__}: {error}.\n"
-            "  Check the name, and that it is installed or lies in the current folder."
-        ) from error
-
-
-def _import_file(name: str, place: str) -> Any:
-    path = Path(place)
-    if not path.is_file():
-        raise ArchitectureError(f"--arch {name}: there is no file {place}.\n  Check the path.")
-    module_name = f"slimkit_factory_{re.sub(r'[^A-Za-z0-9]', '_', str(path.resolve()))}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses and pickle look their module up
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[module_name]
-        raise ArchitectureError(
-            f"--arch {name}: running {place} failed with {type(error).__name__}: {error}.\n  Mend the file."
-        ) from error
-    return module
-
-
-@contextlib.contextmanager
-def _on_path(folder: str) -> Iterator[None]:
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(folder)

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from slimkit.channels.example import Example, tensors
 from slimkit.errors import DataError
+from slimkit.example import Example, tensors
 
 LEAST = 8  # images
 _CHUNK = 64  # images at most

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slimkit.channels.example import batch_size, call, tensors
+from slimkit.example import batch_size, call, tensors
 from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk
 from slimkit.recovery.readers import parameters

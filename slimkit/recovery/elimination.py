@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels import Graph, Group
-from slimkit.channels.example import Example
 from slimkit.channels.graph import Axis
+from slimkit.example import Example
 from slimkit.recovery.calibration import chunks
 from slimkit.recovery.curvature import curvature
 from slimkit.recovery.inputs import Inputs, gather

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimkit.channels import Example, Graph, stays
-from slimkit.channels.example import call
+from slimkit.example import call
 from slimkit.modules import evaluating
 from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import kept_indices, take

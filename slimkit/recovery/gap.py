@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimkit.channels.example import batch_size, call, tensors
+from slimkit.example import batch_size, call, tensors
 from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk
 

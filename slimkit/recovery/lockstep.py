@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slimkit.channels.example import Example, call
+from slimkit.example import Example, call
 
 Stop = Callable[[Any, tuple[Any, ...]], Any | None]  # operator and arguments -> what to stop with, None to go on
 

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels import Graph
-from slimkit.channels.example import Example, batch_size
 from slimkit.errors import SpecError
+from slimkit.example import Example, batch_size
 from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk, chunks
 from slimkit.recovery.equations import Moments, Use, solve

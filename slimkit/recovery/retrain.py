@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from slimkit.recovery.statistics import reestimate
+from slimkit.tasks import CLASSIFICATION, Task
 from slimkit.training.loop import Trained, train
 from slimkit.training.protocols import Split
 from slimkit.training.recipe import Recipe
@@ -24,6 +25,7 @@ def recover(
     split: Split,
     recipe: Recipe,
     *,
+    task: Task = CLASSIFICATION,
     teacher: nn.Module | None = None,
     hooks: Sequence[Hook] = (),
     evaluate: Callable[[nn.Module], float] | None = None,
@@ -42,6 +44,7 @@ def recover(
             model,
             split,
             recipe,
+            task=task,
             teacher=teacher,
             hooks=hooks,
             evaluate=evaluate,

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from slimkit.example import call, on
 from slimkit.modules import evaluating
 from slimkit.training.protocols import Split
 
@@ -20,7 +21,7 @@ def reestimate(model: nn.Module, split: Split, batches: int = 100, batch_size: i
 
     Args:
         model: changed in place: running statistics only.
-        split: gives the images; shuffled by `seed`, not augmented.
+        split: gives the inputs; shuffled by `seed`, not augmented.
         batches: how many at most.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
@@ -28,8 +29,8 @@ def reestimate(model: nn.Module, split: Split, batches: int = 100, batch_size: i
         return
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with evaluating(model), _measuring(norms), torch.no_grad():
-        for images, _ in islice(split.batches(batch_size, seed=seed), batches):
-            model(images.to(device))
+        for inputs, _ in islice(split.batches(batch_size, seed=seed), batches):
+            call(model, on(device, inputs))
 
 
 @contextmanager

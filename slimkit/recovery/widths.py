@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels import Graph
-from slimkit.channels.example import Example
 from slimkit.errors import BudgetError, MaskError
+from slimkit.example import Example
 from slimkit.recovery.calibration import chunks
 from slimkit.recovery.gap import between
 from slimkit.recovery.reconstruct import Reconstruction, reconstruct

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from slimkit import data, models, provenance, recovery
-from slimkit.channels.example import Example, tensors
 from slimkit.errors import DataError
+from slimkit.example import Example, tensors
 from slimkit.measure import accuracy
 from slimkit.measure.engines import require
 from slimkit.measure.stages import Stages

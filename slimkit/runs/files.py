@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from slimkit import export, models, provenance
-from slimkit.channels.example import Example, tensors
 from slimkit.errors import EngineError
+from slimkit.example import Example, tensors
 from slimkit.measure.engines import open_runner
 from slimkit.measure.stages import Stages
 from slimkit.report import page, verdict

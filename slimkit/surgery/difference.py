@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimkit.channels.example import tensors
+from slimkit.example import tensors
 
 _SAMPLES = 3  # values of a channel from which it has a spread of its own
 # Rounding is a share of a number's size, not of its spread: below this share of its size a spread says nothing.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slimkit.channels.example import Example, call, tensors
+from slimkit.example import Example, call, tensors
 from slimkit.modules import copied, dtype_of, private, unwrapped
 from slimkit.surgery.difference import relative_error, varies, without_gaps
 from slimkit.surgery.trials import Trial, placed, wilder

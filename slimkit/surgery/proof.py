@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels import Graph
-from slimkit.channels.example import Example, call, tensors
 from slimkit.errors import ProofError
+from slimkit.example import Example, call, tensors
 from slimkit.modules import copied, private, unwrapped
 from slimkit.selection.mask import Mask, apply_
 from slimkit.surgery.difference import relative_error

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels import Graph
-from slimkit.channels.example import Example
 from slimkit.errors import ProofError
+from slimkit.example import Example
 from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
 from slimkit.surgery.evidence import Evidence

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from slimkit.channels.example import Example, mapped, of_batch, tensors
+from slimkit.example import Example, mapped, of_batch, tensors
 
 _BATCH = 3
 

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.errors import SpecError, TrainingError
+from slimkit.example import Example, call, first, mapped, on
+from slimkit.tasks import CLASSIFICATION, Task
 from slimkit.training import distributed, state
 from slimkit.training.hardware import pick_device, pick_precision
-from slimkit.training.loss import loss
+from slimkit.training.loss import Criterion
 from slimkit.training.optimizer import build
 from slimkit.training.protocols import Split
 from slimkit.training.recipe import Recipe
@@ -55,6 +57,7 @@ def train(
     split: Split,
     recipe: Recipe,
     *,
+    task: Task = CLASSIFICATION,
     teacher: nn.Module | None = None,
     hooks: Sequence[Hook] = (),
     evaluate: Callable[[nn.Module], float] | None = None,
@@ -68,19 +71,22 @@ def train(
         model: not changed.
         split: images to train on.
         recipe: settings.
+        task: gives the loss.
         teacher: network whose outputs are imitated, by the share `recipe.distillation`; not changed.
         hooks: watch the run, and may change it.
-        evaluate: gives the validation accuracy, in [0, 1], after each epoch; called in eval mode.
+        evaluate: gives the task's first metric on the validation split after each epoch; called in eval mode.
         progress: called after each step, on every process.
         store: where to keep the state of the run; with it, a run that was killed can be resumed. On the CPU
             the result is the same to the bit.
         first_step: step to begin at: schedule and data order are those of a run that has got there.
 
     Raises:
+        SpecError: the recipe asks for what the task does not have.
         TrainingError: the loss is NaN or infinite; the state in `store` does not fit.
         OutputError: the state cannot be saved.
         KeyboardInterrupt: Ctrl-C; with a store the state has been saved.
     """
+    criterion = Criterion(task, recipe)
     device = distributed.local_device(pick_device(recipe.device))
     began = time.perf_counter()
     with ExitStack() as stack:
@@ -95,7 +101,7 @@ def train(
         run.step = first_step
         keeper = _Keeper(store, run, hooks, world)
         earlier = (math.fsum(p.seconds for p in run.phases), math.fsum(p.cpu_seconds for p in run.phases))
-        stepper = _Stepper(run, teacher, hooks, world)
+        stepper = _Stepper(run, criterion, teacher, hooks, world)
         _go_on(run, split, hooks, evaluate, progress, stepper, keeper, interrupt)
     trained = run.model.to("cpu").to(memory_format=torch.contiguous_format).eval()
     return Trained(
@@ -142,7 +148,7 @@ def _go_on(
     while run.step < run.budget:
         epoch, position = divmod(run.step, run.steps_per_epoch)
         due = run.step
-        for images, labels in split.batches(
+        for inputs, targets in split.batches(
             recipe.batch_size,
             seed=recipe.seed,
             epoch=epoch,
@@ -153,7 +159,7 @@ def _go_on(
         ):
             number = len(run.phases) - 1
             with keeper.rescue(run):
-                stepper.step(images, labels)
+                stepper.step(inputs, targets)
             due += 1
             _call([hook.after_step for hook in hooks], run)
             if due % run.steps_per_epoch == 0 and run.step == due:
@@ -199,13 +205,15 @@ def _call(functions: Sequence[Callable[[Run], None] | None], run: Run) -> None:
             function(run)
 
 
-def _layout(model: nn.Module, images: Tensor) -> torch.memory_format:
-    """Try 4-D images in channels-last layout; a network that views tensors as rows may refuse them."""
+def _layout(model: nn.Module, inputs: Example) -> torch.memory_format:
+    """Try images [B, C, H, W] in channels-last layout; a network that views tensors as rows may refuse them."""
+    if not isinstance(inputs, Tensor) or inputs.dim() != 4:
+        return torch.contiguous_format
     mode = model.training
     try:
         model.to(memory_format=torch.channels_last)
         with torch.no_grad():
-            model.eval()(images.contiguous(memory_format=torch.channels_last))
+            model.eval()(inputs.contiguous(memory_format=torch.channels_last))
     except RuntimeError:
         return torch.contiguous_format
     finally:
@@ -216,8 +224,15 @@ def _layout(model: nn.Module, images: Tensor) -> torch.memory_format:
 class _Stepper:
     """Does one step on the network that the run has at the moment."""
 
-    def __init__(self, run: Run, teacher: nn.Module | None, hooks: Sequence[Hook], world: distributed.World) -> None:
-        self.run, self.hooks, self.world = run, hooks, world
+    def __init__(
+        self,
+        run: Run,
+        criterion: Criterion,
+        teacher: nn.Module | None,
+        hooks: Sequence[Hook],
+        world: distributed.World,
+    ) -> None:
+        self.run, self.criterion, self.hooks, self.world = run, criterion, hooks, world
         self.precision = pick_precision(run.recipe.precision, run.device)
         self.teacher = None
         if teacher is not None and run.recipe.distillation:
@@ -227,33 +242,33 @@ class _Stepper:
         self.taken: nn.Module | None = None
         self.wrapped = run.model
 
-    def _take_up(self, images: Tensor) -> None:
+    def _take_up(self, inputs: Example) -> None:
         """Make ready for the network that the run has now, in the memory layout that suits it."""
         run = self.run
         if self.taken is None:
-            run.memory_format = _layout(run.model, images)
+            run.memory_format = _layout(run.model, inputs)
             run.model.to(memory_format=run.memory_format)
             align(run.optimizer)
         self.taken = run.model
         self.wrapped = distributed.wrap(self.taken, self.world)
 
-    def step(self, images: Tensor, labels: Tensor) -> None:
+    def step(self, inputs: Example, targets: Any) -> None:
         """Do one step, from batch to weights."""
         run, recipe = self.run, self.run.recipe
         rate = recipe.learning_rate * self.schedule(run.step, run.budget)
         for group in run.optimizer.param_groups:
             group["lr"] = rate
-        images = images.to(run.device, non_blocking=True)
+        inputs, targets = on(run.device, inputs), on(run.device, targets)
         if self.taken is not run.model:
-            self._take_up(images[:2])
-        images = images.contiguous(memory_format=run.memory_format)
-        labels = labels.to(run.device, non_blocking=True)
+            self._take_up(mapped(inputs, lambda tensor: tensor[:2]))
+        if isinstance(inputs, Tensor):
+            inputs = inputs.contiguous(memory_format=run.memory_format)
         self.wrapped.train()
         with self._autocast(), distributed.whole_batch_statistics(self.world):
-            outputs = self.wrapped(images)
+            returned = call(self.wrapped, inputs)
             with torch.no_grad():
-                target = self.teacher(images) if self.teacher is not None else None
-        value = loss(outputs, labels, target, recipe)
+                wanted = call(self.teacher, inputs) if self.teacher is not None else None
+        value = self.criterion(returned, targets, wanted)
         run.optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         self.unread.append((run.step, rate, value.detach()))
@@ -264,7 +279,9 @@ class _Stepper:
         run.step += 1
         run.done += 1
         phase = run.phases[-1]
-        run.phases[-1] = replace(phase, images=phase.images + len(images) * self.world.ranks)
+        batch = first(inputs)
+        images = 0 if batch is None else len(batch) * self.world.ranks
+        run.phases[-1] = replace(phase, images=phase.images + images)
 
     def _autocast(self) -> AbstractContextManager[object]:
         narrow = self.precision != torch.float32

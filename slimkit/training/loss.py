@@ -1,32 +1,55 @@
-"""What training minimises."""
+"""What training minimises: the loss of the task, and being unlike a teacher."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from slimkit.errors import SpecError, TrainingError
+from slimkit.tasks import Task
 from slimkit.training.recipe import Recipe
 
-AUXILIARY = 0.3  # weight of each auxiliary head, Szegedy et al. 2014, arXiv:1409.4842
 
+class Criterion:
+    """The loss of a task as a recipe asks for it: with smoothed labels, with a share of distillation.
 
-def loss(outputs: Tensor | tuple[Tensor | None, ...], labels: Tensor, target: Tensor | None, recipe: Recipe) -> Tensor:
-    """Return the mean loss of a batch, float32 [].
-
-    Args:
-        outputs: logits [B, classes], followed by those of auxiliary heads where the network returns a tuple.
-        labels: int64 [B].
-        target: the teacher's logits [B, classes], or None.
-        recipe: label smoothing, and share and temperature of distillation (Hinton et al. 2015,
-            arXiv:1503.02531: Kullback-Leibler divergence times temperature squared).
+    Raises:
+        SpecError: labels are to be smoothed, but the targets of the task are no classes.
     """
-    logits, *auxiliary = (outputs,) if isinstance(outputs, Tensor) else outputs
-    assert logits is not None
-    value = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
-    if target is not None and recipe.distillation:
-        soft, wanted = (F.log_softmax(x.float() / recipe.temperature, 1) for x in (logits, target))
-        divergence = F.kl_div(soft, wanted, reduction="batchmean", log_target=True) * recipe.temperature**2
-        value = torch.lerp(value, divergence, recipe.distillation)
-    for head in auxiliary:
-        if head is not None:
-            value = value + AUXILIARY * F.cross_entropy(head.float(), labels)
-    return value
+
+    def __init__(self, task: Task, recipe: Recipe) -> None:
+        self.task, self.recipe, self.loss = task, recipe, task.loss
+        if recipe.label_smoothing:
+            if task.smoothed is None:
+                raise SpecError(
+                    f"label_smoothing is {recipe.label_smoothing}: the targets of the task {task.name!r} are no "
+                    "classes.\n  Leave it at 0"
+                )
+            self.loss = task.smoothed(recipe.label_smoothing)
+
+    def __call__(self, returned: Any, targets: Any, wanted: Any = None) -> Tensor:
+        """Return the mean loss of a batch, float32 [].
+
+        Args:
+            returned: what the network gave.
+            targets: as the task takes them; None where there are none, so that the teacher alone is followed.
+            wanted: what the teacher gave, or None.
+
+        Raises:
+            TrainingError: there is neither a target nor a teacher.
+        """
+        task, recipe = self.task, self.recipe
+        outputs, *auxiliary = task.outputs(returned)
+        imitation = None
+        if wanted is not None and recipe.distillation:
+            imitation = task.imitation(outputs, task.outputs(wanted)[0], recipe.temperature)
+        if targets is None:
+            if imitation is None:
+                raise TrainingError("the inputs have no targets, and there is no teacher.\n  Give one of them")
+            return imitation
+        value = self.loss(outputs, targets)
+        if imitation is not None:
+            value = torch.lerp(value, imitation, recipe.distillation)
+        for head in auxiliary:
+            value = value + task.auxiliary * task.loss(head, targets)
+        return value

@@ -1,16 +1,14 @@
 """What training asks of data; `slimkit.data` gives it, and so may anybody's own classes."""
 
 from collections.abc import Iterator
-from typing import Protocol
-
-from torch import Tensor
+from typing import Any, Protocol
 
 
 class Split(Protocol):
-    """Labelled images whose order is a pure function of (seed, epoch)."""
+    """Inputs with their targets, in an order that is a pure function of (seed, epoch)."""
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Return the number of inputs."""
         ...
 
     def batches(
@@ -23,8 +21,8 @@ class Split(Protocol):
         start: int = 0,
         rank: int = 0,
         ranks: int = 1,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give images float32 [B, C, H, W] and labels int64 [B], from batch `start` of the epoch on.
+    ) -> Iterator[tuple[Any, Any]]:
+        """Give inputs (a tensor [B, ...], a tuple or a dict of such) and their targets, from batch `start` on.
 
         With a seed they are shuffled and a short last batch is left out, unless it is the only one. Of every
         batch of `batch_size` images, rank r gets the images r, r + ranks, ...

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
+from slimkit.tasks import CLASSIFICATION, Task
 
 
 @dataclass(frozen=True)
 class Context:
-    """A seed, and labelled batches: images [N, C, H, W] and class numbers [N]."""
+    """A seed, and batches of (inputs, targets) with the task whose loss they are for."""
 
     seed: int = 0
-    batches: Sequence[tuple[Tensor, Tensor]] = ()
+    batches: Sequence[tuple[Any, Any]] = ()
+    task: Task = CLASSIFICATION

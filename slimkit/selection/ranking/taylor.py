@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from slimkit.channels import Graph
 from slimkit.errors import SpecError
+from slimkit.example import call, on
 from slimkit.modules import evaluating
 from slimkit.selection.ranking.context import Context
 from slimkit.selection.ranking.group_norm import relative_to_group
@@ -29,8 +29,9 @@ def scores(model: nn.Module, graph: Graph, context: Context) -> Tensor:
         for _, p in parameters:
             p.requires_grad_(True)
         with evaluating(model):
-            for images, labels in context.batches:
-                loss = cross_entropy(model(images.to(device)), labels.to(device))
+            for inputs, targets in context.batches:
+                outputs = context.task.outputs(call(model, on(device, inputs)))[0]
+                loss = context.task.loss(outputs, on(device, targets))
                 gradients = torch.autograd.grad(loss, [p for _, p in parameters], allow_unused=True)
                 total += _first_order(graph, parameters, gradients).square()
     finally:

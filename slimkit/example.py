@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -68,3 +69,13 @@ def of_batch(example: Example, images: int) -> Example:
         return tensor.repeat(repeats, *[1] * (tensor.dim() - 1))[:images]
 
     return mapped(example, change)
+
+
+def first(tree: Any) -> Tensor | None:
+    """Return the first tensor of a nest, None where there is none."""
+    return next(iter(tensors(tree)), None)
+
+
+def on(device: torch.device, tree: Any) -> Any:
+    """Return a nest with its tensors on a device."""
+    return mapped(tree, lambda tensor: tensor.to(device, non_blocking=True))

@@ -1,0 +1,189 @@
+"""A split that somebody's own loader gives batch by batch."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimkit.data.order import number
+from slimkit.errors import DataError
+from slimkit.example import first
+
+_TARGETS = ("labels", "label", "targets", "target")  # of batches that are dicts, as Hugging Face's are
+_PAIR = "Give batches (inputs, targets), or dicts with the entry 'labels'"
+
+
+def pair(batch: Any, name: str) -> tuple[Any, Any]:
+    """Part a batch into (inputs, targets).
+
+    Raises:
+        DataError: it is no pair.
+    """
+    if isinstance(batch, Mapping):
+        key = next((key for key in _TARGETS if key in batch), None)
+        if key is not None:
+            return {entry: value for entry, value in batch.items() if entry != key}, batch[key]
+        raise DataError(f"{name}: a batch is a dict of {', '.join(map(str, batch))}, without targets.\n  {_PAIR}")
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[0], batch[1]
+    raise DataError(f"{name}: a batch is {_described(batch)}, not (inputs, targets).\n  {_PAIR}")
+
+
+def inputs_alone(batch: Any, name: str) -> tuple[Any, None]:
+    """Take the inputs of a batch that may have targets: its first entry, or all of a dict but its targets."""
+    if isinstance(batch, Mapping):
+        return {key: value for key, value in batch.items() if key not in _TARGETS}, None
+    return (batch[0] if isinstance(batch, (tuple, list)) and batch else batch), None
+
+
+def _described(batch: Any) -> str:
+    kind = type(batch).__name__
+    if isinstance(batch, Tensor):
+        return f"one tensor {list(batch.shape)}"
+    return f"a {kind} of {len(batch)}" if isinstance(batch, (tuple, list)) else kind
+
+
+@dataclass(frozen=True)
+class BatchSplit:
+    """Batches of somebody's own loader, cut anew to the size that is asked for.
+
+    Order and augmentation are the loader's. Where it draws the order from PyTorch's random generator, it draws by
+    seed and epoch, so that an epoch can be had again.
+
+    Attributes:
+        source: gives all batches each time it is gone through.
+        name: for messages.
+        count: number of inputs.
+        part: parts a batch into inputs and targets.
+    """
+
+    source: Iterable[Any]
+    name: str
+    count: int
+    part: Callable[[Any, str], tuple[Any, Any]] = pair
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        epoch: int = 0,
+        augment: bool = False,
+        start: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> Iterator[tuple[Any, Any]]:
+        """Give batches as `Split.batches` says; the loader alone decides on order and augmentation."""
+        size = min(batch_size, self.count)
+        given = (self.part(batch, self.name) for batch in _drawn(self.source, seed, epoch))
+        for position, batch in enumerate(_cut(given, size, self.name)):
+            if seed is not None and length(batch) < size:
+                return
+            if position >= start:
+                yield batch if ranks == 1 else _sliced(batch, slice(rank, None, ranks), self.name)
+
+    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> "BatchSplit":
+        """Return the split itself: its inputs are as the network takes them."""
+        return self
+
+
+def length(batch: Any) -> int:
+    """Return the number of inputs in a batch of any nest of tensors."""
+    found = first(batch)
+    return int(found.shape[0]) if found is not None and found.dim() else 0
+
+
+def counted(source: Any, name: str) -> int:
+    """Return how many inputs a loader gives; it is gone through once where it does not say so itself.
+
+    Raises:
+        DataError: it can be gone through only once.
+    """
+    if isinstance(source, Iterator):
+        raise DataError(
+            f"{name}: {type(source).__name__} can be gone through only once.\n"
+            "  Give what begins anew each time: a DataLoader, a list of batches, an object with __iter__"
+        )
+    sampler: Any = getattr(source, "sampler", None)
+    batch_size = getattr(source, "batch_size", None)
+    if isinstance(batch_size, int) and hasattr(sampler, "__len__"):  # a DataLoader that cuts batches itself
+        inputs = len(sampler)
+        return inputs // batch_size * batch_size if getattr(source, "drop_last", False) else inputs
+    return sum(length(batch) for batch in source)
+
+
+def _drawn(source: Iterable[Any], seed: int | None, epoch: int) -> Iterator[Any]:
+    """Go through a loader; the global random generator, from which it may draw its order, is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(number("order", seed, epoch))
+        batches = iter(source)
+        head = list(_next(batches))  # a sampler draws when the first batch is asked for
+    yield from head
+    yield from batches
+
+
+def _next(batches: Iterator[Any]) -> Iterator[Any]:
+    for batch in batches:
+        yield batch
+        return
+
+
+def _cut(batches: Iterable[tuple[Any, Any]], size: int, name: str) -> Iterator[tuple[Any, Any]]:
+    """Cut batches of any sizes into batches of one size, the last one as it comes."""
+    rest: tuple[Any, Any] | None = None
+    for batch in batches:
+        whole = batch if rest is None else _joined(rest, batch, name)
+        count = length(whole)
+        if count == size:
+            yield whole
+            rest = None
+            continue
+        for begin in range(0, count - size + 1, size):
+            yield _sliced(whole, slice(begin, begin + size), name)
+        left = count % size
+        rest = _sliced(whole, slice(count - left, count), name) if left else None
+    if rest is not None:
+        yield rest
+
+
+def _sliced(tree: Any, part: slice, name: str) -> Any:
+    if tree is None:
+        return None
+    if isinstance(tree, Mapping):
+        return {key: _sliced(value, part, name) for key, value in tree.items()}
+    if _is_nest(tree):
+        return (tuple if isinstance(tree, tuple) else list)(_sliced(value, part, name) for value in tree)
+    if isinstance(tree, (Tensor, list)):
+        return tree[part]
+    raise _uncut(tree, name)
+
+
+def _joined(one: Any, other: Any, name: str) -> Any:
+    if one is None:
+        return None
+    if isinstance(one, Mapping):
+        return {key: _joined(value, other[key], name) for key, value in one.items()}
+    if _is_nest(one):
+        return (tuple if isinstance(one, tuple) else list)(_joined(a, b, name) for a, b in zip(one, other, strict=True))
+    if isinstance(one, Tensor):
+        return torch.cat([one, other])
+    if isinstance(one, list):
+        return one + other
+    raise _uncut(one, name)
+
+
+def _is_nest(tree: Any) -> bool:
+    """Tell a nest of batches from a list of one entry an input."""
+    return isinstance(tree, tuple) or (isinstance(tree, list) and any(isinstance(value, Tensor) for value in tree))
+
+
+def _uncut(tree: Any, name: str) -> DataError:
+    return DataError(
+        f"{name}: a batch holds {type(tree).__name__}, and batches are cut anew to the size that training asks for.\n"
+        "  Give tensors, lists, tuples and dicts of them"
+    )

@@ -1,0 +1,131 @@
+"""Inputs without targets: what recovery without labels is calibrated on."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as MapDataset
+from torch.utils.data import default_collate
+
+from slimkit.data.batch_split import BatchSplit, counted, inputs_alone
+from slimkit.data.dataset import Dataset, Split
+from slimkit.data.loader_split import LoaderSplit
+from slimkit.data.tensor_split import TensorSplit
+from slimkit.errors import DataError
+from slimkit.example import Example, first
+
+_HOW = (
+    "  Give 'folder:PATH' with pictures in it, a tensor of inputs [N, ...], a data set, or a loader of batches:\n"
+    "  tensors, or tuples whose first entry is what the network takes"
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs of a network, which can be gone through again and again.
+
+    Attributes:
+        split: gives them, with None as targets; a network can be trained on it that has a teacher.
+        name: for messages and the report.
+        notes: what was assumed or left out, for the user to read.
+    """
+
+    split: Split
+    name: str = "calibration"
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of inputs."""
+        return len(self.split)
+
+    def batches(self, batch_size: int, at_most: int | None = None, seed: int | None = 0) -> Iterator[Example]:
+        """Give batches, the same ones each time: a tensor [B, ...], a tuple of such, or a dict of such.
+
+        Args:
+            batch_size: B; the last batch may be short.
+            at_most: number of inputs after which to stop; None: all of them.
+            seed: shuffles, so that the first ones are of all kinds; None: stored order. A seed leaves a short last
+                batch out.
+        """
+        left = len(self) if at_most is None else min(at_most, len(self))
+        for inputs, _ in self.split.batches(min(batch_size, max(1, left)), seed=seed):
+            yield inputs
+            tensor = first(inputs)
+            left -= 0 if tensor is None else len(tensor)
+            if left <= 0:
+                return
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """A split without its targets."""
+
+    split: Split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def batches(self, batch_size: int, **how: Any) -> Iterator[tuple[Any, None]]:
+        """Give batches as `Split.batches` says, their targets None."""
+        for inputs, _ in self.split.batches(batch_size, **how):
+            yield inputs, None
+
+    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> "Unlabelled":
+        """Return the same images with another normalisation."""
+        return Unlabelled(self.split.normalised(mean, std))
+
+
+def inputs_of(anything: Any, *, name: str = "calibration") -> Inputs:
+    """Make inputs of what somebody has.
+
+    Args:
+        anything: `Inputs`; a `Dataset` (its training inputs); a `Split`; a tensor [N, ...]; a PyTorch data set; any
+            iterable of batches that begins anew each time. A batch is a tensor, a dict, or a tuple or list whose
+            first entry is what the network takes; what follows is left aside, as targets are.
+        name: for messages.
+
+    Raises:
+        DataError: it is nothing of this, is empty, or can be gone through only once.
+    """
+    if isinstance(anything, Inputs):
+        return anything
+    if isinstance(anything, Dataset):
+        return Inputs(Unlabelled(anything.train), anything.name, anything.notes)
+    split = Unlabelled(_split(anything, name))
+    if not len(split):
+        raise DataError(f"{name}: it is empty.\n  Give one with inputs in it")
+    inputs, _ = next(iter(split.batches(1)))
+    if first(inputs) is None:
+        raise DataError(f"{name}: a batch is {type(inputs).__name__}, without a tensor.\n{_HOW}")
+    return Inputs(split, name)
+
+
+def _split(anything: Any, name: str) -> Split:
+    if isinstance(anything, Tensor):
+        if anything.dim() < 2:
+            raise DataError(f"{name}: a tensor {list(anything.shape)} holds no inputs [N, ...].\n{_HOW}")
+        return TensorSplit(images=anything, labels=torch.zeros(len(anything)))
+    if hasattr(anything, "batches") and hasattr(anything, "__len__"):
+        split: Split = anything
+        return split
+    if isinstance(anything, MapDataset) and hasattr(anything, "__len__"):
+        return LoaderSplit(fetch=_Unlabelled(anything, name), count=len(anything), collate=stacked)
+    if isinstance(anything, Iterable) and not isinstance(anything, (str, bytes, Mapping)):
+        return BatchSplit(anything, name, counted(anything, name), inputs_alone)
+    raise DataError(f"{name}: it is {type(anything).__name__}.\n{_HOW}")
+
+
+def stacked(items: list[Any]) -> tuple[Any, None]:
+    """Make a batch of items (input, None)."""
+    return default_collate([inputs for inputs, _ in items]), None
+
+
+@dataclass(frozen=True)
+class _Unlabelled:
+    source: Any
+    name: str
+
+    def __call__(self, index: int, seed: int | None) -> tuple[Any, None]:
+        return inputs_alone(self.source[index], self.name)

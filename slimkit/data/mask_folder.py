@@ -1,0 +1,173 @@
+"""A folder of pictures and masks, for segmentation: images/ and masks/, within or above train/, val/ and test/."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimkit.data.dataset import Dataset
+from slimkit.data.folder import arranged
+from slimkit.data.listing import PARTS, pictures, problem, readable
+from slimkit.data.loader_split import LoaderSplit
+from slimkit.data.pictures import SQUASH, Reading, View, as_tensor, view
+from slimkit.errors import DataError
+from slimkit.tasks import SEGMENTATION
+from slimkit.tasks.segmentation import IGNORED
+
+_IMAGES = ("images", "image", "imgs", "img", "JPEGImages")
+_MASKS = ("masks", "mask", "labels", "annotations", "SegmentationClass")
+_HOW = (
+    "  Give a folder with images/ and masks/, whose files have the same names: a mask is a picture of one channel,\n"
+    f"  whose values are class numbers, {IGNORED} where there is none. train/, val/ and test/ may stand above or below"
+)
+
+Pair = tuple[Path, Path | None]  # a picture and its mask, None where there is none
+
+
+def mask_folder(
+    root: Path,
+    seed: int,
+    reading: Reading | None = None,
+    own_shape: tuple[int, ...] | None = None,
+    own_normalisation: dict[str, list[float]] | None = None,
+) -> Dataset:
+    """Open a folder of pictures and masks; arguments, splits and errors are those of `folder.folder`.
+
+    Pictures are brought to the input shape whole (`resize squash`) unless the reading says otherwise. Masks whose
+    values are 0 and 255 alone are of two classes.
+    """
+    reading = reading or Reading()
+    given = f"folder:{root}"
+    seen, notes = view(reading, own_shape, own_normalisation, SQUASH)
+    parts = _listed(root, given)
+    values: dict[Path, int] = {}  # mask -> bits of the values in it
+    entries = [pair for found in parts.values() for pair in found]
+    good, left_out = readable(entries, partial(_problem, values=values), lambda pair: pair[0], given, reading.allow_bad)
+    kept = set(good)
+    parts = {part: [pair for pair in found if pair in kept] for part, found in parts.items()}
+    parts, drawn = arranged(parts, seed, given)
+    classes, binary = _classes(values.values(), given)
+    noted = ("masks hold 0 and 255 alone: read as two classes",) if binary else ()
+    splits = {
+        part: LoaderSplit(fetch=Masked(tuple(found), seen, binary), count=len(found), mean=seen.mean, std=seen.std)
+        for part, found in parts.items()
+    }
+    return Dataset(
+        name=given,
+        task=SEGMENTATION,
+        classes=classes,
+        input_shape=seen.shape,
+        mean=seen.mean,
+        std=seen.std,
+        notes=(*notes, *left_out, *drawn, *noted),
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
+    )
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Reads pictures, each with its mask int64 [H, W]; what lies beyond a picture is of no class."""
+
+    files: tuple[Pair, ...]
+    view: View
+    binary: bool
+
+    def __call__(self, index: int, seed: int | None) -> tuple[Tensor, Tensor]:
+        from torchvision import tv_tensors
+
+        path, mask_path = self.files[index]
+        assert mask_path is not None
+        picture = self.view.open(path)
+        labels = _read(mask_path)
+        labels = labels.clamp_max(1) if self.binary else labels
+        mask = tv_tensors.Mask(labels.unsqueeze(0))
+        image, mask = self.view.whole(picture, mask) if seed is None else self.view.varied(seed, picture, mask)
+        return as_tensor(image), mask.as_subclass(Tensor)[0]
+
+
+def _listed(root: Path, given: str) -> dict[str, list[Pair]]:
+    if not root.is_dir():
+        raise DataError(f"{given} is not a folder.\n{_HOW}")
+    places: dict[str, tuple[Path | None, Path | None]] = {"train": (_one(root, _IMAGES), _one(root, _MASKS))}
+    for part, names in PARTS.items():
+        inside = _one(root, names)
+        if inside is not None:  # train/images
+            places[part] = (_one(inside, _IMAGES), _one(inside, _MASKS))
+        images, masks = (None if top is None else _one(top, names) for top in (_one(root, _IMAGES), _one(root, _MASKS)))
+        if images is not None:  # images/train
+            places[part] = (images, masks)
+    parts = {}
+    for part, (image_folder, masks_folder) in places.items():
+        if image_folder is None or masks_folder is None:
+            missing = "images" if image_folder is None else "masks"
+            raise DataError(f"{given}: there is no folder of {missing} for {part}.\n{_HOW}")
+        parts[part] = _pairs(image_folder, masks_folder)
+        if not parts[part]:
+            raise DataError(f"{given}: no pictures in {image_folder}.\n{_HOW}")
+    return parts
+
+
+def _one(folder: Path, names: tuple[str, ...]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_dir()), None)
+
+
+def _pairs(images: Path, masks: Path) -> list[Pair]:
+    """Pair files by their path without suffix; a mask may end in `_mask`."""
+
+    def name(path: Path, folder: Path) -> str:
+        return path.relative_to(folder).with_suffix("").as_posix()
+
+    by_name = {name(path, masks).removesuffix("_mask"): path for path in pictures(masks)}
+    return [(path, by_name.get(name(path, images))) for path in pictures(images)]
+
+
+def _read(path: Path) -> Tensor:
+    """Return the class numbers in a mask, int64 [H, W]."""
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as opened:
+        if opened.mode not in ("P", "L", "1", "I", "I;16"):
+            raise DataError(f"it is a picture of mode {opened.mode}, not of one channel with class numbers")
+        return torch.from_numpy(np.asarray(opened).astype(np.int64))
+
+
+def _problem(pair: Pair, values: dict[Path, int]) -> str | None:
+    """Say why a picture and its mask cannot be used; note the values of the mask."""
+    import numpy as np
+    from PIL import Image
+
+    path, mask_path = pair
+    if mask_path is None:
+        return "it has no mask"
+    why = problem(path)
+    if why is not None:
+        return why
+    try:
+        mask = _read(mask_path)
+    except Exception as error:  # decoders raise what they like
+        return f"its mask {mask_path}: {error}"
+    with Image.open(path) as opened:
+        width, height = opened.size
+    if tuple(mask.shape) != (height, width):
+        return f"it is {width}x{height}, its mask {mask_path} {mask.shape[1]}x{mask.shape[0]}"
+    values[mask_path] = sum(1 << value for value in np.unique(mask).tolist() if 0 <= value < 1 << 16)
+    return None
+
+
+def _classes(values: Any, given: str) -> tuple[int, bool]:
+    """Return the number of classes, and whether masks hold 0 and 255 alone."""
+    together = 0
+    for bits in values:
+        together |= bits
+    if together & ~(1 | 1 << IGNORED) == 0 and together >> IGNORED & 1:
+        return 2, True
+    classes = (together & ~(1 << IGNORED)).bit_length()
+    if classes < 2:
+        raise DataError(f"{given}: its masks hold {classes} class.\n{_HOW}")
+    return classes, False

@@ -1,0 +1,52 @@
+"""A folder of pictures without classes, to calibrate on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from slimkit.data.inputs import Inputs, stacked
+from slimkit.data.listing import pictures, problem, readable
+from slimkit.data.loader_split import LoaderSplit
+from slimkit.data.pictures import Reading, View, as_tensor, view
+from slimkit.errors import DataError
+
+
+def photos(
+    root: Path,
+    reading: Reading | None = None,
+    own_shape: tuple[int, ...] | None = None,
+    own_normalisation: dict[str, list[float]] | None = None,
+) -> Inputs:
+    """Open all pictures in a folder and below it, whatever the names of its sub-folders.
+
+    The arguments are those of `folder.folder`.
+
+    Raises:
+        DataError: no folder, no pictures, more files than allowed that cannot be read.
+    """
+    reading = reading or Reading()
+    given = f"folder:{root}"
+    if not root.is_dir():
+        raise DataError(f"{given} is not a folder.\n  Give a folder with pictures in it")
+    files = pictures(root)
+    if not files:
+        raise DataError(f"{given}: no pictures in it.\n  Give a folder with pictures in it")
+    seen, notes = view(reading, own_shape, own_normalisation)
+    good, left_out = readable(files, problem, lambda path: path, given, reading.allow_bad)
+    fetch = Photos(tuple(good), seen)
+    split = LoaderSplit(fetch=fetch, count=len(good), mean=seen.mean, std=seen.std, collate=stacked)
+    return Inputs(split, given, (*notes, *left_out))
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Reads pictures that have no class."""
+
+    files: tuple[Path, ...]
+    view: View
+
+    def __call__(self, index: int, seed: int | None) -> tuple[Tensor, None]:
+        picture = self.view.open(self.files[index])
+        image, _ = self.view.whole(picture) if seed is None else self.view.varied(seed, picture)
+        return as_tensor(image), None

@@ -1,0 +1,80 @@
+"""Functions of the user's own, by name: `package.module:function` or `path/to/file.py:function`."""
+
+import contextlib
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from slimkit.errors import SlimkitError
+
+
+def find(name: str, given: str, error: type[SlimkitError]) -> Callable[..., Any]:
+    """Import a function, without calling it; its module is imported, so it runs.
+
+    Args:
+        name: `package.module:function`, looked for in the current folder too, or `file.py:function`.
+        given: how messages begin, such as "task 'x.py:make'".
+        error: what is raised.
+
+    Raises:
+        SlimkitError: of the kind `error`: module, file or function is not there, or fails to import.
+    """
+    place, _, attribute = name.rpartition(":")
+    in_file = place.endswith(".py")
+    with _on_path(str(Path(place).resolve().parent) if in_file else str(Path.cwd())):
+        found: Any = _run_file(place, given, error) if in_file else _import(place, given, error)
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            offered = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
+            raise error(
+                f"{given}: {place} has no {part!r}.\n"
+                f"  It offers: {', '.join(offered[:12]) or 'nothing that can be called'}."
+            )
+        found = getattr(found, part)
+    if not callable(found):
+        raise error(f"{given}: is {type(found).__name__}, not a function.\n  Wrap it: def make(): return {attribute}")
+    function: Callable[..., Any] = found
+    return function
+
+
+def _import(place: str, given: str, error: type[SlimkitError]) -> Any:
+    try:
+        return importlib.import_module(place)
+    except Exception as problem:
+        raise error(
+            f"{given}: importing {place} failed with {type(problem).__name__}: {problem}.\n"
+            "  Check the name, and that it is installed or lies in the current folder."
+        ) from problem
+
+
+def _run_file(place: str, given: str, error: type[SlimkitError]) -> Any:
+    path = Path(place).expanduser()
+    if not path.is_file():
+        raise error(f"{given}: there is no file {place}.\n  Check the path.")
+    module_name = f"slimkit_own_{re.sub(r'[^A-Za-z0-9]', '_', str(path.resolve()))}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses and pickle look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as problem:
+        del sys.modules[module_name]
+        raise error(
+            f"{given}: running {place} failed with {type(problem).__name__}: {problem}.\n  Mend the file."
+        ) from problem
+    return module
+
+
+@contextlib.contextmanager
+def _on_path(folder: str) -> Iterator[None]:
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder)

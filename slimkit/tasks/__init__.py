@@ -1,0 +1,21 @@
+"""What networks are for: a task gives the loss, the metrics, and how outputs are read."""
+
+from slimkit.tasks.catalogue import TASKS, fitting, open
+from slimkit.tasks.classification import CLASSIFICATION
+from slimkit.tasks.measurement import Measurement
+from slimkit.tasks.metric import Metric, psnr
+from slimkit.tasks.segmentation import SEGMENTATION
+from slimkit.tasks.task import Task, heads
+
+__all__ = [
+    "CLASSIFICATION",
+    "SEGMENTATION",
+    "TASKS",
+    "Measurement",
+    "Metric",
+    "Task",
+    "fitting",
+    "heads",
+    "open",
+    "psnr",
+]

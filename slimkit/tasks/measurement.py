@@ -1,0 +1,68 @@
+"""A figure that images were judged by, with the interval that so many images allow."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_Z = 1.959964  # of a two-sided interval of 95 %
+_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one metric gave.
+
+    Attributes:
+        value: in the metric's own unit; a share is in [0, 1].
+        images: number of images judged.
+        interval: lowest and highest value that these images are likely to have come from, 95 %; None where
+            a metric gives one value a batch, so that nothing is known about single images.
+    """
+
+    value: float
+    images: int
+    interval: tuple[float, float] | None
+
+
+def share(hits: int, images: int) -> Measurement:
+    """Return hits / images with Wilson's interval (1927): right for few images, and near 0 and 1."""
+    p, spread = hits / images, _Z**2 / images
+    centre = (p + spread / 2) / (1 + spread)
+    half = math.sqrt(p * (1 - p) * spread + spread**2 / 4) / (1 + spread)
+    return Measurement(p, images, (max(0.0, centre - half), min(1.0, centre + half)))
+
+
+def mean(rows: Tensor) -> Measurement:
+    """Return the mean of one number an image, [N], with the interval of a normal mean."""
+    rows = rows.double()
+    value = float(rows.mean())
+    if len(rows) < 2:
+        return Measurement(value, len(rows), None)
+    half = _Z * float(rows.std()) / math.sqrt(len(rows))
+    return Measurement(value, len(rows), (value - half, value + half))
+
+
+def of_sums(rows: Tensor, value: Callable[[Tensor], float]) -> Measurement:
+    """Return a function of the sum over images, with the percentile interval of a bootstrap over images.
+
+    Pixels of one image are alike, so that images are what is drawn; Efron 1979, 1,000 draws, always the same.
+
+    Args:
+        rows: what is counted of each image, [N, ...].
+        value: sum over images [...] -> the metric.
+    """
+    flat = rows.double().flatten(1)
+    found = value(flat.sum(0).view(rows.shape[1:]))
+    if len(rows) < 2:
+        return Measurement(found, len(rows), None)
+    random = torch.Generator().manual_seed(0)
+    values = []
+    for _ in range(_DRAWS):
+        drawn = torch.randint(len(flat), (len(flat),), generator=random)
+        counts = torch.bincount(drawn, minlength=len(flat)).double()
+        values.append(value((counts @ flat).view(rows.shape[1:])))
+    low, high = torch.tensor(values).quantile(torch.tensor([0.025, 0.975])).tolist()
+    return Measurement(found, len(rows), (low, high))

@@ -1,0 +1,65 @@
+"""What networks are judged by: figures of single images, and how they become one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimkit.errors import DataError
+from slimkit.tasks import measurement
+from slimkit.tasks.measurement import Measurement
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric that is known image by image.
+
+    Attributes:
+        per_image: (outputs, targets) of a batch of B -> one row an image: bool [B], whether it is right;
+            float [B], its figure; or with `of_sum` float [B, ...], what is counted of it. A float [] is one
+            figure for the whole batch: it is weighted by B and has no interval.
+        of_sum: sum of the rows [...] -> the metric, where that is no mean over images (as mean IoU).
+        unit: `share` (in [0, 1], written as a percentage), a unit such as `dB`, or "" for a plain number.
+    """
+
+    per_image: Callable[[Any, Any], Tensor]
+    of_sum: Callable[[Tensor], float] | None = None
+    unit: str = ""
+
+    def rows(self, name: str, outputs: Any, targets: Any, images: int) -> Tensor:
+        """Return what is known of each image of a batch, on the CPU.
+
+        Raises:
+            DataError: the metric gives no number, or not one row an image.
+        """
+        found = torch.as_tensor(self.per_image(outputs, targets)).detach().cpu()
+        if found.dim() and len(found) == images:
+            return found
+        if found.dim() or self.of_sum is not None:
+            raise DataError(
+                f"metric {name!r}: it gave {list(found.shape)} for a batch of {images}.\n"
+                f"  Return one number an image, [{images}], or one for the batch, []"
+            )
+        return found.double().expand(images, 1)  # a second dimension: alike within a batch, so no interval
+
+    def measured(self, rows: Tensor) -> Measurement:
+        """Return the metric of all images, from their rows."""
+        if self.of_sum is not None:
+            return measurement.of_sums(rows, self.of_sum)
+        if rows.dtype == torch.bool:
+            return measurement.share(int(rows.sum()), len(rows))
+        if rows.dim() == 2:
+            return Measurement(float(rows.double().mean()), len(rows), None)
+        return measurement.mean(rows)
+
+
+def psnr(peak: float = 1.0) -> Metric:
+    """Return the peak signal-to-noise ratio in dB, of outputs and targets [B, ...] whose largest value is `peak`."""
+
+    def per_image(outputs: Tensor, targets: Tensor) -> Tensor:
+        error = (outputs.double() - targets.double()).square().flatten(1).mean(1)
+        return 10 * torch.log10(peak**2 / error.clamp_min(torch.finfo(torch.float64).tiny))
+
+    return Metric(per_image, unit="dB")

@@ -1,0 +1,345 @@
+"""Folders of pictures: read as the network was trained, files checked first, nothing assumed in silence."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from slimkit import data
+from slimkit.data.listing import problem
+from slimkit.data.pictures import Reading, View
+from slimkit.errors import DataError, SlimkitError, SpecError
+from slimkit.tasks import SEGMENTATION
+
+RANDOM = np.random.default_rng(0)
+
+
+def picture(path: Path, size: tuple[int, int] = (16, 12), mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
+    Image.fromarray(RANDOM.integers(0, 256, shape, np.uint8)).save(path)
+    return path
+
+
+def classes(root: Path, parts: tuple[str, ...] = (".",), count: int = 10) -> Path:
+    for part in parts:
+        for name in ("cat", "dog"):
+            for number in range(count):
+                picture(root / part / name / f"{number}.png")
+    return root
+
+
+def pairs(root: Path, values: tuple[int, ...] = (0, 1, 2), place: str = "{kind}", count: int = 8) -> Path:
+    for number in range(count):
+        picture(root / place.format(kind="images") / f"{number}.jpg")
+        path = root / place.format(kind="masks") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RANDOM.choice(np.array(values, np.uint8), (12, 16))).save(path)
+    return root
+
+
+def open_at(root: Path, size: int = 8, **how: Any) -> data.Dataset:
+    return data.open(f"folder:{root}", reading=Reading(input_shape=(3, size, size)), **how)
+
+
+@pytest.mark.parametrize("size", [(300, 400), (500, 260), (224, 224)])
+def test_a_picture_is_seen_as_torchvision_shows_it(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = picture(tmp_path / "x.png", size)
+    show = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()])
+    opened = data.open_inputs(f"folder:{tmp_path}")
+    [batch] = opened.batches(4, seed=None)
+    assert isinstance(batch, torch.Tensor)
+    wanted = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])(show(Image.open(path)))
+    torch.testing.assert_close(batch[0], wanted, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("how", "steps"),
+    [
+        ({"resize": 40}, [transforms.Resize(40), transforms.CenterCrop(32)]),
+        ({"resize": 32}, [transforms.Resize(32), transforms.CenterCrop(32)]),
+        ({"resize": "squash"}, [transforms.Resize((32, 32))]),
+        ({"crop": 1.0}, [transforms.Resize(32), transforms.CenterCrop(32)]),
+        ({"crop": 0.8}, [transforms.Resize(40), transforms.CenterCrop(32)]),
+    ],
+)
+def test_resize_and_crop_are_those_of_the_ecosystem(tmp_path: Path, how: dict[str, Any], steps: list[Any]) -> None:
+    path = picture(tmp_path / "x.png", (50, 70))
+    reading = Reading(input_shape=(3, 32, 32), mean=(0.0,) * 3, std=(1.0,) * 3, **how)
+    [batch] = data.open_inputs(f"folder:{tmp_path}", reading=reading).batches(1, seed=None)
+    wanted = transforms.Compose([*steps, transforms.ToTensor()])(Image.open(path))
+    assert isinstance(batch, torch.Tensor)
+    torch.testing.assert_close(batch[0], wanted, atol=1e-6, rtol=0)
+
+
+GREY = {"mean": [0.5], "std": [0.25]}
+
+
+@pytest.mark.parametrize(
+    ("reading", "own_shape", "normalisation", "shape", "mean", "assumed"),
+    [
+        (None, None, None, (3, 224, 224), 0.485, ["input_shape", "crop 0.875 (resize 256)", "ImageNet"]),
+        (
+            None,
+            (3, 128, 128),
+            None,
+            (3, 128, 128),
+            0.485,
+            ["input_shape from the network", "crop 0.875 (resize 146)", "ImageNet"],
+        ),
+        (Reading(input_shape=(3, 64, 96)), (3, 128, 128), None, (3, 64, 96), 0.485, ["crop", "ImageNet"]),
+        (None, (1, 28, 28), GREY, (1, 28, 28), 0.5, ["input_shape from", "crop", "mean and std from the network"]),
+        (None, (1, 28, 28), None, (1, 28, 28), 0.449, ["crop", "ImageNet"]),
+        (Reading(resize=28), (1, 28, 28), GREY, (1, 28, 28), 0.5, ["input_shape from", "mean and std from"]),
+        (Reading(input_shape=(1, 9, 9), mean=(0.1,), std=(1.0,), crop=1.0), (1, 28, 28), GREY, (1, 9, 9), 0.1, []),
+    ],
+)
+def test_a_folder_is_read_as_asked_for_else_as_trained_else_as_usual(
+    tmp_path: Path,
+    reading: Reading | None,
+    own_shape: tuple[int, ...] | None,
+    normalisation: dict[str, list[float]] | None,
+    shape: tuple[int, ...],
+    mean: float,
+    assumed: list[str],
+) -> None:
+    opened = data.open(
+        f"folder:{classes(tmp_path)}", reading=reading, own_shape=own_shape, own_normalisation=normalisation
+    )
+    assert (opened.input_shape, opened.mean[0], opened.class_names) == (shape, mean, ("cat", "dog"))
+    assert bool(opened.notes) == bool(assumed)
+    assert all(word in opened.notes[0] for word in assumed)
+    [images, _] = next(iter(opened.test.batches(2)))
+    assert images.shape == (2, *shape)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"input_shape": (4, 8, 8)}, r"input_shape is \(4, 8, 8\)"),
+        ({"resize": 0}, "resize is 0"),
+        ({"resize": "squeeze"}, "'squash'"),
+        ({"crop": 1.5}, r"crop is 1.5: it must be in \(0, 1\]"),
+        ({"crop": 0.9, "resize": 40}, "one follows from the other"),
+        ({"mean": (0.5,)}, "only one is given"),
+        ({"mean": (0.5,), "std": (0.0,)}, "above 0"),
+        ({"allow_bad": 1.0}, "allow_bad is 1.0"),
+    ],
+)
+def test_a_reading_checks_itself(wrong: dict[str, Any], why: str) -> None:
+    with pytest.raises(SpecError, match=why):
+        Reading(**wrong)
+
+
+def test_mean_and_std_are_one_number_a_channel(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="of 1 and 1 channels, the pictures of 3"):
+        data.open(f"folder:{classes(tmp_path)}", reading=Reading(mean=(0.5,), std=(0.5,)))
+
+
+@pytest.mark.parametrize(
+    ("parts", "sizes", "note"),
+    [
+        (("train", "val", "test"), [20, 20, 20], None),
+        (("training", "valid", "testing"), [20, 20, 20], None),
+        (("train", "val"), [20, 20, 20], "test figures are those of val/"),
+        (("train", "test"), [18, 2, 20], None),
+        ((".",), [14, 2, 4], None),
+    ],
+)
+def test_sub_folders_are_taken_as_they_are(
+    tmp_path: Path, parts: tuple[str, ...], sizes: list[int], note: str | None
+) -> None:
+    opened = open_at(classes(tmp_path, parts))
+    assert [len(split) for split in (opened.train, opened.validation, opened.test)] == sizes
+    assert (note is None) == (len(opened.notes) == 1)
+    assert note is None or note in opened.notes[1]
+
+
+def test_hidden_files_and_folders_are_never_read(tmp_path: Path) -> None:
+    classes(tmp_path)
+    for hidden in (".cache/x.png", "cat/.x.png", "cat/._1.png", "dog/.thumbnails/1.png", "cat/Thumbs.db"):
+        (tmp_path / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / hidden).write_bytes(b"no picture")
+    opened = open_at(tmp_path)
+    assert sum(len(split) for split in (opened.train, opened.validation, opened.test)) == 20
+    assert len(data.open_inputs(f"folder:{tmp_path}")) == 20
+
+
+def test_all_bad_files_are_listed_together_or_left_out(tmp_path: Path) -> None:
+    classes(tmp_path, count=30)
+    bad = [tmp_path / "cat" / "3.png", tmp_path / "dog" / "7.png"]
+    bad[0].write_bytes(b"")
+    bad[1].write_bytes(bad[1].read_bytes()[:-200])
+    with pytest.raises(
+        DataError, match=r"(?s)2 of 60 files cannot be used.*cat/3.png: .*dog/7.png: .*allow_bad"
+    ) as error:
+        open_at(tmp_path)
+    share = float(str(error.value).rpartition("`allow_bad=")[2].rstrip("`"))
+    opened = data.open(f"folder:{tmp_path}", reading=Reading(input_shape=(3, 8, 8), allow_bad=share))
+    assert sum(len(split) for split in (opened.train, opened.validation, opened.test)) == 58
+    assert "2 of 60 files" in opened.notes[1] and str(bad[0]) in opened.notes[1]
+    for split in (opened.train, opened.validation, opened.test):
+        assert len(list(split.batches(1))) == len(split)
+    with pytest.raises(DataError, match="2 of 60"):
+        data.open(f"folder:{tmp_path}", reading=Reading(allow_bad=0.02))
+
+
+def test_a_long_list_of_bad_files_is_cut(tmp_path: Path) -> None:
+    classes(tmp_path)
+    for number in range(10):
+        (tmp_path / "cat" / f"{number}.png").write_bytes(b"x")
+        (tmp_path / "dog" / f"{number}.png").write_bytes(b"x")
+    with pytest.raises(DataError, match="(?s)20 of 20 files.*and 10 more"):
+        open_at(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp"])
+def test_a_file_that_was_cut_off_is_seen(tmp_path: Path, suffix: str) -> None:
+    path = picture(tmp_path / f"x.{suffix}", (300, 200))
+    assert problem(path) is None
+    raw = path.read_bytes()
+    for share in (0.0, 0.001, 0.1, 0.5, 0.9):
+        path.write_bytes(raw[: int(share * len(raw))])
+        assert problem(path), share
+
+
+def test_a_class_without_pictures_is_named(tmp_path: Path) -> None:
+    classes(tmp_path, ("train", "val"))
+    (tmp_path / "train" / "cow").mkdir()
+    with pytest.raises(DataError, match=r"no pictures in \S+train/cow\.\n  Put some there"):
+        open_at(tmp_path)
+
+
+def test_a_flat_folder_has_no_classes_but_calibrates(tmp_path: Path) -> None:
+    for number in range(5):
+        picture(tmp_path / ("deep" if number == 4 else ".") / f"{number}.jpg", (40, 30))
+    with pytest.raises(DataError, match="so no classes; its pictures can serve without classes, as calibration"):
+        open_at(tmp_path)
+    inputs = data.open_inputs(f"folder:{tmp_path}", own_shape=(1, 16, 16))
+    assert len(inputs) == 5 and inputs.notes
+    once, again = (list(inputs.batches(2)) for _ in range(2))
+    torch.testing.assert_close(once, again, rtol=0, atol=0)
+    assert [batch.shape for batch in once if isinstance(batch, torch.Tensor)] == [(2, 1, 16, 16)] * 2
+    for wrong in (tmp_path / "none", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(DataError, match="is not a folder|no pictures in it"):
+            data.open_inputs(f"folder:{wrong}")
+
+
+@pytest.mark.parametrize("place", ["{part}/{kind}", "{kind}/{part}"])
+def test_masks_are_found_within_or_above_the_splits(tmp_path: Path, place: str) -> None:
+    for part in ("train", "val"):
+        pairs(tmp_path, place=place.replace("{part}", part))
+    opened = open_at(tmp_path, 10, task=SEGMENTATION)
+    assert [len(s) for s in (opened.train, opened.validation, opened.test)] == [8, 8, 8]
+    assert (opened.classes, opened.task) == (3, SEGMENTATION)
+    for how in ({}, {"seed": 0, "augment": True}):
+        images, masks = next(iter(opened.train.batches(4, **how)))
+        assert (images.shape, masks.shape, masks.dtype) == ((4, 3, 10, 10), (4, 10, 10), torch.int64)
+        assert type(masks) is torch.Tensor and set(masks.unique().tolist()) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("values", "classes_found", "left", "noted"),
+    [((0, 255), 2, {0, 1}, True), ((0, 1, 255), 2, {0, 1, 255}, False), ((0, 1, 4), 5, {0, 1, 4}, False)],
+)
+def test_the_values_of_masks_are_classes(
+    tmp_path: Path, values: tuple[int, ...], classes_found: int, left: set[int], noted: bool
+) -> None:
+    opened = open_at(pairs(tmp_path, values, count=20), 12, task=SEGMENTATION)
+    assert opened.classes == classes_found
+    seen = torch.cat([masks.flatten() for _, masks in opened.train.batches(8)])
+    assert set(seen.unique().tolist()) == left
+    assert any("two classes" in note for note in opened.notes) == noted
+
+
+def test_a_mask_follows_its_picture(tmp_path: Path) -> None:
+    """Pictures are painted by their masks: after any crop and mirror, colour and class still agree."""
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    for number in range(20):
+        mask = np.kron(RANDOM.integers(0, 3, (3, 4)), np.ones((30, 30))).astype(np.uint8)
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}_mask.png")
+        Image.fromarray(np.repeat((mask * 100)[..., None], 3, 2)).save(tmp_path / "images" / f"{number}.png")
+    reading = Reading(input_shape=(3, 48, 48), mean=(0.0,) * 3, std=(1.0,) * 3)
+    opened = data.open(f"folder:{tmp_path}", task=SEGMENTATION, reading=reading)
+    for augment in (False, True):
+        for images, masks in opened.train.batches(7, seed=1, augment=augment):
+            agree = (images[:, 0] * 255 / 100).round() == masks
+            assert agree.float().mean() > 0.85  # all but the borders of the squares, which are blurred
+
+
+def break_size(root: Path) -> None:
+    picture(root / "masks" / "3.png", (5, 5), "L")
+
+
+def break_colour(root: Path) -> None:
+    picture(root / "masks" / "3.png")
+
+
+def break_file(root: Path) -> None:
+    (root / "masks" / "3.png").write_bytes(b"x")
+
+
+def break_missing(root: Path) -> None:
+    (root / "masks" / "3.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (break_size, r"3\.jpg: it is 16x12, its mask \S+3\.png 5x5"),
+        (break_colour, r"3\.jpg: its mask \S+: it is a picture of mode RGB"),
+        (break_file, r"3\.jpg: its mask \S+ cannot identify"),
+        (break_missing, r"3\.jpg: it has no mask"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_listed(tmp_path: Path, spoil: Callable[[Path], None], why: str) -> None:
+    spoil(pairs(tmp_path))
+    with pytest.raises(DataError, match=why):
+        open_at(tmp_path, task=SEGMENTATION)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda root: root.rmdir(), "is not a folder"),
+        (lambda root: None, "no folder of images for train"),
+        (lambda root: picture(root / "images" / "1.png"), "no folder of masks for train"),
+        (lambda root: [(root / "images").mkdir(), (root / "masks").mkdir()], "no pictures in"),
+        (lambda root: pairs(root, (0,)), "masks hold 1 class"),
+    ],
+)
+def test_a_folder_without_masks_says_what_is_wanted(tmp_path: Path, make: Callable[[Path], Any], why: str) -> None:
+    root = tmp_path / "x"
+    root.mkdir()
+    make(root)
+    with pytest.raises(DataError, match=rf"(?s){why}.*Give a folder with images/ and masks/"):
+        open_at(root, task=SEGMENTATION)
+
+
+@pytest.mark.parametrize(
+    ("name", "reading", "why"),
+    [
+        ("digits", Reading(resize=32), "resize is set"),
+        ("digits", Reading(allow_bad=0.1), "allow_bad is set"),
+        ("digits", Reading(input_shape=(1, 16, 16)), "input_shape is 1,16,16, but the images of 'digits' are 1,8,8"),
+    ],
+)
+def test_what_only_folders_heed_is_refused_elsewhere(name: str, reading: Reading, why: str) -> None:
+    with pytest.raises(SlimkitError, match=why):
+        data.open(name, reading=reading)
+    assert data.open("digits", reading=Reading(input_shape=(1, 8, 8))).input_shape == (1, 8, 8)
+    with pytest.raises(DataError, match="its targets are classes, and task is 'segmentation'"):
+        data.open("digits", task=SEGMENTATION)
+
+
+def test_a_picture_that_went_away_is_named(tmp_path: Path) -> None:
+    seen = View(shape=(3, 8, 8), mean=(0.0,) * 3, std=(1.0,) * 3)
+    with pytest.raises(DataError, match=r"none\.png cannot be read as a picture"):
+        seen.open(tmp_path / "none.png")

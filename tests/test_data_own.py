@@ -1,0 +1,260 @@
+"""Data of the user's own: loaders, data sets, tensors and functions become one kind of data set, or say why not."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from slimkit import data
+from slimkit.errors import DataError, TrainingError
+from slimkit.tasks import Task
+from slimkit.training import Recipe, train
+
+
+def numbered(count: int = 20) -> TensorDataset:
+    return TensorDataset(torch.arange(count).float().view(-1, 1, 1, 1).expand(-1, 1, 4, 4), torch.arange(count) % 5)
+
+
+def loader(count: int = 20, **how: Any) -> DataLoader[Any]:
+    return DataLoader(numbered(count), **{"batch_size": 6, **how})
+
+
+def seen(split: data.Split, batch_size: int = 8, **how: Any) -> list[list[int]]:
+    """Numbers of the inputs of each batch."""
+    return [inputs[:, 0, 0, 0].int().tolist() for inputs, _ in split.batches(batch_size, **how)]
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return iter([numbered()[i] for i in range(20)])
+
+
+class Endless:
+    """Batches of uneven sizes, without a length."""
+
+    def __iter__(self) -> Iterator[Any]:
+        inputs, targets = numbered().tensors
+        sizes = [3, 9, 1, 7]
+        return iter(list(zip(inputs.split(sizes), targets.split(sizes), strict=True)))
+
+
+LOADERS: dict[str, Callable[[], Any]] = {
+    "DataLoader": loader,
+    "stream": lambda: DataLoader(Stream(), batch_size=6),
+    "uneven": Endless,
+    "list": lambda: list(loader()),
+    "dicts": lambda: [{"pixel_values": x, "labels": y} for x, y in loader()],
+    "items": numbered,
+    "tensors": lambda: numbered().tensors,
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_every_input_comes_once_in_batches_of_the_size_asked_for(kind: str) -> None:
+    opened = data.as_dataset((LOADERS[kind](), LOADERS[kind]()))
+    assert opened.input_shape == (1, 4, 4) and len(opened.train) == len(opened.validation) == 20
+    for size in (1, 6, 8, 20, 50):
+        batches = list(opened.train.batches(size))
+        inputs = [x["pixel_values"] if isinstance(x, dict) else x for x, _ in batches]
+        assert [len(x) for x in inputs[:-1]] == [size] * (len(inputs) - 1)
+        numbers = torch.cat(inputs)[:, 0, 0, 0]
+        assert numbers.tolist() == list(range(20))
+        assert torch.cat([y for _, y in batches]).tolist() == (numbers % 5).tolist()
+
+
+@pytest.mark.parametrize("kind", [k for k in LOADERS if k != "dicts"])
+def test_an_epoch_leaves_the_short_batch_out_and_can_be_gone_on_with_and_shared(kind: str) -> None:
+    split = data.as_dataset((LOADERS[kind](), LOADERS[kind]())).train
+    whole = seen(split, seed=3, epoch=1)
+    assert [len(batch) for batch in whole] == [8, 8]
+    assert seen(split, seed=3, epoch=1, start=1) == whole[1:]
+    shares = [seen(split, seed=3, epoch=1, rank=rank, ranks=2) for rank in range(2)]
+    assert [a[rank::2] for rank in range(2) for a in whole] == shares[0] + shares[1]
+
+
+def test_a_loader_that_shuffles_does_so_by_seed_and_epoch() -> None:
+    split = data.as_dataset((loader(shuffle=True), loader())).train
+    before = torch.get_rng_state()
+    first = seen(split, seed=3, epoch=1)
+    torch.rand(3)
+    assert first == seen(split, seed=3, epoch=1)
+    assert len({str(seen(split, seed=seed, epoch=epoch)) for seed, epoch in ((3, 1), (3, 2), (4, 1))}) == 3
+    torch.set_rng_state(before)
+    seen(split, seed=5)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_loader_says_how_many_inputs_it_gives() -> None:
+    for made, count in ((loader(drop_last=True), 18), (loader(), 20), (Endless(), 20)):
+        split = data.as_dataset((made, loader())).train
+        assert len(split) == count == sum(map(len, seen(split)))
+
+
+def test_without_a_test_split_the_validation_split_stands_for_it_and_it_is_said() -> None:
+    opened = data.as_dataset((loader(), loader(10)))
+    assert len(opened.test) == 10 and "test figures are those of the validation split" in opened.notes[0]
+    whole = data.as_dataset({"train": loader(), "validation": loader(10), "test": loader(5)})
+    assert (len(whole.test), whole.notes) == (5, ())
+
+
+def test_images_of_bytes_are_normalised_and_floats_are_what_the_network_takes() -> None:
+    images = torch.randint(256, (40, 3, 6, 6), dtype=torch.uint8)
+    labels = torch.arange(40) % 4
+    of_bytes = data.as_dataset(((images, labels.to(torch.uint8)), (images, labels)))
+    [(x, y)] = of_bytes.train.batches(40)
+    torch.testing.assert_close((x.mean(), x.std()), (torch.tensor(0.0), torch.tensor(1.0)), atol=1e-2, rtol=0)
+    assert (of_bytes.classes, y.dtype) == (4, torch.int64) and of_bytes.normalisation
+    floats = data.as_dataset(((images.float(), labels), (images.float(), labels)))
+    assert floats.normalisation is None and floats.normalised({"mean": [1.0], "std": [2.0]}) is floats
+    torch.testing.assert_close(next(iter(floats.test.batches(40)))[0], images.float(), rtol=0, atol=0)
+
+
+def test_signals_vectors_and_several_inputs_are_data_too() -> None:
+    signal, vector, target = torch.randn(20, 2, 50), torch.randn(20, 7), torch.randn(20, 1)
+    batches = [((signal[i : i + 4], vector[i : i + 4]), target[i : i + 4]) for i in range(0, 20, 4)]
+    task = Task.of(loss=nn.functional.mse_loss, metrics={"error": nn.functional.mse_loss}, better="lower")
+    opened = data.as_dataset((batches, batches), task=task)
+    assert (opened.input_shape, opened.task, opened.classes) == ((2, 50), task, None)
+    (one, other), wanted = list(opened.validation.batches(7))[1]
+    for found, whole in ((one, signal), (other, vector), (wanted, target)):
+        torch.testing.assert_close(found, whole[7:14], rtol=0, atol=0)
+
+
+def test_a_name_or_a_data_set_is_a_data_set() -> None:
+    digits = data.as_dataset("digits")
+    assert digits.name == "digits" and data.as_dataset(digits) is digits
+    with pytest.raises(DataError, match=r"data is 'digit': .*did you mean digits\?"):
+        data.as_dataset("digit")
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (3, "it is int"),
+        (None, "it is NoneType"),
+        ({}, "a dict of nothing"),
+        ({"a": 1}, "a dict of 'a'"),
+        ({"train": loader()}, "train alone"),
+        ({"train": loader(), "test": loader()}, "a loader cannot be parted"),
+        (loader(), "it is one DataLoader; there is nothing to measure on"),
+        (numbered(), "it is one TensorDataset"),
+        (numbered().tensors, "tensors alone do not say"),
+        ((loader(), loader(), loader(), loader()), "there is nothing to measure on|it is tuple"),
+        ((loader(), 3), "validation: it is int"),
+        (([], loader()), "train: it is empty"),
+        ((loader(), TensorDataset(torch.zeros(0, 1), torch.zeros(0))), "validation: it is empty"),
+        ((iter(loader()), loader()), "train: .* can be gone through only once"),
+        (((x for x in loader()), loader()), "train: generator can be gone through only once"),
+        (([torch.zeros(4, 3)], loader()), r"train: a batch is one tensor \[4, 3\], not \(inputs, targets\)"),
+        (([(torch.zeros(4, 3),)], loader()), "a batch is a tuple of 1, not"),
+        (([[torch.zeros(4), 1, 2]], loader()), "a batch is a list of 3, not"),
+        (([{"x": torch.zeros(4, 3)}], loader()), "a dict of x, without targets"),
+        (([("a", "b")], loader()), "train: it is empty|not tensors"),
+        (((torch.zeros(4, 3), torch.zeros(5)), loader()), "4 inputs, but 5 targets"),
+        (([(torch.zeros(4, 3), None)], loader()), "its batches have no targets"),
+        (([(torch.zeros(4, 3), object()), (torch.zeros(4, 3), object())], loader()), "holds object"),
+    ],
+)
+def test_what_is_no_data_set_says_why(given: Any, why: str) -> None:
+    with pytest.raises(DataError, match=rf"^dataset.*({why})"):
+        list(data.as_dataset(given).train.batches(3))
+
+
+def test_items_that_are_no_tensors_ask_for_a_transform() -> None:
+    class Items(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> Any:
+            return "picture", 1
+
+    with pytest.raises(DataError, match="an item's input is str, not a tensor"):
+        data.as_dataset((Items(), Items()), task=Task.of(loss=len, metrics={"x": len}, better="lower"))
+
+
+def test_a_function_in_a_file_makes_a_data_set(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import torch\n"
+        "def make(seed, input_shape):\n"
+        "    x = torch.full((8, *input_shape), float(seed))\n"
+        "    return [(x, torch.zeros(8).long())], [(x, torch.zeros(8).long())]\n"
+        "def plain(other=3):\n    return make(other, (1, 2, 2))\n"
+        "def alone():\n    return [torch.ones(4, 3)]\n"
+    )
+    opened = data.open(f"{file}:make", seed=5, own_shape=(3, 2, 2))
+    assert opened.input_shape == (3, 2, 2) and next(iter(opened.train.batches(1)))[0][0, 0, 0, 0] == 5
+    assert data.open(f"{file}:plain").input_shape == (1, 2, 2)
+    assert len(data.open_inputs(f"{file}:alone")) == 4
+    with pytest.raises(DataError, match="there is no file"):
+        data.open(f"{tmp_path}/none.py:make")
+
+
+CALIBRATION: dict[str, Callable[[], Any]] = {
+    "tensor": lambda: torch.arange(20.0).view(-1, 1, 1, 1).expand(-1, 1, 2, 2),
+    "loader": loader,
+    "batches": lambda: [x for x, _ in loader()],
+    "tuples": lambda: [(x,) for x, _ in loader()],
+    "items": numbered,
+    "data set": lambda: data.as_dataset((loader(), loader())),
+    "split": lambda: data.as_dataset((loader(), loader())).train,
+    "inputs": lambda: data.as_inputs(loader()),
+}
+
+
+@pytest.mark.parametrize("kind", CALIBRATION)
+def test_inputs_without_targets_can_be_gone_through_again(kind: str) -> None:
+    inputs = data.as_inputs(CALIBRATION[kind]())
+    assert len(inputs) == 20
+    for how in ({}, {"seed": None}, {"at_most": 10}):
+        once, again = (list(inputs.batches(4, **how)) for _ in range(2))
+        torch.testing.assert_close(once, again, rtol=0, atol=0)
+        numbers = torch.cat([batch for batch in once if isinstance(batch, Tensor)])[:, 0, 0, 0].tolist()
+        assert len(set(numbers)) == len(numbers) == (12 if how == {"at_most": 10} else 20)
+
+
+def test_two_inputs_come_as_a_tuple_and_dicts_without_their_labels() -> None:
+    pair = torch.zeros(4, 2), torch.ones(4, 3)
+    [batch] = data.as_inputs([(pair,)]).batches(4)
+    assert isinstance(batch, tuple) and [t.shape for t in batch] == [(4, 2), (4, 3)]
+    [words] = data.as_inputs([{"a": pair[0], "labels": pair[1]}]).batches(4)
+    assert isinstance(words, dict) and list(words) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (3, "it is int"),
+        (torch.zeros(4), r"a tensor \[4\] holds no inputs"),
+        ([], "it is empty"),
+        (iter([torch.zeros(2, 2)]), "only once"),
+        ({"a": torch.zeros(2, 2)}, "it is dict"),
+        (["word"], "it is empty|without a tensor"),
+    ],
+)
+def test_what_gives_no_inputs_says_why(given: Any, why: str) -> None:
+    with pytest.raises(DataError, match=rf"^calibration.*({why})"):
+        data.as_inputs(given)
+
+
+def test_named_data_calibrates_as_the_network_was_trained() -> None:
+    inputs = data.open_inputs("digits", own_normalisation={"mean": [0.0], "std": [1.0]})
+    [batch] = inputs.batches(64, at_most=64)
+    assert isinstance(batch, Tensor) and batch.min() == 0 and batch.max() == 1 and len(inputs) == 1294
+
+
+@pytest.mark.parametrize("kind", CALIBRATION)
+def test_inputs_alone_train_a_network_towards_its_teacher(kind: str) -> None:
+    torch.manual_seed(0)
+    inputs = data.as_inputs(CALIBRATION[kind]())
+    channels = next(iter(inputs.batches(1))).shape[1]  # type: ignore[union-attr]
+    nets = [nn.Sequential(nn.Conv2d(channels, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()) for _ in range(2)]
+    recipe = Recipe(epochs=5, batch_size=10, learning_rate=1e-3, distillation=1.0, device="cpu", precision="fp32")
+    trained = train(nets[0], inputs.split, recipe, teacher=nets[1])
+    assert trained.history[-1].loss < trained.history[0].loss
+    with pytest.raises(TrainingError, match="no targets, and there is no teacher"):
+        train(nets[0], inputs.split, recipe)
