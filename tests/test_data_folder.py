@@ -156,6 +156,9 @@ def test_sub_folders_are_taken_as_they_are(
 ) -> None:
     opened = open_at(classes(tmp_path, parts))
     assert [len(split) for split in (opened.train, opened.validation, opened.test)] == sizes
+    files = [set(split.fetch.files) for split in (opened.train, opened.validation, opened.test)]  # type: ignore[attr-defined]
+    assert not files[0] & (files[1] | files[2])
+    assert (files[1] == files[2]) == (note is not None)
     assert (note is None) == (len(opened.notes) == 1)
     assert note is None or note in opened.notes[1]
 
