@@ -1,11 +1,11 @@
 """Checkpoint -> network: which kind of file, which architecture, what had to be assumed."""
 
 import contextlib
-import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from slimkit import provenance as provenances
@@ -26,6 +26,7 @@ from slimkit.models import (
 from slimkit.models.network import Network
 from slimkit.models.recognition import recognise
 from slimkit.models.reference import EXPORTED, Reference, parse
+from slimkit.modules import copied, unwrapped
 from slimkit.provenance import Provenance
 
 
@@ -111,12 +112,23 @@ def of(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> Network:
     """Take a network that is already in memory; the model is copied, not changed.
 
     Args:
-        model: any network; one from slimkit, torchvision, the zoo or timm is saved by name, any other one as
-            an exported program.
+        model: any network, also within `torch.compile`, DataParallel or DistributedDataParallel; one from slimkit,
+            torchvision, the zoo or timm is saved by name, any other one as an exported program.
         input_shape: shape (C, H, W) of one image; the architecture's usual one where None.
+
+    Raises:
+        ArchitectureError: it is no module, or TorchScript, which hides its code.
     """
-    model = copy.deepcopy(model).cpu().float().eval()
+    if not isinstance(model, nn.Module):
+        raise ArchitectureError(f"model is {type(model).__name__}, not a torch.nn.Module.\n  Give the network itself")
+    model = unwrapped(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ArchitectureError(
+            "model is TorchScript, whose layers cannot be changed any more.\n"
+            "  Give the Python module that it was made from"
+        )
     known = provenances.of(model)
+    model = copied(model).cpu().float().eval()
     if known.arch is None:
         known = recognise(model) or _unnamed(model)
     if input_shape is not None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels import Graph
+from slimkit.example import Example
 from slimkit.measure.macs import macs_by_layer
 from slimkit.measure.size import params_by_layer
 from slimkit.selection.budget import Widths
@@ -60,9 +61,9 @@ def groups(graph: Graph, mask: Mask, widths: Widths) -> list[dict[str, Any]]:
     return rows
 
 
-def layers(dense: nn.Module, slim: nn.Module, input_shape: tuple[int, ...]) -> list[dict[str, Any]]:
+def layers(dense: nn.Module, slim: nn.Module, inputs: Example) -> list[dict[str, Any]]:
     """Return one row a convolution or linear layer, in order of execution: channels, MACs, parameters."""
-    macs_before, macs_after = macs_by_layer(dense, input_shape), macs_by_layer(slim, input_shape)
+    macs_before, macs_after = macs_by_layer(dense, inputs), macs_by_layer(slim, inputs)
     params_before, params_after = params_by_layer(dense), params_by_layer(slim)
     small = dict(slim.named_modules())
     rows = []

@@ -1,6 +1,7 @@
 """What a run measures: sizes, times, accuracy, costs, as rows of its report."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import islice
@@ -8,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from slimkit import data, provenance
 from slimkit._version import __version__
+from slimkit.example import Example
 from slimkit.export.int8 import quantise
-from slimkit.measure import accuracy, energy, latency
+from slimkit.measure import energy, latency, quality
 from slimkit.measure.environment import environment
 from slimkit.measure.macs import count_macs
 from slimkit.measure.node_times import latency_by_node
@@ -21,7 +24,7 @@ from slimkit.measure.stages import Stages
 from slimkit.models import Network
 from slimkit.results import json_file, records
 from slimkit.runs.files import DENSE_ONNX, INT8_ONNX, ONNX
-from slimkit.runs.start import allowed_widths
+from slimkit.runs.start import allowed_widths, conditions
 from slimkit.settings import RunSpec
 from slimkit.surgery.prove import Slimmed
 
@@ -29,7 +32,7 @@ _CALIBRATION_BATCHES = 8  # of 64 images
 
 
 def slimming_rows(
-    slimmed: Slimmed, spec: RunSpec, dense: nn.Module, model: nn.Module, shape: tuple[int, ...]
+    slimmed: Slimmed, spec: RunSpec, dense: nn.Module, model: nn.Module, example: Example
 ) -> dict[str, Any]:
     """Return the parts of a report that say which channels went."""
     allowed = allowed_widths(spec)
@@ -37,12 +40,14 @@ def slimming_rows(
     return {
         "channels": records.channels(graph, mask, slimmed.fixed, slimmed.failing, spec.ratio),
         "groups": records.groups(graph, mask, allowed),
-        "layers": records.layers(dense, model, shape),
+        "layers": records.layers(dense, model, one_image(example)),
         "gammas": records.gammas(dense, model),
     }
 
 
-def head(command: str, spec: RunSpec, network: Network, example: Tensor) -> dict[str, Any]:
+def head(
+    command: str, spec: RunSpec, network: Network, example: Example, dataset: data.Dataset | None = None
+) -> dict[str, Any]:
     known = provenance.of(network.model)
     return {
         "schema": json_file.SCHEMA,
@@ -55,10 +60,10 @@ def head(command: str, spec: RunSpec, network: Network, example: Tensor) -> dict
             "name": known.arch or type(network.model).__name__,
             "arguments": known.arguments,
             "source": network.source,
-            "input_shape": list(example.shape[1:]),
+            "input_shape": list(example.shape[1:]) if isinstance(example, Tensor) else None,
             "classes": known.classes,
             "normalisation": known.normalisation,
-            "assumptions": list(network.assumptions),
+            "assumptions": [*network.assumptions, *(dataset.notes if dataset else ())],
         },
         "environment": environment(),
         "warnings": [],
@@ -68,18 +73,19 @@ def head(command: str, spec: RunSpec, network: Network, example: Tensor) -> dict
 def measure(
     dense: nn.Module,
     model: nn.Module,
-    example: Tensor,
+    example: Example,
     spec: RunSpec,
     dataset: data.Dataset | None,
     work: Path,
 ) -> dict[str, Any]:
     """Return the figures `before`, `after` and, if asked for, `int8`: size, MACs, latency, energy, accuracy."""
-    shape = tuple(example.shape[1:])
+    image = one_image(example)
+    shape = tuple(example.shape[1:]) if isinstance(example, Tensor) else None
     if spec.int8 and dataset is not None:
         batches = islice(dataset.train.batches(64, seed=spec.seed), _CALIBRATION_BATCHES)
         quantise(work / ONNX, work / INT8_ONNX, (images for images, _ in batches))
     paths = [path for path in (work / DENSE_ONNX, work / ONNX, work / INT8_ONNX) if path.exists()]
-    found = latency.measure(paths, shape, threads=spec.threads, batch=spec.batch, engine=spec.runtime)
+    found = latency.measure(paths, shape, **asdict(conditions(spec))) if paths else []
     sides: dict[str, Any] = {}
     for name, network, path in (
         ("before", dense, work / DENSE_ONNX),
@@ -88,7 +94,7 @@ def measure(
     ):
         side: dict[str, Any] = {}
         if isinstance(network, nn.Module):
-            side |= {"params": count_params(network), "macs": count_macs(network, shape)}
+            side |= {"params": count_params(network), "macs": count_macs(network, image)}
         elif not path.exists():
             continue
         if path in paths:
@@ -96,17 +102,28 @@ def measure(
             side |= {"bytes": path.stat().st_size, "latency_ms": time.record()}
             side["energy_mj"] = asdict(energy.per_inference(time))
         if dataset is not None:
-            side["accuracy"] = {
-                "validation": accuracy.accuracy(network, dataset.validation),
-                "test": accuracy.accuracy(network, dataset.test),
-                "images": len(dataset.test),
-            }
+            side["accuracy"] = judged(network, dataset)
         sides[name] = side
     if any(time.noisy for time in found):
         alone = spec.threads == 1
         advice = "CPU time of the process is shown instead" if alone else "trust the ratio more than the times"
         sides["warnings"] = [f"The machine was busy while latency was measured: {advice}."]
     return sides
+
+
+def judged(network: nn.Module | Path, dataset: data.Dataset) -> dict[str, Any]:
+    """Return how good a network or an ONNX file is at its task: its first metric, and every metric on test."""
+    task = dataset.task
+    test = quality.evaluate(network, dataset.test, task)
+    return {
+        "metric": task.metric,
+        "better": task.better,
+        "validation": quality.quality(network, dataset.validation, task),
+        "test": test[task.metric].value,
+        "images": test[task.metric].images,
+        "interval": test[task.metric].interval,
+        "metrics": {name: found.value for name, found in test.items()},
+    }
 
 
 def time_layers(rows: list[dict[str, Any]], work: Path, spec: RunSpec) -> list[dict[str, Any]]:
@@ -122,23 +139,26 @@ def time_layers(rows: list[dict[str, Any]], work: Path, spec: RunSpec) -> list[d
     return rows
 
 
-def cost(
-    dense: nn.Module,
-    model: nn.Module,
-    shape: tuple[int, ...],
-    recovery: dict[str, Any] | None,
-    stages: Stages,
-    dataset: data.Dataset | None,
-) -> dict[str, Any]:
-    """Return what the run cost. Training one image is taken as three forward passes; a teacher adds one."""
-    forward, small = count_macs(dense, shape), count_macs(model, shape)
-    images = recovery["images"] if recovery else 0
+def cost(sides: Mapping[str, Any], images: int, stages: Stages) -> dict[str, Any]:
+    """Return what the run cost. Training one image is taken as three forward passes; a teacher adds one.
+
+    Args:
+        sides: figures `before` and `after`.
+        images: that were trained on.
+        stages: of the run.
+    """
     seconds, cpu_seconds = (math.fsum(getattr(s, k) for s in stages.finished) for k in ("seconds", "cpu_seconds"))
     return {
         "search_macs": 0,
-        "training_macs": images * (3 * small + forward),
+        "training_macs": images * (3 * sides["after"]["macs"] + sides["before"]["macs"]),
         "dense_training_macs": None,
         "seconds": seconds,
         "energy_kj": asdict(energy.of_run(cpu_seconds, stages.meters)),
         "break_even_inferences": None,
     }
+
+
+def one_image(example: Example) -> Example:
+    """Return the first image of an example input."""
+    found: Example = tree_map_only(Tensor, lambda tensor: tensor[:1], example)
+    return found

@@ -14,11 +14,22 @@ Progress = Callable[[str, float | None], None]
 
 @dataclass(frozen=True)
 class Result:
-    """What `compress` gives: the smaller network, the mask it was cut by, and the report."""
+    """What `compress` and `train` give.
+
+    Attributes:
+        model: the smaller network: on the CPU, in eval mode, in the number format of the one that was given.
+        mask: what it was cut by.
+        report: all that was measured and proven, as `report.json` has it.
+        folder: where the files of the run lie; None where none were asked for.
+    """
 
     model: nn.Module
     mask: Mask
     report: dict[str, Any]
+    folder: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"Result({type(self.model).__name__}, {self.report.get('verdict', 'no verdict')!r})"
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,18 @@
 """What a run starts from: the network, the data, one image, and what the proof runs on."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import islice
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-from slimkit import data, provenance
-from slimkit.channels import Example, Graph, trace
-from slimkit.errors import DataError
+from slimkit import data, provenance, tasks
+from slimkit.channels import Graph, trace
+from slimkit.errors import DataError, SpecError
+from slimkit.example import Example
 from slimkit.measure.conditions import Conditions
 from slimkit.measure.environment import preferred_step
 from slimkit.models import Network
@@ -19,7 +23,7 @@ from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver, SizeSolver
 from slimkit.selection.ranking import Context, criterion, rank
 from slimkit.settings import CompressSpec, RunSpec
-from slimkit.surgery import proof
+from slimkit.settings.data import DataSpec
 from slimkit.surgery.prove import Slimmed, prove
 from slimkit.surgery.remove import remove
 
@@ -41,17 +45,94 @@ def trace_with(spec: RunSpec, model: nn.Module, example: Example) -> Graph:
 def open_data(spec: CompressSpec, network: Network) -> data.Dataset | None:
     """Open the data set of a run, normalised as the network was trained, and check that the two fit."""
     if spec.data is None:
+        _refuse_idle(spec)
         return None
-    dataset = data.open(spec.data, root=spec.data_root, seed=spec.seed)
     known = provenance.of(network.model)
-    if known.normalisation is not None and len(known.normalisation["mean"]) == dataset.input_shape[0]:
+    dataset = data.open(
+        spec.data,
+        root=spec.data_root,
+        seed=spec.seed,
+        task=task(spec),
+        reading=reading(spec),
+        own_shape=known.input_shape,
+        own_normalisation=known.normalisation,
+    )
+    if known.normalisation is not None and not spec.mean and len(known.normalisation["mean"]) == dataset.input_shape[0]:
         dataset = dataset.normalised(known.normalisation)
     data.check_fits(dataset, network.model)
     provenance.attach(
         network.model,
-        replace(known, input_shape=dataset.input_shape, normalisation=known.normalisation or dataset.normalisation),
+        replace(known, input_shape=dataset.input_shape, normalisation=dataset.normalisation or known.normalisation),
     )
     return dataset
+
+
+def given_data(given: Any, spec: CompressSpec, network: Network) -> data.Dataset | None:
+    """Return the data of a call: what was given to it, of whatever kind, or what its settings name.
+
+    Raises:
+        SpecError: both are there.
+        DataError: what was given is no data set, or does not fit the network.
+    """
+    if given is None:
+        return open_data(spec, network)
+    if spec.data is not None:
+        raise SpecError(f"data is {spec.data!r}, and dataset is given too.\n  Give one of them")
+    if isinstance(given, str):
+        return open_data(replace(spec, data=given), network)
+    dataset = data.as_dataset(given, task=task(spec), seed=spec.seed)
+    data.check_fits(dataset, network.model)
+    return dataset
+
+
+def given_inputs(given: Any, spec: CompressSpec, network: Network) -> data.Inputs | None:
+    """Return the unlabelled inputs of a call: what was given to it, or what its settings name.
+
+    Raises:
+        SpecError: both are there.
+        DataError: what was given holds no inputs.
+    """
+    if given is not None and spec.calibration is not None:
+        raise SpecError(f"calibration is {spec.calibration!r} in the settings, and given too.\n  Give one of them")
+    if given is not None and not isinstance(given, str):
+        return data.as_inputs(given)
+    if (name := given or spec.calibration) is None:
+        return None
+    known = provenance.of(network.model)
+    return data.open_inputs(
+        name,
+        root=spec.data_root,
+        reading=reading(spec),
+        own_shape=known.input_shape,
+        own_normalisation=known.normalisation,
+    )
+
+
+def task(spec: DataSpec) -> tasks.Task | None:
+    """Return the task that the settings name; None where they leave it to the data."""
+    return None if spec.task is None else tasks.open(spec.task)
+
+
+def reading(spec: DataSpec) -> data.Reading:
+    """Return how the settings want the pictures of a folder to be read."""
+    return data.Reading(
+        input_shape=tuple(map(int, spec.input_shape.split(","))) if spec.input_shape else None,
+        resize=spec.resize,
+        crop=spec.crop,
+        mean=spec.mean or None,
+        std=spec.std or None,
+        allow_bad=spec.allow_bad,
+    )
+
+
+def _refuse_idle(spec: CompressSpec) -> None:
+    """Refuse settings of data where there is none; the input shape serves without."""
+    if spec.calibration is not None:
+        return
+    for entry in fields(DataSpec):
+        if entry.name != "input_shape" and getattr(spec, entry.name) != entry.default:
+            given = f"{entry.name} is {getattr(spec, entry.name)!r}"
+            raise SpecError(f"{given}: there is no data for it.\n  Add `data`, or leave `{entry.name}` out")
 
 
 def image_shape(model: nn.Module, spec: CompressSpec, seen: tuple[int, ...] | None = None) -> tuple[int, ...]:
@@ -82,9 +163,34 @@ def image_shape(model: nn.Module, spec: CompressSpec, seen: tuple[int, ...] | No
     return shape
 
 
-def proof_inputs(example: Tensor, dataset: data.Dataset | None, seed: int) -> list[Example]:
-    """Return what the proof runs on: two random images, and a real batch where there is data."""
-    inputs: list[Example] = list(proof.random_inputs(example.shape[1:], count=2, seed=seed))
+def example_of(model: nn.Module, given: Example) -> Example:
+    """Return somebody's example input as our copy of the network takes it: on the CPU, in float32.
+
+    The shape of a single tensor is noted with the network.
+    """
+
+    def plain(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach().cpu()
+        return tensor.float() if tensor.is_floating_point() else tensor
+
+    example: Example = tree_map_only(Tensor, plain, given)
+    if isinstance(example, Tensor):
+        provenance.attach(model, replace(provenance.of(model), input_shape=tuple(example.shape[1:])))
+    return example
+
+
+def proof_inputs(example: Example, dataset: data.Dataset | None, seed: int) -> list[Example]:
+    """Return what the proof runs on: two random inputs like the example, and a real batch where there is data.
+
+    Whole numbers, as token indices are, stay those of the example.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(tensor: Tensor) -> Tensor:
+        one = tensor[:1]
+        return torch.randn(one.shape, generator=generator) if tensor.is_floating_point() else one
+
+    inputs: list[Example] = [tree_map_only(Tensor, drawn, example) for _ in range(2)]
     if dataset is not None:
         images, _ = next(iter(dataset.validation.batches(_REAL_IMAGES)))
         inputs.append(images)
@@ -104,7 +210,7 @@ def context(spec: RunSpec, dataset: data.Dataset | None) -> Context:
             f"ranking is {spec.ranking!r}: it needs data.\n  Give labelled data, for example `data='digits'`"
         )
     batches = islice(dataset.train.batches(spec.batch_size, seed=spec.seed), _RANKING_BATCHES)
-    return Context(seed=spec.seed, batches=list(batches))
+    return Context(seed=spec.seed, batches=list(batches), task=dataset.task)
 
 
 def conditions(spec: RunSpec) -> Conditions:
@@ -120,13 +226,24 @@ def allowed_widths(spec: RunSpec) -> Widths:
 
 
 def measured_budget(
-    spec: RunSpec, dense: nn.Module, example: Tensor, progress: Progress
+    spec: RunSpec, dense: nn.Module, example: Example, progress: Progress
 ) -> LatencySolver | SizeSolver | None:
-    """Return what chooses the mask where the budget has to be measured: latency, energy, bytes; else None."""
+    """Return what chooses the mask where the budget has to be measured: latency, energy, bytes; else None.
+
+    Raises:
+        SpecError: it has to be measured, and the network takes several inputs.
+    """
     budget = spec.budget
+    if budget.kind in ("ratio", "macs", "params"):
+        return None
+    if not isinstance(example, Tensor):
+        raise SpecError(
+            f"max_{budget.kind} is {budget.asked}: only networks with one tensor as input are measured.\n"
+            "  Give another budget, such as `max_macs=0.5`"
+        )
     if budget.kind in ("latency", "energy"):
         return LatencySolver(dense, remove, budget, example, conditions(spec), spec.latency_table, progress)
-    return SizeSolver(dense, remove, budget, example, progress) if budget.kind == "bytes" else None
+    return SizeSolver(dense, remove, budget, example, progress)
 
 
 def slim(

@@ -16,7 +16,7 @@ from slimkit.runs import output as folder
 from slimkit.runs.figures import head, slimming_rows, time_layers
 from slimkit.runs.files import finish, write_model
 from slimkit.runs.result import Outcome, Progress, Result, quiet
-from slimkit.runs.start import measured_budget, proof_inputs, trace_with
+from slimkit.runs.start import measured_budget, proof_inputs, reading, task, trace_with
 from slimkit.settings import TrainSpec
 
 
@@ -72,7 +72,7 @@ def train_network(spec: TrainSpec, out: Path | None, force: bool, resume: bool, 
     with begin.joined(spec) as world, begin.claimed(target, force, world) as work:
         progress("building the network", None)
         with stages.stage("load"):
-            dataset = data.open(spec.data, root=spec.data_root, seed=spec.seed)
+            dataset = data.open(spec.data, root=spec.data_root, seed=spec.seed, task=task(spec), reading=reading(spec))
             network = begin.build(spec, dataset, spec.seed)
         store = begin.store(spec, target, resume, network.model, dataset)
 
@@ -111,7 +111,7 @@ def _train(
         sides = methods.measure(job, model, example, work)
         rows = slimming_rows(found.slimmed, spec, dense, model, dataset.input_shape)
         time_layers(rows["layers"], work, spec)
-    report = head("train", spec, network, example) | rows
+    report = head("train", spec, network, example, dataset) | rows
     report |= {**sides, **found.rows, "recovery": None, "search": found.search, "proof": proof}
     report["cost"] = methods.cost(job, found, sides, stages)
     report["warnings"] = [*job.warnings, *sides.get("warnings", [])]

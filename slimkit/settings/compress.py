@@ -19,21 +19,22 @@ class CompressSpec(RunSpec):
     )
     data: str | None = setting(
         None,
-        "digits, fashion-mnist, cifar10, cifar100, folder:PATH, package.module:factory; default: none",
+        "digits, fashion-mnist, cifar10, cifar100, folder:PATH, file.py:make; default: none",
         optional(text),
     )
-    input_shape: str | None = setting(
+    calibration: str | None = setting(
         None,
-        "shape C,H,W of one image; default: that of the data, else what the architecture is used with",
-        optional(pattern(r"[1-9]\d*,[1-9]\d*,[1-9]\d*", "C,H,W, such as 3,224,224")),
+        "unlabelled inputs that what is left is fitted to: folder:PHOTOS, a data set, file.py:make; default: the data",
+        optional(text),
     )
+    recover: bool = setting(True, "fit what is left to what the original computes, before any retraining", flag)
     trust_pickle: bool = setting(False, "unpickle the checkpoint, which can run any code that is in it", flag)
     max_memory: str | None = setting(
         None,
         "memory that reading the checkpoint may take; default: eight times its size, at least 2 GiB",
         optional(pattern(r"\d{1,9}(\.\d+)?[MGT]i?B", "an amount such as 500MB or 16GiB")),
     )
-    epochs: int = setting(10, "epochs of retraining, where there is data; 0: re-estimate BatchNorm only", whole(0))
+    epochs: int = setting(10, "epochs of retraining, where there is data; 0: none", whole(0))
     learning_rate: float = setting(0.02, "highest learning rate of the retraining", number(0, above=True))
     distill: bool = setting(True, "retrain with the dense network as teacher", flag)
 

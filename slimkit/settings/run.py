@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from slimkit.errors import SpecError
 from slimkit.settings.budget import Budget, budget_setting, parse_budget
 from slimkit.settings.checks import choice, flag, number, optional, pattern, several, text, whole, word_or
+from slimkit.settings.data import DataSpec
 from slimkit.settings.setting import setting
 
 BUDGETS = ("macs", "params", "bytes", "latency", "energy")
@@ -20,7 +21,7 @@ RANKING_MEANING = "what ranks channels: group-norm, reader-norm, gamma, taylor (
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSpec:
+class RunSpec(DataSpec):
     """What both kinds of run share. A value: safe to print, compare and store.
 
     Raises:
@@ -98,7 +99,6 @@ class RunSpec:
         None, "file with the latency table of another machine, to aim at that machine", optional(text)
     )
     int8: bool = setting(False, "also write an INT8 model, calibrated on the data", flag)
-    data_root: str | None = setting(None, "folder in which named data sets lie", optional(text))
     epochs: int = setting(10, "epochs of training", whole(0))
     batch_size: int = setting(128, "images a training step", whole(1))
     learning_rate: float = setting(0.1, "highest learning rate", number(0, above=True))

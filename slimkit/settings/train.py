@@ -13,7 +13,7 @@ class TrainSpec(RunSpec):
     """What `slimkit train` should do with an architecture and data."""
 
     arch: str = setting("", "resnet18, zoo:NAME, timm:NAME, package.module:factory or file.py:factory", text)
-    data: str = setting("", "digits, fashion-mnist, cifar10, cifar100, folder:PATH or package.module:factory", text)
+    data: str = setting("", "digits, fashion-mnist, cifar10, cifar100, folder:PATH or file.py:make", text)
     epochs: int = setting(30, "epochs of the whole schedule, search and training of the small network", whole(1))
     schedule: str = setting(
         "cosine",

@@ -1,0 +1,183 @@
+"""What gives accuracy back in a run of `compress`: reconstruction on unlabelled inputs, then retraining."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+
+from slimkit import data, provenance, recovery, training
+from slimkit.errors import TrainingError
+from slimkit.example import Example, tensors
+from slimkit.measure.quality import quality
+from slimkit.recovery import fold
+from slimkit.recovery.reconstruct import Reconstruction, reconstruct
+from slimkit.runs.result import Progress
+from slimkit.runs.start import task
+from slimkit.settings import CompressSpec
+from slimkit.surgery import proof
+from slimkit.surgery.prove import Slimmed
+from slimkit.tasks import CLASSIFICATION
+
+Retrain = Callable[[nn.Module, nn.Module], nn.Module]  # (slim network, dense network) -> the network to go on with
+_STATISTICS_BATCHES = 20
+_BATCH = 128  # inputs at a time
+_FEWEST, _MOST = 256, 2048  # calibration inputs
+_NUMBERS = 256 * 3 * 224 * 224  # held in memory at once: 154 MB; more inputs where they are small
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A network after recovery.
+
+    Attributes:
+        model: the network to deliver.
+        after_cut: rows of the report on the network right after the cut.
+        record: the part of the report on retraining; None where there was none.
+        images: that were trained on.
+    """
+
+    model: nn.Module
+    after_cut: list[dict[str, Any]]
+    record: dict[str, Any] | None = None
+    images: int = 0
+
+
+def recover(
+    dense: nn.Module,
+    slimmed: Slimmed,
+    spec: CompressSpec,
+    inputs: Sequence[Example],
+    dataset: data.Dataset | None,
+    calibration: data.Inputs | None,
+    retrain: Retrain | None,
+    progress: Progress,
+) -> Recovered:
+    """Let the channels that stay take over, then retrain where there is something to retrain on.
+
+    Args:
+        dense: the network before removal.
+        slimmed: the proven cut.
+        spec: the settings.
+        inputs: of the proof; the output error is measured on them.
+        dataset: labelled data, to retrain on.
+        calibration: unlabelled inputs; with them alone the original is imitated.
+        retrain: somebody's own retraining, in place of ours.
+        progress: called with what is being done, and the share done.
+
+    Raises:
+        TrainingError: somebody's own retraining gave back another network.
+    """
+    expected = proof.outputs(dense, inputs)
+
+    def row(weights: str, statistics: str, model: nn.Module) -> dict[str, Any]:
+        right = quality(model, dataset.validation, dataset.task) if dataset else None
+        error = _error(expected, proof.outputs(model, inputs))
+        return {"constants": weights, "batch_norm": statistics, "output_error": error, "accuracy": right}
+
+    rows = [row("zero", "as trained", slimmed.model)]
+    source = calibration or (data.as_inputs(dataset) if dataset else None)
+    if spec.recover and source is not None:
+        model = rebuilt(dense, slimmed, source, progress).model
+        rows.append(row("reconstructed", "as trained", model))
+    else:
+        model = folded(dense, slimmed, spec, inputs, source)
+        if source is not None:
+            recovery.reestimate(model, source.split, batches=_STATISTICS_BATCHES, seed=spec.seed)
+        rows.append(
+            row("fold" if spec.constants == "fold" else "zero", "re-estimated" if source else "as trained", model)
+        )
+    if retrain is not None:
+        progress("retraining", None)
+        return Recovered(_own(retrain, model, dense), rows)
+    if source is None or not spec.epochs:
+        return Recovered(model, rows)
+    return _retrained(dense, model, spec, dataset, source, rows, progress)
+
+
+def rebuilt(dense: nn.Module, slimmed: Slimmed, source: data.Inputs, progress: Progress) -> Reconstruction:
+    """Reconstruct a cut network on unlabelled inputs: as many as fit, between 256 and 2,048."""
+    first = next(iter(source.batches(1)))
+    each = sum(prod(tensor.shape[1:]) for tensor in tensors(first))
+    count = min(_MOST, max(_FEWEST, _NUMBERS // max(1, each)))
+    batches = list(source.batches(_BATCH, at_most=count))
+    return reconstruct(dense, slimmed.model, slimmed.graph, slimmed.mask, batches, progress=progress)
+
+
+def folded(
+    dense: nn.Module, slimmed: Slimmed, spec: CompressSpec, inputs: Sequence[Example], source: data.Inputs | None
+) -> nn.Module:
+    """Give the mean output of removed channels to what reads them: measured where there are inputs, else modelled."""
+    model = copy.deepcopy(slimmed.model)
+    if spec.constants == "fold":
+        seen = list(source.batches(_BATCH, at_most=4 * _BATCH)) if source else inputs[:1]
+        means = fold.input_means(dense, slimmed.graph, slimmed.mask, seen, measured=source is not None)
+        fold.fold_(model, dense, slimmed.graph, slimmed.mask, means)
+    return model
+
+
+def _retrained(
+    dense: nn.Module,
+    model: nn.Module,
+    spec: CompressSpec,
+    dataset: data.Dataset | None,
+    source: data.Inputs,
+    rows: list[dict[str, Any]],
+    progress: Progress,
+) -> Recovered:
+    recipe = replace(
+        recovery.retrain.recipe(spec.epochs, spec.seed),
+        batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate,
+        precision=spec.precision,
+        device=spec.device,
+    )
+    if dataset is not None and dataset.task.smoothed is None:
+        recipe = replace(recipe, label_smoothing=0.0)
+    if dataset is None:  # no labels: all that can be learnt is what the original says
+        recipe = replace(recipe, distillation=1.0, label_smoothing=0.0)
+    trained = training.train(
+        model,
+        dataset.train if dataset else source.split,
+        recipe,
+        task=dataset.task if dataset else task(spec) or CLASSIFICATION,
+        teacher=dense if spec.distill or dataset is None else None,
+        evaluate=(lambda network: quality(network, dataset.validation, dataset.task)) if dataset else None,
+        progress=lambda run: progress(f"retraining, loss {run.loss:.3f}", run.step / run.budget),
+    )
+    provenance.attach(trained.model, provenance.of(model))
+    record = {
+        "epochs": spec.epochs,
+        "seconds": trained.seconds,
+        "images": trained.images,
+        "device": trained.device,
+        "precision": trained.precision,
+        "history": [asdict(epoch) for epoch in trained.history],
+    }
+    return Recovered(trained.model, rows, record, trained.images)
+
+
+def _own(retrain: Retrain, model: nn.Module, dense: nn.Module) -> nn.Module:
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    found = retrain(copy.deepcopy(model), copy.deepcopy(dense))
+    if not isinstance(found, nn.Module) or {n: t.shape for n, t in found.state_dict().items()} != shapes:
+        given = type(found).__name__ + (" with other weights" if isinstance(found, nn.Module) else "")
+        raise TrainingError(
+            f"retrain returned {given}: it must return the slim network that it was given, or one like it.\n"
+            "  End it with: return model"
+        )
+    found = found.cpu().float().eval()
+    provenance.attach(found, provenance.of(model))
+    return found
+
+
+def _error(expected: Sequence[Any], found: Sequence[Any]) -> float:
+    """Return the root mean square of the difference, over the standard deviation of what was expected."""
+    pairs = [(a, b) for x, y in zip(expected, found, strict=True) for a, b in zip(tensors(x), tensors(y), strict=True)]
+    pairs = [(a, b) for a, b in pairs if a.is_floating_point()]
+    wanted = torch.cat([a.flatten() for a, _ in pairs]).double()
+    given = torch.cat([b.flatten() for _, b in pairs]).double()
+    return float((wanted - given).square().mean().sqrt() / wanted.std())

@@ -1,0 +1,49 @@
+"""The settings of `slimkit.compress` as keyword arguments, for editors and type checkers; a test holds them equal."""
+
+from typing import TypedDict
+
+
+class RunKeywords(TypedDict, total=False):
+    """Fields of `RunSpec` but for the ratio; their meanings stand there."""
+
+    task: str | None
+    data_root: str | None
+    input_shape: str | None
+    resize: str | int | None
+    crop: float | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    allow_bad: float
+
+    max_macs: str | float | None
+    max_params: str | float | None
+    max_bytes: str | float | None
+    max_latency: str | float | None
+    max_energy: str | float | None
+    ranking: str
+    scope: str
+    without_bn: str
+    keep: tuple[str, ...]
+    cap: float
+    round_to: str | int
+    constants: str
+    tracer: str
+    runtime: str
+    threads: int
+    batch: int
+    latency_table: str | None
+    int8: bool
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    precision: str
+    device: str
+
+
+class CompressKeywords(RunKeywords, total=False):
+    """Fields of `CompressSpec` but for the ratio, what calibrates, and what only a file needs."""
+
+    data: str | None
+    recover: bool
+    distill: bool

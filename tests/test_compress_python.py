@@ -1,0 +1,197 @@
+"""`slimkit.compress` in Python: whatever runs is taken, whatever is given is used, whatever is refused says why."""
+
+import dataclasses
+import warnings
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import slimkit
+from slimkit import zoo
+from slimkit.data import open as open_data
+from slimkit.errors import ArchitectureError, DataError, SlimkitError, SpecError, TrainingError
+from slimkit.measure import latency
+from slimkit.settings import CompressSpec
+from slimkit.settings.keywords import CompressKeywords
+
+IMAGE = torch.randn(1, 3, 8, 8)
+
+
+def block(kind: type[nn.Module], *extra: nn.Module) -> nn.Sequential:
+    first = (nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8))
+    return nn.Sequential(*first, *extra, kind(), nn.Conv2d(8, 8, 3), nn.ReLU())
+
+
+def run(net: Any, inputs: Any) -> Tensor:
+    found = net(**inputs) if isinstance(inputs, dict) else net(*inputs) if isinstance(inputs, tuple) else net(inputs)
+    return getattr(found, "logits", found)
+
+
+@pytest.fixture(autouse=True)
+def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "measure", partial(latency.measure, seconds=0.02))
+
+
+def headed(body: nn.Module) -> nn.Sequential:
+    return nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
+        self.mixer, self.head = kind(8, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mixer(self.stem(x).flatten(2).transpose(1, 2))[0][:, -1])
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = block(nn.ReLU), block(nn.ReLU), nn.Linear(8, 3)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.head((self.a(left) + self.b(right)).mean((2, 3)))
+
+
+class Named(Pair):
+    def forward(self, left: Tensor, right: Tensor) -> Any:  # type: ignore[override]
+        return SimpleNamespace(logits=super().forward(left, right))
+
+
+def convolutions(rank: int) -> nn.Sequential:
+    conv, norm = (getattr(nn, f"{kind}{rank}d") for kind in ("Conv", "BatchNorm"))
+    return nn.Sequential(conv(2, 8, 3), norm(8), nn.ReLU(), conv(8, 6, 3), nn.Flatten(), nn.LazyLinear(3))
+
+
+LIVE = {
+    "LSTM": (lambda: Recurrent(nn.LSTM), IMAGE),
+    "GRU": (lambda: Recurrent(nn.GRU), IMAGE),
+    "in-place Dropout2d": (lambda: headed(block(nn.ReLU, nn.Dropout2d(inplace=True))), IMAGE),
+    "FeatureAlphaDropout": (lambda: headed(block(nn.ReLU, nn.FeatureAlphaDropout())), IMAGE),
+    "RReLU": (lambda: headed(block(nn.RReLU)), IMAGE),
+    "a vector": (lambda: nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 3)), torch.randn(1, 20)),
+    "1-D": (lambda: convolutions(1), torch.randn(1, 2, 16)),
+    "3-D": (lambda: convolutions(3), torch.randn(1, 2, 6, 6, 6)),
+    "a tuple of inputs": (Pair, (IMAGE, IMAGE)),
+    "a dict of inputs": (Pair, {"left": IMAGE, "right": IMAGE}),
+    "an object as output": (Named, (IMAGE, IMAGE)),
+    "float64": (lambda: headed(block(nn.ReLU)).double(), IMAGE.double()),
+    "half": (lambda: headed(block(nn.ReLU)).half(), IMAGE.half()),
+    "bfloat16": (lambda: headed(block(nn.ReLU)).bfloat16(), IMAGE.bfloat16()),
+    "DataParallel": (lambda: nn.DataParallel(headed(block(nn.ReLU))), IMAGE),
+    "compiled": (lambda: torch.compile(headed(block(nn.ReLU)), backend="eager"), IMAGE),
+}
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_whatever_runs_is_taken(name: str) -> None:
+    make, example = LIVE[name]
+    torch.manual_seed(0)
+    net = make().eval()
+    with torch.no_grad():
+        run(net, example)
+    before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+
+    result = slimkit.compress(net, example, 0.5, round_to=1)
+
+    assert result.report["channels"]["removed"] > 0
+    assert result.report["after"]["params"] < result.report["before"]["params"]
+    assert all(torch.equal(before[key], tensor) for key, tensor in net.state_dict().items())
+    assert {p.dtype for p in result.model.parameters()} == {p.dtype for p in net.parameters()}
+    run(result.model.train(), example).float().sum().backward()  # it trains
+    again = slimkit.compress(result.model.eval(), example, 0.3, round_to=1)
+    assert again.report["after"]["params"] < result.report["after"]["params"]
+
+
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    return slimkit.load(zoo.CHECKPOINTS["resnet8-digits"])
+
+
+@pytest.fixture(scope="module")
+def digits() -> Any:
+    return open_data("digits")
+
+
+FEW = {"epochs": 0, "round_to": 1}
+DIGIT = torch.randn(1, 1, 8, 8)
+
+
+def test_a_data_set_from_python_is_data(resnet: nn.Module, digits: Any) -> None:
+    result = slimkit.compress(resnet, DIGIT, 0.5, dataset=digits, ranking="taylor", int8=True, **FEW)
+    assert result.report["after"]["accuracy"] is not None and result.report["int8"]["bytes"] > 0
+
+
+def test_data_by_name_is_used(resnet: nn.Module) -> None:
+    assert slimkit.compress(resnet, DIGIT, 0.5, data="digits", **FEW).report["after"]["accuracy"] is not None
+    assert slimkit.compress(resnet, DIGIT, 0.5, dataset="digits", **FEW).report["after"]["accuracy"] is not None
+
+
+def test_loaders_are_data(resnet: nn.Module) -> None:
+    images, labels = torch.randn(64, 1, 8, 8), torch.randint(10, (64,))
+    loader = DataLoader(TensorDataset(images, labels), batch_size=16)
+    report = slimkit.compress(resnet, DIGIT, 0.5, dataset=(loader, loader), epochs=1, round_to=1, batch_size=16).report
+    assert report["recovery"]["images"] == 64 and report["after"]["accuracy"] is not None
+
+
+def test_own_retraining_and_own_figures(resnet: nn.Module) -> None:
+    seen = []
+
+    def retrain(model: nn.Module, teacher: nn.Module) -> nn.Module:
+        seen.append((sum(p.numel() for p in model.parameters()), sum(p.numel() for p in teacher.parameters())))
+        with torch.no_grad():
+            model.fc.bias.fill_(7.0)  # type: ignore[union-attr,operator]
+        return model
+
+    result = slimkit.compress(
+        resnet, DIGIT, 0.5, retrain=retrain, evaluate=lambda net: {"weights": sum(p.numel() for p in net.parameters())}
+    )
+    assert seen[0][0] < seen[0][1]
+    assert bool((result.model.fc.bias == 7.0).all())  # type: ignore[union-attr,operator]
+    assert (result.report["own"]["after"]["weights"], result.report["own"]["before"]["weights"]) == seen[0]
+
+
+REFUSED: dict[str, tuple[dict[str, Any], type[SlimkitError], str]] = {
+    "unknown data": ({"data": "nowhere"}, DataError, "nowhere"),
+    "misspelt setting": ({"rato": 0.5}, SpecError, "Did you mean ratio"),
+    "taylor without data": ({"ranking": "taylor"}, DataError, "needs data.*\n.*`data='digits'`"),
+    "int8 without data": ({"int8": True}, DataError, "needs data"),
+    "two data sets": ({"data": "digits", "dataset": "digits"}, SpecError, "Leave one of them out"),
+    "no data set": ({"dataset": 3}, DataError, "int"),
+    "a layer that is not there": ({"keep": ("nowhere.*",)}, SlimkitError, "keep is 'nowhere"),
+    "retraining that gives nothing back": ({"retrain": lambda *_: None}, TrainingError, "NoneType"),
+    "retraining that gives another network": ({"retrain": lambda *_: nn.Linear(2, 2)}, TrainingError, "other weights"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_done_says_why(resnet: nn.Module, name: str) -> None:
+    settings, kind, says = REFUSED[name]
+    with pytest.raises(kind, match=says):
+        slimkit.compress(resnet, DIGIT, **settings)
+
+
+def test_torchscript_is_refused_by_its_name() -> None:
+    with warnings.catch_warnings(action="ignore"):
+        scripted = torch.jit.script(headed(block(nn.ReLU)))
+    with pytest.raises(ArchitectureError, match="TorchScript"):
+        slimkit.compress(scripted, IMAGE)
+
+
+def test_layers_to_keep_are_kept(resnet: nn.Module) -> None:
+    report = slimkit.compress(resnet, DIGIT, 0.4, keep=("layer2.*", "conv1"), round_to=1).report
+    whole = [g for g in report["groups"] if any(n.startswith("layer2.") for n in g["layers"])]
+    assert whole and all(g["before"] == g["after"] for g in whole)
+    assert report["channels"]["removed"] > 0
+
+
+def test_keyword_types_are_those_of_the_settings() -> None:
+    fields = {entry.name for entry in dataclasses.fields(CompressSpec)}
+    assert set(CompressKeywords.__annotations__) == fields - {"ratio", "calibration", "arch", "trust_pickle"}
