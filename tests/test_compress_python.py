@@ -163,7 +163,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[SlimkitError], str]] = {
     "misspelt setting": ({"rato": 0.5}, SpecError, "Did you mean ratio"),
     "taylor without data": ({"ranking": "taylor"}, DataError, "needs data.*\n.*`data='digits'`"),
     "int8 without data": ({"int8": True}, DataError, "needs data"),
-    "two data sets": ({"data": "digits", "dataset": "digits"}, SpecError, "Leave one of them out"),
+    "two data sets": ({"data": "digits", "dataset": "digits"}, SpecError, "Give one of them"),
     "no data set": ({"dataset": 3}, DataError, "int"),
     "a layer that is not there": ({"keep": ("nowhere.*",)}, SlimkitError, "keep is 'nowhere"),
     "retraining that gives nothing back": ({"retrain": lambda *_: None}, TrainingError, "NoneType"),

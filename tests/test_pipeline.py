@@ -154,7 +154,7 @@ def test_bench_puts_files_side_by_side(run: Path, capsys: pytest.CaptureFixture[
         (["--ranking", "taylor"], "ranking is 'taylor': it needs data"),
         (["--input-shape", "28x28"], "it must be C,H,W"),
         (["--input-shape", "3,8,8"], "cannot run on its example input [1, 3, 8, 8]"),
-        (["--input-shape", "1,28,28", "--data", "digits"], "the images are 1,8,8"),
+        (["--input-shape", "1,28,28", "--data", "digits"], "the images of 'digits' are 1,8,8"),
     ],
 )
 def test_what_the_user_can_mend_exits_2_with_one_message(
