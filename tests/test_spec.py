@@ -146,7 +146,7 @@ def test_an_unknown_setting_lists_the_nearest():
         from_toml("ration = 0.5", CompressSpec)
     with pytest.raises(SpecError, match="Did you mean max_macs"):
         make(CompressSpec, {"max-mac": 0.5})
-    with pytest.raises(SpecError, match="Known: ratio, max_macs"):
+    with pytest.raises(SpecError, match="Known: .*ratio, max_macs"):
         make(CompressSpec, {"zzzzzz": 1})
 
 

@@ -1,0 +1,159 @@
+"""Whole runs on data as people have it: masks, loaders, numbers instead of classes, pictures of the network's size."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shapes
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+import slimkit
+from slimkit import data, zoo
+from slimkit.cli import main
+from slimkit.errors import DataError, SlimkitError, SpecError
+from slimkit.measure.quality import evaluate
+from slimkit.models import load
+from slimkit.tasks import CLASSIFICATION, SEGMENTATION, Task
+from slimkit.training import Recipe, train
+
+CHECKPOINT = Path(zoo.__file__).parent / "resnet8-digits.safetensors"
+
+
+@pytest.fixture(scope="module")
+def segmentation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder of made pictures with masks, and a checkpoint trained on it."""
+    root = tmp_path_factory.mktemp("shapes")
+    for seed, (part, count) in enumerate((("train", 120), ("val", 40))):
+        shapes.write(root / "data", part, count, seed)
+    opened = data.open(f"folder:{root / 'data'}", task=SEGMENTATION, own_shape=(3, 24, 24))
+    torch.manual_seed(0)
+    recipe = Recipe(epochs=16, batch_size=20, device="cpu", precision="fp32", augment=False)
+    trained = train(shapes.Segmenter(), opened.train, recipe, task=SEGMENTATION)
+    torch.save(trained.model.state_dict(), root / "net.pt")
+    assert evaluate(trained.model, opened.validation, SEGMENTATION)["mean IoU"].value > 0.75
+    return root / "data", root / "net.pt"
+
+
+def test_a_segmentation_network_is_compressed_and_retrained(
+    segmentation: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, checkpoint = segmentation
+    out = tmp_path / "out"
+    words = ["compress", str(checkpoint), "--arch", f"{Path(shapes.__file__)}:Segmenter", "--task", "segmentation"]
+    words += ["--data", f"folder:{folder}", "--input-shape", "3,24,24", "--ratio", "0.5", "--epochs", "3"]
+    assert main([*words, "--batch-size", "20", "--out", str(out)]) == 0
+    report = json.loads((out / "report.json").read_text())
+    found = report["after"]["accuracy"]
+    assert (found["metric"], found["images"]) == ("mean IoU", 40)
+    assert found["interval"][0] < found["test"] < found["interval"][1]
+    assert found["test"] > report["before"]["accuracy"]["test"] - 0.1 > 0.6
+    assert report["after"]["macs"] < 0.6 * report["before"]["macs"]
+    split = data.open(f"folder:{folder}", task=SEGMENTATION, own_shape=(3, 24, 24)).validation
+    assert evaluate(out / "model.onnx", split, SEGMENTATION)["mean IoU"].value == pytest.approx(found["test"], abs=1e-3)
+    assert any("resize squash" in words for words in report["arch"]["assumptions"])
+
+
+def test_the_wrong_task_is_told_and_what_fits(segmentation: tuple[Path, Path]) -> None:
+    folder, _ = segmentation
+    opened = data.open(f"folder:{folder}", task=SEGMENTATION, own_shape=(3, 24, 24))
+    with pytest.raises(DataError, match=r"(?s)task classification: .*\[2, 3, 24, 24\].*`task='segmentation'`"):
+        data.check_fits(replace(opened, task=CLASSIFICATION), shapes.Segmenter())
+
+
+def net(outputs: int = 1) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, outputs),
+    )  # fmt: skip
+
+
+def test_anybodys_loaders_serve_the_python_call() -> None:
+    images, labels = torch.randn(60, 3, 8, 8), torch.arange(60) % 4
+    loaders = [DataLoader(TensorDataset(images, labels), batch_size=7, shuffle=shuffle) for shuffle in (True, False)]
+    result = slimkit.compress(net(4), images[:1], 0.5, dataset=tuple(loaders), epochs=1, batch_size=20)
+    after = result.report["after"]["accuracy"]
+    right = (result.model(images).argmax(1) == labels).double().mean()
+    assert after["test"] == after["validation"] == pytest.approx(float(right)) and after["images"] == 60
+    assert result.report["recovery"]["images"] == 60
+    assert any("no test split" in words for words in result.report["arch"]["assumptions"])
+
+
+def test_a_task_of_ones_own_is_what_is_trained_and_reported() -> None:
+    images = torch.rand(80, 3, 8, 8)
+    brightness = images.mean((1, 2, 3)).unsqueeze(1) * 10
+    task = Task.of(loss=F.mse_loss, metrics={"error": lambda a, b: (a - b).abs().flatten(1).mean(1)}, better="lower")
+    opened = data.as_dataset(((images, brightness), (images[:40], brightness[:40])), task=task)
+    recipe = Recipe(epochs=10, batch_size=20, learning_rate=0.05, device="cpu", precision="fp32")
+    dense = train(net(), opened.train, recipe, task=task).model
+    result = slimkit.compress(dense, images[:1], 0.3, dataset=opened, epochs=3, batch_size=20, learning_rate=0.01)
+    found = result.report["after"]["accuracy"]
+    error = (result.model(images[:40]) - brightness[:40]).abs().mean().detach()
+    assert (found["metric"], found["better"]) == ("error", "lower")
+    assert found["test"] == pytest.approx(float(error), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ({"dataset": "digit"}, "did you mean digits"),
+        ({"data": "nowhere"}, "data is 'nowhere'"),
+        ({"data": "digits", "dataset": "digits"}, "and dataset is given too"),
+        ({"dataset": 3}, "dataset: it is int"),
+        ({"resize": 40}, "resize is 40: there is no data for it"),
+        ({"task": "segmentation"}, "task is 'segmentation': there is no data"),
+        ({"data": "digits", "task": "segmentation"}, "its targets are classes"),
+        ({"data": "digits", "task": "segment"}, "did you mean segmentation"),
+        ({"data": "digits", "allow_bad": 0.1}, "allow_bad is set"),
+        ({"data": "digits", "mean": (0.5,)}, "of mean and std only one"),
+        ({"data": "digits", "input_shape": "1,16,16"}, "input_shape is 1,16,16, but the images are 1,8,8"),
+    ],
+)
+def test_no_setting_of_data_is_accepted_and_ignored(how: dict[str, Any], why: str) -> None:
+    with pytest.raises((SpecError, DataError), match=why):
+        slimkit.compress(load(CHECKPOINT).model, torch.zeros(1, 1, 8, 8), 0.5, **how)
+
+
+@pytest.mark.parametrize("how", [{"data": "digits"}, {"dataset": "digits"}, {"dataset": data.open("digits")}])
+def test_named_data_is_used_in_the_python_call_too(how: dict[str, Any]) -> None:
+    result = slimkit.compress(load(CHECKPOINT).model, torch.zeros(1, 1, 8, 8), 0.3, epochs=0, **how)
+    assert result.report["after"]["accuracy"]["images"] == 359
+
+
+def test_pictures_are_read_at_the_size_that_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def make():\n    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),\n"
+        "        nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"
+        "        nn.Linear(8, 2))\n"
+    )
+    scope: dict[str, Any] = {}
+    exec((tmp_path / "net.py").read_text(), scope)
+    torch.save(scope["make"]().state_dict(), tmp_path / "net.pt")
+    for label, name in enumerate(("dark", "light")):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(20):
+            colour = (100 * label + number,) * 3
+            Image.new("RGB", (30, 24), colour).save(tmp_path / "pictures" / name / f"{number}.png")
+    words = ["compress", str(tmp_path / "net.pt"), "--arch", f"{tmp_path / 'net.py'}:make", "--epochs", "1"]
+    words += ["--data", f"folder:{tmp_path / 'pictures'}", "--out", str(tmp_path / "out")]
+    how = ["--input-shape", "3,20,20", "--resize", "20", *["--mean", "0.4"] * 3, *["--std", "0.5"] * 3]
+    assert main([*words, *how]) == 0
+    arch = json.loads((tmp_path / "out" / "report.json").read_text())["arch"]
+    assert arch["input_shape"] == [3, 20, 20]
+    assert arch["normalisation"] == {"mean": [0.4] * 3, "std": [0.5] * 3}
+    assert main(["compress", str(tmp_path / "out" / "model.safetensors"), *words[2:-1], str(tmp_path / "twice")]) == 0
+    again = json.loads((tmp_path / "twice" / "report.json").read_text())["arch"]
+    assert (again["input_shape"], again["normalisation"]) == ([3, 20, 20], {"mean": [0.4] * 3, "std": [0.5] * 3})
+    assert any("input_shape from the network" in words for words in again["assumptions"])
+
+
+def test_a_user_can_mend_every_refusal() -> None:
+    assert issubclass(DataError, SlimkitError) and issubclass(SpecError, SlimkitError)
