@@ -194,4 +194,10 @@ def test_layers_to_keep_are_kept(resnet: nn.Module) -> None:
 
 def test_keyword_types_are_those_of_the_settings() -> None:
     fields = {entry.name for entry in dataclasses.fields(CompressSpec)}
-    assert set(CompressKeywords.__annotations__) == fields - {"ratio", "calibration", "arch", "trust_pickle"}
+    assert set(CompressKeywords.__annotations__) == fields - {
+        "ratio",
+        "calibration",
+        "arch",
+        "trust_pickle",
+        "max_memory",
+    }

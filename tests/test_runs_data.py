@@ -113,7 +113,7 @@ def test_a_task_of_ones_own_is_what_is_trained_and_reported() -> None:
         ({"data": "digits", "task": "segment"}, "did you mean segmentation"),
         ({"data": "digits", "allow_bad": 0.1}, "allow_bad is set"),
         ({"data": "digits", "mean": (0.5,)}, "of mean and std only one"),
-        ({"data": "digits", "input_shape": "1,16,16"}, "input_shape is 1,16,16, but the images are 1,8,8"),
+        ({"data": "digits", "input_shape": "1,16,16"}, "input_shape is 1,16,16, but the images of 'digits' are 1,8,8"),
     ],
 )
 def test_no_setting_of_data_is_accepted_and_ignored(how: dict[str, Any], why: str) -> None:
