@@ -25,7 +25,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # The settings that most runs vary are shown as options; the others are listed after them.
 COMPRESS = ("ratio", "max_macs", "max_latency", "data", "epochs", "arch", "input_shape", "trust_pickle", "seed")
-TRAIN = ("arch", "data", "ratio", "max_macs", "epochs", "spend", "draw", "init", "seed")
+TRAIN = ("arch", "data", "method", "ratio", "max_macs", "epochs", "seed")
 INSPECT = ("arch", "input_shape", "trust_pickle", "max_memory", "without_bn", "tracer")
 # `--engine` names who traces or who runs; the names are disjoint.
 ENGINES = {
@@ -116,22 +116,42 @@ def compress(checkpoint: Path, out: Path | None, force: bool, as_json: bool, **w
     show_run(outcome.report, outcome.folder, as_json)
 
 
-@slimkit.command(cls=SettingsCommand)
+@slimkit.command(cls=SettingsCommand, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @settings_of(TrainSpec, TRAIN)
 @output_options
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run of the same settings.")
-def train(out: Path | None, force: bool, resume: bool, as_json: bool, **words: Any) -> None:
-    """Train a network, and shrink it as soon as its mask has settled.
+@click.pass_context
+def train(ctx: click.Context, /, out: Path | None, force: bool, resume: bool, as_json: bool, **words: Any) -> None:
+    """Train a network, and make it smaller as a method says; its settings are options too: slimkit methods NAME.
 
     \b
     slimkit train --arch zoo:resnet20 --data fashion-mnist --ratio 0.5
+    slimkit train --arch zoo:resnet20 --data fashion-mnist --method network-slimming --passes 2
     """
-    spec = gather(TrainSpec, words)
+    settings, given = settings_and_words(words)
+    given = method_words(ctx.args) | given
     with working() as progress:
+        from slimkit.runs.plan import plan
         from slimkit.runs.train import train_network
 
-        outcome = train_network(spec, out, force, resume, progress)
+        outcome = train_network(plan(settings, given), out, force, resume, progress)
     show_run(outcome.report, outcome.folder, as_json)
+
+
+@slimkit.command()
+@click.argument("name", required=False)
+def methods(name: str | None) -> None:
+    """List the methods of train, or the settings of one.
+
+    \b
+    slimkit methods early-bird
+    """
+    with working():
+        from slimkit.report import table
+        from slimkit.runs.plan import described
+
+        found = described(name)
+    show(found, False, table.methods_table)
 
 
 @slimkit.command(cls=SettingsCommand)
@@ -214,8 +234,26 @@ def report(folders: tuple[Path, ...], out: Path | None, force: bool) -> None:
     click.echo(path)
 
 
-def gather(kind: type[Spec], words: dict[str, Any]) -> Spec:
-    """Make a spec from a settings file, `--set` and flags; the later wins, its budget too."""
+def method_words(words: Sequence[str]) -> dict[str, str]:
+    """Read `--name value`, `--name=value`, `--name` and `--no-name`: options that belong to a method."""
+    found: dict[str, str] = {}
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not name:
+            raise SpecError(f"{word!r}: there is no such argument.\n  See slimkit train --help")
+        if not equals and left and not left[0].startswith("--"):
+            value = left.pop(0)
+        elif not equals:
+            name, value = name.removeprefix("no-"), "false" if name.startswith("no-") else "true"
+        name = name.replace("-", "_")
+        found[name] = f"{found[name]},{value}" if name in found else value
+    return found
+
+
+def settings_and_words(words: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what a settings file holds, and what `--set` and flags add; these win, their budget too."""
     config, pairs, engine = words.pop("config"), words.pop("pairs"), words.pop("engine")
     trusted = words.pop("trust_config")
     given = read_pairs(pairs) | {name: value for name, value in words.items() if value is not None}
@@ -227,6 +265,12 @@ def gather(kind: type[Spec], words: dict[str, Any]) -> Spec:
     budgets = {"ratio", *(f"max_{kind}" for kind in BUDGETS)}
     if budgets & set(given):
         settings = {name: value for name, value in settings.items() if name not in budgets}
+    return settings, given
+
+
+def gather(kind: type[Spec], words: dict[str, Any]) -> Spec:
+    """Make a spec from a settings file, `--set` and flags."""
+    settings, given = settings_and_words(words)
     return make(kind, settings | read_words(kind, given))
 
 

@@ -1,5 +1,6 @@
 """The command: quick help, the right status for every way to end, flags that reach the spec."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,7 +14,8 @@ from slimkit import runs
 from slimkit.cli import main
 from slimkit.errors import CheckpointError
 from slimkit.runs import bench as benching
-from slimkit.settings import CompressSpec, TrainSpec, from_toml, to_toml
+from slimkit.runs.plan import plan
+from slimkit.settings import CompressSpec, from_toml, to_toml
 
 HEAVY = (
     "torch",
@@ -26,7 +28,7 @@ HEAVY = (
     "pydantic",
     "rich",
 )
-COMMANDS = ("", "compress", "train", "inspect", "bench", "report")
+COMMANDS = ("", "compress", "train", "methods", "inspect", "bench", "report")
 REPORT = {
     "arch": {"name": "resnet8"},
     "before": {"macs": 1000, "bytes": 3000, "latency_ms": {"median": 2.0}},
@@ -124,7 +126,7 @@ print("HEAVY", [name for name in {heavy!r} if name in sys.modules])
         "--ratio",
         "round-to",
         "Usage: slimkit report",
-        "search-precision",
+        "schedule",
     ):
         assert words in done.stdout
 
@@ -147,11 +149,33 @@ def test_flags_reach_the_spec(run):
 def test_train_flags_reach_the_spec(run):
     words = "--arch zoo:resnet8 --data digits --max-latency 2.5ms --set watch=[0.3,0.7] --draw epoch:2 --resume"
     assert main(["train", *words.split()]) == 0
-    expected = TrainSpec(arch="zoo:resnet8", data="digits", max_latency="2.5ms", watch=(0.3, 0.7), draw="epoch:2")
-    assert run.calls == [(expected, None, False, True)]
-    for words in ("--watch 0.3 --watch 0.7", "--watch 0.3,0.7", "--watch [0.3,0.7]"):
+    known = {"arch": "zoo:resnet8", "data": "digits"}
+    assert run.calls == [(plan({**known, "max_latency": "2.5ms", "watch": (0.3, 0.7), "at": 2}), None, False, True)]
+    for words, settings in (
+        ("--watch 0.3 --watch 0.7", {"watch": (0.3, 0.7)}),
+        ("--watch 0.3,0.7 --normalised --threshold=.2", {"watch": (0.3, 0.7), "normalised": True, "threshold": 0.2}),
+        ("--watch [0.3,0.7] --no-normalised", {"watch": (0.3, 0.7)}),
+        ("--method network-slimming --passes 2 --rewind-step 0", {"method": "network-slimming", "passes": 2}),
+        ("--rule window --set deadline=0.25", {"rule": "window", "deadline": 0.25}),
+    ):
         assert main(["train", "--arch", "zoo:resnet8", "--data", "digits", *words.split()]) == 0
-        assert run.calls[-1][0].watch == (0.3, 0.7)
+        assert run.calls[-1][0] == plan(known | settings), words
+
+
+def test_a_settings_file_holds_the_method_too(run, tmp_path):
+    before = plan({"arch": "zoo:resnet8", "data": "digits", "method": "network-slimming", "passes": 2, "seed": 3})
+    config = tmp_path / "run.toml"
+    config.write_text(to_toml(before.spec, before.config))
+    assert main(["train", "--config", str(config)]) == 0
+    assert main(["train", "--config", str(config), "--passes", "3"]) == 0
+    assert [call[0] for call in run.calls] == [before, dataclasses.replace(before, config=run.calls[1][0].config)]
+    assert run.calls[1][0].config == dataclasses.replace(before.config, passes=3)
+
+
+def test_methods_are_listed_with_their_settings(capsys):
+    assert main(["methods"]) == 0 and "network-slimming" in capsys.readouterr().out
+    assert main(["methods", "scratch"]) == 0 and "longest" in capsys.readouterr().out
+    assert main(["methods", "scrach"]) == 2 and "Did you mean scratch?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -186,6 +210,10 @@ def test_flags_win_over_the_settings_file(run, tmp_path):
         ("compress net.pt --ratoi 0.5", "--ratoi"),
         ("compres net.pt", "No such command 'compres'"),
         ("train --data digits", "arch is not set"),
+        ("train --arch zoo:resnet8 --data digits --rul window", "Did you mean rule"),
+        ("train --arch zoo:resnet8 --data digits --passes 2", "It is one of network-slimming"),
+        ("train --arch zoo:resnet8 --data digits window", "'window': there is no such argument"),
+        ("train --arch zoo:resnet8 --data digits --threshold 2", "threshold is 2: it must be in (0, 1]"),
         ("report nowhere", "nowhere: no report can be read there"),
     ],
 )

@@ -8,8 +8,7 @@ from torch.nn import functional as F
 from slimkit import zoo
 from slimkit.channels import trace
 from slimkit.errors import BudgetError
-from slimkit.methods import network_slimming, scratch
-from slimkit.methods import snapshot as lottery_ticket
+from slimkit.methods import rounds, scratch, snapshot
 from slimkit.results import ledger
 from slimkit.selection import exact
 from slimkit.selection.mask import Mask
@@ -40,19 +39,18 @@ def test_ledger_in_closed_form():
 @pytest.mark.parametrize(("cap", "epochs"), [(None, 50), (2.0, 24), (10.0, 50)])
 def test_scratch_b_trains_for_equal_macs(cap, epochs):
     assert scratch.epochs_b(12, 1000, 240, cap) == epochs  # 12 / 0.24 = 50
-    assert scratch.epochs_e(12) == 12
 
 
 def test_uniform_widths_use_the_macs_and_take_equal_shares(graph):
     full = graph.macs(Mask.full(graph).keep)
     for share in (0.1, 0.3, 0.6, 1.0):
-        mask = scratch.uniform(graph, round(share * full))
+        mask = scratch.scaled(graph, round(share * full), graph.macs)
         reached = graph.macs(mask.keep) / full
         assert share - 0.12 <= reached <= share
         kept = [n / len(g.members) for n, g in zip(mask.counts(graph), graph.groups, strict=True)]
         assert max(kept) - min(kept) <= 0.13  # one of eight channels
     with pytest.raises(BudgetError, match="one channel a group has"):
-        scratch.uniform(graph, 1)
+        scratch.scaled(graph, 1, graph.macs)
 
 
 def test_random_channels_keep_the_widths(graph):
@@ -63,9 +61,13 @@ def test_random_channels_keep_the_widths(graph):
     assert torch.equal(one.keep, scratch.random_channels(graph, mask, 1).keep)
 
 
-def test_scratch_has_the_widths_and_runs(net, graph):
-    mask = exact.masks(graph, torch.rand(graph.units), [0.5], 0.9)[0.5]
-    assert scratch.scratch(net, graph, mask)(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+def test_permuted_widths_have_the_shares_in_another_order_at_no_more_macs(graph):
+    mask = scratch.of_widths(graph, [1, 2, 3, 4, 5, 6, 7][: len(graph.groups)], torch.zeros(graph.units))
+    other = scratch.permuted(graph, mask, seed=0)
+    full, low, high = (graph.macs(m.keep) for m in (Mask.full(graph), other, mask))
+    assert high - 0.15 * full <= low <= high and other.counts(graph) != mask.counts(graph)
+    wide = scratch.scaled(graph, graph.params(mask.keep), graph.params, "parameters")
+    assert graph.params(wide.keep) <= graph.params(mask.keep) < 1.6 * graph.params(wide.keep)
 
 
 def test_passes_compose_to_one_cut(net, graph):
@@ -73,10 +75,10 @@ def test_passes_compose_to_one_cut(net, graph):
     small = remove(net, graph, first)
     later = trace(small, torch.zeros(1, 1, 8, 8))
     second = exact.masks(later, torch.rand(later.units), [0.4], 0.9)[0.4]
-    twice, at_once = remove(small, later, second), network_slimming.composed(graph, first, later, second)
+    twice, at_once = remove(small, later, second), rounds.composed(graph, first, later, second)
     torch.testing.assert_close(remove(net, graph, at_once).state_dict(), twice.state_dict(), rtol=0, atol=0)
-    part = network_slimming.ratio_of_pass(0.75, 2)
-    assert part == pytest.approx(0.5) and network_slimming.ratio_of_pass(0.3, 1) == pytest.approx(0.3)
+    part = rounds.ratio_of_round(0.75, 2)
+    assert part == pytest.approx(0.5) and rounds.ratio_of_round(0.3, 1) == pytest.approx(0.3)
 
 
 def test_rewinding_brings_back_weights_and_momentum(net):
@@ -89,14 +91,14 @@ def test_rewinding_brings_back_weights_and_momentum(net):
         sgd.step()
         return [p.detach().clone() for p in model.parameters()]
 
-    start = lottery_ticket.take(model, None, 0)
+    start = snapshot.take(model, None, 0)
     step()
-    snapshot = lottery_ticket.take(model, sgd, 1)
+    taken = snapshot.take(model, sgd, 1)
     wanted = step()
     step()
-    lottery_ticket.put_(lottery_ticket.Snapshot(**snapshot.state()), model, sgd)
+    snapshot.put_(snapshot.Snapshot(**taken.state()), model, sgd)
     torch.testing.assert_close(step(), wanted, rtol=0, atol=0)
-    lottery_ticket.put_(start, model, sgd)
+    snapshot.put_(start, model, sgd)
     assert all("momentum_buffer" not in state for state in sgd.state.values())
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import json
 
 import pytest
@@ -18,15 +19,14 @@ from slimkit.data.dataset import Dataset
 from slimkit.data.tensor_split import in_memory
 from slimkit.errors import BudgetError, DataError, MaskError, ProofError, SpecError, TrainingError
 from slimkit.measure.macs import count_macs
-from slimkit.methods import policies
-from slimkit.methods import shrink as shrinking
+from slimkit.methods import penalised
 from slimkit.results import ledger
 from slimkit.runs import begin
 from slimkit.runs import train as train_run
+from slimkit.runs.plan import plan
 from slimkit.runs.result import quiet
 from slimkit.selection import exact
 from slimkit.selection.mask import Mask, apply_
-from slimkit.settings import TrainSpec
 from slimkit.surgery.remove import kept_indices, remove
 from slimkit.training import loop
 from slimkit.training.penalty import gammas
@@ -63,7 +63,7 @@ def net(seed: int = 0) -> nn.Module:
 def test_a_run_draws_shrinks_and_accounts_for_it(toy, tmp_path):
     dense = net()
     before = copy.deepcopy(dense.state_dict())
-    result = train_run.train(dense, toy, 0.5, draw="epoch:1", out=tmp_path / "out", **FEW)
+    result = train_run.train(dense, toy, 0.5, at=1, out=tmp_path / "out", **FEW)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     shape = toy.input_shape
     full, small = count_macs(dense, shape), count_macs(result.model, shape)
@@ -80,24 +80,26 @@ def test_a_run_draws_shrinks_and_accounts_for_it(toy, tmp_path):
     torch.testing.assert_close(dense.state_dict(), before, rtol=0, atol=0)
 
 
-def found(toy, tmp_path, settings, *, store=None, progress=quiet, ratio=0.4):
+def found(toy, tmp_path, settings, *, store=None, progress=quiet, ratio=0.4, model=None):
     """Search and train, without the files."""
     budget = {} if {"max_macs", "max_latency"} & set(settings) else {"ratio": ratio}
-    spec = TrainSpec(arch="zoo:resnet8", data="toy", **(FEW | budget | settings))
-    network = models.of(net(spec.seed), toy.input_shape)
-    job = train_run._job(network, lambda: net(spec.seed + 1), toy, spec, tmp_path, store, progress)
-    return methods.search(job), job
+    asked = plan({"arch": "zoo:resnet8", "data": "toy", **FEW, **budget, **settings})
+    network = models.of(model or net(asked.spec.seed), toy.input_shape)
+    fresh = functools.partial(net, asked.spec.seed + 1)
+    job = train_run.job_of(network, fresh, toy, asked, store, progress)
+    return asked.method(job, asked.config), job
 
 
 def test_early_bird_watches_several_ratios(toy, tmp_path):
     settings = {"epochs": 8, "threshold": 1.0, "watch": (0.3, 0.7)}
     run, _ = found(toy, tmp_path, settings, ratio=0.5)
-    search = run.search
+    search = run.search.to_dict()
     assert {"0.5", "0.3", "0.7"} == set(search["ratios"])
     size = len(search["epochs"])
     assert [len(row) for row in search["matrix"]] == [size] * size
     assert all(search["matrix"][i][i] == 0 for i in range(size))
-    assert 0 < search["drawn_epoch"] == search["ratios"]["0.5"]["epoch"] <= 1 and search["penalty"]["lambda"] > 0
+    assert 2 <= search["drawn_epoch"] == search["ratios"]["0.5"]["epoch"] < 4 and search["penalty"]["lambda"] > 0
+    assert search["ratios"]["0.5"]["settled"]  # at half of the steps it would have been drawn in any case
     channels = sum(len(gamma) for _, gamma in gammas(net()))
     assert [sum(entry["counts"]) for entry in search["gamma_history"]] == [channels] * size
 
@@ -160,25 +162,33 @@ def killed(toy, tmp_path, settings, steps):
 
 
 @pytest.mark.parametrize("settings", [
-    {"draw": "epoch:1"},
-    {"draw": "early-bird", "threshold": 1.0, "epochs": 20},
-    {"draw": "epoch:2", "init": "rewind", "rewind_step": 3},
-    {"draw": "end", "epochs": 2, "passes": 2},
-    {"draw": "epoch:1", "search_precision": "int8-emulated"},
-    {"draw": "epoch:1", "penalty": "group", "ranking": "group-norm"},
+    {"at": 1},
+    {"method": "early-bird", "threshold": 1.0, "epochs": 20},
+    {"at": 2, "init": "rewind", "rewind_step": 3},
+    {"method": "network-slimming", "epochs": 2, "passes": 2},
+    {"at": 1, "search_precision": "int8-emulated"},
+    {"at": 1, "penalty": "group", "ranking": "group-norm"},
 ])  # fmt: skip
 def test_a_killed_run_ends_as_if_it_had_not_been(toy, tmp_path, monkeypatch, settings):
     monkeypatch.setattr(loop._Keeper, "due", lambda self, run: run.step % run.steps_per_epoch == 0)
     whole, _ = found(toy, tmp_path, settings)
-    store = killed(toy, tmp_path, settings, 21 if settings["draw"] == "end" else 16)
+    store = killed(toy, tmp_path, settings, 21 if "passes" in settings else 16)
     resumed, _ = found(toy, tmp_path, settings, store=store)
     torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
     assert torch.equal(resumed.slimmed.mask.keep, whole.slimmed.mask.keep)
-    assert (resumed.search, resumed.rows, resumed.legs) == (whole.search, whole.rows, whole.legs)
+    assert (resumed.search.to_dict(), resumed.legs) == (whole.search.to_dict(), whole.legs)
+    assert resumed.cut.rows() == whole.cut.rows()
 
 
-@pytest.mark.parametrize(("draw", "removed"), [("epoch:2", 0.4), ("init", 0.3), ("end", 0.4)])
-def test_a_killed_run_goes_on_with_what_its_budget_measured(toy, tmp_path, monkeypatch, draw, removed):
+@pytest.mark.parametrize(
+    ("how", "removed"),
+    [
+        ({"at": 2}, 0.4),
+        ({"method": "scratch", "control": "scratch-E"}, 0.3),
+        ({"method": "network-slimming"}, 0.4),
+    ],
+)
+def test_a_killed_run_goes_on_with_what_its_budget_measured(toy, tmp_path, monkeypatch, how, removed):
     """A latency budget is measured: the ratio that it comes to would be another each time."""
     monkeypatch.setattr(loop._Keeper, "due", lambda self, run: True)
     shares = iter([0.3, 0.4])
@@ -191,17 +201,18 @@ def test_a_killed_run_goes_on_with_what_its_budget_measured(toy, tmp_path, monke
             return {"kind": "latency"}
 
     monkeypatch.setattr(train_run, "measured_budget", lambda *_: Measuring())
-    settings = {"max_latency": 0.5, "draw": draw, "epochs": 3}
-    store = killed(toy, tmp_path, settings, {"end": 25}.get(draw, 9))  # of 18 steps and 18 more
+    settings = {"max_latency": 0.5, "epochs": 3, **how}
+    store = killed(toy, tmp_path, settings, 25 if "slimming" in str(how) else 9)  # of 18 steps and 18 more
     resumed, job = found(toy, tmp_path, settings, store=store)
     total = job.graph.units
-    assert resumed.slimmed.mask.removed == round(removed * total) and resumed.rows["budget"] == {"kind": "latency"}
-    assert [float(ratio) for ratio in resumed.search["ratios"]] == [round(0.3 * total) / total] * (draw != "init")
+    assert resumed.slimmed.mask.removed == round(removed * total) and resumed.cut.budget == {"kind": "latency"}
+    ratios = resumed.search.to_dict()["ratios"]
+    assert [float(ratio) for ratio in ratios] == [round(0.3 * total) / total] * ("control" not in how)
 
 
 def test_states_of_other_runs_and_damaged_ones(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(loop._Keeper, "due", lambda self, run: True)
-    settings = {"draw": "epoch:1"}
+    settings = {"at": 1}
     store = killed(toy, tmp_path, settings, 14)
     with pytest.raises(TrainingError, match="Give --resume"):
         found(toy, tmp_path, settings, store=dataclasses.replace(store, resume=False))
@@ -209,10 +220,10 @@ def test_states_of_other_runs_and_damaged_ones(toy, tmp_path, monkeypatch):
         found(toy, tmp_path, settings, store=dataclasses.replace(store, identity={"settings": "others"}))
     newest = tmp_path / "state" / "state.bin"
     newest.write_bytes(newest.read_bytes()[:-9])
-    resumed, job = found(toy, tmp_path, settings, store=store)
+    resumed, _ = found(toy, tmp_path, settings, store=store)
     whole, _ = found(toy, tmp_path, settings)
     torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
-    assert any("damaged" in warning for warning in job.warnings)
+    assert any("damaged" in warning for warning in resumed.warnings)
     newest.unlink()
     newest.mkdir()  # what cannot be read is damaged too
     assert "state.bin was damaged" in str(training.state.read(store)[1])
@@ -229,20 +240,20 @@ def test_a_share_that_the_epochs_exceed_is_warned_of(toy):
 
 def test_time_before_a_kill_is_accounted_for(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(loop._Keeper, "due", lambda self, run: True)
-    store = killed(toy, tmp_path, {"draw": "epoch:1"}, 16)
-    resumed, job = found(toy, tmp_path, {"draw": "epoch:1"}, store=store)
+    store = killed(toy, tmp_path, {"at": 1}, 16)
+    resumed, job = found(toy, tmp_path, {"at": 1}, store=store)
     spent = [sum(getattr(leg, name) for leg in resumed.legs) for name in ("seconds", "cpu_seconds")]
     assert all(0 < before < whole for before, whole in zip(resumed.earlier, spent, strict=True))
-    whole, _ = found(toy, tmp_path, {"draw": "epoch:1"})
+    whole, _ = found(toy, tmp_path, {"at": 1})
     assert whole.earlier == (0, 0)
 
 
 def test_another_network_or_other_images_are_another_run(toy, tmp_path):
-    spec = TrainSpec(arch="zoo:resnet8", data="toy", ratio=0.4)
+    settings = plan({"arch": "zoo:resnet8", "data": "toy", "ratio": 0.4}).settings()
     wide = zoo.resnet8(num_classes=3, in_channels=1, width=16)
     fewer = dataclasses.replace(toy, train=toy.validation)
     known = [
-        begin.store(spec, tmp_path / "out", True, model, dataset).identity
+        begin.store(settings, tmp_path / "out", True, model, dataset).identity
         for model, dataset in ((net(), toy), (net(1), toy), (wide, toy), (net(), fewer))
     ]
     assert known[0] == known[1] and known[0] != known[2] and known[0] != known[3]
@@ -251,15 +262,15 @@ def test_another_network_or_other_images_are_another_run(toy, tmp_path):
 def test_the_last_good_state_is_kept_where_training_diverges(toy, tmp_path):
     store = training.Store(tmp_path / "state", identity={"settings": "{}"})
     with pytest.raises(TrainingError, match=r"(?s)the loss is nan at step.*--resume goes on from it"):
-        found(toy, tmp_path, {"draw": "end", "learning_rate": 1e9}, store=store)
+        found(toy, tmp_path, {"method": "network-slimming", "learning_rate": 1e9}, store=store)
     kept, _ = training.state.read(dataclasses.replace(store, folder=store.folder / "pass1", resume=True))
     assert all(tensor.isfinite().all() for name, tensor in kept["model"].items() if "running" not in name)
     spoilt = training.Store(tmp_path / "spoilt", identity={"settings": "{}"})
     with pytest.raises(TrainingError, match=r"gammas are not finite after step 1 of 24") as found_bad:
-        found(toy, tmp_path, {"draw": "end", "learning_rate": 1e39}, store=spoilt)
+        found(toy, tmp_path, {"method": "network-slimming", "learning_rate": 1e39}, store=spoilt)
     assert "--resume" not in str(found_bad.value) and not training.state.exists(spoilt)  # no good state, none promised
     with pytest.raises(ProofError, match=r"(?s)after step 1 of 24, at a learning rate of 8.33e\+29: .*have diverged"):
-        found(toy, tmp_path, {"learning_rate": 1e30})
+        found(toy, tmp_path, {"learning_rate": 1e30, "deadline": 0.02})
 
 
 def test_what_the_user_keeps_beside_the_states_stays(toy, tmp_path):
@@ -267,7 +278,7 @@ def test_what_the_user_keeps_beside_the_states_stays(toy, tmp_path):
     kept.parent.mkdir()
     kept.write_text("precious")
     (kept.parent / "plans").mkdir()
-    train_run.train(net(), toy, out=tmp_path / "run", **FEW | {"epochs": 1, "draw": "end"})
+    train_run.train(net(), toy, out=tmp_path / "run", **FEW | {"epochs": 1, "method": "network-slimming"})
     left = sorted(path.name for path in kept.parent.iterdir())
     assert kept.read_text() == "precious" and left == ["notes.txt", "plans"]
 
@@ -283,7 +294,7 @@ def test_initial_weights(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(training.Run, "replace", spy)
     results = {}
     for init in ("inherit", "rewind", "fresh"):
-        run, _ = found(toy, tmp_path, {"draw": "epoch:3", "init": init})
+        run, _ = found(toy, tmp_path, {"at": 3, "init": init})
         results[init] = (run, dict(begun))
     start = net()
     graph = trace(start, torch.zeros(1, 1, 8, 8))
@@ -294,7 +305,7 @@ def test_initial_weights(toy, tmp_path, monkeypatch):
     assert not torch.equal(results["fresh"][1]["weights"][key], small[key])
     images = {init: sum(leg.images for leg in run.legs) for init, (run, _) in results.items()}
     assert images == {"inherit": 4 * 192, "rewind": 7 * 192, "fresh": 4 * 192}
-    last = {init: run.search["history"][-1]["accuracy"] for init, (run, _) in results.items()}
+    last = {init: run.search.history[-1].validation_accuracy for init, (run, _) in results.items()}
     assert last["inherit"] >= last["fresh"] + 0.02  # the released code's "continue" starts from fresh weights
 
 
@@ -305,21 +316,21 @@ def test_other_budgets_and_what_may_be_spent(toy, tmp_path):
     assert small <= 0.5 * full
     spent = sum(leg.cost for leg in run.legs) / (3 * full * 6 * 192)
     assert 0.9 - small / full / 6 <= spent <= 0.9  # to the epoch
-    assert len(run.search["history"]) > 6
+    assert len(run.search.history) > 6
 
 
 def test_rewinding_past_the_draw_inherits_and_says_so(toy, tmp_path):
-    settings = {"draw": "epoch:1", "init": "rewind", "rewind_step": 9, "epochs": 2}
+    settings = {"at": 1, "init": "rewind", "rewind_step": 9, "epochs": 2}
     run, job = found(toy, tmp_path, settings)
     assert sum(leg.images for leg in run.legs) == 2 * 192
-    assert any("before rewind_step = 9" in warning for warning in job.warnings)
+    assert any("before rewind_step = 9" in warning for warning in run.warnings)
 
 
 def test_draws_at_the_beginning_and_at_the_end(toy, tmp_path):
-    first, _ = found(toy, tmp_path, {"draw": "init", "epochs": 1})
-    assert [leg.search for leg in first.legs] == [False] and first.search["history"]
-    last, _ = found(toy, tmp_path, {"draw": "end", "passes": 2, "epochs": 2, "watch": (0.3,)}, ratio=0.5)
-    assert len(last.search["history"]) == 6  # two passes and the retraining
+    first, _ = found(toy, tmp_path, {"method": "scratch", "control": "scratch-E", "weights": "initial", "epochs": 1})
+    assert [leg.search for leg in first.legs] == [False] and first.search.history
+    last, _ = found(toy, tmp_path, {"method": "network-slimming", "passes": 2, "epochs": 2, "watch": (0.3,)}, ratio=0.5)
+    assert len(last.search.history) == 6  # two passes and the retraining
     assert [leg.search for leg in last.legs] == [True, True, False]
     mask = last.slimmed.mask
     assert mask.removed == pytest.approx(0.5 * len(mask.keep), abs=1)
@@ -329,8 +340,8 @@ def test_draws_at_the_beginning_and_at_the_end(toy, tmp_path):
 def test_solved_strength_shrinks_gammas_where_the_papers_does_not(toy, tmp_path):
     means = {}
     for name, penalty in (("solved", {"penalty_total": 2.0}), ("raw", {"l1": 1e-4}), ("none", {"l1": 0.0})):
-        run, _ = found(toy, tmp_path, {"draw": "end", "epochs": 2} | penalty)
-        seen = run.search["gamma_history"][-1]
+        run, _ = found(toy, tmp_path, {"method": "network-slimming", "epochs": 2} | penalty)
+        seen = run.search.seen["gamma_history"][-1]
         means[name] = sum(low * count for low, count in zip(seen["edges"], seen["counts"], strict=False))
     assert means["solved"] < 0.5 * means["none"]
     assert means["raw"] == pytest.approx(means["none"], rel=0.05)
@@ -338,28 +349,27 @@ def test_solved_strength_shrinks_gammas_where_the_papers_does_not(toy, tmp_path)
 
 def test_groups_are_penalised_until_the_draw_in_every_pass(toy, tmp_path, monkeypatch):
     seen = []
-    original = shrinking.penalise_groups_
+    original = penalised.penalise_groups_
 
     def spy(model, graph, strength):
         assert strength > 0 and graph.shapes.items() == {n: tuple(p.shape) for n, p in model.named_parameters()}.items()
         seen.append(graph.units)
         original(model, graph, strength)
 
-    monkeypatch.setattr(shrinking, "penalise_groups_", spy)
-    monkeypatch.setattr(shrinking, "penalise_gamma_", lambda *_: pytest.fail("gamma is not to be penalised"))
+    monkeypatch.setattr(penalised, "penalise_groups_", spy)
+    monkeypatch.setattr(penalised, "penalise_gamma_", lambda *_: pytest.fail("gamma is not to be penalised"))
     settings = {"penalty": "group", "ranking": "group-norm", "epochs": 3}
-    run, job = found(toy, tmp_path, settings | {"draw": "end", "passes": 2})
+    run, job = found(toy, tmp_path, settings | {"method": "network-slimming", "passes": 2})
     assert len(seen) == 2 * 3 * 6 and set(seen[:18]) == {job.graph.units}
     assert len(set(seen[18:])) == 1 and run.slimmed.mask.keep.sum() < seen[-1] < job.graph.units
-    assert run.search["penalty"]["kind"] == "group" and run.search["penalty"]["S"] == pytest.approx(1.0)
+    assert run.search.penalty["kind"] == "group" and run.search.penalty["S"] == pytest.approx(1.0)
     seen.clear()
-    found(toy, tmp_path, settings | {"draw": "epoch:1"})
+    found(toy, tmp_path, settings | {"at": 1})
     assert len(seen) == 6
 
 
 def test_of_several_processes_the_first_one_measures(tmp_path):
     """The others get its mask, or its refusal, in a broadcast."""
-    spec = TrainSpec(arch="zoo:resnet8", data="toy", max_latency=0.5, device="cpu")
     keep, answers = torch.tensor([True, False]), iter([0, BudgetError("out of reach")])
 
     class Solver:
@@ -373,10 +383,10 @@ def test_of_several_processes_the_first_one_measures(tmp_path):
             return {"kind": "latency"}
 
     alone = Solver()
-    assert methods.agreed(alone, spec) is alone and methods.agreed(None, spec) is None
+    assert methods.agreed(alone, "cpu") is alone and methods.agreed(None, "cpu") is None
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
     try:
-        together = methods.agreed(alone, spec)
+        together = methods.agreed(alone, "cpu")
         assert together is not alone and together.record() == {"kind": "latency"}
         assert torch.equal(together(1, 2, 3, 4).keep, keep)
         with pytest.raises(BudgetError, match="out of reach"):
@@ -387,7 +397,7 @@ def test_of_several_processes_the_first_one_measures(tmp_path):
 
 def test_bad_input(toy, tmp_path):
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+ of 24 \(learning rate"):
-        train_run.train(net(), toy, 0.5, draw="epoch:1", learning_rate=1e30, out=tmp_path / "a", **FEW)
+        train_run.train(net(), toy, 0.5, at=1, learning_rate=1e30, out=tmp_path / "a", **FEW)
     assert not (tmp_path / "a").exists()
     with pytest.raises(DataError, match="3 classes, the network 5"):
         train_run.train(zoo.resnet8(num_classes=5, in_channels=1), toy, 0.5, **FEW)
@@ -427,7 +437,7 @@ def test_after_network_slimming_training_begins_where_init_says(toy, tmp_path, m
     key = "layer3.0.conv1.weight"
     for init, passes in (("inherit", 1), ("rewind", 2), ("fresh", 1)):
         begun.clear()
-        settings = {"epochs": 2, "draw": "end", "init": init, "passes": passes}
+        settings = {"epochs": 2, "method": "network-slimming", "init": init, "passes": passes}
         run, job = found(toy, tmp_path, settings | ({"rewind_step": 3} if init == "rewind" else {}))
         assert [step for _, step in begun] == [0, *[3 * (init == "rewind")] * passes]
         start = {"fresh": net(1), "rewind": None}.get(init, net())
@@ -437,8 +447,8 @@ def test_after_network_slimming_training_begins_where_init_says(toy, tmp_path, m
                 after_step=lambda run, s=steps: None if next(s) < 2 else (_ for _ in ()).throw(Stop(run))
             )
             with pytest.raises(Stop) as stopped:
-                pen = policies.watch(job, None, trigger=False).penalty_hook(job.graph)
-                original(net(), toy.train, methods.recipe(job.spec), hooks=[pen, hook])
+                pen = penalised.penalty_of(job, penalised.Penalised(), "gamma").hook(lambda graph=job.graph: graph)
+                original(net(), toy.train, job.recipe, hooks=[pen, hook])
             start = stopped.value.args[0].model
         small = remove(start.cpu(), job.graph, run.slimmed.mask).state_dict()
         assert torch.equal(begun[-1][0][key], small[key]) is (init != "inherit")
@@ -448,42 +458,68 @@ class Stop(Exception):
     """Ends a run in the middle."""
 
 
-def test_what_a_draw_policy_has_no_use_for_is_refused():
-    known = {"arch": "zoo:resnet8", "data": "digits"}
-    for settings, words in (
-        ({"draw": "end", "spend": 0.5}, "spend is 0.5: draw = 'end' trains"),
-        ({"draw": "init", "search_precision": "bf16"}, "search_precision is 'bf16': with draw = 'init'"),
-        ({"draw": "epoch:0", "rewind_step": 2}, "rewind_step is 2: with draw = 'epoch:0'"),
-    ):
-        with pytest.raises(SpecError, match=words):
-            TrainSpec(**known, **settings)
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"method": "network-slimming", "spend": 0.5}, "'spend' .*'network-slimming' has.*early-bird, progressive"),
+    ({"method": "scratch", "search_precision": "bf16"}, "'search_precision' .*'scratch' has no such"),
+    ({"method": "scratch", "rewind_step": 2}, "'rewind_step' .*'scratch' has no such"),
+    ({"passes": 2}, "(?s)'passes' .*'early-bird' has no such.*It is one of network-slimming"),
+    ({"tresh": 0.2}, "Did you mean threshold"),
+    ({"epoch": 2}, "Did you mean epochs"),
+    ({"method": "early"}, "method is 'early': it must be 'early-bird' or"),
+    ({"at": 2, "deadline": 0.5}, "at is 2 and deadline is 0.5: both say when"),
+    ({"draw": "late"}, "draw is 'late': it was early-bird, end, epoch:K or init"),
+    ({"draw": "end", "method": "scratch"}, "draw is 'end', and method is 'scratch': both say how"),
+    ({"method": "scratch", "control": "fine-tune", "weights": "initial"}, "weights is 'initial' and control"),
+])  # fmt: skip
+def test_what_a_method_has_no_use_for_is_refused(settings, words):
+    with pytest.raises(SpecError, match=f"(?s){words}"):
+        plan({"arch": "zoo:resnet8", "data": "digits", **settings})
+
+
+@pytest.mark.parametrize(("old", "method", "config"), [
+    ({"draw": "end", "passes": 2}, "network-slimming", {"passes": 2}),
+    ({"draw": "epoch:3", "init": "rewind"}, "early-bird", {"at": 3, "init": "rewind"}),
+    ({"draw": "early-bird", "passes": 1}, "early-bird", {}),
+    ({"draw": "init", "spend": 0.5}, "scratch", {"control": "scratch-E", "weights": "initial", "spend": 0.5}),
+    ({"draw": "epoch:0", "init": "fresh", "rule": "consecutive"}, "scratch", {"control": "scratch-E"}),
+    ({"draw": "end", "deadline": 0.02, "spend": None}, "network-slimming", {}),
+])  # fmt: skip
+def test_old_words_still_work_and_say_the_new_ones(caplog, old, method, config):
+    made = plan({"arch": "zoo:resnet8", "data": "digits", **old})
+    assert made.method.name == made.spec.method == method
+    assert made.config == made.method.config(**config)
+    assert f"draw = {old['draw']} is now method = {method}" in caplog.text
 
 
 def test_a_network_drawn_before_training_spends_its_share(toy, tmp_path):
-    run, _ = found(toy, tmp_path, {"draw": "init", "init": "fresh", "spend": 0.5})
+    run, _ = found(
+        toy,
+        tmp_path,
+        {"method": "scratch", "control": "scratch-E", "spend": 0.5},
+    )
     cost = sum(leg.cost for leg in run.legs) / (3 * run.slimmed.graph.macs(Mask.full(run.slimmed.graph).keep) * 4 * 192)
     assert 0.4 < cost <= 0.5
     assert ledger.times(run.legs, 192)["search"] is None
-    assert len(run.search["history"]) > 4
+    assert len(run.search.history) > 4
 
 
 def test_frozen_gammas_are_not_said_to_be_penalised_or_settled(toy, tmp_path):
     model = net()
     for _, gamma in gammas(model):
         gamma.requires_grad_(False)
-    spec = TrainSpec(arch="zoo:resnet8", data="toy", ratio=0.4, **FEW | {"deadline": 0.5})
-    job = train_run._job(models.of(model, toy.input_shape), net, toy, spec, tmp_path, None, quiet)
-    run = methods.search(job)
-    assert run.search["penalty"]["S"] == 0 and run.search["penalty"]["gap"] is None
-    assert [w for w in job.warnings if "no gamma has moved" in w] and not [w for w in job.warnings if "no gap" in w]
+    run, _ = found(toy, tmp_path, {"deadline": 0.5}, model=model)
+    assert run.search.penalty["S"] == 0 and run.search.penalty["gap"] is None
+    assert [w for w in run.warnings if "no gamma has moved" in w] and not [w for w in run.warnings if "no gap" in w]
+    with pytest.raises(TrainingError, match="(?s)no gamma has moved, so no mask can settle.*deadline or at"):
+        found(toy, tmp_path, {}, model=model)  # nobody has asked for a draw by chance
 
 
 def test_a_cut_without_a_gap_is_warned_of_whatever_drew_it(toy, tmp_path):
-    for draw in ("epoch:1", "end"):
-        _, job = found(toy, tmp_path, {"draw": draw, "epochs": 2})
-        assert any("no gap at this ratio" in warning for warning in job.warnings)
+    for how in ({"at": 1}, {"method": "network-slimming"}):
+        run, _ = found(toy, tmp_path, {"epochs": 2, **how})
+        assert any("no gap at this ratio" in warning for warning in run.warnings)
     run, job = found(toy, tmp_path, {"epochs": 2})
-    assert run.search["penalty"]["S"] < run.search["penalty"]["S_of_schedule"] == pytest.approx(2)
+    assert run.search.penalty["S"] < run.search.penalty["S_of_schedule"] == pytest.approx(2)
 
 
 def test_a_process_that_does_not_measure_still_has_a_record(tmp_path):

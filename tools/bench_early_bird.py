@@ -12,7 +12,6 @@ multiply-adds of training, three forward passes an image, as a share of one dens
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,16 +22,15 @@ import torch
 from rows import append, read
 from torch import nn
 
-from slimkit import data, methods, models, provenance, training, zoo
+from slimkit import data, models, provenance, training, zoo
 from slimkit.channels import Graph, trace
 from slimkit.data import Dataset
 from slimkit.measure.accuracy import accuracy
 from slimkit.methods import EarlyBird
 from slimkit.methods import scratch as rethinking
-from slimkit.runs import train as train_run
-from slimkit.runs.result import quiet
+from slimkit.runs.plan import Plan, plan
+from slimkit.runs.train import job_of
 from slimkit.selection.mask import Mask
-from slimkit.settings import TrainSpec
 from slimkit.surgery.remove import remove
 from slimkit.training.penalty import gammas
 
@@ -79,42 +77,33 @@ class Bench:
         provenance.attach(model, known)
         return model
 
-    def spec(self, **settings: Any) -> TrainSpec:
+    def plan(self, **settings: Any) -> Plan:
         """Return the settings of a run."""
         s = self.setting
         given = {
             "arch": f"zoo:{s.arch}", "data": "fashion-mnist", "ratio": s.ratio, "epochs": s.epochs, "seed": s.seed,
             "batch_size": s.batch_size, "round_to": 1, "precision": s.precision,
         }  # fmt: skip
-        return TrainSpec(**given | settings)
+        return plan(given | settings)
 
     def ticket(self, **settings: Any) -> dict[str, Any]:
         """Search, draw and train on with slimkit's own stages."""
-        spec = self.spec(**settings)
+        asked = self.plan(**settings)
         network = models.of(self.dense, self.dataset.input_shape)
-        with tempfile.TemporaryDirectory() as work:
-            job = train_run._job(
-                network,
-                lambda: self.fresh(spec.seed + 100),
-                self.dataset,
-                spec,
-                Path(work),
-                None,
-                quiet,
-            )
-            found = methods.search(job)
-        mask = found.slimmed.mask
+        job = job_of(network, lambda: self.fresh(asked.spec.seed + 100), self.dataset, asked)
+        found = asked.method(job, asked.config)
+        assert found.cut is not None
+        mask, search = found.cut.mask, found.search.to_dict()
         cost = sum(leg.cost for leg in found.legs)
-        drawn = found.search.get("drawn_epoch")
         return self.result(found.model, cost) | {
             "kept": mask.counts(self.graph),
             "keep": mask.keep.int().tolist(),
             "macs": self.graph.macs(mask.keep) / self.macs,
-            "drawn": drawn,
-            "epochs": len(found.search["history"]),
-            "after_cut": found.rows["after_cut"][0]["accuracy"],
-            "ratios": found.search["ratios"],
-            "warnings": job.warnings,
+            "drawn": search.get("drawn_epoch"),
+            "epochs": len(search["history"]),
+            "after_cut": found.cut.after.accuracy,
+            "ratios": search["ratios"],
+            "warnings": found.warnings,
         }
 
     def alone(self, mask: Mask | None, epochs: int, seed: int = 0) -> dict[str, Any]:
@@ -133,7 +122,8 @@ class Bench:
 
     def train(self, model: nn.Module, epochs: int, **more: Any) -> training.Trained:
         """Train by the recipe of all arms."""
-        recipe = replace(methods.recipe(self.spec()), epochs=epochs)
+        s = self.setting
+        recipe = training.Recipe(epochs=epochs, batch_size=s.batch_size, seed=s.seed, precision=s.precision)
         return training.train(model, self.dataset.train, recipe, **more)
 
     def result(self, model: nn.Module, cost: float) -> dict[str, Any]:
@@ -211,7 +201,7 @@ def equal_cost(bench: Bench, mask: Mask, arm: str = "early bird, 0.55") -> int:
 
 def uniform(bench: Bench, arm: str = "early bird, 0.55") -> dict[str, Any]:
     """Train uniform widths of equal MACs for an equal cost."""
-    mask = rethinking.uniform(bench.graph, bench.graph.macs(bench.drawn(arm).keep))
+    mask = rethinking.scaled(bench.graph, bench.graph.macs(bench.drawn(arm).keep), bench.graph.macs)
     return bench.alone(mask, equal_cost(bench, mask, arm))
 
 
@@ -224,7 +214,7 @@ def published(bench: Bench, **settings: Any) -> dict[str, Any]:
 def random_channels(bench: Bench) -> dict[str, Any]:
     """Cut random channels to the same widths at the same time, and train on."""
     at = max(1, round(bench.done["early bird, 0.55"]["drawn"]))
-    return bench.ticket(spend=0.55, ranking="random", draw=f"epoch:{at}")
+    return bench.ticket(spend=0.55, ranking="random", at=at)
 
 
 ARMS: dict[str, Arm] = {
@@ -236,7 +226,7 @@ ARMS: dict[str, Arm] = {
     "early bird, 0.45": lambda b: b.ticket(spend=0.45),
     "early bird by 5 %, 0.55": lambda b: b.ticket(spend=0.55, deadline=0.05),
     "global, 0.55": lambda b: b.ticket(spend=0.55, scope="global", cap=0.75),
-    "network slimming": lambda b: b.ticket(draw="end", scope="global", watch=[0.3, 0.7]),
+    "network slimming": lambda b: b.ticket(method="network-slimming", scope="global", watch=[0.3, 0.7]),
     "scratch-E": lambda b: b.alone(b.drawn(), b.setting.epochs, seed=100),
     "early bird, fresh": lambda b: b.ticket(spend=0.55, init="fresh"),
     "early bird, rewind": lambda b: b.ticket(spend=0.55, init="rewind"),
@@ -246,7 +236,7 @@ ARMS: dict[str, Arm] = {
     "published, fresh": lambda b: published(b, init="fresh"),
     "bf16 search": lambda b: b.ticket(spend=0.55, search_precision="bf16"),
     "int8 search": lambda b: b.ticket(spend=0.55, search_precision="int8-emulated"),
-    **{f"drawn at {e}": lambda b, at=e: b.ticket(spend=0.8, draw=f"epoch:{at}") for e in (1, 2, 4, 6, 8)},
+    **{f"drawn at {e}": lambda b, at=e: b.ticket(spend=0.8, at=at) for e in (1, 2, 4, 6, 8)},
 }
 DEFAULT = [name for name in ARMS if not name.startswith("drawn")]
 

@@ -1,24 +1,33 @@
 """Which small network to train, and when to know. One published method a file."""
 
+from slimkit.methods import early_bird, lottery_ticket, network_slimming, progressive, scratch
 from slimkit.methods.agree import agreed
-from slimkit.methods.early_bird import Draw, EarlyBird
-from slimkit.methods.figures import cost, measure
-from slimkit.methods.job import Job, Searched, example, recipe
-from slimkit.methods.policies import search
+from slimkit.methods.job import Job, Selection
+from slimkit.methods.method import Found, Method
+from slimkit.methods.observer import Draw, EarlyBird
 from slimkit.methods.remember import remembered
 from slimkit.methods.settled import Rule
 
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        early_bird.METHOD,
+        progressive.METHOD,
+        network_slimming.METHOD,
+        lottery_ticket.METHOD,
+        scratch.METHOD,
+    )
+}
+
 __all__ = [
+    "METHODS",
     "Draw",
     "EarlyBird",
+    "Found",
     "Job",
+    "Method",
     "Rule",
-    "Searched",
+    "Selection",
     "agreed",
-    "cost",
-    "example",
-    "measure",
-    "recipe",
     "remembered",
-    "search",
 ]

@@ -15,7 +15,6 @@ from slimkit.methods.remember import Remembered
 from slimkit.selection.budget import Widths
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver, SizeSolver
-from slimkit.settings import TrainSpec
 from slimkit.training import distributed
 from slimkit.training.hardware import pick_device
 
@@ -51,9 +50,9 @@ class Agreed:
 
 
 def agreed(
-    solver: Remembered | LatencySolver | SizeSolver | None, spec: TrainSpec
+    solver: Remembered | LatencySolver | SizeSolver | None, device: str
 ) -> Agreed | Remembered | LatencySolver | SizeSolver | None:
     """Return a solver whose masks are equal in all processes that train together."""
     if solver is None or not (dist.is_available() and dist.is_initialized()):
         return solver
-    return Agreed(solver, distributed.local_device(pick_device(spec.device)))
+    return Agreed(solver, distributed.local_device(pick_device(device)))

@@ -1,6 +1,8 @@
 """Cut a network in the middle of its training: choose, remove, prove, fold constants, measure statistics."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -9,63 +11,162 @@ from torch import Tensor, nn
 
 from slimkit import provenance, recovery, training
 from slimkit.channels import Graph
-from slimkit.measure import accuracy
-from slimkit.methods.job import Job
-from slimkit.methods.shrink import Cut
+from slimkit.measure.quality import quality
+from slimkit.methods.job import Choose, Job
 from slimkit.recovery import fold
 from slimkit.results import records
-from slimkit.runs import start
+from slimkit.selection.mask import Mask
+from slimkit.surgery.evidence import Evidence, Shown
 from slimkit.surgery.prove import Slimmed
-from slimkit.training.penalty import gammas, has_gap, share_near_zero
+from slimkit.surgery.remove import remove
+from slimkit.training.penalty import gammas
 
 FOLD_BATCHES, STATISTICS_BATCHES = 4, 20
 
 
-def cutter(job: Job, graph: Graph, solver: Any) -> Callable[[nn.Module], Cut]:
-    """Return what cuts a network on the CPU: choose, remove, prove, fold constants, measure statistics."""
-    spec, dataset = job.spec, job.dataset
+@dataclass(frozen=True)
+class AfterCut:
+    """The small network right after the cut.
 
-    def cut(dense: nn.Module) -> Cut:
-        job.progress("removing channels and proving it", None)
-        provenance.attach(dense, provenance.of(job.dense) if graph is job.graph else provenance.of(dense))
-        slimmed = start.slim(spec, dense, graph, job.inputs, start.context(spec, dataset), solver)
-        small = slimmed.model
-        gamma_row = records.gammas(dense, small)
-        if spec.constants == "fold" and spec.init == "inherit":
-            batches = [images for images, _ in islice(dataset.train.batches(128, seed=spec.seed), FOLD_BATCHES)]
-            means = fold.input_means(dense, graph, slimmed.mask, batches, measured=True)
-            fold.fold_(small, dense, graph, slimmed.mask, means)
-        recovery.reestimate(small, dataset.train, batches=STATISTICS_BATCHES, seed=spec.seed)
-        row = {
-            "constants": spec.constants,
-            "batch_norm": "re-estimated",
-            "accuracy": accuracy.accuracy(small, dataset.validation),
+    Attributes:
+        constants: what became of those of removed channels, `fold` or `zero`.
+        accuracy: on the validation split, in [0, 1], with BatchNorm's statistics measured anew.
+    """
+
+    constants: str
+    accuracy: float
+    batch_norm: str = "re-estimated"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A network made smaller.
+
+    Attributes:
+        slimmed: the smaller network, weights inherited, and how it came about.
+        sizes: what a penalty on gamma acts on, |gamma| of the network before the cut, [n].
+        norms: what a penalty on groups acts on, norms of units, 1 where training begins, [U].
+        after: how good it was right after the cut.
+        gammas: histograms of |gamma| before and after, for the report.
+        budget: how the mask meets a measured budget, for the report.
+    """
+
+    slimmed: Slimmed
+    sizes: Tensor
+    norms: Tensor
+    after: AfterCut
+    gammas: dict[str, Any] | None
+    budget: dict[str, Any] | None
+
+    @property
+    def model(self) -> nn.Module:
+        """The smaller network, weights inherited."""
+        return self.slimmed.model
+
+    @property
+    def mask(self) -> Mask:
+        """What stayed."""
+        return self.slimmed.mask
+
+    def rows(self) -> dict[str, Any]:
+        """Return the parts of the report that are known since the cut."""
+        return {"gammas": self.gammas, "after_cut": [asdict(self.after)], "budget": self.budget}
+
+    def state(self) -> dict[str, Any]:
+        """Return all but the network, as `restored` takes it."""
+        made = self.slimmed
+        return {
+            "keep": made.mask.keep,
+            "fixed": made.fixed,
+            "evidence": made.evidence.to_dict(),
+            "failing": list(made.failing),
+            "sizes": self.sizes,
+            "norms": self.norms,
+            "after": asdict(self.after),
+            "gammas": self.gammas,
+            "budget": self.budget,
         }
-        values = _penalised(dense, graph, spec.penalty)
-        kept = {
-            "fixed": slimmed.fixed,
-            "error": slimmed.error,
-            "failing": list(slimmed.failing),
-            "near_zero": share_near_zero(values),
-            "gap": has_gap(values, slimmed.mask.removed / max(1, graph.units)),
-            "rows": {
-                "gammas": gamma_row,
-                "after_cut": [row],
-                "budget": solver.record() if solver else None,
-            },
-        }
-        return Cut(small, slimmed.mask, kept)
-
-    return cut
 
 
-def _penalised(model: nn.Module, graph: Graph, penalty: str) -> Tensor:
-    """Return the sizes that the penalty acts on, [n]: |gamma|, or norms of units, 1 where training begins."""
-    if penalty == "group" and graph.units:
-        return training.unit_norms(model, graph) / graph.coupled.tensors[:-1].sqrt()
-    return torch.cat([gamma.detach().abs() for _, gamma in gammas(model)] or [torch.zeros(1)])
+def restored(state: dict[str, Any], dense: nn.Module, graph: Graph) -> Cut:
+    """Return the cut that `state` is of, its weights those of a dense network at hand."""
+    mask = Mask(state["keep"])
+    small, failing = remove(dense, graph, mask), tuple(state["failing"])
+    made = Slimmed(small, graph, mask, state["fixed"], evidence_of(state["evidence"]), failing)
+    after = AfterCut(**state["after"])
+    return Cut(made, state["sizes"], state["norms"], after, state["gammas"], state["budget"])
 
 
-def slimmed(graph: Graph, cut: Cut) -> Slimmed:
-    kept = cut.kept
-    return Slimmed(cut.model, graph, cut.mask, kept["fixed"], kept["error"], tuple(kept["failing"]))
+def cut(job: Job, dense: nn.Module, graph: Graph, choose: Choose | None = None, inherit: bool = True) -> Cut:
+    """Cut a trained network on the CPU, in eval mode.
+
+    Args:
+        job: what is known of the run.
+        dense: the network; untouched but for its provenance.
+        graph: its channels.
+        choose: chooses the mask; as the run asks for it unless given.
+        inherit: the small network goes on with these weights, so that folding constants is of use.
+    """
+    job.progress("removing channels and proving it", None)
+    provenance.attach(dense, provenance.of(job.dense) if graph is job.graph else provenance.of(dense))
+    made = job.selection.slim(dense, graph, choose)
+    return settle(job, dense, made, fold_constants=job.selection.fold and inherit)
+
+
+def settle(job: Job, dense: nn.Module, made: Slimmed, fold_constants: bool) -> Cut:
+    """Fold the constants of what was removed, measure BatchNorm's statistics anew, and the accuracy."""
+    dataset, graph, small, seed = job.dataset, made.graph, made.model, job.recipe.seed
+    histograms = records.gammas(dense, small)
+    if fold_constants:
+        batches = [images for images, _ in islice(dataset.train.batches(128, seed=seed), FOLD_BATCHES)]
+        means = fold.input_means(dense, graph, made.mask, batches, measured=True)
+        fold.fold_(small, dense, graph, made.mask, means)
+    recovery.reestimate(small, dataset.train, batches=STATISTICS_BATCHES, seed=seed)
+    after = AfterCut("fold" if job.selection.fold else "zero", quality(small, dataset.validation, dataset.task))
+    sizes = torch.cat([gamma.detach().abs() for _, gamma in gammas(dense)] or [torch.zeros(1)])
+    norms = training.unit_norms(dense, graph) / graph.coupled.tensors[:-1].sqrt() if graph.units else torch.zeros(1)
+    return Cut(
+        made, sizes, norms, after, histograms, job.selection.measured.record() if job.selection.measured else None
+    )
+
+
+def evidence_of(state: dict[str, Any]) -> Evidence:
+    """Return the evidence that `to_dict` made plain."""
+    shown = (one | {"shapes": tuple(map(tuple, one["shapes"]))} for one in state["shown"])
+    return Evidence(
+        shown=tuple(Shown(**one) for one in shown),
+        untouched=tuple(state["untouched"]),
+        constant=state["constant"],
+        channels=state["channels"],
+        random=state["random"],
+        stateful=state["stateful"],
+    )
+
+
+def all_shown(found: Sequence[Evidence]) -> Evidence:
+    """Return what several proofs, one after the other, have shown together."""
+    return replace(found[-1], shown=tuple(shown for one in found for shown in one.shown))
+
+
+def begun(job: Job, mask: Mask, init: str, weights: dict[str, Tensor] | None) -> nn.Module | None:
+    """Return a small network with fresh weights or those to rewind to; None where it inherits what it has.
+
+    Args:
+        job: what is known of the run.
+        mask: over the dense network.
+        init: `inherit`, `rewind` or `fresh`.
+        weights: of the dense network, to rewind to.
+    """
+    if init == "fresh":
+        return remove(job.fresh(), job.graph, mask)
+    if init == "rewind" and weights is not None:
+        dense = copy.deepcopy(job.dense)
+        dense.load_state_dict(weights)
+        return remove(dense, job.graph, mask)
+    return None
+
+
+def named(model: nn.Module, like: nn.Module) -> nn.Module:
+    """Let a trained network be known as what it was cut from."""
+    provenance.attach(model, provenance.of(like))
+    return model

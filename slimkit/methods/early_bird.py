@@ -1,221 +1,215 @@
-"""Early-bird tickets: draw the mask as soon as it has settled, You et al. 2020, arXiv:1909.11957.
+"""Early-bird tickets: draw the mask as soon as it has settled, and train only the small network on.
 
-U = units of the graph. Departs from the released code: masks have an exact count and never empty a group;
-gammas that do not move, or that tie at the cut, are no evidence of a settled mask; those that the penalty has brought
-to zero are ranked by how long they have been there.
+You et al. 2020, arXiv:1909.11957. Departs from the released code: the small network inherits its weights (there it
+begins from fresh ones), masks have an exact count and never empty a group, and gammas that do not move are no
+evidence; see `slimkit.methods.observer`.
 """
 
-from collections import deque
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from slimkit.errors import SpecError, TrainingError
+from slimkit.methods.cut import Cut, cut, named, restored
+from slimkit.methods.job import Job
+from slimkit.methods.looks import Looks, Watched, looks_of
+from slimkit.methods.method import Found, Method, leg
+from slimkit.methods.penalised import NO_GAP, Penalised, penalty_of
+from slimkit.methods.shrink import (
+    Begun,
+    Lowered,
+    Spent,
+    affordable,
+    begin_anew,
+    cut_in,
+    go_back,
+    go_on,
+    lengthen,
+    lowered,
+    resume_small,
+)
+from slimkit.methods.snapshot import Snapshot, take
+from slimkit.methods.train import Search, train
+from slimkit.settings import setting
+from slimkit.settings.checks import number, optional, whole
+from slimkit.training import Hook, Run
 
-from slimkit.channels import Graph
-from slimkit.errors import MaskError, SpecError
-from slimkit.methods import settled as rules
-from slimkit.methods.settled import Rule
-from slimkit.selection import exact, ranking
-from slimkit.selection.mask import Mask
-from slimkit.selection.scope import by_scope, fill_unranked, pools
-
-_EVEN = 1e-3  # gammas whose range is below this share of the largest are tied: they have not left their start
-_DEAD = 1e-2  # gammas below this share of the largest are dead: what is left of them is the noise of SGD
-
-
-@dataclass(frozen=True)
-class Draw:
-    """A mask that has settled, and the number of the observation (from 0) at which it had."""
-
-    observation: int
-    mask: Mask
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What one look at a network gave, per ratio: distance to the mask before, None where there is none."""
-
-    distances: dict[float, float | None]
-    evidence: bool
+LATEST = 0.5  # share of the steps after which a mask that never settles is drawn, where no deadline was asked for
 
 
-class EarlyBird:
-    """Watches the masks that slimming would give during anybody's training, and says when they have settled.
+@dataclass(frozen=True, kw_only=True)
+class EarlyBirdConfig(Watched, Penalised, Begun, Spent, Lowered):
+    """When to draw, and what to go on with."""
+
+    deadline: float | None = setting(
+        None,
+        "share of the steps after which a mask is drawn, settled or not, in (0, 1); default: it is drawn once it has "
+        f"settled, and after {LATEST:g} where it never does but gammas have moved",
+        optional(number(0, 1, above=True, below=True)),
+    )
+    at: int | None = setting(None, "epoch after which to draw, settled or not and no sooner", optional(whole(1)))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.at is not None and self.deadline is not None:
+            raise SpecError(f"at is {self.at} and deadline is {self.deadline:g}: both say when.\n  Leave one of them")
+
+    def latest(self, job: Job) -> int:
+        """Return the step at which the mask is drawn in any case."""
+        if self.at is None:
+            return max(1, round((self.deadline or LATEST) * job.steps * job.recipe.epochs))
+        if self.at > job.recipe.epochs:
+            raise SpecError(f"at is {self.at}: the run has only {job.recipe.epochs} epochs.\n  Draw sooner")
+        return self.at * job.steps
+
+
+@dataclass
+class Shrinking:
+    """One ticket in the making: a hook of the training that it shrinks.
 
     Attributes:
-        graph: channels of the network that is trained.
-        ratio: share of the removable units that the ticket lacks.
-        rule: when a mask has settled.
-        draws: what has settled so far, by ratio.
-        observations: one entry a look.
+        job, config: what was asked.
+        looks: at the masks.
+        at: step at which the mask is drawn in any case.
+        snapshot: what to rewind to.
+        drawn: what the cut gave; its model is not that of the run, which trains on.
+        drawn_step: steps done before the draw.
+        epochs: of the run, where `spend` has changed them.
+        never_rewound: the draw came before the step to rewind to.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        ratio: float = 0.5,
-        *,
-        rule: Rule | str = "consecutive",
-        watch: Sequence[float] = (),
-        cap: float = 0.9,
-        fixed: Tensor | None = None,
-        ranking: str = "gamma",
-        scope: str = "global",
-    ) -> None:
-        """Begin to watch.
+    job: Job
+    config: EarlyBirdConfig
+    looks: Looks
+    at: int
+    snapshot: Snapshot | None = None
+    drawn: Cut | None = None
+    drawn_step: int | None = None
+    epochs: int | None = None
+    never_rewound: bool = False
 
-        Args:
-            graph: of `slimkit.trace`, U units.
-            ratio: share of the removable units to remove, in [0, 1).
-            rule: a `Rule`, or the name of one with its published settings.
-            watch: further ratios, at no further cost.
-            cap: largest share of one group that may be removed, in (0, 1).
-            fixed: bool [U], units that stay whatever their gamma.
-            ranking: criterion of the masks, one that needs no data.
-            scope: where channels compete, see `scope.by_scope`.
+    def hook(self) -> Hook:
+        """Return what `training.train` takes."""
+        return Hook(after_step=self._after_step, save=self._state, restore=self._restore)
 
-        Raises:
-            MaskError: nothing can be removed, or no unit has a BatchNorm.
-            SpecError: the rule or the scope is unknown, or a number is out of range.
-        """
-        for name, value, low in (("cap", cap, False), *(("ratio", r, True) for r in (ratio, *watch))):
-            if not (0 < value < 1 or (low and value == 0)):
-                raise SpecError(f"{name} is {value}: it must be in {'[' if low else '('}0, 1).")
-        if ranking == "gamma" and not bool(graph.has_norm.any()):
-            raise MaskError(
-                "no channel that can be removed has a BatchNorm, so there is no gamma that could settle.\n"
-                "  Use a network with BatchNorm, or --draw end with --set ranking=group-norm"
-            )
-        self.graph, self.ratio = graph, ratio
-        self.rule = Rule(rule) if isinstance(rule, str) else rule
-        self.ratios = tuple(dict.fromkeys((ratio, *watch)))
-        self.ranking, self.scope = ranking, scope
-        ranked = graph.has_norm if ranking == "gamma" else torch.ones(graph.units, dtype=torch.bool)
-        self._pools = [units[ranked[units]] for units in pools(graph, scope)]
-        self._limits = (cap, fixed)
-        exact.masks(graph, torch.arange(graph.units).float(), self.ratios, cap, fixed)  # all within reach?
-        self._recent = {r: deque[Mask](maxlen=rules.needed(self.rule)) for r in self.ratios}
-        # Where every group loses the same share, widths cannot change: that they agree is no evidence.
-        self._fixed_widths = self.rule.name == "architecture" and scope == "group"
-        self._last: Tensor | None = None
-        self._dead: Tensor | None = None  # rank among the dead, NaN for the living, [U]
-        self.draws: dict[float, Draw] = {}
-        self.observations: list[Observation] = []
+    def _after_step(self, run: Run) -> None:
+        if self.drawn is not None:
+            return
+        config = self.config
+        if config.init == "rewind" and run.step == config.rewind_step:
+            self.snapshot = take(run.model, run.optimizer, run.step)
+        settled = self.looks.due(run) and self.looks.look(run) and config.at is None
+        if settled or run.step == self.at:
+            self._check_moved(settled)
+            self._draw(run)
 
-    @property
-    def mask(self) -> Mask:
-        """The ticket of `ratio`.
+    def _check_moved(self, settled: bool) -> None:
+        """Refuse to draw by default where nothing has moved.
 
         Raises:
-            MaskError: it has not settled yet.
+            TrainingError: no gamma has moved, and nobody asked for a draw all the same.
         """
-        if self.ratio not in self.draws:
-            raise MaskError(
-                f"no mask has settled in {len(self.observations)} observations.\n"
-                "  Call `observe` until it returns True, or take `bird.latest`"
+        asked = self.config.at is not None or self.config.deadline is not None
+        if not settled and not asked and not self.looks.moved:
+            raise TrainingError(
+                "no gamma has moved, so no mask can settle and any draw would be "
+                "chance.\n  Let the BatchNorm layers train, give more epochs, rank by weights with "
+                "ranking = group-norm, or ask for a draw with deadline or at"
             )
-        return self.draws[self.ratio].mask
 
-    @property
-    def latest(self) -> Mask:
-        """The newest mask of `ratio`, settled or not."""
-        if not self._recent[self.ratio]:
-            raise MaskError("nothing has been observed yet.\n  Call `observe` once an epoch")
-        return self.newest(self.ratio)
+    def _draw(self, run: Run) -> None:
+        job, config, graph = self.job, self.config, self.job.graph
+        self.drawn = cut_in(run, lambda dense: cut(job, dense, graph, inherit=config.init == "inherit"))
+        self.drawn_step, mask = run.step, self.drawn.mask
+        spent = float(run.done)
+        if config.init == "fresh":
+            begin_anew(run, graph, mask, job.fresh())
+        elif config.init == "rewind" and self.snapshot is not None:
+            go_back(run, run.model, run.optimizer, graph, mask, self.snapshot)
+        else:
+            self.never_rewound = config.init == "rewind"
+            go_on(run, graph, mask, self.drawn.model)
+        if self.never_rewound:
+            run.notes.append(
+                f"the mask was drawn at step {run.step}, before rewind_step = {config.rewind_step}: "
+                "weights were inherited instead"
+            )
+        if config.spend is not None:
+            self.epochs = affordable(run, config.spend, spent, job.macs(mask) / job.macs())
+            lengthen(run, self.epochs)
 
-    def newest(self, ratio: float) -> Mask:
-        """The newest mask of one of the ratios watched."""
-        return self._recent[ratio][-1]
-
-    def observe(self, model: nn.Module) -> bool:
-        """Look at the network; call it once every `rule.interval` epochs.
-
-        Args:
-            model: the network that `graph` was traced from, also within DistributedDataParallel; read only.
-
-        Returns:
-            True once the mask of `ratio` has settled; the mask is then in `mask` and stays.
-        """
-        scores = self.scores(model)
-        ranks = self._bury(scores) if self.ranking == "gamma" else scores
-        competing = by_scope(self.graph, ranks, self.scope)
-        masks = exact.masks(self.graph, competing, self.ratios, *self._limits)
-        moved = self._last is None or float((scores != self._last).float().mean()) > 0.5
-        spread = float(scores.max() - scores.min()) > _EVEN * float(scores.abs().max())
-        self._last = scores
-        distances: dict[float, float | None] = {}
-        for ratio, mask in masks.items():
-            recent = self._recent[ratio]
-            undecided = sum(exact.undecided(ranks, mask, units) for units in self._pools)
-            if not (moved and spread) or undecided > self.rule.calibrated or self._fixed_widths:
-                recent.clear()
-            before = recent[-1] if recent else None
-            recent.append(mask)
-            distances[ratio] = None if before is None else self._between((before, mask), ratio)[-1]
-            if ratio not in self.draws and self._settled(recent, ratio):
-                self.draws[ratio] = Draw(len(self.observations), mask)
-        self.observations.append(Observation(distances, moved and spread))
-        return self.ratio in self.draws
-
-    def scores(self, model: nn.Module) -> Tensor:
-        """Return what ranks the units, [U]; one without BatchNorm takes the quantile of its weights' norm."""
-        inner = model.module if isinstance(model, DistributedDataParallel) else model
-        scores = ranking.scores(self.ranking, inner, self.graph)
-        if bool(scores.isnan().any()):
-            scores = fill_unranked(scores, ranking.scores("group-norm", inner, self.graph))
-        return scores
-
-    def _settled(self, recent: deque[Mask], ratio: float) -> bool:
-        """Tell whether masks agree: the last few by the rule, and where looks are close over `SPAN` epochs too."""
-        last = list(recent)[-rules.compared(self.rule) :]
-        if len(recent) < rules.needed(self.rule) or not rules.settled(self.rule, self._between(last, ratio)):
-            return False
-        return self.rule.interval >= 1 or self._between((recent[0], recent[-1]), ratio)[-1] < self.rule.threshold
-
-    def _bury(self, scores: Tensor) -> Tensor:
-        """Let dead units keep their order, the longest dead first, below all others.
-
-        Where more units are dead than a ratio removes, the cut lies among them. Their gammas swing about zero by
-        a step's length, so that a mask ranked by them would never settle, though all that it could lose does
-        nothing: at p = 0.3 masks a hundred steps apart differed on 0.3 of a ResNet-20's channels.
-        """
-        top = float(scores.max())
-        dead = scores < _DEAD * top
-        before = torch.full_like(scores, torch.nan) if self._dead is None else self._dead
-        rank = torch.where(before.isnan(), scores / (top or 1) - 1, before - 1)
-        self._dead = torch.where(dead, rank, torch.nan)
-        return torch.where(dead, rank, scores)
-
-    def _between(self, masks: Iterable[Mask], ratio: float) -> list[float]:
-        found = rules.RULES[self.rule.name](tuple(masks), self.graph)
-        expected = rules.chance(self.rule, ratio, self.graph)
-        return [d / expected for d in found] if self.rule.normalised and expected > 0 else found
-
-    def state(self) -> dict[str, Any]:
-        """Return tensors, numbers, lists and dicts: what `restore` needs to go on."""
+    def _state(self) -> dict[str, Any]:
         return {
-            "ratio": self.ratio,
-            "last": self._last,
-            "dead": self._dead,
-            "recent": {str(r): [mask.keep for mask in masks] for r, masks in self._recent.items()},
-            "draws": {str(r): [draw.observation, draw.mask.keep] for r, draw in self.draws.items()},
-            "observations": [
-                [{str(r): d for r, d in seen.distances.items()}, seen.evidence] for seen in self.observations
-            ],
+            "looks": self.looks.state(),
+            "snapshot": self.snapshot.state() if self.snapshot and self.drawn is None else None,
+            "drawn": None if self.drawn is None else self.drawn.state(),
+            "drawn_step": self.drawn_step,
+            "epochs": self.epochs,
+            "never_rewound": self.never_rewound,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave, with its ratios: one that follows a measured budget may be another now."""
-        self._last, self._dead, self.ratio = state["last"], state["dead"], state["ratio"]
-        self.ratios = tuple(map(float, state["recent"]))
-        self._recent = {r: deque[Mask](maxlen=rules.needed(self.rule)) for r in self.ratios}
-        for ratio, masks in state["recent"].items():
-            self._recent[float(ratio)].extend(Mask(keep) for keep in masks)
-        self.draws = {float(r): Draw(number, Mask(keep)) for r, (number, keep) in state["draws"].items()}
-        self.observations = [
-            Observation({float(r): d for r, d in distances.items()}, evidence)
-            for distances, evidence in state["observations"]
-        ]
+    def _restore(self, run: Run, state: dict[str, Any]) -> None:
+        self.looks.restore(state["looks"])
+        self.snapshot = Snapshot(**state["snapshot"]) if state["snapshot"] else None
+        self.drawn_step, self.epochs = state["drawn_step"], state["epochs"]
+        self.never_rewound = state["never_rewound"]
+        if state["drawn"] is not None:
+            self.drawn = restored(state["drawn"], run.model, self.job.graph)
+            resume_small(run, self.job.graph, self.drawn.mask)
+        if self.epochs is not None:
+            lengthen(run, self.epochs)
+
+
+def run(job: Job, config: EarlyBirdConfig) -> Found:
+    """Train with the penalty, draw once the mask has settled, and train the small network on, in one schedule."""
+    at = config.latest(job)
+    shrinking = Shrinking(job, config, looks_of(job, config, at), at)
+    if config.init == "rewind" and config.rewind_step == 0:
+        shrinking.snapshot = take(job.dense, None, 0)
+    penalty = penalty_of(job, config, config.penalty)
+    hooks = [penalty.hook(lambda: job.graph, until=lambda: shrinking.drawn is not None), shrinking.hook()]
+    trained = train(job, lowered(job.dense, config.search_precision), hooks=hooks)
+    drawn, step = shrinking.drawn, shrinking.drawn_step
+    assert drawn is not None
+    notes = []
+    if config.at is None and shrinking.looks.bird.ratio not in shrinking.looks.bird.draws:
+        notes.append(_why_unsettled(shrinking))
+    elif penalty.strength and not penalty.gap(drawn):
+        notes.append(NO_GAP)
+    if not trained.phases[-1].images:
+        notes.append("the mask was drawn at the last step: the small network was not trained; give more --epochs")
+    legs = [
+        leg(job.macs(drawn.mask) if number else job.macs(), [phase], search=number == 0)
+        for number, phase in enumerate(trained.phases)
+    ]
+    search = Search(
+        method=METHOD.name,
+        init="inherit" if shrinking.never_rewound else config.init,
+        precision=config.search_precision,
+        history=trained.history,
+        penalty=penalty.record(drawn, step),
+        seen=shrinking.looks.record(job.steps, step),
+    )
+    return Found(named(trained.model, drawn.model), (trained,), tuple(legs), search, drawn, notes=tuple(notes))
+
+
+def _why_unsettled(shrinking: Shrinking) -> str:
+    """Say why a mask was drawn before it had settled."""
+    drawn = f"step {shrinking.drawn_step}"
+    if len(shrinking.looks.steps) > 1 and not shrinking.looks.moved:
+        return (
+            f"no gamma has moved, so the mask was drawn from where the network began ({drawn}): let its BatchNorm "
+            "train, or rank by weights, --set ranking=group-norm"
+        )
+    share = shrinking.config.deadline or LATEST
+    return (
+        f"the mask had not settled after {100 * share:g} % of the steps and was drawn as it was ({drawn}): "
+        "give more epochs, or another rule or threshold"
+    )
+
+
+METHOD = Method(
+    name="early-bird",
+    summary="train with a penalty on gamma, cut as soon as the mask has settled, train on (You et al. 2020)",
+    config=EarlyBirdConfig,
+    run=run,
+)

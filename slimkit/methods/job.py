@@ -1,118 +1,142 @@
-"""What all stages of one training run share."""
+"""What a method works on: a network with its channels, data, a recipe, and what the run asks of the channels that go.
+
+U = units of the dense network's graph.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from slimkit import data, training
 from slimkit.channels import Example, Graph
-from slimkit.results.ledger import Leg
-from slimkit.settings import TrainSpec
-from slimkit.surgery.prove import Slimmed
-from slimkit.training.penalty import solve_strength
-from slimkit.training.schedules import total
+from slimkit.selection.budget import Widths
+from slimkit.selection.choose import choose, fixed_units
+from slimkit.selection.mask import Mask
+from slimkit.selection.ranking import Context, rank
+from slimkit.selection.scope import by_scope
+from slimkit.settings import Budget
+from slimkit.surgery.prove import Slimmed, prove
 
 Progress = Callable[[str, float | None], None]
-# S by default. A group is pulled as a whole, so that the loss has nothing of it left to make up with: at 2 a
-# ResNet-8 with 150 steps to learn digits did not learn them, at 1 it lost nothing.
-_TOTAL = {"gamma": 2.0, "group": 1.0}
+Choose = Callable[[Graph, Tensor, Tensor], Mask]  # (graph, scores [U], fixed bool [U]) -> mask
 
 
-@dataclass
-class Job:
-    """What all stages of one run need.
+class Measured(Protocol):
+    """Chooses masks for a budget that has to be measured."""
 
-    Attributes:
-        spec: settings.
-        dense: the fresh network; untouched.
-        graph: its channels.
-        dataset: what to train on.
-        inputs: what the proofs run on.
-        fresh: builds the network with other weights.
-        solver: chooses channels, for budgets that need measurements.
-        store: where the state of the run is kept.
-        progress: told what is being done.
-        warnings: what the user should know.
-    """
+    def __call__(self, graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor) -> Mask:
+        """Return a mask; scores [U], the lowest go first; fixed bool [U], units that stay."""
+        ...
 
-    spec: TrainSpec
-    dense: nn.Module
-    graph: Graph
-    dataset: data.Dataset
-    inputs: Sequence[Example]
-    fresh: Callable[[], nn.Module]
-    solver: Any
-    store: training.Store | None
-    progress: Progress
-    warnings: list[str] = field(default_factory=list)
+    def record(self) -> dict[str, Any]:
+        """Return how the last mask meets the budget, for the report."""
+        ...
 
 
 @dataclass(frozen=True)
-class Searched:
-    """What the search and the training of the small network gave.
+class Selection:
+    """Which channels should go, as the run asks for it.
 
     Attributes:
-        model: the small network, trained to the end.
-        slimmed: what was cut from the dense network; its model has the widths, not the weights.
-        legs: images trained on, network by network.
-        search: the part of the report on the search.
-        rows: further parts of the report, known since the cut.
-        device, precision: computed on and in.
-        earlier: seconds and CPU-seconds of training before the run was resumed.
+        budget: what may be left.
+        widths: which counts of channels a group may keep.
+        ranking: criterion, a key of `slimkit.selection.ranking.CRITERIA`.
+        scope: where channels compete, see `slimkit.selection.scope`.
+        context: what the criterion may need: a seed, batches.
+        inputs: what proofs run networks on.
+        keep: layers whose channels all stay, by name or pattern.
+        without_bn: `keep`: channels that no BatchNorm scales stay too.
+        fold: the constants of removed channels go to what reads them; else they are dropped.
+        measured: chooses masks for a budget that has to be measured; None for others.
     """
 
-    model: nn.Module
-    slimmed: Slimmed
-    legs: tuple[Leg, ...]
-    search: dict[str, Any]
-    rows: dict[str, Any]
-    device: str
-    precision: str
-    earlier: tuple[float, float]
+    budget: Budget
+    widths: Widths
+    ranking: str
+    scope: str
+    context: Context
+    inputs: Sequence[Example]
+    keep: tuple[str, ...] = ()
+    without_bn: str = "norm"
+    fold: bool = True
+    measured: Measured | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """Share of the removable units to remove; None where the budget is another."""
+        return self.budget.value if self.budget.kind == "ratio" else None
+
+    def fixed(self, graph: Graph) -> Tensor:
+        """Return the units that stay on request, bool [U]."""
+        return fixed_units(graph, self.keep, self.without_bn)
+
+    def rank(self, model: nn.Module, graph: Graph) -> Tensor:
+        """Score every unit, [U]; the lowest go first."""
+        return rank(self.ranking, model, graph, self.scope, self.context)
+
+    def choose(self, graph: Graph, scores: Tensor, fixed: Tensor) -> Mask:
+        """Return the mask that meets the budget."""
+        if self.measured is not None:
+            return self.measured(graph, scores, self.widths, fixed)
+        return choose(graph, scores, self.budget, self.widths, fixed)
+
+    def part(self, ratio: float) -> "Selection":
+        """Return the same with another ratio as the budget."""
+        return replace(self, budget=Budget("ratio", ratio), measured=None)
+
+    def slim(self, model: nn.Module, graph: Graph, choose: Choose | None = None) -> Slimmed:
+        """Rank, choose, remove and prove; `choose` gives the mask unless the budget is to."""
+        scores, chosen = self.rank(model, graph), choose or self.choose
+        return prove(model, graph, lambda fixed: chosen(graph, scores, fixed), self.inputs, self.fixed(graph))
+
+    def watched_ratio(self, graph: Graph) -> float:
+        """Return the ratio asked for, or about what another budget comes to."""
+        if self.ratio is not None:
+            return self.ratio
+        fixed = self.fixed(graph)
+        chance = torch.rand(graph.units, generator=torch.Generator().manual_seed(0))
+        mask = self.choose(graph, by_scope(graph, chance, "group"), fixed)
+        return mask.removed / max(1, graph.units - int(fixed.sum()))
 
 
-def recipe(spec: TrainSpec) -> training.Recipe:
-    """Return the settings of one training."""
-    return training.Recipe(
-        epochs=spec.epochs,
-        batch_size=spec.batch_size,
-        learning_rate=spec.learning_rate,
-        schedule={"step": "milestones"}.get(spec.schedule, spec.schedule),
-        seed=spec.seed,
-        precision=spec.precision,
-        device=spec.device,
-    )
+@dataclass(frozen=True)
+class Job:
+    """What a method works on.
 
+    Attributes:
+        dense: the network with fresh weights; untouched.
+        graph: its channels.
+        dataset: what to train on.
+        recipe: how every network is trained; its epochs are those of the whole run.
+        selection: which channels should go.
+        fresh: builds the dense network with other weights.
+        store: where the state of the run is kept; None keeps none.
+        progress: told what is being done, and the share done.
+    """
 
-def steps_of(job: Job) -> int:
-    """Return the steps of an epoch."""
-    images = len(job.dataset.train)
-    return max(1, images // min(job.spec.batch_size, max(1, images)))
+    dense: nn.Module
+    graph: Graph
+    dataset: data.Dataset
+    recipe: training.Recipe
+    selection: Selection
+    fresh: Callable[[], nn.Module]
+    store: training.Store | None
+    progress: Progress
 
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        images = len(self.dataset.train)
+        return max(1, images // min(self.recipe.batch_size, max(1, images)))
 
-def fixed_units(job: Job) -> Tensor:
-    keep = job.spec.without_bn == "keep"
-    return ~job.graph.has_norm if keep else torch.zeros(job.graph.units, dtype=torch.bool)
+    @property
+    def example(self) -> Tensor:
+        """One black image [1, C, H, W]."""
+        return torch.zeros(1, *self.dataset.input_shape)
 
-
-def example(spec: TrainSpec, dataset: data.Dataset) -> Tensor:
-    """Return a random image [1, C, H, W]."""
-    return torch.randn(1, *dataset.input_shape, generator=torch.Generator().manual_seed(spec.seed))
-
-
-def strength(job: Job) -> float:
-    """Return lambda: as set, or such that its total pull over the whole schedule is `penalty_total`."""
-    spec, settings = job.spec, recipe(job.spec)
-    if spec.l1 is not None:
-        return spec.l1
-    wanted = _TOTAL[spec.penalty] if spec.penalty_total is None else spec.penalty_total
-    if not wanted:
-        return 0.0
-    return solve_strength(wanted, rates(settings, steps_of(job)), settings.momentum)
-
-
-def rates(settings: training.Recipe, steps: int, last: int | None = None) -> float:
-    return settings.learning_rate * total(settings.shape, settings.epochs * steps, 0, last)
+    def macs(self, keep: Mask | None = None) -> int:
+        """Return the MACs of the dense network, or of what a mask leaves of it."""
+        return self.graph.macs((keep or Mask.full(self.graph)).keep)

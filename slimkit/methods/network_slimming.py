@@ -1,25 +1,40 @@
-"""Network slimming: train, remove, train again, in passes, Liu et al. 2017, arXiv:1708.06519."""
+"""Network slimming: train with a penalty on gamma, cut, train again, in passes, Liu et al. 2017, arXiv:1708.06519."""
 
-from slimkit.channels import Graph
-from slimkit.selection.mask import Mask
+from dataclasses import dataclass
+
+from slimkit.methods.job import Job
+from slimkit.methods.looks import Watched, looks_of
+from slimkit.methods.method import Found, Method
+from slimkit.methods.penalised import Penalised, penalty_of
+from slimkit.methods.rounds import Rounds, train_in_rounds
+from slimkit.methods.shrink import Begun, Lowered
+from slimkit.settings import setting
+from slimkit.settings.checks import whole
 
 
-def ratio_of_pass(ratio: float, passes: int) -> float:
-    """Return what each pass removes of what is left, so that `ratio` of the beginning is gone after all."""
-    return 1.0 - float((1 - ratio) ** (1 / passes))
+@dataclass(frozen=True, kw_only=True)
+class NetworkSlimmingConfig(Watched, Penalised, Begun, Lowered):
+    """How often, and from which weights."""
+
+    passes: int = setting(1, "rounds of training and removal, which share out the ratio", whole(1))
 
 
-def composed(graph: Graph, first: Mask, smaller: Graph, second: Mask) -> Mask:
-    """Return the mask over a network of two cuts, the second of which was made on the smaller network.
+def run(job: Job, config: NetworkSlimmingConfig) -> Found:
+    """Train with the penalty, cut at the end, and train the small network for as long again."""
+    rounds = Rounds(
+        METHOD.name,
+        count=config.passes,
+        init=config.init,
+        rewind_step=config.rewind_step,
+        precision=config.search_precision,
+        penalty=penalty_of(job, config, config.penalty),
+    )
+    return train_in_rounds(job, rounds, looks_of(job, config, None))
 
-    Args:
-        graph: of the network that `first` belongs to.
-        smaller: of that network without the units that `first` removes.
-    """
-    keep = first.keep.clone()
-    later = {group.name: group for group in smaller.groups}
-    for group in graph.groups:
-        if group.name in later:
-            left = group.members[keep[group.members]]
-            keep[left[~second.keep[later[group.name].members]]] = False
-    return Mask(keep)
+
+METHOD = Method(
+    name="network-slimming",
+    summary="train with a penalty on gamma to the end, cut, retrain for as long (Liu et al. 2017)",
+    config=NetworkSlimmingConfig,
+    run=run,
+)

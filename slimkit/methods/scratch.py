@@ -1,77 +1,237 @@
 """Controls: would the small network have done as well alone? Liu et al. 2019, arXiv:1810.05270.
 
-All that a ticket of channels keeps without its weights is a list of widths, so the controls are: those widths
-from fresh weights, for as many epochs (scratch-E) or as many MACs (scratch-B); random channels of the same
-network; other widths at equal MACs. U = units of the graph.
+All that a ticket of channels keeps without its weights is a list of widths, so the controls are: those widths from
+fresh weights, for as many epochs (scratch-E) or as many MACs (scratch-B); random channels of a trained network;
+other widths at equal MACs or at equal parameters. U = units of the graph.
 """
 
 from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from slimkit import training
 from slimkit.channels import Graph
-from slimkit.errors import BudgetError
+from slimkit.errors import BudgetError, SpecError
+from slimkit.methods.cut import Cut, cut, named
+from slimkit.methods.job import Job
+from slimkit.methods.method import Found, Method, leg
+from slimkit.methods.shrink import Spent
+from slimkit.methods.train import Search, history, train
+from slimkit.results import json_file
 from slimkit.selection.mask import Mask
+from slimkit.settings import setting
+from slimkit.settings.checks import choice, number, optional, several, text, whole
 from slimkit.surgery.remove import remove
 
-CAP = 2.0  # the most that the paper lets scratch-B train longer on ImageNet
+CONTROLS = (
+    "uniform", "uniform-params", "permuted", "scratch-E", "scratch-B", "random-channels", "fine-tune", "dense",
+)  # fmt: skip
+_TRAINED = ("random-channels", "fine-tune")  # cut from a network that was trained before
 
 
-def epochs_e(epochs: int) -> int:
-    """Return the epochs of scratch-E: those of the dense network."""
-    return epochs
+@dataclass(frozen=True, kw_only=True)
+class ScratchConfig(Spent):
+    """Which control."""
+
+    control: str = setting(
+        "uniform",
+        "uniform (widths of equal shares, at the MACs of the reference), uniform-params (at its parameters), permuted "
+        "(its shares in another order, at its MACs), scratch-E (its widths), scratch-B (its widths, for the MACs of a "
+        "dense training), random-channels and fine-tune (its widths, cut from a trained network), dense",
+        choice(*CONTROLS),
+    )
+    like: str | None = setting(
+        None,
+        "output folder of a run whose widths are the reference; default: what ranking and budget choose on fresh "
+        "weights",
+        optional(text),
+    )
+    kept: tuple[int, ...] = setting((), "the reference as numbers: channels that each group keeps", several(whole(1)))
+    weights: str = setting(
+        "fresh",
+        "of a network that was not trained before: fresh, or initial (those of the dense network, of what stays)",
+        choice("fresh", "initial"),
+    )
+    longest: float | None = setting(
+        None, "most that scratch-B trains longer, as a factor; 2 in the paper for ImageNet", optional(number(1))
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, wrong, why in (
+            ("kept", bool(self.kept) and self.like is not None, "like says the same"),
+            ("longest", self.longest is not None and self.control != "scratch-B", "only scratch-B trains longer"),
+            ("spend", self.spend is not None and self.control in ("scratch-B", *_TRAINED), "the control says how long"),
+            ("weights", self.weights != "fresh" and self.control in _TRAINED, "the network is trained before"),
+        ):
+            if wrong:
+                given = f"{name} is {getattr(self, name)!r} and control is {self.control!r}"
+                raise SpecError(f"{given}: {why}.\n  Leave out {name}")
 
 
-def epochs_b(epochs: float, dense_macs: int, slim_macs: int, cap: float | None = None) -> int:
+def epochs_b(epochs: float, dense_macs: int, slim_macs: int, longest: float | None = None) -> int:
     """Return the epochs of scratch-B: as many MACs as training the dense network for `epochs`.
 
     Args:
         epochs: the budget in epochs of the dense network: for an equal cost with a ticket, those that its
             whole run was worth (the strict budget).
-        cap: largest factor over `epochs`; `CAP` is the paper's for ImageNet, None its for network slimming.
+        dense_macs: of one forward pass of the dense network.
+        slim_macs: of the slim one.
+        longest: largest factor over `epochs`; 2 is the paper's for ImageNet, None its for network slimming.
     """
     factor = dense_macs / slim_macs
-    return int(epochs * (min(factor, cap) if cap is not None else factor))
-
-
-def scratch(fresh: nn.Module, graph: Graph, mask: Mask) -> nn.Module:
-    """Return a network of the mask's widths with fresh weights.
-
-    `fresh` has weights just drawn by its architecture: independent of each other, so which of them stay does
-    not matter.
-    """
-    return remove(fresh, graph, mask)
+    return int(epochs * (min(factor, longest) if longest is not None else factor))
 
 
 def random_channels(graph: Graph, mask: Mask, seed: int) -> Mask:
     """Return a mask of the same widths that keeps other channels, drawn at random."""
-    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(graph.units, generator=torch.Generator().manual_seed(seed))
+    return of_widths(graph, mask.counts(graph), scores)
+
+
+def of_widths(graph: Graph, counts: Sequence[int], scores: Tensor) -> Mask:
+    """Return the mask that keeps so many units of each group, those of the highest scores [U]."""
     keep = torch.zeros(graph.units, dtype=torch.bool)
-    for group, count in zip(graph.groups, mask.counts(graph), strict=True):
-        keep[group.members[torch.randperm(len(group.members), generator=generator)[:count]]] = True
+    for group, count in zip(graph.groups, counts, strict=True):
+        keep[group.members[scores[group.members].argsort(descending=True, stable=True)[:count]]] = True
     return Mask(keep)
 
 
-def uniform(graph: Graph, macs: int) -> Mask:
-    """Return a mask that takes the same share of every group and has at most so many MACs.
+def scaled(
+    graph: Graph,
+    limit: int,
+    measure: Callable[[Tensor], int],
+    what: str = "MACs",
+    shares: Sequence[float] | None = None,
+) -> Mask:
+    """Return the widest mask that takes these shares of the groups, times one factor, within a limit.
+
+    Args:
+        graph: U units in groups.
+        limit: largest measure allowed.
+        measure: keep [U] -> MACs, or parameters.
+        what: its name, for the message.
+        shares: one a group; equal ones (uniform widths) unless given.
 
     Raises:
         BudgetError: one unit in each group has more.
     """
+    parts = [1.0] * len(graph.groups) if shares is None else shares
 
-    def keeping(share: float) -> Tensor:
+    def keeping(factor: float) -> Tensor:
         keep = torch.zeros(graph.units, dtype=torch.bool)
-        for group in graph.groups:
-            keep[group.members[: max(1, round(share * len(group.members)))]] = True
+        for group, part in zip(graph.groups, parts, strict=True):
+            keep[group.members[: min(len(group.members), max(1, round(factor * part * len(group.members))))]] = True
         return keep
 
-    shares = [step / 1000 for step in range(1001)]
-    place = bisect_right(shares, macs, key=lambda share: graph.macs(keeping(share)))
+    factors = [step / 1000 / min(1.0, *parts) for step in range(1001)]
+    place = bisect_right(factors, limit, key=lambda factor: measure(keeping(factor)))
     if not place:
         raise BudgetError(
-            f"{macs} MACs were given for uniform widths, but one channel a group has "
-            f"{graph.macs(keeping(0))}.\n"
+            f"{limit} {what} were given for widths by shares, but one channel a group has {measure(keeping(0))}.\n"
             "  Raise the budget"
         )
-    return Mask(keeping(shares[place - 1]))
+    return Mask(keeping(factors[place - 1]))
+
+
+def permuted(graph: Graph, mask: Mask, seed: int) -> Mask:
+    """Return a mask whose shares of the groups are those of another, in another order, at no more MACs."""
+    shares = [count / len(group.members) for count, group in zip(mask.counts(graph), graph.groups, strict=True)]
+    order = torch.randperm(len(shares), generator=torch.Generator().manual_seed(seed)).tolist()
+    return scaled(graph, graph.macs(mask.keep), graph.macs, shares=[shares[i] for i in order])
+
+
+def run(job: Job, config: ScratchConfig) -> Found:
+    """Train the control."""
+    if config.control == "dense":
+        return _dense(job)
+    if config.control in _TRAINED:
+        return _from_trained(job, config)
+    graph, seed = job.graph, job.recipe.seed
+    mask = reference(job, config)
+    if config.control == "uniform":
+        mask = scaled(graph, job.macs(mask), graph.macs)
+    elif config.control == "uniform-params":
+        mask = scaled(graph, graph.params(mask.keep), graph.params, "parameters")
+    elif config.control == "permuted":
+        mask = permuted(graph, mask, seed)
+    made = cut(job, job.dense, graph, lambda *_: mask, inherit=config.weights == "initial")
+    mask = made.mask
+    model = remove(job.fresh(), graph, mask) if config.weights == "fresh" else made.model
+    trained = train(job, model, recipe=replace(job.recipe, epochs=_epochs(job, config, mask)))
+    legs = (leg(job.macs(mask), trained.phases, search=False),)
+    search = Search(method=METHOD.name, init=config.weights, history=trained.history)
+    return Found(named(trained.model, made.model), (trained,), legs, search, made)
+
+
+def reference(job: Job, config: ScratchConfig) -> Mask:
+    """Return the mask whose widths the control has, or takes its MACs or parameters from."""
+    graph = job.graph
+    if config.like is None and not config.kept:
+        scores = job.selection.rank(job.dense, graph)
+        return job.selection.choose(graph, scores, job.selection.fixed(graph))
+    counts = list(config.kept) if config.like is None else _widths_of_run(graph, config.like)
+    sizes = [len(group.members) for group in graph.groups]
+    if len(counts) != len(sizes) or any(count > size for count, size in zip(counts, sizes, strict=True)):
+        raise SpecError(f"kept is {counts}: the groups of this network have {sizes} channels.\n  Give one number each")
+    return of_widths(graph, counts, torch.zeros(graph.units))
+
+
+def _widths_of_run(graph: Graph, folder: str) -> list[int]:
+    after = {row["name"]: (row["before"], row["after"]) for row in json_file.read(Path(folder))["groups"]}
+    wanted = {group.name: len(group.members) for group in graph.groups}
+    if {name: before for name, (before, _) in after.items()} != wanted:
+        raise SpecError(f"like is {folder!r}: that run was of another network.\n  Give a run of the same one")
+    return [after[group.name][1] for group in graph.groups]
+
+
+def _epochs(job: Job, config: ScratchConfig, mask: Mask) -> int:
+    epochs, dense, small = job.recipe.epochs, job.macs(), job.macs(mask)
+    if config.control == "scratch-B":
+        return epochs_b(epochs, dense, small, config.longest)
+    return epochs if config.spend is None else max(1, int(config.spend * epochs * dense / small))
+
+
+def _dense(job: Job) -> Found:
+    """Train the dense network, and leave it as it is."""
+    trained = train(job, job.dense)
+    search = Search(method=METHOD.name, history=trained.history)
+    return Found(named(trained.model, job.dense), (trained,), (leg(job.macs(), trained.phases, search=False),), search)
+
+
+def _from_trained(job: Job, config: ScratchConfig) -> Found:
+    """Train the dense network, cut it to the reference's widths, and train on for as long."""
+    first = train(job, job.dense, part="dense")
+    mask = None
+    if config.like is not None or config.kept:
+        widths = reference(job, config).counts(job.graph)
+        mask = of_widths(job.graph, widths, job.selection.rank(first.model, job.graph))
+    elif config.control == "random-channels":
+        mask = reference(job, config)
+    if config.control == "random-channels":
+        assert mask is not None
+        mask = random_channels(job.graph, mask, job.recipe.seed)
+    chosen = mask
+    made = cut(job, first.model, job.graph, None if chosen is None else lambda *_: chosen)
+    last = train(job, made.model, doing="retraining", part="retraining")
+    return _found(job, made, (first, last))
+
+
+def _found(job: Job, made: Cut, trained: tuple[training.Trained, training.Trained]) -> Found:
+    first, last = trained
+    legs = (leg(job.macs(), first.phases, search=True), leg(job.macs(made.mask), last.phases, search=False))
+    search = Search(method=METHOD.name, init="inherit", history=history(trained))
+    return Found(named(last.model, made.model), trained, legs, search, made)
+
+
+METHOD = Method(
+    name="scratch",
+    summary="controls: train a narrower network from its beginning, and others (Liu et al. 2019, Rethinking)",
+    config=ScratchConfig,
+    run=run,
+    ranking="group-norm",
+)

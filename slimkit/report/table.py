@@ -124,6 +124,14 @@ def bench_table(found: Record) -> RenderableType:
     return Group(*parts, *_table_written(found.get("table")))
 
 
+def methods_table(found: Record) -> RenderableType:
+    """Show methods, or the settings of one: name, default, meaning."""
+    table = _table("", "default", "", right=(), left=())
+    for row in found["rows"]:
+        _add(table, row["name"], row["default"], row["meaning"])
+    return Group(Text(found["title"], style="bold"), table)
+
+
 def _table_written(made: Record | None) -> list[Text]:
     if made is None:
         return []

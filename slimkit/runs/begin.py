@@ -5,10 +5,11 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -65,13 +66,15 @@ def redrawn(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
-def store(spec: TrainSpec, target: Path, resume: bool, model: nn.Module, dataset: data.Dataset) -> training.Store:
+def store(
+    settings: Mapping[str, Any], target: Path, resume: bool, model: nn.Module, dataset: data.Dataset
+) -> training.Store:
     """Return where the state of a run is kept: beside its output folder."""
     shapes = [(name, list(tensor.shape)) for name, tensor in model.state_dict().items()]
     images = "x".join(map(str, dataset.input_shape))
     identity = {
         "slimkit": __version__,
-        **json.loads(json.dumps(asdict(spec))),
+        **json.loads(json.dumps(settings)),
         "network": f"weights {hashlib.blake2b(json.dumps(shapes).encode(), digest_size=6).hexdigest()}",
         "images": f"{len(dataset.train)} of {images}, {dataset.classes} classes",
     }

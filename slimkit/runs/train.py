@@ -2,22 +2,29 @@
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from slimkit import data, methods, models, provenance, training
 from slimkit.measure.engines import require
 from slimkit.measure.stages import Stages
+from slimkit.methods import Job, Selection
 from slimkit.models import Network
 from slimkit.runs import begin
 from slimkit.runs import output as folder
-from slimkit.runs.figures import head, slimming_rows, time_layers
+from slimkit.runs.cost import training_cost
+from slimkit.runs.figures import head, judged, measure, slimming_rows, time_layers
 from slimkit.runs.files import finish, write_model
+from slimkit.runs.plan import Plan, plan
 from slimkit.runs.result import Outcome, Progress, Result, quiet
-from slimkit.runs.start import measured_budget, proof_inputs, reading, task, trace_with
-from slimkit.settings import TrainSpec
+from slimkit.runs.start import allowed_widths, context, measured_budget, proof_inputs, reading, task, trace_with
+from slimkit.selection.mask import Mask
+from slimkit.settings import RunSpec
+from slimkit.surgery.prove import Slimmed, prove
 
 
 def train(
@@ -30,7 +37,7 @@ def train(
     progress: Progress = quiet,
     **settings: Any,
 ) -> Result:
-    """Train a network, make it smaller as soon as its mask has settled, and train the small one on.
+    """Train a network, and make it smaller as a method says.
 
     Args:
         model: an untrained network; untouched.
@@ -39,34 +46,35 @@ def train(
         out: folder for the five files of a run; None writes nothing, and keeps no state to resume from.
         resume: go on from the state that an interrupted run to `out` has left.
         progress: called with what is being done, and the share done where that is known.
-        settings: any field of `TrainSpec`, as `draw="epoch:3"`.
+        settings: any field of `TrainSpec`, as `method="progressive"`, and of the method's settings.
 
     Raises:
         SlimkitError: whatever the caller can mend; see `slimkit.errors`.
     """
     network = models.of(model, dataset.input_shape)
     arch = provenance.of(network.model).arch or type(model).__name__
-    spec = TrainSpec(**{"arch": arch, "data": dataset.name, "ratio": ratio, **settings})
+    asked = plan({"arch": arch, "data": dataset.name, "ratio": ratio, **settings})
 
     def fresh() -> nn.Module:
-        return begin.redrawn(network.model, spec.seed + 1)
+        return begin.redrawn(network.model, asked.spec.seed + 1)
 
     stages = Stages()
     if out is None:
         with tempfile.TemporaryDirectory() as work:
-            return _train(network, fresh, dataset, spec, Path(work), None, progress, stages)
+            return _train(network, fresh, dataset, asked, Path(work), None, progress, stages)
     with folder.claim(Path(out)) as work_folder:
-        store = begin.store(spec, Path(out), resume, network.model, dataset)
-        result = _train(network, fresh, dataset, spec, work_folder, store, progress, stages)
+        store = begin.store(asked.settings(), Path(out), resume, network.model, dataset)
+        result = _train(network, fresh, dataset, asked, work_folder, store, progress, stages)
     training.forget(store)
     return result
 
 
-def train_network(spec: TrainSpec, out: Path | None, force: bool, resume: bool, progress: Progress = quiet) -> Outcome:
+def train_network(asked: Plan, out: Path | None, force: bool, resume: bool, progress: Progress = quiet) -> Outcome:
     """Train an architecture by name and write the five files of a run; see `slimkit train --help`.
 
     Of several processes, as `torch.distributed.run` starts them, all train and the first one writes.
     """
+    spec = asked.spec
     target = out or Path(f"{begin.short_name(spec.arch)}-slim")
     stages = Stages()
     with begin.joined(spec) as world, begin.claimed(target, force, world) as work:
@@ -74,15 +82,15 @@ def train_network(spec: TrainSpec, out: Path | None, force: bool, resume: bool, 
         with stages.stage("load"):
             dataset = data.open(spec.data, root=spec.data_root, seed=spec.seed, task=task(spec), reading=reading(spec))
             network = begin.build(spec, dataset, spec.seed)
-        store = begin.store(spec, target, resume, network.model, dataset)
+        store = begin.store(asked.settings(), target, resume, network.model, dataset)
 
         def fresh() -> nn.Module:
             return begin.build(spec, dataset, spec.seed + 1).model
 
         if world.rank:
-            methods.search(_job(network, fresh, dataset, spec, work, store, progress))
+            asked.method(job_of(network, fresh, dataset, asked, store, progress), asked.config)
             return Outcome({}, target)
-        result = _train(network, fresh, dataset, spec, work, store, progress, stages)
+        result = _train(network, fresh, dataset, asked, work, store, progress, stages)
     training.forget(store)
     return Outcome(result.report, target)
 
@@ -91,56 +99,102 @@ def _train(
     network: Network,
     fresh: Callable[[], nn.Module],
     dataset: data.Dataset,
-    spec: TrainSpec,
+    asked: Plan,
     work: Path,
     store: training.Store | None,
     progress: Progress,
     stages: Stages,
 ) -> Result:
+    spec = asked.spec
     progress("tracing channels", None)
     with stages.stage("trace"):
-        job = _job(network, fresh, dataset, spec, work, store, progress)
+        job = job_of(network, fresh, dataset, asked, store, progress)
     with stages.stage("search and train"):
-        found = methods.search(job)
-    dense, model, example = job.dense, found.model, methods.example(spec, dataset)
+        found = asked.method(job, asked.config)
+    dense, model, example = job.dense, found.model, random_image(dataset, spec.seed)
+    slimmed = found.slimmed or _whole(job)
     progress("exporting", None)
     with stages.stage("save and export"):
-        proof = write_model(dense, model, example, work, job.inputs, found.slimmed)
+        proof, failed = write_model(dense, model, example, work, job.selection.inputs, slimmed)
     progress("measuring", None)
     with stages.stage("measure"):
-        sides = methods.measure(job, model, example, work)
-        rows = slimming_rows(found.slimmed, spec, dense, model, dataset.input_shape)
+        sides = _sides(dense, model, example, spec, dataset, work)
+        rows = slimming_rows(slimmed, spec, dense, model, example)
         time_layers(rows["layers"], work, spec)
     report = head("train", spec, network, example, dataset) | rows
-    report |= {**sides, **found.rows, "recovery": None, "search": found.search, "proof": proof}
-    report["cost"] = methods.cost(job, found, sides, stages)
-    report["warnings"] = [*job.warnings, *sides.get("warnings", [])]
-    finish(report, spec, work, stages)
-    return Result(model, found.slimmed.mask, report)
+    report |= {**sides, **(found.cut.rows() if found.cut else {}), "recovery": None, "proof": proof}
+    report |= {"spec": asked.settings(), "search": found.search.to_dict()}
+    report["cost"], notes = training_cost(job, found, sides, stages, dict(asked.settings()))
+    report["warnings"] = [*found.warnings, *failed, *notes, *sides.get("warnings", [])]
+    finish(report, [spec, asked.config], work, stages)
+    return Result(model, slimmed.mask, report)
 
 
-def _job(
+def job_of(
     network: Network,
     fresh: Callable[[], nn.Module],
     dataset: data.Dataset,
-    spec: TrainSpec,
-    work: Path,
-    store: training.Store | None,
-    progress: Progress,
-) -> methods.Job:
+    asked: Plan,
+    store: training.Store | None = None,
+    progress: Progress = quiet,
+) -> Job:
+    """Return what a method works on.
+
+    Args:
+        network: the network with fresh weights.
+        fresh: builds it with other weights.
+        dataset: what to train on.
+        asked: settings and method.
+        store: where the state of the run is kept.
+        progress: called with what is being done, and the share done.
+    """
+    spec = replace(asked.spec, ranking=asked.ranking)
     require(spec.runtime)
     data.check_fits(dataset, network.model)
-    example = methods.example(spec, dataset)
+    example = random_image(dataset, spec.seed)
     graph = trace_with(spec, network.model, example)
     solver = measured_budget(spec, network.model, example, progress)
-    return methods.Job(
-        spec=spec,
-        dense=network.model,
-        graph=graph,
-        dataset=dataset,
-        inputs=proof_inputs(example, dataset, spec.seed),
-        fresh=fresh,
-        solver=methods.agreed(methods.remembered(solver, store), spec),
-        store=store,
-        progress=progress,
+    recipe = training.Recipe(
+        epochs=spec.epochs,
+        batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate,
+        schedule={"step": "milestones"}.get(spec.schedule, spec.schedule),
+        seed=spec.seed,
+        precision=spec.precision,
+        device=spec.device,
     )
+    chosen = Selection(
+        budget=spec.budget,
+        widths=allowed_widths(spec),
+        ranking=spec.ranking,
+        scope=spec.scope,
+        context=context(spec, dataset),
+        inputs=proof_inputs(example, dataset, spec.seed),
+        keep=spec.keep,
+        without_bn=spec.without_bn,
+        fold=spec.constants == "fold",
+        measured=methods.agreed(methods.remembered(solver, store), spec.device),
+    )
+    return Job(network.model, graph, dataset, recipe, chosen, fresh, store, progress)
+
+
+def random_image(dataset: data.Dataset, seed: int) -> Tensor:
+    """Return a random image [1, C, H, W]."""
+    return torch.randn(1, *dataset.input_shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _sides(
+    dense: nn.Module, model: nn.Module, example: Tensor, spec: RunSpec, dataset: data.Dataset, work: Path
+) -> dict[str, Any]:
+    """Return the figures before and after; the dense network was not trained to the end: no accuracy."""
+    sides = measure(dense, model, example, spec, dataset if spec.int8 else None, work)
+    sides["before"].pop("accuracy", None)
+    if "accuracy" not in sides["after"]:
+        sides["after"]["accuracy"] = judged(model, dataset)
+    return sides
+
+
+def _whole(job: Job) -> Slimmed:
+    """Return the cut that removes nothing."""
+    graph = job.graph
+    return prove(job.dense, graph, lambda fixed: Mask.full(graph), job.selection.inputs, job.selection.fixed(graph))

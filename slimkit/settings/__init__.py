@@ -3,18 +3,21 @@
 from slimkit.settings.budget import Budget, parse_budget
 from slimkit.settings.compress import CompressSpec
 from slimkit.settings.run import BUDGETS, RunSpec
-from slimkit.settings.setting import setting
+from slimkit.settings.setting import Settings, setting
 from slimkit.settings.toml_file import from_toml, make, read_config, read_pairs, read_words, to_toml
-from slimkit.settings.train import TrainSpec
+from slimkit.settings.train import METHODS, TrainSpec, new_words
 
 __all__ = [
     "BUDGETS",
+    "METHODS",
     "Budget",
     "CompressSpec",
     "RunSpec",
+    "Settings",
     "TrainSpec",
     "from_toml",
     "make",
+    "new_words",
     "parse_budget",
     "read_pairs",
     "read_config",

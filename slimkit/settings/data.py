@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from slimkit.settings.checks import number, optional, pattern, several, text, whole, word_or
-from slimkit.settings.setting import setting
+from slimkit.settings.setting import Settings, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSpec:
+class DataSpec(Settings):
     """How data is read, and what it is for."""
 
     task: str | None = setting(

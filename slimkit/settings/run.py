@@ -1,6 +1,6 @@
 """What all runs share: frozen settings that check themselves when made; no files, no torch."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from slimkit.errors import SpecError
 from slimkit.settings.budget import Budget, budget_setting, parse_budget
@@ -22,7 +22,7 @@ RANKING_MEANING = "what ranks channels: group-norm, reader-norm, gamma, taylor (
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec(DataSpec):
-    """What both kinds of run share. A value: safe to print, compare and store.
+    """What both kinds of run share.
 
     Raises:
         SpecError: a value is of the wrong kind or outside its range, or there is more than one budget.
@@ -115,9 +115,7 @@ class RunSpec(DataSpec):
     )
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            checked = entry.metadata["check"](entry.name, getattr(self, entry.name))
-            object.__setattr__(self, entry.name, checked)
+        super().__post_init__()
         names = ("ratio", *(f"max_{kind}" for kind in BUDGETS))
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) > 1:

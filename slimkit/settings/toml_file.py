@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
 from slimkit.errors import SpecError
-from slimkit.settings.run import RunSpec
+from slimkit.settings.setting import Settings
 
-Spec = TypeVar("Spec", bound=RunSpec)
+Spec = TypeVar("Spec", bound=Settings)
 
 
 def make(kind: type[Spec], settings: Mapping[str, Any], source: str = "the settings") -> Spec:
@@ -76,20 +76,21 @@ def from_toml(text: str, kind: type[Spec], source: str = "run.toml") -> Spec:
     return make(kind, _parse(text, source), source)
 
 
-def to_toml(spec: RunSpec, heading: str = "") -> str:
-    """Write a spec as TOML, complete, each setting with its meaning; `from_toml` gives an equal spec back.
+def to_toml(*specs: Settings, heading: str = "") -> str:
+    """Write settings as TOML, complete, each with its meaning; `from_toml` gives an equal spec back.
 
     `heading` goes first, as comments.
     """
     lines = [f"# {line}" for line in heading.splitlines()]
-    for entry in fields(spec):
-        value = getattr(spec, entry.name)
-        lines += ["", f"# {entry.metadata['help']}"] if lines else [f"# {entry.metadata['help']}"]
-        lines.append(f"# {entry.name}: not set" if value is None else f"{entry.name} = {_literal(value)}")
+    for spec in specs:
+        for entry in fields(spec):
+            value = getattr(spec, entry.name)
+            lines += ["", f"# {entry.metadata['help']}"] if lines else [f"# {entry.metadata['help']}"]
+            lines.append(f"# {entry.name}: not set" if value is None else f"{entry.name} = {_literal(value)}")
     return "\n".join(lines) + "\n"
 
 
-def read_words(kind: type[Spec], words: Mapping[str, str]) -> dict[str, Any]:
+def read_words(kind: type[Settings], words: Mapping[str, str]) -> dict[str, Any]:
     """Read values as they stand on a command line: as in TOML, or as text where nothing else fits; 0.3,0.7 is a list.
 
     Unknown names are left for `make` to refuse.

@@ -1,11 +1,29 @@
-"""What `slimkit train` should do."""
+"""What `slimkit train` should do, whatever the method; its own settings are the method's, see `slimkit.methods`."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from slimkit.errors import SpecError
-from slimkit.settings.checks import choice, flag, number, optional, pattern, several, text, whole
-from slimkit.settings.run import RANKING_MEANING, RANKINGS, SHARE, RunSpec
+from slimkit.settings.checks import choice, text, whole
+from slimkit.settings.run import RANKING_MEANING, RANKINGS, RunSpec
 from slimkit.settings.setting import setting
+
+METHODS = ("early-bird", "progressive", "network-slimming", "lottery-ticket", "scratch")
+
+# What a settings file of the days of `draw` holds though that draw had no use for it, with its default of then.
+_IDLE: dict[str, Any] = {
+    "penalty": "gamma", "l1": None, "penalty_total": None, "rule": "consecutive", "threshold": 0.1,
+    "normalised": False, "interval": None, "deadline": 0.02, "spend": None, "watch": [], "init": "inherit",
+    "rewind_step": 0, "passes": 1, "search_precision": "fp32",
+}  # fmt: skip
+_USED = {  # by the method that took the draw's place
+    "early-bird": _IDLE.keys() - {"passes"},
+    "at": _IDLE.keys() - {"passes", "deadline"},
+    "network-slimming": _IDLE.keys() - {"deadline", "spend"},
+    "scratch": {"spend"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,86 +32,48 @@ class TrainSpec(RunSpec):
 
     arch: str = setting("", "resnet18, zoo:NAME, timm:NAME, package.module:factory or file.py:factory", text)
     data: str = setting("", "digits, fashion-mnist, cifar10, cifar100, folder:PATH or file.py:make", text)
+    method: str = setting("early-bird", f"how the small network is found: {', '.join(METHODS)}", choice(*METHODS))
     epochs: int = setting(30, "epochs of the whole schedule, search and training of the small network", whole(1))
     schedule: str = setting(
         "cosine",
         "learning rate over time: cosine, or step (a tenth at 1/2 and again at 3/4)",
         choice("cosine", "step"),
     )
-    penalty: str = setting(
-        "gamma",
-        "what is pulled to zero until the draw: gamma, or group (all weights coupled to a channel; "
-        "rank by group-norm then)",
-        choice("gamma", "group"),
-    )
-    l1: float | None = setting(
-        None,
-        "weight lambda of the penalty; default: solved from penalty_total",
-        optional(number(0)),
-    )
-    penalty_total: float | None = setting(
-        None,
-        "S = lambda * sum(learning rate) / (1 - momentum) to reach; default: 2 for gamma, 1 for group",
-        optional(number(0)),
-    )
-    ranking: str = setting("gamma", RANKING_MEANING, choice(*RANKINGS))
-    draw: str = setting(
-        "early-bird",
-        "when channels are removed: early-bird (mask settled), end, epoch:K, init",
-        pattern(r"early-bird|end|init|epoch:(0|[1-9]\d*)", "early-bird, end, epoch:K or init"),
-    )
-    rule: str = setting(
-        "consecutive",
-        "when a mask has settled: consecutive, window (both of masks), architecture (of widths)",
-        choice("consecutive", "window", "architecture"),
-    )
-    threshold: float = setting(0.1, "mask distance below which a mask has settled, in (0, 1]", number(0, 1, above=True))
-    normalised: bool = setting(False, "divide mask distances by those of chance, 2p(1-p)", flag)
-    interval: int | None = setting(
-        None,
-        "steps between two masks; default: an eighth of an epoch, or of the deadline where that comes first",
-        optional(whole(1)),
-    )
-    deadline: float = setting(
-        0.02,
-        "share of the steps after which a mask is drawn, settled or not, in (0, 1)",
-        number(0, 1, above=True, below=True),
-    )
-    spend: float | None = setting(
-        None,
-        "train the small network on until the run has cost this share of one dense training; "
-        "default: for the rest of the epochs",
-        optional(number(0, 1, above=True)),
-    )
-    watch: tuple[float, ...] = setting((), "further ratios whose draw is watched and reported", several(SHARE))
-    init: str = setting(
-        "inherit",
-        "weights after the draw: inherit, rewind (to rewind_step), fresh",
-        choice("inherit", "rewind", "fresh"),
-    )
-    rewind_step: int = setting(0, "step whose weights init = rewind goes back to", whole(0))
-    passes: int = setting(1, "rounds of training and removal, for draw = end", whole(1))
-    search_precision: str = setting(
-        "fp32", "of the search: fp32, bf16, int8-emulated", choice("fp32", "bf16", "int8-emulated")
-    )
+    ranking: str = setting("auto", f"{RANKING_MEANING}; auto: what suits the method", choice("auto", *RANKINGS))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, example in (("arch", "zoo:resnet20"), ("data", "fashion-mnist")):
             if not getattr(self, name):
                 raise SpecError(f"{name} is not set: training needs it.\n  Add it, for example --{name} {example}")
-        if self.passes > 1 and self.draw != "end":
-            raise SpecError(f"passes is {self.passes}: that needs draw = 'end', but draw is {self.draw!r}.")
-        if self.draw == "end" and self.spend is not None:
-            raise SpecError(
-                f"spend is {self.spend:g}: draw = 'end' trains the dense network to the end, which costs 1 already.\n"
-                "  Leave out one of them"
-            )
-        if self.draw in ("init", "epoch:0"):
-            for name, idle in (("search_precision", "fp32"), ("rewind_step", 0)):
-                if (given := getattr(self, name)) != idle:
-                    raise SpecError(
-                        f"{name} is {given!r}: with draw = {self.draw!r} there is no search.\n  Leave it out"
-                    )
-        if self.draw.startswith("epoch:") and int(self.draw[6:]) > self.epochs:
-            raise SpecError(f"draw is {self.draw!r}: the run has only {self.epochs} epochs.")
+
+
+def new_words(settings: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Return settings in today's words, and what to say where `draw` was given, which was once the method.
+
+    Raises:
+        SpecError: `draw` is given beside a method, or is none of its words.
+    """
+    new = dict(settings)
+    draw = new.pop("draw", None)
+    if draw is None:
+        return new, None
+    if "method" in new:
+        raise SpecError(f"draw is {draw!r}, and method is {new['method']!r}: both say how.\n  Leave out draw")
+    epoch = re.fullmatch(r"epoch:(\d+)", str(draw))
+    words: dict[str, Any]
+    if draw in ("early-bird", "end"):
+        words = {"method": {"end": "network-slimming"}.get(draw, draw)}
+    elif draw == "init" or (epoch and int(epoch[1]) == 0):
+        words = {"method": "scratch", "control": "scratch-E", "weights": "initial"}
+        if new.pop("init", "inherit") == "fresh":
+            words["weights"] = "fresh"
+    elif epoch:
+        words = {"method": "early-bird", "at": int(epoch[1])}
+    else:
+        raise SpecError(f"draw is {draw!r}: it was early-bird, end, epoch:K or init.\n  Give method instead")
+    for name in _IDLE.keys() - _USED["at" if "at" in words else words["method"]]:
+        if name in new and new[name] == _IDLE[name]:
+            del new[name]
+    said = ", ".join(f"{name} = {value}" for name, value in words.items())
+    return new | words, f"draw = {draw} is now {said}"

@@ -1,0 +1,171 @@
+"""Looks at a network in training: what the masks would be, how far they moved, how the gammas spread.
+
+U = units of the graph.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimkit.errors import TrainingError
+from slimkit.methods.job import Job
+from slimkit.methods.observer import EarlyBird
+from slimkit.methods.settled import Rule
+from slimkit.selection.mask import Mask, distance
+from slimkit.settings import Settings, setting
+from slimkit.settings.checks import choice, flag, number, optional, several, whole
+from slimkit.training import Run
+from slimkit.training.penalty import gammas
+
+BINS = 40  # of the histograms of gamma over time
+LOOKS = 8  # an epoch, or until the deadline
+_MOST = 60  # looks in the report's matrix and histograms; of more, some are left out evenly
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched(Settings):
+    """Settings of the looks and of the rule by which a mask has settled."""
+
+    rule: str = setting(
+        "consecutive",
+        "when a mask has settled: consecutive, window (both of masks), architecture (of widths)",
+        choice("consecutive", "window", "architecture"),
+    )
+    threshold: float = setting(0.1, "mask distance below which a mask has settled, in (0, 1]", number(0, 1, above=True))
+    normalised: bool = setting(False, "divide mask distances by those of chance, 2p(1-p)", flag)
+    interval: int | None = setting(
+        None,
+        "steps between two masks; default: an eighth of an epoch, or of the deadline where that comes first",
+        optional(whole(1)),
+    )
+    watch: tuple[float, ...] = setting(
+        (), "further ratios whose draw is watched and reported", several(number(0, 1, below=True))
+    )
+
+
+@dataclass
+class Looks:
+    """What was seen so far.
+
+    Attributes:
+        bird: watches the masks.
+        every: steps between two looks.
+        steps: done before each look.
+        histograms: counts of |gamma| in `BINS` equal bins from 0 to `top`, one row a look.
+        masks: bool [U], what the mask of the bird's ratio kept, one a look.
+    """
+
+    bird: EarlyBird
+    every: int
+    steps: list[int] = field(default_factory=list)
+    histograms: list[list[int]] = field(default_factory=list)
+    masks: list[Tensor] = field(default_factory=list)
+    top: float = 0.0
+
+    def due(self, run: Run) -> bool:
+        """Tell whether a look is due after this step."""
+        return run.step % self.every == 0
+
+    def look(self, run: Run) -> bool:
+        """Look, and tell whether the mask has settled.
+
+        Raises:
+            TrainingError: the gammas are not finite.
+        """
+        if not all(bool(gamma.isfinite().all()) for _, gamma in gammas(run.model)):
+            raise TrainingError(
+                f"gammas are not finite after step {run.step} of {run.budget} (learning rate "
+                f"{run.learning_rate:.3g}): training has diverged.\n  Lower the learning rate"
+            )
+        settled = self.bird.observe(run.model)
+        self.masks.append(self.bird.latest.keep)
+        found = [gamma.detach().abs().float().cpu() for _, gamma in gammas(run.model)]
+        values = torch.cat(found) if found else torch.zeros(1)
+        if not self.steps:
+            self.top = 1.5 * float(values.max()) or 1.0
+        self.steps.append(run.step)
+        counts = torch.histc(values.clamp(max=self.top), BINS, 0, self.top)
+        self.histograms.append(counts.int().tolist())
+        return settled
+
+    @property
+    def moved(self) -> bool:
+        """What ranks the channels has left its start, and moves."""
+        return any(seen.evidence for seen in self.bird.observations[1:])
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs to go on."""
+        return {
+            "bird": self.bird.state(),
+            "looks": self.steps,
+            "histograms": self.histograms,
+            "masks": self.masks,
+            "top": self.top,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.bird.restore(state["bird"])
+        self.steps, self.histograms = list(state["looks"]), list(state["histograms"])
+        self.masks, self.top = list(state["masks"]), state["top"]
+
+    def record(self, steps_per_epoch: int, drawn_step: int | None) -> dict[str, Any]:
+        """Return what the looks gave, for the report: ratios, distances, matrix, histograms by epoch."""
+        bird = self.bird
+        epochs = [step / steps_per_epoch for step in self.steps]
+        to_the_end = bool(self.steps) and drawn_step is None
+        stride = -(-len(self.steps) // _MOST) or 1
+        shown = range(0, len(self.steps), stride)
+        edges = [self.top * i / BINS for i in range(BINS + 1)]
+        ratios = {
+            ratio: self._ratio(ratio, epochs, bird.newest(ratio) if to_the_end else None) for ratio in bird.ratios
+        }
+        if drawn_step is not None and self.steps:  # also where it was drawn before it settled
+            ratios[bird.ratio]["epoch"] = drawn_step / steps_per_epoch
+        return {
+            "rule": bird.rule.name,
+            "normalised": bird.rule.normalised,
+            "threshold": bird.rule.calibrated,
+            "drawn_epoch": None if drawn_step is None else drawn_step / steps_per_epoch,
+            "ratios": {str(ratio): row for ratio, row in ratios.items()},
+            "distances": [
+                {"epoch": epoch, "distance": seen.distances[bird.ratio]}
+                for epoch, seen in zip(epochs, bird.observations, strict=True)
+            ],
+            "matrix": [[distance(Mask(self.masks[i]), Mask(self.masks[j])) for j in shown] for i in shown],
+            "epochs": [epochs[i] for i in shown],
+            "gamma_history": [{"epoch": epochs[i], "edges": edges, "counts": self.histograms[i]} for i in shown],
+        }
+
+    def _ratio(self, ratio: float, epochs: list[float], final: Mask | None) -> dict[str, Any]:
+        draw = self.bird.draws.get(ratio)
+        return {
+            "epoch": None if draw is None else epochs[draw.observation],
+            "settled": draw is not None,
+            "distance_to_final": None if draw is None or final is None else distance(draw.mask, final),
+        }
+
+
+def looks_of(job: Job, config: Watched, at: int | None) -> Looks:
+    """Return the looks that the settings ask for, before the first one.
+
+    Args:
+        job: what is known of the run.
+        config: rule, interval, further ratios.
+        at: step at which the mask is drawn at the latest.
+    """
+    chosen, steps = job.selection, job.steps
+    every = config.interval or max(1, min(steps, at or steps) // LOOKS)
+    bird = EarlyBird(
+        job.graph,
+        chosen.watched_ratio(job.graph),
+        rule=Rule(config.rule, config.threshold, config.normalised, interval=every / steps),
+        watch=config.watch,
+        cap=chosen.widths.cap,
+        fixed=chosen.fixed(job.graph),
+        ranking="gamma" if chosen.ranking == "taylor" else chosen.ranking,  # a look must cost next to nothing
+        scope=chosen.scope,
+    )
+    return Looks(bird, every)

@@ -1,0 +1,104 @@
+"""What a method is, and what it gives."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import nn
+
+from slimkit import training
+from slimkit.errors import MaskError
+from slimkit.methods.cut import Cut
+from slimkit.methods.job import Job
+from slimkit.results.ledger import Leg
+from slimkit.settings import Settings
+from slimkit.surgery.prove import Slimmed
+
+
+class Record(Protocol):
+    """Part of the report."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as JSON has them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a method gives.
+
+    Attributes:
+        model: the network to deliver, trained to the end, on the CPU and in eval mode; what was done to it stands in
+            its provenance.
+        trained: every training of the run, the last one last.
+        legs: images trained on, network by network.
+        search: how the network was found, for the report.
+        cut: what was cut from the dense network; None where no channel went.
+        error: of whatever else was done to the network, against its reference; relative, as `proof` has it.
+        notes: what the user should know, beside the notes of `trained`.
+    """
+
+    model: nn.Module
+    trained: tuple[training.Trained, ...]
+    legs: tuple[Leg, ...]
+    search: Record
+    cut: Cut | None = None
+    error: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def slimmed(self) -> Slimmed | None:
+        """The proven cut."""
+        return self.cut.slimmed if self.cut else None
+
+    @property
+    def warnings(self) -> list[str]:
+        """All that the user should know."""
+        return [*(note for one in self.trained for note in one.notes), *self.notes]
+
+    @property
+    def earlier(self) -> tuple[float, float]:
+        """Seconds and CPU-seconds of training before the run was resumed."""
+        return math.fsum(one.earlier[0] for one in self.trained), math.fsum(one.earlier[1] for one in self.trained)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One published way to a smaller network.
+
+    Attributes:
+        name: what `--method` calls it.
+        summary: what it does, on one line, with its source.
+        config: its own settings, a frozen dataclass of `setting`s.
+        run: does it.
+        ranking: criterion that it ranks channels by where the run names none.
+        needs: what it cannot do without: `channels` that can be removed, `batch-norm` that scales some of them.
+    """
+
+    name: str
+    summary: str
+    config: type[Settings]
+    run: Callable[[Job, Any], Found]
+    ranking: str = "gamma"
+    needs: frozenset[str] = frozenset({"channels"})
+
+    def __call__(self, job: Job, config: Settings) -> Found:
+        """Run, after a look at what is needed.
+
+        Raises:
+            MaskError: the network has no BatchNorm, and the method needs it.
+        """
+        if "batch-norm" in self.needs and not bool(job.graph.has_norm.any()):
+            raise MaskError(
+                f"the method {self.name!r} needs BatchNorm, and no channel that can be removed here has one.\n"
+                "  Use a network with BatchNorm, or another method: slimkit methods"
+            )
+        return self.run(job, config)
+
+
+def leg(macs: int, phases: Sequence[training.Phase], search: bool) -> Leg:
+    """Add up what one network was trained for."""
+    images = sum(phase.images for phase in phases)
+    seconds, cpu = math.fsum(phase.seconds for phase in phases), math.fsum(phase.cpu_seconds for phase in phases)
+    return Leg(macs, images, search, seconds, cpu)

@@ -1,0 +1,165 @@
+"""Train, cut, train again, in rounds that each take a share: what network slimming and lottery tickets share."""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from slimkit.channels import Graph, trace
+from slimkit.errors import SpecError
+from slimkit.methods.cut import Cut, all_shown, begun, cut, named
+from slimkit.methods.job import Job
+from slimkit.methods.looks import Looks
+from slimkit.methods.method import Found, leg
+from slimkit.methods.penalised import NO_GAP, Penalty
+from slimkit.methods.shrink import lowered
+from slimkit.methods.snapshot import Snapshot, take
+from slimkit.methods.train import Search, history, train
+from slimkit.results.ledger import Leg
+from slimkit.selection.mask import Mask
+from slimkit.surgery.remove import remove
+from slimkit.training import Hook, Run, Trained
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How the rounds go.
+
+    Attributes:
+        method: name, for the report.
+        count: of rounds of training and removal, 1 or more; they share out the ratio.
+        init: weights after each cut: `inherit`, `rewind` or `fresh`.
+        rewind_step: step whose weights, schedule and data order `rewind` goes back to.
+        precision: of the search.
+        penalty: until the last cut; None for none.
+    """
+
+    method: str
+    count: int
+    init: str
+    rewind_step: int
+    precision: str = "fp32"
+    penalty: Penalty | None = None
+
+
+@dataclass
+class _First:
+    """Watches the first training: looks at the masks, and keeps the weights to rewind to."""
+
+    looks: Looks
+    rewind_step: int | None
+    snapshot: Snapshot | None = None
+
+    def hook(self) -> Hook:
+        return Hook(after_step=self._after_step, save=self._state, restore=self._restore)
+
+    def _after_step(self, run: Run) -> None:
+        if run.step == self.rewind_step:
+            self.snapshot = take(run.model, run.optimizer, run.step)
+        if self.looks.due(run):
+            self.looks.look(run)
+
+    def _state(self) -> dict[str, object]:
+        return {"looks": self.looks.state(), "snapshot": self.snapshot.state() if self.snapshot else None}
+
+    def _restore(self, run: Run, state: dict[str, object]) -> None:
+        self.looks.restore(state["looks"])  # type: ignore[arg-type]
+        self.snapshot = Snapshot(**state["snapshot"]) if state["snapshot"] else None  # type: ignore[arg-type]
+
+
+def ratio_of_round(ratio: float, rounds: int) -> float:
+    """Return what each round removes of what is left, so that `ratio` of the beginning is gone after all."""
+    return 1.0 - float((1 - ratio) ** (1 / rounds))
+
+
+def composed(graph: Graph, first: Mask, smaller: Graph, second: Mask) -> Mask:
+    """Return the mask over a network of two cuts, the second of which was made on the smaller network.
+
+    Args:
+        graph: of the network that `first` belongs to.
+        first: its mask.
+        smaller: of that network without the units that `first` removes.
+        second: its mask.
+    """
+    keep = first.keep.clone()
+    later = {group.name: group for group in smaller.groups}
+    for group in graph.groups:
+        if group.name in later:
+            left = group.members[keep[group.members]]
+            keep[left[~second.keep[later[group.name].members]]] = False
+    return Mask(keep)
+
+
+def train_in_rounds(job: Job, rounds: Rounds, looks: Looks) -> Found:
+    """Train and cut as often as asked, and train the small network; every training takes the whole schedule.
+
+    Raises:
+        SpecError: several rounds, but the budget is not a ratio; a step to rewind to that the schedule has not.
+    """
+    job = _shared_out(job, rounds)
+    first_step = rounds.rewind_step if rounds.init == "rewind" else 0
+    if first_step >= job.recipe.epochs * job.steps:
+        raise SpecError(f"rewind_step is {first_step}: the schedule has only {job.recipe.epochs * job.steps} steps.")
+    start = _First(looks, first_step if rounds.init == "rewind" and first_step else None)
+    if rounds.init == "rewind" and not first_step:
+        start.snapshot = take(job.dense, None, 0)
+    model, graph, mask = job.dense, job.graph, Mask.full(job.graph)
+    trained: list[Trained] = []
+    legs: list[Leg] = []
+    cuts: list[Cut] = []
+    for number in range(rounds.count):
+        hooks = [_penalty_on(rounds.penalty, graph)] if rounds.penalty else []
+        hooks += [] if number else [start.hook()]
+        again = first_step if number else 0
+        low = lowered(model, rounds.precision)
+        trained.append(train(job, low, hooks=hooks, part=f"pass{number + 1}", first_step=again))
+        legs.append(leg(graph.macs(Mask.full(graph).keep), trained[-1].phases, search=True))
+        cuts.append(cut(job, trained[-1].model, graph, inherit=rounds.init == "inherit"))
+        mask = composed(job.graph, mask, graph, cuts[-1].mask) if number else cuts[-1].mask
+        model = named(begun(job, mask, rounds.init, _weights(start)) or cuts[-1].model, cuts[-1].model)
+        if number + 1 < rounds.count:
+            graph = trace(model, job.example)
+    trained.append(train(job, model, doing="retraining", part="retraining", first_step=first_step))
+    legs.append(leg(job.macs(mask), trained[-1].phases, search=False))
+    search = Search(
+        method=rounds.method,
+        init=rounds.init,
+        precision=rounds.precision,
+        history=history(trained),
+        penalty=rounds.penalty.record(cuts[0], None) if rounds.penalty else None,
+        seen=looks.record(job.steps, None),
+    )
+    gapless = rounds.penalty is not None and rounds.penalty.strength and not rounds.penalty.gap(cuts[0])
+    notes = (NO_GAP,) if gapless else ()
+    return Found(
+        named(trained[-1].model, model), tuple(trained), tuple(legs), search, _whole(job, mask, cuts), notes=notes
+    )
+
+
+def _penalty_on(penalty: Penalty, graph: Graph) -> Hook:
+    return penalty.hook(lambda: graph)
+
+
+def _shared_out(job: Job, rounds: Rounds) -> Job:
+    """Return a job whose budget is that of one round."""
+    ratio = job.selection.ratio
+    if rounds.count == 1:
+        return job
+    if ratio is None:
+        raise SpecError(f"{rounds.count} rounds were asked for: they share out a ratio.\n  Give ratio as the budget")
+    return replace(job, selection=job.selection.part(ratio_of_round(ratio, rounds.count)))
+
+
+def _weights(start: _First) -> dict[str, Tensor] | None:
+    return start.snapshot.weights if start.snapshot else None
+
+
+def _whole(job: Job, mask: Mask, cuts: list[Cut]) -> Cut:
+    """Return the cut that several come to: figures of the first, the largest error, whatever failed in any."""
+    made = replace(
+        cuts[0].slimmed,
+        model=remove(job.dense, job.graph, mask),
+        mask=mask,
+        evidence=all_shown([one.slimmed.evidence for one in cuts]),
+        failing=tuple(name for one in cuts for name in one.slimmed.failing),
+    )
+    return replace(cuts[0], slimmed=made)

@@ -1,0 +1,92 @@
+"""What `slimkit train` was asked to do: shared settings, a method, and the method's own settings."""
+
+import difflib
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from slimkit.errors import SpecError
+from slimkit.methods import METHODS, Method
+from slimkit.settings import Settings, TrainSpec, new_words, read_words
+
+log = logging.getLogger("slimkit")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run of one method."""
+
+    spec: TrainSpec
+    method: Method
+    config: Settings
+
+    @property
+    def ranking(self) -> str:
+        """The criterion that ranks channels."""
+        return self.method.ranking if self.spec.ranking == "auto" else self.spec.ranking
+
+    def settings(self) -> dict[str, Any]:
+        """Return all settings by name, with the criterion that `auto` comes to."""
+        return asdict(replace(self.spec, ranking=self.ranking)) | asdict(self.config)
+
+
+def plan(settings: Mapping[str, Any], words: Mapping[str, str] | None = None, source: str = "the settings") -> Plan:
+    """Make a plan from settings by name, the method's among them.
+
+    Args:
+        settings: values.
+        words: further settings as they stand on a command line; they win.
+        source: of the settings, for messages.
+
+    Raises:
+        SpecError: a name is unknown to the method (the nearest known ones are listed), or a value is refused.
+    """
+    given, said = new_words({**settings, **(words or {})})
+    if said:
+        log.warning(said)
+    own = {entry.name for entry in fields(TrainSpec)}
+    read = {name: value for name, value in given.items() if words and (name in words or name not in settings)}
+    given |= read_words(TrainSpec, {name: word for name, word in read.items() if name in own})
+    shared = {name: value for name, value in given.items() if name in own}
+    method = METHODS.get(str(shared.get("method", "early-bird")))
+    if method is None:
+        TrainSpec(**shared)  # says which there are
+        raise AssertionError(shared["method"])
+    rest = {name: value for name, value in given.items() if name not in own}
+    known = {entry.name for entry in fields(method.config)}
+    for name in rest.keys() - known:
+        raise SpecError(_unknown(name, method, own | known, source))
+    rest |= read_words(method.config, {name: word for name, word in rest.items() if name in read})
+    return Plan(TrainSpec(**shared), method, method.config(**rest))
+
+
+def _unknown(name: str, method: Method, known: set[str], source: str) -> str:
+    """Say that nothing has such a setting, or who has."""
+    others = [m.name for m in METHODS.values() if name in {entry.name for entry in fields(m.config)}]
+    message = f"{name!r} in {source}: the method {method.name!r} has no such setting.\n"
+    if others:
+        return f"{message}  It is one of {', '.join(others)}: give method, or leave it out"
+    near = difflib.get_close_matches(name.replace("-", "_").lower(), sorted(known), n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"See: slimkit methods {method.name}"
+    return f"{message}  {hint}"
+
+
+def described(name: str | None = None) -> dict[str, Any]:
+    """Return the methods with what they do, or one with its settings.
+
+    Raises:
+        SpecError: there is no such method.
+    """
+    if name is None:
+        rows = [{"name": m.name, "default": "", "meaning": m.summary} for m in METHODS.values()]
+        return {"title": "Methods of slimkit train", "rows": rows}
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(METHODS)}"
+        raise SpecError(f"{name!r}: there is no such method.\n  {hint}")
+    rows = [
+        {"name": entry.name, "default": str(entry.default), "meaning": entry.metadata["help"]}
+        for entry in fields(METHODS[name].config)
+    ]
+    return {"title": f"{name}: {METHODS[name].summary}", "rows": rows}
