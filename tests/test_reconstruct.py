@@ -164,6 +164,29 @@ def test_each_bias_of_a_shared_weight_takes_its_own_constant(mode: str) -> None:
     torch.testing.assert_close(found.model(images), net(images), rtol=1e-3, atol=1e-3)
 
 
+def wide() -> tuple[nn.Module, Tensor]:
+    """Return a network whose last layer reads 5,408 values when halved, and images of which 12 are independent."""
+    net = nn.Sequential(nn.Conv2d(1, 16, 3), nn.Flatten(), nn.Linear(16 * 26 * 26, 3)).double().eval()
+    images = torch.randn(96, 12, dtype=torch.float64) @ torch.randn(12, 28 * 28, dtype=torch.float64)
+    return net, images.reshape(96, 1, 28, 28)
+
+
+def test_a_layer_that_reads_more_than_second_moments_can_hold_is_fitted_to_rows() -> None:
+    net, images = wide()
+    graph = trace(net, images[:1])
+    found = run(net, graph, half(graph), [images[:64]], "sequential")
+    fresh = [images[64:]]
+    assert [one.unknowns for one in found.fitted] == [5408]
+    assert proof.compare(proof.outputs(net, fresh), found.model, fresh) < 1e-3
+
+
+def test_what_is_left_as_it_was_is_said() -> None:
+    net, images = wide()
+    graph = trace(net, images[:1])
+    found = run(net, graph, half(graph), [images], "parallel")
+    assert found.fitted == () and found.left == {"2.weight": "reads more than 5000 values for one output"}
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_eight_images_are_no_worse_than_folded_constants(mode: str) -> None:
     """On fresh inputs; two images held out leave a little to chance."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LARGEST = 5_000  # values read, for which second moments are kept: 0.2 GB a system in double precision
+MOST_ROWS = 4_096  # rows kept themselves, where more values than that are read
 RIDGES = (float("inf"), 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # shares of the mean square of what is read
 
 
@@ -127,3 +129,40 @@ class _System:
             usable = (failed == 0) & step.flatten(1).isfinite().all(1)
             matrix = start + torch.where(usable[:, None, None], step, 0.0)
         return matrix, tuple(y - (x[:, None] @ matrix)[:, 0] for x, y in self.means)
+
+
+@torch.no_grad()
+def solve_rows(fit: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], start: Tensor, constant: bool) -> Solution:
+    """Return what `solve` does for one use, from the rows themselves: where more values are read than there are rows.
+
+    The weight moves by a combination of the rows, so the system is as large as their number.
+
+    Args:
+        fit, held: x [G, n, F] and y [G, n, O].
+        start: [G, F, O].
+        constant: a constant may be added to what is made.
+    """
+    start = start.double()
+    (x, y), (held_x, held_y) = ((a.double(), b.double()) for a, b in (fit, held))
+    mean_x = x.mean(1, keepdim=True) * constant
+    mean_y = y.mean(1, keepdim=True) * constant
+    centred = x - mean_x
+    left = y - mean_y - centred @ start
+    products = centred @ centred.mT
+    scale = products.diagonal(dim1=1, dim2=2).sum(1) / x.shape[2]
+    across = (held_x - mean_x) @ centred.mT
+    held_left = held_y - mean_y - (held_x - mean_x) @ start
+    spread = max(float((held_y - held_y.mean(1, keepdim=True)).square().sum()), torch.finfo(torch.float64).tiny)
+    before = best = float(held_left.square().sum()) / spread
+    ridge, weights = float("inf"), torch.zeros_like(left)
+    for candidate in RIDGES[1:]:
+        damping = (candidate * scale + torch.finfo(torch.float64).tiny)[:, None].expand(-1, x.shape[1])
+        factor, failed = torch.linalg.cholesky_ex(products + torch.diag_embed(damping))
+        found = torch.cholesky_solve(left, factor)
+        error = float((held_left - across @ found).square().sum()) / spread
+        if bool((failed == 0).all()) and error < best:
+            best, ridge, weights = error, candidate, found
+        elif error > 1.5 * best:
+            break
+    matrix = start + centred.mT @ weights
+    return Solution(matrix, ((mean_y - mean_x @ matrix)[:, 0],), ridge, before, best)

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from slimkit.example import call
 from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk
-from slimkit.recovery.equations import Moments
+from slimkit.recovery.equations import LARGEST, Moments
 from slimkit.recovery.readers import Reader, parameters, reader
 from slimkit.surgery.remove import take
 
@@ -94,6 +94,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _add(self, found: Reader, x: Tensor, out: Tensor) -> None:
         uses = self.found.setdefault(found.name, {})
         for rows, _ in found.rows(x, out):
+            if rows.shape[2] > LARGEST:
+                return
             if found.bias not in uses:
                 zero = [Moments.zero(rows.shape[0], rows.shape[2], 0, x.device) for _ in range(2)]
                 uses[found.bias] = Inputs(found, *zero)
@@ -108,7 +110,7 @@ def gather(
     """Run a network once over calibration inputs; return what each of its weights reads, by the weight's name.
 
     Args:
-        only: these weights alone.
+        only: these weights alone; those that read more than `LARGEST` values for one output are left out.
     """
     watch = _Watch(model, only)
     with evaluating(model), watch:
@@ -117,4 +119,4 @@ def gather(
             call(model, chunk.example)
             if progress is not None:
                 progress("reading calibration inputs", (number + 1) / len(chunks))
-    return {name: list(uses.values()) for name, uses in watch.found.items()}
+    return {name: list(uses.values()) for name, uses in watch.found.items() if uses}
