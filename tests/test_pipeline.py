@@ -18,7 +18,7 @@ from slimkit.models import load
 from slimkit.selection.mask import Mask, apply_
 
 CHECKPOINT = Path(zoo.__file__).parent / "resnet8-digits.safetensors"
-FILES = {"model.onnx", "model.safetensors", "report.json", "report.html", "run.toml"}
+FILES = {".manifest.json", "model.onnx", "model.safetensors", "report.json", "report.html", "run.toml"}
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from slimkit.errors import OutputError
-from slimkit.runs.output import claim
+from slimkit.runs.output import MANIFEST, claim
 
 
 def listing(folder: Path) -> list[str]:
@@ -19,7 +19,7 @@ def test_the_result_appears_only_at_the_end(tmp_path):
         (work / "report.json").write_text("{}")
         assert not out.exists()
         assert work.parent == out.parent
-    assert listing(tmp_path) == ["new", "new/run", "new/run/report.json"]
+    assert listing(tmp_path) == ["new", "new/run", f"new/run/{MANIFEST}", "new/run/report.json"]
 
 
 @pytest.mark.parametrize("end", [ValueError, KeyboardInterrupt, SystemExit])
@@ -35,7 +35,7 @@ def test_what_exists_is_refused_and_left_alone(tmp_path):
     (tmp_path / "run" / "report.json").write_text("old")
     (tmp_path / "file").write_text("mine")
     for name, force, words in (
-        ("run", False, "exists already.*\n.*--force"),
+        ("run", False, "(?s)exists already.*force=True"),
         ("file", False, "it is a file"),
         ("file", True, "it is a file"),
         ("file/run", False, "cannot be made"),
@@ -57,7 +57,7 @@ def test_force_replaces_only_after_success(tmp_path):
     with claim(out, force=True) as work:
         (work / "report.json").write_text("new")
         assert (out / "report.json").read_text() == "old"
-    assert listing(tmp_path) == ["run", "run/report.json"]
+    assert listing(tmp_path) == ["run", f"run/{MANIFEST}", "run/report.json"]
     assert (out / "report.json").read_text() == "new"
 
 
@@ -90,12 +90,105 @@ def test_a_full_disk(tmp_path, error):
     assert listing(tmp_path) == []
 
 
-def test_what_appears_in_the_meantime_is_not_overwritten(tmp_path):
-    with pytest.raises(OutputError, match="cannot be moved"), claim(tmp_path / "run") as work:
+@pytest.mark.parametrize("force", [False, True])
+def test_what_appears_in_the_meantime_is_not_overwritten_and_the_result_not_lost(tmp_path, force):
+    with pytest.raises(OutputError, match="cannot be moved") as caught, claim(tmp_path / "run", force) as work:
         (work / "report.json").write_text("ours")
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "theirs").write_text("x")
-    assert listing(tmp_path) == ["run", "run/theirs"]
+    theirs, ours = sorted((entry for entry in tmp_path.iterdir()), key=lambda entry: len(entry.name))
+    assert listing(theirs) == ["theirs"]
+    assert listing(ours) == [MANIFEST, "report.json"]
+    assert str(ours) in str(caught.value)
+
+
+def earlier(out: Path) -> Path:
+    with claim(out) as work:
+        for name in ("model.onnx", "report.html", "report.json"):
+            (work / name).write_text(name)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda out: (out / "model.onnx").write_text("my own"), "model.onnx"),
+        (lambda out: (out / "model.safetensors").write_text("my own"), "model.safetensors"),
+        (lambda out: ((out / "report.html").unlink(), (out / "report.html").mkdir()), "report.html"),
+        (lambda out: (out / "run.toml").symlink_to(out / "report.json"), "run.toml"),
+        (lambda out: (out / MANIFEST).unlink(), "model.onnx"),
+        (lambda out: (out / MANIFEST).write_text("[" * 10**5), "model.onnx"),
+        (lambda out: (out / MANIFEST).write_text('{"schema": "slimkit.manifest/1", "files": 3}'), "model.onnx"),
+    ],
+)
+def test_ours_is_what_carries_our_mark_not_what_bears_our_names(change, named, tmp_path):
+    out = earlier(tmp_path / "run")
+    change(out)
+    before = listing(out)
+    with pytest.raises(OutputError, match=named), claim(out, force=True):
+        pytest.fail("the work was begun")
+    assert listing(out) == before
+
+
+def test_a_page_that_was_drawn_again_is_still_ours(tmp_path):
+    out = earlier(tmp_path / "run")
+    (out / "report.html").write_text("drawn again")
+    with claim(out, force=True) as work:
+        (work / "report.json").write_text("new")
+    assert listing(out) == [MANIFEST, "report.json"]
+
+
+def test_an_input_is_never_in_what_is_replaced(tmp_path):
+    out = earlier(tmp_path / "run")
+    (tmp_path / "link.pt").symlink_to(out / "model.onnx")
+    for name in (out / "model.onnx", tmp_path / "link.pt"):
+        with pytest.raises(OutputError, match="which this run reads"), claim(out, force=True, inputs=[name]):
+            pytest.fail("the work was begun")
+    assert (out / "model.onnx").read_text() == "model.onnx"
+
+
+def test_a_link_is_not_replaced(tmp_path):
+    out = earlier(tmp_path / "run")
+    (tmp_path / "link").symlink_to(out)
+    for force in (False, True):
+        with pytest.raises(OutputError, match="is a link to"), claim(tmp_path / "link", force):
+            pytest.fail("the work was begun")
+
+
+def test_two_runs_to_one_folder(tmp_path):
+    """The second one is a process of its own, as locks are of processes."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, pathlib\n"
+        "from slimkit.runs.output import claim\n"
+        "with claim(pathlib.Path(sys.argv[1])) as work:\n"
+        "    print('working', flush=True); sys.stdin.read()\n"
+    )
+    out = tmp_path / "run"
+    first = subprocess.Popen(
+        [sys.executable, "-c", code, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with first:
+        assert first.stdout.readline() == "working\n"
+        with pytest.raises(OutputError, match=rf"process {first.pid} on "), claim(out):
+            pytest.fail("the work was begun")
+        first.kill()  # leaves its folder and its lock
+        first.wait()
+    left = [name for name in listing(tmp_path) if name.startswith(".run.")]
+    assert {Path(name).suffix for name in left} == {".partial", ".lock"}
+    earlier(out)
+    assert listing(tmp_path) == ["run", *(f"run/{n}" for n in (MANIFEST, "model.onnx", "report.html", "report.json"))]
+
+
+def test_killed_between_the_two_moves(tmp_path):
+    out = earlier(tmp_path / "run")
+    out.rename(tmp_path / ".run.0123abcd.old")
+    (tmp_path / ".run.0123abcd.partial").mkdir()
+    with pytest.raises(OutputError, match="exists already"), claim(out):
+        pytest.fail("the work was begun")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["run"]
 
 
 def test_an_error_that_already_says_what_to_do_is_left_as_it_is(tmp_path):

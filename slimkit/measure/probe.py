@@ -6,7 +6,6 @@ An engine runs what the file says: a loop without end, a layer of all memory, an
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +53,8 @@ def check(
 
 
 def _try(path: str, engine: str, input_shape: list[int] | None, batch: int) -> None:
+    import resource  # of POSIX systems
+
     limit = max(_FLOOR, _FACTOR * Path(path).stat().st_size if Path(path).is_file() else 0)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:

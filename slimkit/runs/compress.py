@@ -107,7 +107,8 @@ def compress_checkpoint(
     """Make the network in a file smaller and write the five files of a run; see `slimkit compress --help`."""
     target = out or Path(f"{path.stem}-slim")
     stages = Stages()
-    with output.claim(target, force) as work:
+    read = [path, *([Path(spec.latency_table)] if spec.latency_table else [])]
+    with output.claim(target, force, read) as work:
         progress("reading the checkpoint", None)
         with stages.stage("load"):
             network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)

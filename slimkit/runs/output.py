@@ -1,62 +1,63 @@
-"""The output folder of a run: checked before any work, moved in place when all is done."""
+"""The output folder of a run: claimed before any work, moved in place when all is done, ours by its manifest."""
 
 import errno
+import fcntl
+import hashlib
+import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
 from slimkit.errors import OutputError
 
-FILES = (
-    "model.onnx",
-    "model.int8.onnx",
-    "model.safetensors",
-    "model.pt2",
-    "report.json",
-    "report.html",
-    "run.toml",
-)
+MANIFEST = ".manifest.json"
+SCHEMA = "slimkit.manifest/1"
+_REDRAWN = "report.html"  # `slimkit report` writes it anew, from report.json
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_WORDS = ("no space left", "quota exceeded", "file too large")  # of libraries that raise no OSError
 
 
 @contextmanager
-def claim(out: Path, force: bool = False) -> Iterator[Path]:
+def claim(out: Path, force: bool = False, inputs: Sequence[Path] = ()) -> Iterator[Path]:
     """Give a temporary folder beside `out` to write into; move it in place when the block ends well.
 
-    With `force` an earlier run's folder at `out` is replaced, but only then. Whatever ends the block early,
-    an interrupt too, removes the temporary folder and leaves `out` as it was.
+    With `force` a folder at `out` is replaced, but only then, and only if a run of slimkit wrote all that is in it.
+    Whatever ends the block early, an interrupt too, removes the temporary folder and leaves `out` as it was; what a
+    killed run left is removed by the next one. While the block runs, no other run can claim `out`.
+
+    Args:
+        out: the folder.
+        force: replace the output of an earlier run.
+        inputs: files that the run reads: none may lie in what is replaced.
 
     Raises:
-        OutputError: before the block: `out` exists (without `force`), is a file, holds files that are not
-            ours, or cannot be written; in or after the block: the disk is full.
+        OutputError: before the block: `out` exists (without `force`), is a file or a link, holds files that are not
+            ours or an input, is being written by another run, or cannot be written; in or after the block: the disk
+            is full.
     """
     out = Path(os.path.abspath(out))
-    _check(out, force)
     missing = [folder for folder in out.parents if not folder.exists()]
     work = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
     try:
-        try:
-            work.mkdir(parents=True)
-            (work / ".writable").write_bytes(b"x")
-            (work / ".writable").unlink()
-        except OSError as error:
-            hint = "Free some space, or give" if error.errno in _FULL else "Give"
-            raise OutputError(
-                f"{out}: the output folder cannot be made ({error.strerror}).\n  {hint} another --out"
-            ) from None
-        try:
-            yield work
-        except Exception as error:
-            if isinstance(error, OutputError) or not disk_is_full(error):
-                raise
-            raise OutputError(
-                f"{out}: the disk is full; nothing was written.\n  Free some space, or give another --out"
-            ) from error
-        _move_in_place(work, out, force)
+        with _writable(out, missing), _locked(out):
+            _recover(out)
+            _check(out, force, inputs)
+            _make(work, out)
+            try:
+                yield work
+            except Exception as error:
+                if isinstance(error, OutputError) or not disk_is_full(error):
+                    raise
+                raise OutputError(
+                    f"{out}: the disk is full; nothing was written.\n  Free some space, or give another `out`"
+                ) from error
+            _move_in_place(work, out, force, inputs)
     finally:
         shutil.rmtree(work, ignore_errors=True)
         for folder in missing:  # the innermost first; those that now hold the result stay
@@ -77,29 +78,151 @@ def disk_is_full(error: BaseException | None) -> bool:
     return False
 
 
-def _check(out: Path, force: bool) -> None:
+@contextmanager
+def _writable(out: Path, missing: Sequence[Path]) -> Iterator[None]:
+    """Make the folder that `out` is to lie in."""
+    try:
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise _unmade(out, error) from None
+    yield
+
+
+def _unmade(out: Path, error: OSError) -> OutputError:
+    hint = "Free some space, or give" if error.errno in _FULL else "Give"
+    return OutputError(f"{out}: the output folder cannot be made ({error.strerror}).\n  {hint} another `out`")
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Keep other runs from `out`; the system takes the lock away from a run that is killed."""
+    path = out.parent / f".{out.name}.lock"
+    try:
+        file = _open_lock(path)
+    except BlockingIOError:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            holder = json.loads(path.read_text())
+            raise OutputError(
+                f"{out}: another run writes there (process {holder['process']} on {holder['host']}).\n"
+                "  Wait for it, or give another `out`"
+            ) from None
+        raise OutputError(f"{out}: another run writes there.\n  Wait for it, or give another `out`") from None
+    except OSError as error:
+        raise _unmade(out, error) from None
+    with file:
+        file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname()}))
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _open_lock(path: Path) -> IO[str]:
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.truncate(0)
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # the run that held it removed it in between
+
+
+def _recover(out: Path) -> None:
+    """Put back, or remove, what a killed run left beside `out`: nobody writes there while the lock is ours."""
+    left = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{8}}\.(partial|old)")
+    for folder in sorted(out.parent.iterdir()):
+        found = left.fullmatch(folder.name)
+        if found is None or folder.is_symlink():
+            continue
+        if found[1] == "old" and not os.path.lexists(out):
+            folder.rename(out)  # killed between the two moves
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make(work: Path, out: Path) -> None:
+    try:
+        work.mkdir()
+        (work / ".writable").write_bytes(b"x")
+        (work / ".writable").unlink()
+    except OSError as error:
+        raise _unmade(out, error) from None
+
+
+def _check(out: Path, force: bool, inputs: Sequence[Path]) -> None:
     if not os.path.lexists(out):
         return
+    if out.is_symlink():
+        raise OutputError(
+            f"{out}: it is a link to {os.readlink(out)}, and a run replaces folders.\n  Give the folder itself"
+        )
     if not out.is_dir():
-        raise OutputError(f"{out}: it is a file, but the output is a folder.\n  Give another --out")
+        raise OutputError(f"{out}: it is a file, but the output is a folder.\n  Give another `out`")
     if not force:
-        raise OutputError(f"{out}: the output folder exists already.\n  Give another --out, or --force to replace it")
-    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in FILES)
+        raise OutputError(
+            f"{out}: the output folder exists already.\n  Give another `out`, or replace it: `force=True`"
+        )
+    for path in inputs:
+        if out.resolve() in path.resolve().parents:
+            raise OutputError(
+                f"{out}: {path} lies in it, which this run reads, so it is not replaced.\n  Give another `out`"
+            )
+    foreign = _foreign(out)
     if foreign:
         raise OutputError(
-            f"{out}: it holds files that slimkit did not write ({', '.join(foreign[:3])}), "
-            "so --force does not replace it.\n  Give another --out, or move them away"
+            f"{out}: it holds files that slimkit did not write, or that were changed since "
+            f"({', '.join(foreign[:3])}), so it is not replaced.\n  Give another `out`, or move them away"
         )
 
 
-def _move_in_place(work: Path, out: Path, force: bool) -> None:
+def _foreign(out: Path) -> list[str]:
+    """List what in a folder no run of slimkit wrote, by the manifest in it."""
+    try:
+        manifest: Any = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        manifest = {}
+    ours = manifest.get("files") if isinstance(manifest, dict) and manifest.get("schema") == SCHEMA else {}
+    ours = ours if isinstance(ours, dict) else {}
+    return sorted(
+        entry.name for entry in out.iterdir() if entry.name != MANIFEST and not _is_ours(entry, ours.get(entry.name))
+    )
+
+
+def _is_ours(path: Path, digest: object) -> bool:
+    if digest is None or path.is_symlink() or not path.is_file():
+        return False
+    return path.name == _REDRAWN or _digest(path) == digest
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _move_in_place(work: Path, out: Path, force: bool, inputs: Sequence[Path]) -> None:
+    """Move the result to `out`; where something else came to lie there in the meantime, beside it."""
     old = work.with_suffix(".old")
     try:
-        if force and out.is_dir():
+        files = {path.name: _digest(path) for path in sorted(work.iterdir()) if path.is_file()}
+        (work / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "files": files}, indent=1) + "\n")
+        _check(out, force, inputs)
+        if out.is_dir():
             out.rename(old)
         work.rename(out)
-    except OSError as error:
+    except (OSError, OutputError) as error:
         if old.exists():
             old.rename(out)
-        raise OutputError(f"{out}: the result cannot be moved in place ({error.strerror}).") from error
+        beside = out.with_name(f"{out.name}{work.suffixes[-2]}")
+        with suppress(OSError):
+            work.rename(beside)
+        why = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+        raise OutputError(
+            f"{out}: the result cannot be moved in place ({why}).\n  It lies in {beside} instead"
+        ) from error
     shutil.rmtree(old, ignore_errors=True)
