@@ -3,6 +3,9 @@
 Every attack is made by hand, and worked on the version before the check that refuses it.
 """
 
+import contextlib
+import hashlib
+import io
 import json
 import os
 import re
@@ -10,16 +13,20 @@ import struct
 import zipfile
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from slimkit import models
 from slimkit.cli import main
-from slimkit.errors import SlimkitError
+from slimkit.errors import EngineError, SlimkitError, TrainingError
+from slimkit.measure import probe
 from slimkit.models import record
+from slimkit.training import Store, state
 
 ESCAPE = "\x1b]0;owned\x07\x9b2J"  # sets the title of a terminal, clears it
 
@@ -323,3 +330,116 @@ def test_names_do_not_command_the_terminal(tmp_path, capsys):
         shown = "".join(capsys.readouterr())
         assert "owned" in shown
         assert not set(shown) & set("\x1b\x07\x9b")
+
+
+# 7. Tracebacks -----------------------------------------------------------------------------------------------
+
+
+def onnx_file(path: Path, nodes, kind=TensorProto.FLOAT, shape=(1, 1, 6, 6), weights=(), inputs=1) -> Path:
+    images = [helper.make_tensor_value_info(f"x{i or ''}", kind, shape) for i in range(inputs)]
+    result = helper.make_tensor_value_info("z", kind, None)
+    graph = helper.make_graph(nodes, "net", images, [result], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+IDENTITY = [helper.make_node("Identity", ["x"], ["z"])]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"kind": TensorProto.STRING},
+        {"kind": TensorProto.COMPLEX64},
+        {"shape": ()},
+        {"shape": (1, 3, 200_000, 200_000)},
+        {"shape": (1, -1, 6, 6)},
+        {"inputs": 0},
+        {"inputs": 2},
+        {"nodes": [helper.make_node("Expand", ["x", "size"], ["z"])],
+         "weights": [helper.make_tensor("size", TensorProto.INT64, [4], [10**5] * 4)]},
+        {"nodes": [helper.make_node("NoSuch", ["x"], ["z"])]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_onnx_files_that_cannot_be_measured(given, tmp_path, capsys):
+    path = onnx_file(tmp_path / "net.onnx", **{"nodes": IDENTITY, **given})
+    assert main(["bench", str(path)]) == 2
+    assert str(path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.DOUBLE, TensorProto.UINT8, TensorProto.BOOL])
+def test_onnx_files_of_other_numbers(kind, tmp_path):
+    probe.check(onnx_file(tmp_path / "net.onnx", IDENTITY, kind, (1, 6)))
+
+
+def test_an_onnx_file_without_end(tmp_path):
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["going"], ["on"]), helper.make_node("Identity", ["v"], ["w"])],
+        "body",
+        [helper.make_tensor_value_info(*value) for value in (
+            ("i", TensorProto.INT64, []), ("going", TensorProto.BOOL, []), ("v", TensorProto.FLOAT, [1, 1, 6, 6]))],
+        [helper.make_tensor_value_info(*value) for value in (
+            ("on", TensorProto.BOOL, []), ("w", TensorProto.FLOAT, [1, 1, 6, 6]))],
+    )  # fmt: skip
+    loop = helper.make_node("Loop", ["times", "yes", "x"], ["z"], body=body)
+    weights = [
+        helper.make_tensor("times", TensorProto.INT64, [], [2**62]),
+        helper.make_tensor("yes", TensorProto.BOOL, [], [True]),
+    ]
+    path = onnx_file(tmp_path / "net.onnx", [loop], weights=weights)
+    with pytest.raises(EngineError, match="does not end within 8 s"):
+        probe.check(path, seconds=8)
+
+
+def test_odd_values_in_a_checkpoint(tmp_path):
+    state = models.build("zoo:resnet8").model.state_dict()
+    for change, what in (
+        ({"conv1.weight": state["conv1.weight"].int()}, "conv1.weight"),
+        ({"conv1.weight": state["conv1.weight"].to("meta")}, "no values"),
+        ({"conv1.weight_orig": torch.ones(3, 1), "conv1.weight_mask": torch.ones(1, 4)}, "tensors"),
+    ):
+        torch.save({**state, **change}, tmp_path / "net.pt")
+        refused(tmp_path / "net.pt", what)
+
+
+@pytest.mark.parametrize("lacks", ["in_channels", "stride", "weight", "bias", "training", "_parameters"])
+def test_a_layer_that_lacks_something(lacks, tmp_path):
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    for table in (vars(network[0]), network[0]._parameters):
+        table.pop(lacks, None)
+    torch.save(network, tmp_path / "net.pt")
+    assert main(["inspect", str(tmp_path / "net.pt")]) == 2
+
+
+def test_a_state_to_resume_from_that_somebody_made(tmp_path):
+    victim = tmp_path / "created"
+    for content in (Runs(os.mkdir, str(victim)), [1], {}, {"identity": 3}, {"identity": {}, "x": Runs(os.getcwd)}):
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        data = state._MAGIC + hashlib.blake2b(buffer.getvalue()).digest() + buffer.getvalue()
+        (tmp_path / "state.bin").write_bytes(data)
+        with pytest.raises(TrainingError, match="damaged"):
+            state.read(Store(tmp_path, resume=True))
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["x = " + "[" * 10**5, "seed = " + "9" * 5000, "seed = 0x" + "f" * 5000, "a.b.c = 1", "\x1b = 1"]
+)
+def test_odd_settings_files(content, tmp_path):
+    (tmp_path / "run.toml").write_text(content)
+    assert main(["compress", "net.pt", "--config", str(tmp_path / "run.toml")]) == 2
+
+
+def test_a_zip_with_names_that_are_no_text(tmp_path):
+    torch.save({"w": torch.ones(1)}, tmp_path / "net.pt")
+    data = (tmp_path / "net.pt").read_bytes()
+    flagged = data.replace(b"net/data.pkl", b"net/dat\xff.pkl").replace(
+        b"PK\x01\x02\x00\x00\x00\x00\x00\x00", b"PK\x01\x02\x00\x00\x00\x00\x00\x08"
+    )
+    for number, changed in enumerate((data.replace(b"net/", b"\xff\xfe/"), flagged)):
+        path = tmp_path / f"{number}.pt"
+        path.write_bytes(changed)
+        with contextlib.suppress(SlimkitError):
+            models.load(path)

@@ -8,6 +8,7 @@ outcome than `ok` or `refused` are kept in a folder beside the results.
 """
 
 import argparse
+import faulthandler
 import gc
 import io
 import json
@@ -446,6 +447,7 @@ def child(kind: str, path: Path, answer: int) -> None:
     if kind != "ONNX":  # its own process is bounded by `probe`
         resource.setrlimit(resource.RLIMIT_AS, (addresses, addresses))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    faulthandler.disable()
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
@@ -552,6 +554,11 @@ def _warm(start: dict[str, list[bytes]], folder: Path) -> None:
                     read(path)
                 except SlimkitError:
                     continue
+
+
+def is_good(line: str) -> bool:
+    """Tell whether a row of the results is one of a file that did no harm."""
+    return json.loads(line)["outcome"] in ("ok", "refused")
 
 
 def show(table: dict[str, Counter[str]]) -> str:

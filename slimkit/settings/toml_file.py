@@ -129,9 +129,13 @@ def _read_word(word: str) -> Any:
 
 def _parse(text: str, source: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
+        settings = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError; numbers too long to read; nested without end
-        raise SpecError(f"{source}: not valid TOML ({error}).\n  Write one `name = value` a line") from None
+        raise SpecError(f"{source}: not valid TOML ({error}).\n  Write one name = value a line") from None
+    for name, value in settings.items():
+        if isinstance(value, int) and abs(value) >= 2**63:  # TOML's own limit; longer ones cannot even be printed
+            raise SpecError(f"{source}: {name} is a number of more than 64 bits.\n  Write a smaller one")
+    return settings
 
 
 def _literal(value: Any) -> str:
