@@ -62,13 +62,15 @@ def _read(path: Path) -> dict[str, Any]:
     raise SpecError(f"{path}: {wrong}.\n  Give a TOML file, such as the run.toml of an earlier run")
 
 
-_NO_CODE = {"arch": ("torchvision:", "zoo:", "timm:"), "data": ("folder:",)}
+# What has a colon and names no code: a new setting that may name code need not be entered anywhere.
+_NO_CODE = ("torchvision:", "zoo:", "timm:", "folder:", "epoch:", "cuda:")
+_PATHS = ("latency_table", "data_root")
 
 
 def _names_code(name: str, value: Any) -> bool:
     if name == "trust_pickle":
         return value is not False
-    return name in _NO_CODE and isinstance(value, str) and ":" in value and not value.startswith(_NO_CODE[name])
+    return name not in _PATHS and isinstance(value, str) and ":" in value and not value.startswith(_NO_CODE)
 
 
 def from_toml(text: str, kind: type[Spec], source: str = "run.toml") -> Spec:
