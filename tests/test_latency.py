@@ -413,6 +413,14 @@ def test_the_lowest_scores_of_a_group_go_and_unneeded_groups_go_first(small: Sim
             assert scores[group.members][~own].max() <= scores[group.members][own].min()
 
 
+def test_losses_that_add_up_are_taken_as_they_are(small: SimpleNamespace) -> None:
+    graph, scores = small.graph, torch.rand(small.graph.units) + 0.1
+    costs = join(graph, product_table(layers(small.path)))
+    found = Problem(graph, scores, blocks(graph, scores, Widths(1, cap=0.95)), costs, additive=True)
+    counts, _ = found.solve(0.6)
+    assert found.loss(counts)[0] == pytest.approx(float(scores[~found.keep(counts)].sum()), rel=1e-5)
+
+
 def test_the_bound_is_below_what_was_lost(small: SimpleNamespace) -> None:
     found = problem(small, torch.rand(small.graph.units) + 0.1)
     loss, bound = found.loss(found.solve(0.6)[0])

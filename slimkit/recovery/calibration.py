@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -29,7 +28,8 @@ def chunks(batches: Sequence[Example]) -> list[Chunk]:
     """Cut batches into chunks: a quarter of them held out, spread evenly.
 
     Args:
-        batches: what the network is called with; every tensor has the images along dimension 0.
+        batches: what the network is called with: tensors, or tuples or dicts of tensors, with the images along
+            dimension 0. Any other batch stays whole, and counts as one image.
 
     Raises:
         DataError: fewer than 8 images, all of them equal, or numbers that are not finite.
@@ -52,21 +52,24 @@ def _repeats(tensor: Tensor, first: Tensor) -> bool:
 
 
 def _images(batch: Example) -> int:
-    found = tensors(batch)
-    return len(found[0]) if found and found[0].dim() else 0
+    """Return the images of a batch; 1 where they do not lie along one dimension of all its tensors."""
+    rows = {len(tensor) if tensor.dim() else 0 for tensor in _members(batch)}
+    return rows.pop() if len(rows) == 1 else min(1, len(tensors(batch)))
 
 
-def _split(batch: Example, size: int) -> list[Any]:
+def _members(batch: Example) -> list[Tensor]:
+    """Return the tensors of a batch, none where it holds anything else."""
+    values = [batch] if isinstance(batch, Tensor) else list(batch.values() if isinstance(batch, Mapping) else batch)
+    return values if all(isinstance(value, Tensor) for value in values) else []
+
+
+def _split(batch: Example, size: int) -> list[Example]:
     count = _images(batch)
-    return [_slice(batch, slice(start, start + size), count) for start in range(0, count, size)]
-
-
-def _slice(tree: Any, part: slice, count: int) -> Any:
-    """Take some images of every tensor that has `count` of them."""
-    if isinstance(tree, Tensor):
-        return tree[part] if tree.dim() and len(tree) == count else tree
-    if isinstance(tree, Mapping):
-        return {name: _slice(value, part, count) for name, value in tree.items()}
-    if isinstance(tree, (tuple, list)):
-        return type(tree)(_slice(value, part, count) for value in tree)
-    return tree
+    if count < 2:
+        return [batch]
+    parts = [slice(start, start + size) for start in range(0, count, size)]
+    if isinstance(batch, Tensor):
+        return [batch[part] for part in parts]
+    if isinstance(batch, Mapping):
+        return [{name: value[part] for name, value in batch.items()} for part in parts]
+    return [tuple(value[part] for value in batch) for part in parts]

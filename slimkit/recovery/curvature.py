@@ -34,12 +34,12 @@ def drawn_class(output: Any, generator: torch.Generator) -> Tensor:
             continue
         if scores.dim() in (2, 4) and scores.shape[1] > 1:
             rows = scores.movedim(1, -1).flatten(0, -2).log_softmax(1)
-            picked = torch.multinomial(rows.detach().exp(), 1, generator=generator)
-            total = total + rows.gather(1, picked).sum() / (len(rows) / len(scores))
+            picked = torch.multinomial(rows.detach().exp().cpu(), 1, generator=generator).to(rows.device)
+            total = total.to(rows.device) + rows.gather(1, picked).sum() / (len(rows) / len(scores))
         else:
-            noise = torch.randn(scores.shape, generator=generator)
+            noise = torch.randn(scores.shape, generator=generator).to(scores.device)
             spread = scores.detach().std().clamp(min=1e-12)
-            total = total + (scores * noise).sum() / spread / (scores[0].numel() ** 0.5)
+            total = total.to(scores.device) + (scores * noise).sum() / spread / (scores[0].numel() ** 0.5)
     return total
 
 

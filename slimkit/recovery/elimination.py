@@ -89,7 +89,7 @@ def _systems(
     """Return the least squares of what one dimension of a weight reads of a group, one a use and convolution group."""
     if axis.tensor not in inputs or not bool(torch.isin(axis.unit_of, group.members).any()):
         return []
-    weight = dense.get_parameter(axis.tensor).detach()
+    weight = dense.get_parameter(axis.tensor).detach().cpu()
     found = []
     for use in inputs[axis.tensor]:
         along = axis.unit_of.reshape([-1 if d == axis.dim else 1 for d in range(weight.dim())])
@@ -97,9 +97,9 @@ def _systems(
         matrix = use.reader.matrix(weight).double()
         cost = costs.get(axis.tensor)
         if cost is not None and cost.numel() == matrix.shape[0] * matrix.shape[2]:
-            matrix = matrix * cost.reshape(len(matrix), 1, -1).sqrt()
-        mean = use.fit.x / use.fit.rows
-        squares = use.fit.xx / use.fit.rows - mean[:, :, None] * mean[:, None]
+            matrix = matrix * cost.cpu().reshape(len(matrix), 1, -1).sqrt()
+        mean = use.fit.x.cpu() / use.fit.rows
+        squares = use.fit.xx.cpu() / use.fit.rows - mean[:, :, None] * mean[:, None]
         scale = squares.diagonal(dim1=1, dim2=2)
         damping = _RIDGE * scale + 1e-6 * _RIDGE * scale.amax(1, keepdim=True) + 1e-30
         for part in range(len(matrix)):

@@ -47,7 +47,7 @@ class Inputs:
         kept = torch.zeros(weight.shape, dtype=torch.bool)
         grid = torch.arange(weight.numel()).reshape(weight.shape)
         kept.view(-1)[take(grid, indices).flatten()] = True
-        of_matrix = self.reader.matrix(kept)  # [G, F, O]
+        of_matrix = self.reader.matrix(kept.to(weight.device))  # [G, F, O]
         groups = of_matrix.any(2).any(1).nonzero().flatten()
         columns = _index(of_matrix[groups].any(2))
         rows = _index(of_matrix[groups].any(1))

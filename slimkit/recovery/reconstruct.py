@@ -108,8 +108,8 @@ def reconstruct(
         slim: `remove(dense, graph, mask)`; both are untouched.
         graph: the dense network's channels.
         mask: what `slim` kept.
-        batches: unlabelled inputs, at least 8, better some hundreds; a quarter is held out. More than one batch where
-            an input is no tensor or nest of tensors with the images along dimension 0.
+        batches: unlabelled inputs on the network's device, at least 8, better some hundreds; a quarter is held out.
+            Tensors, tuples or dicts of tensors with the images along dimension 0; any other batch counts as one image.
         mode: `sequential` or `parallel`, see above.
         progress: called with what is being done, and the share done.
 

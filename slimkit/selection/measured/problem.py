@@ -26,10 +26,11 @@ class Problem:
     that is score x multiply-adds, so a channel goes early where its milliseconds buy few multiply-adds: where all
     are equally fast the order is that of the scores. The logarithm makes a group dearer the emptier it is; with
     equal scores on a machine where time is multiply-adds, all groups narrow by the same share: the proportions
-    that the network was designed with.
+    that the network was designed with. Scores that are `additive` (`recovery.elimination`) need none of this: a group
+    loses the sum of those of the units that go.
     """
 
-    def __init__(self, graph: Graph, scores: Tensor, found: Blocks, costs: Costs) -> None:
+    def __init__(self, graph: Graph, scores: Tensor, found: Blocks, costs: Costs, additive: bool = False) -> None:
         """Take the removable blocks of a graph, their scores [U], and what widths cost."""
         self.costs = costs
         self.graph = graph
@@ -50,6 +51,8 @@ class Problem:
             ends = np.cumsum(steps[number], dtype=int).tolist()
             left = [max(total - gone[end - 1], 1e-12 * total) for end in ends]
             losses = [weight * float(np.log(total / rest)) for rest in left]
+            if additive:
+                losses = [gone[end - 1] for end in ends]
             counts = (len(group.members), *(len(group.members) - end for end in ends))
             self.choices.append(Choice(counts, (0.0, *losses)))
 

@@ -53,6 +53,7 @@ class LatencySolver:
         example: an image [N, C, H, W].
         conditions: what the latency is of.
         table: file with the latency table of another machine, to aim at that machine.
+        additive: scores are losses that add up over units and groups.
         progress: called with what is being done, and the share done.
         rounds: of the last mask.
         original, target, reached: of the last mask, ms or mJ; `reached` as measured beside the original.
@@ -78,6 +79,7 @@ class LatencySolver:
     where: str = ""
     by_table: bool = False
     notes: list[str] = field(default_factory=list)
+    additive: bool = False
     _hint: str = ""
 
     def __call__(self, graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor) -> Mask:
@@ -100,7 +102,7 @@ class LatencySolver:
                 raise MaskError(nothing(graph, widths.fitted(graph)))
             allowed = widths.fitted(graph)
             self._hint = allowed.hint(allowed.step // 2)
-            problem = Problem(graph, scores, found, join(graph, costs))
+            problem = Problem(graph, scores, found, join(graph, costs), self.additive)
             if self.by_table:
                 counts = self._by_table(problem, costs)
             else:
