@@ -24,6 +24,11 @@ def test_every_file_that_holds_a_method_is_listed():
     assert holding == set(METHODS)
 
 
+def test_the_tutorial_has_a_row_for_every_method():
+    page = (Path(__file__).parents[1] / "docs/tutorials/train.md").read_text()
+    assert [name for name in METHODS if f"| `{name}`" not in page] == []
+
+
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_settings_of_a_method_are_its_own_complete_and_written_down(method):
     entries = dataclasses.fields(method.config)

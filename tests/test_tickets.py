@@ -1,16 +1,22 @@
 """Early bird: exact invariants of distances, masks, rules and guards."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
 
 from slimkit.channels import Graph, trace
 from slimkit.errors import BudgetError, MaskError, SpecError
-from slimkit.methods import EarlyBird, Rule, pruning_indicator
+from slimkit.methods import EarlyBird as AnyBird
+from slimkit.methods import Rule, pruning_indicator
 from slimkit.methods import settled as rules
 from slimkit.selection import exact
 from slimkit.selection.budget import Widths, to_ratio
 from slimkit.selection.mask import Mask, distance
+from slimkit.settings import SCOPE, TrainSpec
+
+EarlyBird = functools.partial(AnyBird, scope="global")  # as in the paper, so that distances are those of one pool
 
 
 class Net(nn.Module):
@@ -288,3 +294,8 @@ def test_messages():
         EarlyBird(made(16, norm=False)[1])
     with pytest.raises(MaskError, match="nothing can be removed"):
         EarlyBird(graph, fixed=torch.ones(graph.units, dtype=torch.bool))
+
+
+def test_the_scope_is_that_of_the_command_unless_given():
+    graph = made(16)[1]
+    assert AnyBird(graph).scope == TrainSpec(arch="zoo:resnet8", data="digits").scope == SCOPE

@@ -407,6 +407,8 @@ def test_bad_input(toy, tmp_path):
         train_run.train(net(), toy, 0.95, **FEW)
     with pytest.raises(MaskError, match="no gamma that could settle"):
         train_run.train(NoNorm(), toy, 0.5, **FEW)
+    with pytest.raises(MaskError, match="no BatchNorm of this network has a scale"):
+        train_run.train(NoNorm(), toy, 0.5, ranking="group-norm", **FEW)
 
 
 class NoNorm(nn.Module):

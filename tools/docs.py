@@ -1,8 +1,8 @@
 """What the documentation takes from the code: a hook of mkdocs, named in mkdocs.yml.
 
 A page asks for it by a comment on a line of its own. <!-- settings: CLASS --> becomes a table of the settings of
-`slimkit.settings.CLASS`, a row a field; <!-- schema: NAME --> becomes the tables of the schema NAME of
-`slimkit/results/schemas/`, a row a property.
+`slimkit.settings.CLASS`, a row a field; <!-- methods: all --> the same of every method; <!-- schema: NAME --> becomes
+the tables of the schema NAME of `slimkit/results/schemas/`, a row a property.
 """
 
 import json
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from slimkit import settings
 
-ASKED = re.compile(r"^<!-- (settings|schema): (\w+) -->$", re.M)
+ASKED = re.compile(r"^<!-- (settings|methods|schema): (\w+) -->$", re.M)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -30,6 +30,17 @@ def settings_table(name: str) -> str:
     """Return a table of the fields of a settings class: name, default, meaning."""
     found = fields(getattr(settings, name))
     return table(("setting", "default", "meaning"), ((code(f.name), default(f), f.metadata["help"]) for f in found))
+
+
+def methods_tables(which: str) -> str:
+    """Return what every method does, and a table of its settings."""
+    from slimkit.methods import METHODS
+
+    parts = []
+    for method in METHODS.values():
+        rows = ((code(f.name), default(f), f.metadata["help"]) for f in fields(method.config))
+        parts.append(f"### `{method.name}`\n\n{method.summary}\n\n{table(('setting', 'default', 'meaning'), rows)}")
+    return "\n\n".join(parts)
 
 
 def default(field: Field[Any]) -> str:
@@ -83,4 +94,4 @@ def code(value: object) -> str:
     return f"`{value}`"
 
 
-MADE = {"settings": settings_table, "schema": schema_tables}
+MADE = {"settings": settings_table, "methods": methods_tables, "schema": schema_tables}

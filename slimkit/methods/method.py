@@ -12,6 +12,7 @@ from slimkit.errors import MaskError
 from slimkit.methods.cut import Cut
 from slimkit.methods.job import Job
 from slimkit.results.ledger import Leg
+from slimkit.selection.budget import nothing
 from slimkit.settings import Settings
 from slimkit.surgery.prove import Slimmed
 
@@ -73,7 +74,7 @@ class Method:
         config: its own settings, a frozen dataclass of `setting`s.
         run: does it.
         ranking: criterion that it ranks channels by where the run names none.
-        needs: what it cannot do without: `channels` that can be removed, `batch-norm` that scales some of them.
+        removes: it removes channels, so that there must be some that can go.
     """
 
     name: str
@@ -81,19 +82,16 @@ class Method:
     config: type[Settings]
     run: Callable[[Job, Any], Found]
     ranking: str = "gamma"
-    needs: frozenset[str] = frozenset({"channels"})
+    removes: bool = True
 
     def __call__(self, job: Job, config: Settings) -> Found:
         """Run, after a look at what is needed.
 
         Raises:
-            MaskError: the network has no BatchNorm, and the method needs it.
+            MaskError: the method removes channels, and none of this network's can go.
         """
-        if "batch-norm" in self.needs and not bool(job.graph.has_norm.any()):
-            raise MaskError(
-                f"the method {self.name!r} needs BatchNorm, and no channel that can be removed here has one.\n"
-                "  Use a network with BatchNorm, or another method: slimkit methods"
-            )
+        if self.removes and not job.graph.units:
+            raise MaskError(nothing(job.graph, job.selection.widths))
         return self.run(job, config)
 
 

@@ -21,6 +21,7 @@ from slimkit.methods.settled import Rule
 from slimkit.selection import exact, ranking
 from slimkit.selection.mask import Mask
 from slimkit.selection.scope import by_scope, fill_unranked, pools
+from slimkit.settings import SCOPE
 
 _EVEN = 1e-3  # gammas whose range is below this share of the largest are tied: they have not left their start
 _DEAD = 1e-2  # gammas below this share of the largest are dead: what is left of them is the noise of SGD
@@ -63,7 +64,7 @@ class EarlyBird:
         cap: float = 0.9,
         fixed: Tensor | None = None,
         ranking: str = "gamma",
-        scope: str = "global",
+        scope: str = SCOPE,
     ) -> None:
         """Begin to watch.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from slimkit import training
 from slimkit.channels import Graph
+from slimkit.errors import MaskError
 from slimkit.methods.cut import Cut
 from slimkit.methods.job import Job
 from slimkit.settings import Settings, setting
@@ -112,9 +113,18 @@ def penalty_of(job: Job, config: Pulled, kind: str, last: int | None = None) -> 
         config: lambda, or S.
         kind: `gamma` or `group`.
         last: step at which S is to be reached; that of the schedule unless given.
+
+    Raises:
+        MaskError: gammas are to be penalised, and there are none.
     """
-    anything = kind == "group" or any(gamma.requires_grad for _, gamma in gammas(job.dense))
+    found = list(gammas(job.dense))
     wanted = _TOTAL[kind] if config.penalty_total is None else config.penalty_total
+    if kind == "gamma" and not found and (config.l1 or (config.l1 is None and wanted)):
+        raise MaskError(
+            "penalty is 'gamma', but no BatchNorm of this network has a scale to penalise.\n"
+            "  Penalise all weights of a channel, `penalty='group'`, or nothing, `penalty_total=0`"
+        )
+    anything = kind == "group" or any(gamma.requires_grad for _, gamma in found)
     if not anything:
         strength = 0.0
     elif config.l1 is not None:

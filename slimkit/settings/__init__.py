@@ -2,7 +2,7 @@
 
 from slimkit.settings.budget import Budget, parse_budget
 from slimkit.settings.compress import CompressSpec
-from slimkit.settings.run import BUDGETS, RunSpec
+from slimkit.settings.run import BUDGETS, SCOPE, RunSpec
 from slimkit.settings.setting import Settings, setting
 from slimkit.settings.toml_file import from_toml, make, read_config, read_pairs, read_words, to_toml
 from slimkit.settings.train import METHODS, TrainSpec, new_words
@@ -10,6 +10,7 @@ from slimkit.settings.train import METHODS, TrainSpec, new_words
 __all__ = [
     "BUDGETS",
     "METHODS",
+    "SCOPE",
     "Budget",
     "CompressSpec",
     "RunSpec",

@@ -17,6 +17,9 @@ SHARE = number(0, 1, below=True)
 RANKINGS = ("group-norm", "reader-norm", "gamma", "taylor", "random")
 
 
+SCOPE = "group"  # where channels compete unless a run says otherwise
+
+
 RANKING_MEANING = "what ranks channels: group-norm, reader-norm, gamma, taylor (needs data), random"
 
 
@@ -60,7 +63,7 @@ class RunSpec(DataSpec):
     )
     ranking: str = setting("group-norm", RANKING_MEANING, choice(*RANKINGS))
     scope: str = setting(
-        "group",
+        SCOPE,
         "where channels compete: global (whole network), isomorphic (groups of like build), group",
         choice("global", "group", "isomorphic"),
     )
