@@ -17,6 +17,8 @@ from slimkit.measure.stages import Stages
 from slimkit.models import Network
 from slimkit.modules import dtype_of
 from slimkit.runs import output, start
+from slimkit.runs.calibrate import calibrate
+from slimkit.runs.choose import cut
 from slimkit.runs.figures import cost, head, measure, slimming_rows, time_layers
 from slimkit.runs.files import finish, write_model
 from slimkit.runs.recover import Retrain, recover
@@ -129,13 +131,16 @@ def _compress(given: Given, work: Path, keep_files: bool, progress: Progress, st
     progress("tracing channels", None)
     with stages.stage("trace"):
         graph = start.trace_with(spec, dense, example)
+    with stages.stage("calibrate"):
+        calibration = calibrate(dense, example, dataset, given.calibration, spec, progress)
     solver = start.measured_budget(spec, dense, example, progress)
-    progress("removing channels and proving it", None)
-    with stages.stage("remove and prove"):
+    with stages.stage("choose, remove and prove"):
         inputs = start.proof_inputs(example, dataset, spec.seed)
-        slimmed = start.slim(spec, dense, graph, inputs, ranked_with, solver)
+        made = cut(spec, dense, graph, inputs, ranked_with, calibration, solver, progress)
+    slimmed, rebuilt = made.slimmed, made.reconstruction
     with stages.stage("recover"):
-        recovered = recover(dense, slimmed, spec, inputs, dataset, given.calibration, given.retrain, progress)
+        fitted = rebuilt.model if rebuilt else None
+        recovered = recover(dense, slimmed, fitted, spec, inputs, dataset, calibration, given.retrain, progress)
     model = recovered.model
     progress("exporting", None)
     with stages.stage("save and export"):

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import prod
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from slimkit.errors import TrainingError
 from slimkit.example import Example, tensors
 from slimkit.measure.quality import quality
 from slimkit.recovery import fold
-from slimkit.recovery.reconstruct import Reconstruction, reconstruct
+from slimkit.runs.calibrate import Calibration
 from slimkit.runs.result import Progress
 from slimkit.runs.start import task
 from slimkit.settings import CompressSpec
@@ -24,9 +23,6 @@ from slimkit.tasks import CLASSIFICATION
 
 Retrain = Callable[[nn.Module, nn.Module], nn.Module]  # (slim network, dense network) -> the network to go on with
 _STATISTICS_BATCHES = 20
-_BATCH = 128  # inputs at a time
-_FEWEST, _MOST = 256, 2048  # calibration inputs
-_NUMBERS = 256 * 3 * 224 * 224  # held in memory at once: 154 MB; more inputs where they are small
 
 
 @dataclass(frozen=True)
@@ -49,10 +45,11 @@ class Recovered:
 def recover(
     dense: nn.Module,
     slimmed: Slimmed,
+    rebuilt: nn.Module | None,
     spec: CompressSpec,
     inputs: Sequence[Example],
     dataset: data.Dataset | None,
-    calibration: data.Inputs | None,
+    calibration: Calibration | None,
     retrain: Retrain | None,
     progress: Progress,
 ) -> Recovered:
@@ -61,6 +58,7 @@ def recover(
     Args:
         dense: the network before removal.
         slimmed: the proven cut.
+        rebuilt: the small network reconstructed; None where that was not asked for, or had nothing to go by.
         spec: the settings.
         inputs: of the proof; the output error is measured on them.
         dataset: labelled data, to retrain on.
@@ -79,17 +77,15 @@ def recover(
         return {"constants": weights, "batch_norm": statistics, "output_error": error, "accuracy": right}
 
     rows = [row("zero", "as trained", slimmed.model)]
-    source = calibration or (data.as_inputs(dataset) if dataset else None)
-    if spec.recover and source is not None:
-        model = rebuilt(dense, slimmed, source, progress).model
+    source = calibration.source if calibration else None
+    if rebuilt is not None:
+        model = rebuilt
         rows.append(row("reconstructed", "as trained", model))
     else:
-        model = folded(dense, slimmed, spec, inputs, source)
+        model = folded(dense, slimmed, spec, inputs, calibration)
         if source is not None:
             recovery.reestimate(model, source.split, batches=_STATISTICS_BATCHES, seed=spec.seed)
-        rows.append(
-            row("fold" if spec.constants == "fold" else "zero", "re-estimated" if source else "as trained", model)
-        )
+        rows.append(row(spec.constants, "re-estimated" if source else "as trained", model))
     if retrain is not None:
         progress("retraining", None)
         return Recovered(_own(retrain, model, dense), rows)
@@ -98,23 +94,14 @@ def recover(
     return _retrained(dense, model, spec, dataset, source, rows, progress)
 
 
-def rebuilt(dense: nn.Module, slimmed: Slimmed, source: data.Inputs, progress: Progress) -> Reconstruction:
-    """Reconstruct a cut network on unlabelled inputs: as many as fit, between 256 and 2,048."""
-    first = next(iter(source.batches(1)))
-    each = sum(prod(tensor.shape[1:]) for tensor in tensors(first))
-    count = min(_MOST, max(_FEWEST, _NUMBERS // max(1, each)))
-    batches = list(source.batches(_BATCH, at_most=count))
-    return reconstruct(dense, slimmed.model, slimmed.graph, slimmed.mask, batches, progress=progress)
-
-
 def folded(
-    dense: nn.Module, slimmed: Slimmed, spec: CompressSpec, inputs: Sequence[Example], source: data.Inputs | None
+    dense: nn.Module, slimmed: Slimmed, spec: CompressSpec, inputs: Sequence[Example], calibration: Calibration | None
 ) -> nn.Module:
     """Give the mean output of removed channels to what reads them: measured where there are inputs, else modelled."""
     model = copy.deepcopy(slimmed.model)
     if spec.constants == "fold":
-        seen = list(source.batches(_BATCH, at_most=4 * _BATCH)) if source else inputs[:1]
-        means = fold.input_means(dense, slimmed.graph, slimmed.mask, seen, measured=source is not None)
+        seen = calibration.batches[:4] if calibration else inputs[:1]
+        means = fold.input_means(dense, slimmed.graph, slimmed.mask, seen, measured=calibration is not None)
         fold.fold_(model, dense, slimmed.graph, slimmed.mask, means)
     return model
 

@@ -203,7 +203,7 @@ def context(spec: RunSpec, dataset: data.Dataset | None) -> Context:
     Raises:
         DataError: the criterion needs data, and there is none.
     """
-    if criterion(spec.ranking).needs != "data":
+    if spec.ranking == "auto" or criterion(spec.ranking).needs != "data":
         return Context(seed=spec.seed)
     if dataset is None:
         raise DataError(
@@ -255,7 +255,8 @@ def slim(
     solver: Chooser | None = None,
 ) -> Slimmed:
     """Rank channels, choose what goes, remove it and prove it, as the settings say; `solver` for measured budgets."""
-    scores = rank(spec.ranking, dense, graph, spec.scope, context)
+    name = "group-norm" if spec.ranking == "auto" else spec.ranking
+    scores = rank(name, dense, graph, spec.scope, context)
     widths = allowed_widths(spec)
 
     def chosen(fixed: Tensor) -> Mask:

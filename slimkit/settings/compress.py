@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from slimkit.settings.budget import parse_budget
-from slimkit.settings.checks import flag, number, optional, pattern, text, whole
-from slimkit.settings.run import RunSpec
+from slimkit.settings.checks import choice, flag, number, optional, pattern, text, whole
+from slimkit.settings.run import RANKINGS, RunSpec
 from slimkit.settings.setting import setting
 
 
@@ -21,6 +21,12 @@ class CompressSpec(RunSpec):
         None,
         "digits, fashion-mnist, cifar10, cifar100, folder:PATH, file.py:make; default: none",
         optional(text),
+    )
+    ranking: str = setting(
+        "auto",
+        "what ranks channels: auto (what the others can make up for, where there are inputs; else group-norm), "
+        f"{', '.join(RANKINGS)}",
+        choice("auto", *RANKINGS),
     )
     calibration: str | None = setting(
         None,
