@@ -45,7 +45,7 @@ def test_half_the_channels_where_nothing_is_asked():
         ({"max_latency": "2.5"}, "above 1 without a unit; units are us, ms, s"),
         ({"max_macs": "many"}, "max_macs is 'many': neither a share nor an amount"),
         ({"max_energy": -1}, "max_energy is -1: not above 0"),
-        ({"ranking": "best"}, "ranking is 'best': it must be 'group-norm' or"),
+        ({"ranking": "best"}, "ranking is 'best': it must be 'auto' or 'group-norm' or"),
         ({"int8": "yes"}, "int8 is 'yes': it must be true or false"),
         ({"cap": 1.0}, "cap is 1: it must be in (0, 1)"),
         ({"round_to": "odd"}, "round_to is 'odd': it must be a whole number, 1 or more.\n  Or 'auto'"),
