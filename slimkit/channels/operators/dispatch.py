@@ -34,7 +34,7 @@ OPERATORS: dict[Any, Rule] = {
     **dict.fromkeys((aten.permute, aten.transpose, aten.t, aten.unsqueeze, aten.numpy_T, aten.mT), move.itself),
     **dict.fromkeys((aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias), move.view),
     **dict.fromkeys((aten.zeros_like, aten.ones_like, aten.empty_like, aten.full_like, aten.rand_like,
-                     aten.randn_like), move.same_shape),
+                     aten.randn_like, aten.rrelu_with_noise, aten.rrelu_with_noise_), move.same_shape),
     **dict.fromkeys((aten.new_zeros, aten.new_ones, aten.new_empty, aten.new_full, aten.sym_size,
                      aten._local_scalar_dense), move.nothing),
     aten.squeeze: move.squeeze,

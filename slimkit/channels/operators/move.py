@@ -230,7 +230,7 @@ def glu(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> N
 
 
 def same_shape(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
-    """A new tensor of the shape of another: its width follows."""
+    """A tensor of the shape of the first argument, whatever the others are: its width follows."""
     seen.put(out, seen.axes(args[0])[0])
 
 
