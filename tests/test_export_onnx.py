@@ -120,6 +120,115 @@ def test_an_operator_without_a_rule_goes_the_general_road(tmp_path, monkeypatch)
     assert_anonymous(tmp_path / "net.onnx")
 
 
+class Sum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = network()
+
+    def forward(self, x, y):
+        return self.body(x) + self.body(y)
+
+
+def test_several_inputs_are_named(tmp_path):
+    model, x = Sum().eval(), torch.randn(1, 3, 6, 6)
+    for example, names in (((x, x), ["input_0", "input_1"]), ({"x": x, "y": x}, ["x", "y"])):
+        found = export_onnx(model, tmp_path / "net.onnx", example)
+        session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+        assert [i.name for i in session.get_inputs()] == names and found.batch is None
+        a, b = torch.randn(4, 3, 6, 6), torch.randn(4, 3, 6, 6)
+        (got,) = session.run(None, dict(zip(names, (a.numpy(), b.numpy()), strict=True)))
+        torch.testing.assert_close(torch.from_numpy(got), model(a, b).detach())
+
+
+def test_networks_of_other_precision(tmp_path):
+    example = torch.randn(1, 3, 6, 6)
+    half = nn.Sequential(*network()[:3]).half()
+    assert export_onnx(half, tmp_path / "net.onnx", example.half()).road == "direct"
+    with pytest.raises(EngineError, match="(?s)no convolutions in bfloat16.*model.float()"):
+        export_onnx(network().bfloat16(), tmp_path / "other.onnx", example.bfloat16())
+    with pytest.raises(EngineError, match="could not find|NOT_IMPLEMENTED"):
+        export_onnx(network().double(), tmp_path / "other.onnx", example.double())
+
+
+class ByRows(nn.Module):
+    """Channels folded into the batch, pooled along rows, folded back: what is not written is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)
+
+    def forward(self, x):
+        y = self.a(x)
+        n, c, h, w = y.shape
+        return self.b(torch.nn.functional.max_pool1d(y.view(n * c, h, w), 3, 1, 1).view(n, c, h, w))
+
+
+class Mean(nn.Module):
+    """Over everything, and so without a batch."""
+
+    def forward(self, x):
+        return (x - x.mean()) * 2
+
+
+@pytest.mark.parametrize("model", [ByRows(), nn.Sequential(nn.Flatten(2), nn.MaxPool1d(2))], ids=["rows", "pool"])
+def test_what_our_own_road_cannot_write_goes_the_general_one(tmp_path, model):
+    export_onnx(model, tmp_path / "net.onnx", torch.randn(1, 3, 6, 6))
+    images = torch.randn(4, 3, 6, 6)
+    torch.testing.assert_close(infer(tmp_path / "net.onnx", images)[0], model(images).detach())
+
+
+def test_a_mean_over_everything_is_written(tmp_path):
+    assert export_onnx(Mean(), tmp_path / "net.onnx", torch.randn(1, 3, 6, 6)).road == "direct"
+
+
+@pytest.mark.parametrize("fault", [KeyError("keepdim"), ZeroDivisionError(), AssertionError()])
+def test_no_fault_of_our_own_road_stops_the_export(tmp_path, monkeypatch, fault):
+    def broken(*_):
+        raise fault
+
+    monkeypatch.setattr(direct, "translate", broken)
+    assert export_onnx(network(), tmp_path / "net.onnx", torch.randn(1, 3, 6, 6)).road == "general"
+
+
+class OneByOne(nn.Module):
+    """A loop over the batch, which no exporter can leave free."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return torch.stack([self.body(image) for image in x])
+
+
+def test_where_the_batch_cannot_be_free_it_is_one(tmp_path):
+    model = OneByOne()
+    assert export_onnx(model, tmp_path / "net.onnx", torch.randn(2, 3, 6, 6)).batch == 1
+    image = torch.randn(1, 3, 6, 6)
+    torch.testing.assert_close(infer(tmp_path / "net.onnx", image)[0], model(image).detach())
+    assert export_onnx(network(), tmp_path / "net.onnx", image, fixed_batch=True).batch == 1
+
+
+def test_an_opset_can_be_asked_for(tmp_path):
+    assert export_onnx(network(), tmp_path / "net.onnx", torch.randn(1, 3, 6, 6), opset=20).road == "general"
+    assert onnx.load(tmp_path / "net.onnx").opset_import[0].version == 20
+
+
+def test_what_a_network_remembers_while_it_is_exported_stays_in_a_copy(tmp_path):
+    class Remembers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = None
+
+        def forward(self, x):
+            self.last = x.relu()
+            return self.last
+
+    model = Remembers()
+    export_onnx(model, tmp_path / "net.onnx", torch.randn(1, 3, 6, 6))
+    assert model.last is None
+
+
 def test_a_wrong_translation_is_noticed(tmp_path, monkeypatch):
     model = network().eval()
     right = direct.translate(model, torch.randn(1, 3, 6, 6))

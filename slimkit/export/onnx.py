@@ -138,8 +138,8 @@ def _refusal(model: nn.Module, error: Exception) -> EngineError:
     )
 
 
-def _reference(model: nn.Module, example_input: Example) -> tuple[Example, list[_Array]]:
-    """Return three random images like the example, and what torch computes for them."""
+def _reference(model: nn.Module, example_input: Example) -> tuple[Example, dict[int, list[_Array]]]:
+    """Return three random images like the example, and what torch computes for one and for all of them."""
     generator = torch.Generator().manual_seed(0)
 
     def drawn(tensor: Tensor) -> Tensor:
@@ -150,13 +150,13 @@ def _reference(model: nn.Module, example_input: Example) -> tuple[Example, list[
     images = mapped(of_batch(example_input, 3), drawn)
     with torch.no_grad():
         try:
-            outputs = call(private(model), images)
+            outputs = {size: tensors(call(private(model), of_batch(images, size))) for size in (1, 3)}
         except Exception as error:
             raise TraceError(
                 f"{type(model).__name__} does not run on a batch of shape {describe(images)}: {_line(error)}.\n"
                 "  Give an example input of the shape this network was made for"
             ) from error
-    return images, [tensor.numpy() for tensor in tensors(outputs)]
+    return images, {size: [tensor.numpy() for tensor in found] for size, found in outputs.items()}
 
 
 def _write(model: OnnxModel, path: Path, metadata: dict[str, str]) -> None:
@@ -175,7 +175,7 @@ def _guard(path: Path, action: Callable[[], object]) -> None:
         ) from error
 
 
-def _check(path: Path, images: Example, expected: list[_Array], batch: int | None) -> None:
+def _check(path: Path, images: Example, expected: dict[int, list[_Array]], batch: int | None) -> None:
     """Let `onnx.checker` read the file, and ONNX Runtime compute a batch of 1, and one of 3 where it is free."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -187,8 +187,8 @@ def _check(path: Path, images: Example, expected: list[_Array], batch: int | Non
         for size in (1, 3) if batch is None else (batch,):
             given = named(of_batch(images, size))
             outputs = session.run(None, {name: tensor.numpy() for name, tensor in given.items() if name in names})
-            for got, want in zip(outputs, expected, strict=True):
-                _compare(got, want if len(want) != 3 else want[:size])
+            for got, want in zip(outputs, expected[size], strict=True):
+                _compare(got, want)
     except _Mismatch:
         raise
     except Exception as error:  # the runtime's exceptions share no base class

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimkit.channels import Example, Graph, stays
 from slimkit.example import call
-from slimkit.modules import evaluating
+from slimkit.modules import private, unwrapped
 from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import kept_indices, take
 
@@ -147,9 +147,9 @@ def input_means(
     gone = {name for name, _ in _readers(graph, mask)}
     tensors = dict(model.named_parameters())
     collect = _Means({tensors[name].data_ptr(): name for name in gone}, measured)
-    with torch.no_grad(), evaluating(model), collect:
+    with torch.no_grad(), collect:
         for example in inputs:
-            call(model, example)
+            call(unwrapped(private(model)), example)
     return {name: total / collect.counts[name] for name, total in collect.sums.items()}
 
 
