@@ -3,6 +3,8 @@
 Nothing heavy is imported before a command runs, so that every help text is there at once.
 """
 
+import errno
+import io
 import os
 import signal
 import sys
@@ -318,9 +320,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     is a bug of ours and leaves as an exception, which Python ends with a traceback and 1.
     """
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # of characters that an ASCII terminal lacks
     try:
         with terminable():
             slimkit.main(words, prog_name="slimkit", standalone_mode=False)
+        sys.stdout.flush()
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EPIPE):
+            raise
+        return unprinted(error)
     except SlimkitError as error:
         return refuse(as_flags(str(error)))
     except click.UsageError as error:
@@ -332,6 +342,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         click.echo("slimkit: interrupted", err=True)
         return 130
     return 0
+
+
+def unprinted(error: OSError) -> int:
+    """Say that standard output takes no more; whoever closed it, as `head` does, need not be told."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more at its end
+    if error.errno == errno.EPIPE:
+        return 1  # as click does where it meets it
+    return refuse(f"the result cannot be printed ({error.strerror}).\n  Files that a run wrote are complete")
 
 
 def refuse(message: str) -> int:

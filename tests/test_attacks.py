@@ -23,9 +23,10 @@ from torch import nn
 
 from slimkit import models
 from slimkit.cli import main
-from slimkit.errors import EngineError, SlimkitError, TrainingError
+from slimkit.errors import EngineError, SlimkitError, SpecError, TrainingError
 from slimkit.measure import probe
 from slimkit.models import record
+from slimkit.settings import read_config
 from slimkit.training import Store, state
 
 ESCAPE = "\x1b]0;owned\x07\x9b2J"  # sets the title of a terminal, clears it
@@ -422,6 +423,13 @@ def test_a_state_to_resume_from_that_somebody_made(tmp_path):
         with pytest.raises(TrainingError, match="damaged"):
             state.read(Store(tmp_path, resume=True))
     assert not victim.exists()
+
+
+@pytest.mark.parametrize("content", ["a = {arch = 'os:system'}", "watch = ['os:system']", "method = 'os:system'"])
+def test_a_new_setting_that_names_code_needs_trust_too(content, tmp_path):
+    (tmp_path / "run.toml").write_text(content)
+    with pytest.raises(SpecError, match="runs code"):
+        read_config(tmp_path / "run.toml")
 
 
 @pytest.mark.parametrize(

@@ -318,3 +318,32 @@ def test_python_m_slimkit_and_statuses():
     refused = run("compress", "net.pt", "--ratio", "2")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("slimkit: ratio is 2: it must be in [0, 1)")
+
+
+def in_shell(command, **environment):
+    return subprocess.run(
+        ["bash", "-c", command.replace("slimkit", f"{sys.executable} -m slimkit", 1)],
+        capture_output=True, text=True, env={**os.environ, **environment}, timeout=300,
+    )  # fmt: skip
+
+
+def test_a_full_disk_behind_standard_output():
+    done = in_shell("slimkit --help > /dev/full")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 2)
+    assert "cannot be printed (No space left on device)" in done.stderr
+
+
+def test_a_reader_that_stops_reading():
+    done = in_shell("slimkit compress --help | true; echo ${PIPESTATUS[0]}")
+    assert done.stderr == ""
+    assert done.stdout.strip() in ("0", "1")  # as the pipe was read before it closed, or not
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_terminals_of_few_characters(encoding, tmp_path):
+    path = tmp_path / "\u5f35.pt"
+    path.write_bytes(b"")
+    done = in_shell(f"slimkit inspect {path}", PYTHONIOENCODING=encoding)
+    assert done.returncode == 2
+    assert ".pt: the file is empty" in done.stderr
+    assert "\u5f35" not in done.stderr or encoding == "ascii"  # click takes ASCII for a mistake and writes UTF-8

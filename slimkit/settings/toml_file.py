@@ -70,6 +70,10 @@ _PATHS = ("latency_table", "data_root")
 def _names_code(name: str, value: Any) -> bool:
     if name == "trust_pickle":
         return value is not False
+    if isinstance(value, dict):
+        return any(_names_code(inner, each) for inner, each in value.items())
+    if isinstance(value, list):
+        return any(_names_code(name, each) for each in value)
     return name not in _PATHS and isinstance(value, str) and ":" in value and not value.startswith(_NO_CODE)
 
 
