@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import sqrt
+from typing import Literal
 
 from slimkit.results.codec import Amount, Count, Positive, Record, Share
 
@@ -113,6 +114,44 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sample(Record):
+    """A metric over the images of one split.
+
+    Attributes:
+        value: in the metric's unit.
+        images: how many.
+        interval: lowest and highest value that so many images allow, 95 %; None where that is not known.
+    """
+
+    value: float
+    images: Count
+    interval: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality(Record):
+    """How good a network is at its task.
+
+    Attributes:
+        task: its name.
+        metric: name of the metric by which networks are compared.
+        unit: `share` (in [0, 1]), a unit such as `dB`, or "" for a plain number.
+        better: which values are better.
+        validation: on the split that decisions were made on.
+        test: on the split that is looked at once.
+        others: the task's other metrics on test, by name.
+    """
+
+    task: str
+    metric: str
+    unit: str
+    better: Literal["higher", "lower"]
+    validation: Sample
+    test: Sample
+    others: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Figures(Record):
     """What was measured of one network, or of one file.
 
@@ -122,7 +161,8 @@ class Figures(Record):
         bytes: size of the ONNX file.
         latency_ms: time of one batch, ms.
         energy_mj: energy of one image, mJ.
-        accuracy: on labelled images.
+        accuracy: on labelled images, of a network that classifies.
+        quality: by the metric of its task, whatever that is.
     """
 
     params: Count | None = None
@@ -131,6 +171,7 @@ class Figures(Record):
     latency_ms: Latency | None = None
     energy_mj: Energy | None = None
     accuracy: Accuracy | None = None
+    quality: Quality | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,7 +102,7 @@ def measure(
             side |= {"bytes": path.stat().st_size, "latency_ms": time.record()}
             side["energy_mj"] = asdict(energy.per_inference(time))
         if dataset is not None:
-            side["accuracy"] = judged(network, dataset)
+            side |= judged(network, dataset)
         sides[name] = side
     if any(time.noisy for time in found):
         alone = spec.threads == 1
@@ -112,18 +112,25 @@ def measure(
 
 
 def judged(network: nn.Module | Path, dataset: data.Dataset) -> dict[str, Any]:
-    """Return how good a network or an ONNX file is at its task: its first metric, and every metric on test."""
+    """Return how good a network or an ONNX file is at its task, as `quality`, and as `accuracy` if it classifies."""
     task = dataset.task
-    test = quality.evaluate(network, dataset.test, task)
-    return {
-        "metric": task.metric,
-        "better": task.better,
-        "validation": quality.quality(network, dataset.validation, task),
-        "test": test[task.metric].value,
-        "images": test[task.metric].images,
-        "interval": test[task.metric].interval,
-        "metrics": {name: found.value for name, found in test.items()},
+    splits = {"validation": dataset.validation, "test": dataset.test}
+    found = {name: quality.evaluate(network, split, task) for name, split in splits.items()}
+    decides = {name: measured[task.metric] for name, measured in found.items()}
+    rows: dict[str, Any] = {
+        "quality": {
+            "task": task.name,
+            "metric": task.metric,
+            "unit": task.metrics[task.metric].unit,
+            "better": task.better,
+            **{name: asdict(measured) for name, measured in decides.items()},
+            "others": {name: m.value for name, m in found["test"].items() if name != task.metric},
+        }
     }
+    if task.classifies:
+        values = {name: measured.value for name, measured in decides.items()}
+        rows["accuracy"] = {**values, "images": decides["test"].images}
+    return rows
 
 
 def time_layers(rows: list[dict[str, Any]], work: Path, spec: RunSpec) -> list[dict[str, Any]]:

@@ -74,7 +74,8 @@ def recover(
     def row(weights: str, statistics: str, model: nn.Module) -> dict[str, Any]:
         right = quality(model, dataset.validation, dataset.task) if dataset else None
         error = _error(expected, proof.outputs(model, inputs))
-        return {"constants": weights, "batch_norm": statistics, "output_error": error, "accuracy": right}
+        named = _named(right, dataset, "")
+        return {"constants": weights, "batch_norm": statistics, "output_error": error, **named}
 
     rows = [row("zero", "as trained", slimmed.model)]
     source = calibration.source if calibration else None
@@ -142,9 +143,19 @@ def _retrained(
         "images": trained.images,
         "device": trained.device,
         "precision": trained.precision,
-        "history": [asdict(epoch) for epoch in trained.history],
+        "history": [_epoch(epoch, dataset) for epoch in trained.history],
     }
     return Recovered(trained.model, rows, record, trained.images)
+
+
+def _named(value: float | None, dataset: data.Dataset | None, split: str) -> dict[str, float | None]:
+    """Return a value of the task's first metric under the name that a report has for it."""
+    return {f"{split}accuracy" if dataset is None or dataset.task.classifies else f"{split}quality": value}
+
+
+def _epoch(epoch: training.Epoch, dataset: data.Dataset | None) -> dict[str, Any]:
+    row = asdict(epoch)
+    return row | _named(row.pop("validation_accuracy"), dataset, "validation_")
 
 
 def _own(retrain: Retrain, model: nn.Module, dense: nn.Module) -> nn.Module:

@@ -23,13 +23,13 @@ from slimkit.runs.plan import Plan, plan
 from slimkit.runs.result import Outcome, Progress, Result, quiet
 from slimkit.runs.start import allowed_widths, context, measured_budget, proof_inputs, reading, task, trace_with
 from slimkit.selection.mask import Mask
-from slimkit.settings import RunSpec
+from slimkit.settings import RunSpec, TrainSpec
 from slimkit.surgery.prove import Slimmed, prove
 
 
 def train(
     model: nn.Module,
-    dataset: data.Dataset,
+    dataset: Any,
     ratio: float | None = None,
     *,
     out: Path | str | None = None,
@@ -41,7 +41,8 @@ def train(
 
     Args:
         model: an untrained network; untouched.
-        dataset: what to train on.
+        dataset: what to train on: the name of a data set, (train, validation) loaders of (inputs, targets) batches,
+            or whatever else `slimkit.data.as_dataset` takes.
         ratio: share of the removable channels to remove, in [0, 1).
         out: folder for the five files of a run; None writes nothing, and keeps no state to resume from.
         resume: go on from the state that an interrupted run to `out` has left.
@@ -51,9 +52,11 @@ def train(
     Raises:
         SlimkitError: whatever the caller can mend; see `slimkit.errors`.
     """
-    network = models.of(model, dataset.input_shape)
-    arch = provenance.of(network.model).arch or type(model).__name__
-    asked = plan({"arch": arch, "data": dataset.name, "ratio": ratio, **settings})
+    arch = provenance.of(model).arch or type(model).__name__
+    name = dataset if isinstance(dataset, str) else getattr(dataset, "name", "dataset")
+    asked = plan({"arch": arch, "data": name, "ratio": ratio, **settings})
+    opened = _opened(asked.spec, dataset)
+    network = models.of(model, opened.input_shape)
 
     def fresh() -> nn.Module:
         return begin.redrawn(network.model, asked.spec.seed + 1)
@@ -61,10 +64,10 @@ def train(
     stages = Stages()
     if out is None:
         with tempfile.TemporaryDirectory() as work:
-            return _train(network, fresh, dataset, asked, Path(work), None, progress, stages)
+            return _train(network, fresh, opened, asked, Path(work), None, progress, stages)
     with folder.claim(Path(out)) as work_folder:
-        store = begin.store(asked.settings(), Path(out), resume, network.model, dataset)
-        result = _train(network, fresh, dataset, asked, work_folder, store, progress, stages)
+        store = begin.store(asked.settings(), Path(out), resume, network.model, opened)
+        result = _train(network, fresh, opened, asked, work_folder, store, progress, stages)
     training.forget(store)
     return result
 
@@ -80,7 +83,7 @@ def train_network(asked: Plan, out: Path | None, force: bool, resume: bool, prog
     with begin.joined(spec) as world, begin.claimed(target, force, world) as work:
         progress("building the network", None)
         with stages.stage("load"):
-            dataset = data.open(spec.data, root=spec.data_root, seed=spec.seed, task=task(spec), reading=reading(spec))
+            dataset = _opened(spec)
             network = begin.build(spec, dataset, spec.seed)
         store = begin.store(asked.settings(), target, resume, network.model, dataset)
 
@@ -93,6 +96,13 @@ def train_network(asked: Plan, out: Path | None, force: bool, resume: bool, prog
         result = _train(network, fresh, dataset, asked, work, store, progress, stages)
     training.forget(store)
     return Outcome(result.report, target)
+
+
+def _opened(spec: TrainSpec, given: Any = None) -> data.Dataset:
+    """Open the data set that the settings name, or take what was given in Python."""
+    if given is None or isinstance(given, str):
+        return data.open(spec.data, root=spec.data_root, seed=spec.seed, task=task(spec), reading=reading(spec))
+    return data.as_dataset(given, task=task(spec), seed=spec.seed)
 
 
 def _train(
@@ -188,9 +198,10 @@ def _sides(
 ) -> dict[str, Any]:
     """Return the figures before and after; the dense network was not trained to the end: no accuracy."""
     sides = measure(dense, model, example, spec, dataset if spec.int8 else None, work)
-    sides["before"].pop("accuracy", None)
-    if "accuracy" not in sides["after"]:
-        sides["after"]["accuracy"] = judged(model, dataset)
+    for name in ("accuracy", "quality"):
+        sides["before"].pop(name, None)
+    if "quality" not in sides["after"]:
+        sides["after"] |= judged(model, dataset)
     return sides
 
 
