@@ -15,6 +15,7 @@ from slimkit.errors import DataError, SpecError
 from slimkit.example import Example, tensors
 from slimkit.measure.accuracy import accuracy
 from slimkit.recovery import fold, reestimate
+from slimkit.recovery import reconstruct as module
 from slimkit.recovery.reconstruct import MODES, Reconstruction, reconstruct
 from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
@@ -162,6 +163,17 @@ def test_each_bias_of_a_shared_weight_takes_its_own_constant(mode: str) -> None:
         net.first.weight[gone] = 0.0  # what is left is a constant: sigmoid of the bias, and its square
     found = run(net, graph, Mask(keep), [images], mode)
     torch.testing.assert_close(found.model(images), net(images), rtol=1e-3, atol=1e-3)
+
+
+def test_chunks_join_where_there_is_room_and_change_nothing_but_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, graph, mask = case([("Residual", 4), ("Chain", 4)], "pool")
+    batch, fresh = example(net, 128), [example(net, 5)]
+    whole = run(net, graph, mask, [batch], "sequential")
+    monkeypatch.setattr(module, "_ROOM", 60_000)
+    found = run(net, graph, mask, [batch], "sequential")
+    rows, of_whole = ([one.rows for one in made.fitted] for made in (found, whole))
+    assert rows[0] < of_whole[0] and rows[-1] == of_whole[-1]
+    assert proof.compare(proof.outputs(net, fresh), found.model, fresh) < 1e-4
 
 
 def wide() -> tuple[nn.Module, Tensor]:

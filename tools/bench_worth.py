@@ -203,6 +203,25 @@ def cost(options: argparse.Namespace) -> None:
         write(options, {"network": options.arch, "arm": f"cost of {mode}", **used, "peak_mb": peak})
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return a markdown table: a line a network, kind of inputs and share; a column an arm."""
+    names = ("folded", "re-estimated", "even", "least")
+    lines = [
+        "| network, inputs | MACs left | " + " | ".join(names) + " | CPU seconds of the last |",
+        "|" + " --- |" * 7,
+    ]
+    found: dict[tuple[str, float], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        if row["arm"] in names:
+            inputs = f"{row['network']}, {row['images']} {row['inputs']} ({row['quality_of']} %)"
+            found.setdefault((inputs, round(row["macs"], 2)), {})[row["arm"]] = row
+    for (inputs, share), of_arm in found.items():
+        cells = [f"{100 * of_arm[name]['quality']:.2f}" if name in of_arm else "-" for name in names]
+        seconds = of_arm["least"]["cpu_seconds"] + of_arm["least"]["scoring_cpu_seconds"] if "least" in of_arm else 0
+        lines.append(f"| {inputs} | {share:.2f} | {' | '.join(cells)} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
 def write(options: argparse.Namespace, row: dict[str, Any]) -> None:
     whole = {"images": options.images, "steps": options.steps, "seed": options.seed, **row}
     whole["command"] = "python tools/bench_worth.py " + " ".join(sys.argv[1:])

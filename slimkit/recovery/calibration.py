@@ -11,7 +11,7 @@ from slimkit.errors import DataError
 from slimkit.example import Example, tensors
 
 LEAST = 8  # images
-_CHUNK = 64  # images at most
+_CHUNK = 32  # images at most
 _HOLD = 4  # one chunk in so many is held out
 _HOW = "  Give at least 8 different inputs as the network expects them, better some hundreds"
 
@@ -42,7 +42,7 @@ def chunks(batches: Sequence[Example]) -> list[Chunk]:
         raise DataError(f"batches holds numbers that are not finite.\n{_HOW}")
     if len(found) == len(batches) and all(_repeats(tensor, found[0]) for tensor in found):
         raise DataError(f"batches holds {images} times the same image.\n{_HOW}")
-    size = max(1, min(_CHUNK, images // 8))
+    size = max(1, min(_CHUNK, images // 16))
     parts = [part for batch in batches for part in _split(batch, size)]
     return [Chunk(part, number % _HOLD == _HOLD - 1) for number, part in enumerate(parts)]
 

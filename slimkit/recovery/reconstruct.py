@@ -10,7 +10,8 @@ shuffle, addition, flattening) is simply computed. The constant goes into the we
 BatchNorm that alone reads it.
 
 Two modes. `sequential`, the default: layer after layer, so that each layer makes up for what those before it could
-not; both networks run once, in lockstep, and all calibration inputs are in memory at once, as far as they have come.
+not; both networks run once, in lockstep, and calibration inputs are in memory at once, as far as they have come, as
+many as fit.
 `parallel`: every weight is fitted to what the dense network feeds it; one pass of the dense network, one chunk of
 inputs in memory, and second moments of all readers. ResNet-20 on Fashion-MNIST at a quarter of the multiply-adds, even
 widths, 1,024 images: 92.3 % sequential, 89.1 parallel (dense 94.0).
@@ -44,6 +45,9 @@ from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import kept_indices
 
 MODES = ("sequential", "parallel")
+_ROOM = 1 << 30  # bytes that activations of chunks in lockstep may take, about
+_COPIES = 4  # of what a layer reads and makes: two networks, and what lies between two weights
+_FIRST = 4  # chunks that start together, one of them held out
 Progress = Callable[[str, float | None], None]
 
 
@@ -123,17 +127,18 @@ def reconstruct(
     made = _Made(dense, copy.deepcopy(slim), graph, mask)
     with evaluating(dense), evaluating(slim), evaluating(made.slim):
         calls = _calls(dense, parts[0].example)
-        several = {name for name, count in Counter(calls).items() if count > 1}
-        at_once = several if mode == "sequential" else set(calls)
+        names = [one.name for one in calls]
+        several = {name for name, count in Counter(names).items() if count > 1}
+        at_once = several if mode == "sequential" else set(names)
         if at_once:
             _fit_at_once(made, gather(dense, parts, at_once, report))
         if mode == "sequential":
-            _fit_in_order(made, dense, parts, several, len(calls), report)
+            _fit_in_order(made, dense, parts, several, _joins(calls, len(parts)), len(calls), report)
         held = [part for part in parts if part.held]
         before, after = (between(dense, network, held) for network in (slim, made.slim))
     if not after < before:
         made.slim.load_state_dict(slim.state_dict())
-    left = _left(graph, mask, made, set(calls))
+    left = _left(graph, mask, made, set(names))
     images = [sum(batch_size(part.example) for part in parts if part.held == side) for side in (False, True)]
     return Reconstruction(made.slim, mode, tuple(made.fitted), left, (images[0], images[1]), before, after)
 
@@ -245,19 +250,37 @@ def _left(graph: Graph, mask: Mask, made: _Made, called: set[str]) -> dict[str, 
     return found
 
 
-def _calls(model: nn.Module, example: Example) -> list[str]:
-    """Return the names of the weights that read something, in order of execution, one entry a call."""
+@dataclass(frozen=True)
+class _Call:
+    """A weight that reads something: its name, and the bytes that it reads and makes of one chunk."""
+
+    name: str
+    size: int
+
+
+def _calls(model: nn.Module, example: Example) -> list[_Call]:
+    """Return the calls of weights that read something, in order of execution."""
     names = parameters(model)
-    found: list[str] = []
-
-    def note(func: Any, args: tuple[Any, ...]) -> None:
-        call_of = reader(func, args, names)
-        if call_of is not None:
-            found.append(call_of[0].name)
-
-    lane = Lane(model, example, note, after=False)
-    lane.advance()
+    lane = Lane(model, example, lambda func, args: reader(func, args, names), after=True)
+    found = []
+    while (event := lane.advance()) is not None:
+        (one, x), out = event
+        found.append(_Call(one.name, x.element_size() * (x.numel() + out.numel())))
     return found
+
+
+def _joins(calls: Sequence[_Call], chunks: int) -> list[int]:
+    """Return, for each chunk of inputs, the call at which it joins those in lockstep.
+
+    Maps are large where a network begins, and a few images are many rows there: the others start once what is to come
+    fits in memory, and run through layers that are solved already.
+    """
+    fits, least = [], chunks
+    for one in reversed(calls):
+        least = min(least, max(_FIRST, _ROOM // (_COPIES * one.size + 1)))
+        fits.append(least)
+    fits.reverse()
+    return [next((number for number, count in enumerate(fits) if count > chunk), len(calls)) for chunk in range(chunks)]
 
 
 def _fit_at_once(made: _Made, inputs: dict[str, list[Inputs]]) -> None:
@@ -273,22 +296,31 @@ def _fit_at_once(made: _Made, inputs: dict[str, list[Inputs]]) -> None:
 
 
 def _fit_in_order(
-    made: _Made, dense: nn.Module, parts: Sequence[Chunk], skip: set[str], calls: int, report: Progress
+    made: _Made,
+    dense: nn.Module,
+    parts: Sequence[Chunk],
+    skip: set[str],
+    joins: Sequence[int],
+    calls: int,
+    report: Progress,
 ) -> None:
-    """Fit weights, layer after layer, to what the slim network feeds them; all chunks in lockstep."""
+    """Fit weights, layer after layer, to what the slim network feeds them; chunks in lockstep from where they join."""
     of_dense, of_slim = parameters(dense), parameters(made.slim)
-    lanes = [
-        (
-            Lane(dense, part.example, lambda func, args: reader(func, args, of_dense), after=True),
-            Lane(made.slim, part.example, lambda func, args: reader(func, args, of_slim), after=False),
-        )
-        for part in parts
-    ]
+    lanes: list[tuple[Lane, Lane]] = []
     try:
         for number in range(calls):
-            sums = _Sums(made, skip, len(parts))
-            for part, (wide, narrow) in zip(parts, lanes, strict=True):
-                sums.add(part.held, wide.advance(), narrow.advance())
+            sums = _Sums(made, skip, sum(join <= number for join in joins))
+            for place, part in enumerate(parts):
+                if joins[place] > number:
+                    break
+                if place == len(lanes):
+                    wide = Lane(dense, part.example, lambda func, args: reader(func, args, of_dense), after=True)
+                    narrow = Lane(made.slim, part.example, lambda func, args: reader(func, args, of_slim), after=False)
+                    lanes.append((wide, narrow))
+                    for _ in range(number):
+                        wide.advance()
+                        narrow.advance()
+                sums.add(part.held, lanes[place][0].advance(), lanes[place][1].advance())
             report("reconstructing layer after layer", (number + 1) / calls)
             sums.fit()
     finally:
