@@ -1,7 +1,8 @@
 """Which channels go in a run of `compress`: by what reconstruction can do without, or by a criterion."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,8 +14,9 @@ from slimkit.recovery.widths import best, candidates
 from slimkit.runs.calibrate import Calibration
 from slimkit.runs.result import Progress
 from slimkit.runs.start import allowed_widths
-from slimkit.selection.choose import Chooser, choose, fixed_units
+from slimkit.selection.choose import choose, fixed_units
 from slimkit.selection.mask import Mask
+from slimkit.selection.measured import LatencySolver, SizeSolver
 from slimkit.selection.ranking import Context, rank
 from slimkit.selection.scope import by_scope, fill_unranked
 from slimkit.settings import CompressSpec
@@ -23,10 +25,17 @@ from slimkit.surgery.prove import Slimmed, prove
 
 @dataclass(frozen=True)
 class Cut:
-    """What went, proven, and the small network reconstructed where there was something to go by."""
+    """What went, and what is left.
+
+    Attributes:
+        slimmed: the proven cut.
+        reconstruction: the small network fitted to what the original computes; None without inputs to go by.
+        budget: how the mask meets a budget that had to be measured, for the report.
+    """
 
     slimmed: Slimmed
     reconstruction: Reconstruction | None
+    budget: dict[str, Any] | None
 
 
 def cut(
@@ -36,15 +45,15 @@ def cut(
     inputs: Sequence[Example],
     context: Context,
     calibration: Calibration | None,
-    solver: Chooser | None,
+    solver: LatencySolver | SizeSolver | None,
     progress: Progress,
 ) -> Cut:
     """Rank channels, choose what goes, remove it and prove it; reconstruct what is left.
 
     With `ranking = "auto"` and inputs to go by, channels are ranked by what the least squares of their readers lose
-    without them, and a budget of MACs or parameters is shared out between the groups by the same losses. The same
-    share of every group is tried beside it, and the better of the two is taken. Without inputs: by the norm of all that
-    is coupled to a channel.
+    without them, and a budget of MACs, parameters, latency or energy is shared out between the groups by the same
+    losses. The same share of every group is tried beside it, and the better of the two is taken. Without inputs: by
+    the norm of all that is coupled to a channel.
 
     Args:
         spec: budget, ranking, scope, widths, what to keep.
@@ -58,7 +67,7 @@ def cut(
     budget, widths = spec.budget, allowed_widths(spec)
     fixed = fixed_units(graph, spec.keep, spec.without_bn)
     batches = calibration.batches if calibration and spec.recover else None
-    found: dict[bytes, Reconstruction] = {}
+    found: dict[bytes, tuple[Reconstruction | None, dict[str, Any] | None]] = {}
     losses: Tensor | None = None
     if spec.ranking == "auto" and batches:
         progress("ranking channels by what can be done without them", None)
@@ -70,18 +79,35 @@ def cut(
 
     def chosen(fixed: Tensor) -> Mask:
         progress("choosing channels", None)
-        if losses is not None and batches and budget.kind in ("macs", "params"):
+        records: list[dict[str, Any] | None] = [None, None]
+        if losses is not None and budget.kind in ("macs", "params"):
             whole = getattr(graph, budget.kind)(Mask.full(graph).keep)
             limit = budget.value if budget.absolute else budget.value * whole
             masks = candidates(graph, losses, budget.kind, limit, widths, fixed)
-            mask, rebuilt = best(dense, graph, masks, batches, progress=progress)
-            found[mask.keep.numpy().tobytes()] = rebuilt
-            return mask
-        return solver(graph, scores, widths, fixed) if solver else choose(graph, scores, budget, widths, fixed)
+        elif losses is not None and isinstance(solver, LatencySolver):
+            summed = replace(solver, additive=True)
+            filled = fill_unranked(losses.float(), scores)
+            masks = [summed(graph, filled, widths, fixed), solver(graph, scores, widths, fixed)]
+            records = [summed.record(), solver.record()]
+        elif solver is not None:
+            masks, records = [solver(graph, scores, widths, fixed)], [solver.record()]
+        else:
+            masks = [choose(graph, scores, budget, widths, fixed)]
+        mask, rebuilt = (
+            (masks[0], None)
+            if len(masks) == 1 or not batches
+            else best(dense, graph, masks, batches, progress=progress)
+        )
+        found[_key(mask)] = (rebuilt, records[[_key(one) for one in masks].index(_key(mask))])
+        return mask
 
     slimmed = prove(dense, graph, chosen, inputs, fixed)
-    rebuilt = found.get(slimmed.mask.keep.numpy().tobytes())
+    rebuilt, record = found[_key(slimmed.mask)]
     if rebuilt is None and batches:
         progress("fitting what is left", None)
         rebuilt = reconstruct(dense, slimmed.model, graph, slimmed.mask, batches, progress=progress)
-    return Cut(slimmed, rebuilt)
+    return Cut(slimmed, rebuilt, record)
+
+
+def _key(mask: Mask) -> bytes:
+    return bytes(mask.keep.numpy().tobytes())

@@ -153,7 +153,7 @@ def _compress(given: Given, work: Path, keep_files: bool, progress: Progress, st
     report = head("compress", spec, given.network, example, dataset) | rows
     report |= {**sides, "after_cut": recovered.after_cut, "recovery": recovered.record, "proof": proof}
     report["warnings"] = [*failed, *sides.get("warnings", [])]
-    report["budget"] = solver.record() if solver else None
+    report["budget"] = made.budget
     report["cost"] = cost(report, recovered.images, stages)
     if given.evaluate is not None:
         report["own"] = {"before": dict(given.evaluate(dense)), "after": dict(given.evaluate(model))}
