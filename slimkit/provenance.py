@@ -1,9 +1,38 @@
 """Where a network comes from and what slimming changed: all that its file must say to rebuild it."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 _ATTRIBUTE = "_slimkit_provenance"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Narrowed:
+    """Channels were removed: group name -> indices kept; module path -> attribute -> the value it got."""
+
+    kept: dict[str, list[int]]
+    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factorised:
+    """Layers were made two thin ones: module path -> rank."""
+
+    ranks: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked:
+    """Single weights were set to zero: parameter name -> how many are left.
+
+    `weights` tells what the others are: of a `ticket`, yet to be trained, or `trained`.
+    """
+
+    left: dict[str, int]
+    weights: Literal["ticket", "trained"]
+
+
+Edit = Narrowed | Factorised | Masked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +46,8 @@ class Provenance:
         input_shape: shape of one image, (C, H, W).
         classes: number of classes, None where the network is no classifier.
         normalisation: `mean` and `std` per input channel, of images in [0, 1].
-        attributes: module path -> attribute -> the value that surgery gave it.
-        passes: one entry a slimming: group name -> indices of the channels kept.
+        attributes: module path -> attribute -> the value it has where the factory sets another, before any edit.
+        edits: what was done to the network since, in order.
     """
 
     arch: str | None = None
@@ -27,7 +56,7 @@ class Provenance:
     classes: int | None = None
     normalisation: dict[str, list[float]] | None = None
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    passes: tuple[dict[str, list[int]], ...] = ()
+    edits: tuple[Edit, ...] = ()
 
 
 def of(model: object) -> Provenance:

@@ -156,7 +156,7 @@ def test_copies_keep_their_provenance(file):
 def test_saved_again_as_exported_program(dense, file, tmp_path):
     network = models.load(file).model
     known = provenance.of(network)
-    slimmed = provenance.Provenance(**{**vars(known), "passes": ({"stem.0": [0, 2]},)})
+    slimmed = provenance.Provenance(**{**vars(known), "edits": (provenance.Narrowed(kept={"stem.0": [0, 2]}),)})
     provenance.attach(network, slimmed)
     path = tmp_path / "slim.pt2"
     models.save(network, path)

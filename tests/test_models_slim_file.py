@@ -18,7 +18,8 @@ from torch import nn
 from slimkit import models, provenance
 from slimkit.errors import ArchitectureError, CheckpointError, OutputError
 from slimkit.models import building, reference, slim_file
-from slimkit.provenance import Provenance
+from slimkit.provenance import Masked, Narrowed, Provenance
+from slimkit.surgery.factorise import factorise
 
 
 def equal(one, two):
@@ -52,8 +53,8 @@ def narrowed():
         "layer1.0.conv2": {"in_channels": 14},
         "layer1.0.bn1": {"num_features": 14},
     }
-    passes = ({"layer1.0.conv1": keep},)
-    known = dataclasses.replace(provenance.of(network), attributes=attributes, passes=passes)
+    edit = Narrowed(kept={"layer1.0.conv1": keep}, attributes=attributes)
+    known = dataclasses.replace(provenance.of(network), edits=(edit,))
     provenance.attach(network, known)
     return network.eval()
 
@@ -75,11 +76,51 @@ def test_narrow_network_comes_back_bit_by_bit(file):
     torch.testing.assert_close(again(x), network(x), rtol=0, atol=0)
 
 
+def test_a_file_of_the_first_format(file):
+    """It knew of narrowing only: attributes and passes side by side."""
+
+    def older(fields):
+        [edit] = fields.pop("edits")
+        fields.update(format="slimkit.slim/1", attributes=edit["attributes"], passes=[edit["kept"]])
+
+    again = models.load_slim(rewritten(file, older))
+    equal(narrowed(), again)
+    [edit] = provenance.of(again).edits
+    assert edit.kept == {"layer1.0.conv1": [i for i in range(16) if i not in (0, 5)]}
+
+
+def test_layers_that_were_made_two_and_narrowed_and_masked_come_back(tmp_path):
+    network = factorise(narrowed(), {"layer1.0.conv2": 3, "fc": 2})
+    thin = network.get_submodule("layer1.0.conv2")
+    with torch.no_grad():
+        thin[0].weight = nn.Parameter(thin[0].weight[:2])  # one of its three channels is removed
+        thin[1].weight = nn.Parameter(thin[1].weight[:, :2])
+        network.conv1.weight[:, :, 1:] = 0
+    attributes = {"layer1.0.conv2.0": {"out_channels": 2}, "layer1.0.conv2.1": {"in_channels": 2}}
+    thin[0].out_channels = thin[1].in_channels = 2
+    known = provenance.of(network)
+    edits = (Narrowed(kept={}, attributes=attributes), Masked(left={"conv1.weight": 48}, weights="trained"))
+    provenance.attach(network, dataclasses.replace(known, edits=(*known.edits, *edits)))
+    models.save(network, tmp_path / "slim")
+    again = models.load_slim(tmp_path / "slim")
+    equal(network, again)
+    assert provenance.of(again) == provenance.of(network)
+    assert repr(again) == repr(network)
+    x = torch.randn(4, 1, 8, 8)
+    torch.testing.assert_close(again(x), network.eval()(x), rtol=0, atol=0)
+
+
+def test_thin_layers_of_another_rank_than_their_edit_says(tmp_path):
+    models.save(factorise(narrowed(), {"fc": 2}), tmp_path / "slim")
+    with pytest.raises(ArchitectureError, match="thin layer of 'fc' is .2, 64., but .1, 64."):
+        models.load(rewritten(tmp_path / "slim", lambda f: f["edits"][1].update(ranks={"fc": 1})))
+
+
 def test_second_slimming(file, tmp_path):
     found = models.load(file)
     assert found.source == "slim file"
     known = provenance.of(found.model)
-    twice = dataclasses.replace(known, passes=(*known.passes, {"fc": [1]}))
+    twice = dataclasses.replace(known, edits=(*known.edits, Narrowed(kept={"fc": [1]})))
     provenance.attach(found.model, twice)
     models.save(found.model, tmp_path / "again")
     assert provenance.of(models.load_slim(tmp_path / "again")) == twice
@@ -170,7 +211,7 @@ def test_unknown_network_is_refused(tmp_path):
     with pytest.raises(ArchitectureError, match="how to build it is not known"):
         models.save(nn.Sequential(nn.Conv2d(1, 1, 1)), tmp_path / "slim")
     network = torchvision.models.squeezenet1_1(num_classes=2)
-    provenance.attach(network, Provenance(passes=({"a": [0]},)))
+    provenance.attach(network, Provenance(edits=(Narrowed(kept={"a": [0]}),)))
     with pytest.raises(ArchitectureError, match="say it before slimming"):
         models.save(network, tmp_path / "slim")
     assert not list(tmp_path.iterdir())
@@ -210,13 +251,39 @@ def rewritten(file, change, digest=True):
     return file
 
 
+def factorised(path, rank):
+    return {"kind": "factorised", "ranks": {path: rank}}
+
+
+def odd(fields, attributes):
+    fields["edits"][0]["attributes"]["layer1.0.conv2"] = attributes
+    fields["edits"].append(factorised("layer1.0.conv2", 1))
+
+
+def masked(name, left):
+    return {"kind": "masked", "left": {name: left}, "weights": "ticket"}
+
+
 BAD = {
-    "newer format": (lambda f: f.update(format="slimkit.slim/2"), "pip install -U slimkit"),
+    "newer format": (lambda f: f.update(format="slimkit.slim/3"), "pip install -U slimkit"),
     "no arch": (lambda f: f.pop("arch"), "arch: Field required"),
     "unknown field": (lambda f: f.update(run="os.system"), "run: Extra inputs"),
     "shape of words": (lambda f: f.update(input_shape=["a", 1, 2]), "input_shape"),
-    "negative index": (lambda f: f.update(passes=[{"a": [-1]}]), "passes"),
+    "negative index": (lambda f: f["edits"][0].update(kept={"a": [-1]}), "edits.0.narrowed.kept"),
     "no classes": (lambda f: f.update(classes=0), "classes"),
+    "unknown edit": (lambda f: f["edits"].append({"kind": "run"}), "edits.1"),
+    "rank too high": (lambda f: f["edits"].append(factorised("layer1.0.conv2", 49)), "has 1 to 42"),
+    "rank 0": (lambda f: f["edits"].append(factorised("layer1.0.conv2", 0)), "edits.1.factorised.ranks"),
+    "layer that is none": (lambda f: f["edits"].append(factorised("layer1.0.bn1", 1)), "only Linear and Conv2d"),
+    "no such layer": (lambda f: f["edits"].append(factorised("layer9", 1)), "no layer 'layer9'"),
+    "whole network": (lambda f: f["edits"].append(factorised("", 1)), "whole network"),
+    "thin layers that are whole": (lambda f: f["edits"].append(factorised("fc", 1)), "has changed since"),
+    "groups that divide nothing": (lambda f: odd(f, {"groups": 3}), "cannot be two thin layers"),
+    "no groups": (lambda f: odd(f, {"groups": 0}), "cannot be two thin layers"),
+    "a layer with a name that is code": (lambda f: f["edits"].append(factorised("a b", 1)), "a part named 'a b'"),
+    "attributes of an edit": (lambda f: odd(f, {"groups": 10**9}), "larger tensors than those in the file"),
+    "mask of nothing": (lambda f: f["edits"].append(masked("fc.gamma", 1)), "no weight 'fc.gamma'"),
+    "mask that did not hold": (lambda f: f["edits"].append(masked("fc.weight", 1)), "192 weights that are not 0"),
     "unknown arch": (lambda f: f.update(arch="zoo:resnet9"), "no such architecture"),
     "code": (
         lambda f: f.update(arch="os:system", arguments={"command": "true"}),
@@ -229,9 +296,9 @@ BAD = {
         "Leave it out",
     ),
     "arguments": (lambda f: f["arguments"].update(depth=3), "TypeError"),
-    "method": (lambda f: f["attributes"].update({"fc": {"forward": 1}}), "cannot be 1"),
-    "module": (lambda f: f["attributes"].update({"nosuch": {"groups": 1}}), "no module 'nosuch'"),
-    "another network": (lambda f: f.update(arch="zoo:vgg8", attributes={}), "has changed since"),
+    "method": (lambda f: f["edits"][0]["attributes"].update({"fc": {"forward": 1}}), "cannot be 1"),
+    "module": (lambda f: f["edits"][0]["attributes"].update({"nosuch": {"groups": 1}}), "no module 'nosuch'"),
+    "another network": (lambda f: f.update(arch="zoo:vgg8", edits=[]), "has changed since"),
 }
 
 

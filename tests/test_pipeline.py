@@ -89,7 +89,7 @@ def test_a_slim_file_can_be_slimmed_again(run: Path, tmp_path: Path) -> None:
     assert main([*words, "--out", str(out)]) == 0
     once, twice = slimkit.load(run / "model.safetensors"), slimkit.load(out / "model.safetensors")
     assert sum(p.numel() for p in twice.parameters()) < sum(p.numel() for p in once.parameters())
-    assert len(slimkit.provenance.of(twice).passes) == 2
+    assert len(slimkit.provenance.of(twice).edits) == 2
 
 
 def test_the_shape_of_an_image_can_be_asked_for(tmp_path: Path) -> None:

@@ -86,17 +86,20 @@ def test_the_record_names_arch_attributes_and_kept_channels() -> None:
     slim = remove(net, graph, keep_of(graph.units, *gone))
     record = provenance.of(slim)
     assert (record.arch, record.arguments, record.input_shape, record.classes) == ("x:y", {"a": 1}, (3, 4, 4), 2)
-    assert record.attributes["block"] == {"c": 3}
-    assert record.attributes["split"] == {"sizes": [1, 5]}
-    assert record.attributes["block.cv1.0"] == {"out_channels": 6}
-    assert record.passes == ({"block.cv1.0": [0, 2, 3], "split.a.0": [1]},)
-    assert provenance.of(net).passes == ()
+    [edit] = record.edits
+    assert isinstance(edit, provenance.Narrowed)
+    assert edit.attributes["block"] == {"c": 3}
+    assert edit.attributes["split"] == {"sizes": [1, 5]}
+    assert edit.attributes["block.cv1.0"] == {"out_channels": 6}
+    assert edit.kept == {"block.cv1.0": [0, 2, 3], "split.a.0": [1]}
+    assert provenance.of(net).edits == ()
 
     graph = trace(slim, torch.zeros(1, 3, 4, 4))
-    again = provenance.of(remove(slim, graph, keep_of(graph.units, 0)))
-    assert again.passes == (record.passes[0], {"stem.0": [1, 2, 3]})
-    assert again.attributes["split"] == {"sizes": [1, 5]}
-    assert again.attributes["stem.0"] == {"out_channels": 3}
+    first, second = provenance.of(remove(slim, graph, keep_of(graph.units, 0))).edits
+    assert isinstance(second, provenance.Narrowed)
+    assert (first, second.kept) == (edit, {"stem.0": [1, 2, 3]})
+    assert second.attributes["stem.0"] == {"out_channels": 3}
+    assert "split" not in second.attributes
 
 
 def test_a_mask_that_does_not_fit_is_refused() -> None:

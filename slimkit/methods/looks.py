@@ -14,6 +14,7 @@ from slimkit.methods.job import Job
 from slimkit.methods.observer import EarlyBird
 from slimkit.methods.settled import Rule
 from slimkit.selection.mask import Mask, distance
+from slimkit.selection.ranking import criterion
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, flag, number, optional, several, whole
 from slimkit.training import Run
@@ -165,7 +166,7 @@ def looks_of(job: Job, config: Watched, at: int | None) -> Looks:
         watch=config.watch,
         cap=chosen.widths.cap,
         fixed=chosen.fixed(job.graph),
-        ranking="gamma" if chosen.ranking == "taylor" else chosen.ranking,  # a look must cost next to nothing
+        ranking="gamma" if criterion(chosen.ranking).needs == "data" else chosen.ranking,  # a look must be cheap
         scope=chosen.scope,
     )
     return Looks(bird, every)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,12 +11,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from torch import Tensor
 
+from slimkit import provenance
 from slimkit._version import __version__
 from slimkit.errors import CheckpointError
 from slimkit.models.names import is_plain
 from slimkit.provenance import Provenance
 
-SCHEMA = "slimkit.slim/1"
+SCHEMA = "slimkit.slim/2"
+_FIRST = "slimkit.slim/1"  # knew of narrowing only
 
 _Count = Annotated[int, Field(gt=0)]
 _Index = Annotated[int, Field(ge=0)]
@@ -36,10 +39,40 @@ class Normalisation(_Strict):
     std: list[float]
 
 
+class Narrowed(_Strict):
+    """A `provenance.Narrowed`."""
+
+    kind: Literal["narrowed"]
+    kept: dict[str, list[_Index]]
+    attributes: dict[str, dict[str, JsonValue]]
+
+
+class Factorised(_Strict):
+    """A `provenance.Factorised`."""
+
+    kind: Literal["factorised"]
+    ranks: dict[str, _Count]
+
+
+class Masked(_Strict):
+    """A `provenance.Masked`."""
+
+    kind: Literal["masked"]
+    left: dict[str, _Index]
+    weights: Literal["ticket", "trained"]
+
+
+_EDITS: dict[str, type[provenance.Edit]] = {
+    "narrowed": provenance.Narrowed,
+    "factorised": provenance.Factorised,
+    "masked": provenance.Masked,
+}
+
+
 class Record(_Strict):
     """The metadata of a slim file; `digest` is over everything else in the file."""
 
-    format: Literal["slimkit.slim/1"]
+    format: Literal["slimkit.slim/2"]
     slimkit: str
     arch: str
     arguments: dict[str, JsonValue]
@@ -47,7 +80,7 @@ class Record(_Strict):
     classes: _Count | None
     normalisation: Normalisation | None
     attributes: dict[str, dict[str, JsonValue]]
-    passes: list[dict[str, list[_Index]]]
+    edits: list[Annotated[Narrowed | Factorised | Masked, Field(discriminator="kind")]]
     aliases: dict[str, str]
     digest: str
 
@@ -60,7 +93,7 @@ class Record(_Strict):
             classes=self.classes,
             normalisation=self.normalisation.model_dump() if self.normalisation else None,
             attributes={path: dict(values) for path, values in self.attributes.items()},
-            passes=tuple(self.passes),
+            edits=tuple(_EDITS[edit.kind](**edit.model_dump(exclude={"kind"})) for edit in self.edits),
         )
 
 
@@ -81,7 +114,7 @@ def write(provenance: Provenance, aliases: Mapping[str, str], tensors: Mapping[s
         "classes": provenance.classes,
         "normalisation": provenance.normalisation,
         "attributes": provenance.attributes,
-        "passes": list(provenance.passes),
+        "edits": [{"kind": type(edit).__name__.lower(), **asdict(edit)} for edit in provenance.edits],
         "aliases": dict(aliases),
     }
     fields = json.loads(json.dumps(fields))  # tuples become lists before the digest is taken
@@ -100,14 +133,14 @@ def read(text: str, tensors: Mapping[str, Tensor], path: Path) -> Record:
         raise _broken(path, str(error)) from None
     if not isinstance(fields, dict):
         raise _broken(path, "not a table")
-    if fields.get("format") != SCHEMA:
+    if fields.get("format") not in (SCHEMA, _FIRST):
         raise CheckpointError(
             f"{path}: a slim file of format {fields.get('format')!r}; this slimkit ({__version__}) reads "
             f"{SCHEMA!r}.\n"
             "  Update slimkit: pip install -U slimkit"
         )
     try:
-        record = Record.model_validate(fields)
+        record = Record.model_validate(_upgraded(fields))
     except ValidationError as error:
         first = error.errors()[0]
         raise _broken(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -123,7 +156,8 @@ def read(text: str, tensors: Mapping[str, Tensor], path: Path) -> Record:
 def _check_arguments(record: Record, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Refuse arguments that no network of these tensors has: numbers without measure, names that are no names."""
     largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
-    values = list(_leaves([record.arguments, record.attributes]))
+    changed = [record.attributes, *(edit.attributes for edit in record.edits if isinstance(edit, Narrowed))]
+    values = list(_leaves([record.arguments, *changed]))
     for value in values:
         if isinstance(value, int | float) and not abs(value) <= max(largest, _LARGEST):
             raise _broken(path, f"a network of {value} of anything has larger tensors than those in the file")
@@ -131,7 +165,10 @@ def _check_arguments(record: Record, tensors: Mapping[str, Tensor], path: Path) 
             raise _broken(path, "an argument of more than 200 characters")
     if len(values) > _MOST:
         raise _broken(path, f"more than {_MOST} arguments")
-    odd = next((name for name in (*record.attributes, *record.aliases) if not is_plain(name)), None)
+    names = [*record.aliases, *(name for table in changed for name in table)]
+    names += [name for edit in record.edits if isinstance(edit, Factorised) for name in edit.ranks]
+    names += [name for edit in record.edits if isinstance(edit, Masked) for name in edit.left]
+    odd = next((name for name in names if not is_plain(name)), None)
     if odd is not None:
         raise _broken(path, f"a part named {odd!r}")
     for name in _CODE:
@@ -147,6 +184,15 @@ def _leaves(value: Any) -> Iterator[Any]:
         return
     for inner in value:
         yield from _leaves(inner)
+
+
+def _upgraded(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields of a file of the first format as those of today's."""
+    if fields["format"] != _FIRST or not isinstance(fields.get("passes"), list):
+        return fields
+    rest = {name: value for name, value in fields.items() if name != "passes"}
+    edits = [{"kind": "narrowed", "kept": kept, "attributes": {}} for kept in fields["passes"]]
+    return {**rest, "format": SCHEMA, "edits": edits}
 
 
 def _digest(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from slimkit import provenance as provenances
 from slimkit.errors import ArchitectureError, CheckpointError, OutputError
-from slimkit.models import building, exported, files, memory, record
+from slimkit.models import building, edits, exported, files, memory, record
 from slimkit.models.recognition import recognise
 from slimkit.models.reference import EXPORTED, parse
 from slimkit.provenance import Provenance
@@ -108,10 +108,12 @@ def rebuild(tensors: Mapping[str, Tensor], made: record.Record, path: Path, arch
             f"  If you know that code, name it yourself: --arch {made.arch} (in Python: arch={made.arch!r})"
         )
     every = {**tensors, **{name: tensors[kept] for name, kept in made.aliases.items() if kept in tensors}}
+    known = made.provenance()
     model = building.skeleton(reference, made.arguments)
     for real in (False, True):
         try:
             building.set_attributes(model, made.attributes)
+            edits.replay_(model, known.edits)
         except ArchitectureError as error:
             raise ArchitectureError(f"{path}: {error}") from None
         unknown, left = building.fill(model, every)
@@ -125,12 +127,16 @@ def rebuild(tensors: Mapping[str, Tensor], made: record.Record, path: Path, arch
         if real or not building.hollow(model):
             break
         model = building.create(reference, made.arguments)  # it keeps tensors that are in no state dict
-    provenances.attach(model, dataclasses.replace(made.provenance(), arch=str(reference)))
+    try:
+        edits.check(model, known.edits)
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{path}: {error}") from None
+    provenances.attach(model, dataclasses.replace(known, arch=str(reference)))
     return model.eval()
 
 
 def _recognised(model: nn.Module, known: Provenance) -> Provenance:
-    found = None if known.passes else recognise(model)
+    found = None if known.edits else recognise(model)
     if found is None:
         raise ArchitectureError(
             f"cannot save {type(model).__name__}: how to build it is not known, so it could not be loaded "

@@ -14,13 +14,13 @@ BUDGETS = ("macs", "params", "bytes", "latency", "energy")
 SHARE = number(0, 1, below=True)
 
 
-RANKINGS = ("group-norm", "reader-norm", "gamma", "taylor", "random")
+RANKINGS = ("group-norm", "reader-norm", "gamma", "taylor", "popup", "random")
 
 
 SCOPE = "group"  # where channels compete unless a run says otherwise
 
 
-RANKING_MEANING = "what ranks channels: group-norm, reader-norm, gamma, taylor (needs data), random"
+RANKING_MEANING = "what ranks channels: group-norm, reader-norm, gamma, taylor and popup (need data), random"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Network and mask to a new, smaller network."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ def remove(model: nn.Module, graph: Graph, mask: Mask) -> nn.Module:
     slim = copied(model, memo)  # the memo stands in for every dense tensor that would be copied
     small = dict(slim.named_modules())
     changes = {**_layer_attributes(small), **_widths(modules, graph, mask)}
-    attributes = {path: dict(values) for path, values in provenance.of(model).attributes.items()}
+    attributes: dict[str, dict[str, Any]] = {}
     for (path, attribute), value in changes.items():
         if getattr(small[path], attribute) != value:
             setattr(small[path], attribute, value)
@@ -155,15 +156,5 @@ def _record(model: nn.Module, slim: nn.Module, graph: Graph, mask: Mask, attribu
         for group in graph.groups
         if not bool(mask.keep[group.members].all())
     }
-    provenance.attach(
-        slim,
-        provenance.Provenance(
-            arch=before.arch,
-            arguments=before.arguments,
-            input_shape=before.input_shape,
-            classes=before.classes,
-            normalisation=before.normalisation,
-            attributes=attributes,
-            passes=(*before.passes, kept),
-        ),
-    )
+    edit = provenance.Narrowed(kept=kept, attributes=attributes)
+    provenance.attach(slim, replace(before, edits=(*before.edits, edit)))

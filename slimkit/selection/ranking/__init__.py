@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from slimkit.channels import Graph
 from slimkit.errors import MaskError, SpecError
-from slimkit.selection.ranking import chance, gamma, group_norm, reader_norm, taylor
+from slimkit.selection.ranking import chance, gamma, group_norm, popup, reader_norm, taylor
 from slimkit.selection.ranking.context import Context
 from slimkit.selection.ranking.criterion import Criterion
 from slimkit.selection.scope import by_scope, fill_unranked
@@ -14,6 +14,7 @@ CRITERIA: dict[str, Criterion] = {
     "group-norm": Criterion(group_norm.scores),
     "reader-norm": Criterion(reader_norm.scores),
     "taylor": Criterion(taylor.scores, needs="data"),
+    "popup": Criterion(popup.scores, needs="data"),
     "random": Criterion(chance.scores),
 }
 

@@ -1,0 +1,179 @@
+"""Edge-popup: a subnetwork of random weights, none of them trained, Ramanujan et al. 2020, arXiv:1911.13299.
+
+Every weight gets a score; a layer computes with the share `keep` of its weights whose |score| is largest, and
+only the scores are trained, straight through the choice. Malach et al. 2020, arXiv:2002.00585, prove that such
+a subnetwork of weights exists in a network wide enough, and that subnetworks of whole channels are weaker:
+choosing channels of an untrained network is no substitute for training it.
+
+What it gives is a network of the same architecture with zeros in it, that stands alone; the zeros save no time.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
+
+from slimkit import training
+from slimkit.errors import SpecError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How a subnetwork is looked for. Checked when made.
+
+    Attributes:
+        keep: share of the weights of each layer that stays, in (0, 1]; one stays at least.
+        choose: `weights` one by one, or whole `channels` (filters), the weaker choice.
+        scaled: divide the variance of the weights by `keep`, for the edges that are missing.
+        seed: of weights and scores.
+    """
+
+    keep: float = 0.5
+    choose: Literal["weights", "channels"] = "weights"
+    scaled: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise SpecError(f"keep is {self.keep}: it is the share of weights that stays, in (0, 1].\n  Half is 0.5")
+        if self.choose not in ("weights", "channels"):
+            raise SpecError(f"choose is {self.choose!r}: it must be weights or channels.\n  Change it")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the search gave.
+
+    Attributes:
+        model: stands alone: the architecture of the network given, with zeros where weights were left out.
+        density: share of the weights of convolutions and linear layers that are not left out.
+        run: the training of the scores.
+    """
+
+    model: nn.Module
+    density: float
+    run: training.Trained
+
+
+class Scored(nn.Module):
+    """Gives a layer its weight where the score says so, 0 elsewhere: a parametrisation of the weight."""
+
+    def __init__(self, shape: torch.Size, keep: float, random: torch.Generator) -> None:
+        """Draw scores of a shape that broadcasts to the weight's, as the paper does: uniform, by fan-in."""
+        super().__init__()
+        bound = 1 / math.sqrt(max(1, math.prod(shape[1:])))  # Kaiming uniform with a = sqrt 5
+        self.scores = nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=random))
+        self.keep = keep
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Mask a weight; the gradient reaches every score, also of weights left out."""
+        return weight * straight_through(self.scores, self.keep)
+
+
+def chosen(scores: Tensor, keep: float) -> Tensor:
+    """Return bool of the scores' shape: the share `keep` of the largest |score|, at least one.
+
+    The order is that of the indices, whatever the memory layout.
+    """
+    sizes = scores.detach().abs().flatten()
+    mask = torch.zeros(sizes.shape, dtype=torch.bool, device=sizes.device)
+    mask[sizes.topk(max(1, round(keep * sizes.numel())), sorted=False).indices] = True
+    return mask.view(scores.shape)
+
+
+def straight_through(scores: Tensor, keep: float) -> Tensor:
+    """Return the choice as 0 and 1, with the gradient of |scores|."""
+    sizes = scores.abs()
+    return chosen(scores, keep).to(sizes.dtype) + (sizes - sizes.detach())
+
+
+def signed_constant(weight: Tensor, keep: float, scaled: bool, random: torch.Generator) -> Tensor:
+    """Return +-sqrt(2 / fan_in), or +-sqrt(2 / (keep fan_in)) if scaled, by fair coins; of the weight's shape."""
+    fan_in = math.prod(weight.shape[1:])
+    size = math.sqrt(2 / (fan_in * (keep if scaled else 1)))
+    return torch.where(torch.rand(weight.shape, generator=random) < 0.5, -size, size)
+
+
+def layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the convolutions and linear layers, by path."""
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, (_ConvNd, nn.Linear))]
+
+
+@torch.no_grad()
+def scored(model: nn.Module, config: Config) -> nn.Module:
+    """Return a copy with signed constants as weights and scores on them; only the scores want gradients.
+
+    Biases and betas are 0, gammas 1, as in the paper.
+
+    Raises:
+        SpecError: there is no convolution or linear layer to choose weights of.
+    """
+    model = copy.deepcopy(model)
+    random = torch.Generator().manual_seed(config.seed)
+    model.requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.weight is not None:
+            module.weight.fill_(1.0)
+        bias = getattr(module, "bias", None)
+        if isinstance(bias, nn.Parameter):
+            bias.zero_()
+    found = layers(model)
+    if not found:
+        raise SpecError("the network has no convolution and no linear layer, so there are no weights to choose.")
+    for _, layer in found:
+        weight = cast(nn.Parameter, layer.weight)
+        weight.copy_(signed_constant(weight, config.keep, config.scaled, random))
+        ones = config.choose == "channels"
+        shape = torch.Size([len(weight), *([1] * (weight.dim() - 1))]) if ones else weight.shape
+        parametrize.register_parametrization(layer, "weight", Scored(shape, config.keep, random))
+    return model
+
+
+@torch.no_grad()
+def merged(model: nn.Module, like: nn.Module) -> nn.Module:
+    """Return what a scored network computes as an ordinary one: weights that were left out are 0.
+
+    Args:
+        model: a network that `scored` made.
+        like: the network it was made of; not changed.
+    """
+    state = {name: value for name, value in model.state_dict().items() if ".parametrizations." not in f".{name}"}
+    state |= {f"{path}.weight".lstrip("."): cast(Tensor, layer.weight) for path, layer in layers(model)}
+    alone = copy.deepcopy(like)
+    alone.load_state_dict(state)
+    return alone
+
+
+def find(
+    model: nn.Module,
+    split: training.protocols.Split,
+    recipe: training.Recipe,
+    config: Config,
+    *,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    progress: Callable[[training.Run], None] | None = None,
+    store: training.Store | None = None,
+) -> Found:
+    """Train scores on random weights.
+
+    Args:
+        model: its architecture is used, its weights are not; not changed.
+        recipe: the weight decay acts on scores.
+        evaluate, progress, store: as `training.train` takes them.
+
+    Raises:
+        SpecError: nothing to choose from.
+        TrainingError: the loss is not finite.
+    """
+    trained = training.train(scored(model, config), split, recipe, evaluate=evaluate, progress=progress, store=store)
+    alone = merged(trained.model, model).eval()
+    weights = [cast(Any, layer).weight for _, layer in layers(alone)]
+    density = sum(int((w != 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+    return Found(alone, density, trained)

@@ -1,0 +1,159 @@
+"""Factorised layers: every layer that pays as two thin ones, Khodak et al. 2021, arXiv:2105.01029.
+
+A second stage, after channels were removed or alone: ranks by energy or to a budget, weights from the singular
+values of the trained ones, then training in which the product is decayed, not the factors. What the two compute
+can be merged into one layer again (`surgery.factorise.merge`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from slimkit import training
+from slimkit.errors import SpecError
+from slimkit.example import Example
+from slimkit.measure.macs import count_macs
+from slimkit.surgery import proof, ranks, thin_times
+from slimkit.surgery.factorise import factorise, merge
+from slimkit.surgery.thin_times import ThinTime
+from slimkit.training.frobenius import frobenius_decay
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How ranks are chosen: exactly one of `energy`, `max_params` and `max_macs`. Checked when made.
+
+    Attributes:
+        energy: share of the squared singular values that each layer keeps, in (0, 1].
+        max_params, max_macs: share of the network's parameters or MACs that may be left, in (0, 1].
+        keep_ends: leave the first and the last layer whole, as in the paper.
+        only_faster: leave a layer whole where two thin ones were measured to be slower.
+        frobenius: decay the product of two factors instead of each.
+    """
+
+    energy: float | None = None
+    max_params: float | None = None
+    max_macs: float | None = None
+    keep_ends: bool = True
+    only_faster: bool = False
+    frobenius: bool = True
+
+    def __post_init__(self) -> None:
+        given = {name: getattr(self, name) for name in ("energy", "max_params", "max_macs")}
+        given = {name: value for name, value in given.items() if value is not None}
+        if len(given) != 1:
+            raise SpecError(
+                f"{' and '.join(given) or 'nothing'} was given to choose ranks by: "
+                "give exactly one of energy, max_params and max_macs."
+            )
+        [(name, value)] = given.items()
+        if not 0 < value <= 1:
+            raise SpecError(f"{name} is {value}: it is a share, in (0, 1].\n  Half is 0.5")
+
+
+@dataclass(frozen=True)
+class Factorisation:
+    """A network with thin layers, not trained further, and what it cost and costs.
+
+    Attributes:
+        model: in eval mode.
+        ranks: path -> rank of the layers that are two now.
+        whole: paths of layers that could have been two and are not: two cost as much there, are
+            slower, or the network reads the weight by itself.
+        times: of the layers considered, where `only_faster` asked for them.
+        params, macs: before and after.
+        error: against the same network with the thin layers merged again: the proof of the surgery.
+    """
+
+    model: nn.Module
+    ranks: dict[str, int]
+    whole: tuple[str, ...]
+    times: tuple[ThinTime, ...]
+    params: tuple[int, int]
+    macs: tuple[int, int]
+    error: float
+
+
+def reduce(model: nn.Module, input_shape: tuple[int, ...], config: Config) -> Factorisation:
+    """Make the layers of a trained network thin.
+
+    Args:
+        model: not changed.
+        input_shape: of one image, (C, H, W).
+
+    Raises:
+        BudgetError: the budget cannot be met.
+        ProofError: thin layers and the same ones merged differ.
+        SpecError: no layer would be two.
+    """
+    images = proof.random_inputs(input_shape)
+    found = _candidates(model, images[0], config)
+    chosen = _chosen(model, input_shape, found, config)
+    times: list[ThinTime] = []
+    if config.only_faster:
+        times = thin_times.times(model, found, chosen)
+        chosen = {time.path: time.rank for time in times if time.faster}
+    if _error(model, chosen, images) > proof.TOLERANCE:  # a network may do more with a layer than call it
+        chosen = {path: rank for path, rank in chosen.items() if _error(model, {path: rank}, images) <= proof.TOLERANCE}
+    if not chosen:
+        raise SpecError(
+            "no layer is cheaper as two thin ones at these settings.\n"
+            "  Lower the energy or the budget, or remove channels: slimkit compress"
+        )
+    error = proof.require(_error(model, chosen, images), "thin layers against the same ones merged")
+    thin = factorise(model, chosen).eval()
+    return Factorisation(
+        model=thin,
+        ranks=chosen,
+        whole=tuple(layer.path for layer in found if layer.path not in chosen),
+        times=tuple(times),
+        params=(_params(model), _params(thin)),
+        macs=(count_macs(model, input_shape), count_macs(thin, input_shape)),
+        error=error,
+    )
+
+
+def _error(model: nn.Module, chosen: dict[str, int], images: Sequence[Example]) -> float:
+    thin = factorise(model, chosen)
+    return proof.compare(proof.outputs(merge(thin), images), thin, images)
+
+
+def _candidates(model: nn.Module, image: Example, config: Config) -> list[ranks.Layer]:
+    found = ranks.layers(model, image)
+    return found[1:-1] if config.keep_ends else found
+
+
+def _chosen(
+    model: nn.Module, input_shape: tuple[int, ...], found: Sequence[ranks.Layer], config: Config
+) -> dict[str, int]:
+    if config.energy is not None:
+        return ranks.by_energy(found, config.energy)
+    if config.max_params is not None:
+        whole = _params(model)
+        return ranks.to_budget(found, whole, int(config.max_params * whole), "params")
+    assert config.max_macs is not None
+    whole = count_macs(model, input_shape)
+    return ranks.to_budget(found, whole, int(config.max_macs * whole), "macs")
+
+
+def _params(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def retrain(
+    thin: nn.Module,
+    split: training.protocols.Split,
+    recipe: training.Recipe,
+    config: Config,
+    *,
+    teacher: nn.Module | None = None,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    progress: Callable[[training.Run], None] | None = None,
+    store: training.Store | None = None,
+) -> training.Trained:
+    """Train a network with thin layers; their decay is the recipe's, on the product where `frobenius` says so."""
+    hooks = [frobenius_decay(recipe.weight_decay)] if config.frobenius else []
+    return training.train(
+        thin, split, recipe, teacher=teacher, hooks=hooks, evaluate=evaluate, progress=progress, store=store
+    )

@@ -1,0 +1,149 @@
+"""How much of a network is in its wiring, not its weights: weight-agnostic networks, Gaier & Ha 2019, arXiv:1906.04358.
+
+The paper gives all connections one weight. In a network of layers that says nothing: all channels of a layer become
+the same, and so do all logits (`identical`). What can be asked of one: how well it does with the signs and zeros of
+its weights and one size for each layer (`by_sign`), and how much its accuracy depends on how it began (`robustness`).
+A search for topologies that do work with one weight is in `topology_search`.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from slimkit import training
+from slimkit.errors import SpecError
+from slimkit.measure.accuracy import accuracy
+from slimkit.modules import evaluating
+from slimkit.recovery.statistics import reestimate
+from slimkit.selection.weight_mask import prunable
+from slimkit.training.protocols import Split
+
+SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
+_TIE = 1e-4  # logits closer than this share of the largest are one
+
+
+@dataclass(frozen=True)
+class Identical:
+    """A network whose weights are all the same number.
+
+    Attributes:
+        accuracy: expected where ties are broken by lot, in [0, 1].
+        chance: one over the number of classes.
+        tied: share of images whose logits are all the same.
+        reason: why, for people.
+    """
+
+    accuracy: float
+    chance: float
+    tied: float
+    reason: str
+
+
+def identical(model: nn.Module, split: Split, value: float = 0.1) -> Identical:
+    """Give all weights of a network one value, and measure what is left.
+
+    Biases and betas are 0, gammas 1, BatchNorm's statistics measured anew.
+
+    Args:
+        model: a classifier; not changed.
+        split: labelled images.
+    """
+    same = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in same.parameters():
+            parameter.zero_()
+        for weight in prunable(same).values():
+            weight.fill_(value)
+        for module in same.modules():
+            if isinstance(module, _BatchNorm) and module.weight is not None:
+                module.weight.fill_(1.0)
+    reestimate(same, split)
+    right = tied = 0.0
+    images_seen, classes = 0, 1
+    with evaluating(same), torch.no_grad():
+        for images, labels in split.batches(250):
+            logits = same(images)
+            size = logits.abs().amax(1, keepdim=True)
+            best = logits >= logits.amax(1, keepdim=True) - _TIE * size
+            right += float((best.gather(1, labels[:, None])[:, 0].double() / best.sum(1)).sum())
+            tied += float(best.all(1).sum())
+            images_seen, classes = images_seen + len(images), logits.shape[1]
+    share = tied / images_seen
+    reason = (
+        f"{100 * share:.4g} % of the images have the same logit for all {classes} classes: with one weight everywhere "
+        "all channels of a layer compute the same, and so do all outputs; only which inputs a unit reads could tell "
+        "them apart, and in a layer all read the same"
+    )
+    return Identical(right / images_seen, 1 / classes, share, reason)
+
+
+def by_sign(model: nn.Module, scale: float) -> nn.Module:
+    """Return a copy whose weights have the sign they had, 0 stays 0, and one size a layer.
+
+    Args:
+        model: not changed.
+        scale: of that size, over the mean size of the layer's weights.
+    """
+    if not scale > 0:
+        raise SpecError(f"scale is {scale}: it must be above 0.\n  Change it")
+    constant = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in prunable(constant).values():
+            sizes = weight.abs()
+            mean = sizes.sum() / sizes.count_nonzero().clamp(min=1)
+            weight.copy_(weight.sign() * mean * scale)
+    return constant
+
+
+def shared_magnitude(
+    model: nn.Module, calibration: Split, test: Split, scales: Sequence[float] = SCALES
+) -> dict[float, float]:
+    """Return the accuracy of a trained network `by_sign`, for each scale; BatchNorm's statistics measured anew."""
+    found = {}
+    for scale in scales:
+        constant = by_sign(model, scale)
+        reestimate(constant, calibration)
+        found[scale] = accuracy(constant, test)
+    return found
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Accuracy after training, by seed and by scale of the first weights: (seed, scale) -> [0, 1]."""
+
+    accuracies: Mapping[tuple[int, float], float]
+
+    def spread(self, scale: float) -> tuple[float, float, float]:
+        """Return the lowest, mean and highest accuracy over the seeds."""
+        found = [value for (_, own), value in self.accuracies.items() if own == scale]
+        return min(found), sum(found) / len(found), max(found)
+
+
+def robustness(
+    fresh: Callable[[int], nn.Module],
+    split: Split,
+    recipe: training.Recipe,
+    evaluate: Callable[[nn.Module], float],
+    seeds: Sequence[int],
+    scales: Sequence[float] = (0.5, 1.0, 2.0),
+) -> Robustness:
+    """Train a network from several beginnings.
+
+    Args:
+        fresh: gives the network with first weights drawn by a seed.
+        evaluate: gives the accuracy of a trained one.
+        scales: by which its first weights are multiplied.
+    """
+    found = {}
+    for seed in seeds:
+        for scale in scales:
+            model = fresh(seed)
+            with torch.no_grad():
+                for weight in prunable(model).values():
+                    weight.mul_(scale)
+            found[seed, scale] = evaluate(training.train(model, split, recipe).model)
+    return Robustness(found)

@@ -1,0 +1,239 @@
+"""Lottery tickets: the single weights that train alone, Frankle & Carbin 2019, arXiv:1803.03635.
+
+Train, remove the smallest weights, put the rest back to what they were at step k, and again, in rounds; with
+k > 0 it is rewinding, Frankle et al. 2019, arXiv:1903.01611: schedule and data order resume at k too.
+
+All rounds are one run of the training loop: at its end a hook prunes, puts the weights back and rewinds the
+run, so that it is resumed like any other. What is left are zeros in dense layers: they save no time.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from slimkit import training
+from slimkit.errors import SpecError
+from slimkit.methods import snapshot
+from slimkit.methods.snapshot import Snapshot
+from slimkit.selection import weight_mask
+from slimkit.selection.weight_mask import WeightMask, prunable
+
+NO_FASTER = (
+    "the weights that were removed are zeros in dense layers: the network is no faster and its file no smaller. "
+    "To gain time remove channels: slimkit compress"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How a ticket is looked for. Checked when made.
+
+    Attributes:
+        rounds: of pruning, each after a whole training.
+        share: of the weights that are left, removed in each round, in (0, 1).
+        scope: `layer`: each layer loses this share, the last one half of it; `global`: the smallest of all.
+        rewind: step that weights, schedule and data order go back to; 0 is the start.
+    """
+
+    rounds: int = 7
+    share: float = 0.2
+    scope: Literal["layer", "global"] = "layer"
+    rewind: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise SpecError(f"rounds is {self.rounds}: it must be at least 1.\n  Change it")
+        if not 0 < self.share < 1:
+            raise SpecError(f"share is {self.share}: it must be between 0 and 1.\n  A fifth is 0.2")
+        if self.scope not in ("layer", "global"):
+            raise SpecError(f"scope is {self.scope!r}: it must be layer or global.\n  Change it")
+        if self.rewind < 0:
+            raise SpecError(f"rewind is {self.rewind}: it is a step, 0 or more.\n  Change it")
+
+
+@dataclass(frozen=True)
+class Round:
+    """One training under a mask: weights left, and the validation accuracy of its last epoch, in [0, 1]."""
+
+    left: int
+    density: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What a search gave.
+
+    Attributes:
+        mask: which weights stay.
+        start: all weights at step k, not masked: with the mask they are the ticket.
+        trained: the ticket, trained to the end: its last round.
+        rounds: the dense training, and one a round.
+        run: of all rounds together.
+    """
+
+    mask: WeightMask
+    start: Snapshot
+    trained: nn.Module
+    rounds: tuple[Round, ...]
+    run: training.Trained
+
+    def network(self) -> nn.Module:
+        """Return the ticket itself: the mask on the weights of step k, not trained any further."""
+        model = copy.deepcopy(self.trained)
+        model.load_state_dict(self.start.weights)
+        weight_mask.apply_(model, self.mask)
+        return model
+
+
+def find(
+    model: nn.Module,
+    split: training.protocols.Split,
+    recipe: training.Recipe,
+    config: Config,
+    *,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    progress: Callable[[training.Run], None] | None = None,
+    store: training.Store | None = None,
+) -> Ticket:
+    """Look for a ticket: `config.rounds` + 1 trainings.
+
+    Args:
+        model: freshly initialised; not changed.
+        evaluate, progress, store: as `training.train` takes them.
+
+    Raises:
+        SpecError: the step to rewind to is not in the run; there are no epochs.
+        MaskError: a round would leave a layer without weights.
+        TrainingError: the loss is not finite.
+    """
+    rounds = _Rounds(model, config)
+    trained = training.train(
+        model, split, recipe, hooks=[rounds.hook()], evaluate=evaluate, progress=progress, store=store
+    )
+    assert rounds.start is not None
+    return Ticket(rounds.mask, rounds.start, trained.model, tuple(rounds.done), trained)
+
+
+def after(mask: WeightMask, weights: dict[str, Tensor], config: Config, number: int) -> WeightMask:
+    """Return the mask after round `number`, counted from 1, of weights trained under the mask before it.
+
+    What is left is counted from the whole, so that rounding does not add up: n * (1 - share)^number to the
+    nearest weight, of a layer or of the network.
+    """
+    names = list(mask.keep)
+    if config.scope == "global":
+        total = sum(keep.numel() for keep in mask.keep.values())
+        return weight_mask.largest(weights, mask, names, round(total * (1 - config.share) ** number))
+    for name in names:
+        share = config.share / 2 if name == names[-1] and len(names) > 1 else config.share
+        mask = weight_mask.largest(weights, mask, [name], round(mask.keep[name].numel() * (1 - share) ** number))
+    return mask
+
+
+class _Rounds:
+    """Prunes and rewinds at the end of the schedule, until all rounds are done."""
+
+    def __init__(self, model: nn.Module, config: Config) -> None:
+        self.config, self.mask = config, WeightMask.full(model)
+        self.start = snapshot.take(model, None, 0) if config.rewind == 0 else None
+        self.random: Tensor | None = None
+        self.done: list[Round] = []
+        self.gone: dict[str, Tensor] = {}
+
+    def hook(self) -> training.Hook:
+        return training.Hook(
+            gradients=self._remember_random,
+            after_step=self._after_step,
+            after_epoch=self._after_epoch,
+            save=self._save,
+            restore=self._restore,
+        )
+
+    def _remember_random(self, run: training.Run) -> None:
+        if self.random is None and self.config.rewind == 0:
+            self.random = torch.Generator().manual_seed(torch.initial_seed()).get_state()  # as the run began
+
+    def _after_step(self, run: training.Run) -> None:
+        if self.config.rewind >= run.budget:
+            raise SpecError(
+                f"rewind is step {self.config.rewind}: the schedule has only {run.budget}.\n  Give an earlier step"
+            )
+        if self.start is None and run.step == self.config.rewind:
+            self.start = snapshot.take(run.model, run.optimizer, run.step)
+            self.random = torch.get_rng_state()
+        self._silence(run)
+
+    @torch.no_grad()
+    def _silence(self, run: training.Run) -> None:
+        weights = prunable(run.model)
+        for name, gone in self.gone.items():
+            weights[name].masked_fill_(gone, 0.0)
+
+    def _after_epoch(self, run: training.Run) -> None:
+        if run.step < run.budget:
+            return
+        left = sum(self.mask.left.values())
+        self.done.append(Round(left, self.mask.density, run.history[-1].validation_accuracy))
+        if len(self.done) > self.config.rounds:
+            return
+        assert self.start is not None and self.random is not None
+        self.mask = after(self.mask, dict(prunable(run.model)), self.config, len(self.done))
+        self._hold(run)
+        snapshot.put_(self.start, run.model, run.optimizer)
+        self._silence(run)
+        torch.set_rng_state(self.random)
+        run.rewind(self.config.rewind)
+
+    def _hold(self, run: training.Run) -> None:
+        self.gone = {name: ~keep.to(run.device) for name, keep in self.mask.keep.items()}
+
+    def _save(self) -> dict[str, Any]:
+        return {
+            "keep": dict(self.mask.keep),
+            "start": self.start.state() if self.start else None,
+            "random": self.random,
+            "done": [(done.left, done.density, done.accuracy) for done in self.done],
+        }
+
+    def _restore(self, run: training.Run, saved: dict[str, Any]) -> None:
+        self.mask = WeightMask(saved["keep"])
+        self.start = Snapshot(**saved["start"]) if saved["start"] else None
+        self.random = saved["random"]
+        self.done = [Round(*done) for done in saved["done"]]
+        self._hold(run)
+
+
+def reinitialised(fresh: nn.Module, mask: WeightMask) -> nn.Module:
+    """Return a control: a network just initialised under a ticket's mask."""
+    model = copy.deepcopy(fresh)
+    weight_mask.apply_(model, mask)
+    return model
+
+
+def reinitialised_by_layer(ticket: Ticket, seed: int) -> nn.Module:
+    """Return a control: each layer's surviving weights of step k in another order (the paper's appendix F.3).
+
+    They have the distribution of the ticket's own weights, which is not that of a fresh network.
+    """
+    random = torch.Generator().manual_seed(seed)
+    model = ticket.network()
+    with torch.no_grad():
+        for name, weight in prunable(model).items():
+            keep = ticket.mask.keep[name]
+            values = weight[keep]
+            weight[keep] = values[torch.randperm(len(values), generator=random)]
+    return model
+
+
+def random_sparse(ticket: Ticket, seed: int) -> tuple[nn.Module, WeightMask]:
+    """Return a control: as many weights of each layer, drawn at random, at their values of step k; and the mask."""
+    mask = weight_mask.shuffled(ticket.mask, seed)
+    model = copy.deepcopy(ticket.trained)
+    model.load_state_dict(ticket.start.weights)
+    weight_mask.apply_(model, mask)
+    return model, mask
