@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from slimkit import methods
+from slimkit import methods, provenance
 from slimkit.methods import METHODS
+from slimkit.models import load_slim
 from slimkit.runs.plan import plan
+from slimkit.runs.train import train_network
 from slimkit.settings import METHODS as NAMES
 from slimkit.settings import TrainSpec, from_toml, to_toml
 
@@ -47,3 +49,20 @@ def test_settings_of_one_name_are_of_one_kind_in_all_methods():
         for entry in dataclasses.fields(method.config):
             kinds.setdefault(entry.name, set()).add(entry.type)
     assert not {name: kind for name, kind in kinds.items() if len(kind) > 1}
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "edit"),
+    [
+        ("factorised", {"rank_share": 0.3}, "Factorised"),
+        ("edge-popup", {}, "Masked"),
+        ("weight-ticket", {"deliver": "ticket"}, "Masked"),
+    ],
+)
+def test_methods_that_remove_no_channel_end_with_a_file_that_says_what_was_done(method, settings, edit, tmp_path):
+    asked = plan({"arch": "zoo:resnet8", "data": "digits", "method": method, "epochs": 1, **settings})
+    done = train_network(asked, tmp_path / "out", False, False)
+    again = load_slim(tmp_path / "out" / "model.safetensors")
+    [made] = provenance.of(again).edits
+    assert type(made).__name__ == edit
+    assert (edit == "Masked") == any("no faster" in warning for warning in done.report["warnings"])

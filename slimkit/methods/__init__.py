@@ -1,6 +1,15 @@
 """Which small network to train, and when to know. One published method a file."""
 
-from slimkit.methods import early_bird, lottery_ticket, network_slimming, progressive, scratch
+from slimkit.methods import (
+    early_bird,
+    edge_popup,
+    factorised,
+    lottery_ticket,
+    network_slimming,
+    progressive,
+    scratch,
+    weight_ticket,
+)
 from slimkit.methods.agree import agreed
 from slimkit.methods.job import Job, Selection
 from slimkit.methods.method import Found, Method
@@ -15,6 +24,9 @@ METHODS: dict[str, Method] = {
         progressive.METHOD,
         network_slimming.METHOD,
         lottery_ticket.METHOD,
+        weight_ticket.METHOD,
+        edge_popup.METHOD,
+        factorised.METHOD,
         scratch.METHOD,
     )
 }

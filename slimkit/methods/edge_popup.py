@@ -22,6 +22,14 @@ from torch.nn.utils import parametrize
 
 from slimkit import training
 from slimkit.errors import SpecError
+from slimkit.methods.cut import named
+from slimkit.methods.job import Job
+from slimkit.methods.method import Found, Method, leg
+from slimkit.methods.train import Search, train
+from slimkit.methods.zeros import NO_FASTER, masked
+from slimkit.selection.weight_mask import prunable
+from slimkit.settings import Settings, setting
+from slimkit.settings.checks import choice, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +56,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Found:
+class Subnetwork:
     """What the search gave.
 
     Attributes:
@@ -160,7 +168,7 @@ def find(
     evaluate: Callable[[nn.Module], float] | None = None,
     progress: Callable[[training.Run], None] | None = None,
     store: training.Store | None = None,
-) -> Found:
+) -> Subnetwork:
     """Train scores on random weights.
 
     Args:
@@ -174,6 +182,41 @@ def find(
     """
     trained = training.train(scored(model, config), split, recipe, evaluate=evaluate, progress=progress, store=store)
     alone = merged(trained.model, model).eval()
-    weights = [cast(Any, layer).weight for _, layer in layers(alone)]
-    density = sum(int((w != 0).sum()) for w in weights) / sum(w.numel() for w in weights)
-    return Found(alone, density, trained)
+    weights = prunable(alone).values()
+    return Subnetwork(alone, sum(left(alone).values()) / sum(w.numel() for w in weights), trained)
+
+
+def left(model: nn.Module) -> dict[str, int]:
+    """Return how many weights of each layer are not 0, by name of the parameter."""
+    return {name: int(weight.count_nonzero()) for name, weight in prunable(model).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgePopupConfig(Settings):
+    """How many of the random weights stay."""
+
+    density: float = setting(0.5, "share of each layer's weights that stays, in (0, 1]", number(0, 1, above=True))
+    choose: str = setting(
+        "weights", "what is chosen: weights one by one, or whole channels (the weaker)", choice("weights", "channels")
+    )
+
+
+def run(job: Job, config: EdgePopupConfig) -> Found:
+    """Train scores, and give the subnetwork they choose, which stands alone."""
+    own = Config(keep=config.density, choose=cast(Any, config.choose), seed=job.recipe.seed)
+    trained = train(job, scored(job.dense, own))
+    alone = named(merged(trained.model, job.dense).eval(), job.dense)
+    masked(alone, left(alone), "trained")
+    search = Search(method=METHOD.name, history=trained.history)
+    legs = (leg(job.macs(), trained.phases, search=False),)
+    return Found(alone, (trained,), legs, search, notes=(NO_FASTER,))
+
+
+METHOD = Method(
+    name="edge-popup",
+    summary="choose a subnetwork of random weights, none of them trained (Ramanujan et al. 2020); no channel goes",
+    config=EdgePopupConfig,
+    run=run,
+    ranking="group-norm",
+    removes=False,
+)

@@ -14,6 +14,12 @@ from slimkit import training
 from slimkit.errors import SpecError
 from slimkit.example import Example
 from slimkit.measure.macs import count_macs
+from slimkit.methods.cut import named
+from slimkit.methods.job import Job
+from slimkit.methods.method import Found, Method, leg
+from slimkit.methods.train import Search, history, train
+from slimkit.settings import Settings, setting
+from slimkit.settings.checks import choice, flag, number
 from slimkit.surgery import proof, ranks, thin_times
 from slimkit.surgery.factorise import factorise, merge
 from slimkit.surgery.thin_times import ThinTime
@@ -157,3 +163,52 @@ def retrain(
     return training.train(
         thin, split, recipe, teacher=teacher, hooks=hooks, evaluate=evaluate, progress=progress, store=store
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorisedConfig(Settings):
+    """Which ranks, and what decays."""
+
+    chosen_by: str = setting(
+        "params",
+        "what ranks are chosen by: energy (share of the squared singular values kept), params or macs (share left)",
+        choice("energy", "params", "macs"),
+    )
+    rank_share: float = setting(0.5, "that share, in (0, 1]", number(0, 1, above=True))
+    only_faster: bool = setting(False, "leave a layer whole where two thin ones were measured to be slower", flag)
+    frobenius: bool = setting(True, "decay the product of two thin layers instead of each", flag)
+
+    @property
+    def ranks(self) -> Config:
+        """The same as `reduce` takes it."""
+        share, by = self.rank_share, self.chosen_by
+        return Config(
+            energy=share if by == "energy" else None,
+            max_params=share if by == "params" else None,
+            max_macs=share if by == "macs" else None,
+            only_faster=self.only_faster,
+            frobenius=self.frobenius,
+        )
+
+
+def run(job: Job, config: FactorisedConfig) -> Found:
+    """Train the dense network, make its layers thin, and train on for as long."""
+    first = train(job, job.dense, part="dense")
+    thin = reduce(named(first.model, job.dense), job.dataset.input_shape, config.ranks)
+    hooks = [frobenius_decay(job.recipe.weight_decay)] if config.frobenius else []
+    last = train(job, thin.model, hooks=hooks, doing="retraining", part="retraining")
+    search = Search(method=METHOD.name, init="inherit", history=history((first, last)))
+    legs = (leg(thin.macs[0], first.phases, search=True), leg(thin.macs[1], last.phases, search=False))
+    whole = f"; left whole: {', '.join(thin.whole)}" if thin.whole else ""
+    said = f"{len(thin.ranks)} layers are two thin ones, params {thin.params[0]} to {thin.params[1]}{whole}"
+    return Found(named(last.model, thin.model), (first, last), legs, search, error=thin.error, notes=(said,))
+
+
+METHOD = Method(
+    name="factorised",
+    summary="train, make layers two thin ones by their singular values, train on (Khodak et al. 2021); no channel goes",
+    config=FactorisedConfig,
+    run=run,
+    ranking="group-norm",
+    removes=False,
+)

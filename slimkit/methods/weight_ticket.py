@@ -18,14 +18,16 @@ from torch import Tensor, nn
 from slimkit import training
 from slimkit.errors import SpecError
 from slimkit.methods import snapshot
+from slimkit.methods.cut import named
+from slimkit.methods.job import Job
+from slimkit.methods.method import Found, Method, leg
 from slimkit.methods.snapshot import Snapshot
+from slimkit.methods.train import Search, train
+from slimkit.methods.zeros import NO_FASTER, masked
 from slimkit.selection import weight_mask
 from slimkit.selection.weight_mask import WeightMask, prunable
-
-NO_FASTER = (
-    "the weights that were removed are zeros in dense layers: the network is no faster and its file no smaller. "
-    "To gain time remove channels: slimkit compress"
-)
+from slimkit.settings import Settings, setting
+from slimkit.settings.checks import choice, number, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +117,7 @@ def find(
     trained = training.train(
         model, split, recipe, hooks=[rounds.hook()], evaluate=evaluate, progress=progress, store=store
     )
-    assert rounds.start is not None
-    return Ticket(rounds.mask, rounds.start, trained.model, tuple(rounds.done), trained)
+    return rounds.ticket(trained)
 
 
 def after(mask: WeightMask, weights: dict[str, Tensor], config: Config, number: int) -> WeightMask:
@@ -153,6 +154,11 @@ class _Rounds:
             save=self._save,
             restore=self._restore,
         )
+
+    def ticket(self, trained: training.Trained) -> Ticket:
+        """Return what was found once all rounds are done."""
+        assert self.start is not None
+        return Ticket(self.mask, self.start, trained.model, tuple(self.done), trained)
 
     def _remember_random(self, run: training.Run) -> None:
         if self.random is None and self.config.rewind == 0:
@@ -237,3 +243,47 @@ def random_sparse(ticket: Ticket, seed: int) -> tuple[nn.Module, WeightMask]:
     model.load_state_dict(ticket.start.weights)
     weight_mask.apply_(model, mask)
     return model, mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightTicketConfig(Settings):
+    """How many rounds, and what each removes."""
+
+    rounds: int = setting(1, "rounds of training and removal", whole(1))
+    rewind_step: int = setting(0, "step whose weights, schedule and data order the ticket goes back to", whole(0))
+    round_share: float = setting(
+        0.2, "share of the weights left that each round removes, in (0, 1)", number(0, 1, above=True, below=True)
+    )
+    compete: str = setting(
+        "layer",
+        "which weights compete: of a layer (the last loses half the share), or all",
+        choice("layer", "all"),
+    )
+    deliver: str = setting(
+        "trained", "the ticket trained to the end, or the ticket itself, untrained", choice("trained", "ticket")
+    )
+
+
+def run(job: Job, config: WeightTicketConfig) -> Found:
+    """Look for a ticket; deliver it, or what it was trained to."""
+    scope: Literal["layer", "global"] = "layer" if config.compete == "layer" else "global"
+    own = Config(rounds=config.rounds, share=config.round_share, scope=scope, rewind=config.rewind_step)
+    rounds = _Rounds(job.dense, own)
+    trained = train(job, job.dense, hooks=[rounds.hook()])
+    found = rounds.ticket(trained)
+    model = found.network().eval() if config.deliver == "ticket" else found.trained
+    model = named(model, job.dense)
+    masked(model, found.mask.left, "ticket" if config.deliver == "ticket" else "trained")
+    search = Search(method=METHOD.name, init="rewind", history=trained.history)
+    notes = (NO_FASTER, f"the file holds the {config.deliver} weights, {100 * found.mask.density:.3g} % of them left")
+    return Found(model, (trained,), (leg(job.macs(), trained.phases, search=True),), search, notes=notes)
+
+
+METHOD = Method(
+    name="weight-ticket",
+    summary="train, remove single weights, rewind, in rounds (Frankle and Carbin 2019); zeros, so no time is saved",
+    config=WeightTicketConfig,
+    run=run,
+    ranking="group-norm",
+    removes=False,
+)

@@ -87,6 +87,7 @@ def layers(dense: nn.Module, slim: nn.Module, inputs: Example) -> list[dict[str,
 
 
 def _width(module: nn.Module) -> int:
+    module = module[-1] if isinstance(module, nn.Sequential) else module  # a layer that was made two
     return int(module.out_features if isinstance(module, nn.Linear) else module.out_channels)  # type: ignore[arg-type]
 
 

@@ -10,7 +10,10 @@ from slimkit.settings.checks import choice, text, whole
 from slimkit.settings.run import RANKING_MEANING, RANKINGS, RunSpec
 from slimkit.settings.setting import setting
 
-METHODS = ("early-bird", "progressive", "network-slimming", "lottery-ticket", "scratch")
+METHODS = (
+    "early-bird", "progressive", "network-slimming", "lottery-ticket", "weight-ticket", "edge-popup",
+    "factorised", "scratch",
+)  # fmt: skip
 
 # What a settings file of the days of `draw` holds though that draw had no use for it, with its default of then.
 _IDLE: dict[str, Any] = {
