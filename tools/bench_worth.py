@@ -169,11 +169,14 @@ def photos() -> tuple[list[Any], list[Any]]:
 
 
 def crops(images: Sequence[Any], count: int, seed: int) -> Tensor:
-    """Return square crops of random size and place, mirrored or not, normalised, [count, 3, 224, 224]."""
+    """Return square crops of random size and place, mirrored or not, normalised, [count, 3, 224, 224].
+
+    Crops of one photo follow one another, so that those held out are mostly of photos that were not fitted to.
+    """
     rng = np.random.default_rng(seed)
     found = []
     for number in range(count):
-        image = images[number % len(images)]
+        image = images[number * len(images) // count]
         side = int(min(image.shape[:2]) * rng.uniform(0.4, 1.0))
         top, left = (int(rng.integers(0, size - side + 1)) for size in image.shape[:2])
         part = torch.from_numpy(image[top : top + side, left : left + side].copy()).permute(2, 0, 1)[None].float()
