@@ -5,6 +5,7 @@ A comment before a block says more: <!-- slow --> puts it into the slow lane, <!
 
 import json
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -20,6 +21,7 @@ from markdown_it import MarkdownIt
 
 from slimkit import cli
 from slimkit.channels.operators import OPERATORS
+from slimkit.methods import METHODS
 from slimkit.selection.ranking import CRITERIA
 
 ROOT = Path(__file__).parents[1]
@@ -95,7 +97,7 @@ def lanes() -> Iterator[Any]:
 @pytest.fixture
 def tables_restored() -> Iterator[None]:
     """Take out again what a page adds to the tables of slimkit."""
-    tables: list[dict[Any, Any]] = [OPERATORS, CRITERIA]
+    tables: list[dict[Any, Any]] = [OPERATORS, CRITERIA, METHODS]
     before = [dict(table) for table in tables]
     yield
     for table, entries in zip(tables, before, strict=True):
@@ -136,3 +138,8 @@ def test_tables_are_those_of_their_rows() -> None:
     check = [sys.executable, ROOT / "tools" / "results.py", "--check"]
     done = subprocess.run(check, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_the_reference_describes_is_there() -> None:
+    for name in re.findall(r"^::: (\S+)$", (ROOT / "docs/reference/api.md").read_text(), re.M):
+        assert pkgutil.resolve_name(name) is not None
