@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels import Graph, trace
+from slimkit.errors import SpecError
 from slimkit.selection import ranking
 
 
@@ -61,3 +62,31 @@ def test_group_norm_is_relative_to_the_group() -> None:
     scores = ranking.scores("group-norm", model, graph)
     for group in graph.groups:
         assert scores[group.members].mean().item() == pytest.approx(1.0)
+
+
+def test_popup_raises_the_channels_that_tell_the_classes_apart(chain: tuple[nn.Sequential, Graph]) -> None:
+    """Two units carry the classes, the others do not: their scores rise, those of the others fall on average."""
+    model, graph = chain
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model.get_parameter("0.weight")[:] = torch.randn(6, 2, 3, 3)
+        model.get_parameter("1.weight")[:] = 1.0
+        model.get_parameter("1.bias").zero_()
+        model.get_parameter("4.weight")[:] = 0.3 * torch.randn(3, 24)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    images = torch.randn(256, 2, 4, 4)
+    masked = model.get_parameter("4.weight").detach().clone().view(3, 6, 4)
+    masked[:, [0, 2, 3, 5]] = 0
+    with torch.no_grad():
+        hidden = model[:4](images)
+        labels = (hidden @ masked.view(3, 24).T).argmax(1)
+    context = ranking.Context(0, [(images, labels)])
+    found = ranking.scores("popup", model, graph, context)
+    again = ranking.scores("popup", model, graph, context)
+    assert torch.equal(found, again)
+    start = ranking.scores("group-norm", model, graph).sqrt()
+    others = [0, 2, 3, 5]
+    assert (found - start)[[1, 4]].min() > 0 > (found - start)[others].mean()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(SpecError, match="popup': it needs data"):
+        ranking.scores("popup", model, graph)

@@ -2,7 +2,7 @@
 
     python tools/study_papers.py NAME [--out studies/NAME.jsonl]
 
-NAME is lottery-ticket, factorised, edge-popup, popup or weight-agnostic.
+NAME is lottery-ticket, factorised, edge-popup or popup.
 
 Goes on where it was stopped. One thread; last epoch, never the best; the test split is read once a run.
 """
