@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +17,7 @@ from slimkit.example import Example, call, first, on
 from slimkit.measure.engines import open_runner
 from slimkit.modules import evaluating
 from slimkit.tasks import CLASSIFICATION, Measurement, Task
+from slimkit.tasks.measurement import share
 
 
 class Split(Protocol):
@@ -57,6 +60,82 @@ def evaluate(
 def quality(network: nn.Module | str | Path, split: Split, task: Task, *, batch_size: int = 250) -> float:
     """Return the first metric of a task, by which networks are chosen and compared; see `evaluate`."""
     return evaluate(network, split, task, batch_size=batch_size)[task.metric].value
+
+
+@dataclass(frozen=True)
+class Drop:
+    """What a network is worse by than another, on the same images.
+
+    Attributes:
+        value: in the unit of the metric, in points (hundredths) where it is a share; above 0 is worse.
+        margin: what other images, as many, may say beyond that: 90 % of them at the most.
+        images: that both were judged on.
+    """
+
+    value: float
+    margin: float
+    images: int
+
+
+def drop(dense: nn.Module, slim: nn.Module, split: Split, task: Task) -> Drop:
+    """Return what `slim` loses against `dense` in the first metric of a task, image by image.
+
+    Both are judged on the same images, so that only those count on which they differ: McNemar's variance for shares.
+    A metric that is no mean over images has no margin.
+    """
+    rows = [_rows(network, split, task) for network in (dense, slim)]
+    metric = task.metrics[task.metric]
+    values = [metric.measured(one).value for one in rows]
+    sign = 1.0 if task.better == "higher" else -1.0
+    unit = 100.0 if rows[0].dtype == torch.bool else 1.0
+    count = len(rows[0])
+    spread = 0.0
+    if metric.of_sum is None and rows[0].dim() == 1:
+        each = (rows[0].double() - rows[1].double()) * unit
+        spread = max(float(each.std()) / math.sqrt(count), unit / count if unit > 1 else 0.0)
+    return Drop(sign * unit * (values[0] - values[1]), LIKELY * math.sqrt(2) * spread, count)
+
+
+LIKELY = 1.2816  # of a normal distribution, 90 % of which are below
+
+
+def _rows(network: nn.Module, split: Split, task: Task) -> torch.Tensor:
+    metric, found = task.metrics[task.metric], []
+    with evaluating(network), torch.inference_mode():
+        for inputs, targets in split.batches(250):
+            outputs, *_ = task.outputs(call(network, inputs))
+            batch = first(inputs)
+            found.append(metric.rows(task.metric, outputs, targets, len(batch) if batch is not None else 0))
+    return torch.cat(found)
+
+
+def agreement(dense: nn.Module, slim: nn.Module, batches: Sequence[Example]) -> Measurement | None:
+    """Return the share of inputs that two classifiers put into the same class; None where they are no classifiers."""
+    same: list[torch.Tensor] = []
+    with evaluating(dense), evaluating(slim), torch.inference_mode():
+        for inputs in batches:
+            a, b = call(dense, inputs), call(slim, inputs)
+            if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor) or a.dim() != 2 or a.shape[1] < 2:
+                return None
+            same.append(a.argmax(1) == b.argmax(1))
+    right = torch.cat(same)
+    return share(int(right.sum()), len(right))
+
+
+def disagreement(dense: nn.Module, slim: nn.Module, batches: Sequence[Example]) -> Drop:
+    """Return the points of agreement that are lacking to 100; without labels that is what can be told.
+
+    Raises:
+        DataError: the networks are no classifiers.
+    """
+    found = agreement(dense, slim, batches)
+    if found is None:
+        raise DataError(
+            "max_drop without labels counts classes that agree, and the network is no classifier.\n"
+            "  Give labelled data and a task"
+        )
+    spread = max(math.sqrt(found.value * (1 - found.value) / found.images), 1 / found.images)
+    return Drop(100 * (1 - found.value), 100 * LIKELY * math.sqrt(2) * spread, found.images)
 
 
 def _measured(run: Callable[[Example], Any], split: Split, task: Task, batch_size: int) -> dict[str, Measurement]:

@@ -135,4 +135,4 @@ def penalty_of(job: Job, config: Pulled, kind: str, last: int | None = None) -> 
 
 
 def _rates(recipe: training.Recipe, steps: int, last: int | None = None) -> float:
-    return recipe.learning_rate * total(recipe.shape, recipe.epochs * steps, 0, last)
+    return recipe.learning_rate * total(recipe.shape, round(recipe.epochs * steps), 0, last)

@@ -190,7 +190,7 @@ def _widths_of_run(graph: Graph, folder: str) -> list[int]:
 
 
 def _epochs(job: Job, config: ScratchConfig, mask: Mask) -> int:
-    epochs, dense, small = job.recipe.epochs, job.macs(), job.macs(mask)
+    epochs, dense, small = int(job.recipe.epochs), job.macs(), job.macs(mask)
     if config.control == "scratch-B":
         return epochs_b(epochs, dense, small, config.longest)
     return epochs if config.spend is None else max(1, int(config.spend * epochs * dense / small))

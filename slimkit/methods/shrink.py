@@ -120,7 +120,7 @@ def affordable(run: Run, spend: float, spent: float, small: float) -> int:
         small: MACs of the small network as a share of the dense one's.
     """
     steps = run.step + (spend * run.budget - spent) / small
-    return max(run.recipe.epochs, int(steps / run.steps_per_epoch))
+    return max(int(run.recipe.epochs), int(steps / run.steps_per_epoch))
 
 
 def lowered(model: nn.Module, precision: str) -> nn.Module:

@@ -38,17 +38,48 @@ class Cut:
     budget: dict[str, Any] | None
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """How much channels matter; U = units of the graph.
+
+    Attributes:
+        scores: [U], finite; the lowest of a group go first.
+        losses: [U], what goes with a unit, NaN where that is not known: sums over units and groups mean something.
+    """
+
+    scores: Tensor
+    losses: Tensor | None = None
+
+
+def ranked(
+    spec: CompressSpec,
+    dense: nn.Module,
+    graph: Graph,
+    context: Context,
+    calibration: Calibration | None,
+    progress: Progress,
+) -> Ranked:
+    """Rank channels: by what the others can make up for where there are inputs, else as the settings say."""
+    if spec.ranking == "auto" and calibration and spec.recover:
+        progress("ranking channels by what can be done without them", None)
+        losses = elimination.losses(dense, graph, calibration.batches, progress=progress)
+        filled = fill_unranked(losses.float(), rank("group-norm", dense, graph))
+        return Ranked(by_scope(graph, filled, "group"), losses)
+    name = "group-norm" if spec.ranking == "auto" else spec.ranking
+    return Ranked(rank(name, dense, graph, spec.scope, context))
+
+
 def cut(
     spec: CompressSpec,
     dense: nn.Module,
     graph: Graph,
     inputs: Sequence[Example],
-    context: Context,
+    order: Ranked,
     calibration: Calibration | None,
     solver: LatencySolver | SizeSolver | None,
     progress: Progress,
 ) -> Cut:
-    """Rank channels, choose what goes, remove it and prove it; reconstruct what is left.
+    """Choose what goes, remove it and prove it; reconstruct what is left.
 
     With `ranking = "auto"` and inputs to go by, channels are ranked by what the least squares of their readers lose
     without them, and a budget of MACs, parameters, latency or energy is shared out between the groups by the same
@@ -59,7 +90,7 @@ def cut(
         spec: budget, ranking, scope, widths, what to keep.
         dense, graph: the network, untouched, and its channels.
         inputs: of the proof.
-        context: what the ranking may need.
+        order: how much channels matter.
         calibration: unlabelled inputs.
         solver: chooses masks for budgets that have to be measured.
         progress: called with what is being done, and the share done.
@@ -68,14 +99,7 @@ def cut(
     fixed = fixed_units(graph, spec.keep, spec.without_bn)
     batches = calibration.batches if calibration and spec.recover else None
     found: dict[bytes, tuple[Reconstruction | None, dict[str, Any] | None]] = {}
-    losses: Tensor | None = None
-    if spec.ranking == "auto" and batches:
-        progress("ranking channels by what can be done without them", None)
-        losses = elimination.losses(dense, graph, batches, progress=progress)
-        scores = by_scope(graph, fill_unranked(losses.float(), rank("group-norm", dense, graph)), "group")
-    else:
-        name = "group-norm" if spec.ranking == "auto" else spec.ranking
-        scores = rank(name, dense, graph, spec.scope, context)
+    scores, losses = order.scores, order.losses
 
     def chosen(fixed: Tensor) -> Mask:
         progress("choosing channels", None)

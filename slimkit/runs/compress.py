@@ -11,17 +11,18 @@ from torch import nn
 
 from slimkit import data, models
 from slimkit.errors import DataError
-from slimkit.example import Example
+from slimkit.example import Example, batch_size
+from slimkit.measure import quality
 from slimkit.measure.engines import require
 from slimkit.measure.stages import Stages
 from slimkit.models import Network
 from slimkit.modules import dtype_of
-from slimkit.runs import output, start
-from slimkit.runs.calibrate import calibrate
-from slimkit.runs.choose import cut
+from slimkit.runs import drop, output, start
+from slimkit.runs.calibrate import Calibration, calibrate
+from slimkit.runs.choose import Cut, cut, ranked
 from slimkit.runs.figures import cost, head, measure, slimming_rows, time_layers
 from slimkit.runs.files import finish, write_model
-from slimkit.runs.recover import Retrain, recover
+from slimkit.runs.recover import Recovered, Retrain, recover
 from slimkit.runs.result import Outcome, Progress, Result, quiet
 from slimkit.settings import CompressSpec, make
 from slimkit.settings.keywords import CompressKeywords
@@ -133,14 +134,23 @@ def _compress(given: Given, work: Path, keep_files: bool, progress: Progress, st
         graph = start.trace_with(spec, dense, example)
     with stages.stage("calibrate"):
         calibration = calibrate(dense, example, dataset, given.calibration, spec, progress)
-    solver = start.measured_budget(spec, dense, example, progress)
-    with stages.stage("choose, remove and prove"):
-        inputs = start.proof_inputs(example, dataset, spec.seed)
-        made = cut(spec, dense, graph, inputs, ranked_with, calibration, solver, progress)
-    slimmed, rebuilt = made.slimmed, made.reconstruction
-    with stages.stage("recover"):
-        fitted = rebuilt.model if rebuilt else None
-        recovered = recover(dense, slimmed, fitted, spec, inputs, dataset, calibration, given.retrain, progress)
+    inputs = start.proof_inputs(example, dataset, spec.seed)
+    solver = None if spec.max_drop else start.measured_budget(spec, dense, example, progress)
+    order = ranked(spec, dense, graph, ranked_with, calibration, progress)
+
+    def attempt(spec: CompressSpec) -> tuple[Cut, Recovered]:
+        with stages.stage("choose, remove and prove"):
+            made = cut(spec, dense, graph, inputs, order, calibration, solver, progress)
+        with stages.stage("recover"):
+            fitted = made.reconstruction.model if made.reconstruction else None
+            return made, recover(
+                dense, made.slimmed, fitted, spec, inputs, dataset, calibration, given.retrain, progress
+            )
+
+    made, recovered, dropped = (
+        _smallest(given, calibration, attempt, progress) if spec.max_drop else (*attempt(spec), None)
+    )
+    slimmed = made.slimmed
     model = recovered.model
     progress("exporting", None)
     with stages.stage("save and export"):
@@ -153,9 +163,26 @@ def _compress(given: Given, work: Path, keep_files: bool, progress: Progress, st
     report = head("compress", spec, given.network, example, dataset) | rows
     report |= {**sides, "after_cut": recovered.after_cut, "recovery": recovered.record, "proof": proof}
     report["warnings"] = [*failed, *sides.get("warnings", [])]
-    report["budget"] = made.budget
+    report["budget"], report["drop"] = made.budget, dropped
     report["cost"] = cost(report, recovered.images, stages)
     if given.evaluate is not None:
         report["own"] = {"before": dict(given.evaluate(dense)), "after": dict(given.evaluate(model))}
     finish(report, [spec], work, stages)
     return Result(model, slimmed.mask, report)
+
+
+def _smallest(
+    given: Given, calibration: Calibration | None, attempt: drop.Attempt, progress: Progress
+) -> tuple[Cut, Recovered, dict[str, Any]]:
+    """Return the smallest network within `max_drop`, by labels where there are some, else by agreement."""
+    dense, dataset = given.network.model, given.dataset
+    if dataset is not None:
+        drop.check(given.spec, len(dataset.validation))
+        found = drop.smallest(
+            given.spec, attempt, lambda net: quality.drop(dense, net, dataset.validation, dataset.task), progress
+        )
+    else:
+        held = calibration.held if calibration else []
+        drop.check(given.spec, sum(map(batch_size, held)) or None)
+        found = drop.smallest(given.spec, attempt, lambda net: quality.disagreement(dense, net, held), progress)
+    return found.cut, found.recovered, found.record

@@ -22,7 +22,7 @@ def training_cost(
         stages: time of the run so far.
         settings: of the run and its method.
     """
-    images = job.recipe.epochs * job.steps * min(job.recipe.batch_size, len(job.dataset.train))
+    images = round(job.recipe.epochs * job.steps) * min(job.recipe.batch_size, len(job.dataset.train))
     book = ledger.ledger(found.legs, sides["before"]["macs"], sides["after"]["macs"], images)
     here = math.fsum(stage.cpu_seconds for stage in stages.finished)
     spent = energy.of_run(here, stages.meters, found.earlier[1])

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from slimkit.settings.budget import parse_budget
-from slimkit.settings.checks import choice, flag, number, optional, pattern, text, whole
+from slimkit.settings.checks import choice, flag, number, optional, pattern, text
 from slimkit.settings.run import RANKINGS, RunSpec
 from slimkit.settings.setting import setting
 
@@ -28,6 +28,17 @@ class CompressSpec(RunSpec):
         f"{', '.join(RANKINGS)}",
         choice("auto", *RANKINGS),
     )
+    max_drop: float | None = setting(
+        None,
+        "the smallest network that loses at most so much: points of accuracy, or the metric's own unit; without labels "
+        "of agreement with the original",
+        optional(number(0, 100, above=True)),
+    )
+    minimise: str = setting(
+        "latency",
+        "what max_drop makes small: latency, macs, params, bytes or energy",
+        choice("latency", "macs", "params", "bytes", "energy"),
+    )
     calibration: str | None = setting(
         None,
         "unlabelled inputs that what is left is fitted to: folder:PHOTOS, a data set, file.py:make; default: the data",
@@ -40,9 +51,13 @@ class CompressSpec(RunSpec):
         "memory that reading the checkpoint may take; default: eight times its size, at least 2 GiB",
         optional(pattern(r"\d{1,9}(\.\d+)?[MGT]i?B", "an amount such as 500MB or 16GiB")),
     )
-    epochs: int = setting(10, "epochs of retraining, where there is data; 0: none", whole(0))
+    epochs: float = setting(10, "epochs of retraining, where there is data; also parts of one; 0: none", number(0))
     learning_rate: float = setting(0.02, "highest learning rate of the retraining", number(0, above=True))
     distill: bool = setting(True, "retrain with the dense network as teacher", flag)
+
+    def budgets(self) -> tuple[str, ...]:
+        """Names of the settings that say how far to go."""
+        return (*super().budgets(), "max_drop")
 
     @property
     def memory(self) -> int | None:

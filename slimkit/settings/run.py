@@ -102,7 +102,7 @@ class RunSpec(DataSpec):
         None, "file with the latency table of another machine, to aim at that machine", optional(text)
     )
     int8: bool = setting(False, "also write an INT8 model, calibrated on the data", flag)
-    epochs: int = setting(10, "epochs of training", whole(0))
+    epochs: float = setting(10, "epochs of training", number(0))
     batch_size: int = setting(128, "images a training step", whole(1))
     learning_rate: float = setting(0.1, "highest learning rate", number(0, above=True))
     seed: int = setting(0, "seed of everything random", whole(0))
@@ -119,8 +119,7 @@ class RunSpec(DataSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = ("ratio", *(f"max_{kind}" for kind in BUDGETS))
-        given = [name for name in names if getattr(self, name) is not None]
+        given = [name for name in self.budgets() if getattr(self, name) is not None]
         if len(given) > 1:
             raise SpecError(f"{' and '.join(given)} are set: a run has one budget.\n  Leave one of them")
         if self.latency_table is not None and given != ["max_latency"]:
@@ -130,6 +129,10 @@ class RunSpec(DataSpec):
             )
         if not given:
             object.__setattr__(self, "ratio", 0.5)
+
+    def budgets(self) -> tuple[str, ...]:
+        """Names of the settings that say how far to go; a run has one of them."""
+        return ("ratio", *(f"max_{kind}" for kind in BUDGETS))
 
     @property
     def budget(self) -> Budget:

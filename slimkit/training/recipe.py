@@ -12,7 +12,7 @@ class Recipe:
     """How a network is trained: SGD with Nesterov momentum. Checked when made.
 
     Attributes:
-        epochs: passes over the training split; 0 trains nothing.
+        epochs: passes over the training split, also parts of one; 0 trains nothing.
         batch_size: images a step, over all processes together.
         learning_rate: highest rate of the schedule.
         schedule: a name in `schedules.SCHEDULES`.
@@ -28,7 +28,7 @@ class Recipe:
         device: `cpu`, `cuda`, `cuda:N`, `mps`, or `auto`: the fastest there is.
     """
 
-    epochs: int
+    epochs: float
     batch_size: int = 128
     learning_rate: float = 0.1
     schedule: str = "cosine"

@@ -65,7 +65,7 @@ class Run:
     @property
     def budget(self) -> int:
         """Steps of the whole run."""
-        return self.recipe.epochs * self.steps_per_epoch
+        return round(self.recipe.epochs * self.steps_per_epoch)
 
     @property
     def learning_rate(self) -> float:

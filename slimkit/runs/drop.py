@@ -1,0 +1,129 @@
+"""The budget people mean: the smallest network that loses at most so much of its accuracy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import ceil, sqrt
+from typing import Any
+
+from torch import nn
+
+from slimkit.errors import BudgetError, DataError
+from slimkit.measure.quality import LIKELY, Drop
+from slimkit.runs.choose import Cut
+from slimkit.runs.recover import Recovered
+from slimkit.runs.result import Progress
+from slimkit.settings import CompressSpec
+
+Attempt = Callable[[CompressSpec], tuple[Cut, Recovered]]
+_SMALLEST, _LARGEST = 0.05, 0.95  # shares of the work that are looked between
+_LOOKS, _RETRAININGS = 6, 4
+
+
+@dataclass(frozen=True)
+class Found:
+    """The network that was found, and the part of the report on how."""
+
+    cut: Cut
+    recovered: Recovered
+    record: dict[str, Any]
+
+
+def check(spec: CompressSpec, images: int | None) -> None:
+    """Check that a drop can be told at all.
+
+    Raises:
+        DataError: there is nothing to judge by, or too little for so small a drop.
+    """
+    assert spec.max_drop is not None
+    if images is None:
+        raise DataError(
+            f"max_drop is {spec.max_drop:g}: there is nothing to measure it on.\n"
+            "  Give labelled data, for example `data='digits'`, or unlabelled inputs, `calibration='folder:PHOTOS'`"
+        )
+    needed = ceil(100 * LIKELY * sqrt(2) / spec.max_drop)
+    if images < needed:
+        raise DataError(
+            f"max_drop is {spec.max_drop:g}: {images} images cannot tell so small a drop, it takes {needed} or more.\n"
+            "  Allow a larger drop, or give more data"
+        )
+
+
+def smallest(spec: CompressSpec, attempt: Attempt, judge: Callable[[nn.Module], Drop], progress: Progress) -> Found:
+    """Return the smallest network whose drop stays within `spec.max_drop`, its margin included.
+
+    First networks that are only reconstructed are halved in on, which is quick; where there is retraining, smaller
+    ones than that are then retrained, at most four, and what passes is real: it was made and judged.
+
+    Args:
+        spec: the settings; `max_drop` in points of the metric, or in its unit.
+        attempt: settings with a budget -> a network.
+        judge: network -> what it loses, on images that nothing is trained on.
+        progress: called with what is being done, and the share done.
+
+    Raises:
+        BudgetError: no smaller network keeps the drop; the message has the best.
+    """
+    limit = spec.max_drop
+    assert limit is not None
+    tried: list[dict[str, Any]] = []
+    best: tuple[Cut, Recovered, Drop] | None = None
+    nearest: tuple[float, Drop] | None = None
+
+    def passes(share: float, epochs: float) -> bool:
+        nonlocal best, nearest
+        try:
+            cut, recovered = attempt(_asking(spec, share, epochs))
+        except BudgetError:  # narrower than the widths allow
+            return False
+        found = judge(recovered.model)
+        fits = found.value + found.margin <= limit
+        tried.append({"share": share, "epochs": epochs, "drop": found.value, "margin": found.margin, "within": fits})
+        if fits:
+            best = cut, recovered, found
+        elif nearest is None or found.value + found.margin < nearest[1].value + nearest[1].margin:
+            nearest = share, found
+        return fits
+
+    low, high = _SMALLEST, 1.0
+    for look in range(_LOOKS):
+        middle = sqrt(low * high)
+        progress(f"looking for the smallest network within {limit:g}", look / _LOOKS)
+        if passes(min(middle, _LARGEST), 0):
+            high = middle
+        else:
+            low = middle
+    if spec.epochs:
+        low, high = max(_SMALLEST, high / 4), high
+        for number in range(_RETRAININGS):
+            middle = sqrt(low * high)
+            progress(f"retraining a smaller one, {number + 1} of at most {_RETRAININGS}", None)
+            if passes(min(middle, _LARGEST), spec.epochs):
+                high = middle
+            else:
+                low = middle
+    if best is None:
+        said = "more than can be told"
+        if nearest is not None:
+            share, drop = nearest
+            said = f"{drop.value:.2f}, and maybe {drop.margin:.2f} more, at {share:.2f} of the work"
+        raise BudgetError(
+            f"max_drop is {limit:g}: no smaller network that was tried keeps it; the best loses {said}.\n"
+            "  Allow a larger drop, more `epochs`, or other widths, `round_to=1`"
+        )
+    cut, recovered, drop = best
+    record = {
+        "max_drop": limit,
+        "minimise": spec.minimise,
+        "drop": drop.value,
+        "margin": drop.margin,
+        "images": drop.images,
+        "tried": tried,
+    }
+    return Found(cut, recovered, record)
+
+
+def _asking(spec: CompressSpec, share: float, epochs: float) -> CompressSpec:
+    """Return the settings of one attempt: latency and energy follow the multiply-adds, bytes the parameters."""
+    if spec.minimise in ("params", "bytes"):
+        return replace(spec, max_drop=None, max_params=share, epochs=epochs)
+    return replace(spec, max_drop=None, max_macs=share, epochs=epochs)
