@@ -19,10 +19,12 @@ import click
 
 from slimkit._version import __version__
 from slimkit.errors import SlimkitError, SpecError
+from slimkit.results import Record, Report
 from slimkit.settings import BUDGETS, CompressSpec, RunSpec, TrainSpec, make, read_config, read_pairs, read_words
 from slimkit.settings.words import as_flags, printable
 
 Spec = TypeVar("Spec", bound=RunSpec)
+Found = TypeVar("Found", bound=Record)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # The settings that most runs vary are shown as options; the others are listed after them.
@@ -150,9 +152,10 @@ def methods(name: str | None) -> None:
     """
     with working():
         from slimkit.report import table
+        from slimkit.results import Catalogue
         from slimkit.runs.plan import described
 
-        found = described(name)
+        found = Catalogue.from_dict(described(name))
     show(found, False, table.methods_table)
 
 
@@ -207,16 +210,16 @@ def bench(
     slimkit bench model.onnx --table phone.json    # there; here:
     slimkit compress model.pt --max-latency 0.5 --latency-table phone.json
     """
-    found: dict[str, Any] = {"schema": "slimkit.bench/1"}
     with working() as progress:
+        from slimkit.results import Benchmark
         from slimkit.runs import bench as benching
 
         if file is None:
-            found["models"] = benching.bench(models, engines, **words, progress=progress)
+            found = Benchmark(models=tuple(benching.bench(models, engines, **words, progress=progress)))
         else:
             path, engine = benching.one_model(models, engines)
-            found["models"], made = benching.make_table(path, file, engine, **words, force=force, progress=progress)
-            found["table"] = made.summary() | {"path": str(file)}
+            rows, made = benching.make_table(path, file, engine, **words, force=force, progress=progress)
+            found = Benchmark(models=tuple(rows), table=made.summary(file))
     from slimkit.report import table
 
     show(found, as_json, table.bench_table)
@@ -285,27 +288,27 @@ def working() -> Iterator[Callable[[str, float | None], None]]:
         yield show_progress
 
 
-def show_run(report: dict[str, Any], folder: Path, as_json: bool) -> None:
+def show_run(report: Report | None, folder: Path, as_json: bool) -> None:
     """Print how a run ended, and where its report lies."""
+    if report is None or not first_of_several():
+        return
     from slimkit.report import table
 
     show(report, as_json, table.run_table)
-    if first_of_several() and not as_json:
+    if not as_json:
         click.echo(f"Report: {folder / 'report.html'}")
 
 
-def show(found: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]], Any]) -> None:
-    """Print a report as JSON, or as tables."""
-    if not first_of_several():
-        return
+def show(found: Found, as_json: bool, table: Callable[[Found], Any]) -> None:
+    """Print what a command found as JSON, or as tables."""
     if as_json:
-        from slimkit.results import json_file
+        from slimkit.results import report_file
 
-        click.echo(printable(json_file.to_json(found)), nl=False)
+        click.echo(printable(report_file.to_json(found.to_dict())), nl=False)
         return
     from rich.console import Console
 
-    Console().print(table(printable(found)))
+    Console().print(table(type(found).from_dict(printable(found.to_dict()))))
 
 
 def first_of_several() -> bool:

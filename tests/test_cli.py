@@ -13,6 +13,8 @@ import pytest
 from slimkit import runs
 from slimkit.cli import main
 from slimkit.errors import CheckpointError
+from slimkit.report.numbers import milliseconds
+from slimkit.results import Benched, InspectedGroup, Inspection, Latency, TableSummary, report_file
 from slimkit.runs import bench as benching
 from slimkit.runs.plan import plan
 from slimkit.settings import CompressSpec, from_toml, to_toml
@@ -29,12 +31,7 @@ HEAVY = (
     "rich",
 )
 COMMANDS = ("", "compress", "train", "methods", "inspect", "bench", "report")
-REPORT = {
-    "arch": {"name": "resnet8"},
-    "before": {"macs": 1000, "bytes": 3000, "latency_ms": {"median": 2.0}},
-    "after": {"macs": 260, "bytes": 900, "latency_ms": {"median": 0.8}},
-    "channels": {"total": 10, "removable": 10, "removed": 5, "share_removed": 0.5},
-}
+REPORT = report_file.read(Path(__file__).parent / "reports" / "compress-1.json")
 
 
 class FakeRuns(types.ModuleType):
@@ -60,7 +57,17 @@ class FakeRuns(types.ModuleType):
         return self._answer(spec, out, force, resume)
 
     def inspect_checkpoint(self, path, spec, progress):
-        return self._answer(path, spec).report
+        self._answer(path, spec)
+        group = InspectedGroup(name="conv1", layers=("conv1",), channels=16, batch_norm=True, macs=1000)
+        return Inspection(
+            slimkit="1",
+            arch=REPORT.arch,
+            channels=REPORT.channels,
+            groups=(group,),
+            gammas=REPORT.gammas,
+            macs=1000,
+            params=100,
+        )
 
 
 class FakeBenching(types.ModuleType):
@@ -75,7 +82,23 @@ class FakeBenching(types.ModuleType):
     def bench(self, paths, engines, *, threads, batch, input_shape, progress):
         self.calls.append((paths, engines, threads, batch, input_shape))
         return [
-            {"name": str(path), "bytes": 10, "share": 1.0, "latency_ms": {"median": 1.0, "engine": engine}}
+            Benched(
+                name=str(path),
+                bytes=10,
+                share=1.0,
+                latency_ms=Latency(
+                    median=1.0,
+                    q25=1.0,
+                    q75=1.0,
+                    fastest=1.0,
+                    cpu=1.0,
+                    engine=engine,
+                    threads=1,
+                    batch=1,
+                    repeats=7,
+                    noisy=False,
+                ),
+            )
             for engine in engines
             for path in paths
         ]
@@ -83,9 +106,9 @@ class FakeBenching(types.ModuleType):
     def make_table(self, path, file, engine, *, force, progress, **settings):
         rows = self.bench((path,), (engine,), progress=progress, **settings)
         self.calls.append((file, force))
-        summary = {"runtime": engine, "threads": settings["threads"], "batch": 1, "layers": 21}
-        summary |= {"network_ms": 36.1, "clock": "cpu"}
-        return rows, types.SimpleNamespace(summary=lambda: summary)
+        how = {"runtime": engine, "engine": engine, "threads": settings["threads"], "batch": 1, "cpu": "a processor"}
+        summary = TableSummary(path=str(file), layers=21, step=8, network_ms=36.1, clock="cpu", **how)
+        return rows, types.SimpleNamespace(summary=lambda path: summary)
 
 
 @pytest.fixture
@@ -250,7 +273,7 @@ def test_a_bug_of_ours_is_not_swallowed(run):
 def test_json_is_the_report_and_nothing_else(run, capsys):
     assert main(["compress", "net.pt", "--json"]) == 0
     said = capsys.readouterr().out
-    assert json.loads(said) == REPORT | {"schema": "slimkit.report/1"}
+    assert json.loads(said) == REPORT.to_dict()
     assert said.lstrip("{\n ").startswith('"schema"')
 
 
@@ -258,9 +281,8 @@ def test_the_table_says_what_was_gained(run, capsys):
     assert main(["compress", "net.pt"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     for words in (
-        "latency (median) 2.00 ms 0.800 ms 0.40",
-        "0.26",
-        "Half of the channels is not half of the work",
+        milliseconds(REPORT.before.latency_ms.quoted),
+        "78.6 % of the removable channels were removed; MACs fell to 0.13.",
     ):
         assert words in said
     assert "Report: resnet8-slim/report.html" in said

@@ -101,13 +101,13 @@ def test_whatever_runs_is_taken(name: str) -> None:
 
     result = slimkit.compress(net, example, 0.5, round_to=1)
 
-    assert result.report["channels"]["removed"] > 0
-    assert result.report["after"]["params"] < result.report["before"]["params"]
+    assert result.report.channels.removed > 0
+    assert result.report.after.params < result.report.before.params
     assert all(torch.equal(before[key], tensor) for key, tensor in net.state_dict().items())
     assert {p.dtype for p in result.model.parameters()} == {p.dtype for p in net.parameters()}
     run(result.model.train(), example).float().sum().backward()  # it trains
     again = slimkit.compress(result.model.eval(), example, 0.3, round_to=1)
-    assert again.report["after"]["params"] < result.report["after"]["params"]
+    assert again.report.after.params < result.report.after.params
 
 
 @pytest.fixture(scope="module")
@@ -126,19 +126,19 @@ DIGIT = torch.randn(1, 1, 8, 8)
 
 def test_a_data_set_from_python_is_data(resnet: nn.Module, digits: Any) -> None:
     result = slimkit.compress(resnet, DIGIT, 0.5, dataset=digits, ranking="taylor", int8=True, **FEW)
-    assert result.report["after"]["accuracy"] is not None and result.report["int8"]["bytes"] > 0
+    assert result.report.after.accuracy is not None and result.report.int8.bytes > 0
 
 
 def test_data_by_name_is_used(resnet: nn.Module) -> None:
-    assert slimkit.compress(resnet, DIGIT, 0.5, data="digits", **FEW).report["after"]["accuracy"] is not None
-    assert slimkit.compress(resnet, DIGIT, 0.5, dataset="digits", **FEW).report["after"]["accuracy"] is not None
+    assert slimkit.compress(resnet, DIGIT, 0.5, data="digits", **FEW).report.after.accuracy is not None
+    assert slimkit.compress(resnet, DIGIT, 0.5, dataset="digits", **FEW).report.after.accuracy is not None
 
 
 def test_loaders_are_data(resnet: nn.Module) -> None:
     images, labels = torch.randn(64, 1, 8, 8), torch.randint(10, (64,))
     loader = DataLoader(TensorDataset(images, labels), batch_size=16)
     report = slimkit.compress(resnet, DIGIT, 0.5, dataset=(loader, loader), epochs=1, round_to=1, batch_size=16).report
-    assert report["recovery"]["images"] == 64 and report["after"]["accuracy"] is not None
+    assert report.recovery.images == 64 and report.after.accuracy is not None
 
 
 def test_own_retraining_and_own_figures(resnet: nn.Module) -> None:
@@ -155,7 +155,7 @@ def test_own_retraining_and_own_figures(resnet: nn.Module) -> None:
     )
     assert seen[0][0] < seen[0][1]
     assert bool((result.model.fc.bias == 7.0).all())  # type: ignore[union-attr,operator]
-    assert (result.report["own"]["after"]["weights"], result.report["own"]["before"]["weights"]) == seen[0]
+    assert (result.report.own.after["weights"], result.report.own.before["weights"]) == seen[0]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], type[SlimkitError], str]] = {
@@ -187,9 +187,9 @@ def test_torchscript_is_refused_by_its_name() -> None:
 
 def test_layers_to_keep_are_kept(resnet: nn.Module) -> None:
     report = slimkit.compress(resnet, DIGIT, 0.4, keep=("layer2.*", "conv1"), round_to=1).report
-    whole = [g for g in report["groups"] if any(n.startswith("layer2.") for n in g["layers"])]
-    assert whole and all(g["before"] == g["after"] for g in whole)
-    assert report["channels"]["removed"] > 0
+    whole = [g for g in report.groups if any(n.startswith("layer2.") for n in g.layers)]
+    assert whole and all(g.before == g.after for g in whole)
+    assert report.channels.removed > 0
 
 
 def test_keyword_types_are_those_of_the_settings() -> None:

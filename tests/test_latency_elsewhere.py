@@ -56,13 +56,13 @@ def table_of(dense: Path, **changes: object) -> Path:
 def test_a_table_from_elsewhere_decides_and_the_report_says_whose_it_is(dense: Path, tmp_path: Path) -> None:
     path = table_of(dense, cpu="a phone", network_ms=8.0)
     result = slimkit.compress(network(), IMAGE, max_latency="4ms", latency_table=str(path))
-    budget = result.report["budget"]
-    assert budget["by_table"] and budget["where"].startswith("a phone, onnxruntime ")
-    assert (budget["original"], budget["target"]) == (8.0, 4.0) and 3.0 <= budget["reached"] <= 4.0
-    assert any("by the table of a phone" in note for note in budget["notes"])
-    assert result.report["after"]["latency_ms"]["median"] < 1.0  # measured here
+    budget = result.report.budget
+    assert budget.by_table and budget.where.startswith("a phone, onnxruntime ")
+    assert (budget.original, budget.target) == (8.0, 4.0) and 3.0 <= budget.reached <= 4.0
+    assert any("by the table of a phone" in note for note in budget.notes)
+    assert result.report.after.latency_ms.median < 1.0  # measured here
     share = slimkit.compress(network(), IMAGE, max_latency=0.5, latency_table=str(path))
-    assert share.report["budget"]["target"] == 4.0 and torch.equal(share.mask.keep, result.mask.keep)
+    assert share.report.budget.target == 4.0 and torch.equal(share.mask.keep, result.mask.keep)
 
 
 def test_the_command_says_what_is_wrong_with_a_table(
@@ -122,8 +122,7 @@ def test_a_table_is_not_written_over_another_file_and_not_measured_for_nothing(
     rows, table = benching.make_table(dense, file, force=True, progress=lambda _, share: shares.append(share))
     assert load(file) == table and isinstance(table, Table) and len(table.rows) == 4
     assert len(rows) == 1 and shares and all(0 <= (share or 0) < 1 for share in shares)
-    key = "cpu" if table.clock == "cpu" else "median"
-    assert table.network_ms == rows[0]["latency_ms"][key]
+    assert table.network_ms == rows[0].latency_ms.quoted
 
 
 def test_a_file_without_layers_makes_no_table(tmp_path: Path) -> None:
@@ -149,5 +148,5 @@ def test_a_table_of_openvino_is_made_and_met(dense: Path, tmp_path: Path, engine
     result = slimkit.compress(
         network(), IMAGE, max_latency=0.95, runtime=engine, latency_table=str(tmp_path / "table.json")
     )
-    assert result.report["after"]["latency_ms"]["engine"] == table.engine
-    assert 0 < result.report["budget"]["reached"] <= 0.95 * table.network_ms
+    assert result.report.after.latency_ms.engine == table.engine
+    assert 0 < result.report.budget.reached <= 0.95 * table.network_ms

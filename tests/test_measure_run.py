@@ -36,7 +36,7 @@ def test_stages_record_wall_time_cpu_time_and_memory():
     assert work.seconds >= work.cpu_seconds * 0.9 and work.cpu_seconds >= 0.05
     assert before <= sleep.peak_mb <= work.peak_mb < allocate.peak_mb
     assert allocate.peak_mb > before + 50
-    assert [record["name"] for record in stages.records()] == ["sleep", "work", "allocate"]
+    assert [stage.name for stage in stages.finished] == ["sleep", "work", "allocate"]
 
 
 def test_a_stage_that_fails_is_recorded():

@@ -65,4 +65,4 @@ def test_methods_that_remove_no_channel_end_with_a_file_that_says_what_was_done(
     again = load_slim(tmp_path / "out" / "model.safetensors")
     [made] = provenance.of(again).edits
     assert type(made).__name__ == edit
-    assert (edit == "Masked") == any("no faster" in warning for warning in done.report["warnings"])
+    assert (edit == "Masked") == any("no faster" in warning for warning in done.report.warnings)

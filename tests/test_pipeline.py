@@ -45,7 +45,7 @@ def test_half_of_the_channels_are_gone_and_it_is_proven(report: dict) -> None:
     assert channels["removed"] == channels["removable"] // 2
     for step in ("masked_vs_slim", "slim_vs_reloaded", "slim_vs_onnx"):
         assert report["proof"][step] < report["proof"]["tolerance"] == 1e-4
-    assert "real batch" in report["proof"]["inputs"]
+    assert any("real batch" in kind for kind in report["proof"]["inputs"])
 
 
 def test_the_figures_are_those_of_the_files(run: Path, report: dict) -> None:
@@ -71,7 +71,7 @@ def test_the_onnx_file_classifies_as_the_report_says(run: Path, report: dict) ->
         right += int((np.argmax(scores, 1) == labels.numpy()).sum())
         seen += len(labels)
     assert report["after"]["accuracy"]["test"] == pytest.approx(right / seen)
-    assert report["after"]["accuracy"]["images"] == seen
+    assert report["after"]["accuracy"]["test_images"] == seen
     assert right / seen > 0.9
 
 
@@ -99,7 +99,7 @@ def test_the_shape_of_an_image_can_be_asked_for(tmp_path: Path) -> None:
     found = json.loads((out / "report.json").read_text())
     assert found["arch"]["input_shape"] == [1, 16, 24]
     usual = slimkit.compress(load(CHECKPOINT).model, torch.randn(1, 1, 8, 8), ratio=0.3).report
-    assert found["before"]["macs"] / usual["before"]["macs"] == pytest.approx(16 * 24 / 8**2, rel=0.02)
+    assert found["before"]["macs"] / usual.before.macs == pytest.approx(16 * 24 / 8**2, rel=0.02)
     assert slimkit.provenance.of(slimkit.load(out / "model.safetensors")).input_shape == (1, 16, 24)
     assert main(["inspect", str(out / "model.safetensors")]) == 0
 
@@ -110,7 +110,7 @@ def test_python_does_what_the_command_does() -> None:
     result = slimkit.compress(model, torch.randn(1, 1, 8, 8), ratio=0.5, round_to=1)
     graph = trace(model, torch.randn(1, 1, 8, 8))
     assert result.mask.removed == round(0.5 * graph.units)
-    assert result.report["before"]["macs"] > result.report["after"]["macs"]
+    assert result.report.before.macs > result.report.after.macs
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 

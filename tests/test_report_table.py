@@ -1,13 +1,36 @@
 """Terminal tables: what they say, at any width."""
 
 import io
+from dataclasses import replace
 
 import pytest
-from report_sample import compress_report
+from report_sample import bare_report, changed, compress_report
 from rich.console import Console
 
-from slimkit.report.numbers import amount, digits, duration, milliseconds, points, quartiles, ratio, short
+from slimkit.report.numbers import (
+    amount,
+    digits,
+    duration,
+    interval,
+    milliseconds,
+    moment,
+    points,
+    quartiles,
+    ratio,
+    short,
+)
 from slimkit.report.table import bench_table, inspect_tables, run_table
+from slimkit.results import (
+    Architecture,
+    Benched,
+    Benchmark,
+    Channels,
+    Gammas,
+    InspectedGroup,
+    Inspection,
+    Kept,
+    Latency,
+)
 
 
 def printed(table, width=100):
@@ -17,28 +40,45 @@ def printed(table, width=100):
 
 
 def test_a_run_before_and_after():
-    said = printed(run_table(compress_report()))
-    for words in ("93.67 %", "93.11 %", "31.4 ms", "1.81 G", "44.9 MB", "118 mJ", "−0.6 points"):
+    report = changed(
+        compress_report(),
+        {
+            "after/accuracy": {"validation": 0.9, "test": 0.931, "validation_images": 100, "test_images": 6149},
+            "after/macs": 1_810_000_000,
+            "after/latency_ms/median": 31.42,
+            "after/latency_ms/noisy": False,
+            "warnings": ["latency: the spread was above 5 % in one of 5 rounds"],
+        },
+    )
+    said = printed(run_table(report))
+    for words in ("accuracy (6149 test)", "93.10 %", "92.4 – 93.7 %", "31.4 ms", "1.81 G", "points"):
         assert words in said
     assert "Warning: latency: the spread was above 5 %" in said
-    assert "The slim resnet18 gets 93.1 % of the test images right" in said
+    assert said.startswith("The slim resnet8 gets 93.1 % of the 6149 test images right")
+    assert said.index("Proven: ") < said.index("MACs an image")
 
 
-def test_a_run_without_measurements_still_prints():
-    assert "was not measured" in printed(run_table({}))
+def test_a_run_without_training_says_so_first():
+    said = " ".join(printed(run_table(bare_report()), width=80).split())
+    assert said.startswith("Not retrained: the slim resnet8 needs")
+    command = "Next: slimkit compress CHECKPOINT --ratio 0.5 --data folder:IMAGES"
+    assert said.index("no weight has been trained") < said.index(command) < said.index("before")
 
 
 def test_what_inspect_found():
-    found = {
-        "arch": {"name": "zoo:resnet8", "assumptions": ["images of 8 x 8"]},
-        "channels": {
-            "total": 40,
-            "removable": 30,
-            "kept": [{"layer": "fc", "channels": 10, "reason": "[output]"}],
-        },
-        "groups": [{"name": "conv1", "layers": ["a", "b", "c", "d"], "channels": 30, "macs": 157_000}],
-        "gammas": {"edges": [0.0, 0.5, 1.0], "before": [0, 9]},
-    }
+    found = Inspection(
+        slimkit="1",
+        arch=Architecture(
+            name="zoo:resnet8", arguments={}, source="file", input_shape=(1, 8, 8), assumptions=("images of 8 x 8",)
+        ),
+        channels=Channels(
+            total=40, removable=30, removed=0, asked=None, kept=(Kept(layer="fc", channels=10, reason="[output]"),)
+        ),
+        groups=(InspectedGroup(name="conv1", layers=("a", "b", "c", "d"), channels=30, batch_norm=True, macs=157_000),),
+        gammas=Gammas(edges=(0.0, 0.5, 1.0), before=(0, 9), after=(0, 9)),
+        macs=157_000,
+        params=100,
+    )
     said = " ".join(printed(inspect_tables(found)).split())
     assert "zoo:resnet8: 30 of 40 channels can be removed (75.0 %)" in said
     assert "conv1 a, b, c and 1 more 30 157 k" in said
@@ -47,26 +87,19 @@ def test_what_inspect_found():
 
 
 def test_models_side_by_side():
-    how = {"engine": "onnxruntime 1.30", "threads": 1, "batch": 4, "repeats": 60}
-    rows = [
-        {
-            "name": "a.onnx",
-            "share": 1.0,
-            "bytes": 4_000_000,
-            "latency_ms": {"median": 2.0, "q25": 1.9, "q75": 2.2, "cpu": 2.0, **how},
-        },
-        {
-            "name": "b.onnx",
-            "share": 0.25,
-            "bytes": 1_000_000,
-            "latency_ms": {"median": 0.5, "q25": 0.4, "q75": 0.6, "cpu": 0.5, **how},
-        },
-    ]
-    said = " ".join(printed(bench_table({"models": rows})).split())
+    how = {"fastest": 0.3, "engine": "onnxruntime 1.30", "threads": 1, "batch": 4, "repeats": 60, "noisy": False}
+    slow = Latency(median=2.0, q25=1.9, q75=2.2, cpu=2.0, **how)
+    quick = Latency(median=0.5, q25=0.4, q75=0.6, cpu=0.5, **how)
+    rows = (
+        Benched(name="a.onnx", share=1.0, bytes=4_000_000, latency_ms=slow),
+        Benched(name="b.onnx", share=0.25, bytes=1_000_000, latency_ms=quick),
+    )
+    said = " ".join(printed(bench_table(Benchmark(models=rows))).split())
     assert "b.onnx 1.00 MB 0.500 ms 0.400 – 0.600 ms 0.500 ms 0.25" in said
     assert said.startswith("onnxruntime 1.30 model") and "batch 4, 1 thread, 60 runs" in said and "Warning" not in said
-    rows[1]["latency_ms"] |= {"noisy": True, "engine": "openvino 2", "repeats": 90}
-    said = " ".join(printed(bench_table({"models": rows})).split())
+    assert "with its weights in the caches" in said
+    other = replace(rows[1], latency_ms=replace(quick, noisy=True, engine="openvino 2", repeats=90))
+    said = " ".join(printed(bench_table(Benchmark(models=(rows[0], other)))).split())
     assert "openvino 2 model" in said and said.index("openvino 2") < said.index("b.onnx 1.00 MB")
     assert "batch 4, 1 thread, 60 to 90 runs" in said
     assert "too noisy for wall times; compared by CPU time of the process" in said
@@ -75,6 +108,11 @@ def test_models_side_by_side():
 @pytest.mark.parametrize(
     "said, expected",
     [
+        (interval((0.895, 0.9771)), "89.5 – 97.7 %"),
+        (interval(None), ""),
+        (moment(0.00475059), "0.00475"),
+        (moment(12.0), "12"),
+        (moment(103.456), "103.5"),
         (digits(None), "–"),
         (digits(0.0), "0"),
         (digits(2.1e-6, 2), "2.1 × 10⁻⁶"),

@@ -162,5 +162,5 @@ def test_the_interval_of_an_accuracy_is_wilsons(right, count):
     for end in (low, high):
         if end not in (0, 1):
             assert abs(share - end) / math.sqrt(end * (1 - end) / count) == pytest.approx(1.959964, rel=1e-5)
-    assert (low, high) == Accuracy(validation=None, test=share, test_images=count).interval("test")
-    assert Accuracy(validation=share).interval("validation") is None
+    assert (low, high) == Accuracy(validation=None, test=share, test_images=count).quoted.interval
+    assert Accuracy(validation=share).quoted.interval is None

@@ -54,7 +54,7 @@ def test_a_segmentation_network_is_compressed_and_retrained(
     low, high = found["test"]["interval"]
     assert low < found["test"]["value"] < high
     assert found["test"]["value"] > before["test"]["value"] - 0.1 > 0.6
-    assert "accuracy" not in report["after"]
+    assert report["after"]["accuracy"] is None
     assert [row["validation_quality"] for row in report["recovery"]["history"]][-1] == found["validation"]["value"]
     assert report["after"]["macs"] < 0.6 * report["before"]["macs"]
     split = data.open(f"folder:{folder}", task=SEGMENTATION, own_shape=(3, 24, 24)).validation
@@ -84,11 +84,11 @@ def test_anybodys_loaders_serve_the_python_call() -> None:
     images, labels = torch.randn(60, 3, 8, 8), torch.arange(60) % 4
     loaders = [DataLoader(TensorDataset(images, labels), batch_size=7, shuffle=shuffle) for shuffle in (True, False)]
     result = slimkit.compress(net(4), images[:1], 0.5, dataset=tuple(loaders), epochs=1, batch_size=20)
-    after = result.report["after"]["accuracy"]
+    after = result.report.after.accuracy
     right = (result.model(images).argmax(1) == labels).double().mean()
-    assert after["test"] == after["validation"] == pytest.approx(float(right)) and after["images"] == 60
-    assert result.report["recovery"]["images"] == 60
-    assert any("no test split" in words for words in result.report["arch"]["assumptions"])
+    assert after.test == after.validation == pytest.approx(float(right)) and after.test_images == 60
+    assert result.report.recovery.images == 60
+    assert any("no test split" in words for words in result.report.arch.assumptions)
 
 
 def test_a_task_of_ones_own_is_what_is_trained_and_reported() -> None:
@@ -99,10 +99,10 @@ def test_a_task_of_ones_own_is_what_is_trained_and_reported() -> None:
     recipe = Recipe(epochs=10, batch_size=20, learning_rate=0.05, device="cpu", precision="fp32")
     dense = train(net(), opened.train, recipe, task=task).model
     result = slimkit.compress(dense, images[:1], 0.3, dataset=opened, epochs=3, batch_size=20, learning_rate=0.01)
-    found = result.report["after"]["quality"]
+    found = result.report.after.quality
     error = (result.model(images[:40]) - brightness[:40]).abs().mean().detach()
-    assert (found["metric"], found["better"]) == ("error", "lower")
-    assert found["test"]["value"] == pytest.approx(float(error), rel=1e-3)
+    assert (found.metric, found.better) == ("error", "lower")
+    assert found.test.value == pytest.approx(float(error), rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_no_setting_of_data_is_accepted_and_ignored(how: dict[str, Any], why: st
 @pytest.mark.parametrize("how", [{"data": "digits"}, {"dataset": "digits"}, {"dataset": data.open("digits")}])
 def test_named_data_is_used_in_the_python_call_too(how: dict[str, Any]) -> None:
     result = slimkit.compress(load(CHECKPOINT).model, torch.zeros(1, 1, 8, 8), 0.3, epochs=0, **how)
-    assert result.report["after"]["accuracy"]["images"] == 359
+    assert result.report.after.accuracy.test_images == 359
 
 
 def test_pictures_are_read_at_the_size_that_is_asked_for(tmp_path: Path) -> None:
@@ -168,6 +168,6 @@ def test_training_takes_loaders_too() -> None:
     images, labels = torch.randn(60, 3, 8, 8), torch.arange(60) % 4
     loader = DataLoader(TensorDataset(images, labels), batch_size=7, shuffle=True)
     result = slimkit.train(net(4), (loader, loader), 0.5, epochs=2, batch_size=20)
-    found = result.report["after"]["quality"]["test"]
+    found = result.report.after.quality.test
     right = (result.model(images).argmax(1) == labels).double().mean()
-    assert (found["images"], found["value"]) == (60, pytest.approx(float(right)))
+    assert (found.images, found.value) == (60, pytest.approx(float(right)))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from slimkit.measure.latency import Latency
 from slimkit.measure.power import Meter
+from slimkit.results import Energy
 
 # Between the design power per core of an EPYC 7763 (280 W, 64 cores) and of a Xeon 8380 (270 W, 40 cores).
 WATTS_PER_CORE = 6.0
@@ -14,25 +14,6 @@ WATTS_PER_CORE = 6.0
 # Han et al. 2015, arXiv:1506.02626.
 PJ_PER_MAC = 4.6
 PJ_PER_DRAM_BYTE = 160.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Energy:
-    """An amount of energy and where it comes from.
-
-    Attributes:
-        value: in `unit`.
-        unit: `mJ` for an inference, `kJ` for a run.
-        method: `measured (...)` or `modelled (...)`.
-        constants: what a modelled value was computed with; the names give the units.
-        leaves_out: what is not in it.
-    """
-
-    value: float
-    unit: str
-    method: str
-    constants: dict[str, float] = field(default_factory=dict)
-    leaves_out: str
 
 
 def per_inference(latency: Latency) -> Energy:

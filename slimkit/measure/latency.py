@@ -6,17 +6,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from slimkit import results
 from slimkit.errors import EngineError
 from slimkit.measure.engines import Array, Runner, open_runner
 from slimkit.measure.environment import cpu_name
 from slimkit.measure.power import processor_meters
 
 WARM_UPS = 5
-_FEWEST, _MOST = 7, 2000  # rounds
+_BLOCK = 3  # runs in a row that are timed; one before them fills the caches, which another file's run has emptied
+_FEWEST, _MOST = 3, 667  # rounds
 _NOISY_SPREAD = 0.1  # interquartile range over median
 _NOISY_WAIT = 0.1  # share of the wall time in which a single thread was not running
 
@@ -31,7 +32,7 @@ class Latency:
         cpu_ms: CPU time of the process for one batch; above the wall time with several threads. The least, since
             neighbours on a core or a cache lengthen it too: ratios of medians were off by 10 %, of these by 2 %.
         energy_mj: measured energy of one batch, where the processor's counter can be read (RAPL).
-        repeats: how many batches were timed, after `WARM_UPS` that were not.
+        repeats: how many batches were timed.
         noisy: of this file or one timed in turns with it, the quartiles are more than 10 % of the median
             apart, or a single thread had to wait for the processor: something else was running.
         engine: name and version.
@@ -63,20 +64,20 @@ class Latency:
             return self.cpu_ms
         return self.fastest_ms if self.noisy else self.median_ms
 
-    def record(self) -> dict[str, Any]:
-        """Return the figures as the report names them."""
-        return {
-            "median": self.median_ms,
-            "q25": self.q25_ms,
-            "q75": self.q75_ms,
-            "fastest": self.fastest_ms,
-            "cpu": self.cpu_ms,
-            "engine": self.engine,
-            "threads": self.threads,
-            "batch": self.batch,
-            "repeats": self.repeats,
-            "noisy": self.noisy,
-        }
+    def record(self) -> results.Latency:
+        """Return the figures as a report has them."""
+        return results.Latency(
+            median=self.median_ms,
+            q25=self.q25_ms,
+            q75=self.q75_ms,
+            fastest=self.fastest_ms,
+            cpu=self.cpu_ms,
+            engine=self.engine,
+            threads=self.threads,
+            batch=self.batch,
+            repeats=self.repeats,
+            noisy=self.noisy,
+        )
 
 
 def measure(
@@ -89,7 +90,10 @@ def measure(
     seconds: float = 3.0,
     progress: Callable[[str, float | None], None] = lambda message, share: None,
 ) -> list[Latency]:
-    """Time ONNX files on random images, one inference of each per round.
+    """Time ONNX files on random images: inferences in a row, with the file's weights in the caches.
+
+    The files take turns, a few inferences each, so that a busy machine slows them all alike. The first of each turn
+    is not timed: beside a large file a small one took six times as long for it.
 
     Args:
         paths: the files.
@@ -97,7 +101,7 @@ def measure(
         threads: number of threads that compute.
         batch: images per inference; a file with a fixed batch keeps its own.
         engine: a name in `engines.ENGINES`.
-        seconds: about how long one file is timed; decides the number of rounds, between 7 and 2000.
+        seconds: about how long one file is timed; decides the number of turns, between 3 and 667, of 3 inferences.
         progress: called with what is being done, and the share done.
 
     Raises:
@@ -110,12 +114,15 @@ def measure(
         for _ in range(WARM_UPS):
             runner.run(image)
     first = [_time(runner, image)[0] for runner, image in zip(runners, images, strict=True)]
-    rounds = int(min(max(seconds * len(paths) / max(sum(first), 1e-9), _FEWEST), _MOST))
-    wall, cpu = np.empty((len(paths), rounds)), np.empty((len(paths), rounds))
+    turns = seconds * len(paths) / max(sum(first), 1e-9) / (_BLOCK + 1)
+    rounds = int(min(max(turns, _FEWEST), _MOST))
+    wall, cpu = np.empty((2, len(paths), rounds * _BLOCK))
     for turn in range(rounds):
         progress(f"measuring in {runners[0].engine}", turn / rounds)
         for i, (runner, image) in enumerate(zip(runners, images, strict=True)):
-            wall[i, turn], cpu[i, turn] = _time(runner, image)
+            runner.run(image)
+            for place in range(turn * _BLOCK, (turn + 1) * _BLOCK):
+                wall[i, place], cpu[i, place] = _time(runner, image)
     joules = [_joules(runner, image) for runner, image in zip(runners, images, strict=True)]
     found = [
         _summary(wall[i], cpu[i], joules[i], (runner.engine, threads, len(images[i])))

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from math import ceil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +17,7 @@ from slimkit.measure.latency import Latency, measure
 from slimkit.measure.layer_times import Point, Progress, times
 from slimkit.measure.layers import DEPTHWISE, LINEAR, Layer, layers
 from slimkit.measure.node_times import latency_by_node
+from slimkit.results import TableSummary
 
 _SHARES = (0.25, 0.5)  # of a layer's width; the whole width is always timed
 _PART = 4  # inputs that are fewer than a block are computed in parts of it (ONNX Runtime, measured)
@@ -92,10 +93,20 @@ class Table(BaseModel):
     fixed_ms: float = Field(ge=0)
     varying_ms: float = Field(ge=0)
 
-    def summary(self) -> dict[str, Any]:
-        """Return what a person wants to know of it: where it was made, and the network's time."""
-        rest = ("runtime", "engine", "threads", "batch", "cpu", "step", "network_ms", "clock")
-        return {"layers": len(self.rows)} | {name: getattr(self, name) for name in rest}
+    def summary(self, path: Path) -> TableSummary:
+        """Return what a person wants to know of it: where it lies and was made, and the network's time."""
+        return TableSummary(
+            path=str(path),
+            layers=len(self.rows),
+            runtime=self.runtime,
+            engine=self.engine,
+            threads=self.threads,
+            batch=self.batch,
+            cpu=self.cpu,
+            step=self.step,
+            network_ms=self.network_ms,
+            clock=self.clock,
+        )
 
 
 def build(

@@ -8,28 +8,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from slimkit.measure.power import Meter, gpu_meters, processor_meters
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One finished stage.
-
-    Attributes:
-        name: what it did.
-        seconds: wall time.
-        cpu_seconds: user and system time of this process and of its finished children.
-        peak_mb: most resident memory, in MB of 10^6 bytes, that the process had *until the end* of the stage;
-            it never falls, so the stage at which it last rose is the one that set it.
-    """
-
-    name: str
-    seconds: float
-    cpu_seconds: float
-    peak_mb: float
+from slimkit.results import Stage
 
 
 @dataclass
@@ -57,10 +40,6 @@ class Stages:
                     peak_mb=peak_mb(),
                 )
             )
-
-    def records(self) -> list[dict[str, str | float]]:
-        """Return the stages as plain dicts, for the report."""
-        return [asdict(stage) for stage in self.finished]
 
 
 def cpu_seconds() -> float:

@@ -14,8 +14,8 @@ from slimkit.channels import Graph
 from slimkit.measure.quality import quality
 from slimkit.methods.job import Choose, Job
 from slimkit.recovery import fold
-from slimkit.results import records
 from slimkit.selection.mask import Mask
+from slimkit.surgery import rows
 from slimkit.surgery.evidence import Evidence, Shown
 from slimkit.surgery.prove import Slimmed
 from slimkit.surgery.remove import remove
@@ -116,7 +116,7 @@ def cut(job: Job, dense: nn.Module, graph: Graph, choose: Choose | None = None, 
 def settle(job: Job, dense: nn.Module, made: Slimmed, fold_constants: bool) -> Cut:
     """Fold the constants of what was removed, measure BatchNorm's statistics anew, and the accuracy."""
     dataset, graph, small, seed = job.dataset, made.graph, made.model, job.recipe.seed
-    histograms = records.gammas(dense, small)
+    histograms = rows.gammas(dense, small)
     if fold_constants:
         batches = [images for images, _ in islice(dataset.train.batches(128, seed=seed), FOLD_BATCHES)]
         means = fold.input_means(dense, graph, made.mask, batches, measured=True)

@@ -21,7 +21,7 @@ from slimkit.methods.job import Job
 from slimkit.methods.method import Found, Method, leg
 from slimkit.methods.shrink import Spent
 from slimkit.methods.train import Search, history, train
-from slimkit.results import json_file
+from slimkit.results import report_file
 from slimkit.selection.mask import Mask
 from slimkit.settings import setting
 from slimkit.settings.checks import choice, number, optional, several, text, whole
@@ -182,7 +182,7 @@ def reference(job: Job, config: ScratchConfig) -> Mask:
 
 
 def _widths_of_run(graph: Graph, folder: str) -> list[int]:
-    after = {row["name"]: (row["before"], row["after"]) for row in json_file.read(Path(folder))["groups"]}
+    after = {group.name: (group.before, group.after) for group in report_file.read(Path(folder)).groups}
     wanted = {group.name: len(group.members) for group in graph.groups}
     if {name: before for name, (before, _) in after.items()} != wanted:
         raise SpecError(f"like is {folder!r}: that run was of another network.\n  Give a run of the same one")

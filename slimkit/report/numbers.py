@@ -52,6 +52,13 @@ def quartiles(low: float | None, high: float | None) -> str:
     return f"{number if last.endswith(unit) else first} – {last}"
 
 
+def moment(epoch: float | None) -> str:
+    """Write a point in time, in epochs: 12, 0.00475, 103.5."""
+    if epoch is None:
+        return MISSING
+    return f"{epoch:.4g}" if epoch >= 1 else f"{epoch:.3g}"
+
+
 def duration(seconds: float | None) -> str:
     """Write a time given in seconds: 0.42 s, 12 s, 3 min 20 s, 2 h 05 min."""
     if seconds is None:
@@ -72,6 +79,25 @@ def millijoules(value: float | None) -> str:
 def percent(share: float | None, places: int = 1) -> str:
     """Write a share in [0, 1] as a percentage."""
     return MISSING if share is None else f"{100 * share:.{places}f} %"
+
+
+def metric(value: float | None, unit: str, places: int = 1) -> str:
+    """Write a metric: a share as a percentage, others with their unit."""
+    return percent(value, places) if unit == "share" else f"{digits(value, 4)} {unit}".rstrip()
+
+
+def interval(span: tuple[float, float] | None, unit: str = "share") -> str:
+    """Write an interval of a metric, the unit once: 88.3 – 94.1 %; nothing where there is none."""
+    if span is None:
+        return ""
+    return f"{metric(span[0], unit).removesuffix(' %').removesuffix(f' {unit}')} – {metric(span[1], unit)}"
+
+
+def change(new: float, old: float, unit: str) -> str:
+    """Write a difference of two figures of a metric, with its sign: that of shares in percentage points."""
+    if unit == "share":
+        return points(new - old)
+    return f"{'+' if new >= old else '−'}{digits(abs(new - old))} {unit}".rstrip()
 
 
 def points(difference: float | None) -> str:

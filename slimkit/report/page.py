@@ -10,18 +10,18 @@ from markupsafe import Markup
 
 from slimkit.report.parts import Section
 from slimkit.report.sections import account, gains, network, quality, search
-from slimkit.report.sections.several import comparison
-from slimkit.report.verdict import Record, short_name, verdict
-from slimkit.results.json_file import to_json
+from slimkit.report.sections.several import Run, comparison
+from slimkit.report.verdict import short_name, verdict
+from slimkit.results import Latency, Report
+from slimkit.results.report_file import to_json
 
-SECTIONS: tuple[Callable[[Record], Section | None], ...] = (
+SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     gains.gains,
     network.silhouette,
     network.work,
     search.draw,
     search.training,
     quality.recovery,
-    gains.tradeoffs,
     account.cost,
     network.gamma_histogram,
     quality.proof,
@@ -31,33 +31,36 @@ SECTIONS: tuple[Callable[[Record], Section | None], ...] = (
 )
 
 
-def run_page(report: Record) -> str:
+def run_page(report: Report) -> str:
     """Write the page of one run."""
-    found = [section for make in SECTIONS if (section := make(report)) is not None]
-    arch = report.get("arch") or {}
-    facts = [report.get("command"), arch.get("name"), (report.get("spec") or {}).get("data"), _day(report)]
+    facts = [report.command, report.arch.name, report.spec.get("data"), report.created[:10]]
     return _render(
         title=f"{short_name(report)}, slimmed",
         facts=[str(fact) for fact in facts if fact],
-        version=report.get("slimkit"),
+        version=report.slimkit,
         verdict=verdict(report),
-        warnings=report.get("warnings") or [],
-        sections=found,
-        data=to_json(report),
+        warnings=report.warnings,
+        sections=[section for make in SECTIONS if (section := make(report)) is not None],
+        data=to_json(report.to_dict()),
     )
 
 
-def comparison_page(runs: Sequence[tuple[str, Record]]) -> str:
-    """Write one page that compares several runs: (name, report)."""
-    said, found = comparison(runs)
+def comparison_page(runs: Sequence[tuple[str, Report]], times: Sequence[Latency] = ()) -> str:
+    """Write one page that compares several runs: (name, report); `times` of their files, measured side by side."""
+    again: Sequence[Latency | None] = times or [None] * len(runs)
+    listed = [
+        Run(name=name, report=report, place=place, latency=again[place]) for place, (name, report) in enumerate(runs)
+    ]
+    said, found = comparison(listed)
+    data = {"runs": [{"name": name, "report": report.to_dict()} for name, report in runs]}
     return _render(
         title="Runs compared",
         facts=["report", f"{len(runs)} runs"],
-        version=runs[0][1].get("slimkit"),
+        version=runs[0][1].slimkit,
         verdict=said,
         warnings=[],
         sections=found,
-        data=to_json({"runs": [{"name": name, "report": report} for name, report in runs]}),
+        data=to_json(data),
     )
 
 
@@ -81,7 +84,3 @@ def _template() -> tuple[Environment, str, str]:
         lstrip_blocks=True,
     )
     return environment, style, script
-
-
-def _day(report: Record) -> str:
-    return str(report.get("created") or "")[:10]

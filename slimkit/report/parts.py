@@ -1,6 +1,6 @@
 """What a page is made of: sections of tables, pictures and code; what they hold, not how they look."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,12 +27,13 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table; `folded` ones open on a click, by their `caption`."""
+    """A table; `folded` ones open on a click, by their `caption`, and on paper where they are `printed`."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     caption: str = ""
     folded: bool = False
+    printed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,19 +98,15 @@ def quantity(
     return Cell(text=show(value), number=True, path=path, value=value, bar=bar)
 
 
-def pairs(record: dict[str, Any], caption: str, folded: bool = False, mono: bool = True) -> Table:
+def pairs(record: Mapping[str, Any], caption: str, folded: bool = False, mono: bool = True) -> Table:
     """Make a table of names and values."""
     return Table(
         head=(),
         rows=[(words(name, mono=mono), words(_plain(value))) for name, value in record.items()],
         caption=caption,
         folded=folded,
+        printed=folded,
     )
-
-
-def rows_of(*columns: Iterable[Cell]) -> list[tuple[Cell, ...]]:
-    """Turn columns of cells into rows."""
-    return list(zip(*columns, strict=True))
 
 
 def _plain(value: Any) -> str:
@@ -119,6 +116,6 @@ def _plain(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_plain, value)) or "none"
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return ", ".join(f"{name}: {_plain(one)}" for name, one in value.items()) or "none"
     return str(value)

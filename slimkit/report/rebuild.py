@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from slimkit.errors import OutputError
 from slimkit.report.page import comparison_page, run_page
-from slimkit.results import json_file
+from slimkit.results import Report, report_file
 
 
 def rebuild(folders: Sequence[Path], out: Path | None = None, force: bool = False) -> Path:
@@ -18,7 +17,7 @@ def rebuild(folders: Sequence[Path], out: Path | None = None, force: bool = Fals
         OutputError: a report is missing or unreadable, or the page exists (without `force`) or cannot be
             written.
     """
-    reports = [json_file.read(folder) for folder in folders]
+    reports = [report_file.read(folder) for folder in folders]
     if len(reports) == 1:
         home = folders[0] if folders[0].is_dir() else folders[0].parent
         path, text = out or home / "report.html", run_page(reports[0])
@@ -34,7 +33,7 @@ def rebuild(folders: Sequence[Path], out: Path | None = None, force: bool = Fals
     return path
 
 
-def _named(folders: Sequence[Path], reports: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+def _named(folders: Sequence[Path], reports: Sequence[Report]) -> list[tuple[str, Report]]:
     """Name each run by its folder; by its whole path where two folders are called the same."""
     short = [folder.resolve().name for folder in folders]
     names = [str(folder) if short.count(name) > 1 else name for folder, name in zip(folders, short, strict=True)]

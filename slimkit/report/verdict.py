@@ -1,11 +1,9 @@
-"""The verdict on a run: one sentence with its three numbers, and what readers would otherwise get wrong."""
+"""The verdict on a run: one sentence with its numbers, what was not done, and what readers would get wrong."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from slimkit.report.numbers import amount, millijoules, milliseconds, percent, points, ratio
-
-Record = dict[str, Any]
+from slimkit.report.numbers import amount, change, digits, interval, metric, millijoules, milliseconds, percent, ratio
+from slimkit.results import Budget, Cost, Figures, Proof, Report
 
 
 @dataclass(frozen=True)
@@ -20,77 +18,129 @@ class Headline:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`sentence` says it all; `headlines` are its three numbers; `notes` are further sentences."""
+    """What is said first.
+
+    Attributes:
+        sentence: that says it all.
+        meaning: what it means that the network was not retrained, and `command`: what does that; "" where it was.
+        proof: what was proven, on what.
+        headlines: the numbers of the sentence.
+        notes: further sentences.
+    """
 
     sentence: str
     headlines: tuple[Headline, ...]
     notes: tuple[str, ...]
+    proof: str = ""
+    meaning: str = ""
+    command: str = ""
 
 
-def accuracy(side: Record | None) -> tuple[float | None, str]:
-    """Give the accuracy to quote of `before` or `after`, and the split it is of: test where there is one."""
-    record = (side or {}).get("accuracy") or {}
-    split = "test" if record.get("test") is not None else "validation"
-    return record.get(split), split
-
-
-def latency_key(side: Record | None) -> str:
-    """Give the figure of a latency to quote: the median, or one thread's CPU time where the machine was noisy."""
-    record = (side or {}).get("latency_ms") or {}
-    return "cpu" if record.get("noisy") and record.get("threads") == 1 and "cpu" in record else "median"
-
-
-def latency_ms(side: Record | None) -> float | None:
-    """Give the latency of `before` or `after` to quote, ms."""
-    value = ((side or {}).get("latency_ms") or {}).get(latency_key(side))
-    return None if value is None else float(value)
-
-
-def short_name(report: Record) -> str:
+def short_name(report: Report) -> str:
     """Give the network's name without where it is from: resnet18 of torchvision:resnet18."""
-    name = str((report.get("arch") or {}).get("name") or "").rpartition(":")[2]
+    name = report.arch.name.rpartition(":")[2]
     return "network" if name in ("", "exported") else name
 
 
-def verdict(report: Record) -> Verdict:
-    """Sum a report up. Says only what was measured; copes with whatever the run does not have."""
-    before, after = report.get("before") or {}, report.get("after") or {}
-    name = short_name(report)
+def verdict(report: Report) -> Verdict:
+    """Sum a report up."""
+    before, after = report.before, report.after
     right, costs = _accuracy(before, after), [_latency(before, after), _size(before, after)]
     found = [part for part in costs if part is not None]
-    sentence = f"The slim {name} " + (right[0] if right else "needs" if found else "was not measured")
-    if found:
-        sentence += (", in " if right else " ") + " and ".join(words for words, _ in found)
-    headlines = tuple(headline for _, headline in ([right] if right else []) + found)
-    return Verdict(f"{sentence}.", headlines, tuple(_notes(report, before, after)))
+    name = f"slim {short_name(report)}"
+    words = (right[0] if right else "needs") + ((", in " if right else " ") + " and ".join(said for said, _ in found))
+    untrained = _not_retrained(report)
+    sentence = f"Not retrained: the {name} {words}" if untrained else f"The {name} {words}"
+    if right is None:
+        sentence += "; how much it still gets right was not measured"
+    return Verdict(
+        sentence=f"{sentence}.",
+        headlines=tuple(headline for _, headline in ([right] if right else []) + found),
+        notes=tuple(_notes(report)),
+        proof=_proof(report.proof),
+        meaning=untrained,
+        command=_next(report) if untrained else "",
+    )
 
 
-def _accuracy(before: Record, after: Record) -> tuple[str, Headline] | None:
-    (old, _), (new, split) = accuracy(before), accuracy(after)
+def _not_retrained(report: Report) -> str:
+    """Say what it means that no weight was trained after the cut; nothing where one was."""
+    trained = report.recovery and (report.recovery.images or report.recovery.by == "own")
+    if report.command != "compress" or not report.channels.removed or trained:
+        return ""
+    if any(entry.constants == "reconstructed" for entry in report.after_cut):
+        return (
+            "What the removed channels did was given to those that stay, by least squares; no weight has been trained, "
+            "so expect it to get somewhat less right than the original until it is retrained."
+        )
+    return (
+        "The channels that went did some of the work, and no weight has been trained to take it over: expect it to get "
+        "much less right than the original until it is retrained."
+    )
+
+
+def _next(report: Report) -> str:
+    """Give the command that retrains: with the settings of the run, and data."""
+    words = ["slimkit compress CHECKPOINT"]
+    words += [
+        f"--{name.replace('_', '-')} {report.spec[name]}" for name in _BUDGETS if report.spec.get(name) is not None
+    ]
+    data = report.spec.get("data")
+    words += [f"--data {data}" if isinstance(data, str) else "--data folder:IMAGES", "--epochs 10"]
+    return " ".join(words)
+
+
+_BUDGETS = ("max_latency", "max_macs", "max_params", "max_bytes", "max_energy", "ratio")
+
+
+def asked(report: Report) -> str:
+    """Give the budget of a run as it was set: ratio 0.5, latency 2.5ms."""
+    for name in _BUDGETS:
+        if report.spec.get(name) is not None:
+            return f"{name.removeprefix('max_')} {report.spec[name]}"
+    return ""
+
+
+def _proof(proof: Proof) -> str:
+    return (
+        f"Proven: it computes what the original does with those channels switched off, and its files compute what it "
+        f"does. Largest error {digits(proof.error, 2)} of the outputs’ spread, on {', '.join(proof.inputs)}; up to "
+        f"{digits(proof.tolerance, 1)} counts as equal."
+    )
+
+
+def _accuracy(before: Figures, after: Figures) -> tuple[str, Headline] | None:
+    new, old = (side.judged.quoted if side.judged else None for side in (after, before))
     if new is None:
         return None
-    label, words = f"{split} accuracy", f"gets {percent(new)} of the {split} images right"
-    if not old:
-        return words, Headline(label, percent(new), "the dense network’s is not known")
-    detail = f"{points(new - old)}, from {percent(old)}"
-    return f"{words} ({percent(old)} before)", Headline(label, percent(new), detail, new / old)
+    unit, name = new.by.unit, new.by.metric
+    shown, before_words = metric(new.value, unit), f" ({metric(old.value, unit)} before)" if old else ""
+    if name == "accuracy" and unit == "share":
+        words = f"gets {shown} of the {new.of} right{before_words}"
+    else:
+        words = f"has a {name} of {shown} on {new.of}{before_words}"
+    detail = "the dense network’s is not known"
+    if old:
+        detail = f"{change(new.value, old.value, unit)}, from {metric(old.value, unit)}"
+    span = f"; {interval(new.interval, unit)} with 95 % confidence" if new.interval else ""
+    share = new.value / old.value if old and old.value and unit == "share" else None
+    return words, Headline(f"{new.split} {name}", shown, detail + span, share)
 
 
-def _latency(before: Record, after: Record) -> tuple[str, Headline] | None:
-    old, new = latency_ms(before), latency_ms(after)
-    if not old or new is None:
+def _latency(before: Figures, after: Figures) -> tuple[str, Headline] | None:
+    if before.latency_ms is None or after.latency_ms is None or not before.latency_ms.quoted:
         return None
+    old, new = before.latency_ms.quoted, after.latency_ms.quoted
     text = ratio(new, old)
     detail = f"{milliseconds(new)} instead of {milliseconds(old)}"
     return f"{text} of the time", Headline("latency", f"× {text}", detail, new / old)
 
 
-def _size(before: Record, after: Record) -> tuple[str, Headline] | None:
-    for key, unit, label, noun in (
-        ("bytes", "B", "size", "space"),
-        ("params", "", "parameters", "parameters"),
+def _size(before: Figures, after: Figures) -> tuple[str, Headline] | None:
+    for old, new, unit, label, noun in (
+        (before.bytes, after.bytes, "B", "size", "space"),
+        (before.params, after.params, "", "parameters", "parameters"),
     ):
-        old, new = before.get(key), after.get(key)
         if old and new is not None:
             text = ratio(new, old)
             detail = f"{amount(new, unit)} instead of {amount(old, unit)}"
@@ -98,65 +148,84 @@ def _size(before: Record, after: Record) -> tuple[str, Headline] | None:
     return None
 
 
-def _notes(report: Record, before: Record, after: Record) -> list[str]:
-    notes = _budget(report.get("budget") or {})
-    channels = report.get("channels") or {}
-    removed, macs_before, macs_after = channels.get("share_removed"), before.get("macs"), after.get("macs")
-    if channels.get("removed") == 0:
+def _notes(report: Report) -> list[str]:
+    notes = _budget(report.budget) if report.budget else []
+    before, after, channels = report.before, report.after, report.channels
+    if not channels.removed:
         notes.append("No channel was removed: this is the dense network, exported and proven.")
-    elif removed is not None and macs_before and macs_after is not None:
-        left = ratio(macs_after, macs_before)
-        if abs(removed - 0.5) < 0.03:
+    elif before.macs and after.macs is not None:
+        left = ratio(after.macs, before.macs)
+        if abs(channels.share_removed - 0.5) < 0.03:
             notes.append(f"Half of the channels is not half of the work: MACs fell to {left}.")
         else:
-            notes.append(f"{percent(removed)} of the removable channels were removed; MACs fell to {left}.")
-        old, new = latency_ms(before), latency_ms(after)
-        if old and new and new >= old:
-            notes.append("It is not faster on this machine and engine; a larger round_to may help.")
-        elif old and new and new / old > 1.25 * macs_after / macs_before:
-            notes.append(f"Time fell less than work: {ratio(new, old)} of the latency at {left} of the MACs.")
-    total, removable = channels.get("total"), channels.get("removable")
-    if total and removable is not None and removable < 0.98 * total:
-        notes.append(f"{percent(1 - removable / total)} of all channels were out of reach; the reasons are listed.")
-    if accuracy(after)[0] is None:
-        notes.append("Accuracy was not measured: the run had no data.")
-    notes += _training(report.get("cost") or {}, report.get("spec") or {})
-    return notes + _int8(report.get("int8") or {}, before)
+            notes.append(
+                f"{percent(channels.share_removed)} of the removable channels were removed; MACs fell to {left}."
+            )
+        notes += _speed(before, after, after.macs / before.macs)
+    if channels.removable < 0.98 * channels.total:
+        out = percent(1 - channels.removable / channels.total)
+        notes.append(f"{out} of all channels were out of reach; the reasons are listed.")
+    right, classes = after.judged.quoted if after.judged else None, report.arch.classes
+    if right and classes and right.by.metric == "accuracy" and right.interval and right.interval[0] <= 1 / classes:
+        notes.append(f"So many right may be luck: guessing among {classes} classes does as well.")
+    notes += _training(report.cost, report)
+    return notes + (_int8(report.int8, before) if report.int8 else [])
 
 
-def _training(cost: Record, spec: Record) -> list[str]:
+def _speed(before: Figures, after: Figures, work: float) -> list[str]:
+    """Say where time did not follow the work."""
+    if before.latency_ms is None or after.latency_ms is None or not before.latency_ms.quoted:
+        return []
+    share = after.latency_ms.quoted / before.latency_ms.quoted
+    if share >= 1:
+        return ["It is not faster on this machine and engine; a larger round_to may help."]
+    if share > 1.25 * work:
+        return [f"Time fell less than work: {ratio(share, 1)} of the latency at {ratio(work, 1)} of the MACs."]
+    return []
+
+
+def _training(cost: Cost, report: Report) -> list[str]:
     """Say what `train` cost beside the alternatives, and how to spend what it has saved."""
-    dense, instead = cost.get("dense_training_macs"), cost.get("train_prune_retrain_macs")
+    dense, instead = cost.dense_training_macs, cost.train_prune_retrain_macs
     if not dense or not instead:
         return []
-    share = (cost.get("search_macs", 0) + cost.get("training_macs", 0)) / dense
+    share = (cost.search_macs + cost.training_macs) / dense
     said = (
-        f"Training cost {ratio(share, 1)} of one dense training; train, prune, retrain costs {ratio(instead, dense)}."
+        f"Training cost {ratio(share, 1)} of one dense training in MACs; train, prune, retrain costs "
+        f"{ratio(instead, dense)}."
     )
-    if spec.get("spend") is None and share < 0.5:
+    if report.spec.get("spend") is None and share < 0.5:
         said += " With --spend 0.55 the small network trains on until 0.55 is used up."
     emulated = (
         "The search ran in emulated INT8: values were rounded as INT8 would, the arithmetic was that of floats, so "
         "no time was saved."
     )
-    return [said] + [emulated] * (spec.get("search_precision") == "int8-emulated")
+    return [said] + [emulated] * (cost.search_precision == "int8-emulated")
 
 
-def _int8(side: Record, before: Record) -> list[str]:
-    """Say what the INT8 file is worth, where one was written."""
-    right, split = accuracy(side)
-    old, new = latency_ms(before), latency_ms(side)
-    found = [] if right is None else [f"{percent(right, 2)} of the {split} images right"]
-    if new is not None:
-        found.append(milliseconds(new) + (f", {ratio(new, old)} of the original’s time" if old else ""))
+def _int8(side: Figures, before: Figures) -> list[str]:
+    """Say what the INT8 file is worth."""
+    found = []
+    if side.judged and (right := side.judged.quoted):
+        unit = right.by.unit
+        known = f"{metric(right.value, unit, 2)} on {right.of}"
+        found.append(f"{metric(right.value, unit, 2)} of the {right.of} right" if unit == "share" else known)
+    if side.latency_ms:
+        old = before.latency_ms.quoted if before.latency_ms else None
+        times = f", {ratio(side.latency_ms.quoted, old)} of the original’s time" if old else ""
+        found.append(milliseconds(side.latency_ms.quoted) + times)
     return [f"INT8 (model.int8.onnx): {'; '.join(found)}."] if found else []
 
 
-def _budget(record: Record) -> list[str]:
+def _budget(budget: Budget) -> list[str]:
     """Say what a budget that had to be measured came to when the channels were chosen."""
-    original, reached, target = (record.get(key) for key in ("original", "reached", "target"))
-    if not original or reached is None or target is None:
-        return []
-    show = {"latency": milliseconds, "energy": millijoules}.get(record.get("kind", ""), lambda v: amount(v, "B"))
-    said = f"Asked for {show(target)}, chosen with {show(reached)}: {ratio(reached, original)} of {show(original)}."
-    return [said, *record.get("notes", [])]
+    show = {"latency": milliseconds, "energy": millijoules}.get(budget.kind, _bytes)
+    share = ratio(budget.reached, budget.original)
+    said = f"Asked for {show(budget.target)}, chosen with {show(budget.reached)}: {share} of {show(budget.original)}."
+    again = "Both were measured while channels were chosen; the table has the finished files, measured again."
+    notes = list(budget.notes)
+    return [said, *([again] if budget.kind != "bytes" and not budget.by_table else []), *notes]
+
+
+def _bytes(value: float | None) -> str:
+    return amount(value, "B")

@@ -1,12 +1,15 @@
 """The report of a run as frozen records: `to_dict`, a checked `from_dict`, and a published JSON Schema."""
 
+from slimkit.results.codec import Record
 from slimkit.results.costs import Cost, Spent, Stage, Times
-from slimkit.results.figures import Accuracy, Energy, Figures, Latency, Proof, wilson
+from slimkit.results.figures import Accuracy, Energy, Figures, Latency, Measured, Proof, wilson
 from slimkit.results.network import Architecture, Channels, Gammas, Group, Kept, Layer, Normalisation
 from slimkit.results.report import (
     Benched,
     Benchmark,
     Budget,
+    Catalogue,
+    Entry,
     InspectedGroup,
     Inspection,
     Report,
@@ -31,9 +34,11 @@ __all__ = [
     "Benched",
     "Benchmark",
     "Budget",
+    "Catalogue",
     "Channels",
     "Cost",
     "Energy",
+    "Entry",
     "Epoch",
     "Figures",
     "GammaSnapshot",
@@ -45,9 +50,11 @@ __all__ = [
     "Latency",
     "Layer",
     "Look",
+    "Measured",
     "Normalisation",
     "Penalty",
     "Proof",
+    "Record",
     "Recovery",
     "Report",
     "Round",

@@ -37,6 +37,9 @@ def _proof(proof: dict[str, Any]) -> None:
 
 
 def _search(search: dict[str, Any]) -> None:
+    policy = search.pop("draw_policy", None)
+    if policy is not None:
+        search.setdefault("method", policy)
     if isinstance(search.get("history"), list):
         search["history"] = [
             {name: value for name, value in epoch.items() if name != "accuracy"} if isinstance(epoch, dict) else epoch

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 from math import sqrt
-from typing import Literal
+from typing import Any, Literal
 
-from slimkit.results.codec import Amount, Count, Positive, Record, Share
+from slimkit.results.codec import Amount, Count, Positive, Record
 
 _Z = 1.959964  # of a normal distribution, 95 % of which are within
 
@@ -45,6 +45,11 @@ class Latency(Record):
         """The figure to quote, ms: the median, or one thread's CPU time where the machine was noisy."""
         return self.cpu if self.by_cpu else self.median
 
+    @property
+    def clock(self) -> str:
+        """The name of that figure: `cpu` or `median`."""
+        return "cpu" if self.by_cpu else "median"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Energy(Record):
@@ -67,39 +72,67 @@ class Energy(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy(Record):
-    """Share of the images that are told right.
+    """How good a network is at its task, by the task's first metric.
 
     Attributes:
+        metric: its name.
+        unit: `share` (in [0, 1]), a unit such as `dB`, or "" for a plain number.
+        better: whether higher or lower is better.
         validation: on the split that decisions were made on.
         test: on the split that is looked at once; None where it was not.
         validation_images, test_images: in each split; None where it is not known.
+        interval: lowest and highest value on test that may well be so for all images of the kind, 95 %.
+        metrics: every metric of the task, on test.
     """
 
-    validation: Share | None
-    test: Share | None = None
+    metric: str = "accuracy"
+    unit: str = "share"
+    better: Literal["higher", "lower"] = "higher"
+    validation: float | None
+    test: float | None = None
     validation_images: Count | None = None
     test_images: Count | None = None
+    interval: tuple[float, ...] | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.interval is not None and len(self.interval) != 2:
+            raise ValueError("interval must have two ends")
+        if self.unit == "share" and any(value < 0 or value > 1 for value in (self.validation, self.test) if value):
+            raise ValueError("validation and test must be in [0, 1]")
+
+    def of(self, split: str) -> "Measured | None":
+        """Return what was measured on `validation` or `test`; None where nothing was."""
+        on_test = split == "test"
+        value = self.test if on_test else self.validation
+        images = self.test_images if on_test else self.validation_images
+        if value is None:
+            return None
+        span = (self.interval[0], self.interval[1]) if on_test and self.interval else None
+        if span is None and self.unit == "share" and self.metric == "accuracy" and images:
+            span = wilson(value, images)
+        return Measured(self, split, value, images, span)
 
     @property
-    def split(self) -> str:
-        """The split to quote: test where there is one."""
-        return "validation" if self.test is None else "test"
+    def quoted(self) -> "Measured | None":
+        """The figure to quote: on test where there is one."""
+        return self.of("test") or self.of("validation")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric on one split: its value, the number of images where that is known, and the 95 % interval."""
+
+    by: Accuracy
+    split: str
+    value: float
+    images: int | None
+    interval: tuple[float, float] | None
 
     @property
-    def quoted(self) -> float | None:
-        """The accuracy of that split."""
-        return self.validation if self.test is None else self.test
-
-    @property
-    def images(self) -> int | None:
-        """How many images that is of."""
-        return self.validation_images if self.test is None else self.test_images
-
-    def interval(self, split: str) -> tuple[float, float] | None:
-        """Return what the accuracy on all images of the kind may well be, 95 %: see `wilson`."""
-        share = self.test if split == "test" else self.validation
-        images = self.test_images if split == "test" else self.validation_images
-        return None if share is None or not images else wilson(share, images)
+    def of(self) -> str:
+        """What it is of, in words: 359 test images."""
+        return f"{self.images} {self.split} images" if self.images else f"{self.split} images"
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
@@ -173,6 +206,30 @@ class Figures(Record):
     accuracy: Accuracy | None = None
     quality: Quality | None = None
 
+    @property
+    def judged(self) -> Accuracy | None:
+        """How good it is by the metric of its task, with the images and the interval on each split."""
+        if (found := self.quality) is None:
+            return self.accuracy
+        return Accuracy(
+            metric=found.metric,
+            unit=found.unit,
+            better=found.better,
+            validation=found.validation.value,
+            test=found.test.value,
+            validation_images=found.validation.images,
+            test_images=found.test.images,
+            interval=found.test.interval,
+            metrics=dict(found.others),
+        )
+
+    def value(self, path: str) -> float | None:
+        """Return the figure at a path such as `energy_mj/value`; None where it was not measured."""
+        found: Any = self
+        for name in path.split("/"):
+            found = None if found is None else getattr(found, name)
+        return None if found is None else float(found)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Proof(Record):
@@ -180,16 +237,16 @@ class Proof(Record):
 
     Attributes:
         masked_vs_slim: the dense network with the channels switched off, against the slim one.
-        slim_vs_reloaded: the slim network, against itself read back from its file.
-        slim_vs_onnx: the slim network, against its ONNX file in ONNX Runtime.
+        slim_vs_reloaded: the slim network, against itself read back from its file; None where none was written.
+        slim_vs_onnx: the slim network, against its ONNX file in ONNX Runtime; None where there is none.
         tolerance: up to which two outputs count as equal.
         inputs: what it was checked on.
         kept_after_failing: groups that were kept whole, since the proof failed without them.
     """
 
     masked_vs_slim: Amount
-    slim_vs_reloaded: Amount
-    slim_vs_onnx: Amount
+    slim_vs_reloaded: Amount | None
+    slim_vs_onnx: Amount | None
     tolerance: Amount
     inputs: tuple[str, ...]
     kept_after_failing: tuple[str, ...] = ()
@@ -197,4 +254,4 @@ class Proof(Record):
     @property
     def error(self) -> float:
         """The largest of the three."""
-        return max(self.masked_vs_slim, self.slim_vs_reloaded, self.slim_vs_onnx)
+        return max(self.masked_vs_slim, self.slim_vs_reloaded or 0.0, self.slim_vs_onnx or 0.0)

@@ -79,29 +79,18 @@ def ledger(legs: Sequence[Leg], dense_macs: int, slim_macs: int, images: int) ->
     )
 
 
-def times(legs: Sequence[Leg], images: int) -> dict[str, tuple[float, float] | None]:
-    """Return seconds and CPU-seconds of a run's parts, and of what one might have done instead.
+def times(legs: Sequence[Leg]) -> dict[str, tuple[float, float] | None]:
+    """Return seconds and CPU-seconds of a run's parts, as they were measured; None where there was none.
 
-    `search` and `training` were measured; None where there was none. One dense training, and that and the training of
-    the slim network for as long, are estimated from the time that an image took here; None where the dense network was
-    not trained.
+    What one dense training would take is not among them: the few steps of a search warm up, and may be of another
+    precision. From eight of them it came out three times too long.
     """
-    first, last = legs[0], legs[-1]
-    dense = both = None
-    if first.search and first.images and last.images:
-        dense, slim = (_time([leg], images / leg.images) for leg in (first, last))
-        both = (dense[0] + slim[0], dense[1] + slim[1])
     search, training = ([leg for leg in legs if leg.search is wanted] for wanted in (True, False))
-    return {
-        "search": _time(search) if search else None,
-        "training": _time(training) if training else None,
-        "dense_training": dense,
-        "train_prune_retrain": both,
-    }
+    return {"search": _time(search) if search else None, "training": _time(training) if training else None}
 
 
-def _time(legs: Sequence[Leg], times: float = 1.0) -> tuple[float, float]:
-    return times * math.fsum(leg.seconds for leg in legs), times * math.fsum(leg.cpu_seconds for leg in legs)
+def _time(legs: Sequence[Leg]) -> tuple[float, float]:
+    return math.fsum(leg.seconds for leg in legs), math.fsum(leg.cpu_seconds for leg in legs)
 
 
 def break_even(cost: float, before: float, after: float) -> int | None:

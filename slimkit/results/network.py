@@ -30,7 +30,7 @@ class Architecture(Record):
         name: reference to what builds it, or the name of its class.
         arguments: of that factory.
         source: kind of file that it was read from, `module` or `fresh`.
-        input_shape: of one image, (C, H, W).
+        input_shape: of one image, (C, H, W); None where the input is no single tensor.
         classes: that it tells apart, None where it is no classifier.
         normalisation: of the images it expects, None where it is not known.
         assumptions: what its file does not say, and was taken to be so.
@@ -39,7 +39,7 @@ class Architecture(Record):
     name: str
     arguments: dict[str, Json]
     source: str
-    input_shape: tuple[Positive, ...]
+    input_shape: tuple[Positive, ...] | None
     classes: Count | None = None
     normalisation: Normalisation | None = None
     assumptions: tuple[str, ...] = ()

@@ -57,6 +57,56 @@ class Budget(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Attempt(Record):
+    """One network that was tried within a drop.
+
+    Attributes:
+        share: of the original that was asked for.
+        epochs: that it was retrained for.
+        drop, margin: what it lost, in points where the metric is a share, and what other images may say beyond that.
+        within: whether that is within what may be lost.
+    """
+
+    share: Amount
+    epochs: Amount
+    drop: float
+    margin: float | None
+    within: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drop(Record):
+    """The smallest network that loses at most so much.
+
+    Attributes:
+        max_drop: what may be lost, in points where the metric is a share.
+        minimise: what was made small.
+        drop, margin: what was lost, and what other images may say beyond that.
+        images: that both networks were judged on.
+        tried: one entry an attempt.
+    """
+
+    max_drop: Amount
+    minimise: str
+    drop: float
+    margin: float | None
+    images: Count
+    tried: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Record):
+    """Figures of the user's own, by name.
+
+    Attributes:
+        before, after: of the dense and of the slim network.
+    """
+
+    before: dict[str, float | None]
+    after: dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report(Record):
     """What a run did, measured, proved and cost.
 
@@ -80,7 +130,9 @@ class Report(Record):
         recovery: retraining after `compress`; None where there was no data.
         search: for the mask, of `train`.
         budget: one that had to be measured.
+        drop: where the smallest network within a drop was looked for.
         int8: figures of the INT8 file.
+        own: the user's own figures of both networks.
         warnings: what the user should know.
         verdict: the run in a sentence.
     """
@@ -105,7 +157,9 @@ class Report(Record):
     recovery: Recovery | None = None
     search: Search | None = None
     budget: Budget | None = None
+    drop: Drop | None = None
     int8: Figures | None = None
+    own: Own | None = None
     warnings: tuple[str, ...] = ()
     verdict: str = ""
 
@@ -213,3 +267,31 @@ class Benchmark(Record):
     schema: Literal["slimkit.bench/1"] = "slimkit.bench/1"
     models: tuple[Benched, ...]
     table: TableSummary | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry(Record):
+    """A method, or a setting of one.
+
+    Attributes:
+        name: to give it by.
+        default: value where it is not set.
+        meaning: what it is.
+    """
+
+    name: str
+    default: str
+    meaning: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogue(Record):
+    """What there is to choose from.
+
+    Attributes:
+        title: what is listed.
+        rows: one an entry.
+    """
+
+    title: str
+    rows: tuple[Entry, ...]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from slimkit.errors import RecordError
-from slimkit.results.codec import Record
 from slimkit.results.earlier import SCHEMA_1, from_1
 from slimkit.results.report import REPORT_SCHEMA, Report
 
@@ -14,15 +13,15 @@ _LARGEST = 100_000_000  # bytes; a long search on a deep network takes less than
 _HINT = "Give the output folder of a run"
 
 
-def to_json(record: Record) -> str:
-    """Write a record as JSON text."""
-    return json.dumps(record.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+def to_json(record: dict[str, Any]) -> str:
+    """Write what a record's `to_dict` gave as JSON text."""
+    return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write(report: Report, folder: Path) -> Path:
     """Write `report.json` into a folder and give its path."""
     path = folder / NAME
-    path.write_text(to_json(report), encoding="utf-8")
+    path.write_text(to_json(report.to_dict()), encoding="utf-8")
     return path
 
 

@@ -1,6 +1,7 @@
 """What training gave: epochs, the recovery after a cut, the search for a mask."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from slimkit.results.codec import Amount, Count, Record, Share
 from slimkit.results.network import check_bins
@@ -24,6 +25,11 @@ class AfterCut(Record):
     accuracy: Share | None = None
     quality: float | None = None
 
+    @property
+    def judged(self) -> float | None:
+        """The figure of the task's metric."""
+        return self.quality if self.accuracy is None else self.accuracy
+
 
 @dataclass(frozen=True)
 class Epoch(Record):
@@ -43,6 +49,11 @@ class Epoch(Record):
     validation_accuracy: Share | None = None
     validation_quality: float | None = None
 
+    @property
+    def judged(self) -> float | None:
+        """The figure of the task's metric."""
+        return self.validation_quality if self.validation_accuracy is None else self.validation_accuracy
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recovery(Record):
@@ -54,14 +65,16 @@ class Recovery(Record):
         images: trained on, in all.
         device, precision: computed on and in.
         history: epoch by epoch; the last one is delivered.
+        by: `slimkit`, or the user's `own` function, of which nothing else is known.
     """
 
-    epochs: Count
+    epochs: Amount
     seconds: Amount
     images: Count
     device: str
     precision: str
     history: tuple[Epoch, ...]
+    by: Literal["slimkit", "own"] = "slimkit"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +149,7 @@ class Search(Record):
     """The search for the mask, and the training around it.
 
     Attributes:
-        draw_policy: when channels were to be removed.
+        method: that found the small network.
         history: of all epochs, before and after the cut.
         rule: when a mask has settled.
         normalised: whether distances are divided by those of chance.
@@ -152,7 +165,7 @@ class Search(Record):
         penalty: what pulled on channels.
     """
 
-    draw_policy: str
+    method: str
     history: tuple[Epoch, ...]
     rule: str | None = None
     normalised: bool = False

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from slimkit.errors import SpecError
-from slimkit.measure import bench as rows_of
 from slimkit.measure import layer_table as tables
 from slimkit.measure import probe
 from slimkit.measure.engines import require
-from slimkit.measure.latency import measure
+from slimkit.measure.latency import Latency, measure
+from slimkit.results import Benched
 
 Progress = Callable[[str, float | None], None]
 
@@ -25,7 +24,7 @@ def bench(
     batch: int = 1,
     input_shape: tuple[int, ...] | None = None,
     progress: Progress = lambda message, share: None,
-) -> list[dict[str, Any]]:
+) -> list[Benched]:
     """Measure ONNX files, those of an engine in turns: one row a file and engine.
 
     Args:
@@ -40,13 +39,13 @@ def bench(
     """
     for engine in engines:
         require(engine)
-    rows: list[dict[str, Any]] = []
+    rows: list[Benched] = []
     for engine in engines:
         progress(f"opening the models in {engine}", None)
         for path in paths:
             probe.check(path, engine, input_shape, batch)
         times = measure(paths, input_shape, threads=threads, batch=batch, engine=engine, progress=progress)
-        rows += [asdict(row) for row in rows_of.rows(paths, times)]
+        rows += beside(paths, times)
     return rows
 
 
@@ -60,7 +59,7 @@ def make_table(
     input_shape: tuple[int, ...] | None = None,
     force: bool = False,
     progress: Progress = lambda message, share: None,
-) -> tuple[list[dict[str, Any]], tables.Table]:
+) -> tuple[list[Benched], tables.Table]:
     """Measure an ONNX file and its layers at a few widths, and write the table; give the file's row too.
 
     Args:
@@ -81,7 +80,20 @@ def make_table(
     whole = measure([path], input_shape, **settings)
     made = tables.build(path, input_shape, **settings, whole=whole[0])
     tables.save(made, file, force)
-    return [asdict(row) for row in rows_of.rows([path], whole)], made
+    return beside([path], whole), made
+
+
+def beside(paths: Sequence[Path], times: Sequence[Latency]) -> list[Benched]:
+    """Return one row a file, of what was measured: its time over that of the first file too."""
+    return [
+        Benched(
+            name=str(path),
+            bytes=path.stat().st_size,
+            latency_ms=time.record(),
+            share=time.typical_ms / times[0].typical_ms,
+        )
+        for path, time in zip(paths, times, strict=True)
+    ]
 
 
 def one_model(paths: Sequence[Path], engines: Sequence[str]) -> tuple[Path, str]:

@@ -167,8 +167,7 @@ def _compress(given: Given, work: Path, keep_files: bool, progress: Progress, st
     report["cost"] = cost(report, recovered.images, stages)
     if given.evaluate is not None:
         report["own"] = {"before": dict(given.evaluate(dense)), "after": dict(given.evaluate(model))}
-    finish(report, [spec], work, stages)
-    return Result(model, slimmed.mask, report)
+    return Result(model, slimmed.mask, finish(report, [spec], work, stages))
 
 
 def _smallest(

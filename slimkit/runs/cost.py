@@ -28,7 +28,7 @@ def training_cost(
     spent = energy.of_run(here, stages.meters, found.earlier[1])
     times = {
         name: time and {"seconds": time[0], "energy_kj": spent.value * time[1] / (here + found.earlier[1])}
-        for name, time in ledger.times(found.legs, images).items()
+        for name, time in ledger.times(found.legs).items()
     }
     removed = found.slimmed.mask.removed if found.slimmed else 0
     before, after = (sides[side].get("energy_mj", {}).get("value") for side in ("before", "after"))

@@ -22,10 +22,11 @@ from slimkit.measure.node_times import latency_by_node
 from slimkit.measure.size import count_params
 from slimkit.measure.stages import Stages
 from slimkit.models import Network
-from slimkit.results import json_file, records
+from slimkit.results.earlier import SCHEMA_1
 from slimkit.runs.files import DENSE_ONNX, INT8_ONNX, ONNX
 from slimkit.runs.start import allowed_widths, conditions
 from slimkit.settings import RunSpec
+from slimkit.surgery import rows
 from slimkit.surgery.prove import Slimmed
 
 _CALIBRATION_BATCHES = 8  # of 64 images
@@ -38,10 +39,10 @@ def slimming_rows(
     allowed = allowed_widths(spec)
     graph, mask = slimmed.graph, slimmed.mask
     return {
-        "channels": records.channels(graph, mask, slimmed.fixed, slimmed.failing, spec.ratio),
-        "groups": records.groups(graph, mask, allowed),
-        "layers": records.layers(dense, model, one_image(example)),
-        "gammas": records.gammas(dense, model),
+        "channels": rows.channels(graph, mask, slimmed.fixed, slimmed.failing, spec.ratio),
+        "groups": rows.groups(graph, mask, allowed),
+        "layers": rows.layers(dense, model, one_image(example)),
+        "gammas": rows.gammas(dense, model),
     }
 
 
@@ -50,7 +51,7 @@ def head(
 ) -> dict[str, Any]:
     known = provenance.of(network.model)
     return {
-        "schema": json_file.SCHEMA,
+        "schema": SCHEMA_1,
         "slimkit": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
@@ -99,7 +100,7 @@ def measure(
             continue
         if path in paths:
             time = found[paths.index(path)]
-            side |= {"bytes": path.stat().st_size, "latency_ms": time.record()}
+            side |= {"bytes": path.stat().st_size, "latency_ms": time.record().to_dict()}
             side["energy_mj"] = asdict(energy.per_inference(time))
         if dataset is not None:
             side |= judged(network, dataset)
@@ -133,7 +134,7 @@ def judged(network: nn.Module | Path, dataset: data.Dataset) -> dict[str, Any]:
     return rows
 
 
-def time_layers(rows: list[dict[str, Any]], work: Path, spec: RunSpec) -> list[dict[str, Any]]:
+def time_layers(found: list[dict[str, Any]], work: Path, spec: RunSpec) -> list[dict[str, Any]]:
     """Add to the rows of the layers the milliseconds that each takes, before and after."""
     for key, path in (("ms_before", work / DENSE_ONNX), ("ms_after", work / ONNX)):
         if not path.exists():
@@ -141,9 +142,9 @@ def time_layers(rows: list[dict[str, Any]], work: Path, spec: RunSpec) -> list[d
         spent: dict[str, float] = {}
         for node in latency_by_node(path, engine=spec.runtime, threads=spec.threads, batch=spec.batch, repeats=10):
             spent[node.layer] = spent.get(node.layer, 0.0) + node.fastest_ms
-        for row in rows:
+        for row in found:
             row[key] = spent.get(row["name"], 0.0)
-    return rows
+    return found
 
 
 def cost(sides: Mapping[str, Any], images: int, stages: Stages) -> dict[str, Any]:

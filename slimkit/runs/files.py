@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from slimkit.example import Example, tensors
 from slimkit.measure.engines import open_runner
 from slimkit.measure.stages import Stages
 from slimkit.report import page, verdict
-from slimkit.results import json_file
+from slimkit.results import Report, report_file
+from slimkit.results.earlier import from_1
 from slimkit.settings import Settings, to_toml
 from slimkit.surgery import proof
 from slimkit.surgery.prove import Slimmed
@@ -93,11 +95,12 @@ def run_onnx(path: Path, inputs: Sequence[Example]) -> list[Any]:
     return [[torch.from_numpy(array) for array in runner.run(tensors(example)[0].numpy())] for example in inputs]
 
 
-def finish(report: dict[str, Any], specs: Sequence[Settings], work: Path, stages: Stages) -> None:
+def finish(report: dict[str, Any], specs: Sequence[Settings], work: Path, stages: Stages) -> Report:
     """Complete a report and write it: `report.json`, `report.html` and `run.toml`."""
     (work / DENSE_ONNX).unlink(missing_ok=True)
-    report["verdict"] = verdict.verdict(report).sentence
-    report["stages"] = stages.records()
-    json_file.write(report, work)
-    (work / "report.html").write_text(page.run_page(report), encoding="utf-8")
+    made = Report.from_dict(from_1(report | {"stages": [stage.to_dict() for stage in stages.finished]}))
+    made = replace(made, verdict=verdict.verdict(made).sentence)
+    report_file.write(made, work)
+    (work / "report.html").write_text(page.run_page(made), encoding="utf-8")
     (work / "run.toml").write_text(to_toml(*specs), encoding="utf-8")
+    return made

@@ -1,20 +1,21 @@
 """Which channels can go, and why others cannot: `slimkit inspect`."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from slimkit import models
-from slimkit.results import records
+from slimkit._version import __version__
+from slimkit.results import Architecture, Channels, Gammas, InspectedGroup, Inspection
 from slimkit.runs.figures import head
 from slimkit.runs.result import Progress, quiet
 from slimkit.runs.start import image_shape, trace_with
 from slimkit.selection.mask import Mask
 from slimkit.settings import CompressSpec
+from slimkit.surgery import rows
 
 
-def inspect_checkpoint(path: Path, spec: CompressSpec, progress: Progress = quiet) -> dict[str, Any]:
+def inspect_checkpoint(path: Path, spec: CompressSpec, progress: Progress = quiet) -> Inspection:
     """Return what can be removed from the network in a file, and what cannot and why; writes nothing."""
     progress("reading the checkpoint", None)
     network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
@@ -26,12 +27,25 @@ def inspect_checkpoint(path: Path, spec: CompressSpec, progress: Progress = quie
     work: dict[str, float] = {}
     for item in graph.works:
         work[item.layer] = work.get(item.layer, 0) + item.each * len(item.outputs) * len(item.inputs)
-    rows = [row | {"macs": round(sum(work.get(layer, 0) for layer in row["layers"]))} for row in graph.describe()]
-    report = head("inspect", spec, network, torch.empty(1, *shape))
-    return report | {
-        "channels": records.channels(graph, keep, fixed, (), None),
-        "groups": rows,
-        "gammas": records.gammas(network.model, network.model),
-        "macs": graph.macs(keep.keep),
-        "params": graph.params(keep.keep),
-    }
+    groups = tuple(
+        InspectedGroup(
+            name=group.name,
+            layers=group.layers,
+            channels=len(group.members),
+            batch_norm=bool(group.norms),
+            macs=round(sum(work.get(layer, 0) for layer in group.layers)),
+        )
+        for group in graph.groups
+    )
+    arch = head("inspect", spec, network, torch.empty(1, *shape))["arch"]
+    gammas = rows.gammas(network.model, network.model)
+    channels = rows.channels(graph, keep, fixed, (), None)
+    return Inspection(
+        slimkit=__version__,
+        arch=Architecture.from_dict(arch),
+        channels=Channels.from_dict({name: value for name, value in channels.items() if name != "share_removed"}),
+        groups=groups,
+        gammas=Gammas.from_dict(gammas) if gammas else None,
+        macs=graph.macs(keep.keep),
+        params=graph.params(keep.keep),
+    )

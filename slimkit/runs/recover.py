@@ -92,7 +92,8 @@ def recover(
         rows.append(row(spec.constants, "re-estimated" if source else "as trained", model))
     if retrain is not None:
         progress("retraining", None)
-        return Recovered(_own(retrain, model, dense), rows)
+        own = {"epochs": 0, "seconds": 0.0, "images": 0, "device": "", "precision": "", "history": [], "by": "own"}
+        return Recovered(_own(retrain, model, dense), rows, own)
     if source is None or not spec.epochs:
         return Recovered(model, rows)
     return _retrained(dense, model, spec, dataset, source, rows, progress)

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
+from slimkit.results import Report
 from slimkit.selection.mask import Mask
 
 Progress = Callable[[str, float | None], None]
@@ -25,18 +25,18 @@ class Result:
 
     model: nn.Module
     mask: Mask
-    report: dict[str, Any]
+    report: Report
     folder: Path | None = None
 
     def __repr__(self) -> str:
-        return f"Result({type(self.model).__name__}, {self.report.get('verdict', 'no verdict')!r})"
+        return f"Result({type(self.model).__name__}, {self.report.verdict!r})"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command leaves: its report, and the folder with the five files."""
+    """What a command leaves: its report, None of a process that only helped, and the folder with the five files."""
 
-    report: dict[str, Any]
+    report: Report | None
     folder: Path
 
 

@@ -92,7 +92,7 @@ def train_network(asked: Plan, out: Path | None, force: bool, resume: bool, prog
 
         if world.rank:
             asked.method(job_of(network, fresh, dataset, asked, store, progress), asked.config)
-            return Outcome({}, target)
+            return Outcome(None, target)
         result = _train(network, fresh, dataset, asked, work, store, progress, stages)
     training.forget(store)
     return Outcome(result.report, target)
@@ -136,8 +136,7 @@ def _train(
     report |= {"spec": asked.settings(), "search": found.search.to_dict()}
     report["cost"], notes = training_cost(job, found, sides, stages, dict(asked.settings()))
     report["warnings"] = [*found.warnings, *failed, *notes, *sides.get("warnings", [])]
-    finish(report, [spec, asked.config], work, stages)
-    return Result(model, slimmed.mask, report)
+    return Result(model, slimmed.mask, finish(report, [spec, asked.config], work, stages))
 
 
 def job_of(

@@ -23,6 +23,15 @@
   addEventListener("pointermove", show);
   addEventListener("pointerdown", show);
   addEventListener("scroll", () => { box.hidden = true; }, { passive: true });
+  // On paper nothing can be opened: settings and machine are printed whole, and folded again afterwards.
+  const folded = [...document.querySelectorAll("details[data-printed]")];
+  addEventListener("beforeprint", () => {
+    for (const part of folded) part.dataset.printed = part.open ? "open" : "opened";
+    for (const part of folded) part.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const part of folded) part.open = part.dataset.printed === "open";
+  });
   for (const button of document.querySelectorAll(".code button")) {
     if (!navigator.clipboard) continue;
     button.hidden = false;

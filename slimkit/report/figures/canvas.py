@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 WIDE, NARROW = 760, 340  # CSS pixels; the page shows the one that fits
 
@@ -83,8 +83,17 @@ def canvas(
 def measure(axes: Axes, name: str, show: Callable[[float], str], ticks: int = 4) -> None:
     """Dress the y axis: its name above, level, and faint lines with numbers instead of a rule."""
     axes.set_title(name, loc="left", fontsize=11, color=MUTED, pad=9, x=0)
-    axes.yaxis.set_major_locator(MaxNLocator(ticks))
+    axes.yaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y")
+
+
+def graded(axes: Axes, name: str, unit: str, ticks: int = 4) -> None:
+    """Dress the y axis of a task's metric: shares as percentages, with as many decimals as the ticks need."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.06 * (high - low))
+    measure(axes, f"{name}, {unit}" if unit not in ("share", "") else name, lambda value: f"{value:g}", ticks)
+    if unit == "share":
+        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))

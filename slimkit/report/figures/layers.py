@@ -7,15 +7,16 @@ from matplotlib.axes import Axes
 
 from slimkit.report.figures.canvas import AFTER, BEFORE, INK, MUTED, RULE, Drawing, canvas, measure
 from slimkit.report.numbers import amount, milliseconds, percent, short
+from slimkit.results import Layer
 
-Layers = Sequence[dict[str, Any]]
+Layers = Sequence[Layer]
 
 
 def channels(layers: Layers, width: int) -> Drawing:
     """Draw the silhouette of the network: a layer is as high as it has channels; inside, what is left."""
     drawing, (axes,) = canvas(width, 260, margins=(6, 6, 34, 30))
-    old = [layer["channels_before"] for layer in layers]
-    new = [layer["channels_after"] for layer in layers]
+    old = [layer.channels_before for layer in layers]
+    new = [layer.channels_after for layer in layers]
     for counts, colour in ((old, BEFORE), (new, AFTER)):
         axes.bar(
             range(len(layers)), counts, bottom=[-count / 2 for count in counts],
@@ -35,8 +36,8 @@ def channels(layers: Layers, width: int) -> Drawing:
     axes.annotate(f"{top} channels", (-15, 0), rotation=90, ha="right", va="center", color=MUTED, size=11, **where)
     _stages(axes, layers, width - 36)
     for place, layer in enumerate(layers):
-        left = percent(layer["channels_after"] / layer["channels_before"], 0)
-        change = f"{layer['channels_before']} → {layer['channels_after']} channels, {left} kept"
+        left = percent(layer.channels_after / layer.channels_before, 0)
+        change = f"{layer.channels_before} → {layer.channels_after} channels, {left} kept"
         drawing.hover(axes, place - 0.5, place + 0.5, f"{_name(layer)}: {change}")
     return drawing
 
@@ -53,11 +54,11 @@ def times(layers: Layers, width: int) -> Drawing:
 
 def _bars(layers: Layers, width: int, key: str, name: str, show: Callable[[float | None], str]) -> Drawing:
     drawing, (axes,) = canvas(width, 220, margins=(28, 6, 34, 54))
-    old = [layer.get(f"{key}_before") or 0 for layer in layers]
-    new = [layer.get(f"{key}_after") or 0 for layer in layers]
+    old = [getattr(layer, f"{key}_before") or 0 for layer in layers]
+    new = [getattr(layer, f"{key}_after") or 0 for layer in layers]
     for values, colour in ((old, BEFORE), (new, AFTER)):
         axes.bar(range(len(layers)), values, width=_bar_width(layers, width), color=colour, linewidth=0)
-    axes.set(xlim=(-0.6, len(layers) - 0.4), xticks=[], ylim=(0, 1.02 * max([*old, *new])))
+    axes.set(xlim=(-0.6, len(layers) - 0.4), xticks=[], ylim=(0, 1.02 * max([*old, *new]) or 1))
     measure(axes, name, lambda value: short(show(value)))
     _stages(axes, layers, width - 60)
     for place, layer in enumerate(layers):
@@ -70,16 +71,16 @@ def _bar_width(layers: Layers, width: int) -> float:
     return 1.0 if len(layers) > width / 12 else 0.86
 
 
-def _name(layer: dict[str, Any]) -> str:
-    return f"{layer['name']} ({layer['kind']})" if layer.get("kind") else str(layer["name"])
+def _name(layer: Layer) -> str:
+    return f"{layer.name} ({layer.kind})"
 
 
 def _stages(axes: Axes, layers: Layers, width: int) -> None:
     """Name the parts of the network below, where there is room; a line where one begins."""
     parts: list[list[Any]] = []  # [name, first place, last place]
-    depth = 1 if len({layer["name"].split(".")[0] for layer in layers}) > 2 else 2
+    depth = 1 if len({layer.name.split(".")[0] for layer in layers}) > 2 else 2
     for place, layer in enumerate(layers):
-        name = ".".join(layer["name"].split(".")[:depth])
+        name = ".".join(layer.name.split(".")[:depth])
         if parts and parts[-1][0] == name:
             parts[-1][2] = place
         else:

@@ -6,7 +6,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import MaxNLocator
 
 from slimkit.report.figures.canvas import MUTED, Drawing, canvas
-from slimkit.report.numbers import digits
+from slimkit.report.numbers import digits, moment
 
 _MOST_HOVERED = 40  # epochs; a hover text for each of 800 pairs is enough for a page
 _WARM = LinearSegmentedColormap.from_list(
@@ -25,8 +25,10 @@ def matrix(distances: Sequence[Sequence[float]], epochs: Sequence[float], thresh
     others = _off_diagonal(distances) if size > 1 else []
     if others and min(map(min, others)) < threshold < max(map(max, others)):
         axes.contour(others, levels=[threshold], colors=["#ffffff"], linewidths=1.5)
-    ticks = [round(tick) for tick in MaxNLocator(8, integer=True).tick_values(0, size - 1) if 0 <= tick < size]
-    names = [f"{epochs[tick]:g}" for tick in ticks]
+    room = max(len(moment(epoch)) for epoch in epochs) * 7 + 14  # pixels that a label takes, with air
+    most = max(1, min(8, (side - scale - 54) // room))
+    ticks = [round(tick) for tick in MaxNLocator(most, integer=True).tick_values(0, size - 1) if 0 <= tick < size]
+    names = [moment(epochs[tick]) for tick in ticks]
     axes.set_xticks(ticks, names)
     axes.set_yticks(ticks, names)
     axes.set_xlabel("epoch")
@@ -41,7 +43,7 @@ def matrix(distances: Sequence[Sequence[float]], epochs: Sequence[float], thresh
     beside.axhline(threshold, color="#ffffff", linewidth=1.5)
     for row in range(size if size <= _MOST_HOVERED else 0):
         for column in range(row + 1):
-            words = f"epochs {epochs[column]:g} and {epochs[row]:g}: {digits(distances[row][column])}"
+            words = f"epochs {moment(epochs[column])} and {moment(epochs[row])}: {digits(distances[row][column])}"
             drawing.hover(axes, column - 0.5, column + 0.5, words, y=(row - 0.5, row + 0.5))
             if column < row:
                 drawing.hover(axes, row - 0.5, row + 0.5, words, y=(column - 0.5, column + 0.5))

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from slimkit.report.figures.canvas import AFTER, BEFORE, INK, MUTED, NARROW, PAPER, Drawing, canvas, measure
-from slimkit.report.numbers import percent, short
+from slimkit.report.figures.canvas import AFTER, BEFORE, INK, MUTED, NARROW, PAPER, Drawing, canvas, graded
+from slimkit.report.numbers import digits, metric, percent, short
+from slimkit.results import Accuracy
 
 _COLOURS = {"before": (BEFORE, BEFORE), "after": (AFTER, AFTER), "other": (PAPER, INK)}
 
@@ -30,18 +31,22 @@ class Expense:
     ours: bool = False
 
 
-def accuracy_against(points: Sequence[Point], name: str, show: Callable[[float], str], width: int) -> Drawing:
-    """Draw accuracy against cost, from cost 0 on, so that no reduction is flattered; `show` writes it."""
+def accuracy_against(
+    points: Sequence[Point], name: str, show: Callable[[float], str], by: Accuracy, width: int
+) -> Drawing:
+    """Draw a metric against cost, from cost 0 on, so that no reduction is flattered; `show` writes it."""
     height = 340
     drawing, (axes,) = canvas(width, height)
     costs, values = [point.cost for point in points], [point.accuracy for point in points]
-    room = max(max(values) - min(values), 0.02)  # less would make noise look like a difference
+    least = 0.02 if by.unit == "share" else 0.02 * max(map(abs, values)) or 1.0
+    room = max(max(values) - min(values), least)  # less would make noise look like a difference
     middle = (max(values) + min(values)) / 2
-    axes.set(xlim=(0, 1.08 * max(costs)), ylim=(middle - 0.62 * room, min(middle + 0.62 * room, 1.0)))
+    top = middle + 0.62 * room
+    axes.set(xlim=(0, 1.08 * max(costs)), ylim=(middle - 0.62 * room, min(top, 1.0) if by.unit == "share" else top))
     heights = _apart(points, 15 / (height - 74) * 1.24 * room, 1.08 * max(costs) / (width - 64))
     for point, level in zip(points, heights, strict=True):
         face, edge = _COLOURS[point.role]
-        said = f"{point.name}: {percent(point.accuracy, 2)} at {show(point.cost)}"
+        said = f"{point.name}: {metric(point.accuracy, by.unit, 2)} at {show(point.cost)}"
         axes.scatter(
             point.cost, point.accuracy, s=70, facecolor=face, edgecolor=edge, linewidth=1.5, zorder=3,
             clip_on=False, gid=drawing.tip(said),
@@ -52,8 +57,7 @@ def accuracy_against(points: Sequence[Point], name: str, show: Callable[[float],
             ha="right" if left else "left", va="center", size=12,
             color=MUTED if point.role == "before" else INK,
         )  # fmt: skip
-    places = 0 if room > 0.04 else 1
-    measure(axes, "accuracy", lambda value: percent(value, places), ticks=6)
+    graded(axes, by.metric, by.unit, ticks=6)
     axes.set_xlabel(name)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(show(value))))
     axes.xaxis.set_major_locator(MaxNLocator(4 if width == NARROW else 7))
@@ -91,10 +95,11 @@ def expenses(rows: Sequence[Expense], width: int) -> Drawing:
     return drawing
 
 
-def after_cut(rows: Sequence[tuple[str, float]], dense: float | None, accuracy: bool, width: int) -> Drawing:
-    """Draw accuracy (or, without data, output error) right after the cut, each treatment one line."""
+def after_cut(rows: Sequence[tuple[str, float]], dense: float | None, by: Accuracy | None, width: int) -> Drawing:
+    """Draw the task's metric (or, without data, output error) right after the cut, each treatment one line."""
+    accuracy = by is not None and by.unit == "share"
     drawing, (axes,) = canvas(width, 66 + 44 * len(rows), margins=(18 if accuracy else 0, 44, 46, 2))
-    show = percent if accuracy else (lambda value: f"{value:.2f}")
+    show = percent if accuracy else digits
     top = max([1.0 if accuracy else 0.0, *(value for _, value in rows)]) or 1.0  # of a cut that changes nothing
     for place, (name, value) in enumerate(rows):
         axes.plot([0, value], [place, place], color=AFTER, linewidth=2, solid_capstyle="butt")
@@ -117,14 +122,15 @@ def after_cut(rows: Sequence[tuple[str, float]], dense: float | None, accuracy: 
             size=12,
             color=INK,
         )
-    if accuracy and dense is not None:
+    if by is not None and dense is not None:
         axes.axvline(dense, color=BEFORE, linewidth=1.5, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate(
-            f"dense {percent(dense)}", (dense, 1), xycoords=("data", "axes fraction"), xytext=(0, 5),
+            f"dense {show(dense)}", (dense, 1), xycoords=("data", "axes fraction"), xytext=(0, 5),
             textcoords="offset points", ha="right", va="bottom", size=11, color=MUTED,
         )  # fmt: skip
     axes.set(xlim=(0, top), ylim=(len(rows) - 0.5, -0.75), yticks=[])
-    axes.set_xlabel("accuracy" if accuracy else "output error: largest difference, in standard deviations")
+    error = "output error: root mean square, in standard deviations of the outputs"
+    axes.set_xlabel(f"{by.metric} {by.unit if not accuracy else ''}".strip() if by else error)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value, 0) if accuracy else f"{value:g}"))
     axes.spines["left"].set_visible(False)
     return drawing

@@ -5,25 +5,21 @@ from typing import Any
 from slimkit.report.figures import tradeoff
 from slimkit.report.numbers import amount, duration
 from slimkit.report.parts import Cell, Code, Section, Table, pairs, picture, quantity, words
-from slimkit.report.verdict import Record
+from slimkit.results import Cost, Normalisation, Report, Stage, Times
 
 
-def cost(report: Record) -> Section | None:
+def cost(report: Report) -> Section:
     """What training cost, against the alternatives, and where the run's time went."""
-    record, stages = report.get("cost") or {}, report.get("stages") or []
+    record = report.cost
     parts: list[Any] = []
     rows = _expenses(record)
     if len(rows) > 1:
         parts.append(picture("cost", "Cost of training", lambda width: tradeoff.expenses(rows, width)))
-    if any((record.get("times") or {}).values()):
-        parts.append(_times(record["times"]))
-    figures = _figures(record)
-    if figures:
-        parts.append(Table(head=(), rows=figures))
-    if stages:
-        parts.append(_stages(stages))
-    if not parts:
-        return None
+    if record.times:
+        parts.append(_times(record.times))
+    parts.append(Table(head=(), rows=_figures(record)))
+    if report.stages:
+        parts.append(_stages(report.stages))
     return Section(
         name="cost",
         title="What the run cost",
@@ -32,14 +28,13 @@ def cost(report: Record) -> Section | None:
     )
 
 
-def usage(report: Record) -> Section | None:
+def usage(report: Report) -> Section | None:
     """Code to run the model, to copy."""
-    arch = report.get("arch") or {}
-    shape = arch.get("input_shape")
-    if not shape:
+    arch = report.arch
+    shape, scale = arch.input_shape, arch.normalisation
+    if shape is None:
         return None
     size = ", ".join(map(str, shape))
-    scale = arch.get("normalisation") or {}
     torch_scale, numpy_scale = (_scaling(scale, make) for make in ("torch.tensor", "np.float32"))
     torch = (
         "import slimkit\nimport torch\n\n"
@@ -55,11 +50,10 @@ def usage(report: Record) -> Section | None:
     )
     pixels = " × ".join(map(str, shape[1:]))
     about = f"Images of {pixels} pixels, {shape[0]} channel{'s' if shape[0] != 1 else ''}, float32."
-    if not scale:
+    if scale is None:
         about += " Normalise them as in training."
-    assumed = arch.get("assumptions") or []
-    if assumed:
-        about += f" Assumed, since the checkpoint does not say: {'; '.join(assumed)}."
+    if arch.assumptions:
+        about += f" Assumed, since the checkpoint does not say: {'; '.join(arch.assumptions)}."
     return Section(
         name="usage",
         title="Use the model",
@@ -68,82 +62,77 @@ def usage(report: Record) -> Section | None:
     )
 
 
-def conditions(report: Record) -> Section | None:
+def conditions(report: Report) -> Section:
     """Settings and environment."""
-    parts: list[Any] = []
-    arch = {key: value for key, value in (report.get("arch") or {}).items() if value not in (None, [], {})}
-    for record, caption in (
-        (arch, "The network"),
-        (report.get("spec") or {}, "All settings (run.toml repeats the run)"),
-        (report.get("environment") or {}, "Machine and versions"),
-    ):
-        if record:
-            parts.append(pairs(record, caption, folded=True))
-    if not parts:
-        return None
+    arch = {name: value for name, value in report.arch.to_dict().items() if value not in (None, [], {})}
+    parts: list[Any] = [
+        pairs(record, caption, folded=True)
+        for record, caption in (
+            (arch, "The network"),
+            (report.spec, "All settings (run.toml repeats the run)"),
+            (report.environment, "Machine and versions"),
+        )
+    ]
     about = "What it takes to do this again."
     return Section(name="conditions", title="Settings and machine", about=about, parts=parts)
 
 
-def _scaling(scale: Record, make: str) -> str:
+def _scaling(scale: Normalisation | None, make: str) -> str:
     """Write code that normalises images, where it is known how; `make` turns numbers into an array."""
-    if not (scale.get("mean") and scale.get("std")):
+    if scale is None:
         return ""
-    mean, std = ([round(value, 6) for value in scale[key]] for key in ("mean", "std"))
+    mean, std = ([float(f"{value:.6g}") for value in values] for values in (scale.mean, scale.std))
     return (
         f"mean, std = ({make}(values).reshape(-1, 1, 1) for values in ({mean}, {std}))\n"
         "images = (images - mean) / std\n"
     )
 
 
-def _expenses(record: Record) -> list[tradeoff.Expense]:
-    dense = record.get("dense_training_macs")
+def _expenses(record: Cost) -> list[tradeoff.Expense]:
+    dense = record.dense_training_macs
     if not dense:
         return []
     ours = [
-        (name, record[key] / dense)
-        for name, key in (("search", "search_macs"), ("training", "training_macs"))
-        if record.get(key)
+        (name, macs / dense)
+        for name, macs in (("search", record.search_macs), ("training", record.training_macs))
+        if macs
     ]
     rows = [tradeoff.Expense("this run", tuple(ours), ours=True)] if ours else []
     rows.append(tradeoff.Expense("one dense training", (("training", 1.0),)))
-    if record.get("train_prune_retrain_macs"):
-        share = record["train_prune_retrain_macs"] / dense
+    if record.train_prune_retrain_macs:
+        share = record.train_prune_retrain_macs / dense
         rows.append(tradeoff.Expense("train, prune, retrain", (("training", share),)))
     return rows
 
 
-def _times(times: Record) -> Table:
-    """Time and energy of the run's parts, and what the alternatives would have taken."""
+def _times(times: Times) -> Table:
+    """Time and energy of the run's parts, as they were measured."""
     rows = [
         (
-            Cell(text=name, note=note),
-            quantity(times[key]["seconds"], duration, f"cost/times/{key}/seconds"),
-            quantity(times[key]["energy_kj"], _kilojoules, f"cost/times/{key}/energy_kj"),
+            words(name),
+            quantity(spent.seconds, duration, f"cost/times/{key}/seconds"),
+            quantity(spent.energy_kj, _kilojoules, f"cost/times/{key}/energy_kj"),
         )
-        for key, name, note in (
-            ("search", "search", None),
-            ("training", "training of the small network", None),
-            ("dense_training", "one dense training", "estimated from the time an image took"),
-            ("train_prune_retrain", "train, prune, retrain", "estimated likewise"),
+        for key, name, spent in (
+            ("search", "until the cut", times.search),
+            ("training", "training of the small network", times.training),
         )
-        if times.get(key)
+        if spent
     ]
     return Table(head=("", "time", "energy"), rows=rows)
 
 
-def _figures(record: Record) -> list[tuple[Cell, Cell]]:
-    energy = record.get("energy_kj") or {}
+def _figures(record: Cost) -> list[tuple[Cell, Cell]]:
     rows = []
     for name, note, value, show, path in (
-        ("Time", None, record.get("seconds"), duration, "cost/seconds"),
-        ("Energy", energy.get("method"), energy.get("value"), _kilojoules, "cost/energy_kj/value"),
-        ("MACs of the search", None, record.get("search_macs"), amount, "cost/search_macs"),
-        ("MACs of the training", None, record.get("training_macs"), amount, "cost/training_macs"),
+        ("Time", None, record.seconds, duration, "cost/seconds"),
+        ("Energy", record.energy_kj.method, record.energy_kj.value, _kilojoules, "cost/energy_kj/value"),
+        ("MACs until the cut", None, record.search_macs, amount, "cost/search_macs"),
+        ("MACs of the training after it", None, record.training_macs, amount, "cost/training_macs"),
         (
             "Repaid after",
             "so many inferences save what the run cost",
-            record.get("break_even_inferences"),
+            record.break_even_inferences,
             lambda value: f"{amount(value)} inferences",
             "cost/break_even_inferences",
         ),
@@ -153,19 +142,17 @@ def _figures(record: Record) -> list[tuple[Cell, Cell]]:
     return rows
 
 
-def _stages(stages: list[Record]) -> Table:
-    longest = max((stage.get("seconds") or 0) for stage in stages) or 1
-    rows = []
-    for index, stage in enumerate(stages):
-        seconds = stage.get("seconds")
-        rows.append(
-            (
-                words(stage.get("name", "")),
-                quantity(seconds, duration, f"stages/{index}/seconds", bar=(seconds or 0) / longest),
-                quantity(stage.get("cpu_seconds"), duration, f"stages/{index}/cpu_seconds"),
-                quantity(stage.get("peak_mb"), _megabytes, f"stages/{index}/peak_mb"),
-            )
+def _stages(stages: tuple[Stage, ...]) -> Table:
+    longest = max(stage.seconds for stage in stages) or 1
+    rows = [
+        (
+            words(stage.name),
+            quantity(stage.seconds, duration, f"stages/{index}/seconds", bar=stage.seconds / longest),
+            quantity(stage.cpu_seconds, duration, f"stages/{index}/cpu_seconds"),
+            quantity(stage.peak_mb, _megabytes, f"stages/{index}/peak_mb"),
         )
+        for index, stage in enumerate(stages)
+    ]
     return Table(head=("stage", "time", "CPU time", "peak memory"), rows=rows, caption="Where the time went")
 
 

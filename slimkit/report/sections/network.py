@@ -1,12 +1,12 @@
 """The network over its depth: channels, work, BatchNorm scales, and what was kept and why."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from slimkit.report.figures import gammas, layers
 from slimkit.report.numbers import amount, count, digits, milliseconds, percent
 from slimkit.report.parts import Cell, Section, Table, picture, quantity, words
-from slimkit.report.verdict import Record
+from slimkit.results import Group, Layer, Report
 
 _COLUMNS: tuple[tuple[str, Callable[[float | None], str]], ...] = (
     ("channels", count),
@@ -16,14 +16,14 @@ _COLUMNS: tuple[tuple[str, Callable[[float | None], str]], ...] = (
 )
 
 
-def silhouette(report: Record) -> Section | None:
+def silhouette(report: Report) -> Section | None:
     """Channels kept per layer, drawn over the network's depth."""
-    every = _layers(report)
+    every = report.layers
     if not every:
         return None
     shown = every
     last = every[-1]
-    if len(every) > 1 and last.get("kind") == "Linear" and last["channels_after"] == last["channels_before"]:
+    if len(every) > 1 and last.kind == "Linear" and last.channels_after == last.channels_before:
         shown = every[:-1]  # classes are no channels that could go; a thousand of them would dwarf the rest
     drawn = picture(
         "channels",
@@ -38,19 +38,19 @@ def silhouette(report: Record) -> Section | None:
         "to each other keep the same channels.",
         parts=[
             drawn,
-            _layer_table(report["layers"]),
+            _layer_table(every),
         ],
     )
 
 
-def work(report: Record) -> Section | None:
+def work(report: Report) -> Section | None:
     """MACs, and time where it was measured, of every layer before and after."""
-    every = _layers(report)
+    every = report.layers
     legend = [("before", "dense"), ("after", "slim")]
     parts: list[Any] = []
-    if any(layer.get("macs_before") for layer in every):
+    if any(layer.macs_before for layer in every):
         parts.append(picture("macs", "MACs of every layer", lambda width: layers.macs(every, width), legend))
-    if any(layer.get("ms_before") for layer in every):
+    if any(layer.ms_before for layer in every):
         parts.append(picture("times", "Time of every layer", lambda width: layers.times(every, width), legend))
     if not parts:
         return None
@@ -63,10 +63,10 @@ def work(report: Record) -> Section | None:
     )
 
 
-def gamma_histogram(report: Record) -> Section | None:
+def gamma_histogram(report: Report) -> Section | None:
     """The BatchNorm scales of the dense and of the slim network."""
-    record = report.get("gammas") or {}
-    if not record.get("before"):
+    record = report.gammas
+    if record is None:
         return None
     drawn = picture(
         "gammas",
@@ -74,14 +74,14 @@ def gamma_histogram(report: Record) -> Section | None:
         lambda width: gammas.histogram(record, width),
         legend=[("before", "dense"), ("after", "slim, as delivered")],
     )
-    edges, after = record["edges"], record.get("after") or [None] * len(record["before"])
+    edges = record.edges
     rows = [
         (
             words(f"{digits(edges[index])} to {digits(edges[index + 1])}"),
             quantity(old, count),
             quantity(new, count),
         )
-        for index, (old, new) in enumerate(zip(record["before"], after, strict=True))
+        for index, (old, new) in enumerate(zip(record.before, record.after, strict=True))
     ]
     return Section(
         name="gammas",
@@ -95,19 +95,12 @@ def gamma_histogram(report: Record) -> Section | None:
     )
 
 
-def kept(report: Record) -> Section | None:
+def kept(report: Report) -> Section:
     """What could not be removed, and why; groups that reached a limit."""
-    channels, groups = report.get("channels") or {}, report.get("groups") or []
-    if not channels and not groups:
-        return None
+    channels, groups = report.channels, report.groups
     parts: list[Any] = []
     reasons = [
-        (
-            words(entry.get("layer", ""), mono=True),
-            quantity(entry.get("channels"), count),
-            words(entry.get("reason", "")),
-        )
-        for entry in channels.get("kept") or []
+        (words(entry.layer, mono=True), quantity(entry.channels, count), words(entry.reason)) for entry in channels.kept
     ]
     if reasons:
         caption = f"{len(reasons)} layer{'s' if len(reasons) > 1 else ''} out of reach"
@@ -123,45 +116,41 @@ def kept(report: Record) -> Section | None:
     if rows:
         head = ("group", "layers", "before", "after", "kept")
         parts.append(Table(head=head, rows=rows, caption=f"All {len(rows)} groups", folded=True))
-    total, removable, removed = (channels.get(key) for key in ("total", "removable", "removed"))
-    about = ""
-    if None not in (total, removable, removed):
-        about = f"Of {total} channels {removable} can be removed and {removed} were. "
-    at_limit = sum(group.get("limit") is not None for group in groups)
+    about = f"Of {channels.total} channels {channels.removable} can be removed and {channels.removed} were. "
+    at_limit = sum(group.limit is not None for group in groups)
     if at_limit:
         about += f"{at_limit} of {len(groups)} groups stopped at a limit, a floor or the cap."
     return Section(name="kept", title="What stayed, and why", about=about, parts=parts)
 
 
-def _group(group: Record) -> tuple[Cell, ...]:
-    names = group.get("layers") or []
+def _group(group: Group) -> tuple[Cell, ...]:
+    names = group.layers
     some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    old, new = group.get("before"), group.get("after")
-    share = new / old if old and new is not None else None
-    limit = group.get("limit")
+    share = group.after / group.before
     return (
-        words(group.get("name", ""), mono=True),
+        words(group.name, mono=True),
         words(some, mono=True),
-        quantity(old, count),
-        quantity(new, count),
-        Cell(text=percent(share, 0), number=True, bar=share, note=None if limit is None else f"at its {limit}"),
+        quantity(group.before, count),
+        quantity(group.after, count),
+        Cell(
+            text=percent(share, 0),
+            number=True,
+            bar=min(share, 1.0),
+            note=None if group.limit is None else f"at its {group.limit}",
+        ),
     )
 
 
-def _layer_table(every: list[Record]) -> Table:
-    timed = any(layer.get("ms_before") for layer in every)
+def _layer_table(every: Sequence[Layer]) -> Table:
+    timed = any(layer.ms_before for layer in every)
     names = ["channels", "MACs", "parameters", "time"][: 3 + timed]
     head = ["layer", "kind", *(word for name in names for word in (name, "after"))]
     rows = []
     for index, layer in enumerate(every):
-        cells = [words(layer.get("name", ""), mono=True), words(layer.get("kind", ""))]
+        cells = [words(layer.name, mono=True), words(layer.kind)]
         for key, show in _COLUMNS[: 3 + timed]:
             for side in ("before", "after"):
                 name = f"{key}_{side}"
-                cells.append(quantity(layer.get(name), show, f"layers/{index}/{name}"))
+                cells.append(quantity(getattr(layer, name), show, f"layers/{index}/{name}"))
         rows.append(cells)
     return Table(head=head, rows=rows, caption=f"All {len(rows)} layers: before, after", folded=True)
-
-
-def _layers(report: Record) -> list[Record]:
-    return [layer for layer in report.get("layers") or [] if layer.get("channels_before")]

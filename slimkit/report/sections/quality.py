@@ -1,23 +1,30 @@
 """How good the network is: right after the cut, over the retraining, and whether it is what it should be."""
 
+from functools import partial
 from typing import Any
 
 from slimkit.report.figures import curves, tradeoff
-from slimkit.report.numbers import digits, percent
+from slimkit.report.numbers import digits, metric
 from slimkit.report.parts import Cell, Section, Table, picture, quantity, words
-from slimkit.report.verdict import Record
+from slimkit.results import Accuracy, AfterCut, Recovery, Report
 
 _CHECKS = (
     ("masked_vs_slim", "The dense network with the channels switched off, against the slim one"),
     ("slim_vs_reloaded", "The slim network, against itself read back from its file"),
     ("slim_vs_onnx", "The slim network, against the ONNX file in ONNX Runtime"),
 )
+_CONSTANTS = {"fold": "constants folded", "zero": "no folding", "reconstructed": "reconstructed"}
 
 
-def recovery(report: Record) -> Section | None:
-    """Right after the cut, with and without folding and BatchNorm re-estimation, and what retraining gave."""
-    dense = ((report.get("before") or {}).get("accuracy") or {}).get("validation")
-    parts = [*_cut(report.get("after_cut") or [], dense), *_retraining(report.get("recovery") or {}, dense)]
+def recovery(report: Report) -> Section | None:
+    """Right after the cut, with and without what repairs it, and what retraining gave."""
+    dense = report.before.judged.of("validation") if report.before.judged else None
+    split = report.after.judged.of("validation") if report.after.judged else None
+    images = split.of if split else "validation images"
+    by, value = report.after.judged or Accuracy(validation=None), dense.value if dense else None
+    parts = _cut(report.after_cut, value, by, images)
+    if report.recovery:
+        parts += _retraining(report.recovery, value, by, images)
     if not parts:
         return None
     return Section(
@@ -29,86 +36,85 @@ def recovery(report: Record) -> Section | None:
     )
 
 
-def proof(report: Record) -> Section | None:
+def proof(report: Report) -> Section:
     """That the files compute what they should."""
-    record = report.get("proof") or {}
-    bound = record.get("tolerance")
+    found = report.proof
     rows = []
     for key, meaning in _CHECKS:
-        error = record.get(key)
+        error = getattr(found, key)
         if error is None:
             continue
-        fine = bound is None or error <= bound
-        verdict = Cell(text="equal" if fine else "differs", number=True)
+        verdict = Cell(text="equal" if error <= found.tolerance else "differs", number=True)
         rows.append((words(meaning), quantity(error, _error, f"proof/{key}"), verdict))
-    if not rows:
-        return None
-    about = "Largest difference of any output, in standard deviations of the outputs."
-    if bound is not None:
-        about += f" Up to {digits(bound, 1)} counts as equal."
-    if record.get("inputs"):
-        about += f" Inputs: {record['inputs']}."
+    about = (
+        "Largest difference of any output, in standard deviations of the outputs. "
+        f"Up to {digits(found.tolerance, 1)} counts as equal. Inputs: {', '.join(found.inputs)}."
+    )
     parts: list[Any] = [Table(head=("", "error", ""), rows=rows)]
-    failed = record.get("kept_after_failing") or []
-    if failed:
+    if found.kept_after_failing:
         caption = "Groups kept whole, since the proof failed without them"
-        parts.append(Table(head=("group",), rows=[(words(name, mono=True),) for name in failed], caption=caption))
+        rows_kept = [(words(name, mono=True),) for name in found.kept_after_failing]
+        parts.append(Table(head=("group",), rows=rows_kept, caption=caption))
     return Section(name="proof", title="The proof", about=about, parts=parts)
 
 
-def _cut(entries: list[Record], dense: float | None) -> list[Any]:
-    if not entries:
-        return []
-    known = all(entry.get("accuracy") is not None for entry in entries)
-    key = "accuracy" if known else "output_error"
-    shown = [(_treatment(entry), float(entry[key])) for entry in entries if entry.get(key) is not None]
+def _cut(entries: tuple[AfterCut, ...], dense: float | None, by: Accuracy, images: str) -> list[Any]:
+    by_accuracy = all(entry.judged is not None for entry in entries)
+    shown = [
+        (_treatment(entry), value)
+        for entry in entries
+        if (value := entry.judged if by_accuracy else entry.output_error) is not None
+    ]
     rows = []
     for index, entry in enumerate(entries):
-        right = quantity(entry.get("accuracy"), lambda share: percent(share, 2), f"after_cut/{index}/accuracy")
-        error = quantity(entry.get("output_error"), digits, f"after_cut/{index}/output_error")
+        right = quantity(entry.judged, partial(metric, unit=by.unit, places=2), f"after_cut/{index}/accuracy")
+        error = quantity(entry.output_error, digits, f"after_cut/{index}/output_error")
         rows.append((words(_treatment(entry)), right, error))
-    table = Table(head=("", "accuracy", "output error"), rows=rows, caption="These numbers", folded=True)
-    if not shown:
-        return [table]
+    caption = "Right after the cut, before any retraining" + (f": {images}" if by_accuracy else "")
+    head = ("", by.metric, "output error")
+    if len(shown) < 2:  # a chart of one bar says nothing that a line of a table does not
+        return [Table(head=head, rows=rows, caption=caption)] if rows else []
     drawn = picture(
         "cut",
         "The network right after the cut",
-        lambda width: tradeoff.after_cut(shown, dense, known, width),
-        caption="Right after the cut, before any retraining",
+        lambda width: tradeoff.after_cut(shown, dense, by if by_accuracy else None, width),
+        caption=caption,
     )
-    return [drawn, table]
+    return [drawn, Table(head=head, rows=rows, caption="These numbers", folded=True)]
 
 
-def _retraining(record: Record, dense: float | None) -> list[Any]:
-    history = record.get("history") or []
-    if not any(entry.get("validation_accuracy") is not None for entry in history):
+def _retraining(record: Recovery, dense: float | None, by: Accuracy, images: str) -> list[Any]:
+    history = record.history
+    if not history:
         return []
-    drawn = picture(
-        "retraining",
-        "Validation accuracy over the epochs of retraining",
-        lambda width: curves.recovery(history, dense, width),
-        caption="Retraining; what is delivered is the last epoch, never the best",
-    )
     rows = [
         (
-            Cell(text=str(entry.get("epoch")), number=True),
-            quantity(entry.get("loss"), digits, f"recovery/history/{index}/loss"),
-            quantity(entry.get("learning_rate"), digits, f"recovery/history/{index}/learning_rate"),
+            Cell(text=str(entry.epoch), number=True),
+            quantity(entry.loss, digits, f"recovery/history/{index}/loss"),
+            quantity(entry.learning_rate, digits, f"recovery/history/{index}/learning_rate"),
             quantity(
-                entry.get("validation_accuracy"),
-                lambda share: percent(share, 2),
+                entry.judged,
+                partial(metric, unit=by.unit, places=2),
                 f"recovery/history/{index}/validation_accuracy",
             ),
         )
         for index, entry in enumerate(history)
     ]
-    head = ("epoch", "loss", "learning rate", "validation accuracy")
+    head = ("epoch", "loss", "learning rate", f"validation {by.metric}")
+    caption = f"Retraining, {images}; what is delivered is the last epoch, never the best"
+    if sum(entry.judged is not None for entry in history) < 2:
+        return [Table(head=head, rows=rows, caption=caption)]
+    drawn = picture(
+        "retraining",
+        "Validation accuracy over the epochs of retraining",
+        lambda width: curves.recovery(history, dense, by, width),
+        caption=caption,
+    )
     return [drawn, Table(head=head, rows=rows, caption="These numbers", folded=True)]
 
 
-def _treatment(entry: Record) -> str:
-    known = {"fold": "constants folded", "zero": "no folding"}
-    return f"{known.get(str(entry.get('constants')), '')}, BatchNorm {entry.get('batch_norm')}"
+def _treatment(entry: AfterCut) -> str:
+    return f"{_CONSTANTS.get(entry.constants, entry.constants)}, BatchNorm {entry.batch_norm}"
 
 
 def _error(value: float | None) -> str:

@@ -1,51 +1,53 @@
 """The search for the ticket: when the mask settled, and what training looked like."""
 
+from functools import partial
 from typing import Any
 
 from slimkit.report.figures import curves, gammas, masks
-from slimkit.report.numbers import digits, percent
+from slimkit.report.numbers import digits, metric, moment, percent
 from slimkit.report.parts import Cell, Section, Table, pairs, picture, quantity, words
-from slimkit.report.verdict import Record
+from slimkit.results import Accuracy, Penalty, Report, Search, Settling
 
 _PRECISIONS = {"fp32": "the precision of the run", "int8-emulated": "INT8, emulated: rounded values, float arithmetic"}
 
 
-def draw(report: Record) -> Section | None:
+def draw(report: Report) -> Section | None:
     """Distance between masks over the epochs, the matrix of all of them, the draw."""
-    search = report.get("search") or {}
-    distances = [entry for entry in search.get("distances") or [] if entry.get("distance") is not None]
-    ratios, threshold = search.get("ratios") or {}, search.get("threshold")
-    near = threshold or 0.1
-    draws = _draws(report)
+    search = report.search
+    if search is None:
+        return None
+    distances = [look for look in search.distances if look.distance is not None]
+    near = search.threshold or 0.1
+    draws = _draws(report, search)
     parts: list[Any] = []
-    if distances:
+    if len(distances) > 1:
         parts.append(
             picture(
                 "distance",
                 "Distance between successive masks over the epochs",
-                lambda width: curves.distance(distances, threshold, draws, width),
+                lambda width: curves.distance(distances, search.threshold, draws, width),
                 caption="How much the mask still changes",
             )
         )
-    if search.get("matrix"):
+    if len(search.epochs) > 2:
         parts.append(
             picture(
                 "matrix",
                 "Distance between the masks of every two epochs",
-                lambda width: masks.matrix(search["matrix"], search["epochs"], near, width),
+                lambda width: masks.matrix(search.matrix, search.epochs, near, width),
                 caption=f"Every mask against every other: warmer is closer, the line is {near:.3g}",
             )
         )
-    if ratios:
-        parts.append(_ratio_table(ratios))
+    if search.ratios:
+        parts.append(_ratio_table(search.ratios))
     if distances:
         rows = [
             (
-                Cell(text=f"{entry['epoch']:g}", number=True),
-                quantity(entry["distance"], digits, f"search/distances/{index}/distance"),
+                Cell(text=moment(look.epoch), number=True),
+                quantity(look.distance, digits, f"search/distances/{index}/distance"),
             )
-            for index, entry in enumerate(search["distances"])
-            if entry.get("distance") is not None
+            for index, look in enumerate(search.distances)
+            if look.distance is not None
         ]
         parts.append(Table(head=("epoch", "mask distance"), rows=rows, caption="All distances", folded=True))
     if not parts:
@@ -60,48 +62,52 @@ def draw(report: Record) -> Section | None:
     )
 
 
-def training(report: Record) -> Section | None:
+def training(report: Report) -> Section | None:
     """Accuracy and loss over all epochs, gammas over those of the search, the penalty."""
-    search = report.get("search") or {}
-    history = search.get("history") or []
-    draws = _draws(report)
-    first = next(iter(draws.values()), None)
-    group = (search.get("penalty") or {}).get("kind") == "group"
-    what = "all weights of a channel" if group else "BatchNorm scales"
+    search = report.search
+    if search is None:
+        return None
+    draws, by = _draws(report, search), report.after.judged or Accuracy(validation=None)
+    what = "all weights of a channel" if search.penalty and search.penalty.kind == "group" else "BatchNorm scales"
     parts: list[Any] = []
-    if any(entry.get("accuracy") is not None or entry.get("loss") is not None for entry in history):
+    if len(search.history) > 1:
+        split = report.after.judged.of("validation") if report.after.judged else None
         parts.append(
             picture(
                 "training",
                 "Accuracy and loss over the epochs",
-                lambda width: curves.training(history, dict(list(draws.items())[:1]), width),
+                lambda width: curves.training(search.history, dict(list(draws.items())[:1]), by, width),
+                caption=f"{by.metric.capitalize()} on {split.of if split else 'validation images'}, and loss",
             )
         )
-    snapshots = search.get("gamma_history") or []
-    if snapshots:
+    if len(search.gamma_history) > 1:
         parts.append(
             picture(
                 "gammatime",
                 "Histograms of BatchNorm scales over the epochs",
-                lambda width: gammas.over_time(snapshots, first, width),
-                legend=[("ink", "while searching"), ("after", "after the draw")] if first is not None else (),
-                caption="BatchNorm scales epoch by epoch; heights are square roots of counts",
+                lambda width: gammas.over_time(search.gamma_history, search.drawn_epoch, width),
+                caption="BatchNorm scales until the cut; heights are square roots of counts",
             )
         )
-    if history:
+    if search.history:
         rows = [
             (
-                Cell(text=f"{entry.get('epoch'):g}", number=True),
-                quantity(entry.get("loss"), digits, f"search/history/{index}/loss"),
-                quantity(entry.get("accuracy"), lambda share: percent(share, 2), f"search/history/{index}/accuracy"),
+                Cell(text=str(entry.epoch), number=True),
+                quantity(entry.loss, digits, f"search/history/{index}/loss"),
+                quantity(
+                    entry.judged,
+                    partial(metric, unit=by.unit, places=2),
+                    f"search/history/{index}/validation_accuracy",
+                ),
             )
-            for index, entry in enumerate(history)
+            for index, entry in enumerate(search.history)
         ]
-        parts.append(Table(head=("epoch", "loss", "accuracy"), rows=rows, caption="These numbers", folded=True))
-    if search.get("penalty"):
-        parts.append(pairs(_penalty(search["penalty"]), f"The penalty on {what}", mono=False))
-    if search.get("precision"):
-        named = _PRECISIONS.get(search["precision"], search["precision"])
+        head = ("epoch", "loss", f"validation {by.metric}")
+        parts.append(Table(head=head, rows=rows, caption="These numbers", folded=bool(parts)))
+    if search.penalty:
+        parts.append(pairs(_penalty(search.penalty), f"The penalty on {what}", mono=False))
+    if search.precision:
+        named = _PRECISIONS.get(search.precision, search.precision)
         parts.append(pairs({"the dense network was trained in": named}, "Precision of the search", mono=False))
     if not parts:
         return None
@@ -109,60 +115,48 @@ def training(report: Record) -> Section | None:
         name="training",
         title="Training",
         about=f"A penalty pulls {what} towards zero while the mask is searched, so that what can go "
-        "stands apart from what cannot.",
+        "stands apart from what cannot."
+        if search.penalty
+        else "",
         parts=parts,
     )
 
 
-def _draws(report: Record) -> dict[str, float]:
+def _draws(report: Report, search: Search) -> dict[str, float]:
     """Name the epochs of the draws, the one that was used first; a mask may be cut before it has settled."""
-    search = report.get("search") or {}
-    ratios, used = search.get("ratios") or {}, search.get("drawn_epoch")
-    asked = (report.get("spec") or {}).get("ratio")
-    order = sorted(ratios, key=lambda name: (_number(name) != asked, name))
-    first = {} if used is None else {f"cut at {used:g}": float(used)}
+    asked, used = report.spec.get("ratio"), search.drawn_epoch
+    order = sorted(search.ratios, key=lambda name: (float(name) != asked, float(name)))
+    first = {} if used is None else {f"cut at {moment(used)}": used}
     return first | {
-        f"{percent(_number(name), 0)} settled at {ratios[name]['epoch']:g}": ratios[name]["epoch"]
+        f"{percent(float(name), 0)} settled at {moment(settling.epoch)}": settling.epoch
         for name in order
-        if (ratios[name] or {}).get("epoch") is not None and ratios[name].get("settled", True)
+        if (settling := search.ratios[name]).epoch is not None and settling.settled
     }
 
 
-def _ratio_table(ratios: Record) -> Table:
+def _ratio_table(ratios: dict[str, Settling]) -> Table:
     rows = []
-    for name, record in ratios.items():
+    for name, settling in ratios.items():
         epoch = Cell(text="not settled", number=True)
-        if record.get("settled", True):
-            epoch = quantity(record.get("epoch"), _epoch, f"search/ratios/{name}/epoch")
-        final = quantity(record.get("distance_to_final"), digits, f"search/ratios/{name}/distance_to_final")
-        rows.append((words(f"{percent(_number(name), 0)} removed"), epoch, final))
+        if settling.settled and settling.epoch is not None:
+            epoch = quantity(settling.epoch, moment, f"search/ratios/{name}/epoch")
+        final = quantity(settling.distance_to_final, digits, f"search/ratios/{name}/distance_to_final")
+        rows.append((words(f"{percent(float(name), 0)} removed"), epoch, final))
     return Table(head=("", "settled at epoch", "distance to the final mask"), rows=rows)
 
 
-def _penalty(record: Record) -> Record:
-    share, gap = record.get("share_below_tenth_of_median"), record.get("gap")
+def _penalty(penalty: Penalty) -> dict[str, str]:
     return {
-        "lambda": digits(record.get("lambda")),
-        "S = lambda · Σ learning rate / (1 − momentum)": _pulled(record),
-        "penalised sizes below a tenth of the median": percent(share),
-        "gap in the histogram at the cut": {True: "yes", False: "no", None: "unknown"}[gap],
+        "lambda": digits(penalty.strength),
+        "S = lambda · Σ learning rate / (1 − momentum)": _pulled(penalty),
+        "penalised sizes below a tenth of the median": percent(penalty.share_below_tenth_of_median),
+        "gap in the histogram at the cut": {True: "yes", False: "no", None: "unknown"}[penalty.gap],
     }
 
 
-def _pulled(record: Record) -> str:
+def _pulled(penalty: Penalty) -> str:
     """Say S as it was reached, and what it would have come to over the whole schedule."""
-    reached, planned = record.get("S"), record.get("S_of_schedule")
+    reached, planned = penalty.pull, penalty.pull_of_schedule
     if planned is None or planned == reached:
         return digits(reached)
     return f"{digits(reached)} until the draw, {digits(planned)} over the whole schedule"
-
-
-def _epoch(value: float | None) -> str:
-    return "not settled" if value is None else f"{value:g}"
-
-
-def _number(name: str) -> float | None:
-    try:
-        return float(name)
-    except ValueError:
-        return None

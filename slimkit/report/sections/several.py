@@ -1,132 +1,211 @@
-"""Several runs side by side: a table, and the trade-off between them."""
+"""Several runs side by side: those of one network and one data set are compared, with each other only."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from slimkit.report.figures import tradeoff
-from slimkit.report.numbers import amount, milliseconds, percent, points, ratio
+from slimkit.report.numbers import MISSING, amount, change, interval, metric, milliseconds, ratio
 from slimkit.report.parts import Cell, Section, Table, picture, words
-from slimkit.report.verdict import Headline, Record, Verdict, accuracy, latency_key, latency_ms
+from slimkit.report.verdict import Headline, Verdict, asked, short_name
+from slimkit.results import Accuracy, Figures, Latency, Measured, Report
 
-Runs = Sequence[tuple[str, Record]]
+Show = Callable[[float | None], str]
 
 
-def comparison(runs: Runs) -> tuple[Verdict, list[Section]]:
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run to compare.
+
+    Attributes:
+        name: to call it.
+        report: of it.
+        place: where the data of the page has it.
+        latency: of its ONNX file, measured again beside the others'; None: what its report says counts.
+    """
+
+    name: str
+    report: Report
+    place: int
+    latency: Latency | None = None
+
+    @property
+    def right(self) -> Measured | None:
+        """Its accuracy."""
+        return self.report.after.judged.quoted if self.report.after.judged else None
+
+    @property
+    def time(self) -> Latency | None:
+        """Time of its file."""
+        return self.latency or self.report.after.latency_ms
+
+
+def comparison(runs: Sequence[Run]) -> tuple[Verdict, list[Section]]:
     """Sum several runs up: what to say first, and the sections that show it."""
-    return _verdict(runs), [section for section in (_tradeoff(runs), _table(runs)) if section is not None]
+    kinds: dict[str, list[Run]] = {}
+    for run in runs:
+        kinds.setdefault(_kind(run.report), []).append(run)
+    sections = []
+    for place, (kind, alike) in enumerate(kinds.items()):
+        name = str(place) if place else ""
+        sections += [s for s in (_tradeoff(kind, name, alike), _table(kind, name, alike)) if s is not None]
+    if len(kinds) == 1:
+        return _verdict(next(iter(kinds)), runs), sections
+    listed = "; ".join(f"{len(alike)} of {kind}" for kind, alike in kinds.items())
+    sentence = f"{len(runs)} runs of {len(kinds)} kinds: {listed}."
+    note = "Runs of different networks or data are not compared with each other."
+    return Verdict(sentence, (), (note,)), sections
 
 
-def _verdict(runs: Runs) -> Verdict:
-    smallest = _best(runs, lambda report: _share(report, lambda side: side.get("bytes")))
-    fastest = _best(runs, lambda report: _share(report, latency_ms))
-    most = _best(runs, lambda report: _negative(accuracy(report.get("after"))[0]))
-    headlines, clauses = [], []
-    if most is not None:
-        name, report = most
-        right, split = accuracy(report["after"])
-        headlines.append(Headline(f"best {split} accuracy", percent(right), name))
-        clauses.append(f"“{name}” gets the most right ({percent(right)})")
-    for best, label, verb, cost in (
-        (fastest, "lowest latency", "is the fastest", latency_ms),
-        (smallest, "smallest", "is the smallest", lambda side: side.get("bytes")),
-    ):
-        if best is not None:
-            name, report = best
-            text = ratio(cost(report["after"]), cost(report["before"]))
-            headlines.append(Headline(label, f"× {text}", name, _share(report, cost)))
-            clauses.append(f"“{name}” {verb} (× {text})")
-    sentence = f"Of {len(runs)} runs, {'; '.join(clauses)}." if clauses else f"{len(runs)} runs."
-    names = {str((report.get("arch") or {}).get("name")) for _, report in runs}
-    notes = () if len(names) == 1 else (f"The runs are of different networks: {', '.join(sorted(names))}.",)
-    return Verdict(sentence, tuple(headlines), notes)
+def _kind(report: Report) -> str:
+    data = report.spec.get("data")
+    return short_name(report) + (f" on {data}" if data else "")
 
 
-def _tradeoff(runs: Runs) -> Section | None:
-    for label, show, cost in (
-        ("latency, median", milliseconds, latency_ms),
-        ("MACs an image", amount, lambda side: side.get("macs")),
-    ):
+def _comparable(runs: Sequence[Run]) -> bool:
+    """Tell whether the times of runs may be put side by side: same engine, threads, batch and processor."""
+    times = [run.time for run in runs]
+    how = {
+        (time.engine, time.threads, time.batch, None if run.latency else run.report.environment.get("cpu"))
+        for run, time in zip(runs, times, strict=True)
+        if time
+    }
+    return all(times) and len(how) == 1
+
+
+def _verdict(kind: str, runs: Sequence[Run]) -> Verdict:
+    headlines, clauses, notes = [], [], []
+    if best := _best(runs, _badness):
+        right = best.right
+        assert right is not None
+        shown = metric(right.value, right.by.unit)
+        headlines.append(Headline(f"best {right.split} {right.by.metric}", shown, best.name))
+        does = "gets the most right" if right.by.metric == "accuracy" else f"has the best {right.by.metric}"
+        clauses.append(f"“{best.name}” {does} ({shown} of {right.of})")
+        close = [run.name for run in runs if run is not best and _close(run.right, right)]
+        if close:
+            named = " and ".join(f"“{name}”" for name in close)
+            notes.append(f"On so many images that is no certain lead over {named}: their 95 % intervals overlap.")
+    if not _comparable(runs):
+        notes.append("Latencies were measured on different machines, engines or settings, so they are not compared.")
+    elif best := _best(runs, lambda run: run.time.quoted if run.time else None):
+        time = best.time
+        assert time is not None
+        headlines.append(Headline("lowest latency", milliseconds(time.quoted), best.name))
+        clauses.append(f"“{best.name}” is the fastest ({milliseconds(time.quoted)})")
+    if best := _best(runs, lambda run: run.report.after.bytes):
+        size = amount(best.report.after.bytes, "B")
+        headlines.append(Headline("smallest", size, best.name))
+        clauses.append(f"“{best.name}” is the smallest ({size})")
+    if all(run.latency for run in runs):
+        notes.append("For this page the files of all runs were timed again, in turns.")
+    sentence = f"Of {len(runs)} runs of {kind}, {'; '.join(clauses)}." if clauses else f"{len(runs)} runs of {kind}."
+    return Verdict(sentence, tuple(headlines), tuple(notes))
+
+
+def _close(one: Measured | None, best: Measured) -> bool:
+    """Tell whether an accuracy may well be as good as the best."""
+    if one is None or one.split != best.split or not (one.interval and best.interval):
+        return False
+    return one.interval[1] >= best.interval[0] and one.interval[0] <= best.interval[1]
+
+
+def _badness(run: Run) -> float | None:
+    if run.right is None:
+        return None
+    return run.right.value if run.right.by.better == "lower" else -run.right.value
+
+
+def _tradeoff(kind: str, place: str, runs: Sequence[Run]) -> Section | None:
+    axes: tuple[tuple[str, Show, Callable[[Figures, Run | None], float | None]], ...] = (
+        ("latency, median", milliseconds, _time),
+        ("MACs an image", amount, lambda side, run: side.macs),
+    )
+    by = next((run.right.by for run in runs if run.right), None)
+    if by is None:
+        return None
+    for label, show, cost in axes[0 if _comparable(runs) else 1 :]:
         found: dict[tuple[str, float, float], tradeoff.Point] = {}  # the dense one of several runs: once
-        for name, report in runs:
-            for side, shown, role in (("before", "dense", "before"), ("after", name, "after")):
-                record = report.get(side) or {}
-                spent, right = cost(record), accuracy(record)[0]
+        for run in runs:
+            again = run.latency is not None and cost is _time  # then the dense one was not timed with it
+            for side, name, role in ((run.report.before, "dense", "before"), (run.report.after, run.name, "after")):
+                right = side.judged.quoted if side.judged else None
+                spent = None if again and role == "before" else cost(side, run if role == "after" else None)
                 if spent is not None and right is not None:
-                    found.setdefault((shown, spent, right), tradeoff.Point(shown, float(spent), float(right), role))
+                    found.setdefault((name, spent, right.value), tradeoff.Point(name, spent, right.value, role))
         known = list(found.values())
         if sum(point.role == "after" for point in known) > 1:
-            return _drawn(known, label, show)
+            return _drawn(kind, place, known, label, show, by)
     return None
 
 
-def _drawn(known: list[tradeoff.Point], label: str, show: Callable[[float | None], str]) -> Section:
+def _time(side: Figures, run: Run | None) -> float | None:
+    time = run.time if run else side.latency_ms
+    return time.quoted if time else None
+
+
+def _drawn(kind: str, place: str, known: list[tradeoff.Point], label: str, show: Show, by: Accuracy) -> Section:
+    roles = {point.role for point in known}
     drawn = picture(
-        "tradeoff",
+        f"tradeoff{place}",
         f"Accuracy against {label}",
-        lambda width: tradeoff.accuracy_against(known, label, show, width),
-        legend=[("after", "runs"), ("before", "dense")],
+        lambda width: tradeoff.accuracy_against(known, label, show, by, width),
+        legend=[("after", "runs"), *([("before", "dense")] if "before" in roles else [])],
     )
-    about = "Up and to the left is better. The axis of cost starts at nothing."
-    return Section(name="tradeoff", title="Accuracy against cost", about=about, parts=[drawn])
+    about = f"{kind}. Up and to the left is better. The axis of cost starts at nothing."
+    return Section(name=f"tradeoff{place}", title="Accuracy against cost", about=about, parts=[drawn])
 
 
-def _table(runs: Runs) -> Section:
+def _table(kind: str, place: str, runs: Sequence[Run]) -> Section:
     head = ["run", "asked", "accuracy", "latency", "MACs", "parameters", "size"]
     rows = []
-    for index, (name, report) in enumerate(runs):
-        before, after = report.get("before") or {}, report.get("after") or {}
-        path = f"runs/{index}/report/after"
-        (old, _), (new, split) = accuracy(before), accuracy(after)
-        change = points(new - old) if old is not None and new is not None else None
-        cells = [
-            Cell(text=name, note=str((report.get("arch") or {}).get("name") or ""), mono=True),
-            words(_asked(report.get("spec") or {})),
-            Cell(text=percent(new, 2), number=True, path=f"{path}/accuracy/{split}", value=new, note=change),
-        ]
-        for keys, show in (
-            (("latency_ms", latency_key(after)), milliseconds),
-            (("macs",), amount),
-            (("params",), amount),
-            (("bytes",), lambda value: amount(value, "B")),
-        ):
-            first, last = (_at(side, keys) for side in (before, after))
-            cells.append(
-                Cell(
-                    text=show(last),
-                    number=True,
-                    path="/".join((path, *keys)),
-                    value=last,
-                    note=f"× {ratio(last, first)}" if first and last is not None else None,
-                )
-            )
-        rows.append(cells)
-    about = "Each number of the slim network; below it, what became of the dense one’s."
-    return Section(name="runs", title="All runs", about=about, parts=[Table(head=head, rows=rows)])
+    for run in runs:
+        before, after = run.report.before, run.report.after
+        path = f"runs/{run.place}/report/after"
+        rows.append(
+            [
+                Cell(text=run.name, mono=True),
+                words(asked(run.report)),
+                _accuracy(run, path),
+                _latency(run, path),
+                *(
+                    _figure(name, getattr(before, name), getattr(after, name), path, show)
+                    for name, show in (("macs", amount), ("params", amount), ("bytes", lambda v: amount(v, "B")))
+                ),
+            ]
+        )
+    about = f"{kind}. Each number of the slim network; below it, what became of the dense one’s."
+    return Section(name=f"runs{place}", title="All runs", about=about, parts=[Table(head=head, rows=rows)])
 
 
-def _asked(spec: Record) -> str:
-    for name in ("max_latency", "max_macs", "max_params", "max_bytes", "max_energy", "ratio"):
-        if spec.get(name) is not None:
-            return f"{name.removeprefix('max_')} {spec[name]}"
-    return ""
+def _accuracy(run: Run, path: str) -> Cell:
+    right, old = run.right, run.report.before.judged.quoted if run.report.before.judged else None
+    if right is None:
+        return Cell(text=MISSING, number=True)
+    notes = [change(right.value, old.value, right.by.unit)] if old else []
+    notes += [f"{interval(right.interval, right.by.unit)} on {right.of}"] if right.interval else [right.of]
+    return Cell(
+        text=metric(right.value, right.by.unit, 2),
+        number=True,
+        path=f"{path}/accuracy/{right.split}",
+        value=right.value,
+        note=", ".join(notes),
+    )
 
 
-def _best(runs: Runs, badness: Callable[[Record], float | None]) -> tuple[str, Record] | None:
-    known = [(value, run) for run in runs if (value := badness(run[1])) is not None]
-    return min(known, key=lambda pair: pair[0])[1] if known else None
+def _latency(run: Run, path: str) -> Cell:
+    if run.latency is not None:
+        return Cell(text=milliseconds(run.latency.quoted), number=True, note="timed again")
+    time, old = run.report.after.latency_ms, run.report.before.latency_ms
+    if time is None:
+        return Cell(text=MISSING, number=True)
+    return _figure(f"latency_ms/{time.clock}", old.quoted if old else None, time.quoted, path, milliseconds)
 
 
-def _share(report: Record, cost: Callable[[Record], Any]) -> float | None:
-    old, new = (cost(report.get(side) or {}) for side in ("before", "after"))
-    return new / old if old and new is not None else None
+def _figure(name: str, old: float | None, new: float | None, path: str, show: Show) -> Cell:
+    note = f"× {ratio(new, old)}" if old and new is not None else None
+    return Cell(text=show(new), number=True, path=f"{path}/{name}", value=new, note=note)
 
 
-def _negative(value: float | None) -> float | None:
-    return None if value is None else -value
-
-
-def _at(record: Record, keys: Sequence[str]) -> Any:
-    value: Any = record
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+def _best(runs: Sequence[Run], badness: Callable[[Run], float | None]) -> Run | None:
+    known = [(value, place) for place, run in enumerate(runs) if (value := badness(run)) is not None]
+    return runs[min(known)[1]] if known else None
