@@ -61,7 +61,7 @@ def calibrate(
         held = list(held_of.batches(_BATCH, at_most=4 * _BATCH, seed=spec.seed + 1))
         name = f"{sum(map(batch_size, batches)):,} inputs of {source.name}"
         return Calibration(name, batches, held, source=source)
-    if not spec.recover or not isinstance(example, Tensor) or not any(map(_learned, dense.modules())):
+    if not spec.fits or not isinstance(example, Tensor) or not any(map(_learned, dense.modules())):
         return None
     images = made_images(dense, _smaller(dense, example), _MADE + _HELD, seed=spec.seed, progress=progress)
     batches = [images[start : start + _BATCH] for start in range(0, _MADE, _BATCH)]

@@ -60,7 +60,7 @@ def ranked(
     progress: Progress,
 ) -> Ranked:
     """Rank channels: by what the others can make up for where there are inputs, else as the settings say."""
-    if spec.ranking == "auto" and calibration and spec.recover:
+    if spec.ranking == "auto" and calibration and spec.fits:
         progress("ranking channels by what can be done without them", None)
         losses = elimination.losses(dense, graph, calibration.batches, progress=progress)
         filled = fill_unranked(losses.float(), rank("group-norm", dense, graph))
@@ -97,7 +97,7 @@ def cut(
     """
     budget, widths = spec.budget, allowed_widths(spec)
     fixed = fixed_units(graph, spec.keep, spec.without_bn)
-    batches = calibration.batches if calibration and spec.recover else None
+    batches = calibration.batches if calibration and spec.fits else None
     found: dict[bytes, tuple[Reconstruction | None, dict[str, Any] | None]] = {}
     scores, losses = order.scores, order.losses
 

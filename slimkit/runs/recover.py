@@ -89,7 +89,8 @@ def recover(
         model = folded(dense, slimmed, spec, inputs, calibration)
         if source is not None:
             recovery.reestimate(model, source.split, batches=_STATISTICS_BATCHES, seed=spec.seed)
-        rows.append(row(spec.constants, "re-estimated" if source else "as trained", model))
+        weights = "zero" if spec.constants == "zero" else "fold"
+        rows.append(row(weights, "re-estimated" if source else "as trained", model))
     if retrain is not None:
         progress("retraining", None)
         own = {"epochs": 0, "seconds": 0.0, "images": 0, "device": "", "precision": "", "history": [], "by": "own"}
@@ -104,7 +105,7 @@ def folded(
 ) -> nn.Module:
     """Give the mean output of removed channels to what reads them: measured where there are inputs, else modelled."""
     model = copy.deepcopy(slimmed.model)
-    if spec.constants == "fold":
+    if spec.constants != "zero":
         seen = calibration.batches[:4] if calibration else inputs[:1]
         means = fold.input_means(dense, slimmed.graph, slimmed.mask, seen, measured=calibration is not None)
         fold.fold_(model, dense, slimmed.graph, slimmed.mask, means)

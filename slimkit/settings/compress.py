@@ -44,7 +44,13 @@ class CompressSpec(RunSpec):
         "unlabelled inputs that what is left is fitted to: folder:PHOTOS, a data set, file.py:make; default: the data",
         optional(text),
     )
-    recover: bool = setting(True, "fit what is left to what the original computes, before any retraining", flag)
+    constants: str = setting(
+        "fit",
+        "what becomes of what removed channels said: fit (what is left is fitted to what the original computes), "
+        "fold (their mean goes into what reads them) or zero (dropped)",
+        choice("fit", "fold", "zero"),
+    )
+    recover: bool = setting(True, "recover before any retraining; without: constants are folded, no more", flag)
     trust_pickle: bool = setting(False, "unpickle the checkpoint, which can run any code that is in it", flag)
     max_memory: str | None = setting(
         None,
@@ -54,6 +60,11 @@ class CompressSpec(RunSpec):
     epochs: float = setting(10, "epochs of retraining, where there is data; also parts of one; 0: none", number(0))
     learning_rate: float = setting(0.02, "highest learning rate of the retraining", number(0, above=True))
     distill: bool = setting(True, "retrain with the dense network as teacher", flag)
+
+    @property
+    def fits(self) -> bool:
+        """Whether what is left is fitted to what the original computes."""
+        return self.recover and self.constants == "fit"
 
     def budgets(self) -> tuple[str, ...]:
         """Names of the settings that say how far to go."""
