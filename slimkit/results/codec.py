@@ -45,6 +45,19 @@ class Record:
         """Return what JSON has: dicts, lists, text and numbers; NaN and infinity become None."""
         return {entry.name: _plain(getattr(self, entry.name)) for entry in _fields(type(self))}
 
+    def __getitem__(self, name: str) -> Any:
+        """Return a field by its name, so that a record reads like the JSON that it becomes."""
+        if name not in {entry.name for entry in _fields(type(self))}:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a field by its name, or the default where there is no such field."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
     @classmethod
     def from_dict(cls, value: object, path: str = "") -> Self:
         """Make a record of what `to_dict` gave, or of anything that claims to be that.
