@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from slimkit.report.numbers import amount, change, digits, interval, metric, millijoules, milliseconds, percent, ratio
-from slimkit.results import Budget, Cost, Figures, Proof, Report
+from slimkit.results import Budget, Cost, Figures, Proof, Report, wilson
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,12 @@ def verdict(report: Report) -> Verdict:
     name = f"slim {short_name(report)}"
     words = (right[0] if right else "needs") + ((", in " if right else " ") + " and ".join(said for said, _ in found))
     untrained = _not_retrained(report)
-    sentence = f"Not retrained: the {name} {words}" if untrained else f"The {name} {words}"
+    lost = _lost(report)
+    sentence = f"The {name} {words}"
+    if untrained:
+        sentence = f"Not {'recovered' if lost else 'retrained'}: the {name} {words}"
     if right is None:
-        sentence += "; how much it still gets right was not measured"
+        sentence += _agreement(report) + "; how much it still gets right was not measured"
     return Verdict(
         sentence=f"{sentence}.",
         headlines=tuple(headline for _, headline in ([right] if right else []) + found),
@@ -76,6 +79,27 @@ def _not_retrained(report: Report) -> str:
     return (
         "The channels that went did some of the work, and no weight has been trained to take it over: expect it to get "
         "much less right than the original until it is retrained."
+    )
+
+
+def _lost(report: Report) -> bool:
+    """Tell whether so much is gone that the network is of no use as it is: a tenth of the images, or of agreement."""
+    before, after = (side.judged.quoted if side.judged else None for side in (report.before, report.after))
+    if before and after:
+        return after.by.unit == "share" and after.value < before.value - 0.1
+    return report.fit is None or report.fit.agreement is None or report.fit.agreement < 0.9
+
+
+def _agreement(report: Report) -> str:
+    """Say how often the two networks agree, where that is all that can be told."""
+    fit = report.fit
+    if fit is None or fit.agreement is None:
+        return ""
+    kind = "images made from noise" if fit.made else "inputs held out"
+    low, high = wilson(fit.agreement, fit.held)
+    return (
+        f"; on {fit.held} {kind} it agrees with the original on {percent(fit.agreement, 1)} "
+        f"({percent(low, 0)} to {percent(high, 0)})"
     )
 
 

@@ -19,6 +19,7 @@ from slimkit.results.report import (
 from slimkit.results.training import (
     AfterCut,
     Epoch,
+    Fit,
     GammaSnapshot,
     Look,
     Penalty,
@@ -41,6 +42,7 @@ __all__ = [
     "Entry",
     "Epoch",
     "Figures",
+    "Fit",
     "GammaSnapshot",
     "Gammas",
     "Group",

@@ -7,7 +7,7 @@ from slimkit.results.codec import Amount, Count, Json, Positive, Record
 from slimkit.results.costs import Cost, Stage
 from slimkit.results.figures import Figures, Latency, Proof
 from slimkit.results.network import Architecture, Channels, Gammas, Group, Layer
-from slimkit.results.training import AfterCut, Recovery, Search
+from slimkit.results.training import AfterCut, Fit, Recovery, Search
 
 REPORT_SCHEMA: Literal["slimkit.report/2"] = "slimkit.report/2"
 
@@ -127,6 +127,7 @@ class Report(Record):
         cost: what the run cost.
         stages: what each stage of it cost.
         after_cut: the network right after the cut, treated in several ways.
+        fit: of what is left to what the original computes, by `compress`.
         recovery: retraining after `compress`; None where there was no data.
         search: for the mask, of `train`.
         budget: one that had to be measured.
@@ -154,6 +155,7 @@ class Report(Record):
     cost: Cost
     stages: tuple[Stage, ...]
     after_cut: tuple[AfterCut, ...] = ()
+    fit: Fit | None = None
     recovery: Recovery | None = None
     search: Search | None = None
     budget: Budget | None = None

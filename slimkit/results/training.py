@@ -56,6 +56,30 @@ class Epoch(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fit(Record):
+    """What is left of a network, fitted to what the original computes: no labels, no training.
+
+    Attributes:
+        on: the inputs: `1,024 inputs of digits`, `256 images made from noise`.
+        made: they were made from noise, so that nothing is known about real ones.
+        before, after: divergence of the predictions from the original's on inputs held out of the fit, in nats, with
+            constants folded only and as fitted.
+        left: weights that were left as they were.
+        held: inputs to which nothing was fitted.
+        agreement: share of those that the network delivered puts into the same class as the original; None where it is
+            no classifier.
+    """
+
+    on: str
+    made: bool
+    before: float | None
+    after: float | None
+    left: Count
+    held: Count
+    agreement: Share | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recovery(Record):
     """The retraining of a network that was cut.
 

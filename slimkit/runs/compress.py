@@ -161,6 +161,7 @@ def _compress(given: Given, work: Path, keep_files: bool, progress: Progress, st
         rows = slimming_rows(slimmed, spec, dense, model, example)
         time_layers(rows["layers"], work, spec)
     report = head("compress", spec, given.network, example, dataset) | rows
+    report["fit"] = _fit(dense, model, made, calibration)
     report |= {**sides, "after_cut": recovered.after_cut, "recovery": recovered.record, "proof": proof}
     report["warnings"] = [*failed, *sides.get("warnings", [])]
     report["budget"], report["drop"] = made.budget, dropped
@@ -168,6 +169,23 @@ def _compress(given: Given, work: Path, keep_files: bool, progress: Progress, st
     if given.evaluate is not None:
         report["own"] = {"before": dict(given.evaluate(dense)), "after": dict(given.evaluate(model))}
     return Result(model, slimmed.mask, finish(report, [spec], work, stages))
+
+
+def _fit(dense: nn.Module, model: nn.Module, made: Cut, calibration: Calibration | None) -> dict[str, Any] | None:
+    """Return the part of the report on what was fitted, and how often the two networks agree on other inputs."""
+    found = made.reconstruction
+    if found is None or calibration is None:
+        return None
+    same = quality.agreement(dense, model, calibration.held)
+    return {
+        "on": calibration.name,
+        "made": calibration.made,
+        "before": found.before,
+        "after": found.after,
+        "left": len(found.left),
+        "held": sum(map(batch_size, calibration.held)),
+        "agreement": same.value if same else None,
+    }
 
 
 def _smallest(

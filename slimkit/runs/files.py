@@ -19,6 +19,7 @@ from slimkit.results import Report, report_file
 from slimkit.results.earlier import from_1
 from slimkit.settings import Settings, to_toml
 from slimkit.surgery import proof
+from slimkit.surgery.evidence import Evidence
 from slimkit.surgery.prove import Slimmed
 
 ONNX, DENSE_ONNX, INT8_ONNX = "model.onnx", ".dense.onnx", "model.int8.onnx"
@@ -53,7 +54,7 @@ def write_model(
     """
     expected = proof.outputs(model, inputs)
     reloaded = _reloaded(model, work, expected, inputs) if keep_files else None
-    failed = []
+    failed = _unknown(slimmed.evidence)
     exported = None
     try:
         known = provenance.of(model)
@@ -69,15 +70,34 @@ def write_model(
     else:
         with suppress(EngineError):  # over 2 GB: then only the small one is measured
             export.export_onnx(dense, work / DENSE_ONNX, example)
-    real = " and a real batch" if len(inputs) > 2 else ""
     return {
         "masked_vs_slim": slimmed.error,
         "slim_vs_reloaded": reloaded,
         "slim_vs_onnx": exported,
         "tolerance": proof.TOLERANCE,
-        "inputs": f"2 random images{real}",
+        "inputs": list(slimmed.evidence.on),
         "kept_after_failing": list(slimmed.failing),
     }, failed
+
+
+def _unknown(evidence: Evidence) -> list[str]:
+    """Say what the proof says nothing about."""
+    said = []
+    if evidence.untouched:
+        names = ", ".join(evidence.untouched[:3]) + (", ..." if len(evidence.untouched) > 3 else "")
+        said.append(
+            f"No run of the proof reached {len(evidence.untouched)} parameters ({names}): nothing is proven there."
+        )
+    if evidence.constant:
+        said.append(
+            f"{evidence.constant} of {evidence.channels} output channels were the same on all inputs: "
+            "nothing is proven of them."
+        )
+    if evidence.random:
+        said.append("The network draws random numbers in evaluation mode: both networks were given the same ones.")
+    if evidence.stateful:
+        said.append("The network remembers what it has seen: first calls were compared.")
+    return said
 
 
 def _reloaded(model: nn.Module, work: Path, expected: Sequence[Any], inputs: Sequence[Example]) -> float:

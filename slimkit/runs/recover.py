@@ -142,15 +142,19 @@ def _retrained(
         progress=lambda run: progress(f"retraining, loss {run.loss:.3f}", run.step / run.budget),
     )
     provenance.attach(trained.model, provenance.of(model))
+    history = trained.history
     if trained.images < _SHORT * recipe.batch_size:
         recovery.reestimate(trained.model, source.split, batches=_STATISTICS_BATCHES, seed=spec.seed)
+        if dataset is not None:  # the last epoch is what is delivered
+            last = quality(trained.model, dataset.validation, dataset.task)
+            history = (*history[:-1], replace(history[-1], validation_accuracy=last))
     record = {
         "epochs": spec.epochs,
         "seconds": trained.seconds,
         "images": trained.images,
         "device": trained.device,
         "precision": trained.precision,
-        "history": [_epoch(epoch, dataset) for epoch in trained.history],
+        "history": [_epoch(epoch, dataset) for epoch in history],
     }
     return Recovered(trained.model, rows, record, trained.images)
 
