@@ -268,7 +268,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
     try:
-        with pytest.raises(OutputError, match="(?s)cannot be written: File too large.*--out"):
+        with pytest.raises(OutputError, match="(?s)cannot be written: File too large.*`out`"):
             export_onnx(network(), path, torch.randn(1, 3, 6, 6))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -308,7 +308,7 @@ def test_record_is_checked(case, file):
     change, message = BAD[case]
     with pytest.raises((CheckpointError, ArchitectureError), match=message) as caught:
         models.load(rewritten(file, change))
-    assert str(file) in str(caught.value) or "--arch" in str(caught.value)
+    assert str(file) in str(caught.value) or "`arch" in str(caught.value)
 
 
 def test_changed_record_or_tensors_are_noticed(file):

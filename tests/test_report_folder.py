@@ -192,5 +192,5 @@ def test_killed_between_the_two_moves(tmp_path):
 
 
 def test_an_error_that_already_says_what_to_do_is_left_as_it_is(tmp_path):
-    with pytest.raises(OutputError, match="go on with --resume"), claim(tmp_path / "run"):
-        raise OutputError("go on with --resume") from OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OutputError, match="go on with `resume=True`"), claim(tmp_path / "run"):
+        raise OutputError("go on with `resume=True`") from OSError(errno.ENOSPC, "No space left on device")

@@ -20,11 +20,11 @@ from slimkit.data.tensor_split import in_memory
 from slimkit.errors import BudgetError, DataError, MaskError, ProofError, SpecError, TrainingError
 from slimkit.measure.macs import count_macs
 from slimkit.methods import penalised
+from slimkit.progress import quiet
 from slimkit.results import ledger
 from slimkit.runs import begin
 from slimkit.runs import train as train_run
 from slimkit.runs.plan import plan
-from slimkit.runs.result import quiet
 from slimkit.selection import exact
 from slimkit.selection.mask import Mask, apply_
 from slimkit.surgery.remove import kept_indices, remove
@@ -214,7 +214,7 @@ def test_states_of_other_runs_and_damaged_ones(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(loop._Keeper, "due", lambda self, run: True)
     settings = {"at": 1}
     store = killed(toy, tmp_path, settings, 14)
-    with pytest.raises(TrainingError, match="Give --resume"):
+    with pytest.raises(TrainingError, match="Give `resume=True`"):
         found(toy, tmp_path, settings, store=dataclasses.replace(store, resume=False))
     with pytest.raises(TrainingError, match="state of another run: settings differ"):
         found(toy, tmp_path, settings, store=dataclasses.replace(store, identity={"settings": "others"}))
@@ -260,14 +260,14 @@ def test_another_network_or_other_images_are_another_run(toy, tmp_path):
 
 def test_the_last_good_state_is_kept_where_training_diverges(toy, tmp_path):
     store = training.Store(tmp_path / "state", identity={"settings": "{}"})
-    with pytest.raises(TrainingError, match=r"(?s)the loss is nan at step.*--resume goes on from it"):
+    with pytest.raises(TrainingError, match=r"(?s)the loss is nan at step.*`resume=True` goes on from it"):
         found(toy, tmp_path, {"method": "network-slimming", "learning_rate": 1e9}, store=store)
     kept, _ = training.state.read(dataclasses.replace(store, folder=store.folder / "pass1", resume=True))
     assert all(tensor.isfinite().all() for name, tensor in kept["model"].items() if "running" not in name)
     spoilt = training.Store(tmp_path / "spoilt", identity={"settings": "{}"})
     with pytest.raises(TrainingError, match=r"gammas are not finite after step 1 of 24") as found_bad:
         found(toy, tmp_path, {"method": "network-slimming", "learning_rate": 1e39}, store=spoilt)
-    assert "--resume" not in str(found_bad.value) and not training.state.exists(spoilt)  # no good state, none promised
+    assert "resume=True" not in str(found_bad.value) and not training.state.exists(spoilt)  # no good state to promise
     with pytest.raises(ProofError, match=r"(?s)after step 1 of 24, at a learning rate of 8.33e\+29: .*have diverged"):
         found(toy, tmp_path, {"learning_rate": 1e30, "deadline": 0.02})
 

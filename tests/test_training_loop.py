@@ -116,7 +116,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path) -> None:
 
 def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     training.train(network(), stripes(), recipe(epochs=1), store=Store(tmp_path, identity={"ratio": 0.5}))
-    with pytest.raises(TrainingError, match=r"Give --resume"):
+    with pytest.raises(TrainingError, match=r"Give `resume=True`"):
         training.train(network(), stripes(), recipe(), store=Store(tmp_path, identity={"ratio": 0.5}))
     with pytest.raises(TrainingError, match=r"ratio was 0\.5, is 0\.3"):
         training.train(network(), stripes(), recipe(), store=Store(tmp_path, True, {"ratio": 0.3}))

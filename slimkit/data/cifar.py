@@ -15,7 +15,7 @@ from slimkit.pickled import machine, values
 
 _HOW = (
     "  Unpack the Python version of https://www.cs.toronto.edu/~kriz/cifar.html there, for example by\n"
-    "  torchvision.datasets.{dataset}(DIR, download=True), and give --data-root DIR"
+    "  torchvision.datasets.{dataset}(DIR, download=True), and give `data_root=DIR`"
 )
 
 

@@ -43,7 +43,7 @@ def quantise(onnx_path: str | Path, out_path: str | Path, calibration_batches: I
     if not batches:
         raise DataError(
             "INT8: there are no images to calibrate on.\n"
-            "  Name a data set with --data, or leave --int8 out: ranges that were guessed would cost accuracy"
+            "  Name a data set with `data`, or leave `int8` out: ranges that were guessed would cost accuracy"
         )
     try:
         loaded = onnx.load(str(source))
@@ -66,7 +66,7 @@ def quantise(onnx_path: str | Path, out_path: str | Path, calibration_batches: I
             model = onnx.load(str(made))
         except Exception as error:  # the quantiser's exceptions share no base class
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise EngineError(f"{source}: ONNX Runtime cannot quantise it: {reason}.\n  Leave --int8 out") from error
+            raise EngineError(f"{source}: ONNX Runtime cannot quantise it: {reason}.\n  Leave `int8` out") from error
     metadata = {entry.key: entry.value for entry in loaded.metadata_props}
     metadata |= {"int8": "static, QDQ, activations U8, weights S8 per channel"}
     del model.metadata_props[:]
@@ -93,7 +93,7 @@ def _replace(path: Path, content: bytes) -> None:
     except OSError as error:
         raise OutputError(
             f"{path.parent}: the INT8 file cannot be written: {error.strerror or error}.\n"
-            "  Make room, or choose another place with --out"
+            "  Make room, or choose another place with `out`"
         ) from error
     finally:
         part.unlink(missing_ok=True)

@@ -171,7 +171,7 @@ def _guard(path: Path, action: Callable[[], object]) -> None:
     except OSError as error:
         raise OutputError(
             f"{path.parent}: the ONNX file cannot be written: {error.strerror or error}.\n"
-            "  Make room, or choose another place with --out"
+            "  Make room, or choose another place with `out`"
         ) from error
 
 

@@ -14,6 +14,7 @@ from slimkit.errors import EngineError
 from slimkit.measure.engines import Array, Runner, open_runner
 from slimkit.measure.environment import cpu_name
 from slimkit.measure.power import processor_meters
+from slimkit.progress import quiet
 
 WARM_UPS = 5
 _BLOCK = 3  # runs in a row that are timed; one before them fills the caches, which another file's run has emptied
@@ -88,7 +89,7 @@ def measure(
     batch: int = 1,
     engine: str = "onnxruntime",
     seconds: float = 3.0,
-    progress: Callable[[str, float | None], None] = lambda message, share: None,
+    progress: Callable[[str, float | None], None] = quiet,
 ) -> list[Latency]:
     """Time ONNX files on random images: inferences in a row, with the file's weights in the caches.
 
@@ -146,7 +147,7 @@ def random_batch(path: str | Path, runner: Runner, input_shape: tuple[int, ...] 
     if None in shape:
         raise EngineError(
             f"{path}: its input shape {runner.input_shape} leaves more free than the batch.\n"
-            "  Give the shape of one image (--input-shape C,H,W)"
+            "  Give the shape of one image (`input_shape=C,H,W`)"
         )
     images = np.random.default_rng(0).standard_normal([int(size or 1) for size in shape])
     return images.astype(runner.input_type)

@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from slimkit.errors import EngineError, OutputError
 from slimkit.measure.environment import cpu_name, preferred_step
 from slimkit.measure.latency import Latency, measure
-from slimkit.measure.layer_times import Point, Progress, times
+from slimkit.measure.layer_times import Point, times
 from slimkit.measure.layers import DEPTHWISE, LINEAR, Layer, layers
 from slimkit.measure.node_times import latency_by_node
+from slimkit.progress import Progress, quiet
 from slimkit.results import TableSummary
 
 _SHARES = (0.25, 0.5)  # of a layer's width; the whole width is always timed
@@ -116,7 +117,7 @@ def build(
     engine: str = "onnxruntime",
     threads: int = 1,
     batch: int = 1,
-    progress: Progress = lambda message, share: None,
+    progress: Progress = quiet,
     whole: Latency | None = None,
 ) -> Table:
     """Time the layers of an ONNX file at a few widths, and the file itself.

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
@@ -16,11 +16,11 @@ from slimkit.measure.engines import open_runner
 from slimkit.measure.environment import cpu_name
 from slimkit.measure.layers import DEPTHWISE, LINEAR, Shape
 from slimkit.measure.node_times import latency_by_node
+from slimkit.progress import Progress
 
 _REPEATS = 8
 _SCHEMA = "slimkit.layer-times/2"
 Point = tuple[Shape, int, int]  # shape, inputs (of one group), outputs
-Progress = Callable[[str, float | None], None]
 
 
 def times(points: Iterable[Point], engine: str, threads: int, batch: int, progress: Progress) -> dict[str, float]:

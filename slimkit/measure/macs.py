@@ -57,7 +57,7 @@ def macs_by_layer(model: nn.Module, inputs: tuple[int, ...] | Example) -> dict[s
             given = f"an image of shape {shape}" if shape is not None else f"an input {describe(example)}"
             raise TraceError(
                 f"{type(model).__name__} on {given}: {_first_line(error)}.\n"
-                "  Give the input shape this network was made for (--input-shape C,H,W)"
+                "  Give the input shape this network was made for (`input_shape=C,H,W`)"
             ) from error
     images = batch_size(example)
     return {name: macs // images for name, macs in counted.items() if macs}

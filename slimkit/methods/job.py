@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from slimkit import data, training
 from slimkit.channels import Example, Graph
+from slimkit.progress import Progress
 from slimkit.selection.budget import Widths
 from slimkit.selection.choose import choose, fixed_units
 from slimkit.selection.mask import Mask
@@ -20,7 +21,6 @@ from slimkit.selection.scope import by_scope
 from slimkit.settings import Budget
 from slimkit.surgery.prove import Slimmed, prove
 
-Progress = Callable[[str, float | None], None]
 Choose = Callable[[Graph, Tensor, Tensor], Mask]  # (graph, scores [U], fixed bool [U]) -> mask
 
 

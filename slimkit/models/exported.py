@@ -97,7 +97,7 @@ def to_bytes(model: nn.Module, text: str) -> bytes:
         line = (str(error).strip() or "no message").splitlines()[0]
         raise ArchitectureError(
             f"cannot export {type(model).__name__}: {type(error).__name__}: {line}\n"
-            "  Give slimkit the factory that builds the network: --arch file.py:factory"
+            "  Give slimkit the factory that builds the network: `arch='file.py:factory'`"
         ) from error
     buffer = io.BytesIO()
     with quiet(), _careful():

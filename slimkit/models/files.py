@@ -91,7 +91,7 @@ def _kind_of_zip(path: Path, file: BinaryIO) -> Kind:
             "and "
             "cannot be taken apart.\n"
             "  Give the weights instead: torch.save(scripted.state_dict(), PATH), with "
-            "--arch where the architecture is not found by itself;\n  or export the Python module: "
+            "`arch` where the architecture is not found by itself;\n  or export the Python module: "
             "torch.export.save(torch.export.export(model, (example,)), 'model.pt2')"
         )
     if any(name.startswith(("data/aotinductor/", "aotinductor/")) for name in inner):

@@ -92,7 +92,7 @@ def build(arch: str, classes: int | None = None, input_shape: tuple[int, ...] | 
         name = building.takes(reference, *building.CLASSES)
         if name is None:
             raise ArchitectureError(
-                f"--arch {arch}: its factory takes no num_classes, so it cannot be built for {classes} "
+                f"`arch={arch}`: its factory takes no num_classes, so it cannot be built for {classes} "
                 "classes.\n"
                 "  Give the factory a parameter num_classes."
             )
@@ -182,9 +182,9 @@ def _from_torch(path: Path, arch: str | None, trust_pickle: bool) -> Network:
 def _from_exported(path: Path, arch: str | None) -> Network:
     if arch is not None:
         raise ArchitectureError(
-            f"{path}: is an exported program, which brings its own architecture; --arch {arch} does not "
+            f"{path}: is an exported program, which brings its own architecture; `arch={arch}` does not "
             "apply.\n"
-            "  Leave --arch out, or give a state dict."
+            "  Leave `arch` out, or give a state dict."
         )
     model, text = exported.read(path)
     if text is not None:
@@ -226,7 +226,7 @@ def _from_state(state: Any, path: Path, arch: str | None, said: tuple[str, ...],
     given = signatures.shapes_of(tensors)
     if given != wanted:
         raise ArchitectureError(
-            f"{path}: the weights do not fit --arch {arch}: "
+            f"{path}: the weights do not fit `arch={arch}`: "
             f"{signatures.describe(given, wanted, str(reference))}.\n{_advice(readings, path, reference)}"
         )
     building.fill(model, tensors)
@@ -307,7 +307,7 @@ def _advice(readings: list[dict[str, Tensor]], path: Path, reference: Reference)
         found, _ = _identified(readings, path)
     except SlimkitError:
         return "  Name the architecture that the weights were trained with, with its arguments: NAME(key=value)."
-    return f"  They fit {found.reference}: leave --arch out, or give --arch {found.reference}"
+    return f"  They fit {found.reference}: leave `arch` out, or give `arch={found.reference}`"
 
 
 def _assumed(reference: Reference | None, model: nn.Module) -> tuple[str, ...]:
@@ -349,7 +349,7 @@ def _set_channels(model: nn.Module, channels: int, arch: str) -> dict[str, dict[
         return {}
     if not first:
         raise ArchitectureError(
-            f"--arch {arch}: its factory takes no in_channels, so it cannot be built for {channels} "
+            f"`arch={arch}`: its factory takes no in_channels, so it cannot be built for {channels} "
             "channels.\n"
             "  Give the factory a parameter in_channels."
         )

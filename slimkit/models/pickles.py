@@ -35,7 +35,7 @@ def read(path: Path, trust_pickle: bool) -> Any:
             raise CheckpointError(
                 f"{path}: holds {error}, which cannot be read safely.\n"
                 "  Give its weights alone, torch.save(model.state_dict(), PATH), or save it anew;\n"
-                "  or, only if you trust where the file comes from, let it run: --trust-pickle"
+                "  or, only if you trust where the file comes from, let it run: `trust_pickle=True`"
             ) from None
         raise _unsafe(path, str(error)) from None
     except Exception as error:  # a damaged pickle can fail in any way
@@ -52,7 +52,7 @@ def _run(path: Path) -> Any:
         raise CheckpointError(
             f"{path}: unpickling it failed with {type(error).__name__}: {error}.\n"
             "  Run slimkit where the code that "
-            "made the file can be imported, or give a state dict and --arch."
+            "made the file can be imported, or give a state dict and `arch`."
         ) from error
     except Exception as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from None
@@ -62,8 +62,8 @@ def _unsafe(path: Path, culprit: str) -> CheckpointError:
     name = culprit if "." in culprit or not hasattr(builtins, culprit) else f"builtins.{culprit}"
     return CheckpointError(
         f"{path}: is a pickle that asks for {name!r}, which slimkit does not run from a file.\n"
-        "  Either give the weights alone, torch.save(model.state_dict(), PATH), and --arch module:factory or "
-        "file.py:factory;\n  or, only if you trust where the file comes from, let it run: --trust-pickle"
+        "  Either give the weights alone, torch.save(model.state_dict(), PATH), and `arch='module:factory'` or "
+        "file.py:factory;\n  or, only if you trust where the file comes from, let it run: `trust_pickle=True`"
     )
 
 

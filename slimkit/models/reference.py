@@ -19,7 +19,7 @@ from slimkit.errors import ArchitectureError, EngineError
 EXPORTED = "exported"  # stands where the network itself is the only description of it
 
 _HOW = (
-    "Give --arch a torchvision name (resnet18), zoo:NAME, timm:NAME, package.module:factory or path/to/file.py:factory."
+    "Give `arch` a torchvision name (resnet18), zoo:NAME, timm:NAME, package.module:factory or path/to/file.py:factory."
 )
 # Arguments that make a factory fetch or read weights: the weights come from the checkpoint.
 _WEIGHTS = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
@@ -63,7 +63,7 @@ def parse(text: str) -> Reference:
     if colon:
         place, _, factory = name.rpartition(":")
         if not place or not factory.replace(".", "_").isidentifier():
-            raise ArchitectureError(f"--arch {text!r}: {factory!r} is no name of a factory.\n  {_HOW}")
+            raise ArchitectureError(f"`arch={text!r}`: {factory!r} is no name of a factory.\n  {_HOW}")
         return Reference("code", name, arguments)
     for source in ("torchvision", "zoo"):
         if name in _names(source):
@@ -102,7 +102,7 @@ def check_arguments(reference: Reference, arguments: dict[str, Any]) -> None:
     wrong = [name for name in arguments if name in _WEIGHTS]
     if wrong and reference.source != "code":
         raise ArchitectureError(
-            f"--arch {reference}: the argument {wrong[0]!r} asks for other weights than the checkpoint's.\n"
+            f"`arch={reference}`: the argument {wrong[0]!r} asks for other weights than the checkpoint's.\n"
             "  Leave it out."
         )
 
@@ -127,8 +127,8 @@ def _split_arguments(text: str) -> tuple[str, dict[str, Any]]:
         except (SyntaxError, ValueError):
             continue
     raise ArchitectureError(
-        f"--arch {text!r}: the arguments in brackets cannot be read.\n"
-        "  Write plain values by name: --arch 'torchvision:mobilenet_v2(width_mult=0.5)'"
+        f"`arch={text!r}`: the arguments in brackets cannot be read.\n"
+        "  Write plain values by name: `arch='torchvision:mobilenet_v2(width_mult=0.5)'`"
     )
 
 
@@ -166,15 +166,15 @@ def _unknown(text: str, name: str, sources: tuple[str, ...]) -> ArchitectureErro
     near = [each for each in known if each.split(":")[1].lower() == name.lower()]
     near += difflib.get_close_matches(f"{sources[0]}:{name}", known, n=4, cutoff=0.7)
     hint = f" Nearest: {', '.join(dict.fromkeys(near))}." if near else ""
-    return ArchitectureError(f"--arch {text!r}: no such architecture.{hint}\n  {_HOW}")
+    return ArchitectureError(f"`arch={text!r}`: no such architecture.{hint}\n  {_HOW}")
 
 
 def _from_code(name: str) -> Callable[..., nn.Module]:
-    found = own_code.find(name, f"--arch {name}", ArchitectureError)
+    found = own_code.find(name, f"`arch={name}`", ArchitectureError)
     if isinstance(found, nn.Module):
         attribute = name.rpartition(":")[2]
         raise ArchitectureError(
-            f"--arch {name}: is {type(found).__name__}, not a function or class that builds the network.\n"
+            f"`arch={name}`: is {type(found).__name__}, not a function or class that builds the network.\n"
             f"  Wrap it: def build(): return {attribute}"
         )
     build: Callable[..., nn.Module] = found

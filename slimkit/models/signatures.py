@@ -136,7 +136,7 @@ def identify(tensors: Mapping[str, Tensor], where: str) -> Match:
     if found:
         names = ", ".join(str(fit.reference) for fit in found)
         raise ArchitectureError(
-            f"{where}: its tensors fit {len(found)} architectures: {names}.\n  Say which: --arch {found[0].reference}"
+            f"{where}: its tensors fit {len(found)} architectures: {names}.\n  Say which: `arch={found[0].reference}`"
         )
     raise ArchitectureError(_nothing_fits(given, where))
 
@@ -202,7 +202,7 @@ def _nothing_fits(given: Shapes, where: str) -> str:
     ranked = sorted(index(), key=lambda entry: -_likeness(given, entry))[:3]
     best = ranked[0]
     ranked = [entry for entry in ranked if 2 * _likeness(given, entry) > _likeness(given, best)]
-    how = "--arch timm:NAME, --arch package.module:factory or --arch path/to/file.py:factory"
+    how = "`arch='timm:NAME'`, `arch='package.module:factory'` or `arch='path/to/file.py:factory'`"
     if given and given.keys() == best.shapes.keys() and _narrower(given, best):
         name = next(n for n in given if given[n] != best.shapes[n])
         return (
@@ -212,7 +212,7 @@ def _nothing_fits(given: Shapes, where: str) -> str:
             "narrowed, and a "
             "state dict does not say how to build it.\n"
             "  Give slimkit's own file of it (model.safetensors), the "
-            "dense network's checkpoint, or the code that builds the narrow one: --arch "
+            "dense network's checkpoint, or the code that builds the narrow one: `arch` "
             "path/to/file.py:factory"
         )
     if not given or _likeness(given, best) == 0:

@@ -105,7 +105,7 @@ def rebuild(tensors: Mapping[str, Tensor], made: record.Record, path: Path, arch
     if reference.source == "code" and arch is None:
         raise ArchitectureError(
             f"{path}: the network is built by {made.arch}, code that slimkit does not run on a file's word.\n"
-            f"  If you know that code, name it yourself: --arch {made.arch} (in Python: arch={made.arch!r})"
+            f"  If you know that code, name it yourself: `arch={made.arch!r}`"
         )
     every = {**tensors, **{name: tensors[kept] for name, kept in made.aliases.items() if kept in tensors}}
     known = made.provenance()

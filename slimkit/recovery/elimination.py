@@ -12,7 +12,7 @@ Shapes: U units, G convolution groups, F values read, O outputs, as in `readers`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from slimkit.channels import Graph, Group
 from slimkit.channels.graph import Axis
 from slimkit.example import Example
+from slimkit.progress import Progress, quiet
 from slimkit.recovery.calibration import chunks
 from slimkit.recovery.curvature import curvature
 from slimkit.recovery.inputs import Inputs, gather
 
 _RIDGE = 1e-4  # of the variance of each value that is read: scores do not depend on the scale of a channel
 _SLICES = 64  # a group is taken apart in about so many steps
-Progress = Callable[[str, float | None], None]
 
 
 @dataclass
@@ -70,7 +70,7 @@ def losses(dense: nn.Module, graph: Graph, batches: Sequence[Example], *, progre
         progress: called with what is being done, and the share done.
     """
     parts = [replace(part, held=False) for part in chunks(batches)]
-    report: Progress = progress or (lambda message, share: None)
+    report: Progress = progress or (quiet)
     costs = curvature(dense, parts)
     readers = {axis.tensor for axis in graph.axes if axis.reads}
     inputs = gather(dense, parts, readers, report)

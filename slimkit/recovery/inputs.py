@@ -6,7 +6,7 @@ need, for every mask of the same network: those of the inputs that stay are a bl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimkit.example import call
 from slimkit.modules import evaluating
+from slimkit.progress import Progress
 from slimkit.recovery.calibration import Chunk
 from slimkit.recovery.equations import LARGEST, Moments
 from slimkit.recovery.readers import Reader, parameters, reader
 from slimkit.surgery.remove import take
-
-Progress = Callable[[str, float | None], None]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ start from is smoothed, as neighbouring pixels of real images are alike. On resn
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,8 +22,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit.errors import DataError
 from slimkit.modules import evaluating
+from slimkit.progress import Progress
 
-Progress = Callable[[str, float | None], None]
 _BATCH = 32  # images made together: their statistics are matched as one
 _RATE = 0.3  # of Adam, in units of normalised pixels; falls to 0 as half a cosine
 _CLASS = 0.5  # weight of the cross-entropy beside the statistics

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +35,7 @@ from slimkit.channels import Graph
 from slimkit.errors import SpecError
 from slimkit.example import Example, batch_size
 from slimkit.modules import evaluating
+from slimkit.progress import Progress, quiet
 from slimkit.recovery.calibration import Chunk, chunks
 from slimkit.recovery.equations import LARGEST, MOST_ROWS, Moments, Solution, Use, solve, solve_rows
 from slimkit.recovery.gap import between
@@ -48,7 +49,6 @@ MODES = ("sequential", "parallel")
 _ROOM = 1 << 30  # bytes that activations of chunks in lockstep may take, about
 _COPIES = 4  # of what a layer reads and makes: two networks, and what lies between two weights
 _FIRST = 4  # chunks that start together, one of them held out
-Progress = Callable[[str, float | None], None]
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def reconstruct(
     if mode not in MODES:
         raise SpecError(f"mode is {mode!r}: it must be one of {', '.join(MODES)}.")
     parts = chunks(batches)
-    report: Progress = progress or (lambda message, share: None)
+    report: Progress = progress or (quiet)
     made = _Made(dense, copy.deepcopy(slim), graph, mask)
     with evaluating(dense), evaluating(slim), evaluating(made.slim):
         calls = _calls(dense, parts[0].example)

@@ -10,7 +10,7 @@ parameter saved, or per millisecond by `selection.measured` with the same scores
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from slimkit.channels import Graph
 from slimkit.errors import BudgetError, MaskError
 from slimkit.example import Example
+from slimkit.progress import Progress
 from slimkit.recovery.calibration import chunks
 from slimkit.recovery.gap import between
 from slimkit.recovery.reconstruct import Reconstruction, reconstruct
@@ -29,7 +30,6 @@ from slimkit.selection.measured.knapsack import Choice, solve
 from slimkit.selection.scope import by_scope, fill_unranked
 from slimkit.surgery.remove import remove
 
-Progress = Callable[[str, float | None], None]
 COSTS = {"macs": (products.macs, Graph.macs), "params": (products.params, Graph.params)}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,8 @@ from slimkit.measure import layer_table as tables
 from slimkit.measure import probe
 from slimkit.measure.engines import require
 from slimkit.measure.latency import Latency, measure
+from slimkit.progress import Progress, quiet
 from slimkit.results import Benched
-
-Progress = Callable[[str, float | None], None]
 
 
 def bench(
@@ -23,7 +22,7 @@ def bench(
     threads: int = 1,
     batch: int = 1,
     input_shape: tuple[int, ...] | None = None,
-    progress: Progress = lambda message, share: None,
+    progress: Progress = quiet,
 ) -> list[Benched]:
     """Measure ONNX files, those of an engine in turns: one row a file and engine.
 
@@ -58,7 +57,7 @@ def make_table(
     batch: int = 1,
     input_shape: tuple[int, ...] | None = None,
     force: bool = False,
-    progress: Progress = lambda message, share: None,
+    progress: Progress = quiet,
 ) -> tuple[list[Benched], tables.Table]:
     """Measure an ONNX file and its layers at a few widths, and write the table; give the file's row too.
 

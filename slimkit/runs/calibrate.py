@@ -10,8 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit import data
 from slimkit.example import Example, batch_size, tensors
+from slimkit.progress import Progress
 from slimkit.recovery.made_images import made_images
-from slimkit.runs.result import Progress
 from slimkit.settings import CompressSpec
 
 _BATCH = 128  # inputs at a time

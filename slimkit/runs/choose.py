@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from slimkit.channels import Graph
 from slimkit.example import Example
+from slimkit.progress import Progress
 from slimkit.recovery import elimination
 from slimkit.recovery.reconstruct import Reconstruction, reconstruct
 from slimkit.recovery.widths import best, candidates
 from slimkit.runs.calibrate import Calibration
-from slimkit.runs.result import Progress
 from slimkit.runs.start import allowed_widths
 from slimkit.selection.choose import choose, fixed_units
 from slimkit.selection.mask import Mask

@@ -17,13 +17,14 @@ from slimkit.measure.engines import require
 from slimkit.measure.stages import Stages
 from slimkit.models import Network
 from slimkit.modules import dtype_of
+from slimkit.progress import Progress, quiet
 from slimkit.runs import drop, output, start
 from slimkit.runs.calibrate import Calibration, calibrate
 from slimkit.runs.choose import Cut, cut, ranked
 from slimkit.runs.figures import cost, head, measure, slimming_rows, time_layers
 from slimkit.runs.files import finish, write_model
 from slimkit.runs.recover import Recovered, Retrain, recover
-from slimkit.runs.result import Outcome, Progress, Result, quiet
+from slimkit.runs.result import Outcome, Result
 from slimkit.settings import CompressSpec, make
 from slimkit.settings.keywords import CompressKeywords
 

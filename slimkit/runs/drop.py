@@ -9,9 +9,9 @@ from torch import nn
 
 from slimkit.errors import BudgetError, DataError
 from slimkit.measure.quality import LIKELY, Drop
+from slimkit.progress import Progress
 from slimkit.runs.choose import Cut
 from slimkit.runs.recover import Recovered
-from slimkit.runs.result import Progress
 from slimkit.settings import CompressSpec
 
 Attempt = Callable[[CompressSpec], tuple[Cut, Recovered]]

@@ -6,9 +6,9 @@ import torch
 
 from slimkit import models
 from slimkit._version import __version__
+from slimkit.progress import Progress, quiet
 from slimkit.results import Architecture, Channels, Gammas, InspectedGroup, Inspection
 from slimkit.runs.figures import head
-from slimkit.runs.result import Progress, quiet
 from slimkit.runs.start import image_shape, trace_with
 from slimkit.selection.mask import Mask
 from slimkit.settings import CompressSpec

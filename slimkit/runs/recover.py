@@ -12,9 +12,9 @@ from slimkit import data, provenance, recovery, training
 from slimkit.errors import TrainingError
 from slimkit.example import Example, tensors
 from slimkit.measure.quality import quality
+from slimkit.progress import Progress
 from slimkit.recovery import fold
 from slimkit.runs.calibrate import Calibration
-from slimkit.runs.result import Progress
 from slimkit.runs.start import task
 from slimkit.settings import CompressSpec
 from slimkit.surgery import proof

@@ -1,6 +1,5 @@
 """What a run gives back."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +7,6 @@ from torch import nn
 
 from slimkit.results import Report
 from slimkit.selection.mask import Mask
-
-Progress = Callable[[str, float | None], None]
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,3 @@ class Outcome:
 
     report: Report | None
     folder: Path
-
-
-def quiet(message: str, share: float | None) -> None:
-    """Show no progress."""

@@ -16,7 +16,7 @@ from slimkit.example import Example
 from slimkit.measure.conditions import Conditions
 from slimkit.measure.environment import preferred_step
 from slimkit.models import Network
-from slimkit.runs.result import Progress
+from slimkit.progress import Progress
 from slimkit.selection.budget import Widths
 from slimkit.selection.choose import Chooser, choose, fixed_units
 from slimkit.selection.mask import Mask

@@ -14,13 +14,14 @@ from slimkit.measure.engines import require
 from slimkit.measure.stages import Stages
 from slimkit.methods import Job, Selection
 from slimkit.models import Network
+from slimkit.progress import Progress, quiet
 from slimkit.runs import begin
 from slimkit.runs import output as folder
 from slimkit.runs.cost import training_cost
 from slimkit.runs.figures import head, judged, measure, slimming_rows, time_layers
 from slimkit.runs.files import finish, write_model
 from slimkit.runs.plan import Plan, plan
-from slimkit.runs.result import Outcome, Progress, Result, quiet
+from slimkit.runs.result import Outcome, Result
 from slimkit.runs.start import allowed_widths, context, measured_budget, proof_inputs, reading, task, trace_with
 from slimkit.selection.mask import Mask
 from slimkit.settings import RunSpec, TrainSpec

@@ -18,7 +18,7 @@ def pick_device(name: str) -> torch.device:
         return torch.device(next(kind for kind, found in there.items() if found))
     kind, _, number = name.partition(":")
     if not there[kind] or (number and int(number) >= torch.cuda.device_count()):
-        raise EngineError(f"--device {name}: PyTorch {torch.__version__} finds none here.\n  Use --device auto")
+        raise EngineError(f"`device={name}`: PyTorch {torch.__version__} finds none here.\n  Use `device='auto'`")
     return torch.device(name)
 
 

@@ -346,8 +346,8 @@ class _Keeper:
             if not state.exists(self.store):  # the first steps spoilt the weights
                 raise
             raise TrainingError(
-                f"{error}.\n  The last good state is in {self.store.folder}: --resume goes on from it with the same "
-                "settings; delete it to begin with others"
+                f"{error}.\n  The last good state is in {self.store.folder}: `resume=True` goes on from it with "
+                "the same settings; delete it to begin with others"
             ) from error
 
     def _state(self) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def write(store: Store, state: dict[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
         raise OutputError(
             f"{store.folder}: the state of the run cannot be saved: {error.strerror or error}.\n"
-            "  Make room or mend the folder, then go on with --resume from the last state"
+            "  Make room or mend the folder, then go on with `resume=True` from the last state"
         ) from error
 
 
@@ -85,7 +85,7 @@ def read(store: Store) -> tuple[dict[str, Any] | None, str | None]:
         return None, None
     if not store.resume:
         raise TrainingError(
-            f"{store.folder} holds the state of a run.\n  Give --resume to go on with it, or another folder"
+            f"{store.folder} holds the state of a run.\n  Give `resume=True` to go on with it, or another folder"
         )
     for path in paths:
         state = _read(path)

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from slimkit.channels import Graph
 from slimkit.errors import BudgetError
 from slimkit.export import export_onnx
+from slimkit.progress import Progress, quiet
 from slimkit.selection.budget import Widths, amount, to_limit
 from slimkit.selection.mask import Mask
 from slimkit.settings import Budget
 
-Progress = Callable[[str, float | None], None]
 Remove = Callable[[nn.Module, Graph, Mask], nn.Module]
 _ROUNDS = 4
 _PARAMETER = 4  # bytes
@@ -43,7 +43,7 @@ class SizeSolver:
     remove: Remove
     budget: Budget
     example: Tensor
-    progress: Progress = lambda message, share: None
+    progress: Progress = quiet
     original: float = 0.0
     target: float = 0.0
     reached: float = 0.0

@@ -20,13 +20,13 @@ from slimkit.measure import energy, layer_table
 from slimkit.measure.conditions import Conditions
 from slimkit.measure.latency import Latency, measure
 from slimkit.measure.layers import layers
+from slimkit.progress import Progress, quiet
 from slimkit.selection.budget import Widths, amount, blocks, nothing
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured.cost import Counts, join
 from slimkit.selection.measured.problem import Problem
 from slimkit.settings import Budget
 
-Progress = Callable[[str, float | None], None]
 Remove = Callable[[nn.Module, Graph, Mask], nn.Module]
 _CORRECTIONS = 3
 _AIM, _CLOSER = 0.98, 0.99  # of the target, by the table and by measured masks: noise must not lift it above
@@ -69,7 +69,7 @@ class LatencySolver:
     example: Tensor
     conditions: Conditions = Conditions()
     table: str | None = None
-    progress: Progress = lambda message, share: None
+    progress: Progress = quiet
     rounds: list[Round] = field(default_factory=list)
     original: float = 0.0
     target: float = 0.0
