@@ -167,8 +167,8 @@ def test_own_class_is_refused_and_named_with_the_two_ways_on(tmp_path):
     with pytest.raises(CheckpointError, match=r"Own'") as caught:
         models.load(path)
     message = str(caught.value)
-    assert "--arch module:factory or file.py:factory" in message
-    assert "--trust-pickle" in message
+    assert "`arch='module:factory'` or file.py:factory" in message
+    assert "`trust_pickle=True`" in message
 
 
 def test_own_class_with_trust(tmp_path):

@@ -194,7 +194,7 @@ def test_none_fits_lists_the_nearest(state, tmp_path):
     message = str(caught.value)
     assert "without fc.weight" in message
     assert "with fc.1.weight besides" in message
-    assert "--arch path/to/file.py:factory" in message
+    assert "`arch='path/to/file.py:factory'`" in message
 
 
 def test_nothing_alike(tmp_path):

@@ -20,6 +20,7 @@ from slimkit.selection.ranking import Context, rank
 from slimkit.selection.scope import by_scope
 from slimkit.settings import Budget
 from slimkit.surgery.prove import Slimmed, prove
+from slimkit.surgery.trials import Trial
 
 Choose = Callable[[Graph, Tensor, Tensor], Mask]  # (graph, scores [U], fixed bool [U]) -> mask
 
@@ -58,7 +59,7 @@ class Selection:
     ranking: str
     scope: str
     context: Context
-    inputs: Sequence[Example]
+    inputs: Sequence[Example | Trial]
     keep: tuple[str, ...] = ()
     without_bn: str = "norm"
     fold: bool = True

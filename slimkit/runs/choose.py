@@ -13,7 +13,7 @@ from slimkit.recovery import elimination
 from slimkit.recovery.reconstruct import Reconstruction, reconstruct
 from slimkit.recovery.widths import best, candidates
 from slimkit.runs.calibrate import Calibration
-from slimkit.runs.start import allowed_widths
+from slimkit.runs.start import allowed_widths, told_apart
 from slimkit.selection.choose import choose, fixed_units
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver, SizeSolver
@@ -125,7 +125,7 @@ def cut(
         found[_key(mask)] = (rebuilt, records[[_key(one) for one in masks].index(_key(mask))])
         return mask
 
-    slimmed = prove(dense, graph, chosen, inputs, fixed)
+    slimmed = prove(dense, graph, chosen, told_apart(inputs), fixed)
     rebuilt, record = found[_key(slimmed.mask)]
     if rebuilt is None and batches:
         progress("fitting what is left", None)

@@ -26,8 +26,9 @@ from slimkit.settings import CompressSpec, RunSpec
 from slimkit.settings.data import DataSpec
 from slimkit.surgery.prove import Slimmed, prove
 from slimkit.surgery.remove import remove
+from slimkit.surgery.trials import Trial
 
-_REAL_IMAGES = 16  # of the validation split, in the proof
+_RANDOM, _REAL_IMAGES = 2, 16  # inputs of the proof; images of the validation split
 
 
 _RANKING_BATCHES = 10
@@ -190,11 +191,16 @@ def proof_inputs(example: Example, dataset: data.Dataset | None, seed: int) -> l
         one = tensor[:1]
         return torch.randn(one.shape, generator=generator) if tensor.is_floating_point() else one
 
-    inputs: list[Example] = [tree_map_only(Tensor, drawn, example) for _ in range(2)]
+    inputs: list[Example] = [tree_map_only(Tensor, drawn, example) for _ in range(_RANDOM)]
     if dataset is not None:
         images, _ = next(iter(dataset.validation.batches(_REAL_IMAGES)))
         inputs.append(images)
     return inputs
+
+
+def told_apart(inputs: Sequence[Example]) -> list[Trial]:
+    """Return what `proof_inputs` gave with the names that the report calls them by."""
+    return [Trial("random" if number < _RANDOM else "real batch", one) for number, one in enumerate(inputs)]
 
 
 def context(spec: RunSpec, dataset: data.Dataset | None) -> Context:
@@ -264,4 +270,4 @@ def slim(
             return solver(graph, scores, widths, fixed)
         return choose(graph, scores, spec.budget, widths, fixed)
 
-    return prove(dense, graph, chosen, inputs, fixed_units(graph, spec.keep, spec.without_bn))
+    return prove(dense, graph, chosen, told_apart(inputs), fixed_units(graph, spec.keep, spec.without_bn))

@@ -22,7 +22,16 @@ from slimkit.runs.figures import head, judged, measure, slimming_rows, time_laye
 from slimkit.runs.files import finish, write_model
 from slimkit.runs.plan import Plan, plan
 from slimkit.runs.result import Outcome, Result
-from slimkit.runs.start import allowed_widths, context, measured_budget, proof_inputs, reading, task, trace_with
+from slimkit.runs.start import (
+    allowed_widths,
+    context,
+    measured_budget,
+    proof_inputs,
+    reading,
+    task,
+    told_apart,
+    trace_with,
+)
 from slimkit.selection.mask import Mask
 from slimkit.settings import RunSpec, TrainSpec
 from slimkit.surgery.prove import Slimmed, prove
@@ -126,7 +135,8 @@ def _train(
     slimmed = found.slimmed or _whole(job)
     progress("exporting", None)
     with stages.stage("save and export"):
-        proof, failed = write_model(dense, model, example, work, job.selection.inputs, slimmed)
+        inputs = proof_inputs(example, dataset, spec.seed)
+        proof, failed = write_model(dense, model, example, work, inputs, slimmed)
     progress("measuring", None)
     with stages.stage("measure"):
         sides = _sides(dense, model, example, spec, dataset, work)
@@ -179,7 +189,7 @@ def job_of(
         ranking=spec.ranking,
         scope=spec.scope,
         context=context(spec, dataset),
-        inputs=proof_inputs(example, dataset, spec.seed),
+        inputs=told_apart(proof_inputs(example, dataset, spec.seed)),
         keep=spec.keep,
         without_bn=spec.without_bn,
         fold=spec.constants == "fold",
