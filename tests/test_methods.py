@@ -2,10 +2,12 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from slimkit import methods, provenance
+from slimkit.errors import SpecError
 from slimkit.methods import METHODS
 from slimkit.models import load_slim
 from slimkit.runs.plan import plan
@@ -66,3 +68,10 @@ def test_methods_that_remove_no_channel_end_with_a_file_that_says_what_was_done(
     [made] = provenance.of(again).edits
     assert type(made).__name__ == edit
     assert (edit == "Masked") == any("no faster" in warning for warning in done.report.warnings)
+
+
+@pytest.mark.parametrize("settings", [{"ratio": 0.3}, {"max_macs": 0.5}, {"ranking": "gamma"}, {"keep": ("fc",)}])
+@pytest.mark.parametrize("method", [m.name for m in METHODS.values() if not m.removes])
+def test_what_a_method_has_no_use_for_is_refused(method: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=f"{next(iter(settings))} is .*the method '{method}' removes no channels"):
+        plan({"arch": "zoo:resnet8", "data": "digits", "method": method, **settings})

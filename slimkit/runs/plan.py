@@ -58,7 +58,25 @@ def plan(settings: Mapping[str, Any], words: Mapping[str, str] | None = None, so
     for name in rest.keys() - known:
         raise SpecError(_unknown(name, method, own | known, source))
     rest |= read_words(method.config, {name: word for name, word in rest.items() if name in read})
-    return Plan(TrainSpec(**shared), method, method.config(**rest))
+    spec = TrainSpec(**shared)
+    if not method.removes:
+        _refuse_idle(spec, method)
+    return Plan(spec, method, method.config(**rest))
+
+
+_OF_CHANNELS = ("ratio", "ranking", "scope", "without_bn", "keep", "cap", "round_to", "constants", "latency_table")
+
+
+def _refuse_idle(spec: TrainSpec, method: Method) -> None:
+    """Refuse what says which channels go, where none do. What a settings file holds by default may stay in it."""
+    usual = TrainSpec(arch=spec.arch, data=spec.data)
+    for name in dict.fromkeys((*spec.budgets(), *_OF_CHANNELS)):
+        value = getattr(spec, name)
+        if value is not None and value != getattr(usual, name):
+            raise SpecError(
+                f"{name} is {value!r}: the method {method.name!r} removes no channels, so it has no use for it.\n"
+                f"  Leave `{name}` out, or give another method: slimkit methods"
+            )
 
 
 def _unknown(name: str, method: Method, known: set[str], source: str) -> str:
