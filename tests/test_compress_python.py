@@ -16,6 +16,7 @@ from slimkit import zoo
 from slimkit.data import open as open_data
 from slimkit.errors import ArchitectureError, DataError, SlimkitError, SpecError, TrainingError
 from slimkit.measure import latency
+from slimkit.measure.quality import quality
 from slimkit.settings import CompressSpec
 from slimkit.settings.keywords import CompressKeywords
 
@@ -201,3 +202,50 @@ def test_keyword_types_are_those_of_the_settings() -> None:
         "trust_pickle",
         "max_memory",
     }
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"max_drop": 2.0}, "there is nothing to measure it on"),
+        ({"max_drop": 0.5, "data": "digits"}, "144 images cannot tell so small a drop, it takes 363 or more"),
+        ({"max_drop": 2.0, "ratio": 0.5}, "a run has one budget"),
+    ],
+)
+def test_a_drop_that_cannot_be_told_is_refused(resnet: nn.Module, settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(SlimkitError, match=says):
+        slimkit.compress(resnet, DIGIT, **settings)
+
+
+def test_the_smallest_network_within_a_drop_keeps_it(resnet: nn.Module, digits: Any) -> None:
+    result = slimkit.compress(resnet, DIGIT, dataset=digits, max_drop=4.0, epochs=0)
+    found = result.report.drop
+    before, after = (quality(net, digits.validation, digits.task) for net in (resnet, result.model))
+    assert found.drop == pytest.approx(100 * (before - after), abs=1e-6)
+    assert found.drop + found.margin <= 4.0 and result.report.after.macs < 0.5 * result.report.before.macs
+    within = [one.share for one in found.tried if one.within]
+    assert min(within) * result.report.before.macs >= result.report.after.macs
+    assert all(one.drop + one.margin > 4.0 for one in found.tried if not one.within)
+
+
+def test_without_labels_a_drop_is_one_of_agreement(resnet: nn.Module, digits: Any) -> None:
+    result = slimkit.compress(resnet, DIGIT, calibration=digits, max_drop=6.0, epochs=0)
+    assert result.report.after.judged is None and result.report.drop.images >= 256
+    assert result.report.drop.drop + result.report.drop.margin <= 6.0
+    assert result.report.fit.agreement > 0.94
+
+
+def test_a_network_is_recovered_from_nothing_but_its_weights(resnet: nn.Module, digits: Any) -> None:
+    ruined = slimkit.compress(resnet, DIGIT, 0.5, recover=False).model
+    result = slimkit.compress(resnet, DIGIT, 0.5)
+    assert quality(ruined, digits.test, digits.task) < 0.6 < 0.9 < quality(result.model, digits.test, digits.task)
+    assert result.report.fit.made and "made from noise" in result.report.fit.on
+    assert "agrees with the original" in result.report.verdict
+
+
+def test_short_retrainings_do_no_harm(resnet: nn.Module, digits: Any) -> None:
+    cut = slimkit.compress(resnet, DIGIT, 0.5, dataset=digits, epochs=0).model
+    start = quality(cut, digits.validation, digits.task)
+    for epochs in (0.25, 1, 2):
+        model = slimkit.compress(resnet, DIGIT, 0.5, dataset=digits, epochs=epochs).model
+        assert quality(model, digits.validation, digits.task) > start - 0.015

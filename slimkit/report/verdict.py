@@ -114,7 +114,7 @@ def _next(report: Report) -> str:
     return " ".join(words)
 
 
-_BUDGETS = ("max_latency", "max_macs", "max_params", "max_bytes", "max_energy", "ratio")
+_BUDGETS = ("max_latency", "max_macs", "max_params", "max_bytes", "max_energy", "max_drop", "ratio")
 
 
 def asked(report: Report) -> str:

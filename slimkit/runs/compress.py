@@ -200,7 +200,7 @@ def _smallest(
             given.spec, attempt, lambda net: quality.drop(dense, net, dataset.validation, dataset.task), progress
         )
     else:
-        held = calibration.held if calibration else []
+        held = calibration.held if calibration and not calibration.made else []
         drop.check(given.spec, sum(map(batch_size, held)) or None)
         found = drop.smallest(given.spec, attempt, lambda net: quality.disagreement(dense, net, held), progress)
     return found.cut, found.recovered, found.record
