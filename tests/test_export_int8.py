@@ -68,7 +68,7 @@ def test_it_computes_nearly_the_same_on_images_it_was_not_calibrated_on(model, s
 
 def test_without_images_it_is_refused(source, tmp_path):
     for nothing in ([], [torch.empty(0, 3, 8, 8)]):
-        with pytest.raises(DataError, match=r"(?s)no images to calibrate on.*--data"):
+        with pytest.raises(DataError, match=r"(?s)no images to calibrate on.*`data`"):
             quantise(source, tmp_path / "int8.onnx", nothing)
     assert not list(tmp_path.iterdir())
 
