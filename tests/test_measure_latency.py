@@ -105,7 +105,7 @@ def test_cpu_time_is_the_least_since_neighbours_lengthen_it_too():
 
 def test_a_fixed_batch_stays_and_a_free_size_must_be_given(tmp_path):
     path = free_shape(tmp_path / "free.onnx")
-    with pytest.raises(EngineError, match=r"(?s)free\.onnx: .*--input-shape"):
+    with pytest.raises(EngineError, match=r"(?s)free\.onnx: .*`input_shape"):
         measure([path])
     (found,) = measure([path], (3, 8, 8), seconds=0.01, batch=2)
     assert found.batch == 2

@@ -112,7 +112,7 @@ def test_a_network_that_needs_values_is_counted_on_the_cpu():
 
 
 def test_a_shape_that_does_not_fit_is_named():
-    with pytest.raises(TraceError, match=r"(?s)Conv2d on an image of shape \(5, 8, 8\).*--input-shape"):
+    with pytest.raises(TraceError, match=r"(?s)Conv2d on an image of shape \(5, 8, 8\).*`input_shape"):
         count_macs(nn.Conv2d(3, 4, 3), (5, 8, 8))
 
 
