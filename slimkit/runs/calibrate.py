@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit import data
 from slimkit.example import Example, batch_size, tensors
+from slimkit.measure.macs import count_macs
 from slimkit.progress import Progress
 from slimkit.recovery.made_images import made_images
 from slimkit.settings import CompressSpec
@@ -17,8 +18,11 @@ from slimkit.settings import CompressSpec
 _BATCH = 128  # inputs at a time
 _FEWEST, _MOST = 256, 2048  # inputs
 _NUMBERS = 256 * 3 * 224 * 224  # held in memory at once: 154 MB; more inputs where they are small
-_MADE, _MADE_SIDE = 256, 112  # images made from noise, and the largest side of one
-_HELD = 64  # inputs that nothing is fitted to: agreement is counted on them
+_MADE, _STEPS = 256, 60  # images made from noise, and steps of making them
+_HELD = 0.25  # more of them, that nothing is fitted to: agreement is counted on them
+_SIDE = 64  # smallest side of an image that is made smaller than those of training
+# Multiply-adds that making images may take, three forward passes a step: about two minutes of one core.
+_EFFORT = 4e12
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,11 @@ def calibrate(
         return Calibration(name, batches, held, source=source)
     if not spec.fits or not isinstance(example, Tensor) or not any(map(_learned, dense.modules())):
         return None
-    images = made_images(dense, _smaller(dense, example), _MADE + _HELD, seed=spec.seed, progress=progress)
-    batches = [images[start : start + _BATCH] for start in range(0, _MADE, _BATCH)]
-    return Calibration(f"{_MADE} images made from noise", batches, [images[_MADE:]], made=True)
+    shape, count, steps = _affordable(dense, tuple(example.shape[1:]))
+    more = round(_HELD * count)
+    images = made_images(dense, shape, count + more, steps, seed=spec.seed, progress=progress)
+    batches = [images[start : min(start + _BATCH, count)] for start in range(0, count, _BATCH)]
+    return Calibration(f"{count} images made from noise", batches, [images[count:]], made=True)
 
 
 def _learned(module: nn.Module) -> bool:
@@ -74,16 +80,30 @@ def _learned(module: nn.Module) -> bool:
     return bool(module.running_mean.any())
 
 
-def _smaller(dense: nn.Module, example: Tensor) -> tuple[int, ...]:
-    """Return the shape of one image, of half the side or less where it is large and the network takes it."""
-    shape = tuple(example.shape[1:])
-    if len(shape) != 3 or max(shape[1:]) <= _MADE_SIDE:
-        return shape
-    factor = _MADE_SIDE / max(shape[1:])
-    small = (shape[0], *(max(32, round(side * factor / 32) * 32) for side in shape[1:]))
+def _affordable(dense: nn.Module, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int, int]:
+    """Return shape, number and steps of the images to make: first smaller images, then fewer, then fewer steps."""
+
+    def effort(shape: tuple[int, ...], count: int, steps: int) -> float:
+        return 3.0 * count_macs(dense, shape) * count * (1 + _HELD) * steps
+
+    count, steps = _MADE, _STEPS
+    while len(shape) == 3 and min(shape[1:]) > _SIDE and effort(shape, count, steps) > _EFFORT:
+        side = max(_SIDE, round(min(shape[1:]) * 0.75 / 32) * 32)
+        smaller = (shape[0], *(max(32, round(one * side / min(shape[1:]) / 32) * 32) for one in shape[1:]))
+        if smaller == shape or not _runs(dense, smaller):
+            break
+        shape = smaller
+    if effort(shape, count, steps) > _EFFORT:
+        count //= 2
+    steps = min(steps, max(steps // 2, round(steps * _EFFORT / max(1.0, effort(shape, count, steps)))))
+    return shape, count, steps
+
+
+def _runs(dense: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Tell whether a network takes images of this shape: some layers want the size of training."""
     try:
         with torch.no_grad():
-            dense(torch.zeros(2, *small))
-    except RuntimeError:  # a layer that wants the full size
-        return shape
-    return small
+            dense(torch.zeros(2, *shape))
+    except RuntimeError:
+        return False
+    return True
