@@ -307,10 +307,12 @@ def run(bench: Bench, arm: str, seed: int, epochs: int) -> dict[str, Any]:
             renewed = copy.deepcopy(net)
             recovery.reestimate(renewed, bench.dataset.train, batches=20, seed=seed)
             row[f"{key}_renewed"] = bench.accuracy(renewed, "validation")
-        recipe = replace(training.recovery.recipe(epochs, seed), learning_rate=RECOVERY_RATE)
+        recipe = replace(recovery.recipe(epochs, seed), learning_rate=RECOVERY_RATE)
         if not arm.endswith(TAUGHT):
             recipe = replace(recipe, distillation=0.0)
-        trained = recovery.recover(start, bench.dataset.train, recipe, teacher=bench.dense).model
+        start = copy.deepcopy(start)
+        recovery.reestimate(start, bench.dataset.train, seed=seed)
+        trained = training.train(start, bench.dataset.train, recipe, teacher=bench.dense).model
     row |= {part: bench.accuracy(trained, part) for part in ("validation", "test")}
     row["cpu_s"] = time.process_time() - began
     return row

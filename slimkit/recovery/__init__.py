@@ -1,6 +1,6 @@
 """What gives accuracy back after a cut."""
 
-from slimkit.recovery.retrain import recover
+from slimkit.recovery.retrain import recipe
 from slimkit.recovery.statistics import reestimate
 
-__all__ = ["recover", "reestimate"]
+__all__ = ["recipe", "reestimate"]

@@ -122,7 +122,7 @@ def _retrained(
     progress: Progress,
 ) -> Recovered:
     recipe = replace(
-        recovery.retrain.recipe(spec.epochs, spec.seed),
+        recovery.recipe(spec.epochs, spec.seed),
         batch_size=spec.batch_size,
         learning_rate=spec.learning_rate,
         precision=spec.precision,
