@@ -18,12 +18,12 @@ from typing import Any, TypeVar, get_origin
 import click
 
 from slimkit._version import __version__
-from slimkit.errors import SlimkitError, SpecError
-from slimkit.results import Record, Report
-from slimkit.settings import BUDGETS, CompressSpec, RunSpec, TrainSpec, make, read_config, read_pairs, read_words
+from slimkit.errors import SlimkitError
+from slimkit.results import Record, Report, study_file
+from slimkit.settings import CompressSpec, Settings, StudySpec, TrainSpec
+from slimkit.settings.command_line import ENGINES, file_among, gather, method_words, settings_and_words, study_of
 from slimkit.settings.words import as_flags, printable
 
-Spec = TypeVar("Spec", bound=RunSpec)
 Found = TypeVar("Found", bound=Record)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -31,14 +31,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 COMPRESS = ("ratio", "max_macs", "max_latency", "data", "epochs", "arch", "input_shape", "trust_pickle", "seed")
 TRAIN = ("arch", "data", "method", "ratio", "max_macs", "epochs", "seed")
 INSPECT = ("arch", "input_shape", "trust_pickle", "max_memory", "without_bn", "tracer")
-# `--engine` names who traces or who runs; the names are disjoint.
-ENGINES = {
-    "slimkit": "tracer",
-    "torch-pruning": "tracer",
-    "onnxruntime": "runtime",
-    "openvino": "runtime",
-    "openvino-bf16": "runtime",
-}
+STUDY = (
+    "arch", "data", "methods", "ratio", "max_macs", "max_params", "seeds", "images", "pixels", "like", "equal_cost",
+    "latency",
+)  # fmt: skip
 
 
 def _flag(entry: Field[Any]) -> str:
@@ -66,20 +62,24 @@ class SettingsCommand(click.Command):
                 formatter.write_dl(listed)
 
 
-def settings_of(kind: type[RunSpec], shown: Sequence[str], rest: bool = True) -> Callable[[Function], Function]:
+def settings_of(
+    kind: type[Settings], shown: Sequence[str], rest: bool = True, config: bool = True
+) -> Callable[[Function], Function]:
     """Make an option of every setting of a spec; those not in `shown` are listed after the options.
 
-    Without `rest` only those in `shown` become options.
+    Without `rest` only those in `shown` become options; without `config` the settings file is none of them.
     """
 
     def add(command: Function) -> Function:
         by_name = {entry.name: entry for entry in fields(kind)}
         engines = "tracer or runtime by its name: " + ", ".join(ENGINES)
-        click.option("--engine", metavar="NAME", hidden=True, help=engines)(command)
+        if config:
+            click.option("--engine", metavar="NAME", hidden=True, help=engines)(command)
         click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any setting, by name.")(command)
-        trust = "Let the --config file name code to run: arch, data, trust_pickle."
+        trust = "Let the settings file name code to run: arch, data, trust_pickle."
         click.option("--trust-config", is_flag=True, hidden=True, help=trust)(command)
-        click.option("--config", type=Path, metavar="FILE", help="Settings from a file such as run.toml.")(command)
+        if config:
+            click.option("--config", type=Path, metavar="FILE", help="Settings from a file such as run.toml.")(command)
         for name in reversed([*shown, *(name for name in by_name if rest and name not in shown)]):
             click.option(_flag(by_name[name]), name, **_look(by_name[name], hidden=name not in shown))(command)
         return command
@@ -140,6 +140,42 @@ def train(ctx: click.Context, /, out: Path | None, force: bool, resume: bool, as
 
         outcome = train_network(plan(settings, given), out, force, resume, progress)
     show_run(outcome.report, outcome.folder, as_json)
+
+
+@slimkit.command(
+    cls=SettingsCommand,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    options_metavar="[STUDY.toml] [OPTIONS]",
+)
+@settings_of(StudySpec, STUDY, rest=False, config=False)
+@click.option("--workers", default="1", metavar="N", help="Processes, 0: none but this; ray or ray://HOST:PORT. [1]")
+@click.option("--out", type=Path, metavar="DIR", help="Folder to write; default: FILE or ARCH, and -study.")
+@click.option("--resume", is_flag=True, help="Go on with the study in that folder: train what it lacks.")
+@click.option("--json", "as_json", is_flag=True, help="Print the arms as lines of JSON, and nothing else.")
+@click.pass_context
+def study(ctx: click.Context, /, workers: str, out: Path | None, resume: bool, as_json: bool, **words: Any) -> None:
+    """Train methods and controls side by side, several seeds each, and say which differences are more than chance.
+
+    \b
+    slimkit study study.toml --workers 2
+    slimkit study --arch zoo:resnet20 --data fashion-mnist --methods early-bird,scratch --ratio 0.3,0.5 --seeds 3
+    """
+    file, extra = file_among(ctx.args)
+    spec = study_of({"config": file, "engine": None, **words}, extra)
+    with working() as progress:
+        from slimkit.runs import study as studying
+
+        target = out or (Path(f"{file.stem}-study") if file else None)
+        found = studying.study(spec, target, resume=resume, workers=workers, progress=progress)
+    if as_json:
+        click.echo(printable("".join(map(study_file.line, found.arms))), nl=False)
+        return
+    from rich.console import Console
+
+    from slimkit.report.study_table import study_table
+
+    Console().print(study_table(found.arms, found.notes))
+    click.echo(f"Study: {found.folder / studying.PAGE}")
 
 
 @slimkit.command()
@@ -237,46 +273,6 @@ def report(folders: tuple[Path, ...], out: Path | None, force: bool) -> None:
         progress("drawing the page", None)
         path = rebuild.rebuild(folders, out, force)
     click.echo(path)
-
-
-def method_words(words: Sequence[str]) -> dict[str, str]:
-    """Read `--name value`, `--name=value`, `--name` and `--no-name`: options that belong to a method."""
-    found: dict[str, str] = {}
-    left = list(words)
-    while left:
-        word = left.pop(0)
-        name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not name:
-            raise SpecError(f"{word!r}: there is no such argument.\n  See slimkit train --help")
-        if not equals and left and not left[0].startswith("--"):
-            value = left.pop(0)
-        elif not equals:
-            name, value = name.removeprefix("no-"), "false" if name.startswith("no-") else "true"
-        name = name.replace("-", "_")
-        found[name] = f"{found[name]},{value}" if name in found else value
-    return found
-
-
-def settings_and_words(words: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return what a settings file holds, and what `--set` and flags add; these win, their budget too."""
-    config, pairs, engine = words.pop("config"), words.pop("pairs"), words.pop("engine")
-    trusted = words.pop("trust_config")
-    given = read_pairs(pairs) | {name: value for name, value in words.items() if value is not None}
-    if engine is not None:
-        if engine not in ENGINES:
-            raise SpecError(f"engine is {engine!r}: it must be one of {', '.join(ENGINES)}.")
-        given[ENGINES[engine]] = engine
-    settings = {} if config is None else read_config(config, given, trusted)
-    budgets = {"ratio", *(f"max_{kind}" for kind in BUDGETS)}
-    if budgets & set(given):
-        settings = {name: value for name, value in settings.items() if name not in budgets}
-    return settings, given
-
-
-def gather(kind: type[Spec], words: dict[str, Any]) -> Spec:
-    """Make a spec from a settings file, `--set` and flags."""
-    settings, given = settings_and_words(words)
-    return make(kind, settings | read_words(kind, given))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from slimkit.data.fit import check_fits
 from slimkit.data.inputs import Inputs
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.pictures import Reading
+from slimkit.data.smaller import smaller
 from slimkit.data.tensor_split import TensorSplit
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "check_fits",
     "open",
     "open_inputs",
+    "smaller",
 ]

@@ -212,4 +212,5 @@ METHOD = Method(
     summary="train with a penalty on gamma, cut as soon as the mask has settled, train on (You et al. 2020)",
     config=EarlyBirdConfig,
     run=run,
+    needs=lambda job, config: (penalty_of(job, config, config.penalty), looks_of(job, config, None)),
 )

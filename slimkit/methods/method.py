@@ -75,6 +75,7 @@ class Method:
         run: does it.
         ranking: criterion that it ranks channels by where the run names none.
         removes: it removes channels, so that there must be some that can go.
+        needs: refuses, before anything is trained, a network that it cannot work on.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Method:
     run: Callable[[Job, Any], Found]
     ranking: str = "gamma"
     removes: bool = True
+    needs: Callable[[Job, Any], object] = lambda job, config: None
 
     def __call__(self, job: Job, config: Settings) -> Found:
         """Run, after a look at what is needed.
@@ -90,9 +92,18 @@ class Method:
         Raises:
             MaskError: the method removes channels, and none of this network's can go.
         """
+        self.check(job, config)
+        return self.run(job, config)
+
+    def check(self, job: Job, config: Settings) -> None:
+        """Look at what is needed, without training anything.
+
+        Raises:
+            MaskError: the method removes channels, and none of this network's can go; or it needs BatchNorm.
+        """
         if self.removes and not job.graph.units:
             raise MaskError(nothing(job.graph, job.selection.widths))
-        return self.run(job, config)
+        self.needs(job, config)
 
 
 def leg(macs: int, phases: Sequence[training.Phase], search: bool) -> Leg:

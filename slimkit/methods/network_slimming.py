@@ -37,4 +37,5 @@ METHOD = Method(
     summary="train with a penalty on gamma to the end, cut, retrain for as long (Liu et al. 2017)",
     config=NetworkSlimmingConfig,
     run=run,
+    needs=lambda job, config: (penalty_of(job, config, config.penalty), looks_of(job, config, None)),
 )

@@ -19,11 +19,10 @@ from slimkit.errors import BudgetError, SpecError
 from slimkit.methods.cut import Cut, cut, named
 from slimkit.methods.job import Job
 from slimkit.methods.method import Found, Method, leg
-from slimkit.methods.shrink import Spent
 from slimkit.methods.train import Search, history, train
 from slimkit.results import report_file
 from slimkit.selection.mask import Mask
-from slimkit.settings import setting
+from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, number, optional, several, text, whole
 from slimkit.surgery.remove import remove
 
@@ -34,7 +33,7 @@ _TRAINED = ("random-channels", "fine-tune")  # cut from a network that was train
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScratchConfig(Spent):
+class ScratchConfig(Settings):
     """Which control."""
 
     control: str = setting(
@@ -56,8 +55,19 @@ class ScratchConfig(Spent):
         "of a network that was not trained before: fresh, or initial (those of the dense network, of what stays)",
         choice("fresh", "initial"),
     )
+    spend: float | None = setting(
+        None,
+        "train until the run has cost this many dense trainings; default: for the epochs asked for",
+        optional(number(0, above=True)),
+    )
     longest: float | None = setting(
         None, "most that scratch-B trains longer, as a factor; 2 in the paper for ImageNet", optional(number(1))
+    )
+    worth: float | None = setting(
+        None,
+        "dense trainings that scratch-B may cost; default: 1, as in the paper; what the reference has cost is the "
+        "strict budget",
+        optional(number(0, above=True)),
     )
 
     def __post_init__(self) -> None:
@@ -65,6 +75,7 @@ class ScratchConfig(Spent):
         for name, wrong, why in (
             ("kept", bool(self.kept) and self.like is not None, "like says the same"),
             ("longest", self.longest is not None and self.control != "scratch-B", "only scratch-B trains longer"),
+            ("worth", self.worth is not None and self.control != "scratch-B", "it is the budget of scratch-B"),
             ("spend", self.spend is not None and self.control in ("scratch-B", *_TRAINED), "the control says how long"),
             ("weights", self.weights != "fresh" and self.control in _TRAINED, "the network is trained before"),
         ):
@@ -192,7 +203,7 @@ def _widths_of_run(graph: Graph, folder: str) -> list[int]:
 def _epochs(job: Job, config: ScratchConfig, mask: Mask) -> int:
     epochs, dense, small = int(job.recipe.epochs), job.macs(), job.macs(mask)
     if config.control == "scratch-B":
-        return epochs_b(epochs, dense, small, config.longest)
+        return max(1, epochs_b(epochs * (config.worth or 1.0), dense, small, config.longest))
     return epochs if config.spend is None else max(1, int(config.spend * epochs * dense / small))
 
 

@@ -10,9 +10,10 @@ from markupsafe import Markup
 
 from slimkit.report.parts import Section
 from slimkit.report.sections import account, gains, network, quality, search
+from slimkit.report.sections.arms import comparison_of_arms
 from slimkit.report.sections.several import Run, comparison
 from slimkit.report.verdict import short_name, verdict
-from slimkit.results import Latency, Report
+from slimkit.results import Arm, Latency, Report
 from slimkit.results.report_file import to_json
 
 SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
@@ -64,7 +65,24 @@ def comparison_page(runs: Sequence[tuple[str, Report]], times: Sequence[Latency]
     )
 
 
-def _render(**content: Any) -> str:
+def study_page(arms: Sequence[Arm]) -> str:
+    """Write the page of a study, from its lines alone."""
+    said, found = comparison_of_arms(arms)
+    versions = dict.fromkeys(f"{arm.slimkit} {arm.commit or ''}".strip() for arm in arms)
+    return _render(
+        title="A study",
+        facts=["study", str(arms[0].settings.get("arch", "")), arms[0].data],
+        version=", ".join(versions),
+        verdict=said,
+        warnings=[],
+        sections=found,
+        data=to_json({"arms": [arm.to_dict() for arm in arms]}),
+        source="study.jsonl",
+    )
+
+
+def _render(source: str = "report.json", **content: Any) -> str:
+    content["source"] = source
     environment, style, script = _template()
     # JSON inside <script> must not contain "</script" or "<!--"; escaped like this it stays the same JSON.
     content["data"] = Markup(content["data"].replace("<", "\\u003c"))  # noqa: S704

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slimkit.errors import OutputError
-from slimkit.report.page import comparison_page, run_page
-from slimkit.results import Report, report_file
+from slimkit.report.page import comparison_page, run_page, study_page
+from slimkit.results import Report, report_file, study_file
 
 
 def rebuild(folders: Sequence[Path], out: Path | None = None, force: bool = False) -> Path:
@@ -17,14 +17,28 @@ def rebuild(folders: Sequence[Path], out: Path | None = None, force: bool = Fals
         OutputError: a report is missing or unreadable, or the page exists (without `force`) or cannot be
             written.
     """
+    if len(folders) == 1 and ((folders[0] / study_file.NAME).is_file() or folders[0].name == study_file.NAME):
+        return _study(folders[0], out, force)
     reports = [report_file.read(folder) for folder in folders]
     if len(reports) == 1:
         home = folders[0] if folders[0].is_dir() else folders[0].parent
         path, text = out or home / "report.html", run_page(reports[0])
     else:
         path, text = out or Path("comparison.html"), comparison_page(_named(folders, reports))
-    own = len(reports) == 1 and out is None
-    if path.exists() and not (own or force):
+    return _written(path, text, force or (len(reports) == 1 and out is None))
+
+
+def _study(folder: Path, out: Path | None, force: bool) -> Path:
+    """Write the page of a study."""
+    arms, _ = study_file.read(folder)
+    if not arms:
+        raise OutputError(f"{folder}: the study has no finished arm yet.\n  Go on with it: slimkit study --resume")
+    home = folder if folder.is_dir() else folder.parent
+    return _written(out or home / "study.html", study_page(arms), force or out is None)
+
+
+def _written(path: Path, text: str, force: bool) -> Path:
+    if path.exists() and not force:
         raise OutputError(f"{path}: it exists already.\n  Give another --out, or --force to replace it")
     try:
         path.write_text(text, encoding="utf-8")

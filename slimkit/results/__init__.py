@@ -16,6 +16,7 @@ from slimkit.results.report import (
     Round,
     TableSummary,
 )
+from slimkit.results.study import STUDY_SCHEMA, Arm, Clock, Outcome, Spending
 from slimkit.results.training import (
     AfterCut,
     Epoch,
@@ -29,14 +30,17 @@ from slimkit.results.training import (
 )
 
 __all__ = [
+    "STUDY_SCHEMA",
     "Accuracy",
     "AfterCut",
     "Architecture",
+    "Arm",
     "Benched",
     "Benchmark",
     "Budget",
     "Catalogue",
     "Channels",
+    "Clock",
     "Cost",
     "Energy",
     "Entry",
@@ -54,6 +58,7 @@ __all__ = [
     "Look",
     "Measured",
     "Normalisation",
+    "Outcome",
     "Penalty",
     "Proof",
     "Record",
@@ -62,6 +67,7 @@ __all__ = [
     "Round",
     "Search",
     "Settling",
+    "Spending",
     "Spent",
     "Stage",
     "TableSummary",

@@ -45,7 +45,7 @@ def claim(out: Path, force: bool = False, inputs: Sequence[Path] = ()) -> Iterat
     missing = [folder for folder in out.parents if not folder.exists()]
     work = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
     try:
-        with _writable(out, missing), _locked(out):
+        with _writable(out, missing), locked(out):
             _recover(out)
             _check(out, force, inputs)
             _make(work, out)
@@ -95,7 +95,35 @@ def _unmade(out: Path, error: OSError) -> OutputError:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def kept(out: Path, resume: bool = False) -> Iterator[Path]:
+    """Give a folder to which a long run adds as it goes, so that what it has is there when it is killed.
+
+    Args:
+        out: the folder; while the block runs, no other run can write there.
+        resume: it may be there, and hold what an earlier run has left.
+
+    Raises:
+        OutputError: it is there (without `resume`), is a file or a link, is being written by another run, or cannot be
+            written.
+    """
+    out = Path(os.path.abspath(out))
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    with _writable(out, missing[1:] if out in missing else missing), locked(out):
+        if os.path.lexists(out) and (out.is_symlink() or not out.is_dir()):
+            _check(out, False, ())
+        if out.is_dir() and not resume and any(out.iterdir()):
+            raise OutputError(f"{out}: the folder exists already.\n  Go on in it: `resume=True`, or give another `out`")
+        try:
+            with _writable(out, [out]):
+                yield out
+        finally:
+            for folder in missing:  # the innermost first; those that hold something stay
+                with suppress(OSError):
+                    folder.rmdir()
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
     """Keep other runs from `out`; the system takes the lock away from a run that is killed."""
     path = out.parent / f".{out.name}.lock"
     try:

@@ -2,17 +2,14 @@
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from slimkit import data, methods, models, provenance, training
-from slimkit.measure.engines import require
+from slimkit import data, models, provenance, training
 from slimkit.measure.stages import Stages
-from slimkit.methods import Job, Selection
+from slimkit.methods import Job
 from slimkit.models import Network
 from slimkit.progress import Progress, quiet
 from slimkit.runs import begin
@@ -20,20 +17,14 @@ from slimkit.runs import output as folder
 from slimkit.runs.cost import training_cost
 from slimkit.runs.figures import head, judged, measure, slimming_rows, time_layers
 from slimkit.runs.files import finish, write_model
+from slimkit.runs.job import job_of, opened, random_image
 from slimkit.runs.plan import Plan, plan
 from slimkit.runs.result import Outcome, Result
 from slimkit.runs.start import (
-    allowed_widths,
-    context,
-    measured_budget,
     proof_inputs,
-    reading,
-    task,
-    told_apart,
-    trace_with,
 )
 from slimkit.selection.mask import Mask
-from slimkit.settings import RunSpec, TrainSpec
+from slimkit.settings import RunSpec
 from slimkit.surgery.prove import Slimmed, prove
 
 
@@ -65,8 +56,8 @@ def train(
     arch = provenance.of(model).arch or type(model).__name__
     name = dataset if isinstance(dataset, str) else getattr(dataset, "name", "dataset")
     asked = plan({"arch": arch, "data": name, "ratio": ratio, **settings})
-    opened = _opened(asked.spec, dataset)
-    network = models.of(model, opened.input_shape)
+    images = opened(asked.spec, dataset)
+    network = models.of(model, images.input_shape)
 
     def fresh() -> nn.Module:
         return begin.redrawn(network.model, asked.spec.seed + 1)
@@ -74,10 +65,10 @@ def train(
     stages = Stages()
     if out is None:
         with tempfile.TemporaryDirectory() as work:
-            return _train(network, fresh, opened, asked, Path(work), None, progress, stages)
+            return _train(network, fresh, images, asked, Path(work), None, progress, stages)
     with folder.claim(Path(out)) as work_folder:
-        store = begin.store(asked.settings(), Path(out), resume, network.model, opened)
-        result = _train(network, fresh, opened, asked, work_folder, store, progress, stages)
+        store = begin.store(asked.settings(), Path(out), resume, network.model, images)
+        result = _train(network, fresh, images, asked, work_folder, store, progress, stages)
     training.forget(store)
     return result
 
@@ -93,7 +84,7 @@ def train_network(asked: Plan, out: Path | None, force: bool, resume: bool, prog
     with begin.joined(spec) as world, begin.claimed(target, force, world) as work:
         progress("building the network", None)
         with stages.stage("load"):
-            dataset = _opened(spec)
+            dataset = opened(spec)
             network = begin.build(spec, dataset, spec.seed)
         store = begin.store(asked.settings(), target, resume, network.model, dataset)
 
@@ -106,13 +97,6 @@ def train_network(asked: Plan, out: Path | None, force: bool, resume: bool, prog
         result = _train(network, fresh, dataset, asked, work, store, progress, stages)
     training.forget(store)
     return Outcome(result.report, target)
-
-
-def _opened(spec: TrainSpec, given: Any = None) -> data.Dataset:
-    """Open the data set that the settings name, or take what was given in Python."""
-    if given is None or isinstance(given, str):
-        return data.open(spec.data, root=spec.data_root, seed=spec.seed, task=task(spec), reading=reading(spec))
-    return data.as_dataset(given, task=task(spec), seed=spec.seed)
 
 
 def _train(
@@ -148,59 +132,6 @@ def _train(
     report["cost"], notes = training_cost(job, found, sides, stages, dict(asked.settings()))
     report["warnings"] = [*found.warnings, *failed, *notes, *sides.get("warnings", [])]
     return Result(model, slimmed.mask, finish(report, [spec, asked.config], work, stages))
-
-
-def job_of(
-    network: Network,
-    fresh: Callable[[], nn.Module],
-    dataset: data.Dataset,
-    asked: Plan,
-    store: training.Store | None = None,
-    progress: Progress = quiet,
-) -> Job:
-    """Return what a method works on.
-
-    Args:
-        network: the network with fresh weights.
-        fresh: builds it with other weights.
-        dataset: what to train on.
-        asked: settings and method.
-        store: where the state of the run is kept.
-        progress: called with what is being done, and the share done.
-    """
-    spec = replace(asked.spec, ranking=asked.ranking)
-    require(spec.runtime)
-    data.check_fits(dataset, network.model)
-    example = random_image(dataset, spec.seed)
-    graph = trace_with(spec, network.model, example)
-    solver = measured_budget(spec, network.model, example, progress)
-    recipe = training.Recipe(
-        epochs=spec.epochs,
-        batch_size=spec.batch_size,
-        learning_rate=spec.learning_rate,
-        schedule={"step": "milestones"}.get(spec.schedule, spec.schedule),
-        seed=spec.seed,
-        precision=spec.precision,
-        device=spec.device,
-    )
-    chosen = Selection(
-        budget=spec.budget,
-        widths=allowed_widths(spec),
-        ranking=spec.ranking,
-        scope=spec.scope,
-        context=context(spec, dataset),
-        inputs=told_apart(proof_inputs(example, dataset, spec.seed)),
-        keep=spec.keep,
-        without_bn=spec.without_bn,
-        fold=spec.constants == "fold",
-        measured=methods.agreed(methods.remembered(solver, store), spec.device),
-    )
-    return Job(network.model, graph, dataset, recipe, chosen, fresh, store, progress)
-
-
-def random_image(dataset: data.Dataset, seed: int) -> Tensor:
-    """Return a random image [1, C, H, W]."""
-    return torch.randn(1, *dataset.input_shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _sides(

@@ -4,6 +4,7 @@ from slimkit.settings.budget import Budget, parse_budget
 from slimkit.settings.compress import CompressSpec
 from slimkit.settings.run import BUDGETS, SCOPE, RunSpec
 from slimkit.settings.setting import Settings, setting
+from slimkit.settings.study import StudySpec, study_spec
 from slimkit.settings.toml_file import from_toml, make, read_config, read_pairs, read_words, to_toml
 from slimkit.settings.train import METHODS, TrainSpec, new_words
 
@@ -15,6 +16,7 @@ __all__ = [
     "CompressSpec",
     "RunSpec",
     "Settings",
+    "StudySpec",
     "TrainSpec",
     "from_toml",
     "make",
@@ -24,5 +26,6 @@ __all__ = [
     "read_config",
     "read_words",
     "setting",
+    "study_spec",
     "to_toml",
 ]

@@ -104,8 +104,16 @@ def read_words(kind: type[Settings], words: Mapping[str, str]) -> dict[str, Any]
     texts = {entry.name for entry in fields(kind) if entry.type in (str, str | None)}
     lists = {entry.name for entry in fields(kind) if get_origin(entry.type) is tuple}
     bare = {name for name, word in words.items() if name in lists and "," in word and not word.startswith("[")}
-    words = {name: f"[{word}]" if name in bare else word for name, word in words.items()}
-    return {name: word if name in texts else _read_word(word) for name, word in words.items()}
+    return {
+        name: _read_list(word) if name in bare else word if name in texts else _read_word(word)
+        for name, word in words.items()
+    }
+
+
+def _read_list(word: str) -> Any:
+    """Read a,b: as TOML where that fits all of them, else as texts."""
+    found = _read_word(f"[{word}]")
+    return [each.strip() for each in word.split(",")] if isinstance(found, str) else found
 
 
 def read_pairs(pairs: Iterable[str]) -> dict[str, str]:

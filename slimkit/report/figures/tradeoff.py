@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from slimkit.report.figures.canvas import AFTER, BEFORE, INK, MUTED, NARROW, PAPER, Drawing, canvas, graded
-from slimkit.report.numbers import digits, metric, percent, short
+from slimkit.report.numbers import digits, interval, metric, percent, short
 from slimkit.results import Accuracy
 
 _COLOURS = {"before": (BEFORE, BEFORE), "after": (AFTER, AFTER), "other": (PAPER, INK)}
@@ -14,12 +14,13 @@ _COLOURS = {"before": (BEFORE, BEFORE), "after": (AFTER, AFTER), "other": (PAPER
 
 @dataclass(frozen=True)
 class Point:
-    """One network: `role` is `before`, `after` or `other`; `cost` in the unit of the axis."""
+    """One network: `role` is `before`, `after` or `other`; `cost` in the unit of the axis; `span` is an interval."""
 
     name: str
     cost: float
     accuracy: float
     role: str = "other"
+    span: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ def accuracy_against(
     """Draw a metric against cost, from cost 0 on, so that no reduction is flattered; `show` writes it."""
     height = 340
     drawing, (axes,) = canvas(width, height)
-    costs, values = [point.cost for point in points], [point.accuracy for point in points]
+    costs = [point.cost for point in points]
+    values = [value for point in points for value in (point.accuracy, *(point.span or ()))]
     least = 0.02 if by.unit == "share" else 0.02 * max(map(abs, values)) or 1.0
     room = max(max(values) - min(values), least)  # less would make noise look like a difference
     middle = (max(values) + min(values)) / 2
@@ -47,6 +49,9 @@ def accuracy_against(
     for point, level in zip(points, heights, strict=True):
         face, edge = _COLOURS[point.role]
         said = f"{point.name}: {metric(point.accuracy, by.unit, 2)} at {show(point.cost)}"
+        if point.span:
+            said += f", {interval(point.span, by.unit)}"
+            axes.plot([point.cost, point.cost], point.span, color=edge, linewidth=1.5, zorder=2)
         axes.scatter(
             point.cost, point.accuracy, s=70, facecolor=face, edgecolor=edge, linewidth=1.5, zorder=3,
             clip_on=False, gid=drawing.tip(said),

@@ -1,0 +1,245 @@
+"""The arms of a study side by side: what they reached, what it cost, and which differences are more than chance."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from slimkit.report.figures import tradeoff
+from slimkit.report.numbers import MISSING, amount, change, digits, interval, metric, milliseconds
+from slimkit.report.parts import Cell, Section, Table, picture, quantity, words
+from slimkit.report.verdict import Headline, Verdict
+from slimkit.results import Accuracy, Arm
+from slimkit.results.comparison import (
+    BETTER,
+    SAME,
+    WORSE,
+    Difference,
+    Mean,
+    differences,
+    grouped,
+    opponents,
+    step_of,
+    student,
+)
+
+Show = Callable[[float | None], str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """An arm at one budget: means over its seeds.
+
+    Attributes:
+        name, budget: of the arm.
+        test: of the metric, with its interval.
+        cost: in dense trainings.
+        clock: CPU time of training, in those of the dense arm; None where there is none.
+        macs, params: as shares of the dense network's.
+        latency: ms; None where it was not measured.
+        control: it is one.
+    """
+
+    name: str
+    budget: str
+    test: Mean
+    cost: float
+    clock: float | None
+    macs: float
+    params: float
+    latency: float | None
+    control: bool
+
+    @property
+    def title(self) -> str:
+        """Its name and its budget."""
+        return f"{self.name}, {self.budget}" if self.budget else self.name
+
+
+def rows(arms: Sequence[Arm]) -> list[Row]:
+    """Sum the arms up over their seeds, in the order of the study."""
+    dense = [arm.clock.cpu_seconds for arm in arms if arm.settings.get("control") == "dense"]
+    found = []
+    for (name, budget), own in grouped(arms).items():
+        times = [arm.clock.latency_ms for arm in own if arm.clock.latency_ms is not None]
+        seconds = statistics.fmean(arm.clock.cpu_seconds for arm in own)
+        found.append(
+            Row(
+                name=name,
+                budget=budget,
+                test=student([arm.test.value for arm in own], step_of(own[0])),
+                cost=statistics.fmean(arm.spent.dense_trainings for arm in own),
+                clock=seconds / statistics.fmean(dense) if dense and statistics.fmean(dense) else None,
+                macs=statistics.fmean(arm.macs / arm.dense_macs for arm in own),
+                params=statistics.fmean(arm.params / arm.dense_params for arm in own),
+                latency=statistics.fmean(times) if len(times) == len(own) else None,
+                control=own[0].control,
+            )
+        )
+    return found
+
+
+def said_of(arms: Sequence[Arm]) -> Verdict:
+    """Say what a study tells, and what it does not."""
+    against = opponents(arms)
+    found = [one for one in differences(arms, against) if one.against == against[0]]
+    methods = {arm.arm for arm in arms if not arm.control}
+    tested = [one for one in found if one.arm in methods] or found
+    seeds = max(len(own) for own in grouped(arms).values())
+    unit = arms[0].unit
+    best = max(rows(arms), key=lambda row: row.test.value if arms[0].better == "higher" else -row.test.value)
+    headline = Headline(f"best mean on test, {_seeds(best.test.seeds)}", metric(best.test.value, unit, 2), best.title)
+    return Verdict(_sentence(tested, against[0], seeds, unit), (headline,), tuple(_notes(tested, seeds)))
+
+
+def _sentence(found: Sequence[Difference], against: str, seeds: int, unit: str) -> str:
+    if seeds < 2:
+        return "One seed: nothing can be told between these arms."
+    by = {verdict: [one for one in found if one.verdict == verdict] for verdict in (BETTER, WORSE, SAME)}
+    if by[BETTER]:
+        named = "; ".join(f"{_title(one)} by {change(one.mean.value, 0, unit).lstrip('+−')}" for one in by[BETTER])
+        sentence = f"Better than {against}: {named}"
+    else:
+        sentence = f"No arm is better than {against} at {_seeds(seeds)}"
+    return f"{sentence} ({len(by[BETTER])} better, {len(by[WORSE])} worse, {len(by[SAME])} without a difference)."
+
+
+def _notes(found: Sequence[Difference], seeds: int) -> list[str]:
+    if seeds < 2:
+        return ["Give more seeds: differences between trainings of one seed are no smaller than those between seeds."]
+    said = [
+        "Differences are paired: an arm and the other one share data, order and seed. Intervals are Student's, 95 %, "
+        f"over {_seeds(seeds)}; of {len(found)} such intervals about {digits(0.05 * len(found), 2)} miss by chance."
+    ]
+    more = [one for one in found if one.more is not None]
+    if more:
+        one = min(more, key=lambda each: each.more or 0)
+        said.append(f"{_title(one)} would need about {one.more} more of them to be told from {one.against}.")
+    return said
+
+
+def comparison_of_arms(arms: Sequence[Arm]) -> tuple[Verdict, list[Section]]:
+    """Sum a study up: what to say first, and the sections that show it."""
+    found = rows(arms)
+    by = Accuracy(metric=arms[0].metric, unit=arms[0].unit, better=arms[0].better, validation=None)
+    pictures = [section for axis in _AXES if (section := _against(found, by, *axis)) is not None]
+    return said_of(arms), [*pictures, _means(found, by.unit), _differences(arms, by.unit), _every(arms, by.unit)]
+
+
+def _times(value: float | None) -> str:
+    return MISSING if value is None else f"{digits(value, 2)} ×"
+
+
+_AXES: tuple[tuple[str, str, Callable[[Row], float | None], Show], ...] = (
+    ("cost", "cost of training, in dense trainings", lambda row: row.cost, _times),
+    ("macs", "MACs, of the dense network’s", lambda row: row.macs, _times),
+    ("params", "parameters, of the dense network’s", lambda row: row.params, _times),
+    ("latency", "latency, CPU time of an image", lambda row: row.latency, milliseconds),
+)
+
+
+def _against(
+    found: Sequence[Row], by: Accuracy, name: str, label: str, cost: Callable[[Row], float | None], show: Show
+) -> Section | None:
+    points = [
+        tradeoff.Point(row.title, spent, row.test.value, "before" if row.control else "after", row.test.interval)
+        for row in found
+        if (spent := cost(row)) is not None
+    ]
+    if len(points) < 2:
+        return None
+    drawn = picture(
+        name,
+        f"{by.metric} on test against {label}",
+        lambda width: tradeoff.accuracy_against(points, label, show, by, width),
+        legend=[("after", "methods"), ("before", "controls")],
+    )
+    about = "Means over seeds with their 95 % intervals. Up and to the left is better; the axis starts at nothing."
+    return Section(name=f"by-{name}", title=f"Against {label.partition(',')[0]}", about=about, parts=[drawn])
+
+
+def _means(found: Sequence[Row], unit: str) -> Section:
+    head = ["arm", "budget", "test", "cost", "CPU time", "MACs", "parameters", "latency"]
+    table = [
+        [
+            words(row.name),
+            words(row.budget),
+            Cell(text=metric(row.test.value, unit, 2), number=True, note=_spread(row.test, unit)),
+            quantity(row.cost, _times),
+            quantity(row.clock, _times),
+            quantity(row.macs, _times),
+            quantity(row.params, _times),
+            quantity(row.latency, milliseconds),
+        ]
+        for row in found
+    ]
+    about = (
+        "Of the last epoch; test was read once a training. Costs are multiples of one training of the dense network: "
+        "in MACs as counted, and in CPU time as measured."
+    )
+    return Section(name="means", title="Arms", about=about, parts=[Table(head=head, rows=table)])
+
+
+def _differences(arms: Sequence[Arm], unit: str) -> Section:
+    head = ["arm", "budget", "against", "difference", "verdict", "more seeds"]
+    table = [
+        [
+            words(one.arm),
+            words(one.budget),
+            words(one.against),
+            Cell(text=change(one.mean.value, 0, unit), number=True, note=span(one.mean, unit)),
+            words(one.verdict),
+            Cell(text=MISSING if one.more is None else str(one.more), number=True),
+        ]
+        for one in differences(arms, opponents(arms))
+    ]
+    about = (
+        "On test, seed by seed, with Student’s 95 % interval. The last column: how many more seeds would tell, if "
+        "difference and spread stayed as they are."
+    )
+    return Section(name="differences", title="Differences", about=about, parts=[Table(head=head, rows=table)])
+
+
+def _every(arms: Sequence[Arm], unit: str) -> Section:
+    head = ["arm", "budget", "seed", "validation", "test", "cost", "MACs", "parameters", "latency", "CPU s"]
+    table = [
+        [
+            words(arm.arm),
+            words(arm.budget),
+            Cell(text=str(arm.seed), number=True),
+            quantity(arm.validation.value, lambda v: metric(v, unit, 2), f"arms/{place}/validation/value"),
+            Cell(
+                text=metric(arm.test.value, unit, 2),
+                number=True,
+                path=f"arms/{place}/test/value",
+                value=arm.test.value,
+                note=f"{arm.test.right} of {arm.test.images}" if arm.test.right is not None else None,
+            ),
+            quantity(arm.spent.dense_trainings, _times, f"arms/{place}/spent/dense_trainings"),
+            quantity(arm.macs, amount, f"arms/{place}/macs"),
+            quantity(arm.params, amount, f"arms/{place}/params"),
+            quantity(arm.clock.latency_ms, milliseconds, f"arms/{place}/clock/latency_ms"),
+            quantity(arm.clock.cpu_seconds, digits, f"arms/{place}/clock/cpu_seconds"),
+        ]
+        for place, arm in enumerate(arms)
+    ]
+    return Section(name="every", title="Every training", parts=[Table(head=head, rows=table)])
+
+
+def span(mean: Mean, unit: str) -> str | None:
+    """Write the interval of a difference."""
+    if mean.interval is None:
+        return None
+    low, high = (change(end, 0, unit) for end in mean.interval)
+    return f"{low.removesuffix(' points')} to {high}"
+
+
+def _spread(mean: Mean, unit: str) -> str:
+    return f"{interval(mean.interval, unit)}, {_seeds(mean.seeds)}" if mean.interval else _seeds(mean.seeds)
+
+
+def _title(one: Difference) -> str:
+    return f"{one.arm} at {one.budget}" if one.budget else one.arm
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count != 1 else ''}"

@@ -1,0 +1,127 @@
+"""Which arm is better than which, and how sure that is: paired differences over seeds, with Student's intervals."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from slimkit.results.study import Arm
+
+CONFIDENCE = 0.95
+_MOST_SEEDS = 1000
+BETTER, WORSE, SAME, ONE = "better", "worse", "no difference at this many seeds", "one seed: nothing can be told"
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over seeds, and its interval; None where there is one seed only."""
+
+    value: float
+    interval: tuple[float, float] | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm against another of the same budget, seed by seed, on test.
+
+    Attributes:
+        arm, against: their names.
+        budget: of the arm.
+        mean: arm minus other, in the unit of the metric, with its interval; of shares in [-1, 1].
+        verdict: `better`, `worse`, or that the interval holds zero.
+        more: how many more seeds it would take to tell, if difference and spread stayed as they are; None where it
+            is told already, or would take more than a thousand.
+    """
+
+    arm: str
+    against: str
+    budget: str
+    mean: Mean
+    verdict: str
+    more: int | None
+
+
+def student(values: Sequence[float], least: float = 0.0) -> Mean:
+    """Return the mean of independent values and its interval by Student's t (two-sided, 95 %).
+
+    Args:
+        values: one a seed.
+        least: standard deviation that is assumed at least, of values that come in steps: few of them may be equal
+            by chance.
+    """
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return Mean(mean, None, len(values))
+    half = _half(max(statistics.stdev(values), least), len(values))
+    return Mean(mean, (mean - half, mean + half), len(values))
+
+
+def difference(arms: Sequence[Arm], others: Sequence[Arm]) -> Difference | None:
+    """Compare the trainings of one arm with those of another of the same seeds; None where no seed has both."""
+    theirs = {other.seed: other for other in others}
+    pairs = [(arm, theirs[arm.seed]) for arm in arms if arm.seed in theirs]
+    if not pairs:
+        return None
+    one, other = pairs[0]
+    values = [mine.test.value - their.test.value for mine, their in pairs]
+    step = step_of(one)
+    mean = student(values, step)
+    return Difference(one.arm, other.arm, one.budget, mean, _verdict(mean, one.better), _more(values, step, mean))
+
+
+def step_of(arm: Arm) -> float:
+    """Return the least that a metric can differ by: one image, of a share; else nothing is known."""
+    return 1 / arm.test.images if arm.test.right is not None and arm.test.images else 0.0
+
+
+def differences(arms: Sequence[Arm], against: Sequence[str]) -> list[Difference]:
+    """Compare every arm with each of some others, at every budget, in the order of the arms."""
+    found = []
+    groups = grouped(arms)
+    for (name, budget), own in groups.items():
+        for other in against:
+            theirs = groups.get((other, budget)) or groups.get((other, ""))
+            if other != name and theirs and (made := difference(own, theirs)):
+                found.append(made)
+    return found
+
+
+def grouped(arms: Sequence[Arm]) -> dict[tuple[str, str], list[Arm]]:
+    """Return the trainings of every arm at every budget: (arm, budget) -> one a seed."""
+    found: dict[tuple[str, str], list[Arm]] = {}
+    for arm in arms:
+        found.setdefault((arm.arm, arm.budget), []).append(arm)
+    return found
+
+
+_OPPONENTS = ("uniform", "uniform-params", "random-channels", "scratch-E", "scratch-B", "dense")
+
+
+def opponents(arms: Sequence[Arm]) -> list[str]:
+    """Return whom to compare with: the controls that are there, uniform widths first; else the first arm."""
+    names = list(dict.fromkeys(arm.arm for arm in arms))
+    return [name for name in _OPPONENTS if name in names] or names[:1]
+
+
+def _verdict(mean: Mean, better: str) -> str:
+    if mean.interval is None:
+        return ONE
+    low, high = mean.interval
+    if low <= 0 <= high:
+        return SAME
+    return BETTER if (mean.value > 0) == (better == "higher") else WORSE
+
+
+def _more(values: Sequence[float], least: float, mean: Mean) -> int | None:
+    if mean.interval is None or not mean.interval[0] <= 0 <= mean.interval[1] or mean.value == 0:
+        return None
+    spread = max(statistics.stdev(values), least)
+    wanted = range(len(values) + 1, len(values) + _MOST_SEEDS + 1)
+    return next((count - len(values) for count in wanted if _half(spread, count) < abs(mean.value)), None)
+
+
+def _half(spread: float, count: int) -> float:
+    from scipy.stats import t  # imports half a second of others
+
+    return float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread / math.sqrt(count)

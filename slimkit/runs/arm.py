@@ -1,0 +1,154 @@
+"""One arm of a study, trained to its end and judged: what a worker does."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from slimkit import data, export
+from slimkit._version import __version__
+from slimkit.errors import EngineError, TraceError
+from slimkit.measure import energy, latency, quality
+from slimkit.measure.commit import commit
+from slimkit.measure.environment import cpu_name
+from slimkit.measure.macs import count_macs
+from slimkit.measure.size import count_params
+from slimkit.measure.stages import Stages
+from slimkit.methods import Found, Job
+from slimkit.progress import Progress, quiet
+from slimkit.results import STUDY_SCHEMA, Arm, Clock, Outcome, Spending
+from slimkit.results.ledger import FORWARDS_PER_IMAGE
+from slimkit.runs import begin
+from slimkit.runs.job import job_of, opened, random_image
+from slimkit.runs.plan import Plan, plan
+from slimkit.tasks import Measurement
+
+_SECONDS = 1.0  # about how long a network is timed
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker is given: plain values, so that it can be sent to another process or machine.
+
+    Attributes:
+        arm, budget: as the line of the arm has them.
+        settings: of the run.
+        images, pixels: the data set is made smaller to these.
+        latency: measure it.
+    """
+
+    arm: str
+    budget: str
+    settings: Mapping[str, Any]
+    images: int | None
+    pixels: int | None
+    latency: bool
+
+
+def train_arm(work: Work) -> dict[str, Any]:
+    """Train an arm and return its line of the study.
+
+    Raises:
+        SlimkitError: whatever the caller can mend.
+    """
+    asked = plan(work.settings, source=f"arm {work.arm!r}")
+    job = prepared(work, asked)
+    stages = Stages()
+    with stages.stage("training"):
+        found = asked.method(job, asked.config)
+    task = job.dataset.task
+    validation, test = (
+        quality.evaluate(found.model, split, task)[task.metric] for split in (job.dataset.validation, job.dataset.test)
+    )
+    unit = task.metrics[task.metric].unit
+    search = found.search.to_dict()
+    arm = Arm(
+        schema=STUDY_SCHEMA,
+        arm=work.arm,
+        method=asked.method.name,
+        budget=work.budget,
+        seed=asked.spec.seed,
+        settings=asked.settings(),
+        data=described(job.dataset),
+        slimkit=__version__,
+        commit=commit(),
+        metric=task.metric,
+        unit=unit,
+        better=task.better,
+        validation=_outcome(validation, unit),
+        test=_outcome(test, unit),
+        macs=count_macs(found.model, job.example),
+        params=count_params(found.model),
+        dense_macs=count_macs(job.dense, job.example),
+        dense_params=count_params(job.dense),
+        widths=tuple(found.cut.mask.counts(job.graph)) if found.cut else (),
+        drawn_epoch=search.get("drawn_epoch"),
+        after_cut=found.cut.after.accuracy if found.cut else None,
+        spent=_spent(job, found),
+        notes=tuple(found.warnings),
+        clock=_clock(stages, found.model, job, work.latency),
+    )
+    return arm.to_dict()
+
+
+def prepared(work: Work, asked: Plan, progress: Progress = quiet) -> Job:
+    """Open the data, build the network and trace it.
+
+    Raises:
+        SlimkitError: the data is not there, the network does not fit it, or an engine is missing.
+    """
+    dataset = data.smaller(opened(asked.spec), work.images, work.pixels)
+    network = begin.build(asked.spec, dataset, asked.spec.seed)
+
+    def fresh() -> nn.Module:
+        return begin.build(asked.spec, dataset, asked.spec.seed + 1).model
+
+    return job_of(network, fresh, dataset, asked, None, progress)
+
+
+def described(dataset: data.Dataset) -> str:
+    """Say which data an arm was trained on."""
+    size = " x ".join(map(str, dataset.input_shape[1:])) or str(dataset.input_shape)
+    return f"{dataset.name}, {len(dataset.train):,} training images of {size}"
+
+
+def _outcome(found: Measurement, unit: str) -> Outcome:
+    right = round(found.value * found.images) if unit == "share" else None
+    return Outcome(value=found.value, right=right, images=found.images)
+
+
+def _spent(job: Job, found: Found) -> Spending:
+    """Return what the training cost, beside one dense training for the same epochs."""
+    images = round(job.recipe.epochs * job.steps) * min(job.recipe.batch_size, len(job.dataset.train))
+    dense = FORWARDS_PER_IMAGE * job.macs() * images
+    macs = sum(leg.cost for leg in found.legs)
+    search = sum(leg.cost for leg in found.legs if leg.search)
+    return Spending(macs=macs, dense_trainings=macs / dense, search=search / dense)
+
+
+def _clock(stages: Stages, model: nn.Module, job: Job, timed: bool) -> Clock:
+    [stage] = stages.finished
+    spent = energy.of_run(stage.cpu_seconds, stages.meters)
+    return Clock(
+        seconds=stage.seconds,
+        cpu_seconds=stage.cpu_seconds,
+        energy_kj=spent.value,
+        energy_by=spent.method,
+        latency_ms=_latency(model, job) if timed else None,
+        cpu=cpu_name(),
+    )
+
+
+def _latency(model: nn.Module, job: Job) -> float | None:
+    """Return milliseconds of CPU time of one image in ONNX Runtime; None of a network that ONNX cannot express."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        try:
+            export.export_onnx(model, path, random_image(job.dataset, 0))
+            [time] = latency.measure([path], job.dataset.input_shape, seconds=_SECONDS)
+        except (EngineError, TraceError):
+            return None
+    return time.cpu_ms

@@ -1,0 +1,169 @@
+"""The arms of a study: which runs there are, and which wait for another's widths or cost."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from slimkit.errors import SpecError
+from slimkit.methods import METHODS, scratch
+from slimkit.results import Arm
+from slimkit.runs.plan import Plan, plan
+from slimkit.settings import StudySpec
+
+REFERENCE = "reference"  # stands for what the reference has: as its cost, or the epoch of its draw
+STRICT = "scratch-B-strict"
+CONTROLS: dict[str, dict[str, Any]] = {
+    **{name: {"method": "scratch", "control": name} for name in scratch.CONTROLS},
+    STRICT: {"method": "scratch", "control": "scratch-B", "worth": REFERENCE},
+}
+_AT_WILL = ("uniform", "uniform-params", "permuted", "scratch-E")  # controls that may be trained for any cost
+_MEANT = {"spend": "its cost", "worth": "its cost", "at": "the epoch of its draw"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run to come.
+
+    Attributes:
+        arm: its name.
+        budget: in words, as `ratio 0.5`; empty where it has none.
+        seed: of everything.
+        settings: by name, for `plan`; the word `reference` stands for what is not known yet.
+        waits: the run whose widths or cost it takes; None where it takes none.
+    """
+
+    arm: str
+    budget: str
+    seed: int
+    settings: Mapping[str, Any]
+    waits: tuple[str, str, int] | None = None
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What there is once in a study."""
+        return self.arm, self.budget, self.seed
+
+    def resolved(self, found: Mapping[tuple[str, str, int], Arm]) -> dict[str, Any]:
+        """Return the settings with what the run waited for.
+
+        Args:
+            found: finished arms by key.
+
+        Raises:
+            SpecError: the other one has no such thing.
+        """
+        settings = dict(self.settings)
+        if self.waits is None:
+            return settings
+        other = found[self.waits]
+        if settings["method"] == "scratch":
+            settings["kept"] = list(other.widths)
+        known = {"spend": other.spent.dense_trainings, "worth": other.spent.dense_trainings, "at": _epoch(other)}
+        for name, value in settings.items():
+            if value == REFERENCE and known.get(name) is None:
+                raise SpecError(f"arm {self.arm!r}: {name} is {value!r}, but {other.arm!r} has none.\n  Give a number")
+        return {name: known[name] if value == REFERENCE else value for name, value in settings.items()}
+
+    def plan(self, found: Mapping[tuple[str, str, int], Arm]) -> Plan:
+        """Return the run as its method takes it."""
+        return plan(self.resolved(found), source=f"arm {self.arm!r}")
+
+
+def _epoch(arm: Arm) -> int | None:
+    return None if arm.drawn_epoch is None else max(1, round(arm.drawn_epoch))
+
+
+def planned(spec: StudySpec) -> list[Planned]:
+    """Return all runs of a study, in the order of its lines.
+
+    Raises:
+        SpecError: an arm is unknown, has a setting that is, or cannot share the others' budget.
+    """
+    arms = _by_name(spec)
+    removing = [name for name, settings in arms.items() if METHODS[settings["method"]].removes and not _dense(settings)]
+    _share_budget(spec, arms, removing)
+    like = _reference(spec, arms)
+    budgets = spec.budgets or ((("ratio", 0.5),) if removing else ())
+    found = []
+    for name, settings in arms.items():
+        for budget in budgets if name in removing else (None,):
+            given = {**spec.shared, "arch": spec.arch, "data": spec.data, **settings}
+            words = "" if budget is None else f"{budget[0]} {budget[1]}"
+            if budget is not None:
+                given[budget[0]] = budget[1]
+            waits = like if name != like and _takes(settings, like) else None
+            if waits and spec.equal_cost and settings["method"] == "scratch" and settings.get("control") in _AT_WILL:
+                given.setdefault("spend", REFERENCE)
+            if waits is None and (left := [key for key, value in settings.items() if value == REFERENCE]):
+                raise SpecError(
+                    f"arm {name!r}: {left[0]} is {REFERENCE!r}, but the study has no arm to take it from.\n"
+                    "  Name one with `like`, or add a method that removes channels"
+                )
+            found += [
+                Planned(name, words, seed, given | {"seed": seed}, None if waits is None else (waits, words, seed))
+                for seed in range(spec.seeds)
+            ]
+    for run in {run.arm: run for run in found}.values():
+        plan({name: value for name, value in run.settings.items() if value != REFERENCE}, source=f"arm {run.arm!r}")
+    return found
+
+
+def _by_name(spec: StudySpec) -> dict[str, dict[str, Any]]:
+    """Return the settings of every arm by its name."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in _words(spec.methods):
+        found[name] = dict(CONTROLS.get(name) or {"method": name})
+    for name, settings in spec.arm.items():
+        if name in found:
+            raise SpecError(f"arm {name!r} is among the methods too.\n  Give it another name")
+        found[name] = {"method": "early-bird", **settings}
+    for name, settings in found.items():
+        if settings["method"] not in METHODS:
+            known = ", ".join([*METHODS, *CONTROLS])
+            raise SpecError(f"{settings['method']!r}: there is no such method or control.\n  There are {known}")
+        found[name] = settings
+    return found
+
+
+def _words(methods: tuple[str, ...]) -> Iterator[str]:
+    for name in dict.fromkeys(methods):
+        yield from scratch.CONTROLS if name == "scratch" else (name,)
+
+
+def _dense(settings: Mapping[str, Any]) -> bool:
+    return settings["method"] == "scratch" and settings.get("control") == "dense"
+
+
+def _takes(settings: Mapping[str, Any], like: str | None) -> bool:
+    """Tell whether an arm needs a reference that the study has."""
+    control = settings["method"] == "scratch" and not _dense(settings)
+    own = settings.get("kept") or settings.get("like")
+    return like is not None and ((control and not own) or REFERENCE in settings.values())
+
+
+def _reference(spec: StudySpec, arms: Mapping[str, Mapping[str, Any]]) -> str | None:
+    finds = [n for n, s in arms.items() if s["method"] != "scratch" and METHODS[s["method"]].removes]
+    if spec.like is None:
+        alone = [name for name in finds if REFERENCE not in arms[name].values()]
+        return alone[0] if alone else None
+    if spec.like not in finds:
+        raise SpecError(
+            f"like is {spec.like!r}: it is no arm of this study that finds widths by itself.\n"
+            f"  Give one of {', '.join(finds) or 'its methods, once it has some that remove channels'}"
+        )
+    return spec.like
+
+
+def _share_budget(spec: StudySpec, arms: Mapping[str, Mapping[str, Any]], removing: list[str]) -> None:
+    """Refuse arms that cannot have the same budget.
+
+    Raises:
+        SpecError: some arms remove channels and others none, or a budget is set for arms that remove none.
+    """
+    without = [name for name in arms if name not in removing and not _dense(arms[name])]
+    if without and (removing or spec.budgets):
+        budget = f"{spec.budgets[0][0]} = {spec.budgets[0][1]}" if spec.budgets else f"that of {removing[0]!r}"
+        raise SpecError(
+            f"arm {without[0]!r} removes no channels, so it cannot share a budget of channels ({budget}).\n"
+            "  Leave it out, or make a study of its own of the methods that remove none, without a budget"
+        )

@@ -1,0 +1,86 @@
+"""What a training run works on: data, a fresh network, and the job that a method takes."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimkit import data, methods, training
+from slimkit.measure.engines import require
+from slimkit.methods import Job, Selection
+from slimkit.models import Network
+from slimkit.progress import Progress, quiet
+from slimkit.runs.plan import Plan
+from slimkit.runs.start import (
+    allowed_widths,
+    context,
+    measured_budget,
+    proof_inputs,
+    reading,
+    task,
+    told_apart,
+    trace_with,
+)
+from slimkit.settings import TrainSpec
+
+
+def opened(spec: TrainSpec, given: Any = None) -> data.Dataset:
+    """Open the data set that the settings name, or take what was given in Python."""
+    if given is None or isinstance(given, str):
+        return data.open(spec.data, root=spec.data_root, seed=spec.seed, task=task(spec), reading=reading(spec))
+    return data.as_dataset(given, task=task(spec), seed=spec.seed)
+
+
+def job_of(
+    network: Network,
+    fresh: Callable[[], nn.Module],
+    dataset: data.Dataset,
+    asked: Plan,
+    store: training.Store | None = None,
+    progress: Progress = quiet,
+) -> Job:
+    """Return what a method works on.
+
+    Args:
+        network: the network with fresh weights.
+        fresh: builds it with other weights.
+        dataset: what to train on.
+        asked: settings and method.
+        store: where the state of the run is kept.
+        progress: called with what is being done, and the share done.
+    """
+    spec = replace(asked.spec, ranking=asked.ranking)
+    require(spec.runtime)
+    data.check_fits(dataset, network.model)
+    example = random_image(dataset, spec.seed)
+    graph = trace_with(spec, network.model, example)
+    solver = measured_budget(spec, network.model, example, progress)
+    recipe = training.Recipe(
+        epochs=spec.epochs,
+        batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate,
+        schedule={"step": "milestones"}.get(spec.schedule, spec.schedule),
+        seed=spec.seed,
+        precision=spec.precision,
+        device=spec.device,
+    )
+    chosen = Selection(
+        budget=spec.budget,
+        widths=allowed_widths(spec),
+        ranking=spec.ranking,
+        scope=spec.scope,
+        context=context(spec, dataset),
+        inputs=told_apart(proof_inputs(example, dataset, spec.seed)),
+        keep=spec.keep,
+        without_bn=spec.without_bn,
+        fold=spec.constants == "fold",
+        measured=methods.agreed(methods.remembered(solver, store), spec.device),
+    )
+    return Job(network.model, graph, dataset, recipe, chosen, fresh, store, progress)
+
+
+def random_image(dataset: data.Dataset, seed: int) -> Tensor:
+    """Return a random image [1, C, H, W]."""
+    return torch.randn(1, *dataset.input_shape, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,79 @@
+"""A Ray cluster as workers of a study: one task an arm, on whichever node has a processor free."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from slimkit.errors import EngineError
+from slimkit.runs.workers import Task, WorkerDied, answer, one_thread
+
+_AHEAD = 2  # pieces of work handed over beyond the cluster's processors, so that none waits for us
+
+
+@contextmanager
+def cluster(address: str, task: Task) -> Iterator["Ray"]:
+    """Give the workers of a cluster.
+
+    Args:
+        address: `ray://HOST:PORT` of its client server; `ray`: the one that runs here, else one that is begun here and
+            ends with the block.
+        task: what is done, as `workers.opened` has it.
+
+    Raises:
+        EngineError: Ray is not installed, or there is no cluster at the address.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise EngineError(
+            f"workers is {address!r}, but Ray is not installed.\n  Install it: pip install 'slimkit[ray]'"
+        ) from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            where = None if address == "ray" else address
+            ray.init(address=where, logging_level=logging.ERROR, log_to_driver=False)
+    except Exception as error:  # ConnectionError, RuntimeError, ValueError: whatever its client meets
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise EngineError(
+            f"workers is {address!r}: no Ray cluster can be reached there ({line}).\n"
+            "  Start one with `ray start --head`, and give ray://HOST:10001, or leave workers out"
+        ) from None
+    try:
+        yield Ray(ray, task)
+    finally:
+        ray.shutdown()
+
+
+class Ray:
+    """A cluster that is connected."""
+
+    def __init__(self, ray: Any, task: Task) -> None:
+        self._ray, self._names = ray, dict[Any, Any]()
+        self._remote = ray.remote(num_cpus=1, max_retries=0)(_work)
+        self._task = task
+
+    @property
+    def free(self) -> int:
+        there = int(self._ray.cluster_resources().get("CPU", 0))
+        return there + _AHEAD - len(self._names)
+
+    def begin(self, name: Any, work: Any) -> None:
+        self._names[self._remote.remote(self._task, work)] = name
+
+    def finished(self) -> list[tuple[Any, Any]]:
+        done, _ = self._ray.wait(list(self._names), num_returns=1)
+        return [(self._names.pop(reference), self._answer(reference)) for reference in done]
+
+    def _answer(self, reference: Any) -> Any:
+        try:
+            return self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:  # the worker or its node died, or its memory was taken
+            return WorkerDied(f"Ray: {type(error).__name__}")
+
+
+def _work(task: Task, work: Any) -> Any:
+    with one_thread():
+        return answer(task, work)

@@ -1,0 +1,229 @@
+"""Arms that share data, budget and recipe, trained and compared: `slimkit study`."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slimkit.errors import OutputError, SlimkitError, SpecError, TrainingError
+from slimkit.progress import Progress, quiet
+from slimkit.report import page
+from slimkit.results import Arm, study_file
+from slimkit.runs import begin, ray_workers
+from slimkit.runs import output as folder
+from slimkit.runs.arm import Work, prepared, train_arm
+from slimkit.runs.arms import Planned, planned
+from slimkit.runs.workers import Here, Processes, WorkerDied, Workers
+from slimkit.settings import StudySpec
+
+TRIES = 3  # of an arm whose worker dies
+PAGE = "study.html"
+Key = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study leaves.
+
+    Attributes:
+        arms: all that finished, in the order in which they were planned.
+        folder: with `study.jsonl` and `study.html`.
+        notes: what the user should know.
+    """
+
+    arms: tuple[Arm, ...]
+    folder: Path
+    notes: tuple[str, ...] = ()
+
+
+def study(
+    spec: StudySpec,
+    out: Path | str | None = None,
+    *,
+    resume: bool = False,
+    workers: str | int = 1,
+    progress: Progress = quiet,
+) -> Study:
+    """Train all arms, write each as it is done, and compare them.
+
+    Args:
+        spec: which arms, on what.
+        out: folder; default: the architecture's name and `-study`.
+        resume: train what the folder lacks; what it has is kept.
+        workers: see `hired`.
+        progress: called with what is being done, and the share done.
+
+    Raises:
+        SlimkitError: whatever the caller can mend. Arms that finished before are in the folder.
+    """
+    runs = planned(spec)
+    target = Path(out) if out is not None else Path(f"{begin.short_name(spec.arch)}-study")
+    progress("looking at the arms", None)
+    _try_out(spec, runs)
+    with folder.kept(target, resume) as home:
+        done, notes = _earlier(home, runs)
+        failed: dict[Key, SlimkitError | WorkerDied] = {}
+        with hired(str(workers)) as hands:
+            for key, answer in _trained(spec, runs, done, hands):
+                if isinstance(answer, Arm):
+                    done[key] = answer
+                    study_file.append(home / study_file.NAME, answer)
+                else:
+                    failed[key] = answer
+                progress(f"{len(done)} of {len(runs)} arms, last {' '.join(map(str, key))}", len(done) / len(runs))
+        arms = tuple(done[run.key] for run in runs if run.key in done)
+        if arms:
+            study_file.write(home / study_file.NAME, arms)
+            (home / PAGE).write_text(page.study_page(arms), encoding="utf-8")
+    if failed:
+        raise TrainingError(_lost(failed, len(runs) - len(done), target))
+    return Study(arms, target, tuple(notes))
+
+
+@contextmanager
+def hired(word: str) -> Iterator[Workers]:
+    """Give the workers of a study.
+
+    Args:
+        word: number of processes of this machine, 0: work in this one; `ray`: the cluster that runs here, else one
+            that is begun here; `ray://HOST:PORT`: a cluster's client server.
+
+    Raises:
+        SpecError: it is none of these.
+        EngineError: Ray is not installed, or not reachable.
+    """
+    if word == "ray" or word.startswith("ray://"):
+        with ray_workers.cluster(word, train_arm) as remote:
+            yield remote
+    elif re.fullmatch(r"\d{1,3}", word):
+        with _local(int(word)) as local:
+            yield local
+    else:
+        raise SpecError(f"workers is {word!r}: it must be a number of processes, ray or ray://HOST:PORT.")
+
+
+@contextmanager
+def _local(count: int) -> Iterator[Workers]:
+    if not count:
+        yield Here(train_arm)
+        return
+    local = Processes(count, train_arm)
+    try:
+        yield local
+    finally:
+        local.close()
+
+
+def _work(spec: StudySpec, run: Planned, found: Mapping[Key, Arm]) -> Work:
+    return Work(run.arm, run.budget, run.resolved(found), spec.images, spec.pixels, spec.latency)
+
+
+def _try_out(spec: StudySpec, runs: list[Planned]) -> None:
+    """Prepare the first run of every arm that waits for nobody, so that hours are not spent on a mistake.
+
+    Raises:
+        SlimkitError: the data is missing, does not fit, or a method cannot work on the network.
+    """
+    for run in {run.arm: run for run in reversed(runs) if run.waits is None}.values():
+        asked = run.plan({})
+        job = prepared(_work(spec, run, {}), asked)
+        asked.method.check(job, asked.config)
+
+
+def _earlier(home: Path, runs: list[Planned]) -> tuple[dict[Key, Arm], list[str]]:
+    """Return the arms that are there already.
+
+    Raises:
+        OutputError: some are none of this study.
+        RecordError: the file is damaged.
+    """
+    path = home / study_file.NAME
+    if not path.exists():
+        return {}, []
+    arms, dropped = study_file.read(path)
+    notes = [dropped] if dropped else []
+    done = {arm.key: arm for arm in arms}
+    wanted = {run.key: run for run in runs}
+    for key, arm in done.items():
+        wrong = "the study that is asked for has no such arm"
+        if key in wanted:
+            run = wanted[key]
+            ready = run.waits is None or run.waits in done
+            wrong = (
+                _other_settings(arm, run.plan(done).settings())
+                if ready
+                else "the arm that it was compared with is gone"
+            )
+        if wrong:
+            raise OutputError(
+                f"{path}: it holds {' '.join(map(str, key))} of another study: {wrong}.\n  Give another `out`"
+            )
+    study_file.write(path, arms)  # without what was dropped
+    commits = {f"{arm.slimkit} {arm.commit or ''}".strip() for arm in arms}
+    if len(commits) > 1:
+        notes.append(f"arms were made by different versions: {', '.join(sorted(commits))}")
+    return done, notes
+
+
+def _other_settings(arm: Arm, wanted: Mapping[str, Any]) -> str:
+    """Say in which setting an arm is not what is asked for; nothing where it is."""
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in wanted.items()}
+    for name, value in plain.items():
+        had = arm.settings.get(name)
+        had = list(had) if isinstance(had, tuple) else had
+        if had != value:
+            return f"its {name} is {had!r}, not {value!r}"
+    return ""
+
+
+def _trained(
+    spec: StudySpec, runs: list[Planned], done: Mapping[Key, Arm], workers: Workers
+) -> Iterator[tuple[Key, Arm | SlimkitError | WorkerDied]]:
+    """Train what is not done; give answers as they come. The caller enters them in `done`, for those that wait."""
+    waiting = {run.key: run for run in runs if run.key not in done}
+    running: dict[Key, Planned] = {}
+    tries: dict[Key, int] = {}
+    while True:
+        for key, run in list(waiting.items()):
+            if workers.free <= 0:
+                break
+            if run.waits is None or run.waits in done:
+                running[key] = waiting.pop(key)
+                try:
+                    workers.begin(key, _work(spec, run, done))
+                except SpecError as error:  # what it waited for has no such thing
+                    del running[key]
+                    yield key, error
+        if not running:
+            return  # those that still wait, wait for one that failed
+        for key, answer in workers.finished():
+            tries[key] = tries.get(key, 0) + 1
+            run = running.pop(key)
+            if isinstance(answer, WorkerDied) and tries[key] < TRIES:
+                waiting[key] = run
+            elif isinstance(answer, (SlimkitError, WorkerDied)):
+                yield key, answer
+            elif isinstance(answer, Exception):
+                raise answer  # a fault of ours
+            else:
+                yield key, Arm.from_dict(answer)
+
+
+def _lost(failed: Mapping[Key, Exception], count: int, target: Path) -> str:
+    """Say which arms have failed, and what to do."""
+    said = [
+        f"  {' '.join(map(str, key)).replace('  ', ' ')}: {str(error).splitlines()[0]}" for key, error in failed.items()
+    ]
+    more = [f"  and {len(said) - 10} more"] if len(said) > 10 else []
+    last = list(failed.values())[-1]
+    hint = str(last).partition("\n")[2].strip()
+    return "\n".join(
+        [
+            f"{count} arm{'s' if count > 1 else ''} of the study did not finish:",
+            *said[:10],
+            *more,
+            f"  {hint or 'Mend what is wrong'}; the others are in {target}, and `resume=True` trains what is lacking",
+        ]
+    )

@@ -1,0 +1,139 @@
+"""Who trains the arms of a study: this process, or others of this machine."""
+
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
+
+import torch
+
+from slimkit.errors import SlimkitError
+
+Task = Callable[[Any], Any]
+
+
+class WorkerDied(Exception):
+    """A worker ended before it had done its work."""
+
+
+class Workers(Protocol):
+    """Do pieces of work, each with one thread."""
+
+    @property
+    def free(self) -> int:
+        """How many more pieces would be begun at once."""
+        ...
+
+    def begin(self, name: Any, work: Any) -> None:
+        """Begin a piece of work; not called where nobody is free."""
+        ...
+
+    def finished(self) -> list[tuple[Any, Any]]:
+        """Wait until a piece of work is done; give names and answers, an exception where there is no other."""
+        ...
+
+
+class Here:
+    """This process: one piece of work at a time."""
+
+    def __init__(self, task: Task) -> None:
+        self._task, self._next = task, list[tuple[Any, Any]]()
+
+    @property
+    def free(self) -> int:
+        return 1 - len(self._next)
+
+    def begin(self, name: Any, work: Any) -> None:
+        self._next.append((name, work))
+
+    def finished(self) -> list[tuple[Any, Any]]:
+        name, work = self._next.pop()
+        with one_thread():
+            return [(name, answer(self._task, work))]
+
+
+class Processes:
+    """Processes of this machine; one that dies takes its piece of work with it, and is replaced."""
+
+    def __init__(self, count: int, task: Task) -> None:
+        self._task = task
+        self._idle = [self._start() for _ in range(count)]
+        self._busy: dict[Connection, tuple[BaseProcess, Any]] = {}
+
+    def _start(self) -> tuple[Connection, BaseProcess]:
+        context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, self._task), daemon=True)
+        process.start()
+        theirs.close()
+        return ours, process
+
+    @property
+    def free(self) -> int:
+        return len(self._idle)
+
+    def begin(self, name: Any, work: Any) -> None:
+        link, process = self._idle.pop()
+        try:
+            link.send(work)
+        except OSError:  # it has died while it waited
+            link, process = self._start()
+            link.send(work)
+        self._busy[link] = process, name
+
+    def finished(self) -> list[tuple[Any, Any]]:
+        done: list[tuple[Any, Any]] = []
+        for link in wait(list(self._busy)):
+            assert isinstance(link, Connection)
+            process, name = self._busy.pop(link)
+            try:
+                done.append((name, link.recv()))
+                self._idle.append((link, process))
+            except (EOFError, OSError):
+                process.join(5)
+                done.append((name, WorkerDied(f"a process ended with {process.exitcode}")))
+                self._idle.append(self._start())
+        return done
+
+    def close(self) -> None:
+        """End all processes, also those that work."""
+        for process in [*(process for _, process in self._idle), *(process for process, _ in self._busy.values())]:
+            process.terminate()
+            process.join()
+
+
+def _serve(link: Connection, task: Task) -> None:
+    """Work until the other end of the link is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
+    torch.set_num_threads(1)
+    while True:
+        try:
+            work = link.recv()
+        except EOFError:
+            return
+        link.send(answer(task, work))
+
+
+def answer(task: Task, work: Any) -> Any:
+    """Do a piece of work; give an exception as the answer where it raises one, in a form that can be sent."""
+    try:
+        return task(work)
+    except SlimkitError as error:
+        return error
+    except Exception as error:
+        return RuntimeError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread in this block: sums of several may round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

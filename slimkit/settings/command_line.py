@@ -1,0 +1,84 @@
+"""From words of a command line, and the settings file that they name, to settings; no torch."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from slimkit.errors import SpecError
+from slimkit.settings.run import BUDGETS, RunSpec
+from slimkit.settings.study import BUDGET_AXES, StudySpec, study_spec
+from slimkit.settings.toml_file import make, read_config, read_pairs, read_words
+from slimkit.settings.train import TrainSpec
+
+Spec = TypeVar("Spec", bound=RunSpec)
+
+# `--engine` names who traces or who runs; the names are disjoint.
+ENGINES = {
+    "slimkit": "tracer",
+    "torch-pruning": "tracer",
+    "onnxruntime": "runtime",
+    "openvino": "runtime",
+    "openvino-bf16": "runtime",
+}
+
+
+def method_words(words: Sequence[str]) -> dict[str, str]:
+    """Read `--name value`, `--name=value`, `--name` and `--no-name`: options that belong to a method."""
+    found: dict[str, str] = {}
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not name:
+            raise SpecError(f"{word!r}: there is no such argument.\n  See slimkit train --help")
+        if not equals and left and not left[0].startswith("--"):
+            value = left.pop(0)
+        elif not equals:
+            name, value = name.removeprefix("no-"), "false" if name.startswith("no-") else "true"
+        name = name.replace("-", "_")
+        found[name] = f"{found[name]},{value}" if name in found else value
+    return found
+
+
+def settings_and_words(words: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what a settings file holds, and what `--set` and flags add; these win, their budget too."""
+    config, pairs, engine = words.pop("config"), words.pop("pairs"), words.pop("engine")
+    trusted = words.pop("trust_config")
+    given = read_pairs(pairs) | {name: value for name, value in words.items() if value is not None}
+    if engine is not None:
+        if engine not in ENGINES:
+            raise SpecError(f"engine is {engine!r}: it must be one of {', '.join(ENGINES)}.")
+        given[ENGINES[engine]] = engine
+    settings = {} if config is None else read_config(config, given, trusted)
+    budgets = {"ratio", *(f"max_{kind}" for kind in BUDGETS)}
+    if budgets & set(given):
+        settings = {name: value for name, value in settings.items() if name not in budgets}
+    return settings, given
+
+
+def gather(kind: type[Spec], words: dict[str, Any]) -> Spec:
+    """Make a spec from a settings file, `--set` and flags."""
+    settings, given = settings_and_words(words)
+    return make(kind, settings | read_words(kind, given))
+
+
+def file_among(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Find the one word that is no option and no option's value, a file; give it, and the others."""
+    for place, word in enumerate(words):
+        option = words[place - 1] if place else ""
+        if not word.startswith("--") and not (option.startswith("--") and "=" not in option):
+            return Path(word), [*words[:place], *words[place + 1 :]]
+    return None, list(words)
+
+
+def study_of(words: dict[str, Any], extra: Sequence[str]) -> StudySpec:
+    """Make a study from its file, `--set`, flags, and `extra` words: settings of training that all arms share."""
+    settings, given = settings_and_words(words)
+    given = method_words(extra) | given
+    if set(BUDGET_AXES) & set(given):
+        settings = {name: value for name, value in settings.items() if name not in BUDGET_AXES}
+    own = {entry.name for entry in fields(StudySpec)}
+    read = read_words(StudySpec, {name: word for name, word in given.items() if name in own})
+    read |= read_words(TrainSpec, {name: word for name, word in given.items() if name not in own})
+    return study_spec({**settings, **read})
