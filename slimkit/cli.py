@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import Field, fields
 from pathlib import Path
@@ -31,10 +31,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 COMPRESS = ("ratio", "max_macs", "max_latency", "data", "epochs", "arch", "input_shape", "trust_pickle", "seed")
 TRAIN = ("arch", "data", "method", "ratio", "max_macs", "epochs", "seed")
 INSPECT = ("arch", "input_shape", "trust_pickle", "max_memory", "without_bn", "tracer")
-STUDY = (
-    "arch", "data", "methods", "ratio", "max_macs", "max_params", "seeds", "images", "pixels", "like", "equal_cost",
-    "latency",
-)  # fmt: skip
+STUDY = ("arch", "data", "methods", "ratio", "seeds", "images", "pixels")
 
 
 def _flag(entry: Field[Any]) -> str:
@@ -58,7 +55,7 @@ class SettingsCommand(click.Command):
         rest = [option for option in self.params if isinstance(option, click.Option) and option.hidden]
         listed = [(option.opts[-1][2:], option.help) for option in rest if option.help]
         if listed:
-            with formatter.section("More, each as --NAME VALUE, --set NAME=VALUE or in the --config file"):
+            with formatter.section("More, each as --NAME VALUE, --set NAME=VALUE or in the settings file"):
                 formatter.write_dl(listed)
 
 
@@ -71,7 +68,7 @@ def settings_of(
     """
 
     def add(command: Function) -> Function:
-        by_name = {entry.name: entry for entry in fields(kind)}
+        by_name = {entry.name: entry for entry in fields(kind) if get_origin(entry.type) is not Mapping}  # no tables
         engines = "tracer or runtime by its name: " + ", ".join(ENGINES)
         if config:
             click.option("--engine", metavar="NAME", hidden=True, help=engines)(command)
@@ -147,7 +144,7 @@ def train(ctx: click.Context, /, out: Path | None, force: bool, resume: bool, as
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     options_metavar="[STUDY.toml] [OPTIONS]",
 )
-@settings_of(StudySpec, STUDY, rest=False, config=False)
+@settings_of(StudySpec, STUDY, config=False)
 @click.option("--workers", default="1", metavar="N", help="Processes, 0: none but this; ray or ray://HOST:PORT. [1]")
 @click.option("--out", type=Path, metavar="DIR", help="Folder to write; default: FILE or ARCH, and -study.")
 @click.option("--resume", is_flag=True, help="Go on with the study in that folder: train what it lacks.")
