@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,16 @@ def test_training_learns_and_leaves_its_inputs_alone() -> None:
     assert [epoch.epoch for epoch in trained.history] == list(range(1, 13))
     assert trained.images == 12 * 96 and not trained.model.training
     assert trained.model[0].weight.is_contiguous()
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(0, 0), (0.001, 1), (0.5, 3), (1, 6), (1.5, 9)])
+def test_a_part_of_an_epoch_ends_where_it_should(epochs: float, steps: int) -> None:
+    rates: list[float] = []
+    watch = Hook(after_step=lambda run: rates.append(run.learning_rate))
+    trained = training.train(network(), stripes(), recipe(epochs=epochs, warm_up=0.0), hooks=[watch])
+    assert trained.images == steps * 16
+    assert len(trained.history) == ceil(epochs)
+    assert rates == sorted(rates, reverse=True)  # a cosine that falls to its end, and does not rise again
 
 
 def test_bf16_learns_too() -> None:

@@ -162,7 +162,7 @@ def _go_on(
                 stepper.step(inputs, targets)
             due += 1
             _call([hook.after_step for hook in hooks], run)
-            if due % run.steps_per_epoch == 0 and run.step == due:
+            if (due % run.steps_per_epoch == 0 or due == run.budget) and run.step == due:
                 with keeper.rescue(run):
                     stepper.read_losses()
                 accuracy = evaluate(run.model.eval()) if evaluate else None
@@ -177,8 +177,8 @@ def _go_on(
                 keeper.save()
                 if interrupt.pressed:
                     raise KeyboardInterrupt
-            if run.step != due:
-                break  # rewound
+            if run.step != due or due == run.budget:
+                break  # rewound, or at the end of a part of an epoch
         else:
             if due == epoch * run.steps_per_epoch + position:
                 raise TrainingError("the training split gave no batch.\n  Mend its `batches`")

@@ -64,8 +64,8 @@ class Run:
 
     @property
     def budget(self) -> int:
-        """Steps of the whole run."""
-        return round(self.recipe.epochs * self.steps_per_epoch)
+        """Steps of the whole run: at least one where anything is to be trained."""
+        return max(1, round(self.recipe.epochs * self.steps_per_epoch)) if self.recipe.epochs else 0
 
     @property
     def learning_rate(self) -> float:

