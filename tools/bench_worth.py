@@ -24,7 +24,6 @@ Networks: `resnet20` is the zoo's; the others are trained here, once, and kept i
 import argparse
 import copy
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -40,7 +39,7 @@ from rows import Row, append, read
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from slimkit import recovery, training, zoo
+from slimkit import recovery, training
 from slimkit.measure.layer_table import Table
 from slimkit.measure.macs import count_macs
 from slimkit.recovery import elimination, fold, widths
