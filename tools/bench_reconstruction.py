@@ -1,6 +1,6 @@
 """What reconstruction is worth without training and without labels: accuracy, or agreement with the original.
 
-    python tools/bench_reconstruction.py resnet20 [--inputs real made] [--images 1024] [--share 0.5 0.25 0.14] [--out FILE]
+    python tools/bench_reconstruction.py resnet20 [--inputs real made] [--images 1024] [--share 0.5 0.25 0.14]
     python tools/bench_reconstruction.py lite0 [--inputs real made] [--images 192] [--share 0.8 0.6]
     python tools/bench_reconstruction.py cost [--arch resnet50] [--images 32]
 
