@@ -27,3 +27,4 @@ from .surgery.remove import remove as remove
 from .training import follow as follow
 from .training import penalise_gamma_ as penalise_gamma_
 from .training import penalise_groups_ as penalise_groups_
+from .training import trackers as trackers

@@ -13,22 +13,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin
 
 import click
 
 from slimkit._version import __version__
 from slimkit.errors import SlimkitError
-from slimkit.results import Record, Report, study_file
+from slimkit.results import Record, study_file
 from slimkit.settings import CompressSpec, Settings, StudySpec, TrainSpec
 from slimkit.settings.command_line import ENGINES, file_among, gather, method_words, settings_and_words, study_of
 from slimkit.settings.words import as_flags, printable
+
+if TYPE_CHECKING:
+    from slimkit.report.progress import Screen
+    from slimkit.runs.result import Outcome
 
 Found = TypeVar("Found", bound=Record)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # The settings that most runs vary are shown as options; the others are listed after them.
-COMPRESS = ("ratio", "max_macs", "max_latency", "data", "epochs", "arch", "input_shape", "trust_pickle", "seed")
+COMPRESS = ("ratio", "max_macs", "max_latency", "data", "epochs", "arch", "input_shape", "trust_pickle")
 TRAIN = ("arch", "data", "method", "ratio", "max_macs", "epochs", "seed")
 INSPECT = ("arch", "input_shape", "trust_pickle", "max_memory", "without_bn", "tracer")
 STUDY = ("arch", "data", "methods", "ratio", "seeds", "images", "pixels")
@@ -87,6 +91,11 @@ def settings_of(
 def output_options(command: Function) -> Function:
     """Add what every command that writes a folder takes."""
     click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and nothing else.")(command)
+    again = "Go on with the interrupted run of the same settings; say so where it is complete."
+    where = "Also log the training to tensorboard (files beside the output) or wandb; may be given twice."
+    choice = click.Choice(("tensorboard", "wandb"))
+    click.option("--track", multiple=True, type=choice, hidden=True, help=where)(command)
+    click.option("--resume", is_flag=True, help=again)(command)
     click.option("--force", is_flag=True, help="Replace the output folder of an earlier run.")(command)
     click.option("--out", type=Path, metavar="DIR", help="Folder to write; default: NAME-slim.")(command)
     return command
@@ -102,7 +111,9 @@ def slimkit() -> None:
 @click.argument("checkpoint", type=Path)
 @settings_of(CompressSpec, COMPRESS)
 @output_options
-def compress(checkpoint: Path, out: Path | None, force: bool, as_json: bool, **words: Any) -> None:
+def compress(
+    checkpoint: Path, out: Path | None, force: bool, resume: bool, track: Sequence[str], as_json: bool, **words: Any
+) -> None:
     """Shrink a trained network; write ONNX, weights and a report.
 
     \b
@@ -113,16 +124,18 @@ def compress(checkpoint: Path, out: Path | None, force: bool, as_json: bool, **w
     with working() as progress:
         from slimkit.runs.compress import compress_checkpoint
 
-        outcome = compress_checkpoint(checkpoint, spec, out, force, progress)
-    show_run(outcome.report, outcome.folder, as_json)
+        outcome = compress_checkpoint(checkpoint, spec, out, force, resume, progress, [progress.watch], track)
+    show_run(outcome, as_json)
 
 
 @slimkit.command(cls=SettingsCommand, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @settings_of(TrainSpec, TRAIN)
 @output_options
-@click.option("--resume", is_flag=True, help="Go on with the interrupted run of the same settings.")
 @click.pass_context
-def train(ctx: click.Context, /, out: Path | None, force: bool, resume: bool, as_json: bool, **words: Any) -> None:
+def train(
+    ctx: click.Context, /, out: Path | None, force: bool, resume: bool, track: Sequence[str], as_json: bool,
+    **words: Any,
+) -> None:  # fmt: skip
     """Train a network, and make it smaller as a method says; its settings are options too: slimkit methods NAME.
 
     \b
@@ -135,8 +148,8 @@ def train(ctx: click.Context, /, out: Path | None, force: bool, resume: bool, as
         from slimkit.runs.plan import plan
         from slimkit.runs.train import train_network
 
-        outcome = train_network(plan(settings, given), out, force, resume, progress)
-    show_run(outcome.report, outcome.folder, as_json)
+        outcome = train_network(plan(settings, given), out, force, resume, progress, [progress.watch], track)
+    show_run(outcome, as_json)
 
 
 @slimkit.command(
@@ -273,23 +286,27 @@ def report(folders: tuple[Path, ...], out: Path | None, force: bool) -> None:
 
 
 @contextmanager
-def working() -> Iterator[Callable[[str, float | None], None]]:
-    """Show progress on stderr where that is a terminal; keep stdout free of what libraries print."""
+def working() -> Iterator["Screen"]:
+    """Show progress on stderr; keep stdout free of what libraries print."""
     from slimkit.report import progress
 
     with redirect_stdout(sys.stderr), progress.shown(first_of_several()) as show_progress:
         yield show_progress
 
 
-def show_run(report: Report | None, folder: Path, as_json: bool) -> None:
+def show_run(outcome: "Outcome", as_json: bool) -> None:
     """Print how a run ended, and where its report lies."""
-    if report is None or not first_of_several():
+    if outcome.report is None or not first_of_several():
         return
     from slimkit.report import table
 
-    show(report, as_json, table.run_table)
+    if outcome.before:
+        click.echo(
+            f"slimkit: {printable(str(outcome.folder))}: this run is complete, nothing was left to do.", err=True
+        )
+    show(outcome.report, as_json, table.run_table)
     if not as_json:
-        click.echo(f"Report: {folder / 'report.html'}")
+        click.echo(f"Report: {outcome.folder / 'report.html'}")
 
 
 def show(found: Found, as_json: bool, table: Callable[[Found], Any]) -> None:

@@ -47,13 +47,13 @@ class FakeRuns(types.ModuleType):
         print("noise of a library")
         if self.error is not None:
             raise self.error
-        return types.SimpleNamespace(report=REPORT, folder=Path("resnet8-slim"))
+        return types.SimpleNamespace(report=REPORT, folder=Path("resnet8-slim"), before=False)
 
-    def compress_checkpoint(self, path, spec, out, force, progress):
+    def compress_checkpoint(self, path, spec, out, force, resume, progress, watchers, track):
         progress("tracing", 0.5)
         return self._answer(path, spec, out, force)
 
-    def train_network(self, spec, out, force, resume, progress):
+    def train_network(self, spec, out, force, resume, progress, watchers, track):
         return self._answer(spec, out, force, resume)
 
     def inspect_checkpoint(self, path, spec, progress):

@@ -75,7 +75,8 @@ def test_a_run_draws_shrinks_and_accounts_for_it(toy, tmp_path):
     assert report["search"]["drawn_epoch"] == 1 and len(report["search"]["history"]) == 4
     assert report["after"]["accuracy"]["test"] > 0.6 and report["before"]["accuracy"] is None
     files = {path.name for path in (tmp_path / "out").iterdir()}
-    assert files == {"model.onnx", "model.safetensors", "report.json", "report.html", "run.toml", ".manifest.json"}
+    written = {"model.onnx", "model.safetensors", "report.json", "report.html", "run.toml", "train.log"}
+    assert files == {*written, ".manifest.json"}
     assert not list(tmp_path.glob("*.state")) and not list(tmp_path.glob(".*"))
     torch.testing.assert_close(dense.state_dict(), before, rtol=0, atol=0)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from slimkit import data, training
 from slimkit.channels import Example, Graph
-from slimkit.progress import Progress
+from slimkit.progress import Progress, Watcher
 from slimkit.selection.budget import Widths
 from slimkit.selection.choose import choose, fixed_units
 from slimkit.selection.mask import Mask
@@ -116,6 +116,8 @@ class Job:
         fresh: builds the dense network with other weights.
         store: where the state of the run is kept; None keeps none.
         progress: told what is being done, and the share done.
+        watchers: told how each training goes.
+        speaks: this process speaks for the run; of several, one does.
     """
 
     dense: nn.Module
@@ -126,6 +128,8 @@ class Job:
     fresh: Callable[[], nn.Module]
     store: training.Store | None
     progress: Progress
+    watchers: Sequence[Watcher] = ()
+    speaks: bool = True
 
     @property
     def steps(self) -> int:

@@ -10,6 +10,8 @@ from slimkit import training
 from slimkit.measure.quality import quality
 from slimkit.methods.job import Job
 from slimkit.training import low_precision
+from slimkit.training.state import LOG
+from slimkit.training.watch import watch
 
 
 def train(
@@ -25,7 +27,7 @@ def train(
     """Train a network by the recipe of the run, or by another.
 
     Args:
-        job: data, recipe, store, progress.
+        job: data, recipe, store, and who is told how it goes.
         model: not changed.
         hooks: watch the training, and may change it.
         recipe: another than the run's.
@@ -34,13 +36,15 @@ def train(
         first_step: step to begin at.
     """
     store = replace(job.store, folder=job.store.folder / part) if job.store else None
+    log = job.store.folder / LOG if job.store and job.speaks else None
+    told = watch(doing, job.dataset.task, job.watchers, log)
     trained = training.train(
         model,
         job.dataset.train,
         recipe or job.recipe,
-        hooks=hooks,
+        hooks=[told, *hooks],
         evaluate=lambda network: quality(network, job.dataset.validation, job.dataset.task),
-        progress=lambda run: job.progress(f"{doing}, loss {run.loss:.3f}", run.step / run.budget),
+        progress=lambda run: job.progress(doing, run.step / run.budget),
         store=store,
         task=job.dataset.task,
         first_step=first_step,

@@ -1,8 +1,6 @@
 """How a training run begins: processes, folders, a fresh network, the state to resume from."""
 
 import copy
-import hashlib
-import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,8 +13,8 @@ import torch
 from torch import nn
 
 from slimkit import data, models, provenance, training
-from slimkit._version import __version__
 from slimkit.runs import output as folder
+from slimkit.runs import resume
 from slimkit.settings import TrainSpec
 from slimkit.training import distributed
 from slimkit.training.hardware import pick_device
@@ -67,15 +65,12 @@ def redrawn(model: nn.Module, seed: int) -> nn.Module:
 
 
 def store(
-    settings: Mapping[str, Any], target: Path, resume: bool, model: nn.Module, dataset: data.Dataset
+    settings: Mapping[str, Any], target: Path, resume_it: bool, model: nn.Module, dataset: data.Dataset
 ) -> training.Store:
-    """Return where the state of a run is kept: beside its output folder."""
-    shapes = [(name, list(tensor.shape)) for name, tensor in model.state_dict().items()]
+    """Return where the state of a training run is kept: beside its output folder."""
     images = "x".join(map(str, dataset.input_shape))
-    identity = {
-        "slimkit": __version__,
-        **json.loads(json.dumps(settings)),
-        "network": f"weights {hashlib.blake2b(json.dumps(shapes).encode(), digest_size=6).hexdigest()}",
+    about = {
+        "network": f"weights {resume.shapes(model)}",
         "images": f"{len(dataset.train)} of {images}, {dataset.classes} classes",
     }
-    return training.Store(target.parent / f"{target.name}.state", resume=resume, identity=identity)
+    return resume.store(target, resume_it, settings, about)

@@ -1,15 +1,16 @@
 """From a trained network to a proven, smaller one: `slimkit compress`."""
 
+import itertools
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
 import torch
 from torch import nn
 
-from slimkit import data, models
+from slimkit import data, models, training
 from slimkit.errors import DataError
 from slimkit.example import Example, batch_size
 from slimkit.measure import quality
@@ -17,8 +18,9 @@ from slimkit.measure.engines import require
 from slimkit.measure.stages import Stages
 from slimkit.models import Network
 from slimkit.modules import dtype_of
-from slimkit.progress import Progress, quiet
+from slimkit.progress import Progress, Watcher, quiet
 from slimkit.runs import drop, output, start
+from slimkit.runs import resume as resuming
 from slimkit.runs.calibrate import Calibration, calibrate
 from slimkit.runs.choose import Cut, cut, ranked
 from slimkit.runs.figures import cost, head, measure, slimming_rows, time_layers
@@ -27,6 +29,7 @@ from slimkit.runs.recover import Recovered, Retrain, recover
 from slimkit.runs.result import Outcome, Result
 from slimkit.settings import CompressSpec, make
 from slimkit.settings.keywords import CompressKeywords
+from slimkit.training import trackers
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
@@ -43,6 +46,8 @@ class Given:
         calibration: unlabelled inputs, to recover what the network computes.
         retrain: somebody's own retraining, instead of ours.
         evaluate: somebody's own figures of a network, by name, for the report.
+        watchers: told how a retraining goes.
+        store: where the state of a retraining is kept.
     """
 
     network: Network
@@ -52,6 +57,8 @@ class Given:
     calibration: data.Inputs | None = None
     retrain: Retrain | None = None
     evaluate: Evaluate | None = None
+    watchers: Sequence[Watcher] = ()
+    store: training.Store | None = None
 
 
 def compress(
@@ -65,7 +72,9 @@ def compress(
     evaluate: Evaluate | None = None,
     out: Path | str | None = None,
     force: bool = False,
+    resume: bool = False,
     progress: Progress = quiet,
+    watchers: Sequence[Watcher] = (),
     **settings: Unpack[CompressKeywords],
 ) -> Result:
     """Make a network smaller: trace, rank, remove, prove, recover, export, measure.
@@ -83,7 +92,9 @@ def compress(
         evaluate: network -> figures by name, such as {"mAP": 0.4}, of both networks for the report.
         out: folder for the five files of a run; None writes nothing.
         force: replace the folder of an earlier run.
+        resume: go on with the retraining from the state that an interrupted run to `out` has left.
         progress: called with what is being done, and the share done where that is known.
+        watchers: told how a retraining goes, step by step and epoch by epoch; see `slimkit.trackers`.
         settings: fields of `slimkit.settings.CompressSpec`, as `max_macs=0.5`.
 
     Raises:
@@ -94,25 +105,37 @@ def compress(
     example = start.example_of(network.model, example_input)
     labelled = start.given_data(dataset, spec, network)
     unlabelled = start.given_inputs(calibration, spec, network)
-    given = Given(network, example, spec, labelled, unlabelled, retrain, evaluate)
+    given = Given(network, example, spec, labelled, unlabelled, retrain, evaluate, watchers)
     if out is None:
         with tempfile.TemporaryDirectory() as work:
             result = _compress(given, Path(work), False, progress, Stages())
     else:
         with output.claim(Path(out), force) as work_folder:
+            given = replace(given, store=_store(Path(out), resume, spec))
             result = _compress(given, work_folder, True, progress, Stages())
+        training.forget(_store(Path(out), True, spec))
     result.model.to(dtype_of(model))
     return Result(result.model, result.mask, result.report, None if out is None else Path(out))
 
 
 def compress_checkpoint(
-    path: Path, spec: CompressSpec, out: Path | None, force: bool, progress: Progress = quiet
+    path: Path,
+    spec: CompressSpec,
+    out: Path | None,
+    force: bool,
+    resume: bool = False,
+    progress: Progress = quiet,
+    watchers: Sequence[Watcher] = (),
+    track: Sequence[str] = (),
 ) -> Outcome:
-    """Make the network in a file smaller and write the five files of a run; see `slimkit compress --help`."""
+    """Make the network in a file smaller and write the files of a run; see `slimkit compress --help`."""
     target = out or Path(f"{path.stem}-slim")
     stages = Stages()
     read = [path, *([Path(spec.latency_table)] if spec.latency_table else [])]
+    if done := resuming.complete(target, resume, force, asdict(spec), read):
+        return Outcome(done, target, before=True)
     with output.claim(target, force, read) as work:
+        store = _store(target, resume, spec)
         progress("reading the checkpoint", None)
         with stages.stage("load"):
             network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
@@ -120,8 +143,22 @@ def compress_checkpoint(
             calibration = start.given_inputs(None, spec, network)
             shape = start.image_shape(network.model, spec, dataset.input_shape if dataset else None)
         example = torch.randn(1, *shape, generator=torch.Generator().manual_seed(spec.seed))
-        result = _compress(Given(network, example, spec, dataset, calibration), work, True, progress, stages)
+        given = Given(network, example, spec, dataset, calibration, store=store)
+        with trackers.opened(track, target, asdict(spec)) as more:
+            result = _compress(replace(given, watchers=(*watchers, *more)), work, True, progress, stages)
+    training.forget(store)
     return Outcome(result.report, target)
+
+
+def _store(target: Path, resume: bool, spec: CompressSpec) -> training.Store:
+    """Return where the states of retrainings are kept: beside the output folder.
+
+    Raises:
+        TrainingError: there are some, and nobody asked to go on from them.
+    """
+    store = resuming.store(target, resume, asdict(spec), {})
+    resuming.refuse_unasked(store)
+    return store
 
 
 def _compress(given: Given, work: Path, keep_files: bool, progress: Progress, stages: Stages) -> Result:
@@ -139,14 +176,18 @@ def _compress(given: Given, work: Path, keep_files: bool, progress: Progress, st
     solver = None if spec.max_drop else start.measured_budget(spec, dense, example, progress)
     order = ranked(spec, dense, graph, ranked_with, calibration, progress)
 
+    numbers = itertools.count(1)
+
     def attempt(spec: CompressSpec) -> tuple[Cut, Recovered]:
+        own = given.store and replace(given.store, folder=given.store.folder / f"retraining{next(numbers)}")
         with stages.stage("choose, remove and prove"):
             made = cut(spec, dense, graph, inputs, order, calibration, solver, progress)
         with stages.stage("recover"):
             fitted = made.reconstruction.model if made.reconstruction else None
             return made, recover(
-                dense, made.slimmed, fitted, spec, inputs, dataset, calibration, given.retrain, progress
-            )
+                dense, made.slimmed, fitted, spec, inputs, dataset, calibration, given.retrain, progress,
+                given.watchers, own,
+            )  # fmt: skip
 
     made, recovered, dropped = (
         _smallest(given, calibration, attempt, progress) if spec.max_drop else (*attempt(spec), None)
@@ -169,6 +210,7 @@ def _compress(given: Given, work: Path, keep_files: bool, progress: Progress, st
     report["cost"] = cost(report, recovered.images, stages)
     if given.evaluate is not None:
         report["own"] = {"before": dict(given.evaluate(dense)), "after": dict(given.evaluate(model))}
+    resuming.keep_log(given.store, work)
     return Result(model, slimmed.mask, finish(report, [spec], work, stages))
 
 

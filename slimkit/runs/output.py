@@ -48,6 +48,7 @@ def claim(out: Path, force: bool = False, inputs: Sequence[Path] = ()) -> Iterat
         with _writable(out, missing), locked(out):
             _recover(out)
             _check(out, force, inputs)
+            read = {path.name: _digest(path) for path in inputs if path.is_file()}
             _make(work, out)
             try:
                 yield work
@@ -57,7 +58,7 @@ def claim(out: Path, force: bool = False, inputs: Sequence[Path] = ()) -> Iterat
                 raise OutputError(
                     f"{out}: the disk is full; nothing was written.\n  Free some space, or give another `out`"
                 ) from error
-            _move_in_place(work, out, force, inputs)
+            _move_in_place(work, out, force, inputs, read)
     finally:
         shutil.rmtree(work, ignore_errors=True)
         for folder in missing:  # the innermost first; those that now hold the result stay
@@ -209,14 +210,25 @@ def _check(out: Path, force: bool, inputs: Sequence[Path]) -> None:
         )
 
 
-def _foreign(out: Path) -> list[str]:
-    """List what in a folder no run of slimkit wrote, by the manifest in it."""
+def changed(out: Path, inputs: Sequence[Path]) -> list[Path]:
+    """List the files that are not as the run read them whose complete output is in `out`."""
+    read = _noted(out, "read")
+    return [path for path in inputs if path.is_file() and read.get(path.name) not in (None, _digest(path))]
+
+
+def _noted(out: Path, part: str) -> dict[str, Any]:
+    """Return a part of the manifest in a folder; nothing where there is none, or one of somebody else's."""
     try:
         manifest: Any = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        manifest = {}
-    ours = manifest.get("files") if isinstance(manifest, dict) and manifest.get("schema") == SCHEMA else {}
-    ours = ours if isinstance(ours, dict) else {}
+        return {}
+    noted = manifest.get(part) if isinstance(manifest, dict) and manifest.get("schema") == SCHEMA else {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def _foreign(out: Path) -> list[str]:
+    """List what in a folder no run of slimkit wrote, by the manifest in it."""
+    ours = _noted(out, "files")
     return sorted(
         entry.name for entry in out.iterdir() if entry.name != MANIFEST and not _is_ours(entry, ours.get(entry.name))
     )
@@ -233,12 +245,13 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _move_in_place(work: Path, out: Path, force: bool, inputs: Sequence[Path]) -> None:
+def _move_in_place(work: Path, out: Path, force: bool, inputs: Sequence[Path], read: dict[str, str]) -> None:
     """Move the result to `out`; where something else came to lie there in the meantime, beside it."""
     old = work.with_suffix(".old")
     try:
         files = {path.name: _digest(path) for path in sorted(work.iterdir()) if path.is_file()}
-        (work / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "files": files}, indent=1) + "\n")
+        manifest = {"schema": SCHEMA, "files": files, "read": read}
+        (work / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         _check(out, force, inputs)
         if out.is_dir():
             out.rename(old)

@@ -12,14 +12,17 @@ from slimkit import data, provenance, recovery, training
 from slimkit.errors import TrainingError
 from slimkit.example import Example, tensors
 from slimkit.measure.quality import quality
-from slimkit.progress import Progress
+from slimkit.progress import Progress, Watcher
 from slimkit.recovery import fold
+from slimkit.runs import resume
 from slimkit.runs.calibrate import Calibration
 from slimkit.runs.start import task
 from slimkit.settings import CompressSpec
 from slimkit.surgery import proof
 from slimkit.surgery.prove import Slimmed
 from slimkit.tasks import CLASSIFICATION
+from slimkit.training import state
+from slimkit.training.watch import watch
 
 Retrain = Callable[[nn.Module, nn.Module], nn.Module]  # (slim network, dense network) -> the network to go on with
 _STATISTICS_BATCHES = 20
@@ -55,6 +58,8 @@ def recover(
     calibration: Calibration | None,
     retrain: Retrain | None,
     progress: Progress,
+    watchers: Sequence[Watcher] = (),
+    store: training.Store | None = None,
 ) -> Recovered:
     """Let the channels that stay take over, then retrain where there is something to retrain on.
 
@@ -68,9 +73,12 @@ def recover(
         calibration: unlabelled inputs; with them alone the original is imitated.
         retrain: somebody's own retraining, in place of ours.
         progress: called with what is being done, and the share done.
+        watchers: told how the retraining goes.
+        store: where the state of this retraining is kept, with its log beside the folder; what begins with other
+            weights, as a cut by other latencies does, is another retraining.
 
     Raises:
-        TrainingError: somebody's own retraining gave back another network.
+        TrainingError: somebody's own retraining gave back another network; the retraining diverged.
     """
     expected = proof.outputs(dense, inputs)
 
@@ -97,7 +105,7 @@ def recover(
         return Recovered(_own(retrain, model, dense), rows, own)
     if source is None or not spec.epochs:
         return Recovered(model, rows)
-    return _retrained(dense, model, spec, dataset, source, rows, progress)
+    return _retrained(dense, model, spec, dataset, source, rows, progress, watchers, store)
 
 
 def folded(
@@ -120,6 +128,8 @@ def _retrained(
     source: data.Inputs,
     rows: list[dict[str, Any]],
     progress: Progress,
+    watchers: Sequence[Watcher],
+    store: training.Store | None,
 ) -> Recovered:
     recipe = replace(
         recovery.recipe(spec.epochs, spec.seed),
@@ -132,14 +142,20 @@ def _retrained(
         recipe = replace(recipe, label_smoothing=0.0)
     if dataset is None:  # no labels: all that can be learnt is what the original says
         recipe = replace(recipe, distillation=1.0, label_smoothing=0.0)
+    judged_by = dataset.task if dataset else task(spec) or CLASSIFICATION
+    log = store.folder.parent / state.LOG if store else None
+    if store:
+        store = replace(store, folder=store.folder.with_name(f"{store.folder.name}-{resume.weights(dense, model)}"))
     trained = training.train(
         model,
         dataset.train if dataset else source.split,
         recipe,
-        task=dataset.task if dataset else task(spec) or CLASSIFICATION,
+        task=judged_by,
         teacher=dense if spec.distill or dataset is None else None,
         evaluate=(lambda network: quality(network, dataset.validation, dataset.task)) if dataset else None,
-        progress=lambda run: progress(f"retraining, loss {run.loss:.3f}", run.step / run.budget),
+        hooks=[watch("retraining", judged_by, watchers, log)],
+        progress=lambda run: progress("retraining", run.step / run.budget),
+        store=store,
     )
     provenance.attach(trained.model, provenance.of(model))
     history = trained.history

@@ -31,7 +31,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command leaves: its report, None of a process that only helped, and the folder with the five files."""
+    """What a command leaves.
+
+    Attributes:
+        report: of the run; None of a process that only helped.
+        folder: with the files of the run.
+        before: the run was complete before the command began, which did nothing.
+    """
 
     report: Report | None
     folder: Path
+    before: bool = False

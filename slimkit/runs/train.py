@@ -1,7 +1,8 @@
 """From an architecture and data to a trained, smaller network: `slimkit train`."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from slimkit import data, models, provenance, training
 from slimkit.measure.stages import Stages
 from slimkit.methods import Job
 from slimkit.models import Network
-from slimkit.progress import Progress, quiet
+from slimkit.progress import Progress, Watcher, quiet
 from slimkit.runs import begin
 from slimkit.runs import output as folder
+from slimkit.runs import resume as resuming
 from slimkit.runs.cost import training_cost
 from slimkit.runs.figures import head, judged, measure, slimming_rows, time_layers
 from slimkit.runs.files import finish, write_model
@@ -26,6 +28,7 @@ from slimkit.runs.start import (
 from slimkit.selection.mask import Mask
 from slimkit.settings import RunSpec
 from slimkit.surgery.prove import Slimmed, prove
+from slimkit.training import trackers
 
 
 def train(
@@ -36,6 +39,7 @@ def train(
     out: Path | str | None = None,
     resume: bool = False,
     progress: Progress = quiet,
+    watchers: Sequence[Watcher] = (),
     **settings: Any,
 ) -> Result:
     """Train a network, and make it smaller as a method says.
@@ -48,6 +52,7 @@ def train(
         out: folder for the five files of a run; None writes nothing, and keeps no state to resume from.
         resume: go on from the state that an interrupted run to `out` has left.
         progress: called with what is being done, and the share done where that is known.
+        watchers: told how each training goes, step by step and epoch by epoch; see `slimkit.trackers`.
         settings: any field of `TrainSpec`, as `method="progressive"`, and of the method's settings.
 
     Raises:
@@ -65,21 +70,31 @@ def train(
     stages = Stages()
     if out is None:
         with tempfile.TemporaryDirectory() as work:
-            return _train(network, fresh, images, asked, Path(work), None, progress, stages)
+            return _train(network, fresh, images, asked, Path(work), None, progress, watchers, stages)
     with folder.claim(Path(out)) as work_folder:
         store = begin.store(asked.settings(), Path(out), resume, network.model, images)
-        result = _train(network, fresh, images, asked, work_folder, store, progress, stages)
+        result = _train(network, fresh, images, asked, work_folder, store, progress, watchers, stages)
     training.forget(store)
     return result
 
 
-def train_network(asked: Plan, out: Path | None, force: bool, resume: bool, progress: Progress = quiet) -> Outcome:
-    """Train an architecture by name and write the five files of a run; see `slimkit train --help`.
+def train_network(
+    asked: Plan,
+    out: Path | None,
+    force: bool,
+    resume: bool,
+    progress: Progress = quiet,
+    watchers: Sequence[Watcher] = (),
+    track: Sequence[str] = (),
+) -> Outcome:
+    """Train an architecture by name and write the files of a run; see `slimkit train --help`.
 
     Of several processes, as `torch.distributed.run` starts them, all train and the first one writes.
     """
     spec = asked.spec
     target = out or Path(f"{begin.short_name(spec.arch)}-slim")
+    if done := resuming.complete(target, resume, force, asked.settings()):
+        return Outcome(done, target, before=True)
     stages = Stages()
     with begin.joined(spec) as world, begin.claimed(target, force, world) as work:
         progress("building the network", None)
@@ -92,9 +107,12 @@ def train_network(asked: Plan, out: Path | None, force: bool, resume: bool, prog
             return begin.build(spec, dataset, spec.seed + 1).model
 
         if world.rank:
-            asked.method(job_of(network, fresh, dataset, asked, store, progress), asked.config)
+            helper = replace(job_of(network, fresh, dataset, asked, store, progress), speaks=False)
+            asked.method(helper, asked.config)
             return Outcome(None, target)
-        result = _train(network, fresh, dataset, asked, work, store, progress, stages)
+        with trackers.opened(track, target, asked.settings()) as more:
+            told = (*watchers, *more)
+            result = _train(network, fresh, dataset, asked, work, store, progress, told, stages)
     training.forget(store)
     return Outcome(result.report, target)
 
@@ -107,12 +125,13 @@ def _train(
     work: Path,
     store: training.Store | None,
     progress: Progress,
+    watchers: Sequence[Watcher],
     stages: Stages,
 ) -> Result:
     spec = asked.spec
     progress("tracing channels", None)
     with stages.stage("trace"):
-        job = job_of(network, fresh, dataset, asked, store, progress)
+        job = replace(job_of(network, fresh, dataset, asked, store, progress), watchers=watchers)
     with stages.stage("search and train"):
         found = asked.method(job, asked.config)
     dense, model, example = job.dense, found.model, random_image(dataset, spec.seed)
@@ -131,6 +150,7 @@ def _train(
     report |= {"spec": asked.settings(), "search": found.search.to_dict()}
     report["cost"], notes = training_cost(job, found, sides, stages, dict(asked.settings()))
     report["warnings"] = [*found.warnings, *failed, *notes, *sides.get("warnings", [])]
+    resuming.keep_log(store, work)
     return Result(model, slimmed.mask, finish(report, [spec, asked.config], work, stages))
 
 

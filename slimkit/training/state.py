@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from slimkit.pickled import torch_file, values
 
 _MAGIC = b"slimkit training state 1\n"
 _NAME, _PREVIOUS = "state.bin", "state.previous.bin"
+LOG = "train.log"  # what each epoch gave, beside the states; it moves to the output when all is done
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,7 @@ def read(store: Store) -> tuple[dict[str, Any] | None, str | None]:
     paths = [path for name in (_NAME, _PREVIOUS) if (path := store.folder / name).exists()]
     if not paths:
         return None, None
-    if not store.resume:
-        raise TrainingError(
-            f"{store.folder} holds the state of a run.\n  Give `resume=True` to go on with it, or another folder"
-        )
+    refuse_unasked(store)
     for path in paths:
         state = _read(path)
         if state is not None:
@@ -96,6 +94,18 @@ def read(store: Store) -> tuple[dict[str, Any] | None, str | None]:
     raise TrainingError(
         f"{store.folder}: {' and '.join(p.name for p in paths)} are damaged.\n  Delete the folder and start again"
     )
+
+
+def refuse_unasked(store: Store) -> None:
+    """Refuse to begin where a state is that nobody asked to go on from.
+
+    Raises:
+        TrainingError: so it is.
+    """
+    if exists(store) and not store.resume:
+        raise TrainingError(
+            f"{store.folder} holds the state of a run.\n  Give `resume=True` to go on with it, or delete it"
+        )
 
 
 @contextmanager
@@ -117,7 +127,7 @@ def fitting(store: Store) -> Iterator[None]:
 def forget(store: Store) -> None:
     """Remove the states of a run that is done, of its stages too; what else lies in the folder stays."""
     for folder in (*store.folder.glob("*/"), store.folder):
-        ours = [path for name in (_NAME, _PREVIOUS, f"{_NAME}.tmp") if (path := folder / name).is_file()]
+        ours = [path for name in (_NAME, _PREVIOUS, f"{_NAME}.tmp", LOG) if (path := folder / name).is_file()]
         with suppress(OSError):  # what cannot be removed, or is not empty, stays
             for path in ours:
                 path.unlink()
@@ -128,6 +138,11 @@ def forget(store: Store) -> None:
 def exists(store: Store) -> bool:
     """Tell whether a state has been written, whole or not."""
     return any((store.folder / name).exists() for name in (_NAME, _PREVIOUS))
+
+
+def anywhere(store: Store) -> bool:
+    """Tell whether a state of the run has been written, of one of its stages too."""
+    return any(exists(replace(store, folder=folder)) for folder in (store.folder, *store.folder.glob("*/")))
 
 
 @contextmanager

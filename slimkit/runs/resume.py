@@ -1,0 +1,107 @@
+"""Runs that were interrupted, and runs that were not: what `--resume` finds."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from slimkit import training
+from slimkit._version import __version__
+from slimkit.errors import OutputError, RecordError
+from slimkit.results import Report, report_file
+from slimkit.runs import output
+from slimkit.training import state
+
+
+def folder_of(target: Path) -> Path:
+    """Return the folder beside an output folder in which the state of its run is kept."""
+    return target.parent / f"{target.name}.state"
+
+
+def store(target: Path, resume: bool, settings: Mapping[str, Any], about: Mapping[str, Any]) -> training.Store:
+    """Return where the state of a run is kept. A log there goes: states hold its lines.
+
+    Args:
+        target: the output folder.
+        resume: go on from what is there.
+        settings: all of the run.
+        about: what else must be equal for two runs to be one.
+    """
+    identity = {"slimkit": __version__, **json.loads(json.dumps(settings)), **about}
+    kept = training.Store(folder_of(target), resume=resume, identity=identity)
+    if resume or not state.anywhere(kept):
+        with suppress(OSError):  # where it cannot go, none can be written either, which is said then
+            (kept.folder / state.LOG).unlink(missing_ok=True)
+    return kept
+
+
+def complete(
+    target: Path, resume: bool, force: bool, settings: Mapping[str, Any], read: Sequence[Path] = ()
+) -> Report | None:
+    """Return the report of the run that is to be resumed, where it has been completed; else None.
+
+    Args:
+        target: its output folder.
+        resume: whether it is to be resumed at all.
+        force: what is complete is to be replaced; where that has begun, it goes on.
+        settings: all of the run.
+        read: files that it reads.
+
+    Raises:
+        OutputError: what is complete there is another run.
+    """
+    interrupted = state.anywhere(training.Store(folder_of(target)))
+    if not resume or (force and interrupted) or not (target / output.MANIFEST).is_file():
+        return None
+    try:
+        report = report_file.read(target)
+    except RecordError:
+        return None  # whoever claims the folder says what is wrong with it
+    asked, had = json.loads(json.dumps(settings)), report.to_dict()["spec"]
+    other = [f"{name} was {had.get(name)!r}, is {asked.get(name)!r}" for name in asked if had.get(name) != asked[name]]
+    other += [f"{path.name} has changed since" for path in output.changed(target, read)]
+    if other:
+        raise OutputError(
+            f"{target}: a run of other settings is complete there ({'; '.join(other[:3])}).\n"
+            "  Give another `out`, or replace it: `force=True` without `resume`"
+        )
+    training.forget(training.Store(folder_of(target)))  # of a process that ended before it had done so
+    return report
+
+
+def refuse_unasked(kept: training.Store) -> None:
+    """Refuse to begin anew where a run was interrupted, before any work.
+
+    Raises:
+        TrainingError: a state is there, and nobody asked to go on from it.
+    """
+    for folder in (kept.folder, *kept.folder.glob("*/")):
+        state.refuse_unasked(replace(kept, folder=folder))
+
+
+def keep_log(kept: training.Store | None, work: Path) -> None:
+    """Put the log of the training, where there is one, to the files of the run."""
+    if kept is not None and (kept.folder / state.LOG).is_file():
+        shutil.copyfile(kept.folder / state.LOG, work / state.LOG)
+
+
+def shapes(model: nn.Module) -> str:
+    """Return a digest of the names and shapes of all weights."""
+    found = [(name, list(tensor.shape)) for name, tensor in model.state_dict().items()]
+    return hashlib.blake2b(json.dumps(found).encode(), digest_size=6).hexdigest()
+
+
+def weights(*models: nn.Module) -> str:
+    """Return a digest of all weights."""
+    digest = hashlib.blake2b(digest_size=6)
+    for model in models:
+        for name, tensor in model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().double().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,227 @@
+"""Runs that were interrupted go on to the same result; runs that were complete say so; each epoch is in the log."""
+
+import json
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+import slimkit
+from slimkit import models, training
+from slimkit.cli import main
+from slimkit.errors import SpecError, TrainingError
+from slimkit.progress import Moment
+from slimkit.runs import compress as compress_run
+from slimkit.runs import train as train_run
+from slimkit.training import loop, trackers
+from tests.test_train import FEW, net, toy  # noqa: F401
+
+TRAIN = ("train", "--arch", "zoo:resnet8", "--data", "digits", "--epochs", "2", "--ratio", "0.5", "--device", "cpu")
+ROWS = {"doing", "epoch", "step", "loss", "accuracy", "learning_rate", "seconds"}
+
+
+class Killed(BaseException):
+    """Ends a run as SIGKILL would, but for what the folder of the output cleans up."""
+
+
+def killed_at(step: int):
+    """Return a watcher that ends the run after so many steps."""
+
+    def watch(moment: Moment) -> None:
+        if moment.step >= step:
+            raise Killed
+
+    return watch
+
+
+def rows(log: Path) -> list[dict[str, object]]:
+    """Return the lines of a log, without their times."""
+    found = [json.loads(line) for line in log.read_text().splitlines()]
+    assert all(set(row) == ROWS and row.pop("seconds") > 0 for row in found)
+    return found
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(autouse=True)
+def _saved_at_every_chance(monkeypatch):
+    monkeypatch.setattr(loop._Keeper, "due", lambda self, run: self.store is not None)
+
+
+def test_a_training_that_was_killed_ends_as_the_whole_one_with_the_same_log(toy, tmp_path):  # noqa: F811
+    settings = {"at": 1, **FEW}
+    whole = train_run.train(net(), toy, 0.5, out=tmp_path / "whole", **settings)
+    for step in (3, 8, 17):
+        with pytest.raises(Killed):
+            train_run.train(
+                net(), toy, 0.5, out=tmp_path / "out", resume=step > 3, watchers=[killed_at(step)], **settings
+            )
+        assert listing(tmp_path) == ["out.state", "whole"]
+    assert len(rows(tmp_path / "out.state" / "train.log")) == 17 // 6
+    with pytest.raises(TrainingError, match="holds the state of a run"):
+        train_run.train(net(), toy, 0.5, out=tmp_path / "out", **settings)
+    assert len(rows(tmp_path / "out.state" / "train.log")) == 17 // 6
+    again = train_run.train(net(), toy, 0.5, out=tmp_path / "out", resume=True, **settings)
+    assert listing(tmp_path) == ["out", "whole"]
+    torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
+    told = rows(tmp_path / "out" / "train.log")
+    assert told == rows(tmp_path / "whole" / "train.log")
+    assert [(row["doing"], row["epoch"], row["step"]) for row in told] == [("training", n, 6 * n) for n in range(1, 5)]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [row["accuracy"] for row in told] == [entry["validation_accuracy"] for entry in report["search"]["history"]]
+
+
+@pytest.mark.parametrize("settings", [{"ratio": 0.5}, {"max_drop": 40.0}], ids=["ratio", "max-drop"])
+def test_a_compression_that_was_killed_while_retraining_ends_as_the_whole_one(settings, toy, tmp_path):  # noqa: F811
+    given = {"dataset": toy, "epochs": 2, "batch_size": 32, "round_to": 1, "device": "cpu", **settings}
+    given |= {"minimise": "macs"} if "max_drop" in settings else {}
+    example = torch.zeros(1, 1, 8, 8)
+    whole = slimkit.compress(net(), example, out=tmp_path / "whole", **given)
+    for step in (2, 9):
+        with pytest.raises(Killed):
+            slimkit.compress(net(), example, out=tmp_path / "out", resume=step > 2, watchers=[killed_at(step)], **given)
+        assert listing(tmp_path) == ["out.state", "whole"]
+    with pytest.raises(TrainingError, match="holds the state of a run"):
+        slimkit.compress(net(), example, out=tmp_path / "out", progress=pytest.fail, **given)
+    again = slimkit.compress(net(), example, out=tmp_path / "out", resume=True, **given)
+    assert listing(tmp_path) == ["out", "whole"]
+    torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
+    told = rows(tmp_path / "out" / "train.log")
+    assert told == rows(tmp_path / "whole" / "train.log")
+    assert told[-1]["doing"] == "retraining" and told[-1]["epoch"] == 2
+
+
+def test_a_training_that_is_complete_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = (*TRAIN, "--out", "out")
+    assert main([*words, "--resume"]) == 0
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if line.startswith("slimkit: training, epoch ")]
+    assert len(lines) == 2 and "epoch 1 of 2, loss " in lines[0] and "accuracy " in lines[0] and " left" in lines[0]
+    before = {path.name: path.stat().st_mtime_ns for path in Path("out").iterdir()}
+    monkeypatch.setattr(train_run, "_train", pytest.fail)
+    for more in ((), ("--force",)):
+        assert main([*words, "--resume", *more]) == 0
+        said = capsys.readouterr()
+        assert said.err == "slimkit: out: this run is complete, nothing was left to do.\n"
+        assert "Report: out/report.html" in said.out
+    assert main([*words, "--resume", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(Path("out/report.json").read_text())
+    assert {path.name: path.stat().st_mtime_ns for path in Path("out").iterdir()} == before
+    assert main([*words, "--resume", "--seed", "3"]) == 2
+    assert "out: a run of other settings is complete there (seed was 0, is 3)" in capsys.readouterr().err
+    assert main(list(words)) == 2 and "exists already" in capsys.readouterr().err
+
+
+def test_a_compression_that_is_complete_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("net.safetensors").write_bytes(Path(slimkit.zoo.CHECKPOINTS["resnet8-digits"]).read_bytes())
+    words = ["compress", "net.safetensors", "--ratio", "0.5", "--resume"]
+    assert main(words) == 0
+    capsys.readouterr()
+    (tmp_path / "net-slim.state" / "retraining").mkdir(parents=True)  # of a process killed as it was tidying up
+    (tmp_path / "net-slim.state" / "retraining" / "state.bin").write_bytes(b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(compress_run, "_compress", pytest.fail)
+        assert main(words) == 0
+    assert capsys.readouterr().err == "slimkit: net-slim: this run is complete, nothing was left to do.\n"
+    assert listing(tmp_path) == ["net-slim", "net.safetensors"]
+    models.save(models.build("zoo:resnet8", classes=10, input_shape=(1, 8, 8)).model, Path("net.safetensors"))
+    assert main(words) == 2
+    assert "net.safetensors has changed since" in capsys.readouterr().err
+    Path("net-slim/report.json").write_text("{}")  # no complete run of ours any more
+    assert main(words) == 2 and "exists already" in capsys.readouterr().err
+
+
+def test_what_lies_there_unmarked_is_no_complete_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    Path("out/report.json").write_text("{}")
+    assert main([*TRAIN, "--out", "out", "--resume"]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def some_moments(watch) -> None:
+    """Tell a watcher of a training of two epochs of two steps."""
+    for step in (1, 2, 2, 3, 4, 4):
+        whole = step % 2 == 0
+        watch(
+            Moment(
+                doing="training", step=step, steps=4, epoch=step // 2, epochs=2, loss=1 / step, learning_rate=0.1,
+                quality=0.25 * step if whole else None, metric="accuracy", unit="share", seconds=step, whole=whole,
+            )
+        )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensorboard_gets_the_figures(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with trackers.opened(["tensorboard", "tensorboard"], tmp_path / "out", {}) as [watcher]:
+        some_moments(watcher)
+    events = EventAccumulator(str(tmp_path / "out.tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("training/accuracy")][-1] == (4, 1.0)
+    assert {e.step for e in events.Scalars("training/loss")} == {1, 3}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_and_biases_gets_the_figures_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    with trackers.opened(["wandb"], tmp_path / "out", {"ratio": 0.5}) as [watcher]:
+        some_moments(watcher)
+    [log] = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    wanted = (b"training/accuracy", b"training/loss", b"ratio")
+    until = time.monotonic() + 20  # a process of its own writes
+    while not all(name in log.read_bytes() for name in wanted):
+        assert time.monotonic() < until, log.read_bytes()
+        time.sleep(0.1)
+
+
+def test_weights_and_biases_is_told_how_a_run_ended(monkeypatch):
+    ends = []
+    run = types.SimpleNamespace(log=lambda row: None, finish=lambda exit_code: ends.append(exit_code))
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **given: run, Settings=dict))
+    with trackers.wandb():
+        pass
+    with pytest.raises(Killed), trackers.wandb():
+        raise Killed
+    assert ends == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_tracker_that_is_not_installed_is_said_before_any_work(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, name, None)
+    assert main([*TRAIN, "--track", name]) == 2
+    said = capsys.readouterr().err
+    assert f"pip install 'slimkit[{name}]'" in said and "epoch" not in said
+    assert listing(tmp_path) == []
+
+
+def test_an_unknown_tracker_is_refused(tmp_path):
+    with pytest.raises(SpecError, match="tensorboard, wandb"), trackers.opened(["mlflow"], tmp_path, {}):
+        pass
+
+
+def test_a_log_that_cannot_be_written_is_said(toy, tmp_path):  # noqa: F811
+    (tmp_path / "out.state").mkdir()
+    (tmp_path / "out.state" / "train.log").mkdir()
+    with pytest.raises(slimkit.OutputError, match="train.log"):
+        train_run.train(net(), toy, 0.5, out=tmp_path / "out", **FEW)
+
+
+def test_the_state_of_a_training_alone_is_refused_unasked(tmp_path):
+    training.state.write(training.Store(tmp_path / "x" / "pass1"), {})
+    with pytest.raises(TrainingError, match="holds the state"):
+        training.state.refuse_unasked(training.Store(tmp_path / "x" / "pass1"))
+    assert training.state.anywhere(training.Store(tmp_path / "x"))
