@@ -201,7 +201,7 @@ def test_a_killed_run_goes_on_with_what_its_budget_measured(toy, tmp_path, monke
         def record(self):
             return {"kind": "latency"}
 
-    monkeypatch.setattr(train_run, "measured_budget", lambda *_: Measuring())
+    monkeypatch.setattr("slimkit.runs.job.measured_budget", lambda *_: Measuring())
     settings = {"max_latency": 0.5, "epochs": 3, **how}
     store = killed(toy, tmp_path, settings, 25 if "slimming" in str(how) else 9)  # of 18 steps and 18 more
     resumed, job = found(toy, tmp_path, settings, store=store)
