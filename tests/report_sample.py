@@ -50,6 +50,4 @@ def changed(report: Report, changes: dict[str, object]) -> Report:
         for part in parts:
             place = place[int(part)] if isinstance(place, list) else place[part]
         place[int(last) if isinstance(place, list) else last] = value
-    for side in {path.partition("/")[0] for path in changes if "/accuracy" in path}:
-        new[side]["quality"] = None  # it says the same, and more
     return Report.from_dict(new)

@@ -231,7 +231,7 @@ def test_the_smallest_network_within_a_drop_keeps_it(resnet: nn.Module, digits: 
 
 def test_without_labels_a_drop_is_one_of_agreement(resnet: nn.Module, digits: Any) -> None:
     result = slimkit.compress(resnet, DIGIT, calibration=digits, max_drop=6.0, epochs=0)
-    assert result.report.after.judged is None and result.report.drop.images >= 256
+    assert result.report.after.accuracy is None and result.report.drop.images >= 256
     assert result.report.drop.drop + result.report.drop.margin <= 6.0
     assert result.report.fit.agreement > 0.94
 

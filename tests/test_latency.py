@@ -564,7 +564,7 @@ def test_a_table_from_elsewhere_is_used_without_measuring_here(
     assert "by the table of a processor, onnxruntime 1, 1 thread, batch 1; " in solver.notes[0]
     record = solver.record()
     assert record["by_table"] and record["asked"] == "50ms" and record["where"] in solver.notes[0]
-    assert (record["kind"], record["original"], record["target"]) == ("latency", 100, 50) and record["rounds"] == []
+    assert (record["kind"], record["original"], record["target"]) == ("latency", 100, 50) and record["rounds"] == ()
     with pytest.raises(BudgetError, match=r"max_latency is 0.1 ms \(0.001 of the original\): the smallest"):
         solve(small, "0.1ms", table=str(tmp_path / "phone.json"))
     for other in ({"max_energy": 0.5}, {"ratio": 0.5}, {}):

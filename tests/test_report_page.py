@@ -14,7 +14,7 @@ from slimkit.report import parts, rebuild
 from slimkit.report.figures import canvas, curves, layers, tradeoff
 from slimkit.report.page import comparison_page, run_page
 from slimkit.report.verdict import verdict
-from slimkit.results import Accuracy, AfterCut, Budget, GammaSnapshot, Settling, report_file
+from slimkit.results import Accuracy, AfterCut, GammaSnapshot, MeasuredBudget, Settling, report_file
 
 FIGURES = {
     "compress": {"channels", "macs", "times", "cut", "retraining", "gammas"},
@@ -258,12 +258,14 @@ def test_where_nothing_was_removed_it_is_said():
 
 def test_a_measured_budget_is_accounted_for():
     note = "That is by the table of a phone; the latency shown beside it was measured on this machine."
-    budget = Budget(kind="latency", asked=0.5, original=32.2, target=16.1, reached=15.7, by_table=True, notes=(note,))
+    budget = MeasuredBudget(
+        kind="latency", asked=0.5, original=32.2, target=16.1, reached=15.7, by_table=True, notes=(note,)
+    )
     report = replace(compress_report(), budget=budget)
     assert verdict(report).notes[:2] == ("Asked for 16.1 ms, chosen with 15.7 ms: 0.49 of 32.2 ms.", note)
     here = replace(report, budget=replace(budget, by_table=False, notes=()))
     assert "measured again" in verdict(here).notes[1]
-    size = Budget(kind="bytes", asked=0.5, original=4e6, target=2e6, reached=1.98e6)
+    size = MeasuredBudget(kind="bytes", asked=0.5, original=4e6, target=2e6, reached=1.98e6)
     notes = verdict(replace(report, budget=size)).notes
     assert notes[0] == "Asked for 2.00 MB, chosen with 1.98 MB: 0.49 of 4.00 MB." and "again" not in notes[1]
 

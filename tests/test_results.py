@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 
 from slimkit.errors import RecordError
-from slimkit.results import Accuracy, Benchmark, Figures, Inspection, Report, codec, report_file, wilson
+from slimkit.intervals import wilson
+from slimkit.results import Accuracy, Benchmark, Figures, Inspection, Report, codec, report_file
 
 EARLIER = Path(__file__).parent / "reports"  # written by real runs of the version that had slimkit.report/1
 SCHEMAS = Path(report_file.__file__).parent / "schemas"
@@ -32,7 +33,7 @@ def test_the_published_schema_is_that_of_the_records(record):
 def test_a_report_comes_back_as_it_was(report, tmp_path):
     path = report_file.write(report, tmp_path)
     assert report_file.read(tmp_path) == report_file.read(path) == report
-    assert path.read_text().startswith('{\n "schema": "slimkit.report/2"')
+    assert path.read_text().startswith('{\n "schema": "slimkit.report/3"')
     jsonschema.validate(json.loads(path.read_text()), Report.json_schema())
 
 
@@ -48,8 +49,19 @@ def test_reports_of_the_first_version_are_read():
     assert report_file.read(EARLIER / "compress-1.json").int8.accuracy.quoted is not None
 
 
-@pytest.mark.parametrize("name", ["compress-1", "train-1"])
-def test_a_damaged_report_of_the_first_version_is_refused_too(tmp_path, name):
+def test_reports_of_the_second_version_are_read():
+    """There accuracy was that of classification only, and other tasks had a quality."""
+    old = json.loads((EARLIER / "segmentation-2.json").read_text())
+    report = report_file.read(EARLIER / "segmentation-2.json")
+    found, was = report.after.accuracy, old["after"]["quality"]
+    assert (found.task, found.metric, found.test) == ("segmentation", "mean IoU", was["test"]["value"])
+    assert (found.test_images, list(found.interval)) == (20, was["test"]["interval"])
+    assert report.after_cut[0].accuracy == old["after_cut"][0]["quality"] is not None
+    assert report.recovery.history[-1].validation_accuracy == old["recovery"]["history"][-1]["validation_quality"]
+
+
+@pytest.mark.parametrize("name", ["compress-1", "train-1", "segmentation-2"])
+def test_a_damaged_report_of_an_earlier_version_is_refused_too(tmp_path, name):
     whole = thinned(json.loads((EARLIER / f"{name}.json").read_text()))
     for damaged, _ in damages(whole, wrong=([None], {"x": 1})):
         (tmp_path / "report.json").write_text(json.dumps(damaged))
@@ -125,7 +137,7 @@ def changed(whole, path, value=None, missing=False):
         ("{", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
         ('{"schema": "x/9"}', "schema is 'x/9'"),
-        ('{"schema": "slimkit.report/2"}', "slimkit: it is missing"),
+        ('{"schema": "slimkit.report/3"}', "slimkit: it is missing"),
         ("[]", "schema"),
         ("1" * 5000, "not valid JSON"),
         (b"\xff", "not valid JSON"),

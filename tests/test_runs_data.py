@@ -49,18 +49,15 @@ def test_a_segmentation_network_is_compressed_and_retrained(
     words += ["--data", f"folder:{folder}", "--input-shape", "3,24,24", "--ratio", "0.5", "--epochs", "3"]
     assert main([*words, "--batch-size", "20", "--out", str(out)]) == 0
     report = json.loads((out / "report.json").read_text())
-    found, before = (report[side]["quality"] for side in ("after", "before"))
-    assert (found["task"], found["metric"], found["test"]["images"]) == ("segmentation", "mean IoU", 40)
-    low, high = found["test"]["interval"]
-    assert low < found["test"]["value"] < high
-    assert found["test"]["value"] > before["test"]["value"] - 0.1 > 0.6
-    assert report["after"]["accuracy"] is None
-    assert [row["validation_quality"] for row in report["recovery"]["history"]][-1] == found["validation"]["value"]
+    found, before = (report[side]["accuracy"] for side in ("after", "before"))
+    assert (found["task"], found["metric"], found["test_images"]) == ("segmentation", "mean IoU", 40)
+    low, high = found["interval"]
+    assert low < found["test"] < high
+    assert found["test"] > before["test"] - 0.1 > 0.6
+    assert [row["validation_accuracy"] for row in report["recovery"]["history"]][-1] == found["validation"]
     assert report["after"]["macs"] < 0.6 * report["before"]["macs"]
     split = data.open(f"folder:{folder}", task=SEGMENTATION, own_shape=(3, 24, 24)).validation
-    assert evaluate(out / "model.onnx", split, SEGMENTATION)["mean IoU"].value == pytest.approx(
-        found["test"]["value"], abs=1e-3
-    )
+    assert evaluate(out / "model.onnx", split, SEGMENTATION)["mean IoU"].value == pytest.approx(found["test"], abs=1e-3)
     assert any("resize squash" in words for words in report["arch"]["assumptions"])
 
 
@@ -99,10 +96,10 @@ def test_a_task_of_ones_own_is_what_is_trained_and_reported() -> None:
     recipe = Recipe(epochs=10, batch_size=20, learning_rate=0.05, device="cpu", precision="fp32")
     dense = train(net(), opened.train, recipe, task=task).model
     result = slimkit.compress(dense, images[:1], 0.3, dataset=opened, epochs=3, batch_size=20, learning_rate=0.01)
-    found = result.report.after.quality
+    found = result.report.after.accuracy
     error = (result.model(images[:40]) - brightness[:40]).abs().mean().detach()
     assert (found.metric, found.better) == ("error", "lower")
-    assert found.test.value == pytest.approx(float(error), rel=1e-3)
+    assert found.test == pytest.approx(float(error), rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +165,6 @@ def test_training_takes_loaders_too() -> None:
     images, labels = torch.randn(60, 3, 8, 8), torch.arange(60) % 4
     loader = DataLoader(TensorDataset(images, labels), batch_size=7, shuffle=True)
     result = slimkit.train(net(4), (loader, loader), 0.5, epochs=2, batch_size=20)
-    found = result.report.after.quality.test
+    found = result.report.after.accuracy
     right = (result.model(images).argmax(1) == labels).double().mean()
-    assert (found.images, found.value) == (60, pytest.approx(float(right)))
+    assert (found.test_images, found.test) == (60, pytest.approx(float(right)))

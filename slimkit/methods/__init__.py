@@ -10,11 +10,9 @@ from slimkit.methods import (
     scratch,
     weight_ticket,
 )
-from slimkit.methods.agree import agreed
 from slimkit.methods.job import Job, Selection
 from slimkit.methods.method import Found, Method
 from slimkit.methods.observer import Draw, EarlyBird
-from slimkit.methods.remember import remembered
 from slimkit.methods.settled import Rule
 
 METHODS: dict[str, Method] = {
@@ -40,6 +38,4 @@ __all__ = [
     "Method",
     "Rule",
     "Selection",
-    "agreed",
-    "remembered",
 ]

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -14,6 +14,7 @@ from slimkit.channels import Graph
 from slimkit.measure.quality import quality
 from slimkit.methods.job import Choose, Job
 from slimkit.recovery import fold
+from slimkit.results import AfterCut, Gammas, MeasuredBudget
 from slimkit.selection.mask import Mask
 from slimkit.surgery import rows
 from slimkit.surgery.evidence import Evidence, Shown
@@ -22,20 +23,6 @@ from slimkit.surgery.remove import remove
 from slimkit.training.penalty import gammas
 
 FOLD_BATCHES, STATISTICS_BATCHES = 4, 20
-
-
-@dataclass(frozen=True)
-class AfterCut:
-    """The small network right after the cut.
-
-    Attributes:
-        constants: what became of those of removed channels, `fold` or `zero`.
-        accuracy: on the validation split, in [0, 1], with BatchNorm's statistics measured anew.
-    """
-
-    constants: str
-    accuracy: float
-    batch_norm: str = "re-estimated"
 
 
 @dataclass(frozen=True)
@@ -55,8 +42,8 @@ class Cut:
     sizes: Tensor
     norms: Tensor
     after: AfterCut
-    gammas: dict[str, Any] | None
-    budget: dict[str, Any] | None
+    gammas: Gammas | None
+    budget: MeasuredBudget | None
 
     @property
     def model(self) -> nn.Module:
@@ -68,10 +55,6 @@ class Cut:
         """What stayed."""
         return self.slimmed.mask
 
-    def rows(self) -> dict[str, Any]:
-        """Return the parts of the report that are known since the cut."""
-        return {"gammas": self.gammas, "after_cut": [asdict(self.after)], "budget": self.budget}
-
     def state(self) -> dict[str, Any]:
         """Return all but the network, as `restored` takes it."""
         made = self.slimmed
@@ -82,9 +65,9 @@ class Cut:
             "failing": list(made.failing),
             "sizes": self.sizes,
             "norms": self.norms,
-            "after": asdict(self.after),
-            "gammas": self.gammas,
-            "budget": self.budget,
+            "after": self.after.to_dict(),
+            "gammas": self.gammas and self.gammas.to_dict(),
+            "budget": self.budget and self.budget.to_dict(),
         }
 
 
@@ -93,8 +76,15 @@ def restored(state: dict[str, Any], dense: nn.Module, graph: Graph) -> Cut:
     mask = Mask(state["keep"])
     small, failing = remove(dense, graph, mask), tuple(state["failing"])
     made = Slimmed(small, graph, mask, state["fixed"], evidence_of(state["evidence"]), failing)
-    after = AfterCut(**state["after"])
-    return Cut(made, state["sizes"], state["norms"], after, state["gammas"], state["budget"])
+    histograms, budget = state["gammas"], state["budget"]
+    return Cut(
+        made,
+        state["sizes"],
+        state["norms"],
+        AfterCut.from_dict(state["after"]),
+        Gammas.from_dict(histograms) if histograms else None,
+        MeasuredBudget.from_dict(budget) if budget else None,
+    )
 
 
 def cut(job: Job, dense: nn.Module, graph: Graph, choose: Choose | None = None, inherit: bool = True) -> Cut:
@@ -122,7 +112,11 @@ def settle(job: Job, dense: nn.Module, made: Slimmed, fold_constants: bool) -> C
         means = fold.input_means(dense, graph, made.mask, batches, measured=True)
         fold.fold_(small, dense, graph, made.mask, means)
     recovery.reestimate(small, dataset.train, batches=STATISTICS_BATCHES, seed=seed)
-    after = AfterCut("fold" if job.selection.fold else "zero", quality(small, dataset.validation, dataset.task))
+    after = AfterCut(
+        constants="fold" if job.selection.fold else "zero",
+        batch_norm="re-estimated",
+        accuracy=quality(small, dataset.validation, dataset.task),
+    )
     sizes = torch.cat([gamma.detach().abs() for _, gamma in gammas(dense)] or [torch.zeros(1)])
     norms = training.unit_norms(dense, graph) / graph.coupled.tensors[:-1].sqrt() if graph.units else torch.zeros(1)
     return Cut(

@@ -28,7 +28,8 @@ from slimkit.methods.shrink import (
     resume_small,
 )
 from slimkit.methods.snapshot import Snapshot, take
-from slimkit.methods.train import Search, train
+from slimkit.methods.train import train
+from slimkit.results import Search
 from slimkit.settings import setting
 from slimkit.settings.checks import number, optional, whole
 from slimkit.training import Hook, Run
@@ -187,8 +188,8 @@ def run(job: Job, config: EarlyBirdConfig) -> Found:
         precision=config.search_precision,
         history=trained.history,
         penalty=penalty.record(drawn, step),
-        seen=shrinking.looks.record(job.steps, step),
     )
+    search = shrinking.looks.told(search, job.steps, step)
     return Found(named(trained.model, drawn.model), (trained,), tuple(legs), search, drawn, notes=tuple(notes))
 
 

@@ -25,8 +25,9 @@ from slimkit.errors import SpecError
 from slimkit.methods.cut import named
 from slimkit.methods.job import Job
 from slimkit.methods.method import Found, Method, leg
-from slimkit.methods.train import Search, train
+from slimkit.methods.train import train
 from slimkit.methods.zeros import NO_FASTER, masked
+from slimkit.results import Search
 from slimkit.selection.weight_mask import prunable
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, number

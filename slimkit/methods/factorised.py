@@ -17,7 +17,8 @@ from slimkit.measure.macs import count_macs
 from slimkit.methods.cut import named
 from slimkit.methods.job import Job
 from slimkit.methods.method import Found, Method, leg
-from slimkit.methods.train import Search, history, train
+from slimkit.methods.train import history, train
+from slimkit.results import Search
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, flag, number
 from slimkit.surgery import proof, ranks, thin_times

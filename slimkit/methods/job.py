@@ -5,7 +5,6 @@ U = units of the dense network's graph.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from slimkit.progress import Progress, Watcher
 from slimkit.selection.budget import Widths
 from slimkit.selection.choose import choose, fixed_units
 from slimkit.selection.mask import Mask
+from slimkit.selection.measured import Solve
 from slimkit.selection.ranking import Context, rank
 from slimkit.selection.scope import by_scope
 from slimkit.settings import Budget
@@ -23,18 +23,6 @@ from slimkit.surgery.prove import Slimmed, prove
 from slimkit.surgery.trials import Trial
 
 Choose = Callable[[Graph, Tensor, Tensor], Mask]  # (graph, scores [U], fixed bool [U]) -> mask
-
-
-class Measured(Protocol):
-    """Chooses masks for a budget that has to be measured."""
-
-    def __call__(self, graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor) -> Mask:
-        """Return a mask; scores [U], the lowest go first; fixed bool [U], units that stay."""
-        ...
-
-    def record(self) -> dict[str, Any]:
-        """Return how the last mask meets the budget, for the report."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +51,7 @@ class Selection:
     keep: tuple[str, ...] = ()
     without_bn: str = "norm"
     fold: bool = True
-    measured: Measured | None = None
+    measured: Solve | None = None
 
     @property
     def ratio(self) -> float | None:

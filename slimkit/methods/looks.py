@@ -3,7 +3,7 @@
 U = units of the graph.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from slimkit.errors import TrainingError
 from slimkit.methods.job import Job
 from slimkit.methods.observer import EarlyBird
 from slimkit.methods.settled import Rule
+from slimkit.results import GammaSnapshot, Look, Search, Settling
 from slimkit.selection.mask import Mask, distance
 from slimkit.selection.ranking import criterion
 from slimkit.settings import Settings, setting
@@ -112,41 +113,44 @@ class Looks:
         self.steps, self.histograms = list(state["looks"]), list(state["histograms"])
         self.masks, self.top = list(state["masks"]), state["top"]
 
-    def record(self, steps_per_epoch: int, drawn_step: int | None) -> dict[str, Any]:
-        """Return what the looks gave, for the report: ratios, distances, matrix, histograms by epoch."""
+    def told(self, search: Search, steps_per_epoch: int, drawn_step: int | None) -> Search:
+        """Return the record of a search with what the looks gave: ratios, distances, matrix, histograms by epoch."""
         bird = self.bird
         epochs = [step / steps_per_epoch for step in self.steps]
         to_the_end = bool(self.steps) and drawn_step is None
         stride = -(-len(self.steps) // _MOST) or 1
         shown = range(0, len(self.steps), stride)
-        edges = [self.top * i / BINS for i in range(BINS + 1)]
+        edges = tuple(self.top * i / BINS for i in range(BINS + 1))
         ratios = {
-            ratio: self._ratio(ratio, epochs, bird.newest(ratio) if to_the_end else None) for ratio in bird.ratios
+            ratio: self._settling(ratio, epochs, bird.newest(ratio) if to_the_end else None) for ratio in bird.ratios
         }
         if drawn_step is not None and self.steps:  # also where it was drawn before it settled
-            ratios[bird.ratio]["epoch"] = drawn_step / steps_per_epoch
-        return {
-            "rule": bird.rule.name,
-            "normalised": bird.rule.normalised,
-            "threshold": bird.rule.calibrated,
-            "drawn_epoch": None if drawn_step is None else drawn_step / steps_per_epoch,
-            "ratios": {str(ratio): row for ratio, row in ratios.items()},
-            "distances": [
-                {"epoch": epoch, "distance": seen.distances[bird.ratio]}
+            ratios[bird.ratio] = replace(ratios[bird.ratio], epoch=drawn_step / steps_per_epoch)
+        return replace(
+            search,
+            rule=bird.rule.name,
+            normalised=bird.rule.normalised,
+            threshold=bird.rule.calibrated,
+            drawn_epoch=None if drawn_step is None else drawn_step / steps_per_epoch,
+            ratios={str(ratio): settling for ratio, settling in ratios.items()},
+            distances=tuple(
+                Look(epoch=epoch, distance=seen.distances[bird.ratio])
                 for epoch, seen in zip(epochs, bird.observations, strict=True)
-            ],
-            "matrix": [[distance(Mask(self.masks[i]), Mask(self.masks[j])) for j in shown] for i in shown],
-            "epochs": [epochs[i] for i in shown],
-            "gamma_history": [{"epoch": epochs[i], "edges": edges, "counts": self.histograms[i]} for i in shown],
-        }
+            ),
+            matrix=tuple(tuple(distance(Mask(self.masks[i]), Mask(self.masks[j])) for j in shown) for i in shown),
+            epochs=tuple(epochs[i] for i in shown),
+            gamma_history=tuple(
+                GammaSnapshot(epoch=epochs[i], edges=edges, counts=tuple(self.histograms[i])) for i in shown
+            ),
+        )
 
-    def _ratio(self, ratio: float, epochs: list[float], final: Mask | None) -> dict[str, Any]:
+    def _settling(self, ratio: float, epochs: list[float], final: Mask | None) -> Settling:
         draw = self.bird.draws.get(ratio)
-        return {
-            "epoch": None if draw is None else epochs[draw.observation],
-            "settled": draw is not None,
-            "distance_to_final": None if draw is None or final is None else distance(draw.mask, final),
-        }
+        return Settling(
+            epoch=None if draw is None else epochs[draw.observation],
+            settled=draw is not None,
+            distance_to_final=None if draw is None or final is None else distance(draw.mask, final),
+        )
 
 
 def looks_of(job: Job, config: Watched, at: int | None) -> Looks:

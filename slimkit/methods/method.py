@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
@@ -11,18 +11,11 @@ from slimkit import training
 from slimkit.errors import MaskError
 from slimkit.methods.cut import Cut
 from slimkit.methods.job import Job
+from slimkit.results import Search
 from slimkit.results.ledger import Leg
 from slimkit.selection.budget import nothing
 from slimkit.settings import Settings
 from slimkit.surgery.prove import Slimmed
-
-
-class Record(Protocol):
-    """Part of the report."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, as JSON has them."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class Found:
     model: nn.Module
     trained: tuple[training.Trained, ...]
     legs: tuple[Leg, ...]
-    search: Record
+    search: Search
     cut: Cut | None = None
     error: float = 0.0
     notes: tuple[str, ...] = ()

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
-from slimkit import training
+from slimkit import results, training
 from slimkit.channels import Graph
 from slimkit.errors import MaskError
 from slimkit.methods.cut import Cut
@@ -93,16 +92,16 @@ class Penalty:
         """Tell whether the cut lies in a gap between small sizes and large ones."""
         return has_gap(self.pulled(cut), cut.mask.removed / max(1, cut.slimmed.graph.units))
 
-    def record(self, cut: Cut, drawn_step: int | None) -> dict[str, Any]:
+    def record(self, cut: Cut, drawn_step: int | None) -> results.Penalty:
         """Return what the penalty was and brought, for the report."""
-        return {
-            "kind": self.kind,
-            "lambda": self.strength,
-            "S": self.total(drawn_step),
-            "S_of_schedule": self.total(),
-            "share_below_tenth_of_median": share_near_zero(self.pulled(cut)),
-            "gap": self.gap(cut) if self.strength else None,
-        }
+        return results.Penalty(
+            kind=self.kind,
+            strength=self.strength,
+            pull=self.total(drawn_step),
+            pull_of_schedule=self.total(),
+            share_below_tenth_of_median=share_near_zero(self.pulled(cut)),
+            gap=self.gap(cut) if self.strength else None,
+        )
 
 
 def penalty_of(job: Job, config: Pulled, kind: str, last: int | None = None) -> Penalty:

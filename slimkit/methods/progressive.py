@@ -8,7 +8,6 @@ U = units of the dense network's graph; in training the network has fewer.
 """
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,7 +24,8 @@ from slimkit.methods.penalised import Pulled, penalty_of
 from slimkit.methods.rounds import composed
 from slimkit.methods.shrink import Begun, Spent, affordable, begin_anew, go_back, go_on, lengthen, on_cpu, resume_small
 from slimkit.methods.snapshot import Snapshot, take
-from slimkit.methods.train import Search, train
+from slimkit.methods.train import train
+from slimkit.results import Search
 from slimkit.selection.budget import blocks
 from slimkit.selection.mask import Mask
 from slimkit.settings import setting
@@ -218,7 +218,7 @@ def run(job: Job, config: ProgressiveConfig) -> Found:
     hooks = [penalty.hook(lambda: removal.graph, until=lambda: removal.cut is not None), removal.hook()]
     trained = train(job, job.dense, hooks=hooks)
     cut = removal.cut
-    assert cut is not None
+    assert cut is not None and removal.cut_step is not None
     phases = list(zip(removal.masks, trained.phases, strict=True))
     legs = [leg(job.macs(mask), [phase], search=True) for mask, phase in phases[:-1]]
     legs.append(leg(job.macs(cut.mask), [trained.phases[-1]], search=False))
@@ -227,15 +227,9 @@ def run(job: Job, config: ProgressiveConfig) -> Found:
         init=config.init,
         history=trained.history,
         penalty=penalty.record(cut, removal.cut_step),
-        seen=_seen(job, removal, trained.phases),
+        drawn_epoch=removal.cut_step / job.steps,
     )
     return Found(named(trained.model, cut.model), (trained,), tuple(legs), search, cut)
-
-
-def _seen(job: Job, removal: Removal, phases: Sequence[training.Phase]) -> dict[str, Any]:
-    """Return when the network got smaller, for the report."""
-    assert removal.cut_step is not None
-    return {"drawn_epoch": removal.cut_step / job.steps}
 
 
 METHOD = Method(

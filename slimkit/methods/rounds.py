@@ -13,7 +13,8 @@ from slimkit.methods.method import Found, leg
 from slimkit.methods.penalised import NO_GAP, Penalty
 from slimkit.methods.shrink import lowered
 from slimkit.methods.snapshot import Snapshot, take
-from slimkit.methods.train import Search, history, train
+from slimkit.methods.train import history, train
+from slimkit.results import Search
 from slimkit.results.ledger import Leg
 from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import remove
@@ -126,8 +127,8 @@ def train_in_rounds(job: Job, rounds: Rounds, looks: Looks) -> Found:
         precision=rounds.precision,
         history=history(trained),
         penalty=rounds.penalty.record(cuts[0], None) if rounds.penalty else None,
-        seen=looks.record(job.steps, None),
     )
+    search = looks.told(search, job.steps, None)
     gapless = rounds.penalty is not None and rounds.penalty.strength and not rounds.penalty.gap(cuts[0])
     notes = (NO_GAP,) if gapless else ()
     return Found(

@@ -19,8 +19,8 @@ from slimkit.errors import BudgetError, SpecError
 from slimkit.methods.cut import Cut, cut, named
 from slimkit.methods.job import Job
 from slimkit.methods.method import Found, Method, leg
-from slimkit.methods.train import Search, history, train
-from slimkit.results import report_file
+from slimkit.methods.train import history, train
+from slimkit.results import Search, report_file
 from slimkit.selection.mask import Mask
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, number, optional, several, text, whole

@@ -1,14 +1,14 @@
-"""One training of a run, with its progress and state, and what all records of a search have."""
+"""One training of a run, with its progress and state."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from torch import nn
 
 from slimkit import training
 from slimkit.measure.quality import quality
 from slimkit.methods.job import Job
+from slimkit.results import Epoch
 from slimkit.training import low_precision
 from slimkit.training.state import LOG
 from slimkit.training.watch import watch
@@ -53,44 +53,7 @@ def train(
     return trained
 
 
-@dataclass(frozen=True)
-class Search:
-    """How a network was found, for the report.
-
-    Attributes:
-        method: its name.
-        init: what the small network began from; None where it was trained from its beginning.
-        history: of all trainings, one after the other.
-        precision: of the search.
-        penalty: what it was and brought; None where there was none.
-        seen: what looks at the masks gave; empty where there were none.
-    """
-
-    method: str
-    history: tuple[training.Epoch, ...]
-    init: str | None = None
-    precision: str = "fp32"
-    penalty: dict[str, Any] | None = None
-    seen: dict[str, Any] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, as JSON has them."""
-        rows = [
-            asdict(entry) | {"epoch": number, "accuracy": entry.validation_accuracy}
-            for number, entry in enumerate(self.history, 1)
-        ]
-        return {
-            "ratios": {},
-            **(self.seen or {}),
-            "method": self.method,
-            "draw_policy": self.method,
-            "init": self.init,
-            "precision": self.precision,
-            "history": rows,
-            "penalty": self.penalty,
-        }
-
-
-def history(trained: Sequence[training.Trained]) -> tuple[training.Epoch, ...]:
-    """Return the epochs of several trainings, one after the other."""
-    return tuple(epoch for one in trained for epoch in one.history)
+def history(trained: Sequence[training.Trained]) -> tuple[Epoch, ...]:
+    """Return the epochs of several trainings, one after the other and counted so."""
+    epochs = (epoch for one in trained for epoch in one.history)
+    return tuple(replace(epoch, epoch=number) for number, epoch in enumerate(epochs, 1))

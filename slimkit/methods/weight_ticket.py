@@ -22,8 +22,9 @@ from slimkit.methods.cut import named
 from slimkit.methods.job import Job
 from slimkit.methods.method import Found, Method, leg
 from slimkit.methods.snapshot import Snapshot
-from slimkit.methods.train import Search, train
+from slimkit.methods.train import train
 from slimkit.methods.zeros import NO_FASTER, masked
+from slimkit.results import Search
 from slimkit.selection import weight_mask
 from slimkit.selection.weight_mask import WeightMask, prunable
 from slimkit.settings import Settings, setting

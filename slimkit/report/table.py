@@ -60,7 +60,7 @@ def comparison(before: Figures, after: Figures) -> list[tuple[str, str, str, str
 def _accuracies(before: Figures, after: Figures) -> list[tuple[str, str, str, str]]:
     rows = []
     for split in ("validation", "test"):
-        old, new = ((side.judged.of(split) if side.judged else None) for side in (before, after))
+        old, new = ((side.accuracy.of(split) if side.accuracy else None) for side in (before, after))
         known = new or old
         if known is None:
             continue

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from slimkit.intervals import wilson
 from slimkit.report.numbers import amount, change, digits, interval, metric, millijoules, milliseconds, percent, ratio
-from slimkit.results import Budget, Cost, Figures, Proof, Report, wilson
+from slimkit.results import Cost, Figures, MeasuredBudget, Proof, Report
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _not_retrained(report: Report) -> str:
 
 def _lost(report: Report) -> bool:
     """Tell whether so much is gone that the network is of no use as it is: a tenth of the images, or of agreement."""
-    before, after = (side.judged.quoted if side.judged else None for side in (report.before, report.after))
+    before, after = (side.accuracy.quoted if side.accuracy else None for side in (report.before, report.after))
     if before and after:
         return after.by.unit == "share" and after.value < before.value - 0.1
     return report.fit is None or report.fit.agreement is None or report.fit.agreement < 0.9
@@ -134,7 +135,7 @@ def _proof(proof: Proof) -> str:
 
 
 def _accuracy(before: Figures, after: Figures) -> tuple[str, Headline] | None:
-    new, old = (side.judged.quoted if side.judged else None for side in (after, before))
+    new, old = (side.accuracy.quoted if side.accuracy else None for side in (after, before))
     if new is None:
         return None
     unit, name = new.by.unit, new.by.metric
@@ -189,7 +190,7 @@ def _notes(report: Report) -> list[str]:
     if channels.removable < 0.98 * channels.total:
         out = percent(1 - channels.removable / channels.total)
         notes.append(f"{out} of all channels were out of reach; the reasons are listed.")
-    right, classes = after.judged.quoted if after.judged else None, report.arch.classes
+    right, classes = after.accuracy.quoted if after.accuracy else None, report.arch.classes
     if right and classes and right.by.metric == "accuracy" and right.interval and right.interval[0] <= 1 / classes:
         notes.append(f"So many right may be luck: guessing among {classes} classes does as well.")
     notes += _training(report.cost, report)
@@ -230,7 +231,7 @@ def _training(cost: Cost, report: Report) -> list[str]:
 def _int8(side: Figures, before: Figures) -> list[str]:
     """Say what the INT8 file is worth."""
     found = []
-    if side.judged and (right := side.judged.quoted):
+    if side.accuracy and (right := side.accuracy.quoted):
         unit = right.by.unit
         known = f"{metric(right.value, unit, 2)} on {right.of}"
         found.append(f"{metric(right.value, unit, 2)} of the {right.of} right" if unit == "share" else known)
@@ -241,7 +242,7 @@ def _int8(side: Figures, before: Figures) -> list[str]:
     return [f"INT8 (model.int8.onnx): {'; '.join(found)}."] if found else []
 
 
-def _budget(budget: Budget) -> list[str]:
+def _budget(budget: MeasuredBudget) -> list[str]:
     """Say what a budget that had to be measured came to when the channels were chosen."""
     show = {"latency": milliseconds, "energy": millijoules}.get(budget.kind, _bytes)
     share = ratio(budget.reached, budget.original)

@@ -2,19 +2,22 @@
 
 from slimkit.results.codec import Record
 from slimkit.results.costs import Cost, Spent, Stage, Times
-from slimkit.results.figures import Accuracy, Energy, Figures, Latency, Measured, Proof, wilson
+from slimkit.results.figures import Accuracy, Energy, Figures, Latency, Measured, Proof
 from slimkit.results.network import Architecture, Channels, Gammas, Group, Kept, Layer, Normalisation
 from slimkit.results.report import (
+    Attempt,
     Benched,
     Benchmark,
-    Budget,
     Catalogue,
     Entry,
     InspectedGroup,
     Inspection,
+    MeasuredBudget,
+    Own,
     Report,
     Round,
     TableSummary,
+    WithinDrop,
 )
 from slimkit.results.study import STUDY_SCHEMA, Arm, Clock, Outcome, Spending
 from slimkit.results.training import (
@@ -35,9 +38,9 @@ __all__ = [
     "AfterCut",
     "Architecture",
     "Arm",
+    "Attempt",
     "Benched",
     "Benchmark",
-    "Budget",
     "Catalogue",
     "Channels",
     "Clock",
@@ -57,8 +60,10 @@ __all__ = [
     "Layer",
     "Look",
     "Measured",
+    "MeasuredBudget",
     "Normalisation",
     "Outcome",
+    "Own",
     "Penalty",
     "Proof",
     "Record",
@@ -72,5 +77,5 @@ __all__ = [
     "Stage",
     "TableSummary",
     "Times",
-    "wilson",
+    "WithinDrop",
 ]

@@ -1,12 +1,10 @@
 """What was measured of a network: size, work, latency, energy, accuracy; and that it computes what it should."""
 
 from dataclasses import dataclass, field
-from math import sqrt
 from typing import Any, Literal
 
+from slimkit.intervals import wilson
 from slimkit.results.codec import Amount, Count, Positive, Record
-
-_Z = 1.959964  # of a normal distribution, 95 % of which are within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +70,11 @@ class Energy(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy(Record):
-    """How good a network is at its task, by the task's first metric.
+    """How good a network is at its task: the share of images that it gets right, or what that task has instead.
 
     Attributes:
-        metric: its name.
+        task: its name.
+        metric: name of the first metric of the task, by which networks are compared.
         unit: `share` (in [0, 1]), a unit such as `dB`, or "" for a plain number.
         better: whether higher or lower is better.
         validation: on the split that decisions were made on.
@@ -85,6 +84,7 @@ class Accuracy(Record):
         metrics: every metric of the task, on test.
     """
 
+    task: str = "classification"
     metric: str = "accuracy"
     unit: str = "share"
     better: Literal["higher", "lower"] = "higher"
@@ -135,55 +135,6 @@ class Measured:
         return f"{self.images} {self.split} images" if self.images else f"{self.split} images"
 
 
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share that was counted on `count` samples: Wilson 1927.
-
-    Unlike mean +- two standard errors it holds at shares near 0 and 1, and stays within them.
-    """
-    middle = share + _Z**2 / (2 * count)
-    half = _Z * sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
-    whole = 1 + _Z**2 / count
-    return min(max(0.0, (middle - half) / whole), share), max(min(1.0, (middle + half) / whole), share)  # rounding
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample(Record):
-    """A metric over the images of one split.
-
-    Attributes:
-        value: in the metric's unit.
-        images: how many.
-        interval: lowest and highest value that so many images allow, 95 %; None where that is not known.
-    """
-
-    value: float
-    images: Count
-    interval: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quality(Record):
-    """How good a network is at its task.
-
-    Attributes:
-        task: its name.
-        metric: name of the metric by which networks are compared.
-        unit: `share` (in [0, 1]), a unit such as `dB`, or "" for a plain number.
-        better: which values are better.
-        validation: on the split that decisions were made on.
-        test: on the split that is looked at once.
-        others: the task's other metrics on test, by name.
-    """
-
-    task: str
-    metric: str
-    unit: str
-    better: Literal["higher", "lower"]
-    validation: Sample
-    test: Sample
-    others: dict[str, float] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Figures(Record):
     """What was measured of one network, or of one file.
@@ -194,8 +145,7 @@ class Figures(Record):
         bytes: size of the ONNX file.
         latency_ms: time of one batch, ms.
         energy_mj: energy of one image, mJ.
-        accuracy: on labelled images, of a network that classifies.
-        quality: by the metric of its task, whatever that is.
+        accuracy: how good it is, where there are images to tell by.
     """
 
     params: Count | None = None
@@ -204,24 +154,6 @@ class Figures(Record):
     latency_ms: Latency | None = None
     energy_mj: Energy | None = None
     accuracy: Accuracy | None = None
-    quality: Quality | None = None
-
-    @property
-    def judged(self) -> Accuracy | None:
-        """How good it is by the metric of its task, with the images and the interval on each split."""
-        if (found := self.quality) is None:
-            return self.accuracy
-        return Accuracy(
-            metric=found.metric,
-            unit=found.unit,
-            better=found.better,
-            validation=found.validation.value,
-            test=found.test.value,
-            validation_images=found.validation.images,
-            test_images=found.test.images,
-            interval=found.test.interval,
-            metrics=dict(found.others),
-        )
 
     def value(self, path: str) -> float | None:
         """Return the figure at a path such as `energy_mj/value`; None where it was not measured."""

@@ -9,7 +9,7 @@ from slimkit.results.figures import Figures, Latency, Proof
 from slimkit.results.network import Architecture, Channels, Gammas, Group, Layer
 from slimkit.results.training import AfterCut, Fit, Recovery, Search
 
-REPORT_SCHEMA: Literal["slimkit.report/2"] = "slimkit.report/2"
+REPORT_SCHEMA: Literal["slimkit.report/3"] = "slimkit.report/3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Round(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget(Record):
+class MeasuredBudget(Record):
     """How the mask meets a budget that had to be measured: ms, mJ or bytes.
 
     Attributes:
@@ -75,7 +75,7 @@ class Attempt(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drop(Record):
+class WithinDrop(Record):
     """The smallest network that loses at most so much.
 
     Attributes:
@@ -138,7 +138,7 @@ class Report(Record):
         verdict: the run in a sentence.
     """
 
-    schema: Literal["slimkit.report/2"] = REPORT_SCHEMA
+    schema: Literal["slimkit.report/3"] = REPORT_SCHEMA
     slimkit: str
     created: str
     command: Literal["compress", "train"]
@@ -158,8 +158,8 @@ class Report(Record):
     fit: Fit | None = None
     recovery: Recovery | None = None
     search: Search | None = None
-    budget: Budget | None = None
-    drop: Drop | None = None
+    budget: MeasuredBudget | None = None
+    drop: WithinDrop | None = None
     int8: Figures | None = None
     own: Own | None = None
     warnings: tuple[str, ...] = ()

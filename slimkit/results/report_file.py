@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from slimkit.errors import RecordError
-from slimkit.results.earlier import SCHEMA_1, from_1
+from slimkit.results.earlier import EARLIER, upgraded
 from slimkit.results.report import REPORT_SCHEMA, Report
 
 NAME = "report.json"
@@ -26,19 +26,17 @@ def write(report: Report, folder: Path) -> Path:
 
 
 def read(path: Path) -> Report:
-    """Read the report of a run from its folder, or from the file itself; those of slimkit.report/1 too.
+    """Read the report of a run from its folder, or from the file itself; those of earlier versions too.
 
     Raises:
         RecordError: there is none, or it is damaged or not a report that this version can read.
     """
     file = path / NAME if path.is_dir() else path
-    report = _parsed(file)
+    report = upgraded(_parsed(file))
     schema = report.get("schema") if isinstance(report, dict) else None
-    if schema == SCHEMA_1:
-        report = from_1(report)
-    elif schema != REPORT_SCHEMA:
+    if schema != REPORT_SCHEMA:
         raise RecordError(
-            f"{file}: its schema is {schema!r}, but this version reads {REPORT_SCHEMA!r} and {SCHEMA_1!r}.\n"
+            f"{file}: its schema is {schema!r}, but this version reads {', '.join([*EARLIER, REPORT_SCHEMA])}.\n"
             "  Make the report with the slimkit that made the run"
         )
     try:

@@ -15,20 +15,13 @@ class AfterCut(Record):
         constants: what became of what removed channels said on average: `fold` (given to their readers) or `zero`.
         batch_norm: statistics of its BatchNorms: `as trained` or `re-estimated`.
         output_error: root mean square against the dense network, in standard deviations of its outputs.
-        accuracy: on the validation split, of a network that classifies.
-        quality: on the validation split, by the first metric of any other task.
+        accuracy: on the validation split, by the first metric of the task.
     """
 
     constants: str
     batch_norm: str
     output_error: Amount | None = None
-    accuracy: Share | None = None
-    quality: float | None = None
-
-    @property
-    def judged(self) -> float | None:
-        """The figure of the task's metric."""
-        return self.quality if self.accuracy is None else self.accuracy
+    accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,20 +32,13 @@ class Epoch(Record):
         epoch: its number, from 1.
         loss: mean over its steps.
         learning_rate: of its last step.
-        validation_accuracy: after it, of a network that classifies.
-        validation_quality: after it, by the first metric of any other task.
+        validation_accuracy: after it, by the first metric of the task; None where nobody measured it.
     """
 
     epoch: Count
     loss: float | None
     learning_rate: Amount | None = None
-    validation_accuracy: Share | None = None
-    validation_quality: float | None = None
-
-    @property
-    def judged(self) -> float | None:
-        """The figure of the task's metric."""
-        return self.validation_quality if self.validation_accuracy is None else self.validation_accuracy
+    validation_accuracy: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

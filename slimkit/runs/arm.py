@@ -64,7 +64,6 @@ def train_arm(work: Work) -> dict[str, Any]:
         quality.evaluate(found.model, split, task)[task.metric] for split in (job.dataset.validation, job.dataset.test)
     )
     unit = task.metrics[task.metric].unit
-    search = found.search.to_dict()
     arm = Arm(
         schema=STUDY_SCHEMA,
         arm=work.arm,
@@ -85,7 +84,7 @@ def train_arm(work: Work) -> dict[str, Any]:
         dense_macs=count_macs(job.dense, job.example),
         dense_params=count_params(job.dense),
         widths=tuple(found.cut.mask.counts(job.graph)) if found.cut else (),
-        drawn_epoch=search.get("drawn_epoch"),
+        drawn_epoch=found.search.drawn_epoch,
         after_cut=found.cut.after.accuracy if found.cut else None,
         spent=_spent(job, found),
         notes=tuple(found.warnings),

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,6 +11,7 @@ from slimkit.progress import Progress
 from slimkit.recovery import elimination
 from slimkit.recovery.reconstruct import Reconstruction, reconstruct
 from slimkit.recovery.widths import best, candidates
+from slimkit.results import MeasuredBudget
 from slimkit.runs.calibrate import Calibration
 from slimkit.runs.start import allowed_widths, told_apart
 from slimkit.selection.choose import choose, fixed_units
@@ -35,7 +35,7 @@ class Cut:
 
     slimmed: Slimmed
     reconstruction: Reconstruction | None
-    budget: dict[str, Any] | None
+    budget: MeasuredBudget | None
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,12 @@ def cut(
     budget, widths = spec.budget, allowed_widths(spec)
     fixed = fixed_units(graph, spec.keep, spec.without_bn)
     batches = calibration.batches if calibration and spec.fits else None
-    found: dict[bytes, tuple[Reconstruction | None, dict[str, Any] | None]] = {}
+    found: dict[bytes, tuple[Reconstruction | None, MeasuredBudget | None]] = {}
     scores, losses = order.scores, order.losses
 
     def chosen(fixed: Tensor) -> Mask:
         progress("choosing channels", None)
-        records: list[dict[str, Any] | None] = [None, None]
+        records: list[MeasuredBudget | None] = [None, None]
         if losses is not None and budget.kind in ("macs", "params"):
             whole = getattr(graph, budget.kind)(Mask.full(graph).keep)
             limit = budget.value if budget.absolute else budget.value * whole

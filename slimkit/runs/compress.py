@@ -11,24 +11,29 @@ import torch
 from torch import nn
 
 from slimkit import data, models, training
+from slimkit._version import __version__
 from slimkit.errors import DataError
 from slimkit.example import Example, batch_size
 from slimkit.measure import quality
 from slimkit.measure.engines import require
+from slimkit.measure.environment import environment
 from slimkit.measure.stages import Stages
 from slimkit.models import Network
 from slimkit.modules import dtype_of
 from slimkit.progress import Progress, Watcher, quiet
+from slimkit.results import Fit, Own, Report, WithinDrop
 from slimkit.runs import drop, output, start
 from slimkit.runs import resume as resuming
 from slimkit.runs.calibrate import Calibration, calibrate
 from slimkit.runs.choose import Cut, cut, ranked
-from slimkit.runs.figures import cost, head, measure, slimming_rows, time_layers
+from slimkit.runs.cost import compress_cost
+from slimkit.runs.figures import architecture, measure, now, one_image, timed_layers
 from slimkit.runs.files import finish, write_model
 from slimkit.runs.recover import Recovered, Retrain, recover
 from slimkit.runs.result import Outcome, Result
 from slimkit.settings import CompressSpec, make
 from slimkit.settings.keywords import CompressKeywords
+from slimkit.surgery import rows
 from slimkit.training import trackers
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
@@ -196,44 +201,63 @@ def _compress(given: Given, work: Path, keep_files: bool, progress: Progress, st
     model = recovered.model
     progress("exporting", None)
     with stages.stage("save and export"):
-        proof, failed = write_model(dense, model, example, work, inputs, slimmed, keep_files)
+        shown, failed = write_model(dense, model, example, work, inputs, slimmed, keep_files)
     progress("measuring", None)
     with stages.stage("measure"):
         sides = measure(dense, model, example, spec, dataset, work)
-        rows = slimming_rows(slimmed, spec, dense, model, example)
-        time_layers(rows["layers"], work, spec)
-    report = head("compress", spec, given.network, example, dataset) | rows
-    report["fit"] = _fit(dense, model, made, calibration)
-    report |= {**sides, "after_cut": recovered.after_cut, "recovery": recovered.record, "proof": proof}
-    report["warnings"] = [*failed, *sides.get("warnings", [])]
-    report["budget"], report["drop"] = made.budget, dropped
-    report["cost"] = cost(report, recovered.images, stages)
+        layers = timed_layers(rows.layers(dense, model, one_image(example)), work, spec)
+    own = None
     if given.evaluate is not None:
-        report["own"] = {"before": dict(given.evaluate(dense)), "after": dict(given.evaluate(model))}
+        own = Own(before=dict(given.evaluate(dense)), after=dict(given.evaluate(model)))
+    report = Report(
+        slimkit=__version__,
+        created=now(),
+        command="compress",
+        spec=asdict(spec),
+        arch=architecture(given.network, example, dataset),
+        environment=environment(),
+        channels=rows.channels(graph, slimmed.mask, slimmed.fixed, slimmed.failing, spec.ratio),
+        groups=rows.groups(graph, slimmed.mask, start.allowed_widths(spec)),
+        layers=layers,
+        gammas=rows.gammas(dense, model),
+        before=sides.before,
+        after=sides.after,
+        int8=sides.int8,
+        proof=shown,
+        cost=compress_cost(sides.before, sides.after, recovered.images, stages),
+        stages=(),
+        after_cut=recovered.after_cut,
+        fit=_fit(dense, model, made, calibration),
+        recovery=recovered.record,
+        budget=made.budget,
+        drop=dropped,
+        own=own,
+        warnings=(*failed, *sides.notes),
+    )
     resuming.keep_log(given.store, work)
     return Result(model, slimmed.mask, finish(report, [spec], work, stages))
 
 
-def _fit(dense: nn.Module, model: nn.Module, made: Cut, calibration: Calibration | None) -> dict[str, Any] | None:
+def _fit(dense: nn.Module, model: nn.Module, made: Cut, calibration: Calibration | None) -> Fit | None:
     """Return the part of the report on what was fitted, and how often the two networks agree on other inputs."""
     found = made.reconstruction
     if found is None or calibration is None:
         return None
     same = quality.agreement(dense, model, calibration.held)
-    return {
-        "on": calibration.name,
-        "made": calibration.made,
-        "before": found.before,
-        "after": found.after,
-        "left": len(found.left),
-        "held": sum(map(batch_size, calibration.held)),
-        "agreement": same.value if same else None,
-    }
+    return Fit(
+        on=calibration.name,
+        made=calibration.made,
+        before=found.before,
+        after=found.after,
+        left=len(found.left),
+        held=sum(map(batch_size, calibration.held)),
+        agreement=same.value if same else None,
+    )
 
 
 def _smallest(
-    given: Given, calibration: Calibration | None, attempt: drop.Attempt, progress: Progress
-) -> tuple[Cut, Recovered, dict[str, Any]]:
+    given: Given, calibration: Calibration | None, attempt: drop.Try, progress: Progress
+) -> tuple[Cut, Recovered, WithinDrop]:
     """Return the smallest network within `max_drop`, by labels where there are some, else by agreement."""
     dense, dataset = given.network.model, given.dataset
     if dataset is not None:

@@ -1,38 +1,56 @@
-"""What a training run cost, beside one dense training and beside training, cutting and training again."""
+"""What a run cost, a training run beside one dense training and beside training, cutting and training again."""
 
 import math
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import Any
 
 from slimkit.measure import energy
 from slimkit.measure.stages import Stages
 from slimkit.methods import Found, Job
-from slimkit.results import ledger
+from slimkit.results import Cost, Figures, Spent, Times, ledger
+
+
+def compress_cost(before: Figures, after: Figures, images: int, stages: Stages) -> Cost:
+    """Return what a run of `compress` cost. Training one image is taken as three forward passes; a teacher adds one.
+
+    Args:
+        before, after: figures of the networks.
+        images: that were trained on.
+        stages: of the run.
+    """
+    seconds, cpu_seconds = (math.fsum(getattr(s, k) for s in stages.finished) for k in ("seconds", "cpu_seconds"))
+    return Cost(
+        search_macs=0,
+        training_macs=images * (ledger.FORWARDS_PER_IMAGE * (after.macs or 0) + (before.macs or 0)),
+        seconds=seconds,
+        energy_kj=energy.of_run(cpu_seconds, stages.meters),
+    )
 
 
 def training_cost(
-    job: Job, found: Found, sides: dict[str, Any], stages: Stages, settings: dict[str, Any]
-) -> tuple[dict[str, Any], list[str]]:
-    """Return the part of the report on costs, and what the user should know about them.
+    job: Job, found: Found, before: Figures, after: Figures, stages: Stages, settings: Mapping[str, Any]
+) -> tuple[Cost, list[str]]:
+    """Return what a run of `train` cost, and what the user should know about it.
 
     Args:
         job: data and recipe.
         found: what the method gave.
-        sides: figures of the network `before` and `after`.
+        before, after: figures of the networks.
         stages: time of the run so far.
         settings: of the run and its method.
     """
     images = round(job.recipe.epochs * job.steps) * min(job.recipe.batch_size, len(job.dataset.train))
-    book = ledger.ledger(found.legs, sides["before"]["macs"], sides["after"]["macs"], images)
+    book = ledger.ledger(found.legs, before.macs or 0, after.macs or 0, images)
     here = math.fsum(stage.cpu_seconds for stage in stages.finished)
     spent = energy.of_run(here, stages.meters, found.earlier[1])
     times = {
-        name: time and {"seconds": time[0], "energy_kj": spent.value * time[1] / (here + found.earlier[1])}
+        name: time and Spent(seconds=time[0], energy_kj=spent.value * time[1] / (here + found.earlier[1]))
         for name, time in ledger.times(found.legs).items()
     }
     removed = found.slimmed.mask.removed if found.slimmed else 0
-    before, after = (sides[side].get("energy_mj", {}).get("value") for side in ("before", "after"))
-    repaid = removed and before is not None and after is not None
+    repaid = None
+    if removed and before.energy_mj and after.energy_mj:
+        repaid = ledger.break_even(1e6 * spent.value, before.energy_mj.value, after.energy_mj.value)
     notes = []
     spend = settings.get("spend")
     if spend is not None and book.share > 1.05 * spend:
@@ -41,17 +59,17 @@ def training_cost(
             f"{book.share:.2f} of one dense training: give fewer --epochs"
         )
     last = found.trained[-1]
-    return {
-        "search_macs": book.search,
-        "training_macs": book.training,
-        "dense_training_macs": book.dense,
-        "train_prune_retrain_macs": book.train_prune_retrain,
-        "share_of_dense_training": book.share,
-        "seconds": math.fsum(stage.seconds for stage in stages.finished) + found.earlier[0],
-        "times": times,
-        "energy_kj": asdict(spent),
-        "break_even_inferences": ledger.break_even(1e6 * spent.value, before, after) if repaid else None,
-        "device": last.device,
-        "precision": last.precision,
-        "search_precision": settings.get("search_precision") if book.search else None,
-    }, notes
+    return Cost(
+        search_macs=book.search,
+        training_macs=book.training,
+        dense_training_macs=book.dense,
+        train_prune_retrain_macs=book.train_prune_retrain,
+        share_of_dense_training=book.share,
+        seconds=math.fsum(stage.seconds for stage in stages.finished) + found.earlier[0],
+        times=Times(**times),
+        energy_kj=spent,
+        break_even_inferences=repaid,
+        device=last.device,
+        precision=last.precision,
+        search_precision=settings.get("search_precision") if book.search else None,
+    ), notes

@@ -3,18 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
-from typing import Any
 
 from torch import nn
 
 from slimkit.errors import BudgetError, DataError
 from slimkit.measure.quality import LIKELY, Drop
 from slimkit.progress import Progress
+from slimkit.results import Attempt, WithinDrop
 from slimkit.runs.choose import Cut
 from slimkit.runs.recover import Recovered
 from slimkit.settings import CompressSpec
 
-Attempt = Callable[[CompressSpec], tuple[Cut, Recovered]]
+Try = Callable[[CompressSpec], tuple[Cut, Recovered]]
 _SMALLEST, _LARGEST = 0.05, 0.95  # shares of the work that are looked between
 _LOOKS, _RETRAININGS = 6, 4
 
@@ -25,7 +25,7 @@ class Found:
 
     cut: Cut
     recovered: Recovered
-    record: dict[str, Any]
+    record: WithinDrop
 
 
 def check(spec: CompressSpec, images: int | None) -> None:
@@ -48,7 +48,7 @@ def check(spec: CompressSpec, images: int | None) -> None:
         )
 
 
-def smallest(spec: CompressSpec, attempt: Attempt, judge: Callable[[nn.Module], Drop], progress: Progress) -> Found:
+def smallest(spec: CompressSpec, attempt: Try, judge: Callable[[nn.Module], Drop], progress: Progress) -> Found:
     """Return the smallest network whose drop stays within `spec.max_drop`, its margin included.
 
     First networks that are only reconstructed are halved in on, which is quick; where there is retraining, smaller
@@ -65,7 +65,7 @@ def smallest(spec: CompressSpec, attempt: Attempt, judge: Callable[[nn.Module], 
     """
     limit = spec.max_drop
     assert limit is not None
-    tried: list[dict[str, Any]] = []
+    tried: list[Attempt] = []
     best: tuple[Cut, Recovered, Drop] | None = None
     nearest: tuple[float, Drop] | None = None
 
@@ -77,7 +77,7 @@ def smallest(spec: CompressSpec, attempt: Attempt, judge: Callable[[nn.Module], 
             return False
         found = judge(recovered.model)
         fits = found.value + found.margin <= limit
-        tried.append({"share": share, "epochs": epochs, "drop": found.value, "margin": found.margin, "within": fits})
+        tried.append(Attempt(share=share, epochs=epochs, drop=found.value, margin=found.margin, within=fits))
         if fits:
             best = cut, recovered, found
         elif nearest is None or found.value + found.margin < nearest[1].value + nearest[1].margin:
@@ -111,14 +111,14 @@ def smallest(spec: CompressSpec, attempt: Attempt, judge: Callable[[nn.Module], 
             "  Allow a larger drop, more `epochs`, or other widths, `round_to=1`"
         )
     cut, recovered, drop = best
-    record = {
-        "max_drop": limit,
-        "minimise": spec.minimise,
-        "drop": drop.value,
-        "margin": drop.margin,
-        "images": drop.images,
-        "tried": tried,
-    }
+    record = WithinDrop(
+        max_drop=limit,
+        minimise=spec.minimise,
+        drop=drop.value,
+        margin=drop.margin,
+        images=drop.images,
+        tried=tuple(tried),
+    )
     return Found(cut, recovered, record)
 
 

@@ -15,8 +15,7 @@ from slimkit.example import Example, tensors
 from slimkit.measure.engines import open_runner
 from slimkit.measure.stages import Stages
 from slimkit.report import page, verdict
-from slimkit.results import Report, report_file
-from slimkit.results.earlier import from_1
+from slimkit.results import Proof, Report, report_file
 from slimkit.settings import Settings, to_toml
 from slimkit.surgery import proof
 from slimkit.surgery.evidence import Evidence
@@ -33,7 +32,7 @@ def write_model(
     inputs: Sequence[Example],
     slimmed: Slimmed,
     keep_files: bool = True,
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[Proof, list[str]]:
     """Write the network as slim file and as ONNX, and prove both against the one in memory.
 
     The slim file is what must be: where ONNX cannot express a network, the run goes on without that file.
@@ -70,14 +69,15 @@ def write_model(
     else:
         with suppress(EngineError):  # over 2 GB: then only the small one is measured
             export.export_onnx(dense, work / DENSE_ONNX, example)
-    return {
-        "masked_vs_slim": slimmed.error,
-        "slim_vs_reloaded": reloaded,
-        "slim_vs_onnx": exported,
-        "tolerance": proof.TOLERANCE,
-        "inputs": list(slimmed.evidence.on),
-        "kept_after_failing": list(slimmed.failing),
-    }, failed
+    shown = Proof(
+        masked_vs_slim=slimmed.error,
+        slim_vs_reloaded=reloaded,
+        slim_vs_onnx=exported,
+        tolerance=proof.TOLERANCE,
+        inputs=slimmed.evidence.on,
+        kept_after_failing=slimmed.failing,
+    )
+    return shown, failed
 
 
 def _unknown(evidence: Evidence) -> list[str]:
@@ -115,12 +115,12 @@ def run_onnx(path: Path, inputs: Sequence[Example]) -> list[Any]:
     return [[torch.from_numpy(array) for array in runner.run(tensors(example)[0].numpy())] for example in inputs]
 
 
-def finish(report: dict[str, Any], specs: Sequence[Settings], work: Path, stages: Stages) -> Report:
+def finish(report: Report, specs: Sequence[Settings], work: Path, stages: Stages) -> Report:
     """Complete a report and write it: `report.json`, `report.html` and `run.toml`."""
     (work / DENSE_ONNX).unlink(missing_ok=True)
-    made = Report.from_dict(from_1(report | {"stages": [stage.to_dict() for stage in stages.finished]}))
-    made = replace(made, verdict=verdict.verdict(made).sentence)
-    report_file.write(made, work)
-    (work / "report.html").write_text(page.run_page(made), encoding="utf-8")
+    report = replace(report, stages=tuple(stages.finished))
+    report = replace(report, verdict=verdict.verdict(report).sentence)
+    report_file.write(report, work)
+    (work / "report.html").write_text(page.run_page(report), encoding="utf-8")
     (work / "run.toml").write_text(to_toml(*specs), encoding="utf-8")
-    return made
+    return report

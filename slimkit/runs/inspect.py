@@ -7,8 +7,8 @@ import torch
 from slimkit import models
 from slimkit._version import __version__
 from slimkit.progress import Progress, quiet
-from slimkit.results import Architecture, Channels, Gammas, InspectedGroup, Inspection
-from slimkit.runs.figures import head
+from slimkit.results import InspectedGroup, Inspection
+from slimkit.runs.figures import architecture
 from slimkit.runs.start import image_shape, trace_with
 from slimkit.selection.mask import Mask
 from slimkit.settings import CompressSpec
@@ -37,15 +37,12 @@ def inspect_checkpoint(path: Path, spec: CompressSpec, progress: Progress = quie
         )
         for group in graph.groups
     )
-    arch = head("inspect", spec, network, torch.empty(1, *shape))["arch"]
-    gammas = rows.gammas(network.model, network.model)
-    channels = rows.channels(graph, keep, fixed, (), None)
     return Inspection(
         slimkit=__version__,
-        arch=Architecture.from_dict(arch),
-        channels=Channels.from_dict({name: value for name, value in channels.items() if name != "share_removed"}),
+        arch=architecture(network, torch.empty(1, *shape)),
+        channels=rows.channels(graph, keep, fixed, (), None),
         groups=groups,
-        gammas=Gammas.from_dict(gammas) if gammas else None,
+        gammas=rows.gammas(network.model, network.model),
         macs=graph.macs(keep.keep),
         params=graph.params(keep.keep),
     )

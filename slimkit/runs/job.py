@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimkit import data, methods, training
+from slimkit import data, training
 from slimkit.measure.engines import require
 from slimkit.methods import Job, Selection
 from slimkit.models import Network
@@ -23,6 +23,7 @@ from slimkit.runs.start import (
     told_apart,
     trace_with,
 )
+from slimkit.selection.measured import agreed, remembered
 from slimkit.settings import TrainSpec
 
 
@@ -76,7 +77,7 @@ def job_of(
         keep=spec.keep,
         without_bn=spec.without_bn,
         fold=spec.constants == "fold",
-        measured=methods.agreed(methods.remembered(solver, store), spec.device),
+        measured=agreed(remembered(solver, store), spec.device),
     )
     return Job(network.model, graph, dataset, recipe, chosen, fresh, store, progress)
 

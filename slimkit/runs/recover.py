@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from slimkit.example import Example, tensors
 from slimkit.measure.quality import quality
 from slimkit.progress import Progress, Watcher
 from slimkit.recovery import fold
+from slimkit.results import AfterCut, Recovery
 from slimkit.runs import resume
 from slimkit.runs.calibrate import Calibration
 from slimkit.runs.start import task
@@ -43,8 +44,8 @@ class Recovered:
     """
 
     model: nn.Module
-    after_cut: list[dict[str, Any]]
-    record: dict[str, Any] | None = None
+    after_cut: tuple[AfterCut, ...]
+    record: Recovery | None = None
     images: int = 0
 
 
@@ -82,11 +83,10 @@ def recover(
     """
     expected = proof.outputs(dense, inputs)
 
-    def row(weights: str, statistics: str, model: nn.Module) -> dict[str, Any]:
+    def row(weights: str, statistics: str, model: nn.Module) -> AfterCut:
         right = quality(model, dataset.validation, dataset.task) if dataset else None
         error = _error(expected, proof.outputs(model, inputs))
-        named = _named(right, dataset, "")
-        return {"constants": weights, "batch_norm": statistics, "output_error": error, **named}
+        return AfterCut(constants=weights, batch_norm=statistics, output_error=error, accuracy=right)
 
     rows = [row("zero", "as trained", slimmed.model)]
     source = calibration.source if calibration else None
@@ -101,11 +101,11 @@ def recover(
         rows.append(row(weights, "re-estimated" if source else "as trained", model))
     if retrain is not None:
         progress("retraining", None)
-        own = {"epochs": 0, "seconds": 0.0, "images": 0, "device": "", "precision": "", "history": [], "by": "own"}
-        return Recovered(_own(retrain, model, dense), rows, own)
+        own = Recovery(epochs=0, seconds=0.0, images=0, device="", precision="", history=(), by="own")
+        return Recovered(_own(retrain, model, dense), tuple(rows), own)
     if source is None or not spec.epochs:
-        return Recovered(model, rows)
-    return _retrained(dense, model, spec, dataset, source, rows, progress, watchers, store)
+        return Recovered(model, tuple(rows))
+    return _retrained(dense, model, spec, dataset, source, tuple(rows), progress, watchers, store)
 
 
 def folded(
@@ -126,7 +126,7 @@ def _retrained(
     spec: CompressSpec,
     dataset: data.Dataset | None,
     source: data.Inputs,
-    rows: list[dict[str, Any]],
+    rows: tuple[AfterCut, ...],
     progress: Progress,
     watchers: Sequence[Watcher],
     store: training.Store | None,
@@ -164,25 +164,15 @@ def _retrained(
         if dataset is not None:  # the last epoch is what is delivered
             last = quality(trained.model, dataset.validation, dataset.task)
             history = (*history[:-1], replace(history[-1], validation_accuracy=last))
-    record = {
-        "epochs": spec.epochs,
-        "seconds": trained.seconds,
-        "images": trained.images,
-        "device": trained.device,
-        "precision": trained.precision,
-        "history": [_epoch(epoch, dataset) for epoch in history],
-    }
+    record = Recovery(
+        epochs=spec.epochs,
+        seconds=trained.seconds,
+        images=trained.images,
+        device=trained.device,
+        precision=trained.precision,
+        history=history,
+    )
     return Recovered(trained.model, rows, record, trained.images)
-
-
-def _named(value: float | None, dataset: data.Dataset | None, split: str) -> dict[str, float | None]:
-    """Return a value of the task's first metric under the name that a report has for it."""
-    return {f"{split}accuracy" if dataset is None or dataset.task.classifies else f"{split}quality": value}
-
-
-def _epoch(epoch: training.Epoch, dataset: data.Dataset | None) -> dict[str, Any]:
-    row = asdict(epoch)
-    return row | _named(row.pop("validation_accuracy"), dataset, "validation_")
 
 
 def _own(retrain: Retrain, model: nn.Module, dense: nn.Module) -> nn.Module:

@@ -9,24 +9,26 @@ from typing import Any
 from torch import Tensor, nn
 
 from slimkit import data, models, provenance, training
+from slimkit._version import __version__
+from slimkit.measure.environment import environment
 from slimkit.measure.stages import Stages
 from slimkit.methods import Job
 from slimkit.models import Network
 from slimkit.progress import Progress, Watcher, quiet
+from slimkit.results import Report
 from slimkit.runs import begin
 from slimkit.runs import output as folder
 from slimkit.runs import resume as resuming
 from slimkit.runs.cost import training_cost
-from slimkit.runs.figures import head, judged, measure, slimming_rows, time_layers
+from slimkit.runs.figures import Sides, architecture, judged, measure, now, one_image, timed_layers
 from slimkit.runs.files import finish, write_model
 from slimkit.runs.job import job_of, opened, random_image
 from slimkit.runs.plan import Plan, plan
 from slimkit.runs.result import Outcome, Result
-from slimkit.runs.start import (
-    proof_inputs,
-)
+from slimkit.runs.start import allowed_widths, proof_inputs
 from slimkit.selection.mask import Mask
 from slimkit.settings import RunSpec
+from slimkit.surgery import rows
 from slimkit.surgery.prove import Slimmed, prove
 from slimkit.training import trackers
 
@@ -139,31 +141,45 @@ def _train(
     progress("exporting", None)
     with stages.stage("save and export"):
         inputs = proof_inputs(example, dataset, spec.seed)
-        proof, failed = write_model(dense, model, example, work, inputs, slimmed)
+        shown, failed = write_model(dense, model, example, work, inputs, slimmed)
     progress("measuring", None)
     with stages.stage("measure"):
         sides = _sides(dense, model, example, spec, dataset, work)
-        rows = slimming_rows(slimmed, spec, dense, model, example)
-        time_layers(rows["layers"], work, spec)
-    report = head("train", spec, network, example, dataset) | rows
-    report |= {**sides, **(found.cut.rows() if found.cut else {}), "recovery": None, "proof": proof}
-    report |= {"spec": asked.settings(), "search": found.search.to_dict()}
-    report["cost"], notes = training_cost(job, found, sides, stages, dict(asked.settings()))
-    report["warnings"] = [*found.warnings, *failed, *notes, *sides.get("warnings", [])]
+        layers = timed_layers(rows.layers(dense, model, one_image(example)), work, spec)
+    cost, notes = training_cost(job, found, sides.before, sides.after, stages, asked.settings())
+    report = Report(
+        slimkit=__version__,
+        created=now(),
+        command="train",
+        spec=asked.settings(),
+        arch=architecture(network, example, dataset),
+        environment=environment(),
+        channels=rows.channels(job.graph, slimmed.mask, slimmed.fixed, slimmed.failing, spec.ratio),
+        groups=rows.groups(job.graph, slimmed.mask, allowed_widths(spec)),
+        layers=layers,
+        gammas=found.cut.gammas if found.cut else rows.gammas(dense, model),
+        before=sides.before,
+        after=sides.after,
+        int8=sides.int8,
+        proof=shown,
+        cost=cost,
+        stages=(),
+        after_cut=(found.cut.after,) if found.cut else (),
+        search=found.search,
+        budget=found.cut.budget if found.cut else None,
+        warnings=(*found.warnings, *failed, *notes, *sides.notes),
+    )
     resuming.keep_log(store, work)
     return Result(model, slimmed.mask, finish(report, [spec, asked.config], work, stages))
 
 
 def _sides(
     dense: nn.Module, model: nn.Module, example: Tensor, spec: RunSpec, dataset: data.Dataset, work: Path
-) -> dict[str, Any]:
+) -> Sides:
     """Return the figures before and after; the dense network was not trained to the end: no accuracy."""
     sides = measure(dense, model, example, spec, dataset if spec.int8 else None, work)
-    for name in ("accuracy", "quality"):
-        sides["before"].pop(name, None)
-    if "quality" not in sides["after"]:
-        sides["after"] |= judged(model, dataset)
-    return sides
+    after = replace(sides.after, accuracy=sides.after.accuracy or judged(model, dataset))
+    return replace(sides, before=replace(sides.before, accuracy=None), after=after)
 
 
 def _whole(job: Job) -> Slimmed:

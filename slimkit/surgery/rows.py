@@ -1,15 +1,17 @@
 """What a run found out about channels and layers, as rows of the report."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from slimkit import results
 from slimkit.channels import Graph
 from slimkit.example import Example
 from slimkit.measure.macs import macs_by_layer
 from slimkit.measure.size import params_by_layer
+from slimkit.results import Channels, Gammas, Kept
 from slimkit.selection.budget import Widths
 from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import CONVOLUTIONS
@@ -19,49 +21,48 @@ ON_REQUEST = "no BatchNorm scales it, and such channels were to be kept (without
 _BINS = 40
 
 
-def channels(graph: Graph, mask: Mask, fixed: Tensor, failing: Sequence[str], asked: float | None) -> dict[str, Any]:
+def channels(graph: Graph, mask: Mask, fixed: Tensor, failing: Sequence[str], asked: float | None) -> Channels:
     """Return the channels of the network: how many, how many could go, how many went, and why the rest stays.
 
     A channel that several layers share counts once; the network's outputs are not counted, only listed.
     """
     removable = graph.units - int(fixed.sum())
-    kept = [{"layer": k.layer, "channels": k.channels, "reason": k.reason} for k in graph.kept]
+    kept = [Kept(layer=k.layer, channels=k.channels, reason=k.reason) for k in graph.kept]
     for group in graph.groups:
         if bool(fixed[group.members].any()):
             reason = FAILED if group.name in failing else ON_REQUEST
-            kept.append({"layer": group.name, "channels": len(group.members), "reason": reason})
-    return {
-        "total": graph.units + sum(k.channels for k in graph.kept if not k.output),
-        "removable": removable,
-        "removed": mask.removed,
-        "asked": asked,
-        "share_removed": mask.removed / removable if removable else 0.0,
-        "kept": kept,
-    }
+            kept.append(Kept(layer=group.name, channels=len(group.members), reason=reason))
+    return Channels(
+        total=graph.units + sum(k.channels for k in graph.kept if not k.output),
+        removable=removable,
+        removed=mask.removed,
+        asked=asked,
+        kept=tuple(kept),
+    )
 
 
-def groups(graph: Graph, mask: Mask, widths: Widths) -> list[dict[str, Any]]:
+def groups(graph: Graph, mask: Mask, widths: Widths) -> tuple[results.Group, ...]:
     """Return one row a group: layers, channels before and after, and what limited the cut."""
     rows = []
     for group, after in zip(graph.groups, mask.counts(graph), strict=True):
         least = min(widths.of(group))
-        limit = None
+        limit: Literal["cap", "floor"] | None = None
         if after == least and after < len(group.members):
             limit = "cap" if least > len(group.members) * (1 - widths.cap) - widths.step > 0 else "floor"
         rows.append(
-            {
-                "name": group.name,
-                "layers": list(group.layers),
-                "before": len(group.members),
-                "after": after,
-                "batch_norm": bool(group.norms),
-                "limit": limit,
-            }
+            results.Group(
+                name=group.name,
+                layers=tuple(group.layers),
+                before=len(group.members),
+                after=after,
+                batch_norm=bool(group.norms),
+                limit=limit,
+            )
         )
-    return rows
+    return tuple(rows)
 
 
-def layers(dense: nn.Module, slim: nn.Module, inputs: Example) -> list[dict[str, Any]]:
+def layers(dense: nn.Module, slim: nn.Module, inputs: Example) -> tuple[results.Layer, ...]:
     """Return one row a convolution or linear layer, in order of execution: channels, MACs, parameters."""
     macs_before, macs_after = macs_by_layer(dense, inputs), macs_by_layer(slim, inputs)
     params_before, params_after = params_by_layer(dense), params_by_layer(slim)
@@ -72,18 +73,18 @@ def layers(dense: nn.Module, slim: nn.Module, inputs: Example) -> list[dict[str,
         module = modules.get(name)
         if isinstance(module, (nn.Linear, *CONVOLUTIONS)):
             rows.append(
-                {
-                    "name": name,
-                    "kind": type(module).__name__,
-                    "channels_before": _width(module),
-                    "channels_after": _width(small[name]),
-                    "macs_before": macs_before[name],
-                    "macs_after": macs_after.get(name, 0),
-                    "params_before": params_before.get(name, 0),
-                    "params_after": params_after.get(name, 0),
-                }
+                results.Layer(
+                    name=name,
+                    kind=type(module).__name__,
+                    channels_before=_width(module),
+                    channels_after=_width(small[name]),
+                    macs_before=macs_before[name],
+                    macs_after=macs_after.get(name, 0),
+                    params_before=params_before.get(name, 0),
+                    params_after=params_after.get(name, 0),
+                )
             )
-    return rows
+    return tuple(rows)
 
 
 def _width(module: nn.Module) -> int:
@@ -91,18 +92,18 @@ def _width(module: nn.Module) -> int:
     return int(module.out_features if isinstance(module, nn.Linear) else module.out_channels)  # type: ignore[arg-type]
 
 
-def gammas(dense: nn.Module, slim: nn.Module) -> dict[str, Any] | None:
+def gammas(dense: nn.Module, slim: nn.Module) -> Gammas | None:
     """Return histograms of |gamma| over all BatchNorms before and after, on common edges; None without any."""
     before, after = _gammas(dense), _gammas(slim)
     if not len(before):
         return None
     top = max(float(before.max()), float(after.max()) if len(after) else 0.0) or 1.0
     edges = torch.linspace(0, top, _BINS + 1)
-    return {
-        "edges": edges.tolist(),
-        "before": torch.histogram(before, edges).hist.int().tolist(),
-        "after": torch.histogram(after, edges).hist.int().tolist(),
-    }
+    return Gammas(
+        edges=tuple(edges.tolist()),
+        before=tuple(torch.histogram(before, edges).hist.int().tolist()),
+        after=tuple(torch.histogram(after, edges).hist.int().tolist()),
+    )
 
 
 def _gammas(model: nn.Module) -> Tensor:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_Z = 1.959964  # of a two-sided interval of 95 %
+from slimkit.intervals import Z, wilson
+
 _DRAWS = 1000
 
 
@@ -28,11 +29,8 @@ class Measurement:
 
 
 def share(hits: int, images: int) -> Measurement:
-    """Return hits / images with Wilson's interval (1927): right for few images, and near 0 and 1."""
-    p, spread = hits / images, _Z**2 / images
-    centre = (p + spread / 2) / (1 + spread)
-    half = math.sqrt(p * (1 - p) * spread + spread**2 / 4) / (1 + spread)
-    return Measurement(p, images, (max(0.0, centre - half), min(1.0, centre + half)))
+    """Return hits / images with Wilson's interval: right for few images, and near 0 and 1."""
+    return Measurement(hits / images, images, wilson(hits / images, images))
 
 
 def mean(rows: Tensor) -> Measurement:
@@ -41,7 +39,7 @@ def mean(rows: Tensor) -> Measurement:
     value = float(rows.mean())
     if len(rows) < 2:
         return Measurement(value, len(rows), None)
-    half = _Z * float(rows.std()) / math.sqrt(len(rows))
+    half = Z * float(rows.std()) / math.sqrt(len(rows))
     return Measurement(value, len(rows), (value - half, value + half))
 
 

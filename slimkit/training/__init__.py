@@ -5,11 +5,10 @@ from slimkit.training.loop import Trained, train
 from slimkit.training.optimizer import build, follow
 from slimkit.training.penalty import gamma_penalty, penalise_gamma_, solve_strength
 from slimkit.training.recipe import Recipe
-from slimkit.training.run import Epoch, Hook, Phase, Run
+from slimkit.training.run import Hook, Phase, Run
 from slimkit.training.state import Store, forget
 
 __all__ = [
-    "Epoch",
     "Hook",
     "Phase",
     "Recipe",

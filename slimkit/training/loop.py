@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from slimkit.errors import SpecError, TrainingError
 from slimkit.example import Example, call, first, mapped, on
+from slimkit.results import Epoch
 from slimkit.tasks import CLASSIFICATION, Task
 from slimkit.training import distributed, state
 from slimkit.training.hardware import pick_device, pick_precision
@@ -20,7 +21,7 @@ from slimkit.training.loss import Criterion
 from slimkit.training.optimizer import build
 from slimkit.training.protocols import Split
 from slimkit.training.recipe import Recipe
-from slimkit.training.run import Epoch, Hook, Phase, Run, align
+from slimkit.training.run import Hook, Phase, Run, align
 
 LOSSES_AT_A_TIME = 20  # steps between two readings of the loss on a GPU, each of which waits for it
 

@@ -7,17 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from slimkit.results import Epoch
 from slimkit.training.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch gave; they count from 1, `learning_rate` is that of the last step."""
-
-    epoch: int
-    loss: float
-    learning_rate: float
-    validation_accuracy: float | None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ Points = Sequence[tuple[float, float | None]]  # (epoch, value)
 def recovery(history: Sequence[Epoch], dense: float | None, by: Accuracy, width: int) -> Drawing:
     """Draw validation accuracy over the epochs of retraining; the dense network is the line to reach."""
     drawing, (axes,) = canvas(width, 240)
-    _line(axes, [(entry.epoch, entry.judged) for entry in history], AFTER)
+    _line(axes, [(entry.epoch, entry.validation_accuracy) for entry in history], AFTER)
     if dense is not None:
         _level(axes, dense, f"dense {metric(dense, by.unit)}", BEFORE)
     graded(axes, f"validation {by.metric}", by.unit)
@@ -26,7 +26,7 @@ def recovery(history: Sequence[Epoch], dense: float | None, by: Accuracy, width:
 def training(history: Sequence[Epoch], draws: Mapping[str, float], by: Accuracy, width: int) -> Drawing:
     """Draw accuracy and loss over the epochs of a search and what followed, with the draw marked."""
     drawing, (upper, lower) = canvas(width, 350, ratios=(3, 2))
-    _line(upper, [(entry.epoch, entry.judged) for entry in history], AFTER)
+    _line(upper, [(entry.epoch, entry.validation_accuracy) for entry in history], AFTER)
     _line(lower, [(entry.epoch, entry.loss) for entry in history], INK)
     graded(upper, f"validation {by.metric}", by.unit)
     measure(lower, "loss", lambda value: f"{value:g}", ticks=3)
@@ -52,7 +52,7 @@ def distance(looks: Sequence[Look], threshold: float | None, draws: Mapping[str,
 
 
 def _said(entry: Epoch, by: Accuracy) -> str:
-    known = entry.judged
+    known = entry.validation_accuracy
     right = [] if known is None else [f"{by.metric} {metric(known, by.unit, 2)}"]
     return ", ".join([*right, f"loss {digits(entry.loss)}"])
 

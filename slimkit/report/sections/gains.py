@@ -25,7 +25,7 @@ def gains(report: Report) -> Section | None:
     if not rows:
         return None
     about = "One MAC is one multiply-add, that is two FLOPs. Latency is the median of interleaved runs."
-    if report.after.judged:
+    if report.after.accuracy:
         about += " Below it is the 95 % interval: on other images of the same kind it may well be anywhere in it."
     head = ("", "dense", "slim", "slim / dense")
     return Section(name="gains", title="Before and after", about=about, parts=[Table(head=head, rows=rows)])
@@ -34,7 +34,7 @@ def gains(report: Report) -> Section | None:
 def _accuracies(before: Figures, after: Figures) -> list[tuple[Cell, ...]]:
     rows: list[tuple[Cell, ...]] = []
     for split in ("validation", "test"):
-        old, new = (side.judged.of(split) if side.judged else None for side in (before, after))
+        old, new = (side.accuracy.of(split) if side.accuracy else None for side in (before, after))
         known = new or old
         if known is None:
             continue

@@ -18,10 +18,10 @@ _CONSTANTS = {"fold": "constants folded", "zero": "no folding", "reconstructed":
 
 def recovery(report: Report) -> Section | None:
     """Right after the cut, with and without what repairs it, and what retraining gave."""
-    dense = report.before.judged.of("validation") if report.before.judged else None
-    split = report.after.judged.of("validation") if report.after.judged else None
+    dense = report.before.accuracy.of("validation") if report.before.accuracy else None
+    split = report.after.accuracy.of("validation") if report.after.accuracy else None
     images = split.of if split else "validation images"
-    by, value = report.after.judged or Accuracy(validation=None), dense.value if dense else None
+    by, value = report.after.accuracy or Accuracy(validation=None), dense.value if dense else None
     parts = _cut(report.after_cut, value, by, images)
     if report.recovery:
         parts += _retraining(report.recovery, value, by, images)
@@ -59,15 +59,15 @@ def proof(report: Report) -> Section:
 
 
 def _cut(entries: tuple[AfterCut, ...], dense: float | None, by: Accuracy, images: str) -> list[Any]:
-    by_accuracy = all(entry.judged is not None for entry in entries)
+    by_accuracy = all(entry.accuracy is not None for entry in entries)
     shown = [
         (_treatment(entry), value)
         for entry in entries
-        if (value := entry.judged if by_accuracy else entry.output_error) is not None
+        if (value := entry.accuracy if by_accuracy else entry.output_error) is not None
     ]
     rows = []
     for index, entry in enumerate(entries):
-        right = quantity(entry.judged, partial(metric, unit=by.unit, places=2), f"after_cut/{index}/accuracy")
+        right = quantity(entry.accuracy, partial(metric, unit=by.unit, places=2), f"after_cut/{index}/accuracy")
         error = quantity(entry.output_error, digits, f"after_cut/{index}/output_error")
         rows.append((words(_treatment(entry)), right, error))
     caption = "Right after the cut, before any retraining" + (f": {images}" if by_accuracy else "")
@@ -93,7 +93,7 @@ def _retraining(record: Recovery, dense: float | None, by: Accuracy, images: str
             quantity(entry.loss, digits, f"recovery/history/{index}/loss"),
             quantity(entry.learning_rate, digits, f"recovery/history/{index}/learning_rate"),
             quantity(
-                entry.judged,
+                entry.validation_accuracy,
                 partial(metric, unit=by.unit, places=2),
                 f"recovery/history/{index}/validation_accuracy",
             ),
@@ -102,7 +102,7 @@ def _retraining(record: Recovery, dense: float | None, by: Accuracy, images: str
     ]
     head = ("epoch", "loss", "learning rate", f"validation {by.metric}")
     caption = f"Retraining, {images}; what is delivered is the last epoch, never the best"
-    if sum(entry.judged is not None for entry in history) < 2:
+    if sum(entry.validation_accuracy is not None for entry in history) < 2:
         return [Table(head=head, rows=rows, caption=caption)]
     drawn = picture(
         "retraining",

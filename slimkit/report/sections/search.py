@@ -67,11 +67,11 @@ def training(report: Report) -> Section | None:
     search = report.search
     if search is None:
         return None
-    draws, by = _draws(report, search), report.after.judged or Accuracy(validation=None)
+    draws, by = _draws(report, search), report.after.accuracy or Accuracy(validation=None)
     what = "all weights of a channel" if search.penalty and search.penalty.kind == "group" else "BatchNorm scales"
     parts: list[Any] = []
     if len(search.history) > 1:
-        split = report.after.judged.of("validation") if report.after.judged else None
+        split = report.after.accuracy.of("validation") if report.after.accuracy else None
         parts.append(
             picture(
                 "training",
@@ -95,7 +95,7 @@ def training(report: Report) -> Section | None:
                 Cell(text=str(entry.epoch), number=True),
                 quantity(entry.loss, digits, f"search/history/{index}/loss"),
                 quantity(
-                    entry.judged,
+                    entry.validation_accuracy,
                     partial(metric, unit=by.unit, places=2),
                     f"search/history/{index}/validation_accuracy",
                 ),

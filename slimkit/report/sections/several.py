@@ -31,7 +31,7 @@ class Run:
     @property
     def right(self) -> Measured | None:
         """Its accuracy."""
-        return self.report.after.judged.quoted if self.report.after.judged else None
+        return self.report.after.accuracy.quoted if self.report.after.accuracy else None
 
     @property
     def time(self) -> Latency | None:
@@ -128,7 +128,7 @@ def _tradeoff(kind: str, place: str, runs: Sequence[Run]) -> Section | None:
         for run in runs:
             again = run.latency is not None and cost is _time  # then the dense one was not timed with it
             for side, name, role in ((run.report.before, "dense", "before"), (run.report.after, run.name, "after")):
-                right = side.judged.quoted if side.judged else None
+                right = side.accuracy.quoted if side.accuracy else None
                 spent = None if again and role == "before" else cost(side, run if role == "after" else None)
                 if spent is not None and right is not None:
                     found.setdefault((name, spent, right.value), tradeoff.Point(name, spent, right.value, role))
@@ -178,7 +178,7 @@ def _table(kind: str, place: str, runs: Sequence[Run]) -> Section:
 
 
 def _accuracy(run: Run, path: str) -> Cell:
-    right, old = run.right, run.report.before.judged.quoted if run.report.before.judged else None
+    right, old = run.right, run.report.before.accuracy.quoted if run.report.before.accuracy else None
     if right is None:
         return Cell(text=MISSING, number=True)
     notes = [change(right.value, old.value, right.by.unit)] if old else []

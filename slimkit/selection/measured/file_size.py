@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from slimkit.channels import Graph
 from slimkit.errors import BudgetError
 from slimkit.export import export_onnx
 from slimkit.progress import Progress, quiet
+from slimkit.results import MeasuredBudget
 from slimkit.selection.budget import Widths, amount, to_limit
 from slimkit.selection.mask import Mask
 from slimkit.settings import Budget
@@ -77,15 +77,15 @@ class SizeSolver:
             "  Raise the budget a little"
         )
 
-    def record(self) -> dict[str, Any]:
-        """Return how the last mask meets the budget, for the report; bytes."""
-        return {
-            "kind": "bytes",
-            "asked": self.budget.asked,
-            "original": self.original,
-            "target": self.target,
-            "reached": self.reached,
-        }
+    def record(self) -> MeasuredBudget:
+        """Return how the last mask meets the budget, bytes."""
+        return MeasuredBudget(
+            kind="bytes",
+            asked=self.budget.asked,
+            original=self.original,
+            target=self.target,
+            reached=self.reached,
+        )
 
     def _bytes(self, model: nn.Module, path: Path) -> int:
         export_onnx(model, path, self.example)

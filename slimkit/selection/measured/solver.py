@@ -21,6 +21,7 @@ from slimkit.measure.conditions import Conditions
 from slimkit.measure.latency import Latency, measure
 from slimkit.measure.layers import layers
 from slimkit.progress import Progress, quiet
+from slimkit.results import MeasuredBudget, Round
 from slimkit.selection.budget import Widths, amount, blocks, nothing
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured.cost import Counts, join
@@ -32,14 +33,6 @@ _CORRECTIONS = 3
 _AIM, _CLOSER = 0.98, 0.99  # of the target, by the table and by measured masks: noise must not lift it above
 _ENOUGH = 0.98  # of the target: closer from below needs no correction
 _SECONDS, _NOISY_SECONDS = 2.0, 6.0  # a file and measurement
-
-
-@dataclass(frozen=True)
-class Round:
-    """One mask that was made and measured: shares of the original, by the table and for real."""
-
-    predicted: float
-    reached: float
 
 
 @dataclass
@@ -110,22 +103,21 @@ class LatencySolver:
         self.loss, self.least_loss = problem.loss(counts)
         return Mask(problem.keep(counts))
 
-    def record(self) -> dict[str, Any]:
-        """Return how the last mask meets the budget, for the report: ms or mJ."""
-        kind = self.budget.kind
-        return {
-            "kind": kind,
-            "asked": self.budget.asked,
-            "original": self.original,
-            "target": self.target,
-            "reached": self.reached,
-            "by_table": self.by_table,
-            "where": self.where,
-            "rounds": [asdict(entry) for entry in self.rounds],
-            "loss": self.loss,
-            "least_loss": self.least_loss,
-            "notes": list(self.notes),
-        }
+    def record(self) -> MeasuredBudget:
+        """Return how the last mask meets the budget: ms or mJ."""
+        return MeasuredBudget(
+            kind="energy" if self.budget.kind == "energy" else "latency",
+            asked=self.budget.asked,
+            original=self.original,
+            target=self.target,
+            reached=self.reached,
+            by_table=self.by_table,
+            where=self.where,
+            rounds=tuple(self.rounds),
+            loss=self.loss,
+            least_loss=self.least_loss,
+            notes=tuple(self.notes),
+        )
 
     def _table(self, dense: Path) -> layer_table.Table:
         """Return the cost table: one that was made elsewhere, or this machine's."""
@@ -184,7 +176,7 @@ class LatencySolver:
         export_onnx(smaller, slim, self.example)
         before, after = map(self._value, self._measure([dense, slim]))
         self._aim_from(before)
-        self.rounds.append(Round(predicted, after / before))
+        self.rounds.append(Round(predicted=predicted, reached=after / before))
         return after / before
 
     def _next_share(self) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,10 +10,10 @@ from torch import Tensor
 
 from slimkit.channels import Graph
 from slimkit.errors import SlimkitError
-from slimkit.methods.remember import Remembered
+from slimkit.results import MeasuredBudget
 from slimkit.selection.budget import Widths
 from slimkit.selection.mask import Mask
-from slimkit.selection.measured import LatencySolver, SizeSolver
+from slimkit.selection.measured.solve import Solve
 from slimkit.training import distributed
 from slimkit.training.hardware import pick_device
 
@@ -23,7 +22,7 @@ from slimkit.training.hardware import pick_device
 class Agreed:
     """A solver that runs in the first process; the others take its mask, or its error."""
 
-    solver: Remembered | LatencySolver | SizeSolver
+    solver: Solve
     device: torch.device
 
     def __call__(self, graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor) -> Mask:
@@ -44,14 +43,12 @@ class Agreed:
         assert answer[0] is not None
         return Mask(answer[0])
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> MeasuredBudget:
         """Return how the mask meets the budget; of use in the first process."""
         return self.solver.record()
 
 
-def agreed(
-    solver: Remembered | LatencySolver | SizeSolver | None, device: str
-) -> Agreed | Remembered | LatencySolver | SizeSolver | None:
+def agreed(solver: Solve | None, device: str) -> Solve | None:
     """Return a solver whose masks are equal in all processes that train together."""
     if solver is None or not (dist.is_available() and dist.is_initialized()):
         return solver

@@ -6,9 +6,10 @@ from typing import Any
 from torch import Tensor
 
 from slimkit.channels import Graph
+from slimkit.results import MeasuredBudget
 from slimkit.selection.budget import Widths
 from slimkit.selection.mask import Mask
-from slimkit.selection.measured import LatencySolver, SizeSolver
+from slimkit.selection.measured.solve import Solve
 from slimkit.training import Store, state
 
 
@@ -16,7 +17,7 @@ from slimkit.training import Store, state
 class Remembered:
     """A solver whose answers outlive the process, one state a call."""
 
-    solver: LatencySolver | SizeSolver
+    solver: Solve
     store: Store
     answers: list[dict[str, Any]] = field(default_factory=list)
 
@@ -25,18 +26,16 @@ class Remembered:
         store = replace(self.store, folder=self.store.folder / f"solved{len(self.answers) + 1}")
         found, _ = state.read(store)
         if found is None:
-            found = {"keep": self.solver(graph, scores, widths, fixed).keep, "record": self.solver.record()}
+            found = {"keep": self.solver(graph, scores, widths, fixed).keep, "record": self.solver.record().to_dict()}
             state.write(store, found)
         self.answers.append(found)
         return Mask(found["keep"])
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> MeasuredBudget:
         """Return how the last mask meets the budget; in a process that did not solve, what the solver says unasked."""
-        return dict(self.answers[-1]["record"]) if self.answers else self.solver.record()
+        return MeasuredBudget.from_dict(self.answers[-1]["record"]) if self.answers else self.solver.record()
 
 
-def remembered(
-    solver: LatencySolver | SizeSolver | None, store: Store | None
-) -> Remembered | LatencySolver | SizeSolver | None:
+def remembered(solver: Solve | None, store: Store | None) -> Solve | None:
     """Return a solver that remembers, where there is a folder to remember in."""
     return solver if solver is None or store is None else Remembered(solver, store)
