@@ -195,20 +195,21 @@ def test_a_killed_run_goes_on_with_what_its_budget_measured(toy, tmp_path, monke
     """A latency budget is measured: the ratio that it comes to would be another each time."""
     monkeypatch.setattr(loop._Keeper, "due", lambda self, run: True)
     shares = iter([0.3, 0.4])
+    said = MeasuredBudget(kind="latency", asked=0.5, original=2.0, target=1.0, reached=0.9)
 
     class Measuring:
         def __call__(self, graph, scores, widths, fixed):
             return exact.masks(graph, scores, [share := next(shares)], widths.cap, fixed)[share]
 
         def record(self):
-            return {"kind": "latency"}
+            return said
 
     monkeypatch.setattr("slimkit.runs.job.measured_budget", lambda *_: Measuring())
     settings = {"max_latency": 0.5, "epochs": 3, **how}
     store = killed(toy, tmp_path, settings, 25 if "slimming" in str(how) else 9)  # of 18 steps and 18 more
     resumed, job = found(toy, tmp_path, settings, store=store)
     total = job.graph.units
-    assert resumed.slimmed.mask.removed == round(removed * total) and resumed.cut.budget == {"kind": "latency"}
+    assert resumed.slimmed.mask.removed == round(removed * total) and resumed.cut.budget == said
     ratios = resumed.search.to_dict()["ratios"]
     assert [float(ratio) for ratio in ratios] == [round(0.3 * total) / total] * ("control" not in how)
 
@@ -343,8 +344,8 @@ def test_solved_strength_shrinks_gammas_where_the_papers_does_not(toy, tmp_path)
     means = {}
     for name, penalty in (("solved", {"penalty_total": 2.0}), ("raw", {"l1": 1e-4}), ("none", {"l1": 0.0})):
         run, _ = found(toy, tmp_path, {"method": "network-slimming", "epochs": 2} | penalty)
-        seen = run.search.seen["gamma_history"][-1]
-        means[name] = sum(low * count for low, count in zip(seen["edges"], seen["counts"], strict=False))
+        seen = run.search.gamma_history[-1]
+        means[name] = sum(low * count for low, count in zip(seen.edges, seen.counts, strict=False))
     assert means["solved"] < 0.5 * means["none"]
     assert means["raw"] == pytest.approx(means["none"], rel=0.05)
 
