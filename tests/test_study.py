@@ -20,10 +20,10 @@ from slimkit.errors import EngineError, OutputError, RecordError, SpecError, Tra
 from slimkit.methods import METHODS, Found, Job, scratch
 from slimkit.methods.cut import cut, named
 from slimkit.methods.method import leg
-from slimkit.methods.train import Search, history, train
+from slimkit.methods.train import history, train
 from slimkit.report.page import study_page
 from slimkit.report.sections.arms import said_of
-from slimkit.results import Arm, study_file
+from slimkit.results import Arm, Search, study_file
 from slimkit.results.comparison import BETTER, ONE, SAME, WORSE, difference, student
 from slimkit.runs import ray_workers
 from slimkit.runs import study as studying
