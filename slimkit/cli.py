@@ -21,7 +21,15 @@ from slimkit._version import __version__
 from slimkit.errors import SlimkitError
 from slimkit.results import Record, study_file
 from slimkit.settings import CompressSpec, Settings, StudySpec, TrainSpec
-from slimkit.settings.command_line import ENGINES, file_among, gather, method_words, settings_and_words, study_of
+from slimkit.settings.command_line import (
+    ENGINES,
+    file_among,
+    gather,
+    gather_each,
+    method_words,
+    settings_and_words,
+    study_of,
+)
 from slimkit.settings.words import as_flags, printable
 
 if TYPE_CHECKING:
@@ -119,13 +127,27 @@ def compress(
     \b
     slimkit compress resnet18.pt --ratio 0.5
     slimkit compress model.pt --max-latency 0.5 --data folder:images --epochs 20
+    slimkit compress model.pt --max-latency 0.3,0.5,0.8    # a folder each, and a page with the curve
     """
-    spec = gather(CompressSpec, words)
+    specs = gather_each(CompressSpec, words)
     with working() as progress:
-        from slimkit.runs.compress import compress_checkpoint
+        how = out, force, resume, progress, [progress.watch], track
+        if len(specs) == 1:
+            from slimkit.runs.compress import compress_checkpoint
 
-        outcome = compress_checkpoint(checkpoint, spec, out, force, resume, progress, [progress.watch], track)
-    show_run(outcome, as_json)
+            outcome = compress_checkpoint(checkpoint, specs[0], *how)
+        else:
+            from slimkit.runs.sweep import sweep_checkpoint
+
+            found = sweep_checkpoint(checkpoint, specs, *how)
+    if len(specs) == 1:
+        show_run(outcome, as_json)
+        return
+    from slimkit.report import table
+
+    show(found.report, as_json, table.sweep_table)
+    if not as_json:
+        click.echo(f"Page: {found.folder / 'comparison.html'}")
 
 
 @slimkit.command(cls=SettingsCommand, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

@@ -25,6 +25,13 @@ class Stages:
     finished: list[Stage] = field(default_factory=list)
     meters: list[Meter] = field(default_factory=lambda: [*processor_meters(), *gpu_meters()])
 
+    def branch(self) -> Stages:
+        """Return stages that go on from those finished so far: of one of several runs that share a beginning.
+
+        Without meters, which could not tell the runs apart.
+        """
+        return Stages(list(self.finished), [])
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time the block; one that raises is recorded as well."""

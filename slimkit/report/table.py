@@ -22,7 +22,7 @@ from slimkit.report.numbers import (
     ratio,
 )
 from slimkit.report.verdict import verdict
-from slimkit.results import Benchmark, Catalogue, Figures, Inspection, Report, TableSummary
+from slimkit.results import Benchmark, Catalogue, Figures, Inspection, Report, SweepReport, TableSummary
 
 
 def run_table(report: Report) -> RenderableType:
@@ -36,6 +36,20 @@ def run_table(report: Report) -> RenderableType:
         parts += [Text(said.meaning), Text(f"Next: {said.command}")]
     parts += [Text(said.proof), table, *map(Text, said.notes)]
     parts += [Text(f"Warning: {warning}", style="yellow") for warning in report.warnings]
+    return Group(*parts)
+
+
+def sweep_table(found: SweepReport) -> RenderableType:
+    """Show the runs of a sweep, a column each, the original first."""
+    sides = [comparison(report.before, report.after) for report in found.runs]
+    columns = [{name: after for name, _, after, _ in rows} for rows in sides]
+    table = _table("", "original", *found.names)
+    for name, before, *_ in sides[0]:
+        _add(table, name, before, *(column.get(name, MISSING) for column in columns))
+    parts: list[RenderableType] = [table]
+    for name, report in zip(found.names, found.runs, strict=True):
+        parts += [Text(f"{name}: {verdict(report).sentence}")]
+        parts += [Text(f"Warning: {warning}", style="yellow") for warning in report.warnings]
     return Group(*parts)
 
 

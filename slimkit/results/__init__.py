@@ -20,6 +20,7 @@ from slimkit.results.report import (
     WithinDrop,
 )
 from slimkit.results.study import STUDY_SCHEMA, Arm, Clock, Outcome, Spending
+from slimkit.results.sweep import SweepReport
 from slimkit.results.training import (
     AfterCut,
     Epoch,
@@ -75,6 +76,7 @@ __all__ = [
     "Spending",
     "Spent",
     "Stage",
+    "SweepReport",
     "TableSummary",
     "Times",
     "WithinDrop",

@@ -12,6 +12,7 @@ from torch import nn
 
 from slimkit import data, models, training
 from slimkit._version import __version__
+from slimkit.channels import Graph
 from slimkit.errors import DataError
 from slimkit.example import Example, batch_size
 from slimkit.measure import quality
@@ -21,16 +22,17 @@ from slimkit.measure.stages import Stages
 from slimkit.models import Network
 from slimkit.modules import dtype_of
 from slimkit.progress import Progress, Watcher, quiet
-from slimkit.results import Fit, Own, Report, WithinDrop
+from slimkit.results import Accuracy, Fit, Own, Report, WithinDrop
 from slimkit.runs import drop, output, start
 from slimkit.runs import resume as resuming
 from slimkit.runs.calibrate import Calibration, calibrate
-from slimkit.runs.choose import Cut, cut, ranked
+from slimkit.runs.choose import Cut, Ranked, cut, ranked
 from slimkit.runs.cost import compress_cost
-from slimkit.runs.figures import architecture, measure, now, one_image, timed_layers
+from slimkit.runs.figures import architecture, judged, measure, now, one_image, timed_layers
 from slimkit.runs.files import finish, write_model
 from slimkit.runs.recover import Recovered, Retrain, recover
 from slimkit.runs.result import Outcome, Result
+from slimkit.selection.measured import LatencySolver, SizeSolver
 from slimkit.settings import CompressSpec, make
 from slimkit.settings.keywords import CompressKeywords
 from slimkit.surgery import rows
@@ -111,14 +113,16 @@ def compress(
     labelled = start.given_data(dataset, spec, network)
     unlabelled = start.given_inputs(calibration, spec, network)
     given = Given(network, example, spec, labelled, unlabelled, retrain, evaluate, watchers)
+    stages = Stages()
     if out is None:
+        begun = begin(given, progress, stages)
         with tempfile.TemporaryDirectory() as work:
-            result = _compress(given, Path(work), False, progress, Stages())
+            result = finished(begun, spec, Path(work), False, progress, stages)
     else:
         with output.claim(Path(out), force) as work_folder:
-            given = replace(given, store=_store(Path(out), resume, spec))
-            result = _compress(given, work_folder, True, progress, Stages())
-        training.forget(_store(Path(out), True, spec))
+            begun = begin(replace(given, store=store_of(Path(out), resume, spec)), progress, stages)
+            result = finished(begun, spec, work_folder, True, progress, stages)
+        training.forget(store_of(Path(out), True, spec))
     result.model.to(dtype_of(model))
     return Result(result.model, result.mask, result.report, None if out is None else Path(out))
 
@@ -136,26 +140,19 @@ def compress_checkpoint(
     """Make the network in a file smaller and write the files of a run; see `slimkit compress --help`."""
     target = out or Path(f"{path.stem}-slim")
     stages = Stages()
-    read = [path, *([Path(spec.latency_table)] if spec.latency_table else [])]
-    if done := resuming.complete(target, resume, force, asdict(spec), read):
+    if done := resuming.complete(target, resume, force, asdict(spec), reads(path, spec)):
         return Outcome(done, target, before=True)
-    with output.claim(target, force, read) as work:
-        store = _store(target, resume, spec)
-        progress("reading the checkpoint", None)
-        with stages.stage("load"):
-            network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
-            dataset = start.open_data(spec, network)
-            calibration = start.given_inputs(None, spec, network)
-            shape = start.image_shape(network.model, spec, dataset.input_shape if dataset else None)
-        example = torch.randn(1, *shape, generator=torch.Generator().manual_seed(spec.seed))
-        given = Given(network, example, spec, dataset, calibration, store=store)
+    with output.claim(target, force, reads(path, spec)) as work:
+        store = store_of(target, resume, spec)
+        given = replace(opened(path, spec, progress, stages), store=store)
         with trackers.opened(track, target, asdict(spec)) as more:
-            result = _compress(replace(given, watchers=(*watchers, *more)), work, True, progress, stages)
+            begun = begin(replace(given, watchers=(*watchers, *more)), progress, stages)
+            result = finished(begun, spec, work, True, progress, stages)
     training.forget(store)
     return Outcome(result.report, target)
 
 
-def _store(target: Path, resume: bool, spec: CompressSpec) -> training.Store:
+def store_of(target: Path, resume: bool, spec: CompressSpec) -> training.Store:
     """Return where the states of retrainings are kept: beside the output folder.
 
     Raises:
@@ -166,7 +163,48 @@ def _store(target: Path, resume: bool, spec: CompressSpec) -> training.Store:
     return store
 
 
-def _compress(given: Given, work: Path, keep_files: bool, progress: Progress, stages: Stages) -> Result:
+def reads(path: Path, spec: CompressSpec) -> list[Path]:
+    """Return the files that a run reads, which it must not replace."""
+    return [path, *([Path(spec.latency_table)] if spec.latency_table else [])]
+
+
+def opened(path: Path, spec: CompressSpec, progress: Progress, stages: Stages) -> Given:
+    """Return what a run starts from whose network is in a file."""
+    progress("reading the checkpoint", None)
+    with stages.stage("load"):
+        network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
+        dataset = start.open_data(spec, network)
+        calibration = start.given_inputs(None, spec, network)
+        shape = start.image_shape(network.model, spec, dataset.input_shape if dataset else None)
+    example = torch.randn(1, *shape, generator=torch.Generator().manual_seed(spec.seed))
+    return Given(network, example, spec, dataset, calibration)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What is found out about a network before any budget is looked at; so it serves several.
+
+    Attributes:
+        given: what the run starts from.
+        graph: the network's channels.
+        calibration: unlabelled inputs; None where there are none.
+        inputs: of the proof.
+        order: how much channels matter.
+        solver: chooses masks for budgets that have to be measured.
+        judged: how good the network is at its task, for the report; None without labels.
+    """
+
+    given: Given
+    graph: Graph
+    calibration: Calibration | None
+    inputs: Sequence[Example]
+    order: Ranked
+    solver: LatencySolver | SizeSolver | None
+    judged: Accuracy | None
+
+
+def begin(given: Given, progress: Progress, stages: Stages) -> Begun:
+    """Trace, calibrate and rank; see `compress`."""
     spec, example, dataset, dense = given.spec, given.example, given.dataset, given.network.model
     require(spec.runtime)
     if spec.int8 and dataset is None:
@@ -180,13 +218,34 @@ def _compress(given: Given, work: Path, keep_files: bool, progress: Progress, st
     inputs = start.proof_inputs(example, dataset, spec.seed)
     solver = None if spec.max_drop else start.measured_budget(spec, dense, example, progress)
     order = ranked(spec, dense, graph, ranked_with, calibration, progress)
+    with stages.stage("measure the original"):
+        before = judged(dense, dataset) if dataset else None
+    return Begun(given, graph, calibration, inputs, order, solver, before)
+
+
+def finished(
+    begun: Begun, spec: CompressSpec, work: Path, keep_files: bool, progress: Progress, stages: Stages
+) -> Result:
+    """Choose, remove, prove, recover, export and measure for one budget; see `compress`.
+
+    Args:
+        begun: of the same settings, but for the value of the budget.
+        spec: the settings.
+        work: folder to write into.
+        keep_files: someone wants the files.
+        progress: called with what is being done, and the share done.
+        stages: of the run.
+    """
+    given, graph, calibration, inputs = begun.given, begun.graph, begun.calibration, begun.inputs
+    example, dataset, dense = given.example, given.dataset, given.network.model
+    solver = replace(begun.solver, budget=spec.budget) if begun.solver else None
 
     numbers = itertools.count(1)
 
     def attempt(spec: CompressSpec) -> tuple[Cut, Recovered]:
         own = given.store and replace(given.store, folder=given.store.folder / f"retraining{next(numbers)}")
         with stages.stage("choose, remove and prove"):
-            made = cut(spec, dense, graph, inputs, order, calibration, solver, progress)
+            made = cut(spec, dense, graph, inputs, begun.order, calibration, solver, progress)
         with stages.stage("recover"):
             fitted = made.reconstruction.model if made.reconstruction else None
             return made, recover(
@@ -195,7 +254,7 @@ def _compress(given: Given, work: Path, keep_files: bool, progress: Progress, st
             )  # fmt: skip
 
     made, recovered, dropped = (
-        _smallest(given, calibration, attempt, progress) if spec.max_drop else (*attempt(spec), None)
+        _smallest(given, spec, calibration, attempt, progress) if spec.max_drop else (*attempt(spec), None)
     )
     slimmed = made.slimmed
     model = recovered.model
@@ -204,7 +263,7 @@ def _compress(given: Given, work: Path, keep_files: bool, progress: Progress, st
         shown, failed = write_model(dense, model, example, work, inputs, slimmed, keep_files)
     progress("measuring", None)
     with stages.stage("measure"):
-        sides = measure(dense, model, example, spec, dataset, work)
+        sides = measure(dense, model, example, spec, dataset, work, begun.judged)
         layers = timed_layers(rows.layers(dense, model, one_image(example)), work, spec)
     own = None
     if given.evaluate is not None:
@@ -256,17 +315,17 @@ def _fit(dense: nn.Module, model: nn.Module, made: Cut, calibration: Calibration
 
 
 def _smallest(
-    given: Given, calibration: Calibration | None, attempt: drop.Try, progress: Progress
+    given: Given, spec: CompressSpec, calibration: Calibration | None, attempt: drop.Try, progress: Progress
 ) -> tuple[Cut, Recovered, WithinDrop]:
     """Return the smallest network within `max_drop`, by labels where there are some, else by agreement."""
     dense, dataset = given.network.model, given.dataset
     if dataset is not None:
-        drop.check(given.spec, len(dataset.validation))
+        drop.check(spec, len(dataset.validation))
         found = drop.smallest(
-            given.spec, attempt, lambda net: quality.drop(dense, net, dataset.validation, dataset.task), progress
+            spec, attempt, lambda net: quality.drop(dense, net, dataset.validation, dataset.task), progress
         )
     else:
         held = calibration.held if calibration and not calibration.made else []
-        drop.check(given.spec, sum(map(batch_size, held)) or None)
-        found = drop.smallest(given.spec, attempt, lambda net: quality.disagreement(dense, net, held), progress)
+        drop.check(spec, sum(map(batch_size, held)) or None)
+        found = drop.smallest(spec, attempt, lambda net: quality.disagreement(dense, net, held), progress)
     return found.cut, found.recovered, found.record

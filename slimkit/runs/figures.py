@@ -69,6 +69,7 @@ def measure(
     spec: RunSpec,
     dataset: data.Dataset | None,
     work: Path,
+    known: Accuracy | None = None,
 ) -> Sides:
     """Return the figures of both networks, and of the INT8 file if one is asked for.
 
@@ -77,6 +78,7 @@ def measure(
         example: what they are called with.
         spec: conditions of the latency, whether an INT8 file is made.
         dataset: what accuracy is of; None measures none.
+        known: accuracy of the dense network, where it was measured before.
         work: folder with the ONNX files; an INT8 one is written there.
     """
     shape = tuple(example.shape[1:]) if isinstance(example, Tensor) else None
@@ -96,9 +98,9 @@ def measure(
             _of_file(work / name, timed),
             params=count_params(network),
             macs=count_macs(network, one_image(example)),
-            accuracy=judged(network, dataset) if dataset else None,
+            accuracy=right if right or not dataset else judged(network, dataset),
         )
-        for network, name in ((dense, DENSE_ONNX), (model, ONNX))
+        for network, name, right in ((dense, DENSE_ONNX, known), (model, ONNX, None))
     )
     int8 = None
     if (small := work / INT8_ONNX).exists():

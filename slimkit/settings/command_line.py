@@ -63,6 +63,22 @@ def gather(kind: type[Spec], words: dict[str, Any]) -> Spec:
     return make(kind, settings | read_words(kind, given))
 
 
+def gather_each(kind: type[Spec], words: dict[str, Any]) -> list[Spec]:
+    """Make a spec for each value of the budget: `--ratio 0.3,0.5` are two.
+
+    Raises:
+        SpecError: a value is there twice.
+    """
+    settings, given = settings_and_words(words)
+    for name in ("ratio", *(f"max_{kind}" for kind in BUDGETS), "max_drop"):
+        values = [word.strip() for word in given.get(name, "").split(",")]
+        if len(values) > 1:
+            if len(set(values)) < len(values):
+                raise SpecError(f"{name} is {given[name]}: a value is there twice.\n  Leave one of them out")
+            return [make(kind, settings | read_words(kind, given | {name: value})) for value in values]
+    return [make(kind, settings | read_words(kind, given))]
+
+
 def file_among(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     """Find the one word that is no option and no option's value, a file; give it, and the others."""
     for place, word in enumerate(words):

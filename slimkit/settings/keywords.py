@@ -33,7 +33,7 @@ class RunKeywords(TypedDict, total=False):
     batch: int
     latency_table: str | None
     int8: bool
-    epochs: int
+    epochs: float
     batch_size: int
     learning_rate: float
     seed: int

@@ -54,6 +54,7 @@ class LatencySolver:
         where: what the last mask's times are of: processor, engine, threads, batch.
         by_table: they are those of a table that was made elsewhere, not measured.
         notes: what a reader of the figures has to know.
+        tables: the cost table, once it is made; copies of the solver share it.
     """
 
     dense: nn.Module
@@ -73,6 +74,7 @@ class LatencySolver:
     by_table: bool = False
     notes: list[str] = field(default_factory=list)
     additive: bool = False
+    tables: list[layer_table.Table] = field(default_factory=list)
     _hint: str = ""
 
     def __call__(self, graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor) -> Mask:
@@ -122,13 +124,18 @@ class LatencySolver:
     def _table(self, dense: Path) -> layer_table.Table:
         """Return the cost table: one that was made elsewhere, or this machine's."""
         self.by_table = self.table is not None
-        if self.table is not None:
-            costs = layer_table.load(self.table)
-            layer_table.check_fits(costs, self.table, layers(dense), **self._conditions)
-        else:
-            costs = layer_table.build(dense, **self._conditions, progress=self.progress)
+        if not self.tables:
+            self.tables.append(self._made(dense))
+        costs = self.tables[0]
         threads = f"{costs.threads} thread{'s' if costs.threads > 1 else ''}"
         self.where = f"{costs.cpu}, {costs.engine}, {threads}, batch {costs.batch}"
+        return costs
+
+    def _made(self, dense: Path) -> layer_table.Table:
+        if self.table is None:
+            return layer_table.build(dense, **self._conditions, progress=self.progress)
+        costs = layer_table.load(self.table)
+        layer_table.check_fits(costs, self.table, layers(dense), **self._conditions)
         return costs
 
     def _by_table(self, problem: Problem, costs: layer_table.Table) -> Counts:

@@ -1,0 +1,115 @@
+"""Several budgets in one run of `compress`: traced, ranked and timed once; a folder each, and a page with the curve."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from slimkit import training
+from slimkit.errors import BudgetError, MaskError, OutputError
+from slimkit.measure.stages import Stages
+from slimkit.progress import Progress, Watcher, quiet
+from slimkit.report.page import comparison_page
+from slimkit.results import Report, SweepReport
+from slimkit.runs import output
+from slimkit.runs import resume as resuming
+from slimkit.runs.compress import begin, finished, opened, reads, store_of
+from slimkit.settings import CompressSpec
+from slimkit.training import trackers
+
+PAGE = "comparison.html"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep leaves.
+
+    Attributes:
+        report: of the budgets that were reached.
+        folder: where their folders lie, and the page that compares them.
+    """
+
+    report: SweepReport
+    folder: Path
+
+
+def sweep_checkpoint(
+    path: Path,
+    specs: Sequence[CompressSpec],
+    out: Path | None,
+    force: bool,
+    resume: bool = False,
+    progress: Progress = quiet,
+    watchers: Sequence[Watcher] = (),
+    track: Sequence[str] = (),
+) -> Sweep:
+    """Make the network in a file smaller, once for each of several budgets.
+
+    Args:
+        path: the checkpoint.
+        specs: settings that differ in the value of the budget alone.
+        out: folder to write into; default: the name of the checkpoint and `-slim`.
+        force: replace folders of earlier runs, and their page.
+        resume: go on with a sweep that was interrupted; what is complete stays.
+        progress: called with what is being done, and the share done.
+        watchers: told how retrainings go.
+        track: trackers to open for each run.
+
+    Raises:
+        BudgetError: some were out of reach; those that were reached are written, and the message says which.
+        SlimkitError: whatever else the caller can mend.
+    """
+    target = out or Path(f"{path.stem}-slim")
+    names = [named(spec) for spec in specs]
+    if not force and not resume and target.exists():
+        raise OutputError(
+            f"{target}: the output folder exists already.\n  Give another `out`, or replace it: `force=True`"
+        )
+    page = target / PAGE
+    if page.exists() and not _is_ours(page):
+        raise OutputError(f"{page}: slimkit did not write it, so it is not replaced.\n  Give another `out`")
+    stages = Stages()
+    begun = begin(opened(path, specs[0], progress, stages), progress, stages)
+    reports: dict[str, Report] = {}
+    missed: dict[str, BudgetError | MaskError] = {}
+    for number, (name, spec) in enumerate(zip(names, specs, strict=True), 1):
+        progress(f"{name}, {number} of {len(specs)}", None)
+        home = target / name
+        if done := resuming.complete(home, resume, force, asdict(spec), reads(path, spec)):
+            reports[name] = done
+            continue
+        try:
+            with (
+                output.claim(home, force, reads(path, spec)) as work,
+                trackers.opened(track, home, asdict(spec)) as more,
+            ):
+                store = store_of(home, resume, spec)
+                given = replace(begun.given, store=store, watchers=(*watchers, *more))
+                result = finished(replace(begun, given=given), spec, work, True, progress, stages.branch())
+            training.forget(store)
+            reports[name] = result.report
+        except (BudgetError, MaskError) as error:
+            missed[name] = error
+    if len(reports) > 1:
+        page.write_text(comparison_page(list(reports.items())), encoding="utf-8")
+    if missed:
+        raise BudgetError(_said(missed, list(reports), target))
+    return Sweep(SweepReport(names=tuple(reports), runs=tuple(reports.values())), target)
+
+
+def named(spec: CompressSpec) -> str:
+    """Return what the folder of a budget is called: `max-latency-0.5`."""
+    [name] = [name for name in spec.budgets() if getattr(spec, name) is not None]
+    return re.sub(r"[^\w.-]+", "-", f"{name.replace('_', '-')}-{getattr(spec, name)}")
+
+
+def _is_ours(page: Path) -> bool:
+    return page.is_file() and "<title>Runs compared" in page.read_text(encoding="utf-8", errors="replace")[:10_000]
+
+
+def _said(missed: dict[str, BudgetError | MaskError], reached: list[str], target: Path) -> str:
+    first = next(iter(missed.values()))
+    if not reached and len(missed) == 1:
+        return str(first)
+    done = f"{', '.join(reached)} {'are' if len(reached) > 1 else 'is'} in {target}" if reached else "none was reached"
+    return f"{len(missed)} of {len(missed) + len(reached)} budgets are out of reach; {done}.\n  {first}"

@@ -1,0 +1,87 @@
+"""Several budgets in one command: traced, ranked and timed once, a folder each, and a page with the curve."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slimkit import zoo
+from slimkit.cli import main
+from slimkit.errors import SpecError
+from slimkit.results import SweepReport, report_file
+from slimkit.runs import compress, start
+from slimkit.settings import CompressSpec
+from slimkit.settings.command_line import gather_each
+
+CHECKPOINT = str(zoo.CHECKPOINTS["resnet8-digits"])
+
+
+def words(**given: str) -> dict[str, Any]:
+    return {"config": None, "pairs": (), "engine": None, "trust_config": False, **given}
+
+
+@pytest.mark.parametrize(
+    ("given", "values"),
+    [
+        ({"ratio": "0.3, 0.5"}, [0.3, 0.5]),
+        ({"max_latency": "0.8,2.5ms"}, ["0.8", "2.5ms"]),
+        ({"max_macs": "0.5"}, ["0.5"]),
+        ({"max_drop": "1,2"}, [1.0, 2.0]),
+        ({}, [0.5]),
+    ],
+)
+def test_each_value_of_a_budget_is_a_run(given: dict[str, str], values: list[Any]) -> None:
+    specs = gather_each(CompressSpec, words(epochs="2", **given))
+    [name] = given or ["ratio"]
+    assert [str(getattr(spec, name)) for spec in specs] == [str(value) for value in values]
+    assert {spec.epochs for spec in specs} == {2}
+
+
+@pytest.mark.parametrize(
+    "given", [{"ratio": "0.5,0.5"}, {"ratio": "0.3,"}, {"ratio": "0.3,half"}, {"max_macs": "1,-1"}]
+)
+def test_a_value_that_cannot_be_is_refused(given: dict[str, str]) -> None:
+    with pytest.raises(SpecError):
+        gather_each(CompressSpec, words(**given))
+
+
+def test_a_sweep_shares_its_beginning_and_leaves_a_folder_a_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = []
+    for module, name in ((start, "trace_with"), (compress, "calibrate"), (compress, "ranked")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, real=real, name=name: calls.append(name) or real(*given))
+    out = tmp_path / "out"
+    asked = ["compress", CHECKPOINT, "--max-macs", "0.7,0.5,0.0001", "--no-recover", "--out", str(out)]
+    assert main(asked) == 2  # the last is out of reach, the others are there
+    said = capsys.readouterr().err
+    assert "1 of 3 budgets are out of reach; max-macs-0.7, max-macs-0.5 are in" in said
+    assert sorted(calls) == ["calibrate", "ranked", "trace_with"]
+    first, second = (report_file.read(out / name) for name in ("max-macs-0.7", "max-macs-0.5"))
+    assert second.after.macs <= 0.5 * first.before.macs < first.after.macs <= 0.7 * first.before.macs
+    assert first.spec["max_macs"] == 0.7 and (out / "max-macs-0.5" / "model.onnx").exists()
+    page = (out / "comparison.html").read_text()
+    assert "max-macs-0.7" in page and "max-macs-0.5" in page
+    assert sorted(path.name for path in out.iterdir()) == ["comparison.html", "max-macs-0.5", "max-macs-0.7"]
+
+    assert main(asked) == 2 and "exists already" in capsys.readouterr().err
+    (out / "comparison.html").write_text("mine")
+    assert main([*asked, "--force"]) == 2 and "slimkit did not write it" in capsys.readouterr().err
+    assert (out / "comparison.html").read_text() == "mine"
+
+
+def test_a_sweep_is_printed_as_one_table_or_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["compress", CHECKPOINT, "--ratio", "0.5,0.3", "--no-recover", "--out", str(tmp_path / "out")]
+    assert main([*asked, "--json"]) == 0
+    found = SweepReport.from_dict(json.loads(capsys.readouterr().out))
+    assert found.names == ("ratio-0.5", "ratio-0.3")
+    assert [run.spec["ratio"] for run in found.runs] == [0.5, 0.3]
+    (tmp_path / "out" / "ratio-0.3" / "mine.txt").write_text("kept")
+    assert main([*asked, "--force"]) == 2 and "slimkit did not write" in capsys.readouterr().err
+    assert (tmp_path / "out" / "ratio-0.3" / "mine.txt").read_text() == "kept"
+    (tmp_path / "out" / "ratio-0.3" / "mine.txt").unlink()
+    assert main([*asked, "--force"]) == 0
+    said = capsys.readouterr().out
+    assert "original" in said and "ratio-0.3" in said and "comparison.html" in said
