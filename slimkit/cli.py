@@ -20,16 +20,7 @@ import click
 from slimkit._version import __version__
 from slimkit.errors import SlimkitError
 from slimkit.results import Record, study_file
-from slimkit.settings import CompressSpec, Settings, StudySpec, TrainSpec
-from slimkit.settings.command_line import (
-    ENGINES,
-    file_among,
-    gather,
-    gather_each,
-    method_words,
-    settings_and_words,
-    study_of,
-)
+from slimkit.settings import CompressSpec, Settings, StudySpec, TrainSpec, command_line
 from slimkit.settings.words import as_flags, printable
 
 if TYPE_CHECKING:
@@ -81,7 +72,7 @@ def settings_of(
 
     def add(command: Function) -> Function:
         by_name = {entry.name: entry for entry in fields(kind) if get_origin(entry.type) is not Mapping}  # no tables
-        engines = "tracer or runtime by its name: " + ", ".join(ENGINES)
+        engines = "tracer or runtime by its name: " + ", ".join(command_line.ENGINES)
         if config:
             click.option("--engine", metavar="NAME", hidden=True, help=engines)(command)
         click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any setting, by name.")(command)
@@ -129,7 +120,7 @@ def compress(
     slimkit compress model.pt --max-latency 0.5 --data folder:images --epochs 20
     slimkit compress model.pt --max-latency 0.3,0.5,0.8    # a folder each, and a page with the curve
     """
-    specs = gather_each(CompressSpec, words)
+    specs = command_line.gather_each(CompressSpec, words)
     with working() as progress:
         how = out, force, resume, progress, [progress.watch], track
         if len(specs) == 1:
@@ -142,12 +133,11 @@ def compress(
             found = sweep_checkpoint(checkpoint, specs, *how)
     if len(specs) == 1:
         show_run(outcome, as_json)
-        return
-    from slimkit.report import table
+    else:
+        from slimkit.report import table
 
-    show(found.report, as_json, table.sweep_table)
-    if not as_json:
-        click.echo(f"Page: {found.folder / 'comparison.html'}")
+        show(found.report, as_json, table.sweep_table)
+        click.echo(f"Page: {found.folder / 'comparison.html'}", err=as_json)
 
 
 @slimkit.command(cls=SettingsCommand, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -164,8 +154,8 @@ def train(
     slimkit train --arch zoo:resnet20 --data fashion-mnist --ratio 0.5
     slimkit train --arch zoo:resnet20 --data fashion-mnist --method network-slimming --passes 2
     """
-    settings, given = settings_and_words(words)
-    given = method_words(ctx.args) | given
+    settings, given = command_line.settings_and_words(words)
+    given = command_line.method_words(ctx.args) | given
     with working() as progress:
         from slimkit.runs.plan import plan
         from slimkit.runs.train import train_network
@@ -192,8 +182,8 @@ def study(ctx: click.Context, /, workers: str, out: Path | None, resume: bool, a
     slimkit study study.toml --workers 2
     slimkit study --arch zoo:resnet20 --data fashion-mnist --methods early-bird,scratch --ratio 0.3,0.5 --seeds 3
     """
-    file, extra = file_among(ctx.args)
-    spec = study_of({"config": file, "engine": None, **words}, extra)
+    file, extra = command_line.file_among(ctx.args)
+    spec = command_line.study_of({"config": file, "engine": None, **words}, extra)
     with working() as progress:
         from slimkit.runs import study as studying
 
@@ -233,7 +223,7 @@ def methods(name: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON, and nothing else.")
 def inspect(checkpoint: Path, as_json: bool, **words: Any) -> None:
     """Show which channels can be removed, and why others cannot."""
-    spec = gather(CompressSpec, words)
+    spec = command_line.gather(CompressSpec, words)
     with working() as progress:
         from slimkit.runs.inspect import inspect_checkpoint
 
