@@ -13,7 +13,7 @@ from slimkit.models import load_slim
 from slimkit.runs.plan import plan
 from slimkit.runs.train import train_network
 from slimkit.settings import METHODS as NAMES
-from slimkit.settings import TrainSpec, from_toml, to_toml
+from slimkit.settings import REMOVE_NONE, TrainSpec, from_toml, to_toml
 
 FOLDER = Path(methods.__file__).parent
 
@@ -21,6 +21,10 @@ FOLDER = Path(methods.__file__).parent
 def test_the_names_of_the_help_are_those_of_the_methods():
     assert tuple(METHODS) == NAMES
     assert all(name == method.name for name, method in METHODS.items())
+
+
+def test_methods_that_leave_all_channels_are_known_where_there_is_no_torch():
+    assert {name for name, method in METHODS.items() if not method.removes} == set(REMOVE_NONE)
 
 
 def test_every_file_that_holds_a_method_is_listed():

@@ -442,7 +442,7 @@ def test_a_method_that_needs_batchnorm_is_refused_before_anything_is_trained(
     monkeypatch.setattr(studying, "train_arm", lambda work: pytest.fail("trained"))
     words = ["--arch", "plain.py:make", "--data", "digits", "--methods", "dense,early-bird", "--workers", "0"]
     assert main(["study", *words, "--out", "out"]) == 2
-    assert "no BatchNorm of this network has a scale" in capsys.readouterr().err
+    assert "no channel that can be removed has a BatchNorm" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

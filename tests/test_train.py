@@ -234,7 +234,7 @@ def test_states_of_other_runs_and_damaged_ones(toy, tmp_path, monkeypatch):
 
 
 def test_a_share_that_the_epochs_exceed_is_warned_of(toy):
-    result = train_run.train(net(), toy, 0.5, spend=0.01, **FEW | {"epochs": 1})
+    result = train_run.train(net(), toy, 0.5, spend=0.01, deadline=0.5, **FEW | {"epochs": 1})
     assert any("spend is 0.01, but the search and the 1 epochs" in warning for warning in result.report.warnings)
     times = result.report.cost.times
     assert 0 < times.search.seconds < times.search.seconds + times.training.seconds < result.report.cost.seconds
@@ -515,15 +515,38 @@ def test_frozen_gammas_are_not_said_to_be_penalised_or_settled(toy, tmp_path):
     run, _ = found(toy, tmp_path, {"deadline": 0.5}, model=model)
     assert run.search.penalty.pull == 0 and run.search.penalty.gap is None
     assert [w for w in run.warnings if "no gamma has moved" in w] and not [w for w in run.warnings if "no gap" in w]
-    with pytest.raises(TrainingError, match="(?s)no gamma has moved, so no mask can settle.*deadline or at"):
+    with pytest.raises(TrainingError, match="(?s)no gamma has moved away from the others.*deadline or at"):
         found(toy, tmp_path, {}, model=model)  # nobody has asked for a draw by chance
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"penalty_total": 0, "epochs": 1}, "no gamma has moved away from the others after 3 of 6 steps"),
+        ({"epochs": 1, "learning_rate": 1e-3}, "no gamma has moved away from the others"),
+        ({"epochs": 1, "ranking": "group-norm", "penalty_total": 0}, "no channel's score has moved away"),
+    ],
+)
+def test_by_default_no_mask_is_drawn_while_what_ranks_channels_lies_where_it_began(toy, tmp_path, settings, words):
+    """All gammas at 0.5 but for the noise of a few steps; under a penalty they fall, but all alike."""
+    with pytest.raises(TrainingError, match=words):
+        found(toy, tmp_path, settings)
+    run, _ = found(toy, tmp_path, {**settings, "deadline": 0.5})  # asked for, it is drawn all the same
+    assert run.slimmed.mask.removed
+
+
+def test_a_mask_that_has_settled_among_scores_that_lie_still_is_waited_for(toy, tmp_path):
+    """Norms of weights differ from the start, so that their masks agree before anything was learnt."""
+    slow = {"ranking": "group-norm", "penalty_total": 0, "learning_rate": 1e-4, "epochs": 10}
+    with pytest.raises(TrainingError, match="no channel's score has moved away from the others after 30 of 60"):
+        found(toy, tmp_path, slow)
 
 
 def test_a_cut_without_a_gap_is_warned_of_whatever_drew_it(toy, tmp_path):
     for how in ({"at": 1}, {"method": "network-slimming"}):
         run, _ = found(toy, tmp_path, {"epochs": 2, **how})
         assert any("no gap at this ratio" in warning for warning in run.warnings)
-    run, job = found(toy, tmp_path, {"epochs": 2})
+    run, job = found(toy, tmp_path, {"epochs": 2, "deadline": 0.5})
     assert run.search.penalty.pull < run.search.penalty.pull_of_schedule == pytest.approx(2)
 
 

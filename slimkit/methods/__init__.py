@@ -8,6 +8,7 @@ from slimkit.methods import (
     network_slimming,
     progressive,
     scratch,
+    weight_agnostic,
     weight_ticket,
 )
 from slimkit.methods.job import Job, Selection
@@ -25,6 +26,7 @@ METHODS: dict[str, Method] = {
         weight_ticket.METHOD,
         edge_popup.METHOD,
         factorised.METHOD,
+        weight_agnostic.METHOD,
         scratch.METHOD,
     )
 }

@@ -13,7 +13,7 @@ from slimkit.methods.cut import Cut, cut, named, restored
 from slimkit.methods.job import Job
 from slimkit.methods.looks import Looks, Watched, looks_of
 from slimkit.methods.method import Found, Method, leg
-from slimkit.methods.penalised import NO_GAP, Penalised, penalty_of
+from slimkit.methods.penalised import NO_GAP, Penalised, needed, penalty_of
 from slimkit.methods.shrink import (
     Begun,
     Lowered,
@@ -44,7 +44,7 @@ class EarlyBirdConfig(Watched, Penalised, Begun, Spent, Lowered):
     deadline: float | None = setting(
         None,
         "share of the steps after which a mask is drawn, settled or not, in (0, 1); default: it is drawn once it has "
-        f"settled, and after {LATEST:g} where it never does but gammas have moved",
+        f"settled, after {LATEST:g} where it never does, and never while the scores of channels have not moved apart",
         optional(number(0, 1, above=True, below=True)),
     )
     at: int | None = setting(None, "epoch after which to draw, settled or not and no sooner", optional(whole(1)))
@@ -99,23 +99,27 @@ class Shrinking:
         if config.init == "rewind" and run.step == config.rewind_step:
             self.snapshot = take(run.model, run.optimizer, run.step)
         settled = self.looks.due(run) and self.looks.look(run) and config.at is None
-        if settled or run.step == self.at:
-            self._check_moved(settled)
+        last = run.step == self.at
+        if (settled or last) and self._may_draw(run, last):
             self._draw(run)
 
-    def _check_moved(self, settled: bool) -> None:
-        """Refuse to draw by default where nothing has moved.
+    def _may_draw(self, run: Run, last: bool) -> bool:
+        """Tell whether a draw would be more than chance, or was asked for all the same.
 
         Raises:
-            TrainingError: no gamma has moved, and nobody asked for a draw all the same.
+            TrainingError: it would be chance, nobody asked for it, and there is no later step to wait for.
         """
-        asked = self.config.at is not None or self.config.deadline is not None
-        if not settled and not asked and not self.looks.moved:
-            raise TrainingError(
-                "no gamma has moved, so no mask can settle and any draw would be "
-                "chance.\n  Let the BatchNorm layers train, give more epochs, rank by weights with "
-                "ranking = group-norm, or ask for a draw with deadline or at"
-            )
+        asked = last and (self.config.at is not None or self.config.deadline is not None)
+        if asked or self.looks.apart(run.model):
+            return True
+        if not last:
+            return False
+        what = "no gamma has moved" if self.looks.bird.ranking == "gamma" else "no channel's score has moved"
+        raise TrainingError(
+            f"{what} away from the others after {run.step} of {run.budget} steps, so any draw would be chance.\n"
+            "  Give more epochs, let the BatchNorm layers train, or train a narrower network from its beginning: "
+            "method = scratch. To draw all the same, give deadline or at"
+        )
 
     def _draw(self, run: Run) -> None:
         job, config, graph = self.job, self.config, self.job.graph
@@ -213,5 +217,5 @@ METHOD = Method(
     summary="train with a penalty on gamma, cut as soon as the mask has settled, train on (You et al. 2020)",
     config=EarlyBirdConfig,
     run=run,
-    needs=lambda job, config: (penalty_of(job, config, config.penalty), looks_of(job, config, None)),
+    needs=needed,
 )

@@ -8,6 +8,7 @@ can be merged into one layer again (`surgery.factorise.merge`).
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from slimkit import training
@@ -18,6 +19,7 @@ from slimkit.methods.cut import named
 from slimkit.methods.job import Job
 from slimkit.methods.method import Found, Method, leg
 from slimkit.methods.train import history, train
+from slimkit.models.factors import Factors
 from slimkit.results import Search
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, flag, number
@@ -177,6 +179,12 @@ class FactorisedConfig(Settings):
     )
     rank_share: float = setting(0.5, "that share, in (0, 1]", number(0, 1, above=True))
     only_faster: bool = setting(False, "leave a layer whole where two thin ones were measured to be slower", flag)
+    begin: str = setting(
+        "trained",
+        "weights of two thin layers: trained (by the singular values of the trained ones), initial (of those before "
+        "training, as in the paper), fresh (drawn anew: plain low rank)",
+        choice("trained", "initial", "fresh"),
+    )
     frobenius: bool = setting(True, "decay the product of two thin layers instead of each", flag)
 
     @property
@@ -193,16 +201,31 @@ class FactorisedConfig(Settings):
 
 
 def run(job: Job, config: FactorisedConfig) -> Found:
-    """Train the dense network, make its layers thin, and train on for as long."""
-    first = train(job, job.dense, part="dense")
-    thin = reduce(named(first.model, job.dense), job.dataset.input_shape, config.ranks)
+    """Train the dense network unless the thin layers begin without that, make its layers thin, and train on."""
+    done = [train(job, job.dense, part="dense")] if config.begin == "trained" else []
+    whole_network = named(done[0].model, job.dense) if done else job.dense
+    thin = reduce(whole_network, job.dataset.input_shape, config.ranks)
+    if config.begin == "fresh":
+        _draw_anew_(thin.model, job.recipe.seed)
     hooks = [frobenius_decay(job.recipe.weight_decay)] if config.frobenius else []
-    last = train(job, thin.model, hooks=hooks, doing="retraining", part="retraining")
-    search = Search(method=METHOD.name, init="inherit", history=history((first, last)))
-    legs = (leg(thin.macs[0], first.phases, search=True), leg(thin.macs[1], last.phases, search=False))
+    done.append(train(job, thin.model, hooks=hooks, doing="retraining" if done else "training", part="retraining"))
+    init = "inherit" if config.begin == "trained" else config.begin
+    search = Search(method=METHOD.name, init=init, history=history(done))
+    legs = [leg(thin.macs[1], done[-1].phases, search=False)]
+    if len(done) > 1:
+        legs.insert(0, leg(thin.macs[0], done[0].phases, search=True))
     whole = f"; left whole: {', '.join(thin.whole)}" if thin.whole else ""
     said = f"{len(thin.ranks)} layers are two thin ones, params {thin.params[0]} to {thin.params[1]}{whole}"
-    return Found(named(last.model, thin.model), (first, last), legs, search, error=thin.error, notes=(said,))
+    return Found(named(done[-1].model, thin.model), tuple(done), tuple(legs), search, error=thin.error, notes=(said,))
+
+
+def _draw_anew_(thin: nn.Module, seed: int) -> None:
+    """Draw the weights of thin layers by He's rule, as those of a network that was never whole."""
+    random = torch.Generator().manual_seed(seed)
+    for module in thin.modules():
+        if isinstance(module, Factors):
+            for layer in (each for each in module.modules() if isinstance(each, (nn.Conv2d, nn.Linear))):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu", generator=random)
 
 
 METHOD = Method(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from slimkit.methods.job import Job
 from slimkit.methods.looks import Watched, looks_of
 from slimkit.methods.method import Found, Method
-from slimkit.methods.penalised import Penalised, penalty_of
+from slimkit.methods.penalised import Penalised, needed, penalty_of
 from slimkit.methods.rounds import Rounds, train_in_rounds
 from slimkit.methods.shrink import Begun, Lowered
 from slimkit.settings import setting
@@ -37,5 +37,5 @@ METHOD = Method(
     summary="train with a penalty on gamma to the end, cut, retrain for as long (Liu et al. 2017)",
     config=NetworkSlimmingConfig,
     run=run,
-    needs=lambda job, config: (penalty_of(job, config, config.penalty), looks_of(job, config, None)),
+    needs=needed,
 )

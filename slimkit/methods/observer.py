@@ -43,6 +43,19 @@ class Observation:
     evidence: bool
 
 
+def check_ranked(graph: Graph, ranking: str) -> None:
+    """Refuse a graph without what ranks its channels.
+
+    Raises:
+        MaskError: gammas rank them, and no channel has one.
+    """
+    if ranking == "gamma" and not bool(graph.has_norm.any()):
+        raise MaskError(
+            "no channel that can be removed has a BatchNorm, so there is no gamma that could settle.\n"
+            "  Use a network with BatchNorm, or rank channels by their weights: ranking = group-norm"
+        )
+
+
 class EarlyBird:
     """Watches the masks that slimming would give during anybody's training, and says when they have settled.
 
@@ -85,11 +98,7 @@ class EarlyBird:
         for name, value, low in (("cap", cap, False), *(("ratio", r, True) for r in (ratio, *watch))):
             if not (0 < value < 1 or (low and value == 0)):
                 raise SpecError(f"{name} is {value}: it must be in {'[' if low else '('}0, 1).")
-        if ranking == "gamma" and not bool(graph.has_norm.any()):
-            raise MaskError(
-                "no channel that can be removed has a BatchNorm, so there is no gamma that could settle.\n"
-                "  Use a network with BatchNorm, or rank channels by their weights: ranking = group-norm"
-            )
+        check_ranked(graph, ranking)
         self.graph, self.ratio = graph, ratio
         self.rule = Rule(rule) if isinstance(rule, str) else rule
         self.ratios = tuple(dict.fromkeys((ratio, *watch)))

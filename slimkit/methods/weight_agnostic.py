@@ -17,9 +17,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from slimkit import training
 from slimkit.errors import SpecError
 from slimkit.measure.accuracy import accuracy
+from slimkit.measure.quality import quality
+from slimkit.methods.cut import named
+from slimkit.methods.job import Job
+from slimkit.methods.method import Found, Method, leg
+from slimkit.methods.train import train
 from slimkit.modules import evaluating
 from slimkit.recovery.statistics import reestimate
 from slimkit.selection.weight_mask import prunable
+from slimkit.results import Search
+from slimkit.settings import Settings, setting
+from slimkit.settings.checks import number, several
 from slimkit.training.protocols import Split
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -111,6 +119,46 @@ def shared_magnitude(
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class WeightAgnosticConfig(Settings):
+    """Which sizes are tried."""
+
+    scales: tuple[float, ...] = setting(
+        SCALES,
+        "sizes tried for the weights of every layer, over their mean size; the best on validation stays",
+        several(number(0, above=True)),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.scales:
+            raise SpecError("scales is empty: at least one size must be tried.\n  Leave it out for the usual ones")
+
+
+def run(job: Job, config: WeightAgnosticConfig) -> Found:
+    """Train, and leave of every weight its sign and of every layer one size: what is then right is in the wiring."""
+    trained = train(job, job.dense)
+    task, validation = job.dataset.task, job.dataset.validation
+    tried = {}
+    for scale in config.scales:
+        constant = by_sign(trained.model, scale)
+        reestimate(constant, job.dataset.train)
+        tried[scale] = quality(constant, validation, task), constant
+    sign = 1 if task.better == "higher" else -1
+    best = max(tried, key=lambda scale: sign * tried[scale][0])
+    notes = [
+        "of every trained weight only the sign is left, and of every layer one size: by scale "
+        + ", ".join(f"{scale:g}: {value:.4g}" for scale, (value, _) in tried.items())
+        + f" ({task.metric} on validation; with its trained weights {quality(trained.model, validation, task):.4g})"
+    ]
+    if task.classifies:
+        same = identical(trained.model, validation)
+        notes.append(f"with one weight for all connections: {100 * same.accuracy:.4g} % right, since {same.reason}")
+    search = Search(method=METHOD.name, history=trained.history)
+    legs = (leg(job.macs(), trained.phases, search=False),)
+    return Found(named(tried[best][1].eval(), job.dense), (trained,), legs, search, notes=tuple(notes))
+
+
 @dataclass(frozen=True)
 class Robustness:
     """Accuracy after training, by seed and by scale of the first weights: (seed, scale) -> [0, 1]."""
@@ -147,3 +195,14 @@ def robustness(
                     weight.mul_(scale)
             found[seed, scale] = evaluate(training.train(model, split, recipe).model)
     return Robustness(found)
+
+
+METHOD = Method(
+    name="weight-agnostic",
+    summary="train, leave of each weight its sign and of each layer one size: what the wiring alone does, after Gaier "
+    "and Ha 2019; no channel goes",
+    config=WeightAgnosticConfig,
+    run=run,
+    ranking="group-norm",
+    removes=False,
+)

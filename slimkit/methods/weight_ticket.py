@@ -22,11 +22,11 @@ from slimkit.methods.cut import named
 from slimkit.methods.job import Job
 from slimkit.methods.method import Found, Method, leg
 from slimkit.methods.snapshot import Snapshot
-from slimkit.methods.train import train
+from slimkit.methods.train import history, train
 from slimkit.methods.zeros import NO_FASTER, masked
 from slimkit.results import Search
 from slimkit.selection import weight_mask
-from slimkit.selection.weight_mask import WeightMask, prunable
+from slimkit.selection.weight_mask import WeightMask, hold, prunable
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, number, whole
 
@@ -260,24 +260,52 @@ class WeightTicketConfig(Settings):
         "which weights compete: of a layer (the last loses half the share), or all",
         choice("layer", "all"),
     )
+    begin: str = setting(
+        "ticket",
+        "what the last network is trained from: ticket, or a control: reinitialised, by-layer (the ticket's own "
+        "weights in another order within each layer), random (as many weights of each layer, others)",
+        choice("ticket", "reinitialised", "by-layer", "random"),
+    )
     deliver: str = setting(
         "trained", "the ticket trained to the end, or the ticket itself, untrained", choice("trained", "ticket")
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.begin != "ticket" and self.deliver == "ticket":
+            raise SpecError(f"deliver is 'ticket' and begin is {self.begin!r}: a control is trained.\n  Leave one out")
+
 
 def run(job: Job, config: WeightTicketConfig) -> Found:
-    """Look for a ticket; deliver it, or what it was trained to."""
+    """Look for a ticket; deliver it, what it was trained to, or what a control was."""
     scope: Literal["layer", "global"] = "layer" if config.compete == "layer" else "global"
     own = Config(rounds=config.rounds, share=config.round_share, scope=scope, rewind=config.rewind_step)
     rounds = _Rounds(job.dense, own)
-    trained = train(job, job.dense, hooks=[rounds.hook()])
-    found = rounds.ticket(trained)
-    model = found.network().eval() if config.deliver == "ticket" else found.trained
+    done = [train(job, job.dense, hooks=[rounds.hook()], part="rounds" if config.begin != "ticket" else "")]
+    found = rounds.ticket(done[0])
+    model, mask = found.trained, found.mask
+    if config.begin != "ticket":
+        start, mask = _control(job, config, found)
+        done.append(train(job, start, hooks=[hold(mask)], part="control", first_step=config.rewind_step))
+        model = done[1].model
+    elif config.deliver == "ticket":
+        model = found.network().eval()
     model = named(model, job.dense)
-    masked(model, found.mask.left, "ticket" if config.deliver == "ticket" else "trained")
-    search = Search(method=METHOD.name, init="rewind", history=trained.history)
-    notes = (NO_FASTER, f"the file holds the {config.deliver} weights, {100 * found.mask.density:.3g} % of them left")
-    return Found(model, (trained,), (leg(job.macs(), trained.phases, search=True),), search, notes=notes)
+    masked(model, mask.left, "ticket" if config.deliver == "ticket" else "trained")
+    init = "rewind" if config.begin == "ticket" else config.begin
+    search = Search(method=METHOD.name, init=init, history=history(done))
+    notes = (NO_FASTER, f"the file holds the {config.deliver} weights, {100 * mask.density:.3g} % of them left")
+    legs = tuple(leg(job.macs(), one.phases, search=place == 0) for place, one in enumerate(done))
+    return Found(model, tuple(done), legs, search, notes=notes)
+
+
+def _control(job: Job, config: WeightTicketConfig, found: Ticket) -> tuple[nn.Module, WeightMask]:
+    """Return what a control is trained from, and which of its weights stay."""
+    if config.begin == "random":
+        return random_sparse(found, job.recipe.seed)
+    if config.begin == "by-layer":
+        return reinitialised_by_layer(found, job.recipe.seed), found.mask
+    return reinitialised(job.fresh(), found.mask), found.mask
 
 
 METHOD = Method(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from slimkit.intervals import wilson
 from slimkit.report.numbers import amount, change, digits, interval, metric, millijoules, milliseconds, percent, ratio
 from slimkit.results import Cost, Figures, MeasuredBudget, Proof, Report
+from slimkit.settings import REMOVE_NONE
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def _notes(report: Report) -> list[str]:
     notes = _budget(report.budget) if report.budget else []
     before, after, channels = report.before, report.after, report.channels
     if not channels.removed:
-        notes.append("No channel was removed: this is the dense network, exported and proven.")
+        notes.append(_whole(report))
     elif before.macs and after.macs is not None:
         left = ratio(after.macs, before.macs)
         if abs(channels.share_removed - 0.5) < 0.03:
@@ -240,6 +241,14 @@ def _int8(side: Figures, before: Figures) -> list[str]:
         times = f", {ratio(side.latency_ms.quoted, old)} of the original’s time" if old else ""
         found.append(milliseconds(side.latency_ms.quoted) + times)
     return [f"INT8 (model.int8.onnx): {'; '.join(found)}."] if found else []
+
+
+def _whole(report: Report) -> str:
+    """Say what a network is from which no channel went."""
+    method = report.search.method if report.search else ""
+    if method in REMOVE_NONE:
+        return f"No channel was removed: {method} changes the network in another way, which the notes below tell."
+    return "No channel was removed: this is the dense network, exported and proven."
 
 
 def _budget(budget: MeasuredBudget) -> list[str]:

@@ -12,8 +12,10 @@ from slimkit.settings.setting import setting
 
 METHODS = (
     "early-bird", "progressive", "network-slimming", "lottery-ticket", "weight-ticket", "edge-popup",
-    "factorised", "scratch",
+    "factorised", "weight-agnostic", "scratch",
 )  # fmt: skip
+
+REMOVE_NONE = ("weight-ticket", "edge-popup", "factorised", "weight-agnostic")  # these leave all channels
 
 # What a settings file of the days of `draw` holds though that draw had no use for it, with its default of then.
 _IDLE: dict[str, Any] = {
