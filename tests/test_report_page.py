@@ -15,6 +15,7 @@ from slimkit.report.figures import canvas, curves, layers, tradeoff
 from slimkit.report.page import comparison_page, run_page
 from slimkit.report.verdict import verdict
 from slimkit.results import Accuracy, AfterCut, GammaSnapshot, MeasuredBudget, Settling, report_file
+from slimkit.settings import REMOVE_NONE
 
 FIGURES = {
     "compress": {"channels", "macs", "times", "cut", "retraining", "gammas"},
@@ -254,6 +255,14 @@ def test_where_nothing_was_removed_it_is_said():
     said = verdict(changed(compress_report(), {"channels/removed": 0})).notes
     assert said[0] == "No channel was removed: this is the dense network, exported and proven."
     assert not any("faster" in note for note in said)
+
+
+@pytest.mark.parametrize("method", REMOVE_NONE)
+def test_what_a_method_that_leaves_all_channels_delivers_is_not_called_the_dense_network(method):
+    report = changed(train_report(), {"channels/removed": 0, "search/method": method})
+    said = " ".join(verdict(report).notes)
+    assert f"No channel was removed: {method} changes the network in another way" in said
+    assert "this is the dense network" not in said
 
 
 def test_a_measured_budget_is_accounted_for():

@@ -24,8 +24,8 @@ from slimkit.methods.method import Found, Method, leg
 from slimkit.methods.train import train
 from slimkit.modules import evaluating
 from slimkit.recovery.statistics import reestimate
-from slimkit.selection.weight_mask import prunable
 from slimkit.results import Search
+from slimkit.selection.weight_mask import prunable
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import number, several
 from slimkit.training.protocols import Split

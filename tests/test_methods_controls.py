@@ -1,0 +1,75 @@
+"""Controls within methods: what else the last network may begin from, and what of a network is in its wiring."""
+
+from typing import Any
+
+import pytest
+import torch
+from test_train import found, toy  # noqa: F401  the toy journey is the same
+
+from slimkit.errors import SpecError
+from slimkit.models.factors import Factors
+from slimkit.runs.plan import plan
+from slimkit.selection.weight_mask import prunable
+
+TICKET = {"method": "weight-ticket", "round_to": "auto", "rounds": 2, "round_share": 0.3, "epochs": 1}
+THIN = {"method": "factorised", "round_to": "auto", "rank_share": 0.6, "epochs": 1}
+SIGNS = {"method": "weight-agnostic", "round_to": "auto", "epochs": 2}
+
+
+def left(run: Any) -> dict[str, int]:
+    return {name: int(weight.count_nonzero()) for name, weight in prunable(run.model).items()}
+
+
+@pytest.mark.parametrize("begin", ["reinitialised", "by-layer", "random"])
+def test_a_control_has_as_many_weights_of_each_layer_as_the_ticket(toy, tmp_path, begin):  # noqa: F811
+    ticket, _ = found(toy, tmp_path, TICKET, ratio=None)
+    control, job = found(toy, tmp_path, {**TICKET, "begin": begin}, ratio=None)
+    assert left(control) == left(ticket)
+    zeros = [
+        torch.equal(a == 0, b == 0)
+        for a, b in zip(prunable(control.model).values(), prunable(ticket.model).values(), strict=True)
+    ]
+    assert all(zeros) is (begin != "random")
+    assert [leg.search for leg in control.legs] == [True, False]  # its own training comes on top of the ticket's rounds
+    assert control.legs[1].images == 6 * 32
+    assert control.search.to_dict()["init"] == begin
+    same = [torch.equal(a, b) for a, b in zip(control.model.parameters(), ticket.model.parameters(), strict=True)]
+    assert not any(same[:2])
+
+
+def test_a_ticket_that_is_delivered_untrained_has_no_control():
+    with pytest.raises(SpecError, match="deliver is 'ticket' and begin is 'random'"):
+        plan({"arch": "zoo:resnet8", "data": "digits", **TICKET, "begin": "random", "deliver": "ticket"})
+
+
+def test_thin_layers_may_begin_without_a_dense_training(toy, tmp_path):  # noqa: F811
+    runs = {
+        name: found(toy, tmp_path, {**THIN, "begin": name}, ratio=None)[0] for name in ("trained", "initial", "fresh")
+    }
+    assert {name: len(run.trained) for name, run in runs.items()} == {"trained": 2, "initial": 1, "fresh": 1}
+    assert all(sum(leg.cost for leg in runs[name].legs if leg.search) == 0 for name in ("initial", "fresh"))
+    thin = [[m for m in run.model.modules() if isinstance(m, Factors)] for run in runs.values()]
+    assert len({len(layers) for layers in thin}) == 1 and thin[0]
+    assert [m.rank for m in thin[1]] == [m.rank for m in thin[2]]
+    assert not torch.equal(thin[1][0][0].weight, thin[2][0][0].weight)
+
+
+def test_of_every_weight_only_its_sign_is_left(toy, tmp_path):  # noqa: F811
+    run, job = found(toy, tmp_path, {**SIGNS, "scales": (0.5, 1.0)}, ratio=None)
+    trained = {name: weight.detach() for name, weight in prunable(run.trained[0].model).items()}
+    for name, weight in prunable(run.model).items():
+        assert torch.equal(weight.sign(), trained[name].sign())
+        sizes = weight.detach().abs().unique()
+        assert len(sizes) == 1
+        mean = trained[name].abs().mean()
+        assert min(abs(float(sizes[0] / mean) - scale) for scale in (0.5, 1.0)) < 1e-5
+    said = " ".join(run.warnings)
+    assert "with one weight for all connections: 33.33 % right, since 100 % of the images have the same logit" in said
+    assert "0.5: " in said and "1: " in said
+    assert run.cut is None
+
+
+@pytest.mark.parametrize("scales", [(), (0.5, 0.0), (-1.0,)])
+def test_sizes_out_of_range(scales):
+    with pytest.raises(SpecError, match="scales"):
+        plan({"arch": "zoo:resnet8", "data": "digits", "method": "weight-agnostic", "scales": scales})
