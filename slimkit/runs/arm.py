@@ -85,7 +85,7 @@ def train_arm(work: Work) -> dict[str, Any]:
         dense_params=count_params(job.dense),
         widths=tuple(found.cut.mask.counts(job.graph)) if found.cut else (),
         drawn_epoch=found.search.drawn_epoch,
-        after_cut=found.cut.after.judged if found.cut else None,
+        after_cut=found.cut.after.accuracy if found.cut else None,
         spent=_spent(job, found),
         notes=tuple(found.warnings),
         clock=_clock(stages, found.model, job, work.latency),
