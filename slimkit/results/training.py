@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from slimkit.results.codec import Amount, Count, Record, Share
+from slimkit.record import Amount, Count, Record, Share
 from slimkit.results.network import check_bins
 
 
