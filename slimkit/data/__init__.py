@@ -3,7 +3,7 @@
 from slimkit.data.augmentation import Augmentation
 from slimkit.data.catalogue import NAMES, as_dataset, as_inputs, open, open_inputs
 from slimkit.data.dataset import Dataset, Split
-from slimkit.data.fit import check_fits
+from slimkit.data.fit import check_fits, check_runs
 from slimkit.data.inputs import Inputs
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.pictures import Reading
@@ -22,6 +22,7 @@ __all__ = [
     "as_dataset",
     "as_inputs",
     "check_fits",
+    "check_runs",
     "open",
     "open_inputs",
     "smaller",

@@ -171,6 +171,11 @@ def _joined(one: Any, other: Any, name: str) -> Any:
     if _is_nest(one):
         return (tuple if isinstance(one, tuple) else list)(_joined(a, b, name) for a, b in zip(one, other, strict=True))
     if isinstance(one, Tensor):
+        if one.shape[1:] != other.shape[1:]:
+            raise DataError(
+                f"{name}: inputs are of different shapes, {list(one.shape[1:])} and {list(other.shape[1:])}.\n"
+                "  Give inputs of one shape"
+            )
         return torch.cat([one, other])
     if isinstance(one, list):
         return one + other

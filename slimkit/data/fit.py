@@ -2,14 +2,16 @@
 
 import copy
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import nn
 
 from slimkit import provenance, tasks
 from slimkit.data.dataset import Dataset
+from slimkit.data.inputs import Inputs
 from slimkit.errors import DataError
-from slimkit.example import call, describe, on
+from slimkit.example import Example, call, describe, first, on
 
 
 def check_fits(dataset: Dataset, model: nn.Module) -> None:
@@ -27,20 +29,34 @@ def check_fits(dataset: Dataset, model: nn.Module) -> None:
             "  Give the data the network was trained for"
         )
     inputs, targets = next(iter(dataset.validation.batches(2)))
-    copied = copy.deepcopy(model).eval()
-    device = next((t.device for t in chain(copied.parameters(), copied.buffers())), torch.device("cpu"))
-    try:
-        with torch.no_grad():
-            returned = call(copied, on(device, inputs))
-    except RuntimeError as error:
-        raise DataError(
-            f"data {dataset.name!r}: the network does not run on its inputs of shape {describe(inputs)}: "
-            f"{str(error).splitlines()[0]}.\n  Give the data the network was trained for"
-        ) from error
+    returned = _outputs(f"data {dataset.name!r}", inputs, model)
     outputs = dataset.task.outputs(returned)[0]
-    targets = on(device, targets)
+    where = first(outputs)
+    targets = on(where.device, targets) if where is not None else targets
     why = dataset.task.misfit(outputs, targets, dataset.classes)
     if why is not None:
         others = [name for name in tasks.fitting(outputs, targets, dataset.classes) if name != dataset.task.name]
         advice = f"Give `task={others[0]!r}`" if others else "Give the data and the task the network was trained for"
         raise DataError(f"data {dataset.name!r}, task {dataset.task.name}: {why}.\n  {advice}")
+
+
+def check_runs(inputs: Inputs, model: nn.Module) -> None:
+    """Run a copy of the network on two inputs without targets.
+
+    Raises:
+        DataError: it does not run on them.
+    """
+    _outputs(inputs.name, next(iter(inputs.batches(2))), model)
+
+
+def _outputs(name: str, inputs: Example, model: nn.Module) -> Any:
+    copied = copy.deepcopy(model).eval()
+    device = next((t.device for t in chain(copied.parameters(), copied.buffers())), torch.device("cpu"))
+    try:
+        with torch.no_grad():
+            return call(copied, on(device, inputs))
+    except RuntimeError as error:
+        raise DataError(
+            f"{name}: the network does not run on its inputs of shape {describe(inputs)}: "
+            f"{str(error).splitlines()[0]}.\n  Give the data the network was trained for"
+        ) from error

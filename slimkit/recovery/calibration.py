@@ -24,24 +24,25 @@ class Chunk:
     held: bool
 
 
-def chunks(batches: Sequence[Example]) -> list[Chunk]:
+def chunks(batches: Sequence[Example], name: str = "batches") -> list[Chunk]:
     """Cut batches into chunks: a quarter of them held out, spread evenly.
 
     Args:
         batches: what the network is called with: tensors, or tuples or dicts of tensors, with the images along
             dimension 0. Any other batch stays whole, and counts as one image.
+        name: what they are called in messages.
 
     Raises:
         DataError: fewer than 8 images, all of them equal, or numbers that are not finite.
     """
     images = sum(_images(batch) for batch in batches)
     if images < LEAST:
-        raise DataError(f"batches has {images} images: too few to reconstruct a network from.\n{_HOW}")
+        raise DataError(f"{name} has {images} images: too few to reconstruct a network from.\n{_HOW}")
     found = [tensor for batch in batches for tensor in tensors(batch) if tensor.is_floating_point()]
     if not all(bool(tensor.isfinite().all()) for tensor in found):
-        raise DataError(f"batches holds numbers that are not finite.\n{_HOW}")
+        raise DataError(f"{name} holds numbers that are not finite.\n{_HOW}")
     if len(found) == len(batches) and all(_repeats(tensor, found[0]) for tensor in found):
-        raise DataError(f"batches holds {images} times the same image.\n{_HOW}")
+        raise DataError(f"{name} holds {images} times the same image.\n{_HOW}")
     size = max(1, min(_CHUNK, images // 16))
     parts = [part for batch in batches for part in _split(batch, size)]
     return [Chunk(part, number % _HOLD == _HOLD - 1) for number, part in enumerate(parts)]

@@ -12,6 +12,7 @@ from slimkit import data
 from slimkit.example import Example, batch_size, tensors
 from slimkit.measure.macs import count_macs
 from slimkit.progress import Progress
+from slimkit.recovery.calibration import chunks
 from slimkit.recovery.made_images import made_images
 from slimkit.settings import CompressSpec
 
@@ -56,12 +57,17 @@ def calibrate(
 
     Between 256 and 2,048 of them, as memory allows. None where there is nothing to make images from: no BatchNorm with
     learned statistics, a network that takes no single tensor, or no wish to recover.
+
+    Raises:
+        DataError: those given are too few, all equal, or not finite.
     """
     if (source := given or (data.as_inputs(dataset) if dataset else None)) is not None:
         each = sum(prod(tensor.shape[1:]) for tensor in tensors(next(iter(source.batches(1)))))
         count = min(_MOST, max(_FEWEST, _NUMBERS // max(1, each)))
         held_of = data.Inputs(dataset.validation) if dataset and given is None else source
         batches = list(source.batches(_BATCH, at_most=count))
+        if spec.fits:
+            chunks(batches, source.name)
         held = list(held_of.batches(_BATCH, at_most=4 * _BATCH, seed=spec.seed + 1))
         name = f"{sum(map(batch_size, batches)):,} inputs of {source.name}"
         return Calibration(name, batches, held, source=source)

@@ -91,22 +91,27 @@ def given_inputs(given: Any, spec: CompressSpec, network: Network) -> data.Input
 
     Raises:
         SpecError: both are there.
-        DataError: what was given holds no inputs.
+        DataError: what was given holds no inputs, or none that the network takes.
     """
     if given is not None and spec.calibration is not None:
         raise SpecError(f"calibration is {spec.calibration!r} in the settings, and given too.\n  Give one of them")
-    if given is not None and not isinstance(given, str):
-        return data.as_inputs(given)
-    if (name := given or spec.calibration) is None:
+    name = given if isinstance(given, str) else spec.calibration
+    if given is None and name is None:
         return None
     known = provenance.of(network.model)
-    return data.open_inputs(
-        name,
-        root=spec.data_root,
-        reading=reading(spec),
-        own_shape=known.input_shape,
-        own_normalisation=known.normalisation,
+    inputs = (
+        data.as_inputs(given)
+        if name is None
+        else data.open_inputs(
+            name,
+            root=spec.data_root,
+            reading=reading(spec),
+            own_shape=known.input_shape,
+            own_normalisation=known.normalisation,
+        )
     )
+    data.check_runs(inputs, network.model)
+    return inputs
 
 
 def task(spec: DataSpec) -> tasks.Task | None:

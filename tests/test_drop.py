@@ -1,0 +1,67 @@
+"""The smallest network within a drop: looked for among networks that are only reconstructed, confirmed by real ones."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from slimkit.errors import BudgetError
+from slimkit.measure.quality import Drop
+from slimkit.progress import quiet
+from slimkit.runs import drop
+from slimkit.settings import CompressSpec
+
+Loses = Callable[[float, float], float]  # (share of the work, epochs of retraining) -> points
+
+
+def search(loses: Loses, least: float = 0.0, **settings: Any) -> tuple[drop.Found, list[CompressSpec]]:
+    """Look for the smallest of networks that are nothing but their share of the work; below `least` there are none."""
+    asked: list[CompressSpec] = []
+
+    def attempt(spec: CompressSpec) -> Any:
+        asked.append(spec)
+        share = float(spec.max_macs or spec.max_params or 0)
+        if share < least:
+            raise BudgetError("too narrow")
+        return SimpleNamespace(share=share), SimpleNamespace(model=(share, spec.epochs))
+
+    def judge(model: Any) -> Drop:
+        return Drop(loses(*model), 0.5, 1000)
+
+    return drop.smallest(CompressSpec(**settings), attempt, judge, quiet), asked
+
+
+@pytest.mark.parametrize("least", [0.0, 0.3])
+def test_the_smallest_is_found_with_its_margin(least: float) -> None:
+    found, asked = search(lambda share, epochs: 10 * (1 - share), least, max_drop=6.5, epochs=0)
+    assert 0.4 <= found.cut.share < 0.4 * 1.05  # type: ignore[attr-defined]
+    assert found.record.drop + found.record.margin <= 6.5  # type: ignore[operator]
+    assert len(asked) == 6 and all(spec.epochs == 0 and spec.max_drop is None for spec in asked)
+
+
+def test_at_most_four_are_retrained_and_what_passes_is_real() -> None:
+    found, asked = search(lambda share, epochs: (10 - 5 * (epochs > 0)) * (1 - share), max_drop=4.5, epochs=2)
+    assert sum(spec.epochs == 2 for spec in asked) == 4
+    assert 0.2 <= found.cut.share < 0.25  # type: ignore[attr-defined]
+    assert found.record.drop == pytest.approx(5 * (1 - found.cut.share))  # type: ignore[attr-defined]
+
+
+def test_retraining_that_does_harm_is_not_delivered() -> None:
+    found, asked = search(lambda share, epochs: 10 * (1 - share) + 90 * (epochs > 0), max_drop=6.5, epochs=2)
+    assert 0.4 <= found.cut.share < 0.42 and asked[-1].epochs == 2  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("minimise", "name"), [("latency", "max_macs"), ("params", "max_params"), ("bytes", "max_params")]
+)
+def test_what_is_made_small_decides_on_the_budget(minimise: str, name: str) -> None:
+    _, asked = search(lambda share, epochs: 0.0, max_drop=1.0, epochs=0, minimise=minimise)
+    assert all(getattr(spec, name) is not None for spec in asked)
+
+
+def test_a_drop_that_no_smaller_network_keeps_says_the_best() -> None:
+    with pytest.raises(BudgetError, match=r"max_drop is 1: no smaller .* loses 5\.\d+, and maybe 0.50 more, at 0.9"):
+        search(lambda share, epochs: 5 + 10 * (1 - share), max_drop=1.0, epochs=0)
+    with pytest.raises(BudgetError, match="more than can be told"):
+        search(lambda share, epochs: 0.0, 2.0, max_drop=1.0, epochs=0)
