@@ -247,7 +247,7 @@ def image_shape(ctx: click.Context, option: click.Parameter, word: str | None) -
 @click.argument("models", type=Path, nargs=-1, required=True, metavar="MODEL.onnx...")
 @click.option(
     "--engine", "--runtime", "engines", multiple=True, default=("onnxruntime",), metavar="NAME",
-    help="onnxruntime, openvino (32-bit floats) or openvino-bf16; may be given several times.",
+    help=f"{', '.join(command_line.RUNTIMES)}; may be given several times.",
 )  # fmt: skip
 @click.option("--threads", default=1, type=click.IntRange(1), metavar="N", help="Threads of the engine.")
 @click.option("--batch", default=1, type=click.IntRange(1), metavar="N", help="Images at once.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slimkit.errors import SpecError
-from slimkit.settings.run import BUDGETS, RunSpec
+from slimkit.settings.run import BUDGETS, RUNTIMES, TRACERS, RunSpec
 from slimkit.settings.study import BUDGET_AXES, StudySpec, study_spec
 from slimkit.settings.toml_file import make, read_config, read_pairs, read_words
 from slimkit.settings.train import TrainSpec
@@ -14,13 +14,7 @@ from slimkit.settings.train import TrainSpec
 Spec = TypeVar("Spec", bound=RunSpec)
 
 # `--engine` names who traces or who runs; the names are disjoint.
-ENGINES = {
-    "slimkit": "tracer",
-    "torch-pruning": "tracer",
-    "onnxruntime": "runtime",
-    "openvino": "runtime",
-    "openvino-bf16": "runtime",
-}
+ENGINES = dict.fromkeys(TRACERS, "tracer") | dict.fromkeys(RUNTIMES, "runtime")
 
 
 def method_words(words: Sequence[str]) -> dict[str, str]:

@@ -9,18 +9,12 @@ from slimkit.settings.data import DataSpec
 from slimkit.settings.setting import setting
 
 BUDGETS = ("macs", "params", "bytes", "latency", "energy")
-
-
-SHARE = number(0, 1, below=True)
-
-
 RANKINGS = ("group-norm", "reader-norm", "gamma", "taylor", "popup", "random")
-
-
+TRACERS = ("slimkit", "torch-pruning")
+RUNTIMES = ("onnxruntime", "openvino", "openvino-bf16")
 SCOPE = "group"  # where channels compete unless a run says otherwise
-
-
-RANKING_MEANING = "what ranks channels: group-norm, reader-norm, gamma, taylor and popup (need data), random"
+SHARE = number(0, 1, below=True)
+RANKING_MEANING = f"what ranks channels: {', '.join(RANKINGS)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +82,13 @@ class RunSpec(DataSpec):
     )
     tracer: str = setting(
         "slimkit",
-        "what reads the channel graph: slimkit or torch-pruning",
-        choice("slimkit", "torch-pruning"),
+        f"what reads the channel graph: {' or '.join(TRACERS)}",
+        choice(*TRACERS),
     )
     runtime: str = setting(
         "onnxruntime",
-        "engine that latency is measured in: onnxruntime, openvino (32-bit floats) or openvino-bf16",
-        choice("onnxruntime", "openvino", "openvino-bf16"),
+        f"engine that latency is measured in: {', '.join(RUNTIMES)}",
+        choice(*RUNTIMES),
     )
     threads: int = setting(1, "threads of the engine when latency is measured", whole(1))
     batch: int = setting(1, "images at once when latency is measured", whole(1))
