@@ -21,6 +21,7 @@ from slimkit._version import __version__
 from slimkit.errors import SlimkitError
 from slimkit.results import Record, study_file
 from slimkit.settings import CompressSpec, Settings, StudySpec, TrainSpec, command_line
+from slimkit.settings.run import RUNTIMES
 from slimkit.settings.words import as_flags, printable
 
 if TYPE_CHECKING:
@@ -247,7 +248,7 @@ def image_shape(ctx: click.Context, option: click.Parameter, word: str | None) -
 @click.argument("models", type=Path, nargs=-1, required=True, metavar="MODEL.onnx...")
 @click.option(
     "--engine", "--runtime", "engines", multiple=True, default=("onnxruntime",), metavar="NAME",
-    help=f"{', '.join(command_line.RUNTIMES)}; may be given several times.",
+    help=f"{', '.join(RUNTIMES)}; may be given several times.",
 )  # fmt: skip
 @click.option("--threads", default=1, type=click.IntRange(1), metavar="N", help="Threads of the engine.")
 @click.option("--batch", default=1, type=click.IntRange(1), metavar="N", help="Images at once.")
