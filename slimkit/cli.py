@@ -20,8 +20,7 @@ import click
 from slimkit._version import __version__
 from slimkit.errors import SlimkitError
 from slimkit.results import Record, study_file
-from slimkit.settings import CompressSpec, Settings, StudySpec, TrainSpec, command_line
-from slimkit.settings.run import RUNTIMES
+from slimkit.settings import RUNTIMES, CompressSpec, Settings, StudySpec, TrainSpec, command_line
 from slimkit.settings.words import as_flags, printable
 
 if TYPE_CHECKING:
