@@ -27,6 +27,7 @@ HEAVY = (
     "torch_pruning",
     "matplotlib",
     "sklearn",
+    "pydantic",
     "rich",
 )
 COMMANDS = ("", "compress", "train", "methods", "inspect", "bench", "report")

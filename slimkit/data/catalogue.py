@@ -64,6 +64,11 @@ def open(
                 f"data is {name!r}: its targets are classes, and task is {task and task.name!r}.\n"
                 "  Leave `task` out, or give the data of that task"
             )
+    elif name.endswith((".yaml", ".yml")):
+        raise DataError(
+            f"data is {name!r}: a yaml is a data set of Ultralytics, and needs a network of Ultralytics.\n"
+            "  Give its checkpoint, such as yolo11n.pt, or other data: folder:PATH or file.py:make"
+        )
     elif ":" in name:
         dataset = from_factory(name, seed, task, own_shape)
     else:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Literal
 
-from slimkit.errors import EngineError, OutputError, RecordError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from slimkit.errors import EngineError, OutputError
 from slimkit.measure.environment import cpu_name, preferred_step
 from slimkit.measure.latency import Latency, measure
 from slimkit.measure.layer_times import Point, times
 from slimkit.measure.layers import DEPTHWISE, LINEAR, Layer, layers
 from slimkit.measure.node_times import latency_by_node
 from slimkit.progress import Progress, quiet
-from slimkit.record import Amount, Positive, Record
 from slimkit.results import TableSummary
 
 _SHARES = (0.25, 0.5)  # of a layer's width; the whole width is always timed
@@ -33,8 +31,7 @@ _NODE_MS = 0.002  # what an engine spends between two nodes; ONNX Runtime, measu
 _TRUSTED = (0.5, 2.0)  # a layer's time in the network over its time alone
 
 
-@dataclass(frozen=True, kw_only=True)
-class LayerTimes(Record):
+class Row(BaseModel):
     """The times of one layer.
 
     Attributes:
@@ -45,17 +42,19 @@ class LayerTimes(Record):
         ms: [inputs][outputs], batch and threads as in the table.
     """
 
-    layer: Layer
-    block: Positive
-    inputs: tuple[Positive, ...]
-    outputs: tuple[Positive, ...]
-    ms: tuple[tuple[float, ...], ...]
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def __post_init__(self) -> None:
-        if not self.inputs or not self.outputs:
-            raise ValueError("inputs and outputs must have one width at least")
+    layer: Layer
+    block: int = Field(ge=1)
+    inputs: list[int] = Field(min_length=1)
+    outputs: list[int] = Field(min_length=1)
+    ms: list[list[float]]
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> Row:
         if len(self.ms) != len(self.inputs) or any(len(line) != len(self.outputs) for line in self.ms):
-            raise ValueError("ms must be [inputs][outputs]")
+            raise ValueError("ms is not [inputs][outputs]")
+        return self
 
     def at(self, inputs: int, outputs: int) -> float:
         """Return milliseconds at any width: linear between the widths that were timed, and below them."""
@@ -67,8 +66,7 @@ class LayerTimes(Record):
         return max((1 - x) * ((1 - y) * a[j] + y * a[k]) + x * ((1 - y) * b[j] + y * b[k]), 0.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LatencyTable(Record):
+class Table(BaseModel):
     """What the layers of a network cost on one machine.
 
     Attributes:
@@ -81,22 +79,20 @@ class LatencyTable(Record):
         fixed_ms, varying_ms: the rest: what does not depend on widths, and what follows the activations' size.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     table: Literal["slimkit.latency-table/1"] = "slimkit.latency-table/1"
     runtime: str
     engine: str
-    threads: Positive
-    batch: Positive
+    threads: int = Field(ge=1)
+    batch: int = Field(ge=1)
     cpu: str
-    step: Positive
-    network_ms: Amount
+    step: int = Field(ge=1)
+    network_ms: float = Field(gt=0)
     clock: Literal["wall", "cpu"]
-    rows: tuple[LayerTimes, ...]
-    fixed_ms: Amount
-    varying_ms: Amount
-
-    def __post_init__(self) -> None:
-        if not self.rows or not self.network_ms:
-            raise ValueError("there must be one layer at least, and a time of the network")
+    rows: list[Row] = Field(min_length=1)
+    fixed_ms: float = Field(ge=0)
+    varying_ms: float = Field(ge=0)
 
     def summary(self, path: Path) -> TableSummary:
         """Return what a person wants to know of it: where it lies and was made, and the network's time."""
@@ -123,7 +119,7 @@ def build(
     batch: int = 1,
     progress: Progress = quiet,
     whole: Latency | None = None,
-) -> LatencyTable:
+) -> Table:
     """Time the layers of an ONNX file at a few widths, and the file itself.
 
     Args:
@@ -161,9 +157,9 @@ def build(
         ms = [[known[layer.shape.key(i, o)] for o in outputs] for i in inputs]
         alone = max(ms[-1][-1], 1e-6)
         scale = min(max(inside.get(number, alone) / alone, _TRUSTED[0]), _TRUSTED[1])
-        scaled = tuple(tuple(value * scale for value in line) for line in ms)
-        rows.append(LayerTimes(layer=layer, block=block, inputs=tuple(inputs), outputs=tuple(outputs), ms=scaled))
-    return LatencyTable(
+        ms = [[value * scale for value in line] for line in ms]
+        rows.append(Row(layer=layer, block=block, inputs=inputs, outputs=outputs, ms=ms))
+    return Table(
         runtime=engine,
         engine=whole.engine,
         threads=threads,
@@ -172,7 +168,7 @@ def build(
         step=preferred_step(engine),
         network_ms=whole.typical_ms,
         clock="cpu" if whole.clock == "cpu" else "wall",
-        rows=tuple(rows),
+        rows=rows,
         fixed_ms=nodes * _NODE_MS,
         varying_ms=rest,
     )
@@ -200,7 +196,7 @@ def _up(count: int, block: int) -> int:
     return ceil(count / block) * block
 
 
-def _place(grid: Sequence[int], value: int) -> tuple[float, int]:
+def _place(grid: list[int], value: int) -> tuple[float, int]:
     """Return where a value lies: the share of the way from grid point i to the next, and i."""
     if len(grid) == 1:
         return 0.0, 0
@@ -230,7 +226,7 @@ def _inside(
     return inside, rest, len(nodes)
 
 
-def save(table: LatencyTable, path: str | Path, force: bool = False) -> None:
+def save(table: Table, path: str | Path, force: bool = False) -> None:
     """Write a table to a JSON file, whole or not at all; one that is there is replaced only with `force`.
 
     Raises:
@@ -239,7 +235,7 @@ def save(table: LatencyTable, path: str | Path, force: bool = False) -> None:
     check_free(path, force)
     part = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
     try:
-        part.write_text(json.dumps(table.to_dict(), indent=1, allow_nan=False) + "\n")
+        part.write_text(table.model_dump_json(indent=1) + "\n")
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
@@ -261,26 +257,23 @@ def check_free(path: str | Path, force: bool) -> None:
         raise OutputError(f"{path}: its folder is missing or cannot be written to.\n  Give another --table")
 
 
-def load(path: str | Path) -> LatencyTable:
+def load(path: str | Path) -> Table:
     """Read a table that `save` wrote, perhaps on another machine.
 
     Raises:
         EngineError: the file is missing, damaged, or something else.
     """
     try:
-        return LatencyTable.from_dict(json.loads(Path(path).read_bytes()))
+        return Table.model_validate_json(Path(path).read_bytes())
     except OSError as error:
         wrong = f"the latency table cannot be read ({error.strerror or error})"
-    except RecordError as error:
-        wrong = f"not a latency table ({str(error).rstrip('.')})"
-    except (ValueError, RecursionError) as error:
-        wrong = f"not a latency table ({error})"
+    except ValidationError as error:
+        first = error.errors()[0]
+        wrong = f"not a latency table ({'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']})"
     raise EngineError(f"{path}: {wrong}.\n  Make one on the device: slimkit bench MODEL.onnx --table table.json")
 
 
-def check_fits(
-    table: LatencyTable, path: str | Path, found: list[Layer], engine: str, threads: int, batch: int
-) -> None:
+def check_fits(table: Table, path: str | Path, found: list[Layer], engine: str, threads: int, batch: int) -> None:
     """Check that a table that was read is one of this network, engine, thread count and batch.
 
     Raises:

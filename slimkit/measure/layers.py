@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
+from pydantic import BaseModel, ConfigDict
 
 from slimkit.errors import EngineError
-from slimkit.record import Count, Positive, Record
 
 CONVOLUTION, DEPTHWISE, LINEAR = "convolution", "depthwise", "linear"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shape(Record):
+class Shape(BaseModel):
     """What a layer is, but for its channels.
 
     Attributes:
@@ -27,14 +25,16 @@ class Shape(Record):
         space: size of the input in each spatial dimension; for a linear layer the rows that it is applied to.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     kind: str
-    kernel: tuple[Positive, ...] = ()
-    strides: tuple[Positive, ...] = ()
+    kernel: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
     pads: tuple[int, ...] = ()
-    dilations: tuple[Positive, ...] = ()
-    groups: Positive = 1
-    per_group: Positive = 1
-    space: tuple[Positive, ...] = ()
+    dilations: tuple[int, ...] = ()
+    groups: int = 1
+    per_group: int = 1
+    space: tuple[int, ...] = ()
 
     def key(self, inputs: int, outputs: int) -> str:
         """Return the name under which a time is kept."""
@@ -43,8 +43,7 @@ class Shape(Record):
         return " ".join([*words, "x".join(map(str, self.space)), f"{inputs}->{outputs}"])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layer(Record):
+class Layer(BaseModel):
     """One layer of a network.
 
     Attributes:
@@ -56,12 +55,14 @@ class Layer(Record):
         area: output positions of one channel.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     path: str
     weight: str
     shape: Shape
-    inputs: Positive
-    outputs: Positive
-    area: Count
+    inputs: int
+    outputs: int
+    area: int
 
 
 def layers(path: str | Path, input_shape: tuple[int, ...] | None = None) -> list[Layer]:

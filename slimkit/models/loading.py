@@ -17,10 +17,11 @@ from slimkit.models import (
     exported_graph,
     files,
     memory,
-    metadata,
     pickles,
+    record,
     signatures,
     slim_file,
+    ultralytics,
     weights,
 )
 from slimkit.models.network import Network
@@ -35,8 +36,8 @@ def load(
 ) -> Network:
     """Load a network from any kind of checkpoint, without running code from the file.
 
-    State dicts (bare, wrapped, prefixed), pickled torchvision and timm modules, exported programs and
-    slimkit's own files, told apart by their content.
+    State dicts (bare, wrapped, prefixed), pickled torchvision and timm modules, Ultralytics checkpoints, exported
+    programs and slimkit's own files, told apart by their content.
 
     Args:
         path: the checkpoint.
@@ -113,7 +114,8 @@ def of(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> Network:
 
     Args:
         model: any network, also within `torch.compile`, DataParallel or DistributedDataParallel; one from slimkit,
-            torchvision, the zoo or timm is saved by name, any other one as an exported program.
+            torchvision, the zoo or timm is saved by name, one of Ultralytics as its checkpoint, any other one as an
+            exported program.
         input_shape: shape (C, H, W) of one image; the architecture's usual one where None.
 
     Raises:
@@ -129,7 +131,10 @@ def of(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> Network:
         )
     known = provenances.of(model)
     model = copied(model).cpu().float().eval()
-    if known.arch is None:
+    if ultralytics.is_network(model):
+        network = ultralytics.of(model)
+        model, known = network.model, provenances.of(network.model)
+    elif known.arch is None:
         known = recognise(model) or _unnamed(model)
     if input_shape is not None:
         known = dataclasses.replace(known, input_shape=tuple(input_shape))
@@ -141,13 +146,15 @@ def _from_safetensors(path: Path, arch: str | None) -> Network:
     tensors, text = slim_file.read_safetensors(path)
     if text is None:
         return _from_state(tensors, path, arch, ())
-    made = metadata.read(text, tensors, path)
+    made = record.read(text, tensors, path)
     model = slim_file.rebuild(tensors, made, path, arch)
     return Network(model.float().eval(), "slim file", ())
 
 
 def _from_torch(path: Path, arch: str | None, trust_pickle: bool) -> Network:
     raw = pickles.read(path, trust_pickle)
+    if arch is None and (found := ultralytics.from_checkpoint(raw, path)) is not None:
+        return found
     loaded, said = weights.unwrap(raw, str(path))
     if not isinstance(loaded, nn.Module):
         return _from_state(loaded, path, arch, said, _stated(raw))
@@ -188,7 +195,7 @@ def _from_exported(path: Path, arch: str | None) -> Network:
         )
     model, text = exported.read(path)
     if text is not None:
-        provenances.attach(model, metadata.read(text, {}, path).provenance())
+        provenances.attach(model, record.read(text, {}, path).provenance())
         return Network(model.float().eval(), "slim file", ())
     shape, classes = exported_graph.image_shape(model), exported_graph.classes(model)
     provenances.attach(model, Provenance(arch=EXPORTED, input_shape=shape, classes=classes))

@@ -1,8 +1,8 @@
 """Modules of a pickle: made empty, never constructed, and given a state that was checked first.
 
-A class of torch, torchvision or timm computes what its code says; the file brings only numbers, words, tensors,
-other such modules and a few functions of tensors. What would be run on construction, by hooks, or from generated
-code has no way in.
+A class of torch, torchvision, timm or Ultralytics computes what its code says; the file brings only numbers, words,
+tensors, other such modules and a few functions of tensors. What would be run on construction, by hooks, or from
+generated code has no way in.
 """
 
 import functools
@@ -17,9 +17,12 @@ from torch.nn.modules import batchnorm, conv
 
 from slimkit.models.names import is_plain
 from slimkit.pickled.machine import Empty, Filled, Refused, Word
-from slimkit.pickled.values import Array, Beside, value
+from slimkit.pickled.values import Array, Beside, Ignored, value
 
-_PACKAGES = ("torch.nn.modules", "torchvision.models", "torchvision.ops", "timm.models", "timm.layers")
+_PACKAGES = (
+    "torch.nn.modules", "torchvision.models", "torchvision.ops", "timm.models", "timm.layers",
+    "ultralytics.nn.modules", "ultralytics.nn.tasks",
+)  # fmt: skip
 _BUILD_CODE = ("timm.models._features_fx", "torchvision.models.feature_extraction")  # with torch.fx, from names
 _PLACE = re.compile(r"[A-Za-z]\w*(\.(?!__)\w+)+", re.ASCII)
 # What networks hold as attributes beside modules: pure functions of tensors.
@@ -34,6 +37,12 @@ _FUNCTIONS = {
     "timm.layers.weight_init": ("trunc_normal_", "trunc_normal_tf_", "lecun_normal_"),
 }  # fmt: skip
 _TABLES: dict[str, Any] = {"_parameters": nn.Parameter, "_buffers": Tensor, "_modules": nn.Module}
+# What Ultralytics keeps beside a network: losses, settings, how pictures are prepared. Nobody reads it.
+_UNREAD = ("ultralytics.utils.", "ultralytics.yolo.", "torchvision.transforms.")
+_ALIASES = {
+    "ultralytics.nn.modules.block.Silence": "torch.nn.modules.linear.Identity",
+    "ultralytics.nn.tasks.YOLOv10DetectionModel": "ultralytics.nn.tasks.DetectionModel",
+}
 _DEEPEST = 100  # tables within tables; a network of ten levels has thirty
 _MOST = 2_000_000  # values, each counted as often as it is reached
 _WIDTHS = {  # attributes that layers cannot do without, and that surgery reads
@@ -59,8 +68,14 @@ def word(name: str) -> Any:
     """Return what a name stands for in the pickle of a checkpoint.
 
     Raises:
-        Refused: it is neither plain data, nor a module of torch, torchvision or timm, nor a function of tensors.
+        Refused: it is neither plain data, nor a module of torch, torchvision, timm or Ultralytics, nor a function of
+            tensors.
     """
+    name = _ALIASES.get(name, name)
+    if name.startswith(_UNREAD):
+        return Word(name, call=lambda *_: Ignored())
+    if name in ("builtins.getattr", "__builtin__.getattr"):
+        return Word(name, call=_attribute)
     if name == "functools.partial":
         return Word(name, call=lambda *_: Partial())
     if name == "torch.nn.parallel.data_parallel.DataParallel":
@@ -72,6 +87,13 @@ def word(name: str) -> Any:
         return Word(name, call=getattr(importlib.import_module(place), leaf))  # an enumeration of four words
     kind = _module_class(place, leaf)
     return Word(name, meaning=kind, empty=True) if kind is not None else value(name)
+
+
+def _attribute(owner: Any, *_: Any) -> Any:
+    """Leave a method or a constant of Ultralytics unread: older heads kept `Detect.forward`."""
+    if isinstance(owner, Word) and owner.name.startswith(("ultralytics.", *_UNREAD)):
+        return Ignored()
+    raise Refused("builtins.getattr")
 
 
 def _module_class(place: str, leaf: str) -> type[nn.Module] | None:
@@ -86,8 +108,13 @@ def _module_class(place: str, leaf: str) -> type[nn.Module] | None:
             found = getattr(importlib.import_module(place), leaf, None)
     except Exception:
         return None
-    good = isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == place
+    good = isinstance(found, type) and issubclass(found, nn.Module) and _lives_in(found, place)
     return found if good and not issubclass(found, fx.GraphModule) and not _scripted(found) else None
+
+
+def _lives_in(kind: type, place: str) -> bool:
+    """Tell whether a class is of a place: of the module itself, or, before Ultralytics 8.0.100, of its package."""
+    return kind.__module__ == place or (place == "ultralytics.nn.modules" and kind.__module__.startswith(f"{place}."))
 
 
 def _scripted(kind: type) -> bool:
@@ -172,6 +199,8 @@ def _module(kind: Word, state: Any) -> nn.Module:
     for name, entry in state.items():
         if "hook" in name and entry:
             raise Refused(f"hooks of a module ({name} of {kind.name})")
+        if name == "type" and type(entry) is str:
+            continue  # what Ultralytics calls a layer: a word, which nothing can be made to run
         shadowed = inspect.getattr_static(kind.meaning, name, None)
         if callable(shadowed) or isinstance(shadowed, staticmethod | classmethod):
             raise Refused(f"a method of a module ({name} of {kind.name})")

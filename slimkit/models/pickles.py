@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from slimkit.errors import CheckpointError
-from slimkit.models import pickled_modules
+from slimkit.models import pickled_modules, ultralytics
 from slimkit.models.files import damaged
 from slimkit.pickled import torch_file
 from slimkit.pickled.machine import Refused
@@ -18,7 +18,7 @@ from slimkit.pickled.machine import Refused
 def read(path: Path, trust_pickle: bool) -> Any:
     """Read a file written by torch.save.
 
-    Unless `trust_pickle`, only tensors, plain data and modules of torch, torchvision and timm are built.
+    Unless `trust_pickle`, only tensors, plain data and modules of torch, torchvision, timm and Ultralytics are built.
 
     Raises:
         CheckpointError: damaged, or it names something else; the message names the culprit.
@@ -59,6 +59,18 @@ def _run(path: Path) -> Any:
 
 
 def _unsafe(path: Path, culprit: str) -> CheckpointError:
+    if culprit.startswith("ultralytics."):
+        version = ultralytics.installed()
+        if version == "none":
+            return CheckpointError(
+                f"{path}: is a checkpoint of Ultralytics, which is not installed.\n"
+                "  Install it: pip install 'slimkit[ultralytics]'"
+            )
+        return CheckpointError(
+            f"{path}: is a checkpoint of Ultralytics, and {culprit!r} in it is no layer of {version}, which is "
+            "installed.\n  Install the version that made it; or, only if you trust where the file comes from, let it "
+            "run: `trust_pickle=True`"
+        )
     name = culprit if "." in culprit or not hasattr(builtins, culprit) else f"builtins.{culprit}"
     return CheckpointError(
         f"{path}: is a pickle that asks for {name!r}, which slimkit does not run from a file.\n"

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from slimkit.intervals import wilson
-from slimkit.record import Amount, Count, Positive, Record
+from slimkit.results.codec import Amount, Count, Positive, Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,8 @@ class Accuracy(Record):
         test: on the split that is looked at once; None where it was not.
         validation_images, test_images: in each split; None where it is not known.
         interval: lowest and highest value on test that may well be so for all images of the kind, 95 %.
-        metrics: every metric of the task, on test.
+        validation_interval: the same on validation, where the task's metric gives one.
+        metrics: every metric of the task: on test, or where there is none on validation.
     """
 
     task: str = "classification"
@@ -93,11 +94,12 @@ class Accuracy(Record):
     validation_images: Count | None = None
     test_images: Count | None = None
     interval: tuple[float, ...] | None = None
+    validation_interval: tuple[float, ...] | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.interval is not None and len(self.interval) != 2:
-            raise ValueError("interval must have two ends")
+        if any(span is not None and len(span) != 2 for span in (self.interval, self.validation_interval)):
+            raise ValueError("interval and validation_interval must have two ends")
         if self.unit == "share" and any(value < 0 or value > 1 for value in (self.validation, self.test) if value):
             raise ValueError("validation and test must be in [0, 1]")
 
@@ -108,7 +110,8 @@ class Accuracy(Record):
         images = self.test_images if on_test else self.validation_images
         if value is None:
             return None
-        span = (self.interval[0], self.interval[1]) if on_test and self.interval else None
+        ends = self.interval if on_test else self.validation_interval
+        span = (ends[0], ends[1]) if ends else None
         if span is None and self.unit == "share" and self.metric == "accuracy" and images:
             span = wilson(value, images)
         return Measured(self, split, value, images, span)

@@ -1,9 +1,8 @@
 """What training gave: epochs, the recovery after a cut, the search for a mask."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
-from slimkit.record import Amount, Count, Record, Share
+from slimkit.results.codec import Amount, Count, Record, Share
 from slimkit.results.network import check_bins
 
 
@@ -75,7 +74,8 @@ class Recovery(Record):
         images: trained on, in all.
         device, precision: computed on and in.
         history: epoch by epoch; the last one is delivered.
-        by: `slimkit`, or the user's `own` function, of which nothing else is known.
+        by: `slimkit`; the trainer of Ultralytics, with its version; or the user's `own` function, of which nothing else
+            is known.
     """
 
     epochs: Amount
@@ -84,7 +84,7 @@ class Recovery(Record):
     device: str
     precision: str
     history: tuple[Epoch, ...]
-    by: Literal["slimkit", "own"] = "slimkit"
+    by: str = "slimkit"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,17 +20,18 @@ from slimkit.measure.engines import require
 from slimkit.measure.environment import environment
 from slimkit.measure.stages import Stages
 from slimkit.models import Network
+from slimkit.models.ultralytics import Maps, round_
 from slimkit.modules import dtype_of
 from slimkit.progress import Progress, Watcher, quiet
 from slimkit.results import Accuracy, Fit, Own, Report, WithinDrop
-from slimkit.runs import drop, output, start
+from slimkit.runs import drop, output, start, yolo
 from slimkit.runs import resume as resuming
 from slimkit.runs.calibrate import Calibration, calibrate
 from slimkit.runs.choose import Cut, Ranked, cut, ranked
 from slimkit.runs.cost import compress_cost
 from slimkit.runs.figures import architecture, judged, measure, now, one_image, timed_layers
 from slimkit.runs.files import finish, write_model
-from slimkit.runs.recover import Recovered, Retrain, recover
+from slimkit.runs.recover import Judge, Recovered, Retrain, recover
 from slimkit.runs.result import Outcome, Result
 from slimkit.selection.measured import LatencySolver, SizeSolver
 from slimkit.settings import CompressSpec, make
@@ -55,6 +56,7 @@ class Given:
         evaluate: somebody's own figures of a network, by name, for the report.
         watchers: told how a retraining goes.
         store: where the state of a retraining is kept.
+        judge: says how good a network is where there is no data set of ours.
     """
 
     network: Network
@@ -66,6 +68,7 @@ class Given:
     evaluate: Evaluate | None = None
     watchers: Sequence[Watcher] = ()
     store: training.Store | None = None
+    judge: Judge | None = None
 
 
 def compress(
@@ -173,11 +176,28 @@ def opened(path: Path, spec: CompressSpec, progress: Progress, stages: Stages) -
     progress("reading the checkpoint", None)
     with stages.stage("load"):
         network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
-        dataset = start.open_data(spec, network)
-        calibration = start.given_inputs(None, spec, network)
-        shape = start.image_shape(network.model, spec, dataset.input_shape if dataset else None)
-    example = torch.randn(1, *shape, generator=torch.Generator().manual_seed(spec.seed))
-    return Given(network, example, spec, dataset, calibration)
+        return (_given_yolo if isinstance(network.model, Maps) else _given)(network, spec, progress)
+
+
+def _given(network: Network, spec: CompressSpec, progress: Progress) -> Given:
+    dataset = start.open_data(spec, network)
+    calibration = start.given_inputs(None, spec, network)
+    shape = start.image_shape(network.model, spec, dataset.input_shape if dataset else None)
+    return Given(network, _drawn(shape, spec), spec, dataset, calibration)
+
+
+def _given_yolo(network: Network, spec: CompressSpec, progress: Progress) -> Given:
+    made = yolo.of_data(network, spec, progress)
+    calibration = start.given_inputs(None, spec, network)
+    example = _drawn(start.image_shape(network.model, spec), spec)
+    if made is None:
+        return Given(network, example, spec, calibration=calibration)
+    calibration = calibration or made.calibration
+    return Given(network, example, spec, calibration=calibration, retrain=made.retrain, judge=made.judge)
+
+
+def _drawn(shape: tuple[int, ...], spec: CompressSpec) -> torch.Tensor:
+    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(spec.seed))
 
 
 @dataclass(frozen=True)
@@ -215,11 +235,11 @@ def begin(given: Given, progress: Progress, stages: Stages) -> Begun:
         graph = start.trace_with(spec, dense, example)
     with stages.stage("calibrate"):
         calibration = calibrate(dense, example, dataset, given.calibration, spec, progress)
-    inputs = start.proof_inputs(example, dataset, spec.seed)
+    inputs = start.proof_inputs(example, dataset, spec.seed, given.calibration)
     solver = None if spec.max_drop else start.measured_budget(spec, dense, example, progress)
     order = ranked(spec, dense, graph, ranked_with, calibration, progress)
     with stages.stage("measure the original"):
-        before = judged(dense, dataset) if dataset else None
+        before = judged(dense, dataset) if dataset else given.judge(dense) if given.judge else None
     return Begun(given, graph, calibration, inputs, order, solver, before)
 
 
@@ -250,7 +270,7 @@ def finished(
             fitted = made.reconstruction.model if made.reconstruction else None
             return made, recover(
                 dense, made.slimmed, fitted, spec, inputs, dataset, calibration, given.retrain, progress,
-                given.watchers, own,
+                given.watchers, own, given.judge,
             )  # fmt: skip
 
     made, recovered, dropped = (
@@ -258,12 +278,14 @@ def finished(
     )
     slimmed = made.slimmed
     model = recovered.model
+    if isinstance(model, Maps):
+        round_(model)
     progress("exporting", None)
     with stages.stage("save and export"):
         shown, failed = write_model(dense, model, example, work, inputs, slimmed, keep_files)
     progress("measuring", None)
     with stages.stage("measure"):
-        sides = measure(dense, model, example, spec, dataset, work, begun.judged)
+        sides = measure(dense, model, example, spec, dataset, work, begun.judged, given.judge)
         layers = timed_layers(rows.layers(dense, model, one_image(example)), work, spec)
     own = None
     if given.evaluate is not None:

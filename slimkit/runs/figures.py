@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from slimkit.measure.size import count_params
 from slimkit.models import Network
 from slimkit.results import Accuracy, Architecture, Figures, Layer, Normalisation
 from slimkit.runs.files import DENSE_ONNX, INT8_ONNX, ONNX
+from slimkit.runs.recover import Judge
 from slimkit.runs.start import conditions
 from slimkit.settings import RunSpec
 
@@ -70,6 +72,7 @@ def measure(
     dataset: data.Dataset | None,
     work: Path,
     known: Accuracy | None = None,
+    judge: Judge | None = None,
 ) -> Sides:
     """Return the figures of both networks, and of the INT8 file if one is asked for.
 
@@ -80,7 +83,9 @@ def measure(
         dataset: what accuracy is of; None measures none.
         known: accuracy of the dense network, where it was measured before.
         work: folder with the ONNX files; an INT8 one is written there.
+        judge: says how good a network is where there is no data set of ours.
     """
+    judge = judge or (partial(judged, dataset=dataset) if dataset else None)
     shape = tuple(example.shape[1:]) if isinstance(example, Tensor) else None
     if spec.int8 and dataset is not None:
         batches = islice(dataset.train.batches(64, seed=spec.seed), _CALIBRATION_BATCHES)
@@ -98,7 +103,7 @@ def measure(
             _of_file(work / name, timed),
             params=count_params(network),
             macs=count_macs(network, one_image(example)),
-            accuracy=right if right or not dataset else judged(network, dataset),
+            accuracy=right or (judge(network) if judge else None),
         )
         for network, name, right in ((dense, DENSE_ONNX, known), (model, ONNX, None))
     )

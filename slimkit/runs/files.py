@@ -14,6 +14,7 @@ from slimkit.errors import EngineError, TraceError
 from slimkit.example import Example, tensors
 from slimkit.measure.engines import open_runner
 from slimkit.measure.stages import Stages
+from slimkit.models.ultralytics import Deployed, Maps, against_one, save
 from slimkit.report import page, verdict
 from slimkit.results import Proof, Report, report_file
 from slimkit.settings import Settings, to_toml
@@ -21,6 +22,7 @@ from slimkit.surgery import proof
 from slimkit.surgery.evidence import Evidence
 from slimkit.surgery.prove import Slimmed
 
+CHECKPOINT = "model.pt"  # of Ultralytics, in place of a slim file
 ONNX, DENSE_ONNX, INT8_ONNX = "model.onnx", ".dense.onnx", "model.int8.onnx"
 
 
@@ -53,15 +55,20 @@ def write_model(
     """
     expected = proof.outputs(model, inputs)
     reloaded = _reloaded(model, work, expected, inputs) if keep_files else None
-    failed = _unknown(slimmed.evidence)
+    failed = _unknown(slimmed.evidence, dense, model)
     exported = None
     try:
         known = provenance.of(model)
         about = {"arch": str(known.arch), "classes": str(known.classes), "normalisation": str(known.normalisation)}
         if not isinstance(example, Tensor):
             raise EngineError("ONNX files are written of networks with one tensor as input")
+        if isinstance(model, Maps) and isinstance(dense, Maps):
+            model, dense = Deployed(model.net).eval(), Deployed(dense.net).eval()
+            expected = proof.outputs(model, inputs)
         export.export_onnx(model, work / ONNX, example, about)
         found = run_onnx(work / ONNX, inputs)
+        if isinstance(model, Deployed):
+            expected, found = ([against_one(model, one) for one in some] for some in (expected, found))
         exported = max(proof.relative_error(a, b) for a, b in zip(expected, found, strict=True))
         proof.require(exported, "network against its ONNX file")
     except (EngineError, TraceError) as error:
@@ -80,14 +87,14 @@ def write_model(
     return shown, failed
 
 
-def _unknown(evidence: Evidence) -> list[str]:
-    """Say what the proof says nothing about."""
+def _unknown(evidence: Evidence, dense: nn.Module, model: nn.Module) -> list[str]:
+    """Say what the proof says nothing about; a parameter of its old shape reads and makes what it did."""
     said = []
-    if evidence.untouched:
-        names = ", ".join(evidence.untouched[:3]) + (", ..." if len(evidence.untouched) > 3 else "")
-        said.append(
-            f"No run of the proof reached {len(evidence.untouched)} parameters ({names}): nothing is proven there."
-        )
+    shapes = [{name: parameter.shape for name, parameter in net.named_parameters()} for net in (dense, model)]
+    untouched = [name for name in evidence.untouched if shapes[0].get(name) != shapes[1].get(name)]
+    if untouched:
+        names = ", ".join(untouched[:3]) + (", ..." if len(untouched) > 3 else "")
+        said.append(f"No run of the proof reached {len(untouched)} parameters ({names}): nothing is proven there.")
     if evidence.constant:
         said.append(
             f"{evidence.constant} of {evidence.channels} output channels were the same on all inputs: "
@@ -103,9 +110,14 @@ def _unknown(evidence: Evidence) -> list[str]:
 def _reloaded(model: nn.Module, work: Path, expected: Sequence[Any], inputs: Sequence[Example]) -> float:
     """Write the slim file, read it again, and return how far its outputs are."""
     arch = provenance.of(model).arch
-    saved = work / ("model.pt2" if arch == "exported" else "model.safetensors")
-    models.save(model, saved)
-    error = proof.compare(expected, models.load_slim(saved, arch=arch), inputs)
+    if isinstance(model, Maps):
+        save(model, work / CHECKPOINT)
+        again = models.load(work / CHECKPOINT).model
+    else:
+        saved = work / ("model.pt2" if arch == "exported" else "model.safetensors")
+        models.save(model, saved)
+        again = models.load_slim(saved, arch=arch)
+    error = proof.compare(expected, again, inputs)
     return proof.require(error, "network against its file, read again")
 
 

@@ -1,6 +1,7 @@
 """What gives accuracy back in a run of `compress`: reconstruction on unlabelled inputs, then retraining."""
 
 import copy
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ from slimkit.example import Example, tensors
 from slimkit.measure.quality import quality
 from slimkit.progress import Progress, Watcher
 from slimkit.recovery import fold
-from slimkit.results import AfterCut, Recovery
+from slimkit.results import Accuracy, AfterCut, Recovery
 from slimkit.runs import resume
 from slimkit.runs.calibrate import Calibration
 from slimkit.runs.start import task
@@ -25,11 +26,22 @@ from slimkit.tasks import CLASSIFICATION
 from slimkit.training import state
 from slimkit.training.watch import watch
 
-Retrain = Callable[[nn.Module, nn.Module], nn.Module]  # (slim network, dense network) -> the network to go on with
 _STATISTICS_BATCHES = 20
 # Steps of retraining after which running averages of BatchNorm, which forget a tenth a step, are of the weights as they
 # were: after 9 steps on digits they cost 10 of 99 points, measured anew nothing.
 _SHORT = 100
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """What a retraining gives that can tell more of itself than the network to go on with."""
+
+    model: nn.Module
+    record: Recovery
+
+
+Retrain = Callable[[nn.Module, nn.Module], nn.Module | Retrained]  # (slim network, dense network)
+Judge = Callable[[nn.Module], Accuracy]
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,7 @@ def recover(
     progress: Progress,
     watchers: Sequence[Watcher] = (),
     store: training.Store | None = None,
+    judge: Judge | None = None,
 ) -> Recovered:
     """Let the channels that stay take over, then retrain where there is something to retrain on.
 
@@ -77,6 +90,7 @@ def recover(
         watchers: told how the retraining goes.
         store: where the state of this retraining is kept, with its log beside the folder; what begins with other
             weights, as a cut by other latencies does, is another retraining.
+        judge: says how good a network is where there is no data set of ours.
 
     Raises:
         TrainingError: somebody's own retraining gave back another network; the retraining diverged.
@@ -85,6 +99,7 @@ def recover(
 
     def row(weights: str, statistics: str, model: nn.Module) -> AfterCut:
         right = quality(model, dataset.validation, dataset.task) if dataset else None
+        right = judge(model).validation if judge else right
         error = _error(expected, proof.outputs(model, inputs))
         return AfterCut(constants=weights, batch_norm=statistics, output_error=error, accuracy=right)
 
@@ -101,8 +116,8 @@ def recover(
         rows.append(row(weights, "re-estimated" if source else "as trained", model))
     if retrain is not None:
         progress("retraining", None)
-        own = Recovery(epochs=0, seconds=0.0, images=0, device="", precision="", history=(), by="own")
-        return Recovered(_own(retrain, model, dense), tuple(rows), own)
+        trained = _own(retrain, model, dense)
+        return Recovered(trained.model, tuple(rows), trained.record, trained.record.images)
     if source is None or not spec.epochs:
         return Recovered(model, tuple(rows))
     return _retrained(dense, model, spec, dataset, source, tuple(rows), progress, watchers, store)
@@ -175,18 +190,21 @@ def _retrained(
     return Recovered(trained.model, rows, record, trained.images)
 
 
-def _own(retrain: Retrain, model: nn.Module, dense: nn.Module) -> nn.Module:
+def _own(retrain: Retrain, model: nn.Module, dense: nn.Module) -> Retrained:
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    found = retrain(copy.deepcopy(model), copy.deepcopy(dense))
+    began = time.perf_counter()
+    given = retrain(copy.deepcopy(model), copy.deepcopy(dense))
+    record = Recovery(epochs=0, seconds=0.0, images=0, device="", precision="", history=(), by="own")
+    found, record = (given.model, given.record) if isinstance(given, Retrained) else (given, record)
     if not isinstance(found, nn.Module) or {n: t.shape for n, t in found.state_dict().items()} != shapes:
-        given = type(found).__name__ + (" with other weights" if isinstance(found, nn.Module) else "")
+        what = type(found).__name__ + (" with other weights" if isinstance(found, nn.Module) else "")
         raise TrainingError(
-            f"retrain returned {given}: it must return the slim network that it was given, or one like it.\n"
+            f"retrain returned {what}: it must return the slim network that it was given, or one like it.\n"
             "  End it with: return model"
         )
     found = found.cpu().float().eval()
     provenance.attach(found, provenance.of(model))
-    return found
+    return Retrained(found, replace(record, seconds=time.perf_counter() - began))
 
 
 def _error(expected: Sequence[Any], found: Sequence[Any]) -> float:

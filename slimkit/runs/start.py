@@ -185,8 +185,10 @@ def example_of(model: nn.Module, given: Example) -> Example:
     return example
 
 
-def proof_inputs(example: Example, dataset: data.Dataset | None, seed: int) -> list[Example]:
-    """Return what the proof runs on: two random inputs like the example, and a real batch where there is data.
+def proof_inputs(
+    example: Example, dataset: data.Dataset | None, seed: int, calibration: data.Inputs | None = None
+) -> list[Example]:
+    """Return what the proof runs on: two random inputs like the example, and a real batch where there are some.
 
     Whole numbers, as token indices are, stay those of the example.
     """
@@ -200,6 +202,8 @@ def proof_inputs(example: Example, dataset: data.Dataset | None, seed: int) -> l
     if dataset is not None:
         images, _ = next(iter(dataset.validation.batches(_REAL_IMAGES)))
         inputs.append(images)
+    elif calibration is not None:
+        inputs.append(next(iter(calibration.batches(_REAL_IMAGES))))
     return inputs
 
 

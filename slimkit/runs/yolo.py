@@ -1,0 +1,111 @@
+"""What a run of `compress` does with a network of Ultralytics: its own data sets, trainer, losses and metrics."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from torch import nn
+
+from slimkit import data
+from slimkit.errors import SpecError
+from slimkit.models import Network
+from slimkit.models.ultralytics import Maps, installed, task_of
+from slimkit.progress import Progress
+from slimkit.results import Accuracy, Recovery
+from slimkit.runs import start
+from slimkit.runs.recover import Judge, Retrain, Retrained
+from slimkit.selection.ranking import criterion
+from slimkit.settings import CompressSpec
+from slimkit.training.ultralytics import Workshop
+
+_BATCH = 16  # images a step, as Ultralytics has it; the setting's own default is for small pictures
+_FOREIGN = ("max_drop", "int8", "precision", "task", "data_root", "resize", "crop", "mean", "std", "allow_bad")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What Ultralytics does in a run.
+
+    Attributes:
+        calibration: training images without labels.
+        judge: says how good a network is.
+        retrain: None where no epochs were asked for.
+    """
+
+    calibration: data.Inputs
+    judge: Judge
+    retrain: Retrain | None
+
+
+def of_data(network: Network, spec: CompressSpec, progress: Progress) -> Made | None:
+    """Return what Ultralytics does with the data of the settings; None where there is none.
+
+    Raises:
+        SpecError: a setting does not apply to its networks.
+        DataError: the data set cannot be used.
+    """
+    assert isinstance(network.model, Maps)
+    _refuse(spec)
+    if spec.data is None:
+        if spec.calibration is not None and spec.epochs:
+            raise SpecError(
+                f"epochs is {spec.epochs:g}: a network of Ultralytics is retrained on labelled data only.\n"
+                "  Add `data`, the yaml of a data set, or give `epochs=0`"
+            )
+        return None
+    if spec.epochs != int(spec.epochs):
+        raise SpecError(f"epochs is {spec.epochs:g}: Ultralytics trains whole epochs.\n  Give a whole number")
+    workshop = _workshop(network.model, spec, spec.data)
+    known = workshop.check()
+    splits = ["val", *(["test"] if known.get("test") else [])]
+    calibration = data.as_inputs(workshop.images())
+
+    def judge(model: nn.Module) -> Accuracy:
+        found = {split: workshop.judge(model, split) for split in splits}
+        last = found[splits[-1]]
+        on_validation, on_test = found["val"][workshop.metric], last[workshop.metric] if "test" in found else None
+        return Accuracy(
+            task=workshop.task,
+            metric=workshop.metric,
+            validation=on_validation.value,
+            validation_images=on_validation.images,
+            validation_interval=on_validation.interval,
+            test=on_test.value if on_test else None,
+            test_images=on_test.images if on_test else None,
+            interval=on_test.interval if on_test else None,
+            metrics={name: measured.value for name, measured in last.items()},
+        )
+
+    def retrain(model: nn.Module, teacher: nn.Module) -> Retrained:
+        trained, history, images, device = workshop.train(model, int(spec.epochs), progress)
+        record = Recovery(
+            epochs=spec.epochs, seconds=0.0, images=images, device=device, precision="fp32", history=history,
+            by=f"Ultralytics {installed()}",
+        )  # fmt: skip
+        return Retrained(trained, record)
+
+    return Made(replace(calibration, name=f"{spec.data}, train"), judge, retrain if spec.epochs else None)
+
+
+def _workshop(model: Maps, spec: CompressSpec, name: str) -> Workshop:
+    default = CompressSpec()
+    shape = start.image_shape(model, spec)
+    others: dict[str, Any] = {"seed": spec.seed, "optimizer": "auto"}
+    if spec.learning_rate != default.learning_rate:
+        others |= {"lr0": spec.learning_rate, "optimizer": "AdamW"}  # `auto` would choose a rate of its own
+    if spec.device != "auto":
+        others["device"] = spec.device.removeprefix("cuda:").replace("cuda", "0")
+    batch = spec.batch_size if spec.batch_size != default.batch_size else _BATCH
+    return Workshop(name, task_of(model.net), max(shape[1:]), batch, others)
+
+
+def _refuse(spec: CompressSpec) -> None:
+    """Refuse settings that Ultralytics has no use for, instead of leaving them unused."""
+    default = {entry.name: entry.default for entry in fields(CompressSpec)}
+    given = next((name for name in _FOREIGN if getattr(spec, name) != default[name]), None)
+    if given is None and spec.ranking != "auto" and criterion(spec.ranking).needs == "data":
+        given = "ranking"
+    if given is not None:
+        raise SpecError(
+            f"{given} is {getattr(spec, given)!r}: a network of Ultralytics is trained and judged by Ultralytics, "
+            f"which does not take it.\n  Leave `{given}` out"
+        )
