@@ -464,7 +464,7 @@ def test_ray_that_is_not_installed_is_named_with_its_command(monkeypatch: pytest
 def test_a_cluster_that_is_not_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     class Unreachable:
         def init(self, **settings: Any) -> None:
-            raise ConnectionError("ray client connection timeout\nand much more")
+            raise ConnectionError("ray client\nconnection timeout")
 
     monkeypatch.setitem(sys.modules, "ray", Unreachable())
     with (

@@ -33,10 +33,10 @@ def cluster(address: str, task: Task) -> Iterator["Ray"]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            where = None if address == "ray" else address
-            ray.init(address=where, logging_level=logging.ERROR, log_to_driver=False)
+            logging.getLogger("ray").setLevel(logging.ERROR)
+            ray.init(address=None if address == "ray" else address, log_to_driver=False)
     except Exception as error:  # ConnectionError, RuntimeError, ValueError: whatever its client meets
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        line = " ".join((str(error).strip() or type(error).__name__).split())[:200]
         raise EngineError(
             f"workers is {address!r}: no Ray cluster can be reached there ({line}).\n"
             "  Start one with `ray start --head`, and give ray://HOST:10001, or leave workers out"
