@@ -15,7 +15,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from bench_early_bird import Setting, subset
 from rows import append, read
 from torch import nn
 
@@ -146,7 +145,7 @@ def main() -> None:
     rows = read(args.out)
     dataset = data.open(args.data)
     if args.data == "fashion-mnist":
-        dataset = subset(dataset, Setting("resnet8", 16, 10_000, 14, EPOCHS[args.data], 64, 0.5, 0, "fp32"))
+        dataset = data.smaller(dataset, images=10_000, pixels=14)
     for seed in SEEDS:
         for penalty, strength in PENALTIES[args.data]:
             job = [penalty, strength, seed]

@@ -3,7 +3,8 @@
     python tools/results.py [--check]
 
 A page has a table between <!-- rows: NAME --> and <!-- end of rows -->: it is made from data/NAME.jsonl by the
-tool NAME, and says on which commits the rows were made. With --check nothing is written: exit 1 if a page is not what
+tool NAME, and says on which commits the rows were made. <!-- rows: papers --> are those of the studies, which
+tools/papers.py knows. With --check nothing is written: exit 1 if a page is not what
 its rows say.
 """
 
@@ -13,6 +14,7 @@ import re
 import sys
 from pathlib import Path
 
+import papers
 from rows import read
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -21,6 +23,8 @@ TABLE = re.compile(r"(<!-- rows: (\w+) -->\n).*?(<!-- end of rows -->)", re.S)
 
 def table(name: str) -> str:
     """Return the table of one file of rows, and where they come from."""
+    if name == "papers":
+        return f"\n{papers.page()}\n\n"
     found = read(RESULTS / "data" / f"{name}.jsonl")
     commits = ", ".join(dict.fromkeys(row["commit"] for row in found))
     return f"\n*`python tools/{name}.py`; rows made on {commits}.*\n\n{importlib.import_module(name).table(found)}\n\n"

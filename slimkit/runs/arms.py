@@ -74,7 +74,7 @@ def _epoch(arm: Arm) -> int | None:
 
 
 def planned(spec: StudySpec) -> list[Planned]:
-    """Return all runs of a study, in the order of its lines.
+    """Return all runs of a study, in the order of its lines: seed by seed.
 
     Raises:
         SpecError: an arm is unknown, has a setting that is, or cannot share the others' budget.
@@ -105,7 +105,7 @@ def planned(spec: StudySpec) -> list[Planned]:
             ]
     for run in {run.arm: run for run in found}.values():
         plan({name: value for name, value in run.settings.items() if value != REFERENCE}, source=f"arm {run.arm!r}")
-    return found
+    return sorted(found, key=lambda run: run.seed)  # so that a study that is cut short has whole seeds
 
 
 def _by_name(spec: StudySpec) -> dict[str, dict[str, Any]]:
