@@ -204,9 +204,9 @@ def test_a_table_of_something_else_is_refused(small: SimpleNamespace, tmp_path: 
     table = product_table(found)
     for words, change in (
         ("for engine openvino, but this run is for engine onnxruntime.", {"runtime": "openvino"}),
-        ("Add --engine openvino-bf16, or", {"runtime": "openvino-bf16", "engine": "openvino 1 (bf16)"}),
+        ("Add `runtime='openvino-bf16'`, or", {"runtime": "openvino-bf16", "engine": "openvino 1 (bf16)"}),
         ("for threads 4, batch 8, but this run is for threads 1, batch 1", {"threads": 4, "batch": 8}),
-        ("Add --threads 4 --batch 8, or", {"threads": 4, "batch": 8}),
+        ("Add `threads=4`, `batch=8`, or", {"threads": 4, "batch": 8}),
         ("another network: it has 6 layers, this one has 7", {"rows": table.rows[:-1]}),
         ("another network: it has another layer 2 (inner.0)", {"rows": [table.rows[0], *table.rows[:-1]]}),
     ):
@@ -240,7 +240,7 @@ def test_a_table_that_cannot_be_written_says_so(small: SimpleNamespace, tmp_path
         save(table, tmp_path)
     path = tmp_path / "table.json"
     path.write_text("mine")
-    with pytest.raises(OutputError, match="the file exists already.\n.*--force"):
+    with pytest.raises(OutputError, match="the file exists already.\n.*force=True"):
         save(table, path)
     assert path.read_text() == "mine"
     save(table, path, force=True)

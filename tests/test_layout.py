@@ -1,8 +1,12 @@
 """The house: imports point down its floors (import-linter; pyproject.toml has them), files stay small, names own."""
 
+import ast
+import importlib
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "slimkit"
@@ -30,3 +34,18 @@ def test_no_drawers() -> None:
 def test_rooms_are_named_for_what_they_own() -> None:
     gerunds = {f.stem for f in PACKAGE.iterdir() if f.stem.endswith("ing")}
     assert gerunds == NOUNS
+
+
+def test_tools_ask_for_names_that_exist() -> None:
+    """Nothing else runs most of them, so a name that moves would leave them behind."""
+    missing = []
+    for tool in sorted((ROOT / "tools").glob("*.py")):
+        for node in ast.walk(ast.parse(tool.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "slimkit":
+                module = importlib.import_module(node.module)
+                missing += [f"{tool.name}: {node.module}.{name.name}" for name in node.names if not there(module, name)]
+    assert missing == []
+
+
+def there(module: ModuleType, name: ast.alias) -> bool:
+    return hasattr(module, name.name) or importlib.util.find_spec(f"{module.__name__}.{name.name}") is not None

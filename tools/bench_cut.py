@@ -8,6 +8,8 @@ half of the MACs, constants folded and statistics re-estimated; 3 seeds where ch
 """
 
 import argparse
+import copy
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,15 +17,16 @@ from typing import Any
 import torch
 from rows import append, read
 
-from slimkit import data, provenance, zoo
+from slimkit import data, provenance, recovery, zoo
 from slimkit.channels import trace
 from slimkit.measure.accuracy import accuracy
 from slimkit.models import load
-from slimkit.runs.compress import settle
+from slimkit.recovery import fold
 from slimkit.runs.start import context, proof_inputs, slim
 from slimkit.settings import CompressSpec
 
 NETWORKS = ("resnet8-digits", "resnet20-fashion-mnist")
+BATCHES, STATISTICS_BATCHES = 4, 20
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
 RANKINGS = ("gamma", "group-norm", "taylor", "random")
 SCOPES = ("global", "isomorphic", "group")
@@ -32,19 +35,26 @@ WAYS = (("zero", "as trained"), ("fold", "as trained"), ("zero", "re-estimated")
 
 def cut(name: str, **settings: Any) -> dict[str, Any]:
     """Cut one network of the zoo and return its row."""
-    network = load(Path(zoo.__file__).parent / f"{name}.safetensors")
-    known = provenance.of(network.model)
-    dataset = data.open(name.partition("-")[2]).normalised(known.normalisation)
+    dense = load(Path(zoo.__file__).parent / f"{name}.safetensors").model
+    dataset = data.open(name.partition("-")[2]).normalised(provenance.of(dense).normalisation)
     spec = CompressSpec(**{"ranking": "gamma", "scope": "global", "data": dataset.name, "round_to": 1} | settings)
     image = torch.randn(1, *dataset.input_shape)
-    graph = trace(network.model, image)
+    graph = trace(dense, image)
     inputs = proof_inputs(image, dataset, spec.seed)
-    ranked_with = context(spec, dataset)
-    slimmed = slim(spec, network.model, graph, inputs, ranked_with)
-    _, rows = settle(network.model, slimmed, spec, inputs, dataset)
+    slimmed = slim(spec, dense, graph, inputs, context(spec, dataset))
+    batches = [images for images, _ in islice(dataset.train.batches(128, seed=spec.seed), BATCHES)]
+    found = {}
+    for constants, statistics in WAYS:
+        model = copy.deepcopy(slimmed.model)
+        if constants == "fold":
+            means = fold.input_means(dense, graph, slimmed.mask, batches, measured=True)
+            fold.fold_(model, dense, graph, slimmed.mask, means)
+        if statistics == "re-estimated":
+            recovery.reestimate(model, dataset.train, batches=STATISTICS_BATCHES, seed=spec.seed)
+        found[f"{constants}, {statistics}"] = accuracy(model, dataset.validation)
     return {
-        "dense": accuracy(network.model, dataset.validation),
-        "accuracy": {f"{row['constants']}, {row['batch_norm']}": row["accuracy"] for row in rows},
+        "dense": accuracy(dense, dataset.validation),
+        "accuracy": found,
         "removed": slimmed.mask.removed / graph.units,
         "error": slimmed.error,
     }

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from slimkit import recovery, training
-from slimkit.measure.layer_table import Table
+from slimkit.measure.layer_table import LatencyTable
 from slimkit.measure.macs import count_macs
 from slimkit.recovery import elimination, fold, widths
 from slimkit.recovery.reconstruct import reconstruct
@@ -79,9 +79,9 @@ FAMILIES["densenet"] = Family(
 class Timed(LatencySolver):
     """Chooses masks for all latencies of a network by one table."""
 
-    tables: ClassVar[dict[nn.Module, Table]] = {}
+    tables: ClassVar[dict[nn.Module, LatencyTable]] = {}
 
-    def _table(self, dense: Path) -> Table:
+    def _table(self, dense: Path) -> LatencyTable:
         if self.dense not in self.tables:
             self.tables[self.dense] = super()._table(dense)
         return self.tables[self.dense]

@@ -250,11 +250,11 @@ def check_free(path: str | Path, force: bool) -> None:
     """
     path = Path(path)
     if path.is_dir():
-        raise OutputError(f"{path}: it is a folder, but a latency table is a file.\n  Give another --table")
+        raise OutputError(f"{path}: it is a folder, but a latency table is a file.\n  Give another `table`")
     if path.exists() and not force:
-        raise OutputError(f"{path}: the file exists already.\n  Give another --table, or --force to replace it")
+        raise OutputError(f"{path}: the file exists already.\n  Give another `table`, or `force=True` to replace it")
     if not os.access(path.absolute().parent, os.W_OK):
-        raise OutputError(f"{path}: its folder is missing or cannot be written to.\n  Give another --table")
+        raise OutputError(f"{path}: its folder is missing or cannot be written to.\n  Give another `table`")
 
 
 def load(path: str | Path) -> Table:
@@ -284,10 +284,11 @@ def check_fits(table: Table, path: str | Path, found: list[Layer], engine: str, 
     differing = [name for name, value in asked.items() if given[name] != value]
     if differing:
         theirs, own = (", ".join(f"{name} {side[name]}" for name in differing) for side in (given, asked))
-        flags = " ".join(f"--{name} {given[name]}" for name in differing)
+        words = {"runtime" if name == "engine" else name: given[name] for name in differing}
+        arguments = ", ".join(f"`{name}={value!r}`" for name, value in words.items())
         raise EngineError(
             f"{path}: a latency table for {theirs}, but this run is for {own}.\n"
-            f"  Add {flags}, or make a table with the settings of this run"
+            f"  Add {arguments}, or make a table with the settings of this run"
         )
     there = [(row.layer.shape, row.layer.inputs, row.layer.outputs) for row in table.rows]
     here = [(layer.shape, layer.inputs, layer.outputs) for layer in found]

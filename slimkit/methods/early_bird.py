@@ -181,7 +181,7 @@ def run(job: Job, config: EarlyBirdConfig) -> Found:
     elif penalty.strength and not penalty.gap(drawn):
         notes.append(NO_GAP)
     if not trained.phases[-1].images:
-        notes.append("the mask was drawn at the last step: the small network was not trained; give more --epochs")
+        notes.append("the mask was drawn at the last step: the small network was not trained; give more `epochs`")
     legs = [
         leg(job.macs(drawn.mask) if number else job.macs(), [phase], search=number == 0)
         for number, phase in enumerate(trained.phases)
@@ -203,7 +203,7 @@ def _why_unsettled(shrinking: Shrinking) -> str:
     if len(shrinking.looks.steps) > 1 and not shrinking.looks.moved:
         return (
             f"no gamma has moved, so the mask was drawn from where the network began ({drawn}): let its BatchNorm "
-            "train, or rank by weights, --set ranking=group-norm"
+            "train, or rank by weights, `ranking='group-norm'`"
         )
     share = shrinking.config.deadline or LATEST
     return (

@@ -15,6 +15,7 @@ from slimkit.report.sections.several import Run, comparison
 from slimkit.report.verdict import short_name, verdict
 from slimkit.results import Arm, Latency, Report
 from slimkit.results.report_file import to_json
+from slimkit.settings.words import as_flags
 
 SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     gains.gains,
@@ -40,7 +41,7 @@ def run_page(report: Report) -> str:
         facts=[str(fact) for fact in facts if fact],
         version=report.slimkit,
         verdict=verdict(report),
-        warnings=report.warnings,
+        warnings=[as_flags(warning) for warning in report.warnings],
         sections=[section for make in SECTIONS if (section := make(report)) is not None],
         data=to_json(report.to_dict()),
     )

@@ -39,11 +39,11 @@ def _study(folder: Path, out: Path | None, force: bool) -> Path:
 
 def _written(path: Path, text: str, force: bool) -> Path:
     if path.exists() and not force:
-        raise OutputError(f"{path}: it exists already.\n  Give another --out, or --force to replace it")
+        raise OutputError(f"{path}: it exists already.\n  Give another `out`, or `force=True` to replace it")
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"{path}: the page cannot be written ({error.strerror}).\n  Give another --out") from None
+        raise OutputError(f"{path}: the page cannot be written ({error.strerror}).\n  Give another `out`") from None
     return path
 
 

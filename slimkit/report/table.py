@@ -23,6 +23,7 @@ from slimkit.report.numbers import (
 )
 from slimkit.report.verdict import verdict
 from slimkit.results import Benchmark, Catalogue, Figures, Inspection, Report, SweepReport, TableSummary
+from slimkit.settings.words import as_flags
 
 
 def run_table(report: Report) -> RenderableType:
@@ -35,7 +36,7 @@ def run_table(report: Report) -> RenderableType:
     if said.meaning:
         parts += [Text(said.meaning), Text(f"Next: {said.command}")]
     parts += [Text(said.proof), table, *map(Text, said.notes)]
-    parts += [Text(f"Warning: {warning}", style="yellow") for warning in report.warnings]
+    parts += [Text(f"Warning: {as_flags(warning)}", style="yellow") for warning in report.warnings]
     return Group(*parts)
 
 
@@ -49,7 +50,7 @@ def sweep_table(found: SweepReport) -> RenderableType:
     parts: list[RenderableType] = [table]
     for name, report in zip(found.names, found.runs, strict=True):
         parts += [Text(f"{name}: {verdict(report).sentence}")]
-        parts += [Text(f"Warning: {warning}", style="yellow") for warning in report.warnings]
+        parts += [Text(f"Warning: {as_flags(warning)}", style="yellow") for warning in report.warnings]
     return Group(*parts)
 
 

@@ -104,7 +104,7 @@ def one_model(paths: Sequence[Path], engines: Sequence[str]) -> tuple[Path, str]
     for what, given in (("models", paths), ("engines", engines)):
         if len(given) > 1:
             raise SpecError(
-                f"--table with {len(given)} {what}: a table is of one network on one engine.\n"
-                "  Give one, and call again with another --table for the next"
+                f"`table` with {len(given)} {what}: a table is of one network on one engine.\n"
+                "  Give one, and call again with another `table` for the next"
             )
     return paths[0], engines[0]

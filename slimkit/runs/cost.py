@@ -56,7 +56,7 @@ def training_cost(
     if spend is not None and book.share > 1.05 * spend:
         notes.append(
             f"spend is {spend:g}, but the search and the {job.recipe.epochs} epochs asked for cost "
-            f"{book.share:.2f} of one dense training: give fewer --epochs"
+            f"{book.share:.2f} of one dense training: give fewer `epochs`"
         )
     last = found.trained[-1]
     return Cost(
