@@ -25,7 +25,7 @@ from slimkit import models
 from slimkit.cli import main
 from slimkit.errors import EngineError, SlimkitError, SpecError, TrainingError
 from slimkit.measure import probe
-from slimkit.models import record
+from slimkit.models import metadata
 from slimkit.settings import read_config
 from slimkit.training import Store, state
 
@@ -264,7 +264,7 @@ def slim(path: Path, **changes) -> Path:
         fields = json.loads(file.metadata()["slimkit"])
     fields |= changes
     del fields["digest"]
-    fields["digest"] = record._digest(fields, tensors)
+    fields["digest"] = metadata.digest(fields, tensors)
     save_file(tensors, path, metadata={"slimkit": json.dumps(fields)})
     return path
 

@@ -27,7 +27,6 @@ HEAVY = (
     "torch_pruning",
     "matplotlib",
     "sklearn",
-    "pydantic",
     "rich",
 )
 COMMANDS = ("", "compress", "train", "methods", "inspect", "bench", "report")

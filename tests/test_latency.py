@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,12 +25,12 @@ from slimkit.measure import layer_times as samples
 from slimkit.measure.conditions import Conditions
 from slimkit.measure.engines import open_runner
 from slimkit.measure.latency import Latency
-from slimkit.measure.layer_table import Row, check_fits
+from slimkit.measure.layer_table import LayerTimes, check_fits
 from slimkit.measure.layers import Layer, Shape, layers
 from slimkit.runs.start import measured_budget
 from slimkit.selection.budget import Widths, blocks
 from slimkit.selection.mask import Mask
-from slimkit.selection.measured import LatencySolver, SizeSolver, Table, build, knapsack, load, save
+from slimkit.selection.measured import LatencySolver, LatencyTable, SizeSolver, build, knapsack, load, save
 from slimkit.selection.measured import solver as solver_module
 from slimkit.selection.measured.cost import Costs, join
 from slimkit.selection.measured.knapsack import Choice
@@ -77,17 +78,17 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(model=model, path=path, graph=trace(model, IMAGE))
 
 
-def product_table(found: list[Layer], rest: float = 0.0) -> Table:
+def product_table(found: list[Layer], rest: float = 0.0) -> LatencyTable:
     """Return a table in which a layer takes a millisecond a multiply-add."""
     rows = []
     for layer in found:
         area = layer.area * int(np.prod(layer.shape.kernel, initial=1))
         inputs, outputs = sorted({1, layer.inputs}), sorted({layer.shape.groups, layer.outputs})
-        ms = [[float(i * o * area) for o in outputs] for i in inputs]
-        rows.append(Row(layer=layer, block=1, inputs=inputs, outputs=outputs, ms=ms))
-    return Table(
+        ms = tuple(tuple(float(i * o * area) for o in outputs) for i in inputs)
+        rows.append(LayerTimes(layer=layer, block=1, inputs=tuple(inputs), outputs=tuple(outputs), ms=ms))
+    return LatencyTable(
         runtime="onnxruntime", engine="onnxruntime 1", threads=1, batch=1, cpu="a processor", step=1,
-        network_ms=100.0, clock="wall", rows=rows, fixed_ms=0.0, varying_ms=rest,
+        network_ms=100.0, clock="wall", rows=tuple(rows), fixed_ms=0.0, varying_ms=rest,
     )  # fmt: skip
 
 
@@ -168,17 +169,19 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypa
 
 def test_a_row_is_linear_between_the_widths_that_were_timed() -> None:
     layer = Layer(path="a", weight="w", shape=Shape(kind="convolution"), inputs=40, outputs=64, area=1)
-    row = Row(layer=layer, block=16, inputs=[16, 40], outputs=[32, 64], ms=[[1.0, 2.0], [3.0, 5.0]])
+    row = LayerTimes(layer=layer, block=16, inputs=(16, 40), outputs=(32, 64), ms=((1.0, 2.0), (3.0, 5.0)))
     assert row.at(16, 32) == 1.0 and row.at(40, 64) == 5.0
     assert row.at(16, 48) == 1.5
     assert row.at(28, 48) == pytest.approx((2 / 3) * 4 + (1 / 3) * 1.5)  # 28 inputs cost what 32 do
     assert row.at(33, 49) == 5.0  # up to the next multiple, and never above the layer's own widths
     assert row.at(16, 16) == 0.5 and row.at(16, 1) == 0.5
-    narrow = Row(layer=layer, block=16, inputs=[4, 8, 16, 40], outputs=[64], ms=[[1.0], [2.0], [4.0], [9.0]])
+    narrow = LayerTimes(
+        layer=layer, block=16, inputs=(4, 8, 16, 40), outputs=(64,), ms=((1.0,), (2.0,), (4.0,), (9.0,))
+    )
     assert [narrow.at(n, 64) for n in (4, 5, 8, 9, 13, 16, 17)] == [1.0, 2.0, 2.0, 3.0, 4.0, 4.0, pytest.approx(22 / 3)]
     shape = Shape(kind="convolution", groups=2)
     tied = Layer(path="a", weight="w", shape=shape, inputs=32, outputs=128, area=1)
-    row = Row(layer=tied, block=16, inputs=[32], outputs=[64, 128], ms=[[1.0, 2.0]])
+    row = LayerTimes(layer=tied, block=16, inputs=(32,), outputs=(64, 128), ms=((1.0, 2.0),))
     assert row.at(32, 66) == 1.5  # 33 a group cost what 48 do
 
 
@@ -192,7 +195,7 @@ def test_a_table_is_built_saved_and_read(small: SimpleNamespace, tmp_path: Path)
         assert row.inputs[-1] == row.layer.inputs and row.outputs[-1] == row.layer.outputs
         assert all(value > 0 for line in row.ms for value in line)
     assert 0 < sum(row.ms[-1][-1] for row in table.rows) < 5 and table.varying_ms > 0
-    assert [row.inputs[:2] for row in table.rows if row.layer.inputs == 32] == [[4, 8]]
+    assert [row.inputs[:2] for row in table.rows if row.layer.inputs == 32] == [(4, 8)]
     save(table, tmp_path / "table.json")
     again = load(tmp_path / "table.json")
     assert again == table
@@ -208,10 +211,10 @@ def test_a_table_of_something_else_is_refused(small: SimpleNamespace, tmp_path: 
         ("for threads 4, batch 8, but this run is for threads 1, batch 1", {"threads": 4, "batch": 8}),
         ("Add `threads=4`, `batch=8`, or", {"threads": 4, "batch": 8}),
         ("another network: it has 6 layers, this one has 7", {"rows": table.rows[:-1]}),
-        ("another network: it has another layer 2 (inner.0)", {"rows": [table.rows[0], *table.rows[:-1]]}),
+        ("another network: it has another layer 2 (inner.0)", {"rows": (table.rows[0], *table.rows[:-1])}),
     ):
         with pytest.raises(EngineError, match=re.escape(words)):
-            check_fits(table.model_copy(update=change), "t.json", found, "onnxruntime", 1, 1)
+            check_fits(replace(table, **change), "t.json", found, "onnxruntime", 1, 1)
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"table": "other/1"}', None])
@@ -225,10 +228,10 @@ def test_a_damaged_table_is_refused(tmp_path: Path, text: str | None) -> None:
 
 
 def test_a_table_whose_times_do_not_fit_its_widths_is_refused(small: SimpleNamespace, tmp_path: Path) -> None:
-    found = json.loads(product_table(layers(small.path)).model_dump_json())
+    found = product_table(layers(small.path)).to_dict()
     found["rows"][2]["ms"] = [[1.0]]
     (tmp_path / "table.json").write_text(json.dumps(found))
-    with pytest.raises(EngineError, match=r"rows.2.*ms is not \[inputs\]\[outputs\]"):
+    with pytest.raises(EngineError, match=r"rows/2: ms must be \[inputs\]\[outputs\]"):
         load(tmp_path / "table.json")
 
 
@@ -287,11 +290,10 @@ def test_the_rest_follows_the_size_of_activations(small: SimpleNamespace) -> Non
 
 def test_layers_without_names_are_found_by_their_size(small: SimpleNamespace) -> None:
     table = product_table(layers(small.path))
-    renamed = [
-        row.model_copy(update={"layer": row.layer.model_copy(update={"weight": f"val_{number}"})})
-        for number, row in enumerate(table.rows)
-    ]
-    unnamed = join(small.graph, table.model_copy(update={"rows": renamed}))
+    renamed = tuple(
+        replace(row, layer=replace(row.layer, weight=f"val_{number}")) for number, row in enumerate(table.rows)
+    )
+    unnamed = join(small.graph, replace(table, rows=renamed))
     counts = np.array(Mask(random_keep(small.graph, 3)).counts(small.graph))
     assert unnamed.total(counts) == join(small.graph, table).total(counts)
 
@@ -577,7 +579,7 @@ def test_a_table_from_elsewhere_is_used_without_measuring_here(
 def test_widths_are_those_that_the_machine_of_the_table_likes(
     small: SimpleNamespace, machine: SimpleNamespace, tmp_path: Path
 ) -> None:
-    table = product_table(layers(small.path)).model_copy(update={"step": 8})
+    table = replace(product_table(layers(small.path)), step=8)
     save(table, tmp_path / "phone.json")
     scores, fixed = torch.rand(small.graph.units) + 0.1, torch.zeros(small.graph.units, dtype=torch.bool)
     for widths, steps in ((Widths(3), {8}), (Widths(3, adapt=False), {3})):

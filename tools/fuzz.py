@@ -37,7 +37,7 @@ from torch import nn
 from slimkit import compress, models, training
 from slimkit.errors import SlimkitError
 from slimkit.measure import layer_table, probe
-from slimkit.models import memory, record
+from slimkit.models import memory, metadata
 from slimkit.report import rebuild
 from slimkit.runs.inspect import inspect_checkpoint
 from slimkit.settings import CompressSpec, make, read_config
@@ -49,7 +49,7 @@ ADDRESSES = memory.FLOOR + 2 * 2**30  # bytes beyond what the parent has; a file
 CANARY = "slimkit_fuzz_canary"
 _ROOTS = frozenset(sys.stdlib_module_names) | {
     "torch", "torchvision", "timm", "numpy", "sympy", "mpmath", "onnx", "onnxruntime", "onnxscript", "slimkit", "rich",
-    "click", "pydantic", "pydantic_core", "safetensors", "scipy", "sklearn", "google", "matplotlib", "fvcore", "PIL",
+    "click", "safetensors", "scipy", "sklearn", "google", "matplotlib", "fvcore", "PIL",
     "huggingface_hub", "torch_pruning", "jinja2", "markupsafe", "yaml", "packaging", "triton", "ml_dtypes", "iopath",
     "onnx_ir", "functorch", "torchgen", "typing_extensions", "optree", "networkx", "psutil", "pynvml", "dill",
     "apex",  # timm looks for it by itself, whatever a file says
@@ -334,7 +334,7 @@ def _slim(data: bytes, rng: random.Random) -> bytes:
             fields = _edit(fields, rng)
     if isinstance(fields, dict) and rng.random() < 0.9:
         fields.pop("digest", None)
-        fields["digest"] = record._digest(fields, tensors)
+        fields["digest"] = metadata.digest(fields, tensors)
     clean = {name.encode("utf-8", "replace").decode(): tensor for name, tensor in tensors.items()}
     return to_safetensors(clean, {"slimkit": json.dumps(fields)})
 

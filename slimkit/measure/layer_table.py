@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from slimkit.errors import EngineError, OutputError
+from slimkit.errors import EngineError, OutputError, RecordError
 from slimkit.measure.environment import cpu_name, preferred_step
 from slimkit.measure.latency import Latency, measure
 from slimkit.measure.layer_times import Point, times
 from slimkit.measure.layers import DEPTHWISE, LINEAR, Layer, layers
 from slimkit.measure.node_times import latency_by_node
 from slimkit.progress import Progress, quiet
+from slimkit.record import Amount, Positive, Record
 from slimkit.results import TableSummary
 
 _SHARES = (0.25, 0.5)  # of a layer's width; the whole width is always timed
@@ -31,7 +33,8 @@ _NODE_MS = 0.002  # what an engine spends between two nodes; ONNX Runtime, measu
 _TRUSTED = (0.5, 2.0)  # a layer's time in the network over its time alone
 
 
-class Row(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class LayerTimes(Record):
     """The times of one layer.
 
     Attributes:
@@ -42,19 +45,17 @@ class Row(BaseModel):
         ms: [inputs][outputs], batch and threads as in the table.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     layer: Layer
-    block: int = Field(ge=1)
-    inputs: list[int] = Field(min_length=1)
-    outputs: list[int] = Field(min_length=1)
-    ms: list[list[float]]
+    block: Positive
+    inputs: tuple[Positive, ...]
+    outputs: tuple[Positive, ...]
+    ms: tuple[tuple[float, ...], ...]
 
-    @model_validator(mode="after")
-    def _rectangular(self) -> Row:
+    def __post_init__(self) -> None:
+        if not self.inputs or not self.outputs:
+            raise ValueError("inputs and outputs must have one width at least")
         if len(self.ms) != len(self.inputs) or any(len(line) != len(self.outputs) for line in self.ms):
-            raise ValueError("ms is not [inputs][outputs]")
-        return self
+            raise ValueError("ms must be [inputs][outputs]")
 
     def at(self, inputs: int, outputs: int) -> float:
         """Return milliseconds at any width: linear between the widths that were timed, and below them."""
@@ -66,7 +67,8 @@ class Row(BaseModel):
         return max((1 - x) * ((1 - y) * a[j] + y * a[k]) + x * ((1 - y) * b[j] + y * b[k]), 0.0)
 
 
-class Table(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class LatencyTable(Record):
     """What the layers of a network cost on one machine.
 
     Attributes:
@@ -79,20 +81,22 @@ class Table(BaseModel):
         fixed_ms, varying_ms: the rest: what does not depend on widths, and what follows the activations' size.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     table: Literal["slimkit.latency-table/1"] = "slimkit.latency-table/1"
     runtime: str
     engine: str
-    threads: int = Field(ge=1)
-    batch: int = Field(ge=1)
+    threads: Positive
+    batch: Positive
     cpu: str
-    step: int = Field(ge=1)
-    network_ms: float = Field(gt=0)
+    step: Positive
+    network_ms: Amount
     clock: Literal["wall", "cpu"]
-    rows: list[Row] = Field(min_length=1)
-    fixed_ms: float = Field(ge=0)
-    varying_ms: float = Field(ge=0)
+    rows: tuple[LayerTimes, ...]
+    fixed_ms: Amount
+    varying_ms: Amount
+
+    def __post_init__(self) -> None:
+        if not self.rows or not self.network_ms:
+            raise ValueError("there must be one layer at least, and a time of the network")
 
     def summary(self, path: Path) -> TableSummary:
         """Return what a person wants to know of it: where it lies and was made, and the network's time."""
@@ -119,7 +123,7 @@ def build(
     batch: int = 1,
     progress: Progress = quiet,
     whole: Latency | None = None,
-) -> Table:
+) -> LatencyTable:
     """Time the layers of an ONNX file at a few widths, and the file itself.
 
     Args:
@@ -157,9 +161,9 @@ def build(
         ms = [[known[layer.shape.key(i, o)] for o in outputs] for i in inputs]
         alone = max(ms[-1][-1], 1e-6)
         scale = min(max(inside.get(number, alone) / alone, _TRUSTED[0]), _TRUSTED[1])
-        ms = [[value * scale for value in line] for line in ms]
-        rows.append(Row(layer=layer, block=block, inputs=inputs, outputs=outputs, ms=ms))
-    return Table(
+        scaled = tuple(tuple(value * scale for value in line) for line in ms)
+        rows.append(LayerTimes(layer=layer, block=block, inputs=tuple(inputs), outputs=tuple(outputs), ms=scaled))
+    return LatencyTable(
         runtime=engine,
         engine=whole.engine,
         threads=threads,
@@ -168,7 +172,7 @@ def build(
         step=preferred_step(engine),
         network_ms=whole.typical_ms,
         clock="cpu" if whole.clock == "cpu" else "wall",
-        rows=rows,
+        rows=tuple(rows),
         fixed_ms=nodes * _NODE_MS,
         varying_ms=rest,
     )
@@ -196,7 +200,7 @@ def _up(count: int, block: int) -> int:
     return ceil(count / block) * block
 
 
-def _place(grid: list[int], value: int) -> tuple[float, int]:
+def _place(grid: Sequence[int], value: int) -> tuple[float, int]:
     """Return where a value lies: the share of the way from grid point i to the next, and i."""
     if len(grid) == 1:
         return 0.0, 0
@@ -226,7 +230,7 @@ def _inside(
     return inside, rest, len(nodes)
 
 
-def save(table: Table, path: str | Path, force: bool = False) -> None:
+def save(table: LatencyTable, path: str | Path, force: bool = False) -> None:
     """Write a table to a JSON file, whole or not at all; one that is there is replaced only with `force`.
 
     Raises:
@@ -235,7 +239,7 @@ def save(table: Table, path: str | Path, force: bool = False) -> None:
     check_free(path, force)
     part = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
     try:
-        part.write_text(table.model_dump_json(indent=1) + "\n")
+        part.write_text(json.dumps(table.to_dict(), indent=1, allow_nan=False) + "\n")
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
@@ -257,23 +261,26 @@ def check_free(path: str | Path, force: bool) -> None:
         raise OutputError(f"{path}: its folder is missing or cannot be written to.\n  Give another `table`")
 
 
-def load(path: str | Path) -> Table:
+def load(path: str | Path) -> LatencyTable:
     """Read a table that `save` wrote, perhaps on another machine.
 
     Raises:
         EngineError: the file is missing, damaged, or something else.
     """
     try:
-        return Table.model_validate_json(Path(path).read_bytes())
+        return LatencyTable.from_dict(json.loads(Path(path).read_bytes()))
     except OSError as error:
         wrong = f"the latency table cannot be read ({error.strerror or error})"
-    except ValidationError as error:
-        first = error.errors()[0]
-        wrong = f"not a latency table ({'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']})"
+    except RecordError as error:
+        wrong = f"not a latency table ({str(error).rstrip('.')})"
+    except (ValueError, RecursionError) as error:
+        wrong = f"not a latency table ({error})"
     raise EngineError(f"{path}: {wrong}.\n  Make one on the device: slimkit bench MODEL.onnx --table table.json")
 
 
-def check_fits(table: Table, path: str | Path, found: list[Layer], engine: str, threads: int, batch: int) -> None:
+def check_fits(
+    table: LatencyTable, path: str | Path, found: list[Layer], engine: str, threads: int, batch: int
+) -> None:
     """Check that a table that was read is one of this network, engine, thread count and batch.
 
     Raises:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
-from pydantic import BaseModel, ConfigDict
 
 from slimkit.errors import EngineError
+from slimkit.record import Count, Positive, Record
 
 CONVOLUTION, DEPTHWISE, LINEAR = "convolution", "depthwise", "linear"
 
 
-class Shape(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Shape(Record):
     """What a layer is, but for its channels.
 
     Attributes:
@@ -25,16 +27,14 @@ class Shape(BaseModel):
         space: size of the input in each spatial dimension; for a linear layer the rows that it is applied to.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     kind: str
-    kernel: tuple[int, ...] = ()
-    strides: tuple[int, ...] = ()
+    kernel: tuple[Positive, ...] = ()
+    strides: tuple[Positive, ...] = ()
     pads: tuple[int, ...] = ()
-    dilations: tuple[int, ...] = ()
-    groups: int = 1
-    per_group: int = 1
-    space: tuple[int, ...] = ()
+    dilations: tuple[Positive, ...] = ()
+    groups: Positive = 1
+    per_group: Positive = 1
+    space: tuple[Positive, ...] = ()
 
     def key(self, inputs: int, outputs: int) -> str:
         """Return the name under which a time is kept."""
@@ -43,7 +43,8 @@ class Shape(BaseModel):
         return " ".join([*words, "x".join(map(str, self.space)), f"{inputs}->{outputs}"])
 
 
-class Layer(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Layer(Record):
     """One layer of a network.
 
     Attributes:
@@ -55,14 +56,12 @@ class Layer(BaseModel):
         area: output positions of one channel.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     path: str
     weight: str
     shape: Shape
-    inputs: int
-    outputs: int
-    area: int
+    inputs: Positive
+    outputs: Positive
+    area: Count
 
 
 def layers(path: str | Path, input_shape: tuple[int, ...] | None = None) -> list[Layer]:

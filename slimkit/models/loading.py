@@ -17,8 +17,8 @@ from slimkit.models import (
     exported_graph,
     files,
     memory,
+    metadata,
     pickles,
-    record,
     signatures,
     slim_file,
     ultralytics,
@@ -146,7 +146,7 @@ def _from_safetensors(path: Path, arch: str | None) -> Network:
     tensors, text = slim_file.read_safetensors(path)
     if text is None:
         return _from_state(tensors, path, arch, ())
-    made = record.read(text, tensors, path)
+    made = metadata.read(text, tensors, path)
     model = slim_file.rebuild(tensors, made, path, arch)
     return Network(model.float().eval(), "slim file", ())
 
@@ -195,7 +195,7 @@ def _from_exported(path: Path, arch: str | None) -> Network:
         )
     model, text = exported.read(path)
     if text is not None:
-        provenances.attach(model, record.read(text, {}, path).provenance())
+        provenances.attach(model, metadata.read(text, {}, path).provenance())
         return Network(model.float().eval(), "slim file", ())
     shape, classes = exported_graph.image_shape(model), exported_graph.classes(model)
     provenances.attach(model, Provenance(arch=EXPORTED, input_shape=shape, classes=classes))

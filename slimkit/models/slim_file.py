@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from slimkit import provenance as provenances
 from slimkit.errors import ArchitectureError, CheckpointError, OutputError
-from slimkit.models import building, edits, exported, files, memory, record
+from slimkit.models import building, edits, exported, files, memory, metadata
 from slimkit.models.recognition import recognise
 from slimkit.models.reference import EXPORTED, parse
 from slimkit.provenance import Provenance
@@ -42,12 +42,12 @@ def save(model: nn.Module, path: str | Path) -> None:
     if known.arch is None:
         known = _recognised(model, known)
     if known.arch == EXPORTED:
-        data = exported.to_bytes(model, record.write(known, {}, {}))
+        data = exported.to_bytes(model, metadata.write(known, {}, {}))
         _write(path, lambda target: _dump(data, target))
         return
     tensors, aliases = _tensors(model)
-    metadata = {_KEY: record.write(known, aliases, tensors)}  # one key, so that the same network is the same file
-    _write(path, lambda target: save_file(tensors, target, metadata=metadata))
+    said = {_KEY: metadata.write(known, aliases, tensors)}  # one key, so that the same network is the same file
+    _write(path, lambda target: save_file(tensors, target, metadata=said))
 
 
 def load(path: str | Path, arch: str | None = None) -> nn.Module:
@@ -69,14 +69,14 @@ def load(path: str | Path, arch: str | None = None) -> nn.Module:
             model, text = exported.read(path)
             if text is None:
                 raise _not_slim(path)
-            provenances.attach(model, record.read(text, {}, path).provenance())
+            provenances.attach(model, metadata.read(text, {}, path).provenance())
             return model
         if kind is not files.Kind.SAFETENSORS:
             raise _not_slim(path)
         tensors, text = read_safetensors(path)
         if text is None:
             raise _not_slim(path)
-        return rebuild(tensors, record.read(text, tensors, path), path, arch)
+        return rebuild(tensors, metadata.read(text, tensors, path), path, arch)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
@@ -87,15 +87,15 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
     """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
+            said = file.metadata() or {}
             # cloned: the file's own memory is neither aligned nor ours to keep
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            return tensors, metadata.get(_KEY)
+            return tensors, said.get(_KEY)
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         raise files.damaged(path, str(error)) from None
 
 
-def rebuild(tensors: Mapping[str, Tensor], made: record.Record, path: Path, arch: str | None) -> nn.Module:
+def rebuild(tensors: Mapping[str, Tensor], made: metadata.Metadata, path: Path, arch: str | None) -> nn.Module:
     """Build the architecture of a slim file and give every tensor its stored shape and value.
 
     Raises:

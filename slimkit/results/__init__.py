@@ -1,6 +1,6 @@
 """The report of a run as frozen records: `to_dict`, a checked `from_dict`, and a published JSON Schema."""
 
-from slimkit.results.codec import Record
+from slimkit.record import Record
 from slimkit.results.costs import Cost, Spent, Stage, Times
 from slimkit.results.figures import Accuracy, Energy, Figures, Latency, Measured, Proof
 from slimkit.results.network import Architecture, Channels, Gammas, Group, Kept, Layer, Normalisation

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from slimkit.results.codec import Amount, Count, Record
+from slimkit.record import Amount, Count, Record
 from slimkit.results.figures import Energy
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from slimkit.intervals import wilson
-from slimkit.results.codec import Amount, Count, Positive, Record
+from slimkit.record import Amount, Count, Positive, Record
 
 
 @dataclass(frozen=True, kw_only=True)

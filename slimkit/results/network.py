@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from slimkit.results.codec import Amount, Count, Json, Positive, Record
+from slimkit.record import Amount, Count, Json, Positive, Record
 
 
 @dataclass(frozen=True, kw_only=True)

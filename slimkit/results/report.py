@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from slimkit.results.codec import Amount, Count, Json, Positive, Record
+from slimkit.record import Amount, Count, Json, Positive, Record
 from slimkit.results.costs import Cost, Stage
 from slimkit.results.figures import Figures, Latency, Proof
 from slimkit.results.network import Architecture, Channels, Gammas, Group, Layer

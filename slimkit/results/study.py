@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from slimkit.results.codec import Amount, Count, Json, Positive, Record
+from slimkit.record import Amount, Count, Json, Positive, Record
 
 STUDY_SCHEMA: Final = "slimkit.study/1"
 

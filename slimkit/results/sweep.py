@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from slimkit.results.codec import Record
+from slimkit.record import Record
 from slimkit.results.report import Report
 
 

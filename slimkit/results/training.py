@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from slimkit.results.codec import Amount, Count, Record, Share
+from slimkit.record import Amount, Count, Record, Share
 from slimkit.results.network import check_bins
 
 

@@ -58,7 +58,7 @@ def make_table(
     input_shape: tuple[int, ...] | None = None,
     force: bool = False,
     progress: Progress = quiet,
-) -> tuple[list[Benched], tables.Table]:
+) -> tuple[list[Benched], tables.LatencyTable]:
     """Measure an ONNX file and its layers at a few widths, and write the table; give the file's row too.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from slimkit.channels import Graph
 from slimkit.channels.graph import Work
-from slimkit.measure.layer_table import Row, Table
+from slimkit.measure.layer_table import LatencyTable, LayerTimes
 
 Counts = NDArray[np.int64]  # [G], units kept in each group
 
@@ -41,7 +41,7 @@ class Costs:
         per_activation: milliseconds of an output element, for all that is no layer.
     """
 
-    rows: tuple[tuple[Row, Side, Side], ...]
+    rows: tuple[tuple[LayerTimes, Side, Side], ...]
     touched: tuple[tuple[int, ...], ...]
     activations: NDArray[np.float64]
     still: float
@@ -67,11 +67,11 @@ class Costs:
         return old - new + self.per_activation * float(self.activations[group]) * (before - after)
 
 
-def join(graph: Graph, table: Table) -> Costs:
+def join(graph: Graph, table: LatencyTable) -> Costs:
     """Join the layers of a table with the channels of a graph of the same network."""
     of_unit = group_of(graph)
     sizes = np.array([len(group.members) for group in graph.groups])
-    rows: list[tuple[Row, Side, Side]] = []
+    rows: list[tuple[LayerTimes, Side, Side]] = []
     touched: list[list[int]] = [[] for _ in graph.groups]
     activations = np.zeros(len(graph.groups))
     stays = still = 0.0
@@ -101,7 +101,7 @@ def join(graph: Graph, table: Table) -> Costs:
     )
 
 
-def _pairs(table: Table, graph: Graph) -> list[tuple[Row, Work | None]]:
+def _pairs(table: LatencyTable, graph: Graph) -> list[tuple[LayerTimes, Work | None]]:
     """Find each layer's channels: by the name of its weight, else by its place among layers of the same size."""
     named: defaultdict[str, list[Work]] = defaultdict(list)
     for work in graph.works:
@@ -112,7 +112,7 @@ def _pairs(table: Table, graph: Graph) -> list[tuple[Row, Work | None]]:
     for work in graph.works:
         if work.weight is not None and work.weight not in names:
             by_size[len(work.outputs), len(work.inputs)].append(work)
-    found: list[tuple[Row, Work | None]] = []
+    found: list[tuple[LayerTimes, Work | None]] = []
     for row in table.rows:
         size = (row.layer.outputs, row.layer.inputs)
         own = named.get(row.layer.weight)

@@ -74,7 +74,7 @@ class LatencySolver:
     by_table: bool = False
     notes: list[str] = field(default_factory=list)
     additive: bool = False
-    tables: list[layer_table.Table] = field(default_factory=list)
+    tables: list[layer_table.LatencyTable] = field(default_factory=list)
     _hint: str = ""
 
     def __call__(self, graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor) -> Mask:
@@ -121,7 +121,7 @@ class LatencySolver:
             notes=tuple(self.notes),
         )
 
-    def _table(self, dense: Path) -> layer_table.Table:
+    def _table(self, dense: Path) -> layer_table.LatencyTable:
         """Return the cost table: one that was made elsewhere, or this machine's."""
         self.by_table = self.table is not None
         if not self.tables:
@@ -131,14 +131,14 @@ class LatencySolver:
         self.where = f"{costs.cpu}, {costs.engine}, {threads}, batch {costs.batch}"
         return costs
 
-    def _made(self, dense: Path) -> layer_table.Table:
+    def _made(self, dense: Path) -> layer_table.LatencyTable:
         if self.table is None:
             return layer_table.build(dense, **self._conditions, progress=self.progress)
         costs = layer_table.load(self.table)
         layer_table.check_fits(costs, self.table, layers(dense), **self._conditions)
         return costs
 
-    def _by_table(self, problem: Problem, costs: layer_table.Table) -> Counts:
+    def _by_table(self, problem: Problem, costs: layer_table.LatencyTable) -> Counts:
         """Return counts by a table of another machine: what they reach there cannot be measured here."""
         self._aim_from(costs.network_ms)
         counts, predicted = problem.solve(_AIM * self._goal)

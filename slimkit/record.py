@@ -70,7 +70,7 @@ class Record:
             RecordError: a field is missing, unknown, of another kind or out of range; the message has its path.
         """
         if not isinstance(value, Mapping):
-            raise RecordError(f"{path or 'the report'}: it is {_shown(value)}, but must be an object.")
+            raise RecordError(f"{path or _called(cls)}: it is {_shown(value)}, but must be an object.")
         found: dict[str, Any] = {}
         known = {entry.name: entry for entry in _fields(cls)}
         for name in value:
@@ -85,7 +85,7 @@ class Record:
         try:
             return cls(**found)
         except ValueError as error:
-            raise RecordError(f"{path or 'the report'}: {error}.") from None
+            raise RecordError(f"{path or _called(cls)}: {error}.") from None
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
@@ -114,6 +114,11 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 def _fields(kind: Any) -> tuple[Field[Any], ...]:
     return fields(kind)
+
+
+def _called(kind: type) -> str:
+    """Return what a record is called in messages: the latency table."""
+    return "the" + re.sub(r"[A-Z]", lambda capital: f" {capital[0].lower()}", kind.__name__)
 
 
 def _join(path: str, name: object) -> str:
@@ -177,12 +182,18 @@ def _simple(kind: type, value: object, path: str, bounds: Bounds = _FINITE) -> A
 
 
 def _one_of(kinds: tuple[Any, ...], value: object, path: str) -> Any:
-    """Read what may be null, or of one of several plain kinds."""
+    """Read what may be null, of one of several plain kinds, or one of several records, told apart by their `kind`."""
     rest = [kind for kind in kinds if kind is not type(None)]
     if value is None and len(rest) < len(kinds):
         return None
     if len(rest) == 1:
         return _read(rest[0], value, path)
+    if all(isinstance(kind, type) and issubclass(kind, Record) for kind in rest):
+        tag = value.get("kind") if isinstance(value, Mapping) else None
+        tags = {tag: kind for kind in rest for tag in get_args(_hints(kind)["kind"])}
+        if not isinstance(tag, str) or tag not in tags:
+            raise RecordError(f"{_join(path, 'kind')}: it is {_shown(tag)}, but must be {' or '.join(tags)}.")
+        return _read(tags[tag], value, path)
     for kind in rest:
         try:
             return _read(kind, value, path)

@@ -3,62 +3,60 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from torch import Tensor
 
 from slimkit import provenance
 from slimkit._version import __version__
-from slimkit.errors import CheckpointError
+from slimkit.errors import CheckpointError, RecordError
 from slimkit.models.names import is_plain
 from slimkit.provenance import Provenance
+from slimkit.record import Bounds, Count, Json, Positive, Record
 
 SCHEMA = "slimkit.slim/2"
 _FIRST = "slimkit.slim/1"  # knew of narrowing only
 
-_Count = Annotated[int, Field(gt=0)]
-_Index = Annotated[int, Field(ge=0)]
-_Size = Annotated[int, Field(gt=0, le=2**16)]
+_Size = Annotated[int, Bounds(1, 2**16)]
 _LARGEST = 2**14  # of a factory's argument that is no size of a stored tensor
 _CODE = ("features_only", "feature_cls")  # timm traces such networks with torch.fx
 _MOST = 10_000  # values among the arguments
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class Normalisation(_Strict):
+@dataclass(frozen=True, kw_only=True)
+class Normalised(Record):
     """Mean and standard deviation of each input channel."""
 
-    mean: list[float]
-    std: list[float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
-class Narrowed(_Strict):
+@dataclass(frozen=True, kw_only=True)
+class Narrowed(Record):
     """A `provenance.Narrowed`."""
 
     kind: Literal["narrowed"]
-    kept: dict[str, list[_Index]]
-    attributes: dict[str, dict[str, JsonValue]]
+    kept: dict[str, tuple[Count, ...]]
+    attributes: dict[str, dict[str, Json]]
 
 
-class Factorised(_Strict):
+@dataclass(frozen=True, kw_only=True)
+class Factorised(Record):
     """A `provenance.Factorised`."""
 
     kind: Literal["factorised"]
-    ranks: dict[str, _Count]
+    ranks: dict[str, Positive]
 
 
-class Masked(_Strict):
+@dataclass(frozen=True, kw_only=True)
+class Masked(Record):
     """A `provenance.Masked`."""
 
     kind: Literal["masked"]
-    left: dict[str, _Index]
+    left: dict[str, Count]
     weights: Literal["ticket", "trained"]
 
 
@@ -69,31 +67,37 @@ _EDITS: dict[str, type[provenance.Edit]] = {
 }
 
 
-class Record(_Strict):
-    """The metadata of a slim file; `digest` is over everything else in the file."""
+@dataclass(frozen=True, kw_only=True)
+class Metadata(Record):
+    """What a slim file says of its network; `digest` is over everything else in the file."""
 
     format: Literal["slimkit.slim/2"]
     slimkit: str
     arch: str
-    arguments: dict[str, JsonValue]
-    input_shape: Annotated[list[_Size], Field(min_length=1, max_length=4)] | None
-    classes: _Count | None
-    normalisation: Normalisation | None
-    attributes: dict[str, dict[str, JsonValue]]
-    edits: list[Annotated[Narrowed | Factorised | Masked, Field(discriminator="kind")]]
+    arguments: dict[str, Json]
+    input_shape: tuple[_Size, ...] | None
+    classes: Positive | None
+    normalisation: Normalised | None
+    attributes: dict[str, dict[str, Json]]
+    edits: tuple[Narrowed | Factorised | Masked, ...]
     aliases: dict[str, str]
     digest: str
 
+    def __post_init__(self) -> None:
+        if self.input_shape is not None and not 1 <= len(self.input_shape) <= 4:
+            raise ValueError("input_shape must have one to four sizes")
+
     def provenance(self) -> Provenance:
         """Return the record as the provenance to attach to the network."""
+        plain = self.to_dict()
         return Provenance(
             arch=self.arch,
-            arguments=dict(self.arguments),
-            input_shape=tuple(self.input_shape) if self.input_shape else None,
+            arguments=plain["arguments"],
+            input_shape=self.input_shape,
             classes=self.classes,
-            normalisation=self.normalisation.model_dump() if self.normalisation else None,
-            attributes={path: dict(values) for path, values in self.attributes.items()},
-            edits=tuple(_EDITS[edit.kind](**edit.model_dump(exclude={"kind"})) for edit in self.edits),
+            normalisation=plain["normalisation"],
+            attributes=plain["attributes"],
+            edits=tuple(_EDITS[edit.pop("kind")](**edit) for edit in plain["edits"]),
         )
 
 
@@ -118,10 +122,10 @@ def write(provenance: Provenance, aliases: Mapping[str, str], tensors: Mapping[s
         "aliases": dict(aliases),
     }
     fields = json.loads(json.dumps(fields))  # tuples become lists before the digest is taken
-    return json.dumps({**fields, "digest": _digest(fields, tensors)})
+    return json.dumps({**fields, "digest": digest(fields, tensors)})
 
 
-def read(text: str, tensors: Mapping[str, Tensor], path: Path) -> Record:
+def read(text: str, tensors: Mapping[str, Tensor], path: Path) -> Metadata:
     """Check the metadata of a file from anywhere, and that neither it nor the tensors were changed.
 
     Raises:
@@ -140,20 +144,19 @@ def read(text: str, tensors: Mapping[str, Tensor], path: Path) -> Record:
             "  Update slimkit: pip install -U slimkit"
         )
     try:
-        record = Record.model_validate(_upgraded(fields))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise _broken(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        record = Metadata.from_dict(_upgraded(fields))
+    except RecordError as error:
+        raise _broken(path, str(error).rstrip(".")) from None
     _check_arguments(record, tensors, path)
     del fields["digest"]
-    if record.digest != _digest(fields, tensors):
+    if record.digest != digest(fields, tensors):
         raise CheckpointError(
             f"{path}: the file was changed after it was written: its digest does not fit.\n  Copy or make it again."
         )
     return record
 
 
-def _check_arguments(record: Record, tensors: Mapping[str, Tensor], path: Path) -> None:
+def _check_arguments(record: Metadata, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Refuse arguments that no network of these tensors has: numbers without measure, names that are no names."""
     largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
     changed = [record.attributes, *(edit.attributes for edit in record.edits if isinstance(edit, Narrowed))]
@@ -179,7 +182,7 @@ def _check_arguments(record: Record, tensors: Mapping[str, Tensor], path: Path) 
 def _leaves(value: Any) -> Iterator[Any]:
     if isinstance(value, dict):
         value = value.values()
-    elif not isinstance(value, list):
+    elif not isinstance(value, list | tuple):
         yield value
         return
     for inner in value:
@@ -195,7 +198,7 @@ def _upgraded(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**rest, "format": SCHEMA, "edits": edits}
 
 
-def _digest(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+def digest(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of the metadata and of every tensor's name, type, shape and bytes."""
     total = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     for name in sorted(tensors):
