@@ -9,82 +9,28 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import Field, fields
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_origin
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from slimkit._version import __version__
 from slimkit.errors import SlimkitError
-from slimkit.results import Record, study_file
-from slimkit.settings import RUNTIMES, CompressSpec, Settings, StudySpec, TrainSpec, command_line
+from slimkit.flags import Function, SettingsCommand, first_of_several, input_shapes, settings_of, show, working
+from slimkit.results import study_file
+from slimkit.settings import RUNTIMES, CompressSpec, StudySpec, TrainSpec, command_line
 from slimkit.settings.words import as_flags, printable
 
 if TYPE_CHECKING:
-    from slimkit.report.progress import Screen
     from slimkit.runs.result import Outcome
-
-Found = TypeVar("Found", bound=Record)
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 # The settings that most runs vary are shown as options; the others are listed after them.
 COMPRESS = ("ratio", "max_macs", "max_latency", "data", "epochs", "arch", "input_shape", "trust_pickle")
 TRAIN = ("arch", "data", "method", "ratio", "max_macs", "epochs", "seed")
 INSPECT = ("arch", "input_shape", "trust_pickle", "max_memory", "without_bn", "tracer")
 STUDY = ("arch", "data", "methods", "ratio", "seeds", "images", "pixels")
-
-
-def _flag(entry: Field[Any]) -> str:
-    flag = f"--{entry.name.replace('_', '-')}"
-    return f"{flag}/--no-{flag[2:]}" if entry.type is bool and entry.default else flag
-
-
-def _look(entry: Field[Any], hidden: bool) -> dict[str, Any]:
-    default = "" if entry.default in (None, "", ()) or entry.type is bool else f" [{entry.default}]"
-    look = {"default": None, "hidden": hidden, "help": entry.metadata["help"] + default}
-    if get_origin(entry.type) is tuple:
-        look |= {"multiple": True, "callback": lambda context, option, words: ",".join(words) or None}
-    return look | ({"is_flag": True} if entry.type is bool else {"metavar": "VALUE"})
-
-
-class SettingsCommand(click.Command):
-    """A command whose help lists, after its options, the settings that are not among them."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        super().format_options(ctx, formatter)
-        rest = [option for option in self.params if isinstance(option, click.Option) and option.hidden]
-        listed = [(option.opts[-1][2:], option.help) for option in rest if option.help]
-        if listed:
-            with formatter.section("More, each as --NAME VALUE, --set NAME=VALUE or in the settings file"):
-                formatter.write_dl(listed)
-
-
-def settings_of(
-    kind: type[Settings], shown: Sequence[str], rest: bool = True, config: bool = True
-) -> Callable[[Function], Function]:
-    """Make an option of every setting of a spec; those not in `shown` are listed after the options.
-
-    Without `rest` only those in `shown` become options; without `config` the settings file is none of them.
-    """
-
-    def add(command: Function) -> Function:
-        by_name = {entry.name: entry for entry in fields(kind) if get_origin(entry.type) is not Mapping}  # no tables
-        engines = "tracer or runtime by its name: " + ", ".join(command_line.ENGINES)
-        if config:
-            click.option("--engine", metavar="NAME", hidden=True, help=engines)(command)
-        click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any setting, by name.")(command)
-        trust = "Let the settings file name code to run: arch, data, trust_pickle."
-        click.option("--trust-config", is_flag=True, hidden=True, help=trust)(command)
-        if config:
-            click.option("--config", type=Path, metavar="FILE", help="Settings from a file such as run.toml.")(command)
-        for name in reversed([*shown, *(name for name in by_name if rest and name not in shown)]):
-            click.option(_flag(by_name[name]), name, **_look(by_name[name], hidden=name not in shown))(command)
-        return command
-
-    return add
 
 
 def output_options(command: Function) -> Function:
@@ -233,16 +179,6 @@ def inspect(checkpoint: Path, as_json: bool, **words: Any) -> None:
     show(found, as_json, table.inspect_tables)
 
 
-def image_shape(ctx: click.Context, option: click.Parameter, word: str | None) -> tuple[int, ...] | None:
-    """Read C,H,W."""
-    if word is None:
-        return None
-    sizes = word.split(",")
-    if not all(size.strip().isdecimal() and int(size) for size in sizes):
-        raise click.BadParameter(f"{word!r} is not the shape of one image: give C,H,W, such as 3,224,224.")
-    return tuple(map(int, sizes))
-
-
 @slimkit.command()
 @click.argument("models", type=Path, nargs=-1, required=True, metavar="MODEL.onnx...")
 @click.option(
@@ -251,7 +187,10 @@ def image_shape(ctx: click.Context, option: click.Parameter, word: str | None) -
 )  # fmt: skip
 @click.option("--threads", default=1, type=click.IntRange(1), metavar="N", help="Threads of the engine.")
 @click.option("--batch", default=1, type=click.IntRange(1), metavar="N", help="Images at once.")
-@click.option("--input-shape", callback=image_shape, metavar="C,H,W", help="Of one image, if a file leaves it free.")
+@click.option(
+    "--input-shape", multiple=True, callback=input_shapes, metavar="C,H,W",
+    help="Of one input, if a file leaves it free; of several name=C,H,W, given several times.",
+)  # fmt: skip
 @click.option(
     "--table", "file", type=Path, metavar="FILE",
     help="Also time the layers of the one model, and write what they cost here, for compress --latency-table.",
@@ -297,15 +236,6 @@ def report(folders: tuple[Path, ...], out: Path | None, force: bool) -> None:
     click.echo(path)
 
 
-@contextmanager
-def working() -> Iterator["Screen"]:
-    """Show progress on stderr; keep stdout free of what libraries print."""
-    from slimkit.report import progress
-
-    with redirect_stdout(sys.stderr), progress.shown(first_of_several()) as show_progress:
-        yield show_progress
-
-
 def show_run(outcome: "Outcome", as_json: bool) -> None:
     """Print how a run ended, and where its report lies."""
     if outcome.report is None or not first_of_several():
@@ -319,23 +249,6 @@ def show_run(outcome: "Outcome", as_json: bool) -> None:
     show(outcome.report, as_json, table.run_table)
     if not as_json:
         click.echo(f"Report: {outcome.folder / 'report.html'}")
-
-
-def show(found: Found, as_json: bool, table: Callable[[Found], Any]) -> None:
-    """Print what a command found as JSON, or as tables."""
-    if as_json:
-        from slimkit.results import report_file
-
-        click.echo(printable(report_file.to_json(found.to_dict())), nl=False)
-        return
-    from rich.console import Console
-
-    Console().print(table(type(found).from_dict(printable(found.to_dict()))))
-
-
-def first_of_several() -> bool:
-    """Tell whether this process speaks for the run: the only one, or rank 0 of a distributed run."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from slimkit.errors import TraceError
+from slimkit.usage import INPUT
 
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
@@ -30,6 +31,14 @@ def tensors(tree: Any, depth: int = 9) -> list[Tensor]:
     elif not isinstance(tree, (tuple, list)):
         tree = [] if callable(tree) else list(getattr(tree, "__dict__", {}).values())
     return [tensor for item in tree for tensor in tensors(item, depth - 1)] if depth else []
+
+
+def named(example: Example) -> dict[str, Tensor]:
+    """Return the tensors of an example input under the names that an ONNX file gives them."""
+    if isinstance(example, Mapping):
+        return {name: value for name, value in example.items() if isinstance(value, Tensor)}
+    found = tensors(example)
+    return {INPUT: found[0]} if len(found) == 1 else {f"{INPUT}_{i}": tensor for i, tensor in enumerate(found)}
 
 
 def describe(example: Example) -> str:
@@ -67,6 +76,24 @@ def of_batch(example: Example, images: int) -> Example:
             return tensor
         repeats = -(-images // batch)
         return tensor.repeat(repeats, *[1] * (tensor.dim() - 1))[:images]
+
+    return mapped(example, change)
+
+
+def larger(example: Example) -> Example:
+    """Return zeros like an example whose spatial dimensions, those after the second, are larger by a half.
+
+    Each stays a multiple of what it is one of: 32, 16, ... What is no floating-point tensor stays as it is.
+    """
+
+    def half_more(size: int) -> int:
+        step = next(step for step in (32, 16, 8, 4, 2, 1) if size % step == 0)
+        return size + max(step, size // 2 // step * step)
+
+    def change(tensor: Tensor) -> Tensor:
+        if tensor.dim() < 3 or not tensor.is_floating_point():
+            return tensor
+        return tensor.new_zeros(*tensor.shape[:2], *map(half_more, tensor.shape[2:]))
 
     return mapped(example, change)
 

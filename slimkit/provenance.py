@@ -36,6 +36,23 @@ Edit = Narrowed | Factorised | Masked
 
 
 @dataclass(frozen=True, kw_only=True)
+class Use:
+    """What a network is for, and how the pictures that it was trained on were read.
+
+    Attributes:
+        task: name of the task, None where it is not known.
+        class_names: in the order of the outputs; empty where they are not known.
+        resize: pixels of a picture's shorter side before its centre is cropped out, or `squash`.
+        crop: share of the shorter side that the centre crop keeps, where `resize` does not say it.
+    """
+
+    task: str | None = None
+    class_names: tuple[str, ...] = ()
+    resize: int | str | None = None
+    crop: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Provenance:
     """Architecture reference and surgery record of one network; JSON-able values only.
 
@@ -46,6 +63,7 @@ class Provenance:
         input_shape: shape of one image, (C, H, W).
         classes: number of classes, None where the network is no classifier.
         normalisation: `mean` and `std` per input channel, of images in [0, 1].
+        use: what it is for, and how its pictures are read.
         attributes: module path -> attribute -> the value it has where the factory sets another, before any edit.
         edits: what was done to the network since, in order.
     """
@@ -55,14 +73,18 @@ class Provenance:
     input_shape: tuple[int, ...] | None = None
     classes: int | None = None
     normalisation: dict[str, list[float]] | None = None
+    use: Use = Use()
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
     edits: tuple[Edit, ...] = ()
+
+
+UNKNOWN = Provenance()
 
 
 def of(model: object) -> Provenance:
     """Return the provenance attached to a network, an empty one where there is none."""
     found = getattr(model, _ATTRIBUTE, None)
-    return found if isinstance(found, Provenance) else Provenance()
+    return found if isinstance(found, Provenance) else UNKNOWN
 
 
 def attach(model: object, provenance: Provenance) -> None:

@@ -315,7 +315,7 @@ def test_bench_writes_a_table_and_says_how_to_use_it(bench, capsys):
     [
         ("bench a.onnx b.onnx --table t.json", "--table with 2 models: a table is of one network on one engine"),
         ("bench a.onnx --table t.json --engine onnxruntime --engine openvino", "--table with 2 engines"),
-        ("bench a.onnx --input-shape 3x8x8", "'3x8x8' is not the shape of one image: give C,H,W"),
+        ("bench a.onnx --input-shape 3x8x8", "input_shape is '3x8x8': it must be C,H,W"),
     ],
 )
 def test_what_bench_refuses(bench, capsys, words, message):

@@ -14,6 +14,7 @@ from slimkit import data
 from slimkit.data.listing import problem
 from slimkit.data.pictures import Reading, View
 from slimkit.errors import DataError, SlimkitError, SpecError
+from slimkit.provenance import Provenance
 from slimkit.tasks import SEGMENTATION
 
 RANDOM = np.random.default_rng(0)
@@ -109,7 +110,9 @@ def test_a_folder_is_read_as_asked_for_else_as_trained_else_as_usual(
     assumed: list[str],
 ) -> None:
     opened = data.open(
-        f"folder:{classes(tmp_path)}", reading=reading, own_shape=own_shape, own_normalisation=normalisation
+        f"folder:{classes(tmp_path)}",
+        reading=reading,
+        own=Provenance(input_shape=own_shape, normalisation=normalisation),
     )
     assert (opened.input_shape, opened.mean[0], opened.class_names) == (shape, mean, ("cat", "dog"))
     assert bool(opened.notes) == bool(assumed)
@@ -223,7 +226,7 @@ def test_a_flat_folder_has_no_classes_but_calibrates(tmp_path: Path) -> None:
         picture(tmp_path / ("deep" if number == 4 else ".") / f"{number}.jpg", (40, 30))
     with pytest.raises(DataError, match="so no classes; its pictures can serve without classes, as calibration"):
         open_at(tmp_path)
-    inputs = data.open_inputs(f"folder:{tmp_path}", own_shape=(1, 16, 16))
+    inputs = data.open_inputs(f"folder:{tmp_path}", own=Provenance(input_shape=(1, 16, 16)))
     assert len(inputs) == 5 and inputs.notes
     once, again = (list(inputs.batches(2)) for _ in range(2))
     torch.testing.assert_close(once, again, rtol=0, atol=0)

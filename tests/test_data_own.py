@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from slimkit import data
 from slimkit.errors import DataError, TrainingError
+from slimkit.provenance import Provenance
 from slimkit.tasks import Task
 from slimkit.training import Recipe, train
 
@@ -186,7 +187,7 @@ def test_a_function_in_a_file_makes_a_data_set(tmp_path: Path) -> None:
         "def plain(other=3):\n    return make(other, (1, 2, 2))\n"
         "def alone():\n    return [torch.ones(4, 3)]\n"
     )
-    opened = data.open(f"{file}:make", seed=5, own_shape=(3, 2, 2))
+    opened = data.open(f"{file}:make", seed=5, own=Provenance(input_shape=(3, 2, 2)))
     assert opened.input_shape == (3, 2, 2) and next(iter(opened.train.batches(1)))[0][0, 0, 0, 0] == 5
     assert data.open(f"{file}:plain").input_shape == (1, 2, 2)
     assert len(data.open_inputs(f"{file}:alone")) == 4
@@ -242,7 +243,7 @@ def test_what_gives_no_inputs_says_why(given: Any, why: str) -> None:
 
 
 def test_named_data_calibrates_as_the_network_was_trained() -> None:
-    inputs = data.open_inputs("digits", own_normalisation={"mean": [0.0], "std": [1.0]})
+    inputs = data.open_inputs("digits", own=Provenance(normalisation={"mean": [0.0], "std": [1.0]}))
     [batch] = inputs.batches(64, at_most=64)
     assert isinstance(batch, Tensor) and batch.min() == 0 and batch.max() == 1 and len(inputs) == 1294
 

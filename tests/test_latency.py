@@ -122,7 +122,7 @@ def test_a_small_model_is_the_layer_at_other_widths(small: SimpleNamespace, tmp_
         onnx.checker.check_model(str(path))
         assert path.stat().st_size < 2000
         runner = open_runner(path)
-        made = runner.run(np.ones([int(size or 1) for size in runner.input_shape], np.float32))[0]
+        made = runner.run(np.ones([int(size or 1) for size in runner.inputs[0].shape], np.float32))[0]
         assert made.shape[:2] == (engine_batch, outputs) and made[0, 0].size == layer.area
 
 

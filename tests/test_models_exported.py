@@ -189,10 +189,37 @@ def test_network_that_cannot_be_exported(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_networks_that_are_not_of_images(tmp_path):
-    program = torch.export.export(nn.Linear(3, 2), (torch.randn(2, 3),))
+class Both(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x, y):
+        return self.b(self.a(x) + self.a(y))
+
+
+@pytest.mark.parametrize(
+    ("net", "given", "shape"),
+    [
+        (nn.Linear(3, 2), (torch.randn(2, 3),), (3,)),
+        (nn.Conv1d(3, 2, 3), (torch.randn(2, 3, 40),), (3, 40)),
+        (nn.Conv3d(3, 2, 3), (torch.randn(2, 3, 4, 5, 6),), (3, 4, 5, 6)),
+        (Both(), (torch.randn(2, 3), torch.randn(2, 3)), None),
+    ],
+    ids=["vectors", "signals", "volumes", "two inputs"],
+)
+def test_networks_that_are_not_of_images(net, given, shape, tmp_path):
+    free = tuple({0: torch.export.Dim.DYNAMIC} for _ in given)
+    torch.export.save(torch.export.export(net.eval(), given, dynamic_shapes=free), tmp_path / "net.pt2")
+    found = models.load(tmp_path / "net.pt2").model
+    assert provenance.of(found).input_shape == shape
+    torch.testing.assert_close(found(*given), net(*given))
+
+
+def test_a_program_without_a_batch(tmp_path):
+    program = torch.export.export(nn.ReLU(), (torch.randn(3),))
     torch.export.save(program, tmp_path / "net.pt2")
-    with pytest.raises(CheckpointError, match="a tensor of 2 dimensions"):
+    with pytest.raises(CheckpointError, match="a tensor of 1 dimensions"):
         models.load(tmp_path / "net.pt2")
 
 

@@ -265,7 +265,7 @@ def masked(name, left):
 
 
 BAD = {
-    "newer format": (lambda f: f.update(format="slimkit.slim/3"), "pip install -U slimkit"),
+    "newer format": (lambda f: f.update(format="slimkit.slim/4"), "pip install -U slimkit"),
     "no arch": (lambda f: f.pop("arch"), "arch: it is missing"),
     "unknown field": (lambda f: f.update(run="os.system"), "run: there is no such field"),
     "shape of words": (lambda f: f.update(input_shape=["a", 1, 2]), "input_shape"),

@@ -19,6 +19,7 @@ from slimkit.cli import main
 from slimkit.errors import DataError, SlimkitError, SpecError
 from slimkit.measure.quality import evaluate
 from slimkit.models import load
+from slimkit.provenance import Provenance
 from slimkit.tasks import CLASSIFICATION, SEGMENTATION, Task
 from slimkit.training import Recipe, train
 
@@ -31,7 +32,7 @@ def segmentation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("shapes")
     for seed, (part, count) in enumerate((("train", 120), ("val", 40))):
         shapes.write(root / "data", part, count, seed)
-    opened = data.open(f"folder:{root / 'data'}", task=SEGMENTATION, own_shape=(3, 24, 24))
+    opened = data.open(f"folder:{root / 'data'}", task=SEGMENTATION, own=Provenance(input_shape=(3, 24, 24)))
     torch.manual_seed(0)
     recipe = Recipe(epochs=16, batch_size=20, device="cpu", precision="fp32", augment=False)
     trained = train(shapes.Segmenter(), opened.train, recipe, task=SEGMENTATION)
@@ -56,14 +57,14 @@ def test_a_segmentation_network_is_compressed_and_retrained(
     assert found["test"] > before["test"] - 0.1 > 0.6
     assert [row["validation_accuracy"] for row in report["recovery"]["history"]][-1] == found["validation"]
     assert report["after"]["macs"] < 0.6 * report["before"]["macs"]
-    split = data.open(f"folder:{folder}", task=SEGMENTATION, own_shape=(3, 24, 24)).validation
+    split = data.open(f"folder:{folder}", task=SEGMENTATION, own=Provenance(input_shape=(3, 24, 24))).validation
     assert evaluate(out / "model.onnx", split, SEGMENTATION)["mean IoU"].value == pytest.approx(found["test"], abs=1e-3)
     assert any("resize squash" in words for words in report["arch"]["assumptions"])
 
 
 def test_the_wrong_task_is_told_and_what_fits(segmentation: tuple[Path, Path]) -> None:
     folder, _ = segmentation
-    opened = data.open(f"folder:{folder}", task=SEGMENTATION, own_shape=(3, 24, 24))
+    opened = data.open(f"folder:{folder}", task=SEGMENTATION, own=Provenance(input_shape=(3, 24, 24)))
     with pytest.raises(DataError, match=r"(?s)task classification: .*\[2, 3, 24, 24\].*`task='segmentation'`"):
         data.check_fits(replace(opened, task=CLASSIFICATION), shapes.Segmenter())
 

@@ -17,6 +17,7 @@ from slimkit.data.own import dataset_of
 from slimkit.data.photos import photos
 from slimkit.data.pictures import Reading
 from slimkit.errors import DataError
+from slimkit.provenance import UNKNOWN, Provenance
 from slimkit.tasks import CLASSIFICATION, SEGMENTATION, Task
 
 NAMES: dict[str, Callable[[Path | None, int], Dataset]] = {
@@ -35,8 +36,7 @@ def open(
     *,
     task: Task | None = None,
     reading: Reading | None = None,
-    own_shape: tuple[int, ...] | None = None,
-    own_normalisation: dict[str, list[float]] | None = None,
+    own: Provenance = UNKNOWN,
 ) -> Dataset:
     """Open a data set.
 
@@ -46,16 +46,15 @@ def open(
         seed: draws the validation split from the training images.
         task: what the targets are for; classification unless given, or unless the data says so itself.
         reading: how the pictures of a folder are read; nothing else has use for it.
-        own_shape: (C, H, W) that the network was trained with: what a folder's pictures are brought to unless the
+        own: what is known of the network: a folder's pictures are read as those that it was trained on, unless the
             reading says otherwise.
-        own_normalisation: `mean` and `std` that it was trained with; likewise.
 
     Raises:
         DataError: unknown name; files missing or damaged; the reading does not suit the data.
     """
     if name.startswith(_FOLDER):
         opener = mask_folder if task is SEGMENTATION else folder
-        opened = opener(_path(name), seed, reading, own_shape, own_normalisation)
+        opened = opener(_path(name), seed, reading, own)
         return opened if task in (None, opened.task) else replace(opened, task=task or opened.task)
     if name in NAMES:
         dataset = NAMES[name](None if root is None else Path(root), seed)
@@ -70,7 +69,7 @@ def open(
             "  Give its checkpoint, such as yolo11n.pt, or other data: folder:PATH or file.py:make"
         )
     elif ":" in name:
-        dataset = from_factory(name, seed, task, own_shape)
+        dataset = from_factory(name, seed, task, own.input_shape)
     else:
         raise _unknown(name)
     _refuse(reading, name, dataset)
@@ -82,8 +81,7 @@ def open_inputs(
     root: str | Path | None = None,
     *,
     reading: Reading | None = None,
-    own_shape: tuple[int, ...] | None = None,
-    own_normalisation: dict[str, list[float]] | None = None,
+    own: Provenance = UNKNOWN,
 ) -> Inputs:
     """Open inputs without targets, to calibrate on; the arguments are those of `open`.
 
@@ -94,12 +92,12 @@ def open_inputs(
         DataError: as `open` does.
     """
     if name.startswith(_FOLDER):
-        return photos(_path(name), reading, own_shape, own_normalisation)
+        return photos(_path(name), reading, own)
     if name not in NAMES and ":" in name:
         given = f"calibration {name!r}"
-        return inputs_of(made_by(name, given, {"seed": 0, "input_shape": own_shape}), name=given)
+        return inputs_of(made_by(name, given, {"seed": 0, "input_shape": own.input_shape}), name=given)
     dataset = open(name, root, reading=reading)
-    return inputs_of(dataset.normalised(own_normalisation) if own_normalisation else dataset)
+    return inputs_of(dataset.normalised(own.normalisation) if own.normalisation else dataset)
 
 
 def as_dataset(anything: object, *, task: Task | None = None, seed: int = 0) -> Dataset:

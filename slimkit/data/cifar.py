@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100, Krizhevsky 2009: 60,000 colour images of 32x32 pixels, in torchvision's layout."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from slimkit.data.tensor_split import in_memory
 from slimkit.errors import DataError
 from slimkit.pickled import machine, values
 
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _HOW = (
     "  Unpack the Python version of https://www.cs.toronto.edu/~kriz/cifar.html there, for example by\n"
     "  torchvision.datasets.{dataset}(DIR, download=True), and give `data_root=DIR`"
@@ -22,7 +24,7 @@ _HOW = (
 def cifar10(root: Path | None, seed: int) -> Dataset:
     """Open CIFAR-10 from `root`/cifar-10-batches-py."""
     files = ([f"data_batch_{number}" for number in range(1, 6)], ["test_batch"])
-    return _cifar("cifar10", root, "cifar-10-batches-py", files, "labels", 10, seed)
+    return replace(_cifar("cifar10", root, "cifar-10-batches-py", files, "labels", 10, seed), class_names=_CIFAR10)
 
 
 def cifar100(root: Path | None, seed: int) -> Dataset:

@@ -62,6 +62,7 @@ class Dataset:
         mean: per channel, of images in [0, 1]; subtracted from every image. Empty where the inputs are given by
             somebody else's code, as the network takes them.
         std: per channel, of images in [0, 1]; every image is divided by it. Empty as `mean` is.
+        resize, crop: how picture files are read, as in `provenance.Use`; None where there are none.
         train: to fit weights.
         validation: to choose by.
         test: to report on, once.
@@ -75,6 +76,8 @@ class Dataset:
     input_shape: tuple[int, ...]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    resize: int | str | None = None
+    crop: float | None = None
     train: Split = field(repr=False)
     validation: Split = field(repr=False)
     test: Split = field(repr=False)

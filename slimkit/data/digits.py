@@ -36,4 +36,5 @@ def digits(root: Path | None, seed: int) -> Dataset:
         classes=10,
         seed=seed,
         augmentation=Augmentation(pad=1),
+        class_names=[str(digit) for digit in range(10)],
     )

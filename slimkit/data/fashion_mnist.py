@@ -17,6 +17,9 @@ from slimkit.errors import DataError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _FOLDERS = ("FashionMNIST/raw", "fashion-mnist", ".")  # torchvision's, Debian's, the files themselves
+_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
 _HOW = (
     "  Install Debian's package dataset-fashion-mnist, or give `data_root=DIR` with the four files\n"
     "  (train|t10k)-(images-idx3|labels-idx1)-ubyte[.gz] in it or in DIR/FashionMNIST/raw"
@@ -31,7 +34,10 @@ def fashion_mnist(root: Path | None, seed: int) -> Dataset:
         if len(images) != len(labels) or images.shape[2:] != (28, 28):
             found = f"{list(images.shape)} pixels and {len(labels)} labels"
             raise DataError(f"fashion-mnist: {folder} has {found}, which do not go together.\n{_HOW}")
-    return in_memory("fashion-mnist", train, test, classes=10, seed=seed, augmentation=Augmentation(pad=2, flip=True))
+    augmentation = Augmentation(pad=2, flip=True)
+    return in_memory(
+        "fashion-mnist", train, test, classes=10, seed=seed, augmentation=augmentation, class_names=_CLASSES
+    )
 
 
 def _folder(root: Path | None) -> Path:

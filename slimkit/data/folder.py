@@ -12,6 +12,7 @@ from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.order import split_indices
 from slimkit.data.pictures import Reading, View, as_tensor, view
 from slimkit.errors import DataError
+from slimkit.provenance import UNKNOWN, Provenance
 
 _HOW = "  Give a folder with a sub-folder of pictures for each class, or train/, val/ and test/ of such"
 
@@ -23,8 +24,7 @@ def folder(
     root: Path,
     seed: int,
     reading: Reading | None = None,
-    own_shape: tuple[int, ...] | None = None,
-    own_normalisation: dict[str, list[float]] | None = None,
+    own: Provenance = UNKNOWN,
 ) -> Dataset:
     """Open a folder of pictures in classes.
 
@@ -36,15 +36,14 @@ def folder(
         root: the folder.
         seed: draws the validation split.
         reading: how pictures are read.
-        own_shape: (C, H, W) that the network was trained with.
-        own_normalisation: `mean` and `std` that it was trained with.
+        own: what is known of the network.
 
     Raises:
         DataError: no classes, a class without pictures, more files than allowed that cannot be read.
     """
     reading = reading or Reading()
     given = f"folder:{root}"
-    seen, notes = view(reading, own_shape, own_normalisation)
+    seen, notes = view(reading, own)
     classes, parts = _listed(root, given)
     parts, left_out = _checked(parts, given, reading.allow_bad)
     parts, drawn = arranged(parts, seed, given)
@@ -59,6 +58,8 @@ def folder(
         input_shape=seen.shape,
         mean=seen.mean,
         std=seen.std,
+        resize=seen.resize,
+        crop=seen.cropped,
         notes=(*notes, *left_out, *drawn),
         train=splits["train"],
         validation=splits["validation"],

@@ -14,6 +14,7 @@ from slimkit.data.listing import PARTS, pictures, problem, readable
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.pictures import SQUASH, Reading, View, as_tensor, view
 from slimkit.errors import DataError
+from slimkit.provenance import UNKNOWN, Provenance
 from slimkit.tasks import SEGMENTATION
 from slimkit.tasks.segmentation import IGNORED
 
@@ -31,8 +32,7 @@ def mask_folder(
     root: Path,
     seed: int,
     reading: Reading | None = None,
-    own_shape: tuple[int, ...] | None = None,
-    own_normalisation: dict[str, list[float]] | None = None,
+    own: Provenance = UNKNOWN,
 ) -> Dataset:
     """Open a folder of pictures and masks; arguments, splits and errors are those of `folder.folder`.
 
@@ -41,7 +41,7 @@ def mask_folder(
     """
     reading = reading or Reading()
     given = f"folder:{root}"
-    seen, notes = view(reading, own_shape, own_normalisation, SQUASH)
+    seen, notes = view(reading, own, SQUASH)
     parts = _listed(root, given)
     values: dict[Path, int] = {}  # mask -> bits of the values in it
     entries = [pair for found in parts.values() for pair in found]
@@ -62,6 +62,8 @@ def mask_folder(
         input_shape=seen.shape,
         mean=seen.mean,
         std=seen.std,
+        resize=seen.resize,
+        crop=seen.cropped,
         notes=(*notes, *left_out, *drawn, *noted),
         train=splits["train"],
         validation=splits["validation"],

@@ -10,13 +10,13 @@ from slimkit.data.listing import pictures, problem, readable
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.pictures import Reading, View, as_tensor, view
 from slimkit.errors import DataError
+from slimkit.provenance import UNKNOWN, Provenance
 
 
 def photos(
     root: Path,
     reading: Reading | None = None,
-    own_shape: tuple[int, ...] | None = None,
-    own_normalisation: dict[str, list[float]] | None = None,
+    own: Provenance = UNKNOWN,
 ) -> Inputs:
     """Open all pictures in a folder and below it, whatever the names of its sub-folders.
 
@@ -32,7 +32,7 @@ def photos(
     files = pictures(root)
     if not files:
         raise DataError(f"{given}: no pictures in it.\n  Give a folder with pictures in it")
-    seen, notes = view(reading, own_shape, own_normalisation)
+    seen, notes = view(reading, own)
     good, left_out = readable(files, problem, lambda path: path, given, reading.allow_bad)
     fetch = Photos(tuple(good), seen)
     split = LoaderSplit(fetch=fetch, count=len(good), mean=seen.mean, std=seen.std, collate=stacked)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from slimkit.data.order import number
 from slimkit.errors import DataError, SpecError
+from slimkit.provenance import Provenance
 
 # Of ImageNet, and so of most networks that are trained on colour pictures; grey: of their brightness.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -80,6 +81,11 @@ class View:
     resize: int | str | None = None
     crop: float = CROP
 
+    @property
+    def cropped(self) -> float | None:
+        """Share of the shorter side that is kept; None where `resize` says it."""
+        return self.crop if self.resize is None else None
+
     def open(self, path: Path) -> Any:
         """Return the picture, decoded, in as many channels as are wanted.
 
@@ -134,18 +140,12 @@ def as_tensor(image: Any) -> Tensor:
     return pixels.float() / 255
 
 
-def view(
-    reading: Reading,
-    own_shape: tuple[int, ...] | None,
-    own_normalisation: dict[str, list[float]] | None,
-    resize: int | str | None = None,
-) -> tuple[View, tuple[str, ...]]:
+def view(reading: Reading, own: Provenance, resize: int | str | None = None) -> tuple[View, tuple[str, ...]]:
     """Decide how pictures are read: as asked for, else as the network was trained, else as most networks are.
 
     Args:
         reading: what was asked for.
-        own_shape: (C, H, W) that the network was trained with, None where it is not known.
-        own_normalisation: `mean` and `std` that it was trained with.
+        own: what is known of the network: shape, mean, std, resize and crop that it was trained with.
         resize: what this kind of data is resized by where nothing is asked for.
 
     Returns:
@@ -156,14 +156,24 @@ def view(
     """
     import torchvision.transforms.v2  # noqa: F401 - here, so that processes that are forked to read have it already
 
-    usable = own_shape is not None and len(own_shape) == 3 and own_shape[0] in (1, 3)
-    known = own_shape if usable else None
+    usable = own.input_shape is not None and len(own.input_shape) == 3 and own.input_shape[0] in (1, 3)
+    known, own_normalisation = own.input_shape if usable else None, own.normalisation
     channels, height, width = reading.input_shape or known or (3, 224, 224)
     assumed = []
     if reading.input_shape is None:
         assumed.append("input_shape from the network" if known else "input_shape 3,224,224")
-    if reading.resize is None and reading.crop is None:
-        assumed.append(f"resize {resize}" if resize is not None else f"crop {CROP} (resize {round(height / CROP)})")
+    crop, asked = reading.crop, reading.resize
+    if crop is None and asked is None:
+        own_size = reading.input_shape in (None, own.input_shape)
+        if own.use.crop is not None:
+            crop = own.use.crop
+            assumed.append(f"crop {crop:.4g} (resize {round(height / crop)}) from the network")
+        elif own.use.resize is not None and (own_size or own.use.resize == SQUASH):
+            asked = own.use.resize
+            assumed.append(f"resize {asked} from the network")
+        else:
+            asked = resize
+            assumed.append(f"resize {asked}" if asked else f"crop {CROP} (resize {round(height / CROP)})")
     if reading.mean is not None and reading.std is not None:
         mean, std = reading.mean, reading.std
     elif own_normalisation is not None and len(own_normalisation["mean"]) == channels:
@@ -177,13 +187,12 @@ def view(
             f"mean and std are of {len(mean)} and {len(std)} channels, the pictures of {channels}.\n"
             "  Give one number a channel"
         )
-    asked = resize if reading.resize is None and reading.crop is None else reading.resize
     found = View(
         shape=(channels, height, width),
         mean=mean,
         std=std,
         resize=asked,
-        crop=reading.crop or CROP,
+        crop=crop or CROP,
     )
     note = f"pictures are read as {channels}x{height}x{width}, with {', '.join(assumed)}"
     return found, (note,) if assumed else ()

@@ -89,6 +89,7 @@ def in_memory(
     classes: int,
     seed: int,
     augmentation: Augmentation,
+    class_names: Sequence[str] = (),
 ) -> Dataset:
     """Make a data set of images uint8 [N, C, H, W] and labels int64 [N].
 
@@ -107,6 +108,7 @@ def in_memory(
     return Dataset(
         name=name,
         classes=classes,
+        class_names=tuple(class_names),
         input_shape=(channels, height, width),
         mean=mean,
         std=std,

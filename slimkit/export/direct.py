@@ -17,9 +17,10 @@ from slimkit.export.file import OnnxModel
 from slimkit.export.fold import fold_batch_norms
 from slimkit.export.movement import MOVEMENT
 from slimkit.export.recording import Batch, Recording, Size, Unsupported, Value, capture
-from slimkit.export.writer import INPUT, Writer, onnx_type
+from slimkit.export.writer import Writer, onnx_type
+from slimkit.settings.files import OPSET
+from slimkit.usage import INPUT
 
-OPSET = 18  # the lowest that has all we write: ONNX Runtime 1.14 (2023) and later read it
 IR_VERSION = 8  # the one that belongs to this opset
 _RULES = {**ARITHMETIC, **MOVEMENT}
 

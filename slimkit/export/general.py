@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import onnx
 import torch
@@ -10,26 +13,32 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from slimkit.errors import EngineError
-from slimkit.example import Example, batch_size, of_batch
-from slimkit.export.direct import OPSET, output_names
+from slimkit.example import Example, batch_size, named, of_batch
+from slimkit.export.direct import output_names
 from slimkit.export.file import OnnxModel
-from slimkit.export.writer import named
 from slimkit.modules import evaluating, quiet
+from slimkit.settings.files import OPSET
+
+_SCOPES = "pkg.torch.onnx.name_scopes"  # the modules around a node, from the network itself inwards
+_SPATIAL = {3: ("length",), 4: ("height", "width"), 5: ("depth", "height", "width")}  # by the rank of an input
 
 
-def translate(model: nn.Module, example_input: Example, opset: int = OPSET, free_batch: bool = True) -> OnnxModel:
+def translate(
+    model: nn.Module, example_input: Example, opset: int = OPSET, free_batch: bool = True, free_size: bool = False
+) -> OnnxModel:
     """Return the network in evaluation mode as an ONNX model whose first dimension, `batch`, is free.
 
     Args:
         free_batch: without it the model is bound to the example's batch.
+        free_size: leave the dimensions after the second free too: `height` and `width`.
 
     Raises:
         EngineError: the exporter cannot express the network; its own line is in the message.
     """
     images = of_batch(example_input, 2) if free_batch else example_input
-    batch, size = torch.export.Dim("batch"), batch_size(images)
-    free = tree_map(lambda t: {0: batch} if isinstance(t, Tensor) and t.dim() and len(t) == size else None, images)
+    free = tree_map(lambda t: _free(t, batch_size(images), free_batch, free_size), images)
     positional = images if isinstance(images, tuple) else () if isinstance(images, Mapping) else (images,)
+    nest = isinstance(images, (tuple, Mapping))
     with evaluating(model), torch.no_grad(), quiet():
         try:
             program = torch.onnx.export(
@@ -40,7 +49,7 @@ def translate(model: nn.Module, example_input: Example, opset: int = OPSET, free
                 dynamo=True,
                 external_data=False,
                 input_names=list(named(images)),
-                dynamic_shapes=(free if isinstance(images, (tuple, Mapping)) else (free,)) if free_batch else None,
+                dynamic_shapes=None if not free_batch and not free_size else free if nest else (free,),
                 opset_version=opset,
                 verbose=False,
             )
@@ -52,8 +61,20 @@ def translate(model: nn.Module, example_input: Example, opset: int = OPSET, free
     assert program is not None
     proto: onnx.ModelProto = program.model_proto
     _rename_outputs(proto)
+    _name_after_modules(proto)
     strip(proto)
     return OnnxModel(proto)
+
+
+def _free(tensor: Any, batch: int, free_batch: bool, free_size: bool) -> dict[int, str] | None:
+    """Return the names of the dimensions that one input leaves free."""
+    if not isinstance(tensor, Tensor) or not tensor.dim():
+        return None
+    names = {0: "batch"} if free_batch and len(tensor) == batch else {}
+    if free_size and tensor.is_floating_point():
+        spatial = _SPATIAL.get(tensor.dim(), ())
+        names |= {tensor.dim() - len(spatial) + place: name for place, name in enumerate(spatial)}
+    return names or None
 
 
 def strip(proto: onnx.ModelProto) -> None:
@@ -71,11 +92,37 @@ def strip(proto: onnx.ModelProto) -> None:
     proto.graph.name = "slimkit"
 
 
+def _name_after_modules(proto: onnx.ModelProto) -> None:
+    """Name each node, and what it gives, by the module that ran it, as our own road does: so its time can be told."""
+    if any(attribute.HasField("g") for node in proto.graph.node for attribute in node.attribute):
+        return  # a loop's body reads values of the graph by their names
+    seen: Counter[str] = Counter()
+    fixed = {entry.name for entry in (*proto.graph.output, *proto.graph.input, *proto.graph.initializer)}
+    new: dict[str, str] = {}
+    for node in proto.graph.node:
+        said = {entry.key: entry.value for entry in node.metadata_props}
+        scopes = ast.literal_eval(said.get(_SCOPES, "[]"))
+        weight = next((name for name in node.input if name.endswith(".weight")), "")
+        path = weight.removesuffix(".weight") or (scopes[-2] if len(scopes) > 1 and scopes[0] == "" else "")
+        name = f"{path}/{node.op_type}".lstrip("/")
+        node.name = f"{name}_{seen[name]}" if seen[name] else name
+        seen[name] += 1
+        if len(node.output) == 1 and node.output[0] not in fixed:
+            new[node.output[0]] = node.name
+    _rename(proto, new)
+
+
 def _rename_outputs(proto: onnx.ModelProto) -> None:
     old = [output.name for output in proto.graph.output]
     new = dict(zip(old, output_names(len(old)), strict=True))
     for output in proto.graph.output:
         output.name = new[output.name]
+    _rename(proto, new)
+
+
+def _rename(proto: onnx.ModelProto, new: Mapping[str, str]) -> None:
+    for value in proto.graph.value_info:
+        value.name = new.get(value.name, value.name)
     for node in proto.graph.node:
         for names in (node.input, node.output):
             names[:] = [new.get(name, name) for name in names]

@@ -6,40 +6,32 @@ computes something else than torch, goes the general road (`general.py`).
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from slimkit import provenance, usage
 from slimkit._version import __version__
-from slimkit.errors import EngineError, OutputError, TraceError
-from slimkit.example import Example, call, describe, mapped, of_batch, tensors
+from slimkit.errors import EngineError, OutputError
+from slimkit.example import Example, batch_size, mapped
 from slimkit.export import direct, general
+from slimkit.export.check import SEVERAL, check, line, references
 from slimkit.export.file import OnnxModel
-from slimkit.export.writer import named
+from slimkit.export.pixels import as_pixels, normalisation_of, normalising
 from slimkit.modules import copied, dtype_of, private, unwrapped
+from slimkit.settings.files import OPSET
 
-# max |a - b| / std(a): above it is a wrong translation, below it rounding
-_TOLERANCE = 1e-3
-_TOLERANCES = {"float16": 3e-2}
 _Translate = Callable[[nn.Module, Example], OnnxModel]
 _log = logging.getLogger("slimkit")
 _LARGEST = 2**31 - 1  # bytes of one protobuf message
-_Array = NDArray[Any]
-
-
-class _Mismatch(Exception):
-    """ONNX Runtime does not run the file, or computes something else than torch."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +41,12 @@ class Exported:
     Attributes:
         road: `direct`, our own translation, or `general`, torch's exporter.
         batch: the batch size that the file is bound to; None where it is free.
+        why: why the file is bound to a batch though that was not asked for, else "".
     """
 
     road: str
     batch: int | None
+    why: str = ""
 
 
 def export_onnx(
@@ -61,8 +55,10 @@ def export_onnx(
     example_input: Example,
     metadata: dict[str, str] | None = None,
     *,
-    opset: int = direct.OPSET,
+    opset: int = OPSET,
     fixed_batch: bool = False,
+    free_size: bool = False,
+    embed_normalisation: bool = False,
 ) -> Exported:
     """Write a network in evaluation mode to one ONNX file; the network is left as it was found.
 
@@ -70,60 +66,86 @@ def export_onnx(
     `output`, or `output_0`, `output_1`, ... in the order in which the network returns them. BatchNorm is folded into
     the layer before it where that is exact. The same network gives the same bytes. The file takes its place only
     after `onnx.checker` has passed and ONNX Runtime has computed batches of 1 and 3 as torch does. Our own translation
-    is tried first, then torch's exporter, then torch's exporter for a batch of one.
+    is tried first, then torch's exporter, then torch's exporter for a batch of one. The file's `metadata_props` say in
+    `usage` how the network is used, as far as slimkit knows: see `slimkit.usage.Usage`.
 
     Args:
         model: any network.
         path: the file; one that is there is replaced.
         example_input: a tensor [N, ...], any N, a tuple of arguments, or a dict of keyword arguments.
-        metadata: written to the file's `metadata_props`, beside `slimkit` (the version).
+        metadata: written to the file's `metadata_props` too.
         opset: version of ONNX's operators.
         fixed_batch: bind the file to batches of one.
+        free_size: leave all dimensions after the second free; ONNX Runtime must also compute a second size right.
+        embed_normalisation: put mean and std of the network's images into the file: it takes pixels of 0 to 255.
 
     Raises:
         TraceError: the network does not run on such an input.
-        EngineError: it cannot be expressed in ONNX, or not in one file of 2 GB.
+        EngineError: it cannot be expressed in ONNX, or not in one file of 2 GB, or not as asked for.
         OutputError: the file cannot be written; nothing is left of it.
     """
     path, model = Path(path), unwrapped(model)
-    if sum(t.nbytes for t in (*model.parameters(), *model.buffers())) > _LARGEST:
-        raise EngineError(
-            f"{type(model).__name__} cannot be exported to ONNX: one file holds 2 GB, its weights are more.\n"
-            "  Use the .safetensors file instead"
-        )
-    if dtype_of(model) == torch.bfloat16:
-        raise EngineError(
-            f"{type(model).__name__} cannot be exported to ONNX: ONNX Runtime has no convolutions in bfloat16.\n"
-            "  Export model.float()"
-        )
+    _refuse(model)
+    known = provenance.of(model)
     if any(t.device.type != "cpu" for t in (*model.parameters(), *model.buffers())):
         model = copied(model).cpu()
-    images, expected = _reference(model, mapped(example_input, Tensor.cpu))
+    example_input = mapped(example_input, Tensor.cpu)
+    prepare, placed = private, _as_is
+    if embed_normalisation:
+        scale = normalisation_of(model, example_input)
+        prepare, placed = (
+            partial(normalising, normalisation=scale),
+            partial(mapped, change=partial(as_pixels, normalisation=scale)),
+        )
+    expected = references(prepare(model), example_input, free_size, placed)
+    several = next((one.example for one in expected if batch_size(one.example) == SEVERAL), None)
+    why = "" if several is not None else "it takes one image at a time"
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        for last, (name, translate, batch) in _roads(opset, fixed_batch):
+        for last, (name, translate, batch) in _roads(opset, fixed_batch or several is None, free_size):
             try:
-                given = images if batch is None else of_batch(images, batch)
-                _write(translate(private(model), given), part, metadata or {})
-                _check(part, images, expected, batch)
+                given = several if batch is None and several is not None else expected[0].example
+                made = translate(prepare(model), given)
+                said = usage.described(known, *_ends(made.proto), embedded=embed_normalisation, batch=batch)
+                _write(made, part, {"usage": json.dumps(said.to_dict()), **(metadata or {})})
+                check(part, expected, batch)
                 break
             except OutputError:
                 raise
             except Exception as error:  # whatever stops one road, the next may serve
                 if last:
                     raise _refusal(model, error) from error
-                _log.debug("%s: the %s road to ONNX: %s", type(model).__name__, name, _line(error))
+                _log.debug("%s: the %s road to ONNX: %s", type(model).__name__, name, line(error))
+                why = line(error)
         _guard(path, lambda: os.replace(part, path))
     finally:
         part.unlink(missing_ok=True)
-    return Exported(name, batch)
+    return Exported(name, batch, "" if batch is None or fixed_batch else why)
 
 
-def _roads(opset: int, fixed_batch: bool) -> Iterator[tuple[bool, tuple[str, _Translate, int | None]]]:
+def _as_is(example: Example) -> Example:
+    return example
+
+
+def _refuse(model: nn.Module) -> None:
+    """Refuse what no road can take."""
+    name = type(model).__name__
+    if sum(t.nbytes for t in (*model.parameters(), *model.buffers())) > _LARGEST:
+        raise EngineError(
+            f"{name} cannot be exported to ONNX: one file holds 2 GB, its weights are more.\n"
+            "  Use the .safetensors file instead"
+        )
+    if dtype_of(model) == torch.bfloat16:
+        raise EngineError(
+            f"{name} cannot be exported to ONNX: ONNX Runtime has no convolutions in bfloat16.\n  Export model.float()"
+        )
+
+
+def _roads(opset: int, fixed_batch: bool, free_size: bool) -> Iterator[tuple[bool, tuple[str, _Translate, int | None]]]:
     """Give the roads to try, one after the other, and whether each is the last."""
-    by_torch = partial(general.translate, opset=opset)
+    by_torch = partial(general.translate, opset=opset, free_size=free_size)
     if not fixed_batch:
-        if opset == direct.OPSET:
+        if opset == OPSET and not free_size:
             yield False, ("direct", direct.translate, None)
         yield False, ("general", by_torch, None)
     yield True, ("general", partial(by_torch, free_batch=False), 1)
@@ -133,30 +155,20 @@ def _refusal(model: nn.Module, error: Exception) -> EngineError:
     if isinstance(error, EngineError):
         return error
     return EngineError(
-        f"{type(model).__name__} cannot be exported to ONNX: {_line(error)}.\n"
+        f"{type(model).__name__} cannot be exported to ONNX: {line(error)}.\n"
         "  Keep the network as the .safetensors file"
     )
 
 
-def _reference(model: nn.Module, example_input: Example) -> tuple[Example, dict[int, list[_Array]]]:
-    """Return three random images like the example, and what torch computes for one and for all of them."""
-    generator = torch.Generator().manual_seed(0)
-
-    def drawn(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor  # indices and counts have a meaning
-        return torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
-
-    images = mapped(of_batch(example_input, 3), drawn)
-    with torch.no_grad():
-        try:
-            outputs = {size: tensors(call(private(model), of_batch(images, size))) for size in (1, 3)}
-        except Exception as error:
-            raise TraceError(
-                f"{type(model).__name__} does not run on a batch of shape {describe(images)}: {_line(error)}.\n"
-                "  Give an example input of the shape this network was made for"
-            ) from error
-    return images, {size: [tensor.numpy() for tensor in found] for size, found in outputs.items()}
+def _ends(proto: onnx.ModelProto) -> tuple[dict[str, tuple[usage.Shape, str]], list[str]]:
+    """Return the inputs of a graph, name -> (shape of one image, type), and the names of its outputs."""
+    inputs: dict[str, tuple[usage.Shape, str]] = {}
+    for entry in proto.graph.input:
+        kind = entry.type.tensor_type
+        sizes = [None if size.dim_param else int(size.dim_value) for size in kind.shape.dim]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+        inputs[entry.name] = tuple(sizes[1:]), str(dtype)
+    return inputs, [entry.name for entry in proto.graph.output]
 
 
 def _write(model: OnnxModel, path: Path, metadata: dict[str, str]) -> None:
@@ -173,37 +185,3 @@ def _guard(path: Path, action: Callable[[], object]) -> None:
             f"{path.parent}: the ONNX file cannot be written: {error.strerror or error}.\n"
             "  Make room, or choose another place with `out`"
         ) from error
-
-
-def _check(path: Path, images: Example, expected: dict[int, list[_Array]], batch: int | None) -> None:
-    """Let `onnx.checker` read the file, and ONNX Runtime compute a batch of 1, and one of 3 where it is free."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        onnx.checker.check_model(str(path))
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        names = {entry.name for entry in session.get_inputs()}  # an input that is not read is not there
-        for size in (1, 3) if batch is None else (batch,):
-            given = named(of_batch(images, size))
-            outputs = session.run(None, {name: tensor.numpy() for name, tensor in given.items() if name in names})
-            for got, want in zip(outputs, expected[size], strict=True):
-                _compare(got, want)
-    except _Mismatch:
-        raise
-    except Exception as error:  # the runtime's exceptions share no base class
-        raise _Mismatch(_line(error)) from error
-
-
-def _compare(got: _Array, want: _Array) -> None:
-    if got.shape != want.shape:
-        raise _Mismatch(f"ONNX Runtime returns the shape {got.shape} where torch returns {want.shape}")
-    scale = float(want.std()) or float(np.abs(want).max()) or 1.0
-    error = float(np.abs(got.astype(np.float64) - want).max()) / scale
-    if np.isfinite(want).all() and not error < _TOLERANCES.get(str(want.dtype), _TOLERANCE):
-        raise _Mismatch(f"ONNX Runtime computes something else than torch, relative error {error:.1e}")
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

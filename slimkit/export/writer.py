@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,19 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from slimkit.example import Example, tensors
 from slimkit.export.recording import Batch, Constant, Size, Unsupported, Value
-
-INPUT = "input"
-
-
-def named(example: Example) -> dict[str, Tensor]:
-    """Return the tensors of an example input under the names that a file gives them."""
-    if isinstance(example, Mapping):
-        return {name: value for name, value in example.items() if isinstance(value, Tensor)}
-    found = tensors(example)
-    return {INPUT: found[0]} if len(found) == 1 else {f"{INPUT}_{i}": tensor for i, tensor in enumerate(found)}
-
+from slimkit.usage import INPUT
 
 ONNX_TYPES = {
     torch.float32: TensorProto.FLOAT,

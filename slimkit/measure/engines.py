@@ -17,20 +17,37 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
+class Port:
+    """An input of a file.
+
+    Attributes:
+        name: as the file has it.
+        shape: None where the file leaves a dimension free.
+        dtype: type of its elements.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
 class Runner:
     """An ONNX file, opened by an engine.
 
     Attributes:
-        run: computes the outputs of one input, [batch, ...] each.
-        input_shape: the input's dimensions; None where the file leaves one free.
-        input_type: the input's element type.
+        compute: computes the outputs, [batch, ...] each, of one array an input.
+        inputs: what it takes, in order.
         engine: name and version.
     """
 
-    run: Callable[[Array], Sequence[Array]]
-    input_shape: tuple[int | None, ...]
-    input_type: np.dtype[Any]
+    compute: Callable[[Sequence[Array]], Sequence[Array]]
+    inputs: tuple[Port, ...]
     engine: str
+
+    def run(self, given: Array | Sequence[Array]) -> Sequence[Array]:
+        """Compute the outputs of one input, or of several in order."""
+        return self.compute([given] if isinstance(given, np.ndarray) else given)
 
 
 def open_runner(path: str | Path, engine: str = "onnxruntime", threads: int = 1) -> Runner:
@@ -44,7 +61,7 @@ def open_runner(path: str | Path, engine: str = "onnxruntime", threads: int = 1)
 
     Raises:
         CheckpointError: the file is missing, damaged, or not one that the engine reads.
-        EngineError: the engine is unknown or not installed, or the file has several inputs.
+        EngineError: the engine is unknown or not installed, or an input is none of numbers.
     """
     require(engine)
     if not Path(path).is_file():
@@ -97,16 +114,18 @@ def onnxruntime_runner(path: Path, session: Any) -> Runner:
     """Wrap an open session."""
     import onnxruntime
 
-    inputs = session.get_inputs()
-    _one_input(path, len(inputs))
-    name, kind = inputs[0].name, inputs[0].type
-    shape = tuple(size if isinstance(size, int) else None for size in inputs[0].shape)
-    if kind not in _TYPES:
-        raise EngineError(f"{path}: its input is {kind}, not numbers.\n  Give a file that takes a tensor of images")
+    entries = session.get_inputs()
+    _some_input(path, len(entries))
+    odd = next((entry.type for entry in entries if entry.type not in _TYPES), None)
+    if odd is not None:
+        raise EngineError(f"{path}: its input is {odd}, not numbers.\n  Give a file that takes a tensor of images")
+    ports = tuple(
+        Port(entry.name, tuple(s if isinstance(s, int) else None for s in entry.shape), np.dtype(_TYPES[entry.type]))
+        for entry in entries
+    )
     return Runner(
-        run=lambda batch: session.run(None, {name: batch}),
-        input_shape=shape,
-        input_type=np.dtype(_TYPES[kind]),
+        compute=lambda arrays: session.run(None, {p.name: array for p, array in zip(ports, arrays, strict=True)}),
+        inputs=ports,
         engine=f"onnxruntime {onnxruntime.__version__}",
     )
 
@@ -152,22 +171,28 @@ def _open_openvino(path: Path, threads: int, engine: str = "openvino") -> Runner
 
 def openvino_runner(path: Path, compiled: Any) -> Runner:
     """Wrap a compiled model."""
-    _one_input(path, len(compiled.inputs))
-    port = compiled.inputs[0]
-    shape = tuple(size.get_length() if size.is_static else None for size in port.get_partial_shape())
+    _some_input(path, len(compiled.inputs))
+    ports = tuple(
+        Port(
+            port.get_any_name(),
+            tuple(size.get_length() if size.is_static else None for size in port.get_partial_shape()),
+            np.dtype(port.get_element_type().to_dtype()),
+        )
+        for port in compiled.inputs
+    )
     computed = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()  # f32 where bf16 is not to be had
     request = compiled.create_infer_request()
-    return Runner(
-        run=lambda batch: [request.infer({0: batch}, share_inputs=True)[out] for out in compiled.outputs],
-        input_shape=shape,
-        input_type=np.dtype(port.get_element_type().to_dtype()),
-        engine=f"openvino {_openvino().__version__.split('-')[0]} ({computed})",
-    )
+
+    def compute(arrays: Sequence[Array]) -> Sequence[Array]:
+        found = request.infer(dict(enumerate(arrays)), share_inputs=True)
+        return [found[out] for out in compiled.outputs]
+
+    return Runner(compute, ports, f"openvino {_openvino().__version__.split('-')[0]} ({computed})")
 
 
-def _one_input(path: Path, count: int) -> None:
-    if count != 1:
-        raise EngineError(f"{path}: has {count} inputs.\n  Give a file with one input, [batch, ...]")
+def _some_input(path: Path, count: int) -> None:
+    if not count:
+        raise EngineError(f"{path}: has no inputs.\n  Give a file with an input, [batch, ...]")
 
 
 def _unreadable(path: Path, engine: str, error: Exception) -> CheckpointError:

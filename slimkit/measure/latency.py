@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,10 +11,11 @@ import numpy as np
 
 from slimkit import results
 from slimkit.errors import EngineError
-from slimkit.measure.engines import Array, Runner, open_runner
+from slimkit.measure.engines import Array, Port, Runner, open_runner
 from slimkit.measure.environment import cpu_name
 from slimkit.measure.power import processor_meters
 from slimkit.progress import quiet
+from slimkit.settings.data import Shapes
 
 WARM_UPS = 5
 _BLOCK = 3  # runs in a row that are timed; one before them fills the caches, which another file's run has emptied
@@ -83,7 +84,7 @@ class Latency:
 
 def measure(
     paths: Sequence[str | Path],
-    input_shape: tuple[int, ...] | None = None,
+    input_shape: Shapes | None = None,
     *,
     threads: int = 1,
     batch: int = 1,
@@ -98,7 +99,8 @@ def measure(
 
     Args:
         paths: the files.
-        input_shape: (C, H, W), where a file leaves them free; else they are read from the file.
+        input_shape: (C, H, W), or name -> shape of several inputs, where a file leaves them free; else they are read
+            from the file.
         threads: number of threads that compute.
         batch: images per inference; a file with a fixed batch keeps its own.
         engine: a name in `engines.ENGINES`.
@@ -126,41 +128,55 @@ def measure(
                 wall[i, place], cpu[i, place] = _time(runner, image)
     joules = [_joules(runner, image) for runner, image in zip(runners, images, strict=True)]
     found = [
-        _summary(wall[i], cpu[i], joules[i], (runner.engine, threads, len(images[i])))
+        _summary(wall[i], cpu[i], joules[i], (runner.engine, threads, len(images[i][0])))
         for i, runner in enumerate(runners)
     ]
     noisy = any(latency.noisy for latency in found)  # else a share would mix two clocks
     return [replace(latency, noisy=noisy) for latency in found]
 
 
-def random_batch(path: str | Path, runner: Runner, input_shape: tuple[int, ...] | None, batch: int) -> Array:
-    """Return one random batch [batch, ...] that fits the file; seeded.
+def random_batch(path: str | Path, runner: Runner, input_shape: Shapes | None, batch: int) -> list[Array]:
+    """Return one random batch that fits the file, [batch, ...] for each input; seeded. Whole numbers are 0.
+
+    Args:
+        path: for messages.
+        runner: the file.
+        input_shape: of one input, or name -> shape, where the file leaves it free.
+        batch: images, where the file leaves that free.
 
     Raises:
         EngineError: the file leaves more free than the batch, and `input_shape` doesn't say it.
     """
-    if not runner.input_shape:
+    generator = np.random.default_rng(0)
+    return [_random(path, port, input_shape, batch, generator) for port in runner.inputs]
+
+
+def _random(path: str | Path, port: Port, given: Shapes | None, batch: int, generator: np.random.Generator) -> Array:
+    if not port.shape:
         raise EngineError(f"{path}: its input is a single number.\n  Give a file that takes a tensor of images")
-    shape = [runner.input_shape[0] or batch, *runner.input_shape[1:]]
-    if input_shape is not None and len(input_shape) == len(shape) - 1:
-        shape = [shape[0], *(own or given for own, given in zip(shape[1:], input_shape, strict=True))]
+    shape = [port.shape[0] or batch, *port.shape[1:]]
+    own = given.get(port.name) if isinstance(given, Mapping) else given
+    if own is not None and len(own) == len(shape) - 1:
+        shape = [shape[0], *(size or asked for size, asked in zip(shape[1:], own, strict=True))]
     if None in shape:
         raise EngineError(
-            f"{path}: its input shape {runner.input_shape} leaves more free than the batch.\n"
-            "  Give the shape of one image (`input_shape=C,H,W`)"
+            f"{path}: its input shape {port.shape} leaves more free than the batch.\n"
+            f"  Give the shape of one image (`input_shape=C,H,W`; of several inputs {port.name}=C,H,W)"
         )
-    images = np.random.default_rng(0).standard_normal([int(size or 1) for size in shape])
-    return images.astype(runner.input_type)
+    sizes = [int(size or 1) for size in shape]
+    if port.dtype.kind != "f":
+        return np.zeros(sizes, port.dtype)
+    return generator.standard_normal(sizes).astype(port.dtype)
 
 
-def _time(runner: Runner, image: Array) -> tuple[float, float]:
+def _time(runner: Runner, image: Sequence[Array]) -> tuple[float, float]:
     """Return wall and CPU seconds of one inference."""
     cpu, wall = time.process_time(), time.perf_counter()
     runner.run(image)
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def _joules(runner: Runner, image: Array, seconds: float = 1.0) -> float | None:
+def _joules(runner: Runner, image: Sequence[Array], seconds: float = 1.0) -> float | None:
     """Return the energy of one inference by the processor's own counter, None where it cannot be read."""
     meters = processor_meters()
     if not meters:

@@ -12,6 +12,7 @@ from typing import Any
 
 from slimkit.measure.engines import onnxruntime_runner, onnxruntime_session, openvino_model, openvino_runner, require
 from slimkit.measure.latency import WARM_UPS, random_batch
+from slimkit.settings.data import Shapes
 
 _EVENT = "_kernel_time"
 _FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
@@ -36,7 +37,7 @@ class NodeTime:
 
 def latency_by_node(
     path: str | Path,
-    input_shape: tuple[int, ...] | None = None,
+    input_shape: Shapes | None = None,
     *,
     engine: str = "onnxruntime",
     threads: int = 1,
@@ -58,9 +59,7 @@ def latency_by_node(
     return _openvino(Path(path), input_shape, engine, threads, batch, repeats)
 
 
-def _onnxruntime(
-    path: Path, input_shape: tuple[int, ...] | None, threads: int, batch: int, repeats: int
-) -> list[NodeTime]:
+def _onnxruntime(path: Path, input_shape: Shapes | None, threads: int, batch: int, repeats: int) -> list[NodeTime]:
     with tempfile.TemporaryDirectory() as folder:
         session = onnxruntime_session(path, threads, profile_prefix=str(Path(folder) / "profile"))
         runner = onnxruntime_runner(path, session)
@@ -81,7 +80,7 @@ def _onnxruntime(
 
 
 def _openvino(
-    path: Path, input_shape: tuple[int, ...] | None, engine: str, threads: int, batch: int, repeats: int
+    path: Path, input_shape: Shapes | None, engine: str, threads: int, batch: int, repeats: int
 ) -> list[NodeTime]:
     import onnx
 
@@ -90,7 +89,7 @@ def _openvino(
     request = compiled.create_infer_request()
     times: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     for turn in range(WARM_UPS + repeats):
-        request.infer({0: image}, share_inputs=True)
+        request.infer(dict(enumerate(image)), share_inputs=True)
         for node in request.get_profiling_info() if turn >= WARM_UPS else ():
             if node.status == node.Status.EXECUTED:
                 times[node.node_name, node.node_type].append(node.real_time.total_seconds() * 1e3)
@@ -112,7 +111,7 @@ def _layers(path: Path, ran: list[tuple[str, str]]) -> list[str]:
     import onnx
 
     graph = onnx.load(str(path)).graph
-    nodes = {node.name: node for node in graph.node}
+    nodes = {name: node for node in graph.node for name in (*node.output, node.name)}
     makers = {name: node for node in graph.node for name in node.output}
     names = [re.sub(r"(_bn)?_nchwc$", "", name) for name, _ in ran]
     alone = {n for n, (_, kind) in zip(names, ran, strict=True) if n in nodes and nodes[n].op_type == kind}

@@ -9,10 +9,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from slimkit.errors import EngineError, SlimkitError
 from slimkit.measure.engines import open_runner
 from slimkit.measure.latency import random_batch
+from slimkit.settings.data import Shapes
 
 SECONDS = 60.0  # the largest network of torchvision takes 2 s on one old core
 _FACTOR, _FLOOR = 16, 8 * 2**30  # bytes of address space: times the file, and for the engine itself
@@ -22,7 +24,7 @@ _REFUSED = 2
 def check(
     path: Path,
     engine: str = "onnxruntime",
-    input_shape: tuple[int, ...] | None = None,
+    input_shape: Shapes | None = None,
     batch: int = 1,
     seconds: float = SECONDS,
 ) -> None:
@@ -52,19 +54,20 @@ def check(
         )
 
 
-def _try(path: str, engine: str, input_shape: list[int] | None, batch: int) -> None:
+def _try(path: str, engine: str, input_shape: list[int] | dict[str, list[int]] | None, batch: int) -> None:
     import resource  # of POSIX systems
 
     limit = max(_FLOOR, _FACTOR * Path(path).stat().st_size if Path(path).is_file() else 0)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
         runner = open_runner(path, engine)
-        runner.run(random_batch(path, runner, tuple(input_shape) if input_shape else None, batch))
+        shapes: Any = tuple(input_shape) if isinstance(input_shape, list) else input_shape
+        runner.run(random_batch(path, runner, shapes, batch))
     except SlimkitError as error:
         wrong = str(error)
     except Exception as error:  # engines have no base class of their own
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        wrong = f"{path}: {engine} cannot run it ({line[:300]}).\n  Give a network of one image tensor"
+        wrong = f"{path}: {engine} cannot run it ({line[:300]}).\n  Give a network that it can run"
     else:
         return
     print(f"\0{wrong}", file=sys.stderr)  # after whatever the engine wrote there

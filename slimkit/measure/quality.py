@@ -9,12 +9,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
 from slimkit.errors import DataError
-from slimkit.example import Example, call, first, on
-from slimkit.measure.engines import open_runner
+from slimkit.example import Example, call, first, named, on
+from slimkit.measure.engines import Runner, open_runner
 from slimkit.modules import evaluating
 from slimkit.tasks import CLASSIFICATION, Measurement, Task
 from slimkit.tasks.measurement import share
@@ -49,12 +50,19 @@ def evaluate(
             return _measured(lambda inputs: call(network, on(device, inputs)), split, task, batch_size)
     runner = open_runner(network)
 
-    def run(inputs: Example) -> Any:
-        batch = first(inputs)
-        assert batch is not None
-        return [torch.from_numpy(array) for array in runner.run(batch.numpy())]
+    return _measured(lambda inputs: _run(runner, inputs), split, task, batch_size)
 
-    return _measured(run, split, task, batch_size)
+
+def _run(runner: Runner, inputs: Example) -> list[torch.Tensor]:
+    """Run an ONNX file on a batch, in parts where it is bound to another size."""
+    given = named(inputs)
+    found = list(given.values()) if len(runner.inputs) == 1 else [given[port.name] for port in runner.inputs]
+    size = runner.inputs[0].shape[0] or len(found[0])
+    parts = [
+        runner.run([tensor[begin : begin + size].numpy() for tensor in found])
+        for begin in range(0, len(found[0]), size)
+    ]
+    return [torch.from_numpy(np.concatenate(outputs)) for outputs in zip(*parts, strict=True)]
 
 
 def quality(network: nn.Module | str | Path, split: Split, task: Task, *, batch_size: int = 250) -> float:

@@ -6,13 +6,14 @@ from torch import nn
 
 from slimkit.models.reference import Reference
 
+_LAYERS = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 _SIZE = 224  # pixels; what ImageNet networks without a known size are given
 
 
-def input_shape(reference: Reference | None, model: nn.Module) -> tuple[tuple[int, int, int], bool]:
+def input_shape(reference: Reference | None, model: nn.Module) -> tuple[tuple[int, int, int] | None, bool]:
     """Return the usual shape (C, H, W) of one image, and whether it is known rather than guessed.
 
-    C is read from the network's first convolution.
+    C is read from the network's first convolution. None: it takes something else than images.
     """
     channels = _channels(model)
     if reference is not None and reference.source == "torchvision":
@@ -28,6 +29,9 @@ def input_shape(reference: Reference | None, model: nn.Module) -> tuple[tuple[in
     if isinstance(configured, dict) and len(configured.get("input_size") or ()) == 3:
         first, height, width = (int(number) for number in configured["input_size"])
         return (channels or first, height, width), True
+    layers = [module for module in model.modules() if isinstance(module, _LAYERS)]
+    if layers and not any(isinstance(layer, nn.Conv2d) for layer in layers):
+        return None, False
     return (channels or 3, _SIZE, _SIZE), False
 
 
@@ -45,17 +49,25 @@ def normalisation(reference: Reference | None, model: nn.Module, channels: int) 
     return {"mean": mean, "std": std} if len(mean) == len(std) == channels else None
 
 
+def crop(reference: Reference | None, model: nn.Module) -> float | None:
+    """Return the share of a picture's shorter side that the published weights were measured on; None where unknown."""
+    if reference is not None and reference.source == "torchvision":
+        found = _transforms(reference.name).get("crop")
+    else:
+        configured = getattr(model, "pretrained_cfg", None)
+        found = configured.get("crop_pct") if isinstance(configured, dict) else None
+    return float(found) if isinstance(found, int | float) and 0 < found <= 1 else None
+
+
 def _channels(model: nn.Module) -> int | None:
     for module in model.modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            return module.in_channels
-        if isinstance(module, nn.Linear):
-            return None
+        if isinstance(module, _LAYERS):
+            return None if isinstance(module, nn.Linear) else module.in_channels
     return None
 
 
 def _transforms(name: str) -> dict[str, Any]:
-    """Read `size`, `mean` and `std` off the preprocessing of torchvision's first weights for a network."""
+    """Read `size`, `crop`, `mean` and `std` off the preprocessing of torchvision's first weights for a network."""
     from torchvision import models
 
     try:
@@ -66,9 +78,14 @@ def _transforms(name: str) -> dict[str, Any]:
     if plain is None and not weights:
         return {}
     transforms = (plain or weights[0]).transforms()
-    size = getattr(transforms, "crop_size", None)
+    size, whole = (_first(getattr(transforms, name, None)) for name in ("crop_size", "resize_size"))
     return {
-        "size": size[0] if isinstance(size, list) and size else None,
+        "size": size,
+        "crop": size / whole if size and whole else None,
         "mean": getattr(transforms, "mean", None),
         "std": getattr(transforms, "std", None),
     }
+
+
+def _first(sizes: Any) -> int | None:
+    return int(sizes[0]) if isinstance(sizes, list) and sizes else None

@@ -6,15 +6,17 @@ import io
 import logging
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from slimkit import provenance as provenances
 from slimkit.errors import ArchitectureError, CheckpointError
+from slimkit.example import Example, of_batch
 from slimkit.models import exported_check, exported_graph
 from slimkit.models.files import damaged
 from slimkit.models.reference import quiet
@@ -75,24 +77,32 @@ def _without_pickles(archive: Any) -> io.BytesIO:
     return clean
 
 
-def to_bytes(model: nn.Module, text: str) -> bytes:
+def to_bytes(model: nn.Module, text: str, example: Example | None = None) -> bytes:
     """Export a network, with a batch of any size, and slimkit's record beside it.
+
+    Args:
+        model: the network.
+        text: the record.
+        example: what it is called with, where its provenance does not say the shape of its one input.
 
     Raises:
         ArchitectureError: torch.export cannot export it.
     """
     shape = provenances.of(model).input_shape
-    if shape is None:
+    if example is None and shape is None:
         raise ArchitectureError(
             "cannot save a network of unknown input shape as an exported program.\n"
             "  Attach a provenance with input_shape=(C, H, W)."
         )
     model = copy.deepcopy(model).cpu().eval()
-    example = torch.zeros(2, *shape)
-    free = ({0: torch.export.Dim.DYNAMIC},)
+    given = of_batch(torch.zeros(1, *(shape or ())) if example is None else example, 2)
+    named = isinstance(given, Mapping)
+    args = given if isinstance(given, tuple) else () if named else (given,)
+    kwargs = dict(given) if isinstance(given, Mapping) else {}
+    free = tree_map(_free_batch, kwargs if named else args)
     try:
         with quiet(), _careful():
-            program = torch.export.export(model, (example,), dynamic_shapes=free)
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=free)
     except Exception as error:
         line = (str(error).strip() or "no message").splitlines()[0]
         raise ArchitectureError(
@@ -103,6 +113,10 @@ def to_bytes(model: nn.Module, text: str) -> bytes:
     with quiet(), _careful():
         torch.export.save(program, buffer, extra_files={_EXTRA: text})
     return buffer.getvalue()
+
+
+def _free_batch(tensor: Any) -> dict[int, Any] | None:
+    return {0: torch.export.Dim.DYNAMIC} if isinstance(tensor, torch.Tensor) and tensor.dim() else None
 
 
 @contextlib.contextmanager

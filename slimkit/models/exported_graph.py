@@ -38,23 +38,20 @@ def network(program: ExportedProgram, path: Path) -> ExportedNetwork:
     """Turn an exported program into a trainable network, in eval mode, that takes a batch of any size.
 
     Raises:
-        CheckpointError: it takes anything but one image tensor, or works for one batch size only.
+        CheckpointError: it takes no tensor of a batch, or works for one batch size only.
     """
     lifted = program.module(check_guards=False)
-    inputs = [node for node in lifted.graph.nodes if node.op == "placeholder"]
-    example = inputs[0].meta.get("val") if len(inputs) == 1 else None
-    if not isinstance(example, Tensor) or example.dim() != 4:
-        what = f"{len(inputs)} inputs"
-        if isinstance(example, Tensor):
-            what = f"a tensor of {example.dim()} dimensions"
+    inputs = [node.meta.get("val") for node in lifted.graph.nodes if node.op == "placeholder"]
+    example = inputs[0] if inputs else None
+    if not isinstance(example, Tensor) or example.dim() < 2 or not all(isinstance(one, Tensor) for one in inputs):
+        what = f"a tensor of {example.dim()} dimensions" if isinstance(example, Tensor) else "no tensor"
         raise CheckpointError(
-            f"{path}: the exported program takes {what}; slimkit slims networks of one batch of "
-            "images (N, C, H, W).\n"
+            f"{path}: the exported program takes {what}; slimkit slims networks of a batch (N, C, ...).\n"
             "  Export the part of it that does."
         )
     layers = Layers(lifted)
     graph, image = _copy(lifted, layers)
-    frozen = example.shape[0] if isinstance(example.shape[0], int) else None
+    frozen = example.shape[0] if len(inputs) == 1 and isinstance(example.shape[0], int) else None
     if frozen is not None:
         _free_batch(graph, image, frozen)
     _free_channels(graph)
@@ -67,11 +64,10 @@ def network(program: ExportedProgram, path: Path) -> ExportedNetwork:
     return result
 
 
-def image_shape(exported: fx.GraphModule) -> tuple[int, int, int]:
-    """Return the shape (C, H, W) of the image that a network was exported with."""
-    image = next(node for node in exported.graph.nodes if node.op == "placeholder")
-    channels, height, width = (_hint(size) for size in image.meta["val"].shape[1:])
-    return channels, height, width
+def image_shape(exported: fx.GraphModule) -> tuple[int, ...] | None:
+    """Return the shape, such as (C, H, W), of the image that a network was exported with; None of several inputs."""
+    inputs = [node for node in exported.graph.nodes if node.op == "placeholder"]
+    return None if len(inputs) > 1 else tuple(_hint(size) for size in inputs[0].meta["val"].shape[1:])
 
 
 def classes(exported: fx.GraphModule) -> int | None:
@@ -85,7 +81,7 @@ def _copy(lifted: fx.GraphModule, layers: Layers) -> tuple[fx.Graph, fx.Node]:
     """Copy the graph with calls of modules for the operators that have become one."""
     graph = fx.Graph()
     made: dict[fx.Node, Any] = {}
-    image: fx.Node | None = None
+    images: list[fx.Node] = []
     for node in lifted.graph.nodes:
         if node.op == "call_module" and node.target == "_guards_fn":
             continue
@@ -108,9 +104,8 @@ def _copy(lifted: fx.GraphModule, layers: Layers) -> tuple[fx.Graph, fx.Node]:
             continue
         made[node] = graph.node_copy(node, lambda old: made[old])
         if node.op == "placeholder":
-            image = made[node]
-    assert image is not None
-    return graph, image
+            images.append(made[node])
+    return graph, images[0]
 
 
 def _renew(value: Any, made: dict[fx.Node, Any]) -> Any:

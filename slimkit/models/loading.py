@@ -28,7 +28,7 @@ from slimkit.models.network import Network
 from slimkit.models.recognition import recognise
 from slimkit.models.reference import EXPORTED, Reference, parse
 from slimkit.modules import copied, unwrapped
-from slimkit.provenance import Provenance
+from slimkit.provenance import Provenance, Use
 
 
 def load(
@@ -135,11 +135,19 @@ def of(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> Network:
         network = ultralytics.of(model)
         model, known = network.model, provenances.of(network.model)
     elif known.arch is None:
-        known = recognise(model) or _unnamed(model)
+        known = _kept(known, recognise(model) or _unnamed(model))
     if input_shape is not None:
         known = dataclasses.replace(known, input_shape=tuple(input_shape))
     provenances.attach(model, known)
     return Network(model, "module", ())
+
+
+def _kept(said: Provenance, found: Provenance) -> Provenance:
+    """Return what was found out about a network, but for what its owner has said."""
+    own = {entry.name: getattr(said, entry.name) for entry in dataclasses.fields(said)}
+    return dataclasses.replace(
+        found, **{name: value for name, value in own.items() if value != getattr(provenances.UNKNOWN, name)}
+    )
 
 
 def _from_safetensors(path: Path, arch: str | None) -> Network:
@@ -270,7 +278,8 @@ def _network(
             arguments=arguments,
             input_shape=shape,
             classes=classes if classes is not None else _classes(model),
-            normalisation=defaults.normalisation(reference, model, shape[0]),
+            normalisation=defaults.normalisation(reference, model, shape[0]) if shape else None,
+            use=Use(crop=defaults.crop(reference, model)),
             attributes=attributes,
         ),
     )
@@ -319,7 +328,10 @@ def _advice(readings: list[dict[str, Tensor]], path: Path, reference: Reference)
 
 def _assumed(reference: Reference | None, model: nn.Module) -> tuple[str, ...]:
     """Say what the weights do not tell."""
-    (channels, height, width), known = defaults.input_shape(reference, model)
+    shape, known = defaults.input_shape(reference, model)
+    if shape is None:
+        return ()
+    channels, height, width = shape
     why = "the usual size of this architecture" if known else "a guess"
     said = [f"images are {channels}x{height}x{width}: {why}; weights do not tell"]
     if defaults.normalisation(reference, model, channels):
@@ -338,7 +350,8 @@ def _unnamed(model: nn.Module) -> Provenance:
         arch=EXPORTED,
         input_shape=shape,
         classes=_classes(model),
-        normalisation=defaults.normalisation(None, model, shape[0]),
+        normalisation=defaults.normalisation(None, model, shape[0]) if shape else None,
+        use=Use(crop=defaults.crop(None, model)),
     )
 
 

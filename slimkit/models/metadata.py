@@ -10,15 +10,16 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from slimkit import provenance
+from slimkit import provenance, usage
 from slimkit._version import __version__
 from slimkit.errors import CheckpointError, RecordError
 from slimkit.models.names import is_plain
-from slimkit.provenance import Provenance
+from slimkit.provenance import UNKNOWN, Provenance
 from slimkit.record import Bounds, Count, Json, Positive, Record
 
-SCHEMA = "slimkit.slim/2"
+SCHEMA = "slimkit.slim/3"
 _FIRST = "slimkit.slim/1"  # knew of narrowing only
+_SECOND = "slimkit.slim/2"  # did not say how the network is used
 
 _Size = Annotated[int, Bounds(1, 2**16)]
 _LARGEST = 2**14  # of a factory's argument that is no size of a stored tensor
@@ -71,13 +72,14 @@ _EDITS: dict[str, type[provenance.Edit]] = {
 class Metadata(Record):
     """What a slim file says of its network; `digest` is over everything else in the file."""
 
-    format: Literal["slimkit.slim/2"]
+    format: Literal["slimkit.slim/3"]
     slimkit: str
     arch: str
     arguments: dict[str, Json]
     input_shape: tuple[_Size, ...] | None
     classes: Positive | None
     normalisation: Normalised | None
+    usage: usage.Usage | None
     attributes: dict[str, dict[str, Json]]
     edits: tuple[Narrowed | Factorised | Masked, ...]
     aliases: dict[str, str]
@@ -96,6 +98,7 @@ class Metadata(Record):
             input_shape=self.input_shape,
             classes=self.classes,
             normalisation=plain["normalisation"],
+            use=UNKNOWN.use if self.usage is None else self.usage.use,
             attributes=plain["attributes"],
             edits=tuple(_EDITS[edit.pop("kind")](**edit) for edit in plain["edits"]),
         )
@@ -117,6 +120,7 @@ def write(provenance: Provenance, aliases: Mapping[str, str], tensors: Mapping[s
         "input_shape": list(provenance.input_shape) if provenance.input_shape else None,
         "classes": provenance.classes,
         "normalisation": provenance.normalisation,
+        "usage": usage.described(provenance).to_dict(),
         "attributes": provenance.attributes,
         "edits": [{"kind": type(edit).__name__.lower(), **asdict(edit)} for edit in provenance.edits],
         "aliases": dict(aliases),
@@ -137,7 +141,7 @@ def read(text: str, tensors: Mapping[str, Tensor], path: Path) -> Metadata:
         raise _broken(path, str(error)) from None
     if not isinstance(fields, dict):
         raise _broken(path, "not a table")
-    if fields.get("format") not in (SCHEMA, _FIRST):
+    if fields.get("format") not in (SCHEMA, _SECOND, _FIRST):
         raise CheckpointError(
             f"{path}: a slim file of format {fields.get('format')!r}; this slimkit ({__version__}) reads "
             f"{SCHEMA!r}.\n"
@@ -190,12 +194,14 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _upgraded(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the fields of a file of the first format as those of today's."""
-    if fields["format"] != _FIRST or not isinstance(fields.get("passes"), list):
-        return fields
-    rest = {name: value for name, value in fields.items() if name != "passes"}
-    edits = [{"kind": "narrowed", "kept": kept, "attributes": {}} for kept in fields["passes"]]
-    return {**rest, "format": SCHEMA, "edits": edits}
+    """Return the fields of a file of an earlier format as those of today's."""
+    if fields["format"] == _FIRST and isinstance(fields.get("passes"), list):
+        edits = [{"kind": "narrowed", "kept": kept, "attributes": {}} for kept in fields["passes"]]
+        rest = {name: value for name, value in fields.items() if name != "passes"}
+        fields = {**rest, "format": _SECOND, "edits": edits}
+    if fields["format"] == _SECOND:
+        fields = {"usage": None, **fields, "format": SCHEMA}
+    return fields
 
 
 def digest(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -9,7 +9,7 @@ from torch import nn
 from slimkit.errors import ArchitectureError, EngineError
 from slimkit.models import building, defaults, signatures
 from slimkit.models.reference import Reference, parse
-from slimkit.provenance import Provenance
+from slimkit.provenance import Provenance, Use
 
 # Reference, factory's arguments, number of classes, attributes.
 _Candidate = tuple[Reference, dict[str, Any], int | None, dict[str, dict[str, Any]]]
@@ -51,7 +51,8 @@ def _confirmed(model: nn.Module, candidate: _Candidate) -> Provenance | None:
         arguments=arguments,
         input_shape=shape,
         classes=classes,
-        normalisation=defaults.normalisation(reference, model, shape[0]),
+        normalisation=defaults.normalisation(reference, model, shape[0]) if shape else None,
+        use=Use(crop=defaults.crop(reference, model)),
         attributes=_merged(attributes, changed),
     )
 

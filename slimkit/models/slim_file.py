@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from slimkit import provenance as provenances
 from slimkit.errors import ArchitectureError, CheckpointError, OutputError
+from slimkit.example import Example
 from slimkit.models import building, edits, exported, files, memory, metadata
 from slimkit.models.recognition import recognise
 from slimkit.models.reference import EXPORTED, parse
@@ -22,7 +23,7 @@ from slimkit.provenance import Provenance
 _KEY = "slimkit"  # of the safetensors metadata
 
 
-def save(model: nn.Module, path: str | Path) -> None:
+def save(model: nn.Module, path: str | Path, example_input: Example | None = None) -> None:
     """Write a network so that `load` gives it back bit by bit.
 
     Written as safetensors with the architecture's reference in its metadata; a network that is only described
@@ -32,6 +33,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     Args:
         model: any network from slimkit, or an unchanged torchvision, zoo or timm network.
         path: file to write; its folder must exist.
+        example_input: what the network is called with: an exported program needs it where that is no single tensor.
 
     Raises:
         ArchitectureError: nothing is known of how to rebuild the network.
@@ -42,7 +44,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     if known.arch is None:
         known = _recognised(model, known)
     if known.arch == EXPORTED:
-        data = exported.to_bytes(model, metadata.write(known, {}, {}))
+        data = exported.to_bytes(model, metadata.write(known, {}, {}), example_input)
         _write(path, lambda target: _dump(data, target))
         return
     tensors, aliases = _tensors(model)

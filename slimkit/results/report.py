@@ -8,6 +8,7 @@ from slimkit.results.costs import Cost, Stage
 from slimkit.results.figures import Figures, Latency, Proof
 from slimkit.results.network import Architecture, Channels, Gammas, Group, Layer
 from slimkit.results.training import AfterCut, Fit, Recovery, Search
+from slimkit.usage import Usage
 
 REPORT_SCHEMA: Literal["slimkit.report/3"] = "slimkit.report/3"
 
@@ -134,6 +135,7 @@ class Report(Record):
         drop: where the smallest network within a drop was looked for.
         int8: figures of the INT8 file.
         own: the user's own figures of both networks.
+        usage: how the small network is used.
         warnings: what the user should know.
         verdict: the run in a sentence.
     """
@@ -162,6 +164,7 @@ class Report(Record):
     drop: WithinDrop | None = None
     int8: Figures | None = None
     own: Own | None = None
+    usage: Usage | None = None
     warnings: tuple[str, ...] = ()
     verdict: str = ""
 

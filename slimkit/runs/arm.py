@@ -22,8 +22,9 @@ from slimkit.progress import Progress, quiet
 from slimkit.results import STUDY_SCHEMA, Arm, Clock, Outcome, Spending
 from slimkit.results.ledger import FORWARDS_PER_IMAGE
 from slimkit.runs import begin
-from slimkit.runs.job import job_of, opened, random_image
+from slimkit.runs.job import job_of, opened
 from slimkit.runs.plan import Plan, plan
+from slimkit.runs.start import random_input
 from slimkit.tasks import Measurement
 
 _SECONDS = 1.0  # about how long a network is timed
@@ -146,7 +147,7 @@ def _latency(model: nn.Module, job: Job) -> float | None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         try:
-            export.export_onnx(model, path, random_image(job.dataset, 0))
+            export.export_onnx(model, path, random_input(job.dataset, 0))
             [time] = latency.measure([path], job.dataset.input_shape, seconds=_SECONDS)
         except (EngineError, TraceError):
             return None

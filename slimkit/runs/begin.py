@@ -15,6 +15,7 @@ from torch import nn
 from slimkit import data, models, provenance, training
 from slimkit.runs import output as folder
 from slimkit.runs import resume
+from slimkit.runs.start import note
 from slimkit.settings import TrainSpec
 from slimkit.training import distributed
 from slimkit.training.hardware import pick_device
@@ -42,13 +43,8 @@ def build(spec: TrainSpec, dataset: data.Dataset, seed: int) -> models.Network:
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         network = models.build(spec.arch, classes=dataset.classes, input_shape=dataset.input_shape)
-    known = replace(
-        provenance.of(network.model),
-        input_shape=dataset.input_shape,
-        classes=dataset.classes,
-        normalisation=dataset.normalisation,
-    )
-    provenance.attach(network.model, known)
+    note(network.model, dataset)
+    provenance.attach(network.model, replace(provenance.of(network.model), classes=dataset.classes))
     return network
 
 

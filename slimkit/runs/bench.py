@@ -13,6 +13,7 @@ from slimkit.measure.engines import require
 from slimkit.measure.latency import Latency, measure
 from slimkit.progress import Progress, quiet
 from slimkit.results import Benched
+from slimkit.settings.data import Shapes
 
 
 def bench(
@@ -21,7 +22,7 @@ def bench(
     *,
     threads: int = 1,
     batch: int = 1,
-    input_shape: tuple[int, ...] | None = None,
+    input_shape: Shapes | None = None,
     progress: Progress = quiet,
 ) -> list[Benched]:
     """Measure ONNX files, those of an engine in turns: one row a file and engine.
@@ -30,7 +31,7 @@ def bench(
         paths: the files.
         engines: names in `slimkit.measure.engines.ENGINES`.
         threads, batch: threads of the engine, and images at once.
-        input_shape: (C, H, W) of one image, where a file leaves it free.
+        input_shape: (C, H, W) of one image, or name -> shape of several inputs, where a file leaves it free.
         progress: called with what is being done, and the share done.
 
     Raises:
@@ -55,7 +56,7 @@ def make_table(
     *,
     threads: int = 1,
     batch: int = 1,
-    input_shape: tuple[int, ...] | None = None,
+    input_shape: Shapes | None = None,
     force: bool = False,
     progress: Progress = quiet,
 ) -> tuple[list[Benched], tables.LatencyTable]:
@@ -72,6 +73,8 @@ def make_table(
         CheckpointError, EngineError: the model cannot be read, the engine is unknown or not installed.
     """
     require(engine)
+    if isinstance(input_shape, dict):
+        raise SpecError("--table: the layers of a network of several inputs are not timed.\n  Leave out `table`")
     tables.check_free(file, force)
     progress(f"opening the model in {engine}", None)
     probe.check(path, engine, input_shape, batch)

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-import torch
 from torch import nn
 
 from slimkit import data, models, training
@@ -30,7 +29,7 @@ from slimkit.runs.calibrate import Calibration, calibrate
 from slimkit.runs.choose import Cut, Ranked, cut, ranked
 from slimkit.runs.cost import compress_cost
 from slimkit.runs.figures import architecture, judged, measure, now, one_image, timed_layers
-from slimkit.runs.files import finish, write_model
+from slimkit.runs.files import check_files, finish, write_model
 from slimkit.runs.recover import Judge, Recovered, Retrain, recover
 from slimkit.runs.result import Outcome, Result
 from slimkit.selection.measured import LatencySolver, SizeSolver
@@ -182,22 +181,17 @@ def opened(path: Path, spec: CompressSpec, progress: Progress, stages: Stages) -
 def _given(network: Network, spec: CompressSpec, progress: Progress) -> Given:
     dataset = start.open_data(spec, network)
     calibration = start.given_inputs(None, spec, network)
-    shape = start.image_shape(network.model, spec, dataset.input_shape if dataset else None)
-    return Given(network, _drawn(shape, spec), spec, dataset, calibration)
+    return Given(network, start.example(network.model, spec, dataset), spec, dataset, calibration)
 
 
 def _given_yolo(network: Network, spec: CompressSpec, progress: Progress) -> Given:
     made = yolo.of_data(network, spec, progress)
     calibration = start.given_inputs(None, spec, network)
-    example = _drawn(start.image_shape(network.model, spec), spec)
+    example = start.example(network.model, spec)
     if made is None:
         return Given(network, example, spec, calibration=calibration)
     calibration = calibration or made.calibration
     return Given(network, example, spec, calibration=calibration, retrain=made.retrain, judge=made.judge)
-
-
-def _drawn(shape: tuple[int, ...], spec: CompressSpec) -> torch.Tensor:
-    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(spec.seed))
 
 
 @dataclass(frozen=True)
@@ -227,6 +221,7 @@ def begin(given: Given, progress: Progress, stages: Stages) -> Begun:
     """Trace, calibrate and rank; see `compress`."""
     spec, example, dataset, dense = given.spec, given.example, given.dataset, given.network.model
     require(spec.runtime)
+    check_files(spec, dense, example)
     if spec.int8 and dataset is None:
         raise DataError("int8 is True: it needs data.\n  Give labelled data, for example `data='digits'`")
     ranked_with = start.context(spec, dataset)
@@ -282,11 +277,11 @@ def finished(
         round_(model)
     progress("exporting", None)
     with stages.stage("save and export"):
-        shown, failed = write_model(dense, model, example, work, inputs, slimmed, keep_files)
+        written = write_model(dense, model, example, work, inputs, slimmed, spec, keep_files)
     progress("measuring", None)
     with stages.stage("measure"):
         sides = measure(dense, model, example, spec, dataset, work, begun.judged, given.judge)
-        layers = timed_layers(rows.layers(dense, model, one_image(example)), work, spec)
+        layers = timed_layers(rows.layers(dense, model, one_image(example)), work, spec, example)
     own = None
     if given.evaluate is not None:
         own = Own(before=dict(given.evaluate(dense)), after=dict(given.evaluate(model)))
@@ -304,7 +299,8 @@ def finished(
         before=sides.before,
         after=sides.after,
         int8=sides.int8,
-        proof=shown,
+        proof=written.proof,
+        usage=written.usage,
         cost=compress_cost(sides.before, sides.after, recovered.images, stages),
         stages=(),
         after_cut=recovered.after_cut,
@@ -313,7 +309,7 @@ def finished(
         budget=made.budget,
         drop=dropped,
         own=own,
-        warnings=(*failed, *sides.notes),
+        warnings=(*written.failed, *sides.notes),
     )
     resuming.keep_log(given.store, work)
     return Result(model, slimmed.mask, finish(report, [spec], work, stages))

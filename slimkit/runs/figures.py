@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from slimkit import data, provenance
-from slimkit.example import Example
+from slimkit.example import Example, named
 from slimkit.export.int8 import quantise
+from slimkit.export.pixels import normalisation_of
 from slimkit.measure import energy, latency, quality
 from slimkit.measure.latency import Latency
 from slimkit.measure.macs import count_macs
@@ -21,6 +22,7 @@ from slimkit.measure.size import count_params
 from slimkit.models import Network
 from slimkit.results import Accuracy, Architecture, Figures, Layer, Normalisation
 from slimkit.runs.files import DENSE_ONNX, INT8_ONNX, ONNX
+from slimkit.runs.pixels import pixels
 from slimkit.runs.recover import Judge
 from slimkit.runs.start import conditions
 from slimkit.settings import RunSpec
@@ -86,12 +88,14 @@ def measure(
         judge: says how good a network is where there is no data set of ours.
     """
     judge = judge or (partial(judged, dataset=dataset) if dataset else None)
-    shape = tuple(example.shape[1:]) if isinstance(example, Tensor) else None
-    if spec.int8 and dataset is not None:
-        batches = islice(dataset.train.batches(64, seed=spec.seed), _CALIBRATION_BATCHES)
+    for_files = dataset
+    if dataset is not None and spec.embed_normalisation:
+        for_files = pixels(dataset, normalisation_of(dense, example))
+    if spec.int8 and for_files is not None:
+        batches = islice(for_files.train.batches(64, seed=spec.seed), _CALIBRATION_BATCHES)
         quantise(work / ONNX, work / INT8_ONNX, (images for images, _ in batches))
     paths = [path for path in (work / DENSE_ONNX, work / ONNX, work / INT8_ONNX) if path.exists()]
-    found = latency.measure(paths, shape, **asdict(conditions(spec))) if paths else []
+    found = latency.measure(paths, shapes_of(example), **asdict(conditions(spec))) if paths else []
     timed = dict(zip(paths, found, strict=True))
     notes: tuple[str, ...] = ()
     if any(time.noisy for time in found):
@@ -109,8 +113,13 @@ def measure(
     )
     int8 = None
     if (small := work / INT8_ONNX).exists():
-        int8 = replace(_of_file(small, timed), accuracy=judged(small, dataset) if dataset else None)
+        int8 = replace(_of_file(small, timed), accuracy=judged(small, for_files) if for_files else None)
     return Sides(before, after, int8, notes)
+
+
+def shapes_of(example: Example) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of one image's inputs, by the names that an ONNX file gives them."""
+    return {name: tuple(tensor.shape[1:]) for name, tensor in named(example).items()}
 
 
 def _of_file(path: Path, timed: Mapping[Path, Latency]) -> Figures:
@@ -140,9 +149,9 @@ def judged(network: nn.Module | Path, dataset: data.Dataset) -> Accuracy:
     )
 
 
-def timed_layers(found: tuple[Layer, ...], work: Path, spec: RunSpec) -> tuple[Layer, ...]:
+def timed_layers(found: tuple[Layer, ...], work: Path, spec: RunSpec, example: Example) -> tuple[Layer, ...]:
     """Return the layers with the milliseconds that each takes, before and after."""
-    before, after = (_times(work / name, spec) for name in (DENSE_ONNX, ONNX))
+    before, after = (_times(work / name, spec, example) for name in (DENSE_ONNX, ONNX))
     return tuple(
         replace(
             layer,
@@ -153,12 +162,12 @@ def timed_layers(found: tuple[Layer, ...], work: Path, spec: RunSpec) -> tuple[L
     )
 
 
-def _times(path: Path, spec: RunSpec) -> dict[str, float] | None:
+def _times(path: Path, spec: RunSpec, example: Example) -> dict[str, float] | None:
     """Return the fastest times of the layers of a file, ms, by name; None where there is no file."""
     if not path.exists():
         return None
     spent: dict[str, float] = {}
-    for node in latency_by_node(path, engine=spec.runtime, threads=spec.threads, batch=spec.batch, repeats=10):
+    for node in latency_by_node(path, shapes_of(example), **asdict(conditions(spec)), repeats=10):
         spent[node.layer] = spent.get(node.layer, 0.0) + node.fastest_ms
     return spent
 

@@ -1,29 +1,68 @@
 """The files that a run leaves, written and proven."""
 
+import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 
 from slimkit import export, models, provenance
-from slimkit.errors import EngineError, TraceError
-from slimkit.example import Example, tensors
-from slimkit.measure.engines import open_runner
+from slimkit.errors import ArchitectureError, EngineError, ProofError, SlimkitError, TraceError
+from slimkit.example import Example, describe, larger, mapped, named, of_batch
+from slimkit.export.pixels import as_pixels, normalisation_of
+from slimkit.measure.engines import onnxruntime_session
 from slimkit.measure.stages import Stages
 from slimkit.models.ultralytics import Deployed, Maps, against_one, save
 from slimkit.report import page, verdict
 from slimkit.results import Proof, Report, report_file
 from slimkit.settings import Settings, to_toml
+from slimkit.settings.files import FileSpec
 from slimkit.surgery import proof
 from slimkit.surgery.evidence import Evidence
 from slimkit.surgery.prove import Slimmed
+from slimkit.usage import Usage, described
 
 CHECKPOINT = "model.pt"  # of Ultralytics, in place of a slim file
 ONNX, DENSE_ONNX, INT8_ONNX = "model.onnx", ".dense.onnx", "model.int8.onnx"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written, and proven against the network in memory.
+
+    Attributes:
+        proof: the part of the report on the proof.
+        usage: the part of the report on how the network is used.
+        failed: what could not be written and why, and what the proof says nothing about.
+    """
+
+    proof: Proof
+    usage: Usage
+    failed: list[str]
+
+
+def check_files(spec: FileSpec, model: nn.Module, example: Example) -> None:
+    """Check before anything is done that the files that are asked for can be written of this network.
+
+    Raises:
+        EngineError: they cannot; the message says which setting to leave out.
+    """
+    if spec.embed_normalisation:
+        normalisation_of(model, example)
+    if spec.free_size:
+        try:
+            proof.outputs(model, [larger(example)])
+        except Exception as error:  # whatever the network raises
+            raise EngineError(
+                f"free_size is True: {type(model).__name__} does not run on another size, {describe(larger(example))}: "
+                f"{(str(error).splitlines() or [type(error).__name__])[0]}.\n  Leave out `free_size`"
+            ) from error
 
 
 def write_model(
@@ -33,8 +72,9 @@ def write_model(
     work: Path,
     inputs: Sequence[Example],
     slimmed: Slimmed,
+    spec: FileSpec,
     keep_files: bool = True,
-) -> tuple[Proof, list[str]]:
+) -> Written:
     """Write the network as slim file and as ONNX, and prove both against the one in memory.
 
     The slim file is what must be: where ONNX cannot express a network, the run goes on without that file.
@@ -45,46 +85,85 @@ def write_model(
         work: folder to write into.
         inputs: what they are proven on.
         slimmed: the proven cut.
+        spec: how the ONNX file is to be.
         keep_files: someone wants the files; else only ONNX is written, to be timed.
 
-    Returns:
-        The part of the report on the proof, and what could not be written and why.
-
     Raises:
-        ProofError: a file does not compute what the network does.
+        ProofError: the slim file does not compute what the network does.
+        ArchitectureError: the network can be written neither as slim file nor as ONNX.
     """
     expected = proof.outputs(model, inputs)
-    reloaded = _reloaded(model, work, expected, inputs) if keep_files else None
     failed = _unknown(slimmed.evidence, dense, model)
-    exported = None
-    try:
-        known = provenance.of(model)
-        about = {"arch": str(known.arch), "classes": str(known.classes), "normalisation": str(known.normalisation)}
-        if not isinstance(example, Tensor):
-            raise EngineError("ONNX files are written of networks with one tensor as input")
-        if isinstance(model, Maps) and isinstance(dense, Maps):
-            model, dense = Deployed(model.net).eval(), Deployed(dense.net).eval()
-            expected = proof.outputs(model, inputs)
-        export.export_onnx(model, work / ONNX, example, about)
-        found = run_onnx(work / ONNX, inputs)
-        if isinstance(model, Deployed):
-            expected, found = ([against_one(model, one) for one in some] for some in (expected, found))
-        exported = max(proof.relative_error(a, b) for a, b in zip(expected, found, strict=True))
-        proof.require(exported, "network against its ONNX file")
-    except (EngineError, TraceError) as error:
-        failed.append(f"No ONNX file: {str(error).splitlines()[0]}")
-    else:
-        with suppress(EngineError):  # over 2 GB: then only the small one is measured
-            export.export_onnx(dense, work / DENSE_ONNX, example)
-    shown = Proof(
+    reloaded, unsaved = None, None
+    if keep_files:
+        try:
+            reloaded = _reloaded(model, example, work, expected, inputs)
+        except ArchitectureError as wrong:  # of a network that only describes itself
+            unsaved = wrong
+            failed.append(_missing("slim", wrong))
+    error, used = None, described(provenance.of(model))
+    if isinstance(model, Maps) and isinstance(dense, Maps):
+        model, dense = _deployed(model), _deployed(dense)
+    if spec.onnx:
+        try:
+            error, used, said = _write_onnx(model, example, work / ONNX, inputs, spec)
+            failed += said
+        except (EngineError, TraceError, ProofError) as wrong:
+            (work / ONNX).unlink(missing_ok=True)
+            failed.append(_missing("ONNX", wrong))
+        else:
+            with suppress(EngineError):  # over 2 GB: then only the small one is measured
+                export.export_onnx(dense, work / DENSE_ONNX, example, **_ways(spec))
+    if unsaved and error is None:
+        raise unsaved
+    proven = Proof(
         masked_vs_slim=slimmed.error,
         slim_vs_reloaded=reloaded,
-        slim_vs_onnx=exported,
+        slim_vs_onnx=error,
         tolerance=proof.TOLERANCE,
         inputs=slimmed.evidence.on,
         kept_after_failing=slimmed.failing,
     )
-    return shown, failed
+    return Written(proven, used, failed)
+
+
+def _deployed(model: Maps) -> Deployed:
+    """Return a network of Ultralytics as its ONNX file computes it."""
+    found = Deployed(model.net).eval()
+    provenance.attach(found, provenance.of(model))
+    return found
+
+
+def _missing(kind: str, error: SlimkitError) -> str:
+    """Say in two lines which file there is not, why, and what to do."""
+    return f"No {kind} file: " + "\n".join(str(error).splitlines()[:2])
+
+
+def _ways(spec: FileSpec) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in ("opset", "fixed_batch", "free_size", "embed_normalisation")}
+
+
+def _write_onnx(
+    model: nn.Module, example: Example, path: Path, inputs: Sequence[Example], spec: FileSpec
+) -> tuple[float, Usage, list[str]]:
+    """Write the ONNX file and prove it; return its largest error, how it is used, and what is to be said of it."""
+    known = provenance.of(model)
+    made = export.export_onnx(model, path, example, {"arch": str(known.arch)}, **_ways(spec))
+    if made.batch is not None:
+        inputs = [of_batch(one, made.batch) for one in inputs]
+    if spec.free_size:
+        inputs = [*inputs, mapped(larger(of_batch(example, 1)), torch.randn_like)]
+    expected = proof.outputs(model, inputs)
+    scale = normalisation_of(model, example) if spec.embed_normalisation else None
+    given = inputs if scale is None else [mapped(one, partial(as_pixels, normalisation=scale)) for one in inputs]
+    found: Sequence[Any] = run_onnx(path, given)
+    if isinstance(model, Deployed):
+        expected, found = ([against_one(model, one) for one in some] for some in (expected, found))
+    error = max(proof.relative_error(a, b) for a, b in zip(expected, found, strict=True))
+    proof.require(error, "network against its ONNX file")
+    said = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+    bound = f"The ONNX file takes one image at a time, since its batch cannot be left free: {made.why}."
+    return error, Usage.from_dict(json.loads(said["usage"])), [bound] if made.why else []
 
 
 def _unknown(evidence: Evidence, dense: nn.Module, model: nn.Module) -> list[str]:
@@ -107,7 +186,9 @@ def _unknown(evidence: Evidence, dense: nn.Module, model: nn.Module) -> list[str
     return said
 
 
-def _reloaded(model: nn.Module, work: Path, expected: Sequence[Any], inputs: Sequence[Example]) -> float:
+def _reloaded(
+    model: nn.Module, example: Example, work: Path, expected: Sequence[Any], inputs: Sequence[Example]
+) -> float:
     """Write the slim file, read it again, and return how far its outputs are."""
     arch = provenance.of(model).arch
     if isinstance(model, Maps):
@@ -115,16 +196,21 @@ def _reloaded(model: nn.Module, work: Path, expected: Sequence[Any], inputs: Seq
         again = models.load(work / CHECKPOINT).model
     else:
         saved = work / ("model.pt2" if arch == "exported" else "model.safetensors")
-        models.save(model, saved)
+        models.save(model, saved, example)
         again = models.load_slim(saved, arch=arch)
     error = proof.compare(expected, again, inputs)
     return proof.require(error, "network against its file, read again")
 
 
-def run_onnx(path: Path, inputs: Sequence[Example]) -> list[Any]:
-    """Run an ONNX file with one input in ONNX Runtime, one thread, on each example."""
-    runner = open_runner(path)
-    return [[torch.from_numpy(array) for array in runner.run(tensors(example)[0].numpy())] for example in inputs]
+def run_onnx(path: Path, inputs: Sequence[Example]) -> list[list[Tensor]]:
+    """Run an ONNX file of ours in ONNX Runtime, one thread, on each example."""
+    session = onnxruntime_session(path, threads=1)
+    read = {entry.name for entry in session.get_inputs()}  # an input that is not read is not there
+    found = []
+    for example in inputs:
+        given = {name: tensor.numpy() for name, tensor in named(example).items() if name in read}
+        found.append([torch.from_numpy(array) for array in session.run(None, given)])
+    return found
 
 
 def finish(report: Report, specs: Sequence[Settings], work: Path, stages: Stages) -> Report:

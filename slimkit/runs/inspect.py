@@ -9,7 +9,7 @@ from slimkit._version import __version__
 from slimkit.progress import Progress, quiet
 from slimkit.results import InspectedGroup, Inspection
 from slimkit.runs.figures import architecture
-from slimkit.runs.start import image_shape, trace_with
+from slimkit.runs.start import example, trace_with
 from slimkit.selection.mask import Mask
 from slimkit.settings import CompressSpec
 from slimkit.surgery import rows
@@ -19,9 +19,9 @@ def inspect_checkpoint(path: Path, spec: CompressSpec, progress: Progress = quie
     """Return what can be removed from the network in a file, and what cannot and why; writes nothing."""
     progress("reading the checkpoint", None)
     network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
-    shape = image_shape(network.model, spec)
+    given = example(network.model, spec)
     progress("tracing channels", None)
-    graph = trace_with(spec, network.model, torch.randn(1, *shape))
+    graph = trace_with(spec, network.model, given)
     keep = Mask.full(graph)
     fixed = torch.zeros(graph.units, dtype=torch.bool) if spec.without_bn == "norm" else ~graph.has_norm
     work: dict[str, float] = {}
@@ -39,7 +39,7 @@ def inspect_checkpoint(path: Path, spec: CompressSpec, progress: Progress = quie
     )
     return Inspection(
         slimkit=__version__,
-        arch=architecture(network, torch.empty(1, *shape)),
+        arch=architecture(network, given),
         channels=rows.channels(graph, keep, fixed, (), None),
         groups=groups,
         gammas=rows.gammas(network.model, network.model),

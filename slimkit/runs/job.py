@@ -4,20 +4,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from slimkit import data, training
 from slimkit.measure.engines import require
 from slimkit.methods import Job, Selection
 from slimkit.models import Network
 from slimkit.progress import Progress, quiet
+from slimkit.runs.files import check_files
 from slimkit.runs.plan import Plan
 from slimkit.runs.start import (
     allowed_widths,
     context,
     measured_budget,
     proof_inputs,
+    random_input,
     reading,
     task,
     told_apart,
@@ -55,7 +56,8 @@ def job_of(
     spec = replace(asked.spec, ranking=asked.ranking)
     require(spec.runtime)
     data.check_fits(dataset, network.model)
-    example = random_image(dataset, spec.seed)
+    example = random_input(dataset, spec.seed)
+    check_files(spec, network.model, example)
     graph = trace_with(spec, network.model, example)
     solver = measured_budget(spec, network.model, example, progress)
     recipe = training.Recipe(
@@ -80,8 +82,3 @@ def job_of(
         measured=agreed(remembered(solver, store), spec.device),
     )
     return Job(network.model, graph, dataset, recipe, chosen, fresh, store, progress)
-
-
-def random_image(dataset: data.Dataset, seed: int) -> Tensor:
-    """Return a random image [1, C, H, W]."""
-    return torch.randn(1, *dataset.input_shape, generator=torch.Generator().manual_seed(seed))

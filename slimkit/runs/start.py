@@ -55,17 +55,26 @@ def open_data(spec: CompressSpec, network: Network) -> data.Dataset | None:
         seed=spec.seed,
         task=task(spec),
         reading=reading(spec),
-        own_shape=known.input_shape,
-        own_normalisation=known.normalisation,
+        own=known,
     )
     if known.normalisation is not None and not spec.mean and len(known.normalisation["mean"]) == dataset.input_shape[0]:
         dataset = dataset.normalised(known.normalisation)
     data.check_fits(dataset, network.model)
-    provenance.attach(
-        network.model,
-        replace(known, input_shape=dataset.input_shape, normalisation=dataset.normalisation or known.normalisation),
-    )
+    note(network.model, dataset)
     return dataset
+
+
+def note(model: nn.Module, dataset: data.Dataset) -> None:
+    """Attach to a network what a data set says of its use: shape, mean and std, task, names of classes, crop."""
+    known = provenance.of(model)
+    use = provenance.Use(
+        task=dataset.task.name,
+        class_names=dataset.class_names or known.use.class_names,
+        resize=dataset.resize,
+        crop=dataset.crop,
+    )
+    scale = dataset.normalisation or known.normalisation
+    provenance.attach(model, replace(known, input_shape=dataset.input_shape, normalisation=scale, use=use))
 
 
 def given_data(given: Any, spec: CompressSpec, network: Network) -> data.Dataset | None:
@@ -83,6 +92,7 @@ def given_data(given: Any, spec: CompressSpec, network: Network) -> data.Dataset
         return open_data(replace(spec, data=given), network)
     dataset = data.as_dataset(given, task=task(spec), seed=spec.seed)
     data.check_fits(dataset, network.model)
+    note(network.model, dataset)
     return dataset
 
 
@@ -102,13 +112,7 @@ def given_inputs(given: Any, spec: CompressSpec, network: Network) -> data.Input
     inputs = (
         data.as_inputs(given)
         if name is None
-        else data.open_inputs(
-            name,
-            root=spec.data_root,
-            reading=reading(spec),
-            own_shape=known.input_shape,
-            own_normalisation=known.normalisation,
-        )
+        else data.open_inputs(name, root=spec.data_root, reading=reading(spec), own=known)
     )
     data.check_runs(inputs, network.model)
     return inputs
@@ -121,8 +125,13 @@ def task(spec: DataSpec) -> tasks.Task | None:
 
 def reading(spec: DataSpec) -> data.Reading:
     """Return how the settings want the pictures of a folder to be read."""
+    if isinstance(spec.shapes, dict):
+        raise SpecError(
+            f"input_shape is {spec.input_shape}: with data, that is where the inputs come from.\n"
+            "  Leave out `input_shape`, or `data`"
+        )
     return data.Reading(
-        input_shape=tuple(map(int, spec.input_shape.split(","))) if spec.input_shape else None,
+        input_shape=spec.shapes,
         resize=spec.resize,
         crop=spec.crop,
         mean=spec.mean or None,
@@ -141,32 +150,49 @@ def _refuse_idle(spec: CompressSpec) -> None:
             raise SpecError(f"{given}: there is no data for it.\n  Add `data`, or leave `{entry.name}` out")
 
 
-def image_shape(model: nn.Module, spec: CompressSpec, seen: tuple[int, ...] | None = None) -> tuple[int, ...]:
-    """Return the shape of one image, and note it with the network.
+def example(model: nn.Module, spec: CompressSpec, dataset: data.Dataset | None = None) -> Example:
+    """Return one random input of a network; the shape of a single tensor is noted with the network.
 
     Args:
         model: a network, with the shape that its architecture is used with, if that is known.
-        spec: may name the shape.
-        seen: that of the images at hand.
+        spec: may name the shape, or those of several inputs.
+        dataset: at hand; several inputs are like its.
 
     Raises:
-        DataError: nothing says so, or the images are of another shape than the settings.
+        DataError: nothing says which shape, or the data is of another one than the settings.
     """
+    random = torch.Generator().manual_seed(spec.seed)
+    asked = spec.shapes
+    if isinstance(asked, dict):
+        return {name: torch.randn(1, *shape, generator=random) for name, shape in asked.items()}
     known = provenance.of(model)
-    asked = tuple(map(int, spec.input_shape.split(","))) if spec.input_shape else None
-    if asked and seen and asked != seen:
+    if asked and dataset and asked != dataset.input_shape:
         raise DataError(
-            f"input_shape is {spec.input_shape}, but the images are {','.join(map(str, seen))}.\n"
+            f"input_shape is {spec.input_shape}, but the images are {','.join(map(str, dataset.input_shape))}.\n"
             "  Leave input_shape out: with images it is not needed"
         )
-    shape = asked or seen or known.input_shape
+    if dataset is not None:
+        return random_input(dataset, spec.seed)
+    shape = asked or known.input_shape
     if shape is None:
         raise DataError(
             "the network's input shape is not known: its file does not say, and no data was given.\n"
             "  Add `input_shape`, for example `input_shape='3,224,224'`, or `data`, or `arch`"
         )
     provenance.attach(model, replace(known, input_shape=shape))
-    return shape
+    return torch.randn(1, *shape, generator=random)
+
+
+def random_input(dataset: data.Dataset, seed: int) -> Example:
+    """Return one random input like those of a data set; whole numbers stay those of its first one."""
+    random = torch.Generator().manual_seed(seed)
+    inputs, _ = next(iter(dataset.validation.batches(1)))
+
+    def drawn(tensor: Tensor) -> Tensor:
+        return torch.randn(tensor.shape, generator=random) if tensor.is_floating_point() else tensor
+
+    found: Example = tree_map_only(Tensor, drawn, inputs)
+    return found
 
 
 def example_of(model: nn.Module, given: Example) -> Example:

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from slimkit import data, models, provenance, training
 from slimkit._version import __version__
+from slimkit.example import Example
 from slimkit.measure.environment import environment
 from slimkit.measure.stages import Stages
 from slimkit.methods import Job
@@ -22,10 +23,10 @@ from slimkit.runs import resume as resuming
 from slimkit.runs.cost import training_cost
 from slimkit.runs.figures import Sides, architecture, judged, measure, now, one_image, timed_layers
 from slimkit.runs.files import finish, write_model
-from slimkit.runs.job import job_of, opened, random_image
+from slimkit.runs.job import job_of, opened
 from slimkit.runs.plan import Plan, plan
 from slimkit.runs.result import Outcome, Result
-from slimkit.runs.start import allowed_widths, proof_inputs
+from slimkit.runs.start import allowed_widths, note, proof_inputs, random_input
 from slimkit.selection.mask import Mask
 from slimkit.settings import RunSpec
 from slimkit.surgery import rows
@@ -65,6 +66,7 @@ def train(
     asked = plan({"arch": arch, "data": name, "ratio": ratio, **settings})
     images = opened(asked.spec, dataset)
     network = models.of(model, images.input_shape)
+    note(network.model, images)
 
     def fresh() -> nn.Module:
         return begin.redrawn(network.model, asked.spec.seed + 1)
@@ -136,16 +138,16 @@ def _train(
         job = replace(job_of(network, fresh, dataset, asked, store, progress), watchers=watchers)
     with stages.stage("search and train"):
         found = asked.method(job, asked.config)
-    dense, model, example = job.dense, found.model, random_image(dataset, spec.seed)
+    dense, model, example = job.dense, found.model, random_input(dataset, spec.seed)
     slimmed = found.slimmed or _whole(job)
     progress("exporting", None)
     with stages.stage("save and export"):
         inputs = proof_inputs(example, dataset, spec.seed)
-        shown, failed = write_model(dense, model, example, work, inputs, slimmed)
+        written = write_model(dense, model, example, work, inputs, slimmed, spec)
     progress("measuring", None)
     with stages.stage("measure"):
         sides = _sides(dense, model, example, spec, dataset, work)
-        layers = timed_layers(rows.layers(dense, model, one_image(example)), work, spec)
+        layers = timed_layers(rows.layers(dense, model, one_image(example)), work, spec, example)
     cost, notes = training_cost(job, found, sides.before, sides.after, stages, asked.settings())
     report = Report(
         slimkit=__version__,
@@ -161,20 +163,21 @@ def _train(
         before=sides.before,
         after=sides.after,
         int8=sides.int8,
-        proof=shown,
+        proof=written.proof,
+        usage=written.usage,
         cost=cost,
         stages=(),
         after_cut=(found.cut.after,) if found.cut else (),
         search=found.search,
         budget=found.cut.budget if found.cut else None,
-        warnings=(*found.warnings, *failed, *notes, *sides.notes),
+        warnings=(*found.warnings, *written.failed, *notes, *sides.notes),
     )
     resuming.keep_log(store, work)
     return Result(model, slimmed.mask, finish(report, [spec, asked.config], work, stages))
 
 
 def _sides(
-    dense: nn.Module, model: nn.Module, example: Tensor, spec: RunSpec, dataset: data.Dataset, work: Path
+    dense: nn.Module, model: nn.Module, example: Example, spec: RunSpec, dataset: data.Dataset, work: Path
 ) -> Sides:
     """Return the figures before and after; the dense network was not trained to the end: no accuracy."""
     sides = measure(dense, model, example, spec, dataset if spec.int8 else None, work)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from slimkit import data
 from slimkit.errors import SpecError
@@ -88,14 +88,15 @@ def of_data(network: Network, spec: CompressSpec, progress: Progress) -> Made | 
 
 def _workshop(model: Maps, spec: CompressSpec, name: str) -> Workshop:
     default = CompressSpec()
-    shape = start.image_shape(model, spec)
+    image = start.example(model, spec)
+    assert isinstance(image, Tensor)
     others: dict[str, Any] = {"seed": spec.seed, "optimizer": "auto"}
     if spec.learning_rate != default.learning_rate:
         others |= {"lr0": spec.learning_rate, "optimizer": "AdamW"}  # `auto` would choose a rate of its own
     if spec.device != "auto":
         others["device"] = spec.device.removeprefix("cuda:").replace("cuda", "0")
     batch = spec.batch_size if spec.batch_size != default.batch_size else _BATCH
-    return Workshop(name, task_of(model.net), max(shape[1:]), batch, others)
+    return Workshop(name, task_of(model.net), max(image.shape[2:]), batch, others)
 
 
 def _refuse(spec: CompressSpec) -> None:

@@ -5,6 +5,18 @@ from dataclasses import dataclass
 from slimkit.settings.checks import number, optional, pattern, several, text, whole, word_or
 from slimkit.settings.setting import Settings, setting
 
+_ONE = r"[1-9]\d*(?:,[1-9]\d*)*"
+
+Shapes = tuple[int, ...] | dict[str, tuple[int, ...]]
+
+
+def shapes(text: str) -> Shapes:
+    """Read the shape of one input, or those of several by name, as the setting `input_shape` has them."""
+    named = {name: sizes for name, _, sizes in (word.partition("=") for word in text.split()) if sizes}
+    if named:
+        return {name: tuple(map(int, sizes.split(","))) for name, sizes in named.items()}
+    return tuple(map(int, text.split(",")))
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec(Settings):
@@ -19,8 +31,9 @@ class DataSpec(Settings):
     data_root: str | None = setting(None, "folder in which named data sets lie", optional(text))
     input_shape: str | None = setting(
         None,
-        "shape C,H,W of one image; default: that of the data, else what the network was trained with",
-        optional(pattern(r"[1-9]\d*,[1-9]\d*,[1-9]\d*", "C,H,W, such as 3,224,224")),
+        "shape of one input: 3,224,224 of an image, 1,16000 of a signal, 3,16,112,112 of a clip, 100 of a vector; of "
+        "several name=C,H,W name=C,H,W; default: that of the data, else what the network was trained with",
+        optional(pattern(rf"{_ONE}|\w+={_ONE}( \w+={_ONE})*", "C,H,W, such as 3,224,224, or name=C,H,W of each input")),
     )
     resize: str | int | None = setting(
         None,
@@ -40,3 +53,8 @@ class DataSpec(Settings):
     allow_bad: float = setting(
         0.0, "share of picture files that may be left out because they cannot be read", number(0, 1, below=True)
     )
+
+    @property
+    def shapes(self) -> Shapes | None:
+        """`input_shape` as numbers."""
+        return None if self.input_shape is None else shapes(self.input_shape)

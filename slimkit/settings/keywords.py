@@ -33,6 +33,11 @@ class RunKeywords(TypedDict, total=False):
     batch: int
     latency_table: str | None
     int8: bool
+    onnx: bool
+    opset: int
+    fixed_batch: bool
+    free_size: bool
+    embed_normalisation: bool
     epochs: float
     batch_size: int
     learning_rate: float

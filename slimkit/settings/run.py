@@ -6,6 +6,7 @@ from slimkit.errors import SpecError
 from slimkit.settings.budget import Budget, budget_setting, parse_budget
 from slimkit.settings.checks import choice, flag, number, optional, pattern, several, text, whole, word_or
 from slimkit.settings.data import DataSpec
+from slimkit.settings.files import FileSpec
 from slimkit.settings.setting import setting
 
 BUDGETS = ("macs", "params", "bytes", "latency", "energy")
@@ -18,7 +19,7 @@ RANKING_MEANING = f"what ranks channels: {', '.join(RANKINGS)}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSpec(DataSpec):
+class RunSpec(FileSpec, DataSpec):
     """What both kinds of run share.
 
     Raises:

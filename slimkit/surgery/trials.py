@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from slimkit.example import Example, mapped, of_batch, tensors
+from slimkit.example import Example, larger, mapped, of_batch, tensors
 
 _BATCH = 3
 
@@ -51,7 +51,7 @@ def trials(example: Example, seed: int = 0, real: Sequence[Example] = ()) -> tup
         Trial("zeros", mapped(one, lambda t: times(0, t))),
     ]
     if any(tensor.dim() > 2 for tensor in tensors(example)):
-        found.append(Trial("another size", mapped(mapped(one, _larger), normal)))
+        found.append(Trial("another size", mapped(larger(one), normal)))
     return (*found, *(Trial("real data", batch) for batch in real))
 
 
@@ -67,20 +67,6 @@ def wilder(example: Example, seed: int) -> Trial:
         return (scale * (offsets + torch.randn(tensor.shape, generator=generator))).to(tensor)
 
     return Trial("scaled and shifted", mapped(of_batch(example, 4), drawn))
-
-
-def _larger(tensor: Tensor) -> Tensor:
-    """Return a tensor whose spatial dimensions, those after the second, are larger by a half."""
-    if tensor.dim() < 3 or not tensor.is_floating_point():
-        return tensor
-    sizes = [_half_more(size) for size in tensor.shape[2:]]
-    return tensor.new_zeros(*tensor.shape[:2], *sizes)
-
-
-def _half_more(size: int) -> int:
-    """Return a size larger by a half, a multiple of what the size is one of: 32, 16, ..."""
-    step = next(step for step in (32, 16, 8, 4, 2, 1) if size % step == 0)
-    return size + max(step, size // 2 // step * step)
 
 
 def placed(example: Example, model: nn.Module, dtype: torch.dtype | None = None) -> Example:

@@ -36,6 +36,11 @@ def usage(report: Report) -> Section | None:
         return None
     size = ", ".join(map(str, shape))
     torch_scale, numpy_scale = (_scaling(scale, make) for make in ("torch.tensor", "np.float32"))
+    embedded = report.usage is not None and report.usage.embedded
+    drawn = f"np.random.rand(1, {size}).astype(np.float32)"
+    yours = f"{drawn}  # yours, in [0, 1]\n{numpy_scale}"
+    if embedded:
+        yours = f"255 * {drawn}  # yours, pixels of 0 to 255: the file normalises them itself\n"
     torch = (
         "import slimkit\nimport torch\n\n"
         'model = slimkit.load("model.safetensors")  # a torch.nn.Module, in eval mode\n'
@@ -45,9 +50,10 @@ def usage(report: Report) -> Section | None:
     onnx = (
         "import numpy as np\nimport onnxruntime as ort\n\n"
         'session = ort.InferenceSession("model.onnx")\n'
-        f"images = np.random.rand(1, {size}).astype(np.float32)  # yours, in [0, 1]\n{numpy_scale}"
+        f"images = {yours}"
         "outputs = session.run(None, {session.get_inputs()[0].name: images})[0]\n"
     )
+    written = report.proof.slim_vs_onnx is not None
     pixels = " × ".join(map(str, shape[1:]))
     about = f"Images of {pixels} pixels, {shape[0]} channel{'s' if shape[0] != 1 else ''}, float32."
     if scale is None:
@@ -58,7 +64,7 @@ def usage(report: Report) -> Section | None:
         name="usage",
         title="Use the model",
         about=about,
-        parts=[Code(title="PyTorch", text=torch), Code(title="ONNX Runtime", text=onnx)],
+        parts=[Code(title="PyTorch", text=torch), *([Code(title="ONNX Runtime", text=onnx)] if written else [])],
     )
 
 

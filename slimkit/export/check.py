@@ -1,0 +1,130 @@
+"""Does an ONNX file compute what the network does? Asked of ONNX Runtime, on inputs of several batches and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from slimkit.errors import EngineError, TraceError
+from slimkit.example import Example, batch_size, call, describe, larger, mapped, named, of_batch, tensors
+from slimkit.modules import private
+
+# max |a - b| / std(a): above it is a wrong translation, below it rounding
+_TOLERANCE = 1e-3
+_TOLERANCES = {"float16": 3e-2}
+_Array = NDArray[Any]
+SEVERAL = 3  # images
+
+
+class Mismatch(Exception):
+    """ONNX Runtime does not run the file, or computes something else than torch."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An input, and what torch computes for it."""
+
+    example: Example
+    outputs: Sequence[_Array]
+
+
+def references(
+    model: nn.Module, example_input: Example, free_size: bool, placed: Callable[[Example], Example]
+) -> list[Reference]:
+    """Run a network on random inputs like the example: one image, three, and with `free_size` one of another size.
+
+    The three are left out of a network that takes one image at a time.
+
+    Args:
+        model: the network as it is exported.
+        example_input: of any batch.
+        free_size: height and width are to be free.
+        placed: normal random inputs -> inputs as the network to be exported takes them.
+
+    Raises:
+        TraceError: the network does not run on such inputs.
+        EngineError: it runs on no other size.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor  # indices and counts have a meaning
+        return torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
+
+    images = placed(mapped(of_batch(example_input, SEVERAL), drawn))
+    one = of_batch(images, 1)
+    try:
+        found = [Reference(one, _outputs(model, one))]
+    except Exception as error:
+        raise TraceError(
+            f"{type(model).__name__} does not run on a batch of shape {describe(one)}: {line(error)}.\n"
+            "  Give an example input of the shape this network was made for"
+        ) from error
+    with suppress(Exception):  # a network that takes one image at a time
+        found.append(Reference(images, _outputs(model, images)))
+    if free_size:
+        given = placed(mapped(larger(of_batch(example_input, 1)), drawn))
+        try:
+            found.append(Reference(given, _outputs(model, given)))
+        except Exception as error:
+            raise EngineError(
+                f"free_size is True: {type(model).__name__} does not run on another size, {describe(given)}: "
+                f"{line(error)}.\n  Leave out `free_size`"
+            ) from error
+    return found
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, given: Example) -> list[_Array]:
+    return [tensor.numpy() for tensor in tensors(call(private(model), given))]
+
+
+def check(path: Path, expected: Sequence[Reference], batch: int | None) -> None:
+    """Let `onnx.checker` read the file, and ONNX Runtime compute what torch has; a bound batch alone where it is bound.
+
+    Raises:
+        Mismatch: it does not.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        onnx.checker.check_model(str(path))
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        names = {entry.name for entry in session.get_inputs()}  # an input that is not read is not there
+        for one in expected:
+            if batch not in (None, batch_size(one.example)):
+                continue
+            given = {name: tensor.numpy() for name, tensor in named(one.example).items() if name in names}
+            for got, want in zip(session.run(None, given), one.outputs, strict=True):
+                _compare(got, want)
+    except Mismatch:
+        raise
+    except Exception as error:  # the runtime's exceptions share no base class
+        raise Mismatch(line(error)) from error
+
+
+def _compare(got: _Array, want: _Array) -> None:
+    if got.shape != want.shape:
+        raise Mismatch(f"ONNX Runtime returns the shape {got.shape} where torch returns {want.shape}")
+    scale = float(want.std()) or float(np.abs(want).max()) or 1.0
+    error = float(np.abs(got.astype(np.float64) - want).max()) / scale
+    if np.isfinite(want).all() and not error < _TOLERANCES.get(str(want.dtype), _TOLERANCE):
+        raise Mismatch(f"ONNX Runtime computes something else than torch, relative error {error:.1e}")
+
+
+def line(error: Exception) -> str:
+    """Return the first line of a message, short enough to stand in another one."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".")[:300] if lines else type(error).__name__

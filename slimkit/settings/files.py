@@ -1,0 +1,44 @@
+"""What files a run is to leave, and how its ONNX file is written."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from slimkit.errors import SpecError
+from slimkit.settings.checks import flag, whole
+from slimkit.settings.setting import Settings, setting
+
+OPSET = 18  # the lowest that has all that our own export writes: ONNX Runtime 1.14 (2023) and later read it
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSpec(Settings):
+    """How the ONNX file is written."""
+
+    onnx: bool = setting(True, "write an ONNX file and time it; without: the slim file and the report alone", flag)
+    opset: int = setting(OPSET, "version of ONNX's operators", whole(1))
+    fixed_batch: bool = setting(False, "bind the ONNX file to one image at a time", flag)
+    free_size: bool = setting(
+        False, "leave height and width free in the ONNX file, and prove it at a second size too", flag
+    )
+    embed_normalisation: bool = setting(
+        False, "put mean and std into the ONNX file, which then takes pixels of 0 to 255 as they are", flag
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.onnx:
+            self._refuse_without_file()
+
+    def _refuse_without_file(self) -> None:
+        """Refuse settings that are about the ONNX file, where none is to be written."""
+        idle: dict[str, Any] = {
+            "opset": OPSET, "fixed_batch": False, "free_size": False, "embed_normalisation": False, "int8": False,
+            "max_bytes": None, "max_latency": None, "max_energy": None,
+        }  # fmt: skip
+        for name, default in idle.items():
+            given = getattr(self, name, default)
+            if given != default:
+                raise SpecError(
+                    f"onnx is False, and {name} is {given!r}: that is about the ONNX file.\n"
+                    f"  Leave out `onnx=False`, or `{name}`"
+                )

@@ -1,0 +1,133 @@
+"""Networks of signals, volumes, vectors and several inputs, through the commands and their files."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import slimkit
+from slimkit.cli import main
+from slimkit.errors import SpecError
+from slimkit.settings import CompressSpec
+
+NETS = """
+import torch
+from torch import nn
+
+def net(conv, norm):
+    body = conv(2, 16, 3, padding=1), norm(16), nn.ReLU(), conv(16, 16, 3, padding=1), nn.ReLU()
+    return nn.Sequential(*body, conv(16, 4, 1))
+
+def signal():
+    return net(nn.Conv1d, nn.BatchNorm1d)
+
+def volume():
+    return net(nn.Conv3d, nn.BatchNorm3d)
+
+def vector():
+    return nn.Sequential(nn.Linear(20, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3))
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.image, self.more, self.out = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(5, 16), nn.Linear(16, 4)
+
+    def forward(self, image, more):
+        return self.out((self.image(image).mean((2, 3)) + self.more(more)).relu())
+
+def two():
+    return Two()
+"""
+CASES = {
+    "signal": ["2,40"],
+    "volume": ["2,4,6,5"],
+    "vector": ["20"],
+    "two": ["image=3,8,8", "more=5"],
+}
+
+
+def checkpoint(folder: Path, name: str) -> list[str]:
+    """Write a checkpoint and the code of its network; return what names both."""
+    code = folder / "nets.py"
+    code.write_text(NETS)
+    names: dict = {}
+    exec(NETS, names)
+    torch.manual_seed(0)
+    torch.save(names[name]().state_dict(), folder / "net.pt")
+    shapes = [word for shape in CASES[name] for word in ("--input-shape", shape)]
+    return [str(folder / "net.pt"), "--arch", f"{code}:{name}", *shapes]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_checkpoint_of_any_input_is_compressed_inspected_and_timed(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, out = checkpoint(tmp_path, name), tmp_path / "out"
+    assert main(["compress", *words, "--ratio", "0.5", "--out", str(out)]) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report["warnings"] == []
+    assert report["channels"]["removed"] > 0 and report["proof"]["slim_vs_onnx"] <= 1e-4
+    assert report["after"]["latency_ms"]["median"] > 0
+    inputs = {entry["name"]: entry["shape"] for entry in report["usage"]["inputs"]}
+    asked = [word.rpartition("=")[::2] for word in CASES[name]]
+    assert inputs == {key.rstrip("=") or "input": [int(size) for size in sizes.split(",")] for key, sizes in asked}
+    slim = slimkit.load(out / "model.safetensors", arch=words[2])
+    slim(*(torch.randn(2, *shape) for shape in inputs.values()))
+    capsys.readouterr()
+    assert main(["inspect", *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["channels"]["removable"] == report["channels"]["removable"]
+    assert main(["bench", str(out / "model.onnx"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["models"][0]["latency_ms"]["median"] > 0
+
+
+def test_a_file_of_several_free_inputs_is_timed_at_the_sizes_that_are_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Sum(torch.nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3)) + y.mean((2, 3))
+
+    example = {"x": torch.randn(1, 3, 8, 8), "y": torch.randn(1, 3, 4, 4)}
+    slimkit.export_onnx(Sum(), tmp_path / "net.onnx", example, free_size=True)
+    assert main(["bench", str(tmp_path / "net.onnx")]) == 2
+    assert "leaves more free" in capsys.readouterr().err
+    words = ["--input-shape", "x=3,16,16", "--input-shape", "y=3,8,8", "--json"]
+    assert main(["bench", str(tmp_path / "net.onnx"), *words]) == 0
+    assert main(["bench", str(tmp_path / "net.onnx"), "--input-shape", "x=a"]) == 2
+    assert "name=C,H,W of each input" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["", "0", "3,0,1", "a=", "a=1,2 b", "1,2 3", "x=1;y=2"])
+def test_shapes_that_are_none(word: str) -> None:
+    with pytest.raises(SpecError, match="input_shape is .* it must be C,H,W"):
+        CompressSpec(input_shape=word)
+
+
+def test_a_network_that_takes_no_images_is_not_guessed_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = checkpoint(tmp_path, "signal")[:3]
+    assert main(["inspect", *words]) == 2
+    assert "the network's input shape is not known" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["signal", "volume", "vector", "two"])
+def test_a_live_network_of_any_input_leaves_a_file_that_comes_back(name: str, tmp_path: Path) -> None:
+    names: dict = {}
+    exec(NETS, names)
+    net = names[name]().eval()
+    shapes = [tuple(map(int, word.rpartition("=")[2].split(","))) for word in CASES[name]]
+    example = tuple(torch.randn(1, *shape) for shape in shapes)
+    result = slimkit.compress(net, example if len(example) > 1 else example[0], 0.5, out=tmp_path / "out")
+    slim = slimkit.load(tmp_path / "out" / "model.pt2")
+    more = [torch.randn(3, *shape) for shape in shapes]
+    torch.testing.assert_close(slim(*more), result.model(*more), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_networks_come_back_half(dtype: torch.dtype) -> None:
+    names: dict = {}
+    exec(NETS, names)
+    net = names["signal"]().to(dtype).eval()
+    result = slimkit.compress(net, torch.randn(1, 2, 40).to(dtype), 0.5)
+    assert {p.dtype for p in result.model.parameters()} == {dtype}
+    assert result.report.proof.slim_vs_onnx is not None
