@@ -19,7 +19,7 @@ import click
 from slimkit._version import __version__
 from slimkit.errors import SlimkitError
 from slimkit.flags import Function, SettingsCommand, first_of_several, input_shapes, settings_of, show, working
-from slimkit.results import study_file
+from slimkit.results import Latency, Report, study_file
 from slimkit.settings import RUNTIMES, CompressSpec, StudySpec, TrainSpec, command_line
 from slimkit.settings.words import as_flags, printable
 
@@ -231,8 +231,13 @@ def report(folders: tuple[Path, ...], out: Path | None, force: bool) -> None:
     with working() as progress:
         from slimkit.report import rebuild
 
+        def timed(runs: Sequence[tuple[Path, Report]]) -> Sequence[Latency | None]:
+            from slimkit.runs import side_by_side  # an engine, which a single page has no use for
+
+            return side_by_side.timed(runs, progress)
+
         progress("drawing the page", None)
-        path = rebuild.rebuild(folders, out, force)
+        path = rebuild.rebuild(folders, out, force, timed)
     click.echo(path)
 
 

@@ -145,8 +145,23 @@ def test_outputs_that_never_vary_are_tried_with_more_inputs_and_counted() -> Non
     found = fully(net)
     assert (found.channels, found.constant) == (12, 2) and found.proven
     assert [s.kind for s in found.shown].count("scaled and shifted") == 3
-    dead = fully(Hides(lambda net, x, h: 0 * net.out(h) + torch.arange(10)))
-    assert dead.error == 0 and dead.constant == 10 and not dead.proven
+
+
+@pytest.mark.parametrize(
+    ("how", "channels"),
+    [
+        (lambda net, x, h: 0 * net.out(h) + torch.arange(10), 10),
+        (lambda net, x, h: (0 * net.out(h)).sum() + 3.0, 1),
+        (lambda net, x, h: [0 * h.mean((0, 1)) + 2.0, 0 * net.out(h) + torch.arange(10)], 11),
+    ],
+    ids=["channels", "one number", "several tensors"],
+)
+def test_outputs_that_never_vary_prove_nothing_and_nothing_is_written(how: Any, channels: int) -> None:
+    net = Hides(how)
+    dead = fully(net)
+    assert (dead.error, dead.constant, dead.channels, dead.proven) == (0, channels, channels, False)
+    with pytest.raises(ProofError, match=f"all {channels} output channels are the same on every input"):
+        prove(net, trace(net, X), lambda _: Mask.full(trace(net, X)), [X])
 
 
 def test_gaps_are_told_apart_from_a_difference_and_from_weights_that_diverged() -> None:

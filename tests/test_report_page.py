@@ -5,11 +5,16 @@ import re
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
+import torch
 from report_sample import bare_report, changed, compress_report, train_report
+from torch import nn
 
+from slimkit.cli import main
 from slimkit.errors import OutputError
+from slimkit.export import export_onnx
 from slimkit.report import parts, rebuild
 from slimkit.report.figures import canvas, curves, layers, tradeoff
 from slimkit.report.page import comparison_page, run_page
@@ -386,8 +391,45 @@ def test_several_runs_on_one_page(tmp_path, monkeypatch):
 def test_the_fastest_run_is_the_one_with_the_least_time():
     """A share of its own original says nothing beside another's: 13.9 µs was called faster than 13.4."""
     one = alike(before__latency_ms__median=30.0, after__latency_ms__median=13.9)
-    other = alike(before__latency_ms__median=20.0, after__latency_ms__median=13.4)
-    assert "“other” is the fastest (13.4 ms)" in unescape(comparison_page([("one", one), ("other", other)]))
+    other = alike(before__latency_ms__median=20.0, after__latency_ms__median=12.4)
+    runs = [("one", one), ("other", other)]
+    assert "“other” is the fastest (12.4 ms)" in unescape(comparison_page(runs))
+    close = unescape(comparison_page([("one", one), ("other", changed(other, {"after/latency_ms/median": 13.4}))]))
+    assert "is the fastest" not in close and "measured at different times" in close
+    assert "Times are good to 10 %: “other” has no certain lead over “one”" in close
+    times = [replace(one.after.latency_ms, median=median) for median in (13.0, 13.4)]
+    again = unescape(comparison_page(runs, times))  # what was measured side by side counts, not what the runs say
+    assert "“one” is the fastest (13.0 ms)" in again and "timed again on this machine, in turns" in again
+    even = unescape(comparison_page(runs, [times[1], times[1]]))
+    assert "Times are good to 2 %: “one” has no certain lead over “other”" in even
+
+
+def test_files_of_several_runs_are_timed_again_side_by_side(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folders = saved(tmp_path, half=alike(), quick=alike())
+    assert main(["report", "half", "quick", "--out", "without.html"]) == 0
+    assert "measured at different times" in Path("without.html").read_text()
+    for folder, width in zip(folders, (8, 24), strict=True):
+        network = nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), nn.Conv2d(width, width, 3)).eval()
+        export_onnx(network, folder / "model.onnx", torch.randn(1, 1, 32, 32))
+    assert main(["report", "half", "quick"]) == 0
+    page = unescape(Path("comparison.html").read_text())
+    assert "timed again on this machine, in turns" in page and "“half” is the fastest" in page
+    (folders[0] / "model.onnx").write_bytes(b"damaged")
+    assert main(["report", "half", "quick", "--force"]) == 0
+    assert "measured at different times" in Path("comparison.html").read_text()
+
+
+def test_networks_of_one_name_and_several_widths_share_no_axis():
+    wide = changed(alike(), {"before/params": 900_000})
+    text = comparison_page(
+        [("a", alike()), ("b", alike(after__macs=5)), ("c", wide), ("d", changed(wide, {"after/macs": 7}))]
+    )
+    heading = unescape(re.findall(r"<h1>(.*?)</h1>", text)[0])
+    assert (
+        heading.startswith("4 runs of 2 kinds: 2 of resnet8 of ")
+        and "2 of resnet8 of 900 k parameters on digits" in heading
+    )
 
 
 @pytest.mark.parametrize("what", ["engine", "threads", "batch", "cpu"])

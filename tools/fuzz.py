@@ -52,7 +52,7 @@ _ROOTS = frozenset(sys.stdlib_module_names) | {
     "click", "safetensors", "scipy", "sklearn", "google", "matplotlib", "fvcore", "PIL",
     "huggingface_hub", "torch_pruning", "jinja2", "markupsafe", "yaml", "packaging", "triton", "ml_dtypes", "iopath",
     "onnx_ir", "functorch", "torchgen", "typing_extensions", "optree", "networkx", "psutil", "pynvml", "dill",
-    "apex",  # timm looks for it by itself, whatever a file says
+    "apex", "inplace_abn", "wandb",  # timm looks for them by itself, whatever a file says
 }  # fmt: skip
 _NUMBERS = (0, 1, -1, 2, 255, 2**31, 2**31 - 1, -(2**31), 2**63 - 1, 2**64, 10**30, 60_000, 10**7, 1e308, -1e9, 0.5)
 _WORDS = (

@@ -40,6 +40,9 @@ def fashion_mnist(root: Path | None, seed: int) -> Dataset:
     )
 
 
+_LARGEST = 60_000 * 28 * 28 + 16  # bytes of a file of the set, unpacked
+
+
 def _folder(root: Path | None) -> Path:
     places = [DEBIAN] if root is None else [root / folder for folder in _FOLDERS]
     for place in places:
@@ -58,7 +61,10 @@ def _read(folder: Path, name: str) -> Tensor:
     path = folder / f"{name}.gz"
     path = path if path.exists() else folder / name
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            raw = file.read(_LARGEST + 1)
+        if len(raw) > _LARGEST:
+            raise ValueError("it is too large")
         dimensions = raw[3] if raw[:3] == b"\0\0\x08" else 0
         shape = struct.unpack(f">{dimensions}I", raw[4 : 4 + 4 * dimensions])
         data = np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions)

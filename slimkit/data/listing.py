@@ -1,14 +1,20 @@
 """Which files of a folder are pictures, and which of them can be read."""
 
 import os
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
 from slimkit.errors import DataError
 
+# Pillow goes by what is in a file, whatever its name is, and hands PostScript to another program.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
+_VAST = 2**24  # pixels of a picture that is decoded alone: a small file may hold ten times as many
+_ALONE = threading.Lock()
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 PARTS = {
     "train": ("train", "training"),
@@ -21,10 +27,17 @@ Entry = TypeVar("Entry")
 
 
 def pictures(folder: Path) -> list[Path]:
-    """Return all picture files in a folder and below, sorted; hidden files and folders are never looked at."""
+    """Return all picture files in a folder and below, sorted; hidden files and folders are never looked at.
+
+    Links are followed, but not to a folder that the link lies in.
+    """
     found = []
     for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        above = os.path.realpath(place)
+        inside = {above, *map(str, Path(above).parents)}
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and os.path.realpath(Path(place, name)) not in inside
+        )
         found += [Path(place, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in SUFFIXES]
     return sorted(found)
 
@@ -50,10 +63,13 @@ def problem(path: Path) -> str | None:
     """
     from PIL import Image
 
+    if not path.is_file():
+        return "it is no file"  # a pipe would be waited for
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             opened.draft("RGB", (max(1, opened.width // 8), max(1, opened.height // 8)))
-            opened.load()
+            with _ALONE if opened.width * opened.height > _VAST else nullcontext():
+                opened.load()
     except Exception as error:  # decoders raise what they like
         return str(error).replace(f"{str(path)!r}", "it") or type(error).__name__
     return None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from slimkit.data.dataset import Dataset
 from slimkit.data.folder import arranged
-from slimkit.data.listing import PARTS, pictures, problem, readable
+from slimkit.data.listing import FORMATS, PARTS, pictures, problem, readable
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.pictures import SQUASH, Reading, View, as_tensor, view
 from slimkit.errors import DataError
@@ -133,7 +133,7 @@ def _read(path: Path) -> Tensor:
     import numpy as np
     from PIL import Image
 
-    with Image.open(path) as opened:
+    with Image.open(path, formats=FORMATS) as opened:
         if opened.mode not in ("P", "L", "1", "I", "I;16"):
             raise DataError(f"it is a picture of mode {opened.mode}, not of one channel with class numbers")
         return torch.from_numpy(np.asarray(opened).astype(np.int64))
@@ -145,7 +145,7 @@ def _problem(pair: Pair, values: dict[Path, int]) -> str | None:
     from PIL import Image
 
     path, mask_path = pair
-    if mask_path is None:
+    if mask_path is None or not mask_path.is_file():
         return "it has no mask"
     why = problem(path)
     if why is not None:
@@ -154,7 +154,7 @@ def _problem(pair: Pair, values: dict[Path, int]) -> str | None:
         mask = _read(mask_path)
     except Exception as error:  # decoders raise what they like
         return f"its mask {mask_path}: {error}"
-    with Image.open(path) as opened:
+    with Image.open(path, formats=FORMATS) as opened:
         width, height = opened.size
     if tuple(mask.shape) != (height, width):
         return f"it is {width}x{height}, its mask {mask_path} {mask.shape[1]}x{mask.shape[0]}"

@@ -48,10 +48,11 @@ class Layers:
             for name, parameter in container._parameters.items():
                 owner.register_parameter(name, parameter)
             for name, buffer in container._buffers.items():
-                owner.register_buffer(name, buffer, name not in container._non_persistent_buffers_set)
+                kept = None if buffer is None else buffer.detach()  # a file may say that it wants gradients
+                owner.register_buffer(name, kept, name not in container._non_persistent_buffers_set)
             for name, value in vars(container).items():
                 if isinstance(value, Tensor):
-                    owner.register_buffer(name, value, persistent=False)
+                    owner.register_buffer(name, value.detach(), persistent=False)
 
     def of(self, node: fx.Node) -> tuple[str, fx.Node] | None:
         """Make the module that an operator stands for.

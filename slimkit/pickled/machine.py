@@ -4,12 +4,17 @@ Python's own machine imports what a pickle names and calls it. This one asks the
 list of what may be called with what; everything else is refused by its name.
 """
 
+import io
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 _LARGEST = 2**127  # of a number: larger ones cannot even be printed
+_LARGEST_KEY = 2**63  # of the multiples of 2^61 - 1, which all hash to 0, only eight are smaller
+_TUPLE_KEYS = 10_000  # in one table: hashes of tuples can be made to be equal
+_LONGEST_KEY = 16
+_COPIES, _FEW_COPIES = 16, 2**26  # bytes that calls may make: times those of the pickle, and at least
 _VALUES = frozenset(
     ("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "INT", "LONG", "BINFLOAT", "FLOAT", "BINUNICODE", "UNICODE",
      "SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINSTRING", "BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8")
@@ -67,6 +72,8 @@ def run(stream: BinaryIO, names: Callable[[str], Any], storages: Callable[[Any],
         Refused: the pickle asks for a name that is not known, or calls what may not be called.
         Exception: any other, where the pickle is damaged.
     """
+    source = _Within(stream)
+    room = max(_FEW_COPIES, _COPIES * source.left())
     stack: list[Any] = []
     marks: list[int] = []  # heights of the stack
     memo: dict[int, Any] = {}
@@ -77,8 +84,15 @@ def run(stream: BinaryIO, names: Callable[[str], Any], storages: Callable[[Any],
         del stack[place:]
         return items
 
+    def counted(made: Any) -> Any:
+        nonlocal room
+        room -= bytes_of(made)
+        if room < 0:
+            raise ValueError("copies that take more than sixteen times the pickle")
+        return made
+
     argument: Any
-    for opcode, argument, _ in pickletools.genops(stream):
+    for opcode, argument, _ in pickletools.genops(source):  # type: ignore[arg-type]
         name = opcode.name
         if name in _VALUES:
             if isinstance(argument, int) and not -_LARGEST < argument < _LARGEST:
@@ -107,7 +121,8 @@ def run(stream: BinaryIO, names: Callable[[str], Any], storages: Callable[[Any],
             stack[-size:] = [tuple(stack[-size:])]
         elif name in ("TUPLE", "LIST", "FROZENSET"):
             kind = {"TUPLE": tuple, "LIST": list, "FROZENSET": frozenset}[name]
-            stack.append(kind(above_mark()))
+            items = above_mark()
+            stack.append(kind(keys(items) if name == "FROZENSET" else items))
         elif name == "DICT":
             stack.append(_pairs({}, above_mark()))
         elif name in ("APPEND", "APPENDS"):
@@ -118,19 +133,21 @@ def run(stream: BinaryIO, names: Callable[[str], Any], storages: Callable[[Any],
             _pairs(_of(dict, stack[-1]), items)
         elif name == "ADDITEMS":
             items = above_mark()
-            _of(set, stack[-1]).update(items)
+            found = _of(set, stack[-1])
+            found.update(keys(items, len(found)))
         elif name in ("GLOBAL", "STACK_GLOBAL"):
             place = argument.split(" ", 1) if name == "GLOBAL" else [_of(str, stack.pop(-2)), _of(str, stack.pop())]
             stack.append(names(".".join(place)))
         elif name == "REDUCE":
             arguments = _of(tuple, stack.pop())
-            stack.append(_call(stack.pop(), arguments))
+            stack.append(counted(_call(stack.pop(), arguments)))
         elif name == "NEWOBJ":
             arguments = _of(tuple, stack.pop())
-            stack.append(_new(stack.pop(), arguments))
+            stack.append(counted(_new(stack.pop(), arguments)))
         elif name == "BUILD":
             state = stack.pop()
             _build(stack[-1], state)
+            counted(stack[-1])
         elif name == "BINPERSID":
             stack.append(storages(stack.pop()))
         elif name == "STOP":
@@ -172,5 +189,57 @@ def _of(kind: type, value: Any) -> Any:
 
 
 def _pairs(table: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
-    table.update(zip(items[::2], items[1::2], strict=True))
+    table.update(zip(keys(items[::2], len(table)), items[1::2], strict=True))
     return table
+
+
+def keys(items: Sequence[Any], beside: int = 0) -> Sequence[Any]:
+    """Return what is to be keys of a table, or items of a set, if they can be hashed in little time and depth.
+
+    Args:
+        items: the keys.
+        beside: how many the table has already.
+
+    Raises:
+        ValueError: large numbers, which can be made to have one hash; tuples within tuples, whose hash takes as much
+            of the stack as they are deep; many tuples.
+    """
+    for item in items:
+        parts = item if isinstance(item, tuple) else (item,)
+        if len(parts) > _LONGEST_KEY or any(isinstance(part, tuple | frozenset | complex) for part in parts):
+            raise ValueError("a key of nested or complex values")
+        if any(isinstance(part, int) and not -_LARGEST_KEY <= part < _LARGEST_KEY for part in parts):
+            raise ValueError("a key of more than 64 bits")
+    if len(items) + beside > _TUPLE_KEYS and any(isinstance(item, tuple) for item in items):
+        raise ValueError(f"more than {_TUPLE_KEYS} keys of several values")
+    return items
+
+
+def bytes_of(made: Any) -> int:
+    """Return about how many bytes a value that a call made takes by itself."""
+    made = getattr(made, "value", made)  # of an array
+    if isinstance(made, str | bytes | bytearray):
+        return len(made)
+    if isinstance(made, list | tuple | dict | set | frozenset):
+        return 8 * len(made)
+    return int(getattr(made, "nbytes", 0)) if type(made).__module__ == "numpy" else 0
+
+
+class _Within:
+    """A stream that gives no more than it has: asked for more, Python would first make room for all of it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, place = stream, stream.tell()
+        self._end = stream.seek(0, io.SEEK_END)
+        stream.seek(place)
+        self.tell, self.readline = stream.tell, stream.readline
+
+    def left(self) -> int:
+        """Return how many bytes there are to the end."""
+        return self._end - self._stream.tell()
+
+    def read(self, count: int) -> bytes:
+        """Read so many bytes, or none where there are fewer."""
+        if count > 1 and count > self.left():
+            raise EOFError("a value longer than the file")
+        return self._stream.read(count)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slimkit.pickled.machine import Filled, Refused, Word
+from slimkit.pickled.machine import Filled, Refused, Word, keys
 
 _DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 # Old classes of storages: `torch.FloatStorage` holds torch.float32.
@@ -197,6 +197,13 @@ def _items(kind: Callable[[Any], Any]) -> Callable[..., Any]:
     def make(items: Any = ()) -> Any:
         if not isinstance(items, tuple | list | dict | set | frozenset | bytes | bytearray):
             raise TypeError(f"{type(items).__name__} where items belong")
+        if kind in (set, frozenset):
+            keys(tuple(items))
+        elif kind in (dict, OrderedDict) and not isinstance(items, dict):
+            pairs = [pair for pair in items if isinstance(pair, tuple | list) and len(pair) == 2]
+            if len(pairs) != len(items):
+                raise TypeError("a table that is not made of pairs")
+            keys([key for key, _ in pairs])
         return kind(items)
 
     return make

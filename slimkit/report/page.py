@@ -47,7 +47,7 @@ def run_page(report: Report) -> str:
     )
 
 
-def comparison_page(runs: Sequence[tuple[str, Report]], times: Sequence[Latency] = ()) -> str:
+def comparison_page(runs: Sequence[tuple[str, Report]], times: Sequence[Latency | None] = ()) -> str:
     """Write one page that compares several runs: (name, report); `times` of their files, measured side by side."""
     again: Sequence[Latency | None] = times or [None] * len(runs)
     listed = [

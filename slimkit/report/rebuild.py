@@ -1,17 +1,25 @@
 """Pages made again from `report.json`: of one run, or of several in comparison."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from slimkit.errors import OutputError
 from slimkit.report.page import comparison_page, run_page, study_page
-from slimkit.results import Report, report_file, study_file
+from slimkit.results import Latency, Report, report_file, study_file
+
+Timed = Callable[[Sequence[tuple[Path, Report]]], Sequence[Latency | None]]
 
 
-def rebuild(folders: Sequence[Path], out: Path | None = None, force: bool = False) -> Path:
+def rebuild(folders: Sequence[Path], out: Path | None = None, force: bool = False, timed: Timed | None = None) -> Path:
     """Write the page of one run, or one page that compares several, and give its path.
 
     Without `out` it is `DIR/report.html` of a single run, which is replaced, or `comparison.html` here.
+
+    Args:
+        folders: outputs of runs.
+        out: the page.
+        force: replace a comparison that exists.
+        timed: times the files of several runs side by side; None where one cannot be.
 
     Raises:
         OutputError: a report is missing or unreadable, or the page exists (without `force`) or cannot be
@@ -22,10 +30,11 @@ def rebuild(folders: Sequence[Path], out: Path | None = None, force: bool = Fals
     reports = [report_file.read(folder) for folder in folders]
     if len(reports) == 1:
         home = folders[0] if folders[0].is_dir() else folders[0].parent
-        path, text = out or home / "report.html", run_page(reports[0])
-    else:
-        path, text = out or Path("comparison.html"), comparison_page(_named(folders, reports))
-    return _written(path, text, force or (len(reports) == 1 and out is None))
+        return _written(out or home / "report.html", run_page(reports[0]), force or out is None)
+    path = out or Path("comparison.html")
+    _check_free(path, force)
+    times = timed(list(zip(folders, reports, strict=True))) if timed else ()
+    return _written(path, comparison_page(_named(folders, reports), times), force)
 
 
 def _study(folder: Path, out: Path | None, force: bool) -> Path:
@@ -37,9 +46,13 @@ def _study(folder: Path, out: Path | None, force: bool) -> Path:
     return _written(out or home / "study.html", study_page(arms), force or out is None)
 
 
-def _written(path: Path, text: str, force: bool) -> Path:
+def _check_free(path: Path, force: bool) -> None:
     if path.exists() and not force:
         raise OutputError(f"{path}: it exists already.\n  Give another `out`, or `force=True` to replace it")
+
+
+def _written(path: Path, text: str, force: bool) -> Path:
+    _check_free(path, force)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -47,6 +47,8 @@ def read(path: Path) -> Report:
 
 def _parsed(file: Path) -> Any:
     try:
+        if file.exists() and not file.is_file():
+            raise RecordError(f"{file}: it is no file.\n  {_HINT}")  # a pipe, or a device that never ends
         if file.stat().st_size > _LARGEST:
             raise RecordError(f"{file}: it is too large for a report.\n  {_HINT}")
         return json.loads(file.read_text(encoding="utf-8"))

@@ -54,7 +54,11 @@ def read_config(path: Path, given: Iterable[str] = (), trusted: bool = False) ->
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return _parse(path.read_text(encoding="utf-8"), path.name)
+        with path.open("rb") as file:
+            text = file.read(_LARGEST + 1)
+        if len(text) <= _LARGEST:
+            return _parse(text.decode(), path.name)
+        wrong = "the file is too large for settings"
     except OSError as error:
         wrong = f"the settings file cannot be read ({error.strerror})"
     except UnicodeDecodeError:
@@ -62,8 +66,13 @@ def _read(path: Path) -> dict[str, Any]:
     raise SpecError(f"{path}: {wrong}.\n  Give a TOML file, such as the run.toml of an earlier run")
 
 
-# What has a colon and names no code: a new setting that may name code need not be entered anywhere.
-_NO_CODE = ("torchvision:", "zoo:", "timm:", "folder:", "epoch:", "cuda:")
+_LARGEST = 2**24  # bytes of a settings file: a study of thousands of arms takes one of these sixteen millions
+# What has a colon and names no code, by the setting: elsewhere `cuda:make` is a module called cuda. A new setting that
+# may name code need not be entered anywhere.
+_ARCHITECTURES, _FOLDER = ("torchvision:", "zoo:", "timm:"), ("folder:",)
+_NO_CODE = {
+    "arch": _ARCHITECTURES, "data": _FOLDER, "calibration": _FOLDER, "draw": ("epoch:",), "device": ("cuda:",),
+}  # fmt: skip
 _PATHS = ("latency_table", "data_root")
 
 
@@ -74,7 +83,8 @@ def _names_code(name: str, value: Any) -> bool:
         return any(_names_code(inner, each) for inner, each in value.items())
     if isinstance(value, list):
         return any(_names_code(name, each) for each in value)
-    return name not in _PATHS and isinstance(value, str) and ":" in value and not value.startswith(_NO_CODE)
+    harmless = _NO_CODE.get(name, ())
+    return name not in _PATHS and isinstance(value, str) and ":" in value and not value.startswith(harmless)
 
 
 def from_toml(text: str, kind: type[Spec], source: str = "run.toml") -> Spec:

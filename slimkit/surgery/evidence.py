@@ -229,8 +229,9 @@ class _Columns:
 
     def note(self, output: Any) -> None:
         for place, tensor in enumerate(tensors(output)):
-            if tensor.dim() == 0 or not tensor.numel() or tensor.is_complex() or tensor.dtype == torch.bool:
+            if not tensor.numel() or tensor.is_complex() or tensor.dtype == torch.bool:
                 continue
+            tensor = tensor.reshape(1, 1) if tensor.dim() == 0 else tensor
             dim = min(1, tensor.dim() - 1) if tensor.dim() != 3 else 2
             others = [d for d in range(tensor.dim()) if d != dim]
             low, high = (tensor.amin(others), tensor.amax(others)) if others else (tensor, tensor)

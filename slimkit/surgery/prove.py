@@ -67,7 +67,8 @@ def prove(
         fixed: bool [U], units that must stay from the start.
 
     Raises:
-        ProofError: the network's own outputs are not finite; the networks differ and no group can be blamed.
+        ProofError: the network's own outputs are not finite, or never vary; the networks differ and no group can be
+            blamed.
     """
     fixed = torch.zeros(graph.units, dtype=torch.bool) if fixed is None else fixed.clone()
     shown = (*proof.as_trials(inputs), *proof.trials(proof.as_trials(inputs)[0].example)[1:])
@@ -76,9 +77,9 @@ def prove(
         mask = choose(fixed)
         smaller = remove(model, graph, mask)
         found = proof.evidence(proof.masked(model, graph, mask), smaller, shown)
-        if found.error <= proof.TOLERANCE:
+        if found.proven:
             return Slimmed(smaller, graph, mask, fixed, found, tuple(failing))
-        if not found.on:
+        if not found.on or found.error <= proof.TOLERANCE:
             raise ProofError(_no_evidence(model, found))
         culprits = proof.failing_groups(model, graph, mask, shown)
         if not culprits:
@@ -101,6 +102,8 @@ def _no_evidence(model: nn.Module, found: Evidence) -> str:
             "  Its weights have diverged: train it with a lower learning rate, or give another checkpoint"
         )
     notes = "; ".join(f"{shown.kind}: {shown.note}" for shown in found.shown)
+    if found.on:
+        notes = f"all {found.channels} output channels are the same on every input"
     return (
         f"nothing can be proved about a smaller network: no output says anything ({notes}).\n"
         "  Give an example input on which the network's outputs are finite and vary"

@@ -371,6 +371,7 @@ class _Keeper:
 
     def _load(self, found: dict[str, Any]) -> None:
         run = self.run
+        state.check(found)
         run.step, run.done, run.loss = found["step"], found["done"], found["loss"]
         for hook, saved in zip(self.hooks, found["hooks"], strict=True):
             if hook.restore is not None and saved is not None:

@@ -108,6 +108,33 @@ def refuse_unasked(store: Store) -> None:
         )
 
 
+def check(found: dict[str, Any]) -> None:
+    """Check the numbers of a state, which the run goes by.
+
+    Raises:
+        TypeError, ValueError: one is of another kind, or there is none.
+    """
+
+    def of(value: Any, *kinds: type) -> None:
+        if type(value) not in kinds:
+            raise TypeError(f"{value!r:.40} is {type(value).__name__}")
+
+    for name in ("step", "done"):
+        of(found[name], int)
+        if found[name] < 0:
+            raise ValueError(f"{name} is {found[name]}")
+    for number in (found["loss"], *found["losses"]):
+        of(number, float)
+    for note in found["notes"]:
+        of(note, str)
+    of(found["hooks"], list)
+    if not found["phases"]:
+        raise ValueError("no phases")
+    for row in (*found["history"], *found["phases"]):
+        for number in row.values():
+            of(number, int, float, type(None))
+
+
 @contextmanager
 def fitting(store: Store) -> Iterator[None]:
     """Bring a run to a state in the block; what the state lacks, or has of another kind, is not our fault.
@@ -168,7 +195,7 @@ def delayed_interrupt(active: bool) -> Iterator[Interrupt]:
 def _read(path: Path) -> dict[str, Any] | None:
     """Return the state in a file, None where the file is damaged."""
     try:
-        raw = path.read_bytes()
+        raw = path.read_bytes() if path.is_file() else b""  # a pipe would be waited for, a device has no end
     except OSError:
         return None
     start = len(_MAGIC) + hashlib.blake2b().digest_size

@@ -10,6 +10,8 @@ from slimkit.report.verdict import Headline, Verdict, asked, short_name
 from slimkit.results import Accuracy, Figures, Latency, Measured, Report
 
 Show = Callable[[float | None], str]
+# Shares by which ratios of two times were off: of files timed in turns, and of runs that were timed one after another.
+_IN_TURNS, _APART = 0.02, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,7 @@ class Run:
 
 def comparison(runs: Sequence[Run]) -> tuple[Verdict, list[Section]]:
     """Sum several runs up: what to say first, and the sections that show it."""
-    kinds: dict[str, list[Run]] = {}
-    for run in runs:
-        kinds.setdefault(_kind(run.report), []).append(run)
+    kinds = _kinds(runs)
     sections = []
     for place, (kind, alike) in enumerate(kinds.items()):
         name = str(place) if place else ""
@@ -56,16 +56,28 @@ def comparison(runs: Sequence[Run]) -> tuple[Verdict, list[Section]]:
     return Verdict(sentence, (), (note,)), sections
 
 
-def _kind(report: Report) -> str:
-    data = report.spec.get("data")
-    return short_name(report) + (f" on {data}" if data else "")
+def _kinds(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Sort runs by network and data; networks of one name and several sizes are several."""
+    sizes: dict[str, set[int | None]] = {}
+    for run in runs:
+        sizes.setdefault(_network(run.report), set()).add(run.report.before.params)
+    kinds: dict[str, list[Run]] = {}
+    for run in runs:
+        name, data = _network(run.report), run.report.spec.get("data")
+        wide = f" of {amount(run.report.before.params)} parameters" if len(sizes[name]) > 1 else ""
+        kinds.setdefault(f"{name}{wide}" + (f" on {data}" if data else ""), []).append(run)
+    return kinds
+
+
+def _network(report: Report) -> str:
+    return short_name(report)
 
 
 def _comparable(runs: Sequence[Run]) -> bool:
-    """Tell whether the times of runs may be put side by side: same engine, threads, batch and processor."""
+    """Tell whether the times of runs may be put side by side: same engine, threads, batch, clock and processor."""
     times = [run.time for run in runs]
     how = {
-        (time.engine, time.threads, time.batch, None if run.latency else run.report.environment.get("cpu"))
+        (time.engine, time.threads, time.batch, time.clock, None if run.latency else run.report.environment.get("cpu"))
         for run, time in zip(runs, times, strict=True)
         if time
     }
@@ -91,13 +103,23 @@ def _verdict(kind: str, runs: Sequence[Run]) -> Verdict:
         time = best.time
         assert time is not None
         headlines.append(Headline("lowest latency", milliseconds(time.quoted), best.name))
-        clauses.append(f"“{best.name}” is the fastest ({milliseconds(time.quoted)})")
+        noise = _IN_TURNS if all(run.latency for run in runs) else _APART
+        close = [
+            run.name for run in runs if run is not best and run.time and run.time.quoted * (1 - noise) < time.quoted
+        ]
+        if close:
+            named = " and ".join(f"“{name}”" for name in close)
+            notes.append(f"Times are good to {100 * noise:.0f} %: “{best.name}” has no certain lead over {named}.")
+        else:
+            clauses.append(f"“{best.name}” is the fastest ({milliseconds(time.quoted)})")
     if best := _best(runs, lambda run: run.report.after.bytes):
         size = amount(best.report.after.bytes, "B")
         headlines.append(Headline("smallest", size, best.name))
         clauses.append(f"“{best.name}” is the smallest ({size})")
     if all(run.latency for run in runs):
-        notes.append("For this page the files of all runs were timed again, in turns.")
+        notes.append("For this page the files of all runs were timed again on this machine, in turns.")
+    elif _comparable(runs):
+        notes.append("Latencies are those of the runs, measured at different times.")
     sentence = f"Of {len(runs)} runs of {kind}, {'; '.join(clauses)}." if clauses else f"{len(runs)} runs of {kind}."
     return Verdict(sentence, tuple(headlines), tuple(notes))
 
