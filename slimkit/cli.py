@@ -19,7 +19,7 @@ import click
 from slimkit._version import __version__
 from slimkit.errors import SlimkitError
 from slimkit.flags import Function, SettingsCommand, first_of_several, input_shapes, settings_of, show, working
-from slimkit.results import Latency, Report, study_file
+from slimkit.results import study_file
 from slimkit.settings import RUNTIMES, CompressSpec, StudySpec, TrainSpec, command_line
 from slimkit.settings.words import as_flags, printable
 
@@ -38,8 +38,7 @@ def output_options(command: Function) -> Function:
     click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and nothing else.")(command)
     again = "Go on with the interrupted run of the same settings; say so where it is complete."
     where = "Also log the training to tensorboard (files beside the output) or wandb; may be given twice."
-    choice = click.Choice(("tensorboard", "wandb"))
-    click.option("--track", multiple=True, type=choice, hidden=True, help=where)(command)
+    click.option("--track", multiple=True, metavar="NAME", hidden=True, help=where)(command)
     click.option("--resume", is_flag=True, help=again)(command)
     click.option("--force", is_flag=True, help="Replace the output folder of an earlier run.")(command)
     click.option("--out", type=Path, metavar="DIR", help="Folder to write; default: NAME-slim.")(command)
@@ -229,15 +228,9 @@ def bench(
 def report(folders: tuple[Path, ...], out: Path | None, force: bool) -> None:
     """Write the page of a run again, or one that compares several runs."""
     with working() as progress:
-        from slimkit.report import rebuild
+        from slimkit.runs.pages import rebuilt
 
-        def timed(runs: Sequence[tuple[Path, Report]]) -> Sequence[Latency | None]:
-            from slimkit.runs import side_by_side  # an engine, which a single page has no use for
-
-            return side_by_side.timed(runs, progress)
-
-        progress("drawing the page", None)
-        path = rebuild.rebuild(folders, out, force, timed)
+        path = rebuilt(folders, out, force, progress)
     click.echo(path)
 
 
