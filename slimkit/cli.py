@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slimkit import model_commands
 from slimkit._version import __version__
 from slimkit.errors import SlimkitError
 from slimkit.flags import Function, SettingsCommand, first_of_several, input_shapes, settings_of, show, working
@@ -247,6 +248,10 @@ def show_run(outcome: "Outcome", as_json: bool) -> None:
     show(outcome.report, as_json, table.run_table)
     if not as_json:
         click.echo(f"Report: {outcome.folder / 'report.html'}")
+
+
+for finished in (model_commands.evaluate, model_commands.export):
+    slimkit.add_command(finished)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

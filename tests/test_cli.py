@@ -29,7 +29,7 @@ HEAVY = (
     "sklearn",
     "rich",
 )
-COMMANDS = ("", "compress", "train", "methods", "inspect", "bench", "report")
+COMMANDS = ("", "compress", "train", "methods", "inspect", "bench", "report", "evaluate", "export")
 REPORT = report_file.read(Path(__file__).parent / "reports" / "compress-1.json")
 
 

@@ -22,7 +22,17 @@ from slimkit.report.numbers import (
     ratio,
 )
 from slimkit.report.verdict import verdict
-from slimkit.results import Benchmark, Catalogue, Figures, Inspection, Report, SweepReport, TableSummary
+from slimkit.results import (
+    Benchmark,
+    Catalogue,
+    Evaluation,
+    Exports,
+    Figures,
+    Inspection,
+    Report,
+    SweepReport,
+    TableSummary,
+)
 from slimkit.settings.words import as_flags
 
 
@@ -70,6 +80,36 @@ def comparison(before: Figures, after: Figures) -> list[tuple[str, str, str, str
         if old is not None or new is not None:
             rows.append((name, show(old), show(new), ratio(new, old)))
     return rows
+
+
+def evaluation_table(found: Evaluation) -> RenderableType:
+    """Show how good a network is: its first metric on both splits with intervals, then the others on test."""
+    right = found.accuracy
+    table = _table(right.task, "validation", "test")
+    sides = [right.of(split) for split in ("validation", "test")]
+    _add(table, right.metric, *(metric(side.value, right.unit, 2) if side else MISSING for side in sides))
+    spans = [interval(side.interval, right.unit) if side and side.interval else "" for side in sides]
+    if any(spans):
+        _add(table, "  95 % interval", *spans)
+    _add(table, "images", *(str(side.images or MISSING) if side else MISSING for side in sides))
+    for name, value in right.metrics.items():
+        if name != right.metric and value is not None:
+            _add(table, name, "", f"{value:.4g}")
+    assumed = [Text(f"Assumed: {words}") for words in found.assumptions]
+    return Group(Text(f"{found.model} on {found.data}", style="bold"), *assumed, table)
+
+
+def exports_table(found: Exports) -> RenderableType:
+    """Show the files in which a network was written, and how far each is from it."""
+    table = _table("format", "file", "size", "error", left=("format", "file"))
+    for one in found.files:
+        _add(table, one.format, one.file, amount(one.bytes, "B"), MISSING if one.error is None else f"{one.error:.1g}")
+    notes = [Text(f"{one.format}: {one.note}.", style="yellow") for one in found.files if one.note]
+    said = (
+        "Error: largest difference from the network, over the spread of its outputs; "
+        f"up to {found.tolerance:g} counts as equal."
+    )
+    return Group(table, Text(said), *notes)
 
 
 def _accuracies(before: Figures, after: Figures) -> list[tuple[str, str, str, str]]:

@@ -3,6 +3,7 @@
 from slimkit.record import Record
 from slimkit.results.costs import Cost, Spent, Stage, Times
 from slimkit.results.figures import Accuracy, Energy, Figures, Latency, Measured, Proof
+from slimkit.results.model import Evaluation, ExportedFile, Exports
 from slimkit.results.network import Architecture, Channels, Gammas, Group, Kept, Layer, Normalisation
 from slimkit.results.report import (
     Attempt,
@@ -50,6 +51,9 @@ __all__ = [
     "Entry",
     "Epoch",
     "Figures",
+    "Evaluation",
+    "ExportedFile",
+    "Exports",
     "Fit",
     "GammaSnapshot",
     "Gammas",

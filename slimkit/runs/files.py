@@ -22,7 +22,7 @@ from slimkit.models.ultralytics import Deployed, Maps, against_one, save
 from slimkit.report import page, verdict
 from slimkit.results import Proof, Report, report_file
 from slimkit.settings import Settings, to_toml
-from slimkit.settings.files import FileSpec
+from slimkit.settings.files import FileSpec, OnnxSpec
 from slimkit.surgery import proof
 from slimkit.surgery.evidence import Evidence
 from slimkit.surgery.prove import Slimmed
@@ -47,7 +47,7 @@ class Written:
     failed: list[str]
 
 
-def check_files(spec: FileSpec, model: nn.Module, example: Example) -> None:
+def check_files(spec: OnnxSpec, model: nn.Module, example: Example) -> None:
     """Check before anything is done that the files that are asked for can be written of this network.
 
     Raises:

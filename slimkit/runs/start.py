@@ -22,7 +22,7 @@ from slimkit.selection.choose import Chooser, choose, fixed_units
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver, SizeSolver
 from slimkit.selection.ranking import Context, criterion, rank
-from slimkit.settings import CompressSpec, RunSpec
+from slimkit.settings import CompressSpec, EvaluateSpec, ExportSpec, RunSpec
 from slimkit.settings.data import DataSpec
 from slimkit.surgery.prove import Slimmed, prove
 from slimkit.surgery.remove import remove
@@ -48,19 +48,18 @@ def open_data(spec: CompressSpec, network: Network) -> data.Dataset | None:
     if spec.data is None:
         _refuse_idle(spec)
         return None
-    known = provenance.of(network.model)
-    dataset = data.open(
-        spec.data,
-        root=spec.data_root,
-        seed=spec.seed,
-        task=task(spec),
-        reading=reading(spec),
-        own=known,
-    )
-    if known.normalisation is not None and not spec.mean and len(known.normalisation["mean"]) == dataset.input_shape[0]:
-        dataset = dataset.normalised(known.normalisation)
+    dataset = data_of(spec, spec.data, provenance.of(network.model))
     data.check_fits(dataset, network.model)
     note(network.model, dataset)
+    return dataset
+
+
+def data_of(spec: CompressSpec | EvaluateSpec, name: str, known: provenance.Provenance) -> data.Dataset:
+    """Open a data set as a network takes it of which so much is known."""
+    dataset = data.open(name, root=spec.data_root, seed=spec.seed, task=task(spec), reading=reading(spec), own=known)
+    scale = known.normalisation
+    if scale is not None and not spec.mean and len(scale["mean"]) == dataset.input_shape[0]:
+        return dataset.normalised(scale)
     return dataset
 
 
@@ -150,7 +149,7 @@ def _refuse_idle(spec: CompressSpec) -> None:
             raise SpecError(f"{given}: there is no data for it.\n  Add `data`, or leave `{entry.name}` out")
 
 
-def example(model: nn.Module, spec: CompressSpec, dataset: data.Dataset | None = None) -> Example:
+def example(model: nn.Module, spec: CompressSpec | ExportSpec, dataset: data.Dataset | None = None) -> Example:
     """Return one random input of a network; the shape of a single tensor is noted with the network.
 
     Args:
@@ -161,7 +160,7 @@ def example(model: nn.Module, spec: CompressSpec, dataset: data.Dataset | None =
     Raises:
         DataError: nothing says which shape, or the data is of another one than the settings.
     """
-    random = torch.Generator().manual_seed(spec.seed)
+    random = torch.Generator().manual_seed(0 if isinstance(spec, ExportSpec) else spec.seed)
     asked = spec.shapes
     if isinstance(asked, dict):
         return {name: torch.randn(1, *shape, generator=random) for name, shape in asked.items()}
@@ -172,7 +171,7 @@ def example(model: nn.Module, spec: CompressSpec, dataset: data.Dataset | None =
             "  Leave input_shape out: with images it is not needed"
         )
     if dataset is not None:
-        return random_input(dataset, spec.seed)
+        return random_input(dataset, random.initial_seed())
     shape = asked or known.input_shape
     if shape is None:
         raise DataError(

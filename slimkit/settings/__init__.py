@@ -2,6 +2,8 @@
 
 from slimkit.settings.budget import Budget, parse_budget
 from slimkit.settings.compress import CompressSpec
+from slimkit.settings.evaluate import EvaluateSpec
+from slimkit.settings.export import ExportSpec
 from slimkit.settings.run import BUDGETS, RUNTIMES, SCOPE, RunSpec
 from slimkit.settings.setting import Settings, setting
 from slimkit.settings.study import StudySpec, study_spec
@@ -16,6 +18,8 @@ __all__ = [
     "SCOPE",
     "Budget",
     "CompressSpec",
+    "EvaluateSpec",
+    "ExportSpec",
     "RunSpec",
     "Settings",
     "StudySpec",

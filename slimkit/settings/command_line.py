@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slimkit.errors import SpecError
-from slimkit.settings.run import BUDGETS, RUNTIMES, TRACERS, RunSpec
+from slimkit.settings.run import BUDGETS, RUNTIMES, TRACERS
+from slimkit.settings.setting import Settings
 from slimkit.settings.study import BUDGET_AXES, StudySpec, study_spec
 from slimkit.settings.toml_file import make, read_config, read_pairs, read_words
 from slimkit.settings.train import TrainSpec
 
-Spec = TypeVar("Spec", bound=RunSpec)
+Spec = TypeVar("Spec", bound=Settings)
 
 # `--engine` names who traces or who runs; the names are disjoint.
 ENGINES = dict.fromkeys(TRACERS, "tracer") | dict.fromkeys(RUNTIMES, "runtime")
@@ -37,7 +38,7 @@ def method_words(words: Sequence[str]) -> dict[str, str]:
 
 def settings_and_words(words: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Return what a settings file holds, and what `--set` and flags add; these win, their budget too."""
-    config, pairs, engine = words.pop("config"), words.pop("pairs"), words.pop("engine")
+    config, pairs, engine = words.pop("config", None), words.pop("pairs"), words.pop("engine", None)
     trusted = words.pop("trust_config")
     given = read_pairs(pairs) | {name: value for name, value in words.items() if value is not None}
     if engine is not None:

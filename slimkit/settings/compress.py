@@ -2,21 +2,16 @@
 
 from dataclasses import dataclass
 
-from slimkit.settings.budget import parse_budget
-from slimkit.settings.checks import choice, flag, number, optional, pattern, text
+from slimkit.settings.checks import choice, flag, number, optional, text
 from slimkit.settings.run import RANKINGS, RunSpec
 from slimkit.settings.setting import setting
+from slimkit.settings.source import SourceSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressSpec(RunSpec):
+class CompressSpec(SourceSpec, RunSpec):
     """What `slimkit compress` should do with a checkpoint."""
 
-    arch: str | None = setting(
-        None,
-        "resnet18, zoo:NAME, timm:NAME, package.module:factory or file.py:factory; default: recognised",
-        optional(text),
-    )
     data: str | None = setting(
         None,
         "digits, fashion-mnist, cifar10, cifar100, folder:PATH, file.py:make; default: none",
@@ -51,12 +46,6 @@ class CompressSpec(RunSpec):
         choice("fit", "fold", "zero"),
     )
     recover: bool = setting(True, "recover before any retraining; without: constants are folded, no more", flag)
-    trust_pickle: bool = setting(False, "unpickle the checkpoint, which can run any code that is in it", flag)
-    max_memory: str | None = setting(
-        None,
-        "memory that reading the checkpoint may take; default: eight times its size, at least 2 GiB",
-        optional(pattern(r"\d{1,9}(\.\d+)?[MGT]i?B", "an amount such as 500MB or 16GiB")),
-    )
     epochs: float = setting(10, "epochs of retraining, where there is data; also parts of one; 0: none", number(0))
     learning_rate: float = setting(0.02, "highest learning rate of the retraining", number(0, above=True))
     distill: bool = setting(True, "retrain with the dense network as teacher", flag)
@@ -69,8 +58,3 @@ class CompressSpec(RunSpec):
     def budgets(self) -> tuple[str, ...]:
         """Names of the settings that say how far to go."""
         return (*super().budgets(), "max_drop")
-
-    @property
-    def memory(self) -> int | None:
-        """`max_memory` in bytes."""
-        return None if self.max_memory is None else int(parse_budget(self.max_memory, "bytes").value)

@@ -7,6 +7,9 @@ from slimkit.settings.setting import Settings, setting
 
 _ONE = r"[1-9]\d*(?:,[1-9]\d*)*"
 
+SHAPE = rf"{_ONE}|\w+={_ONE}( \w+={_ONE})*"
+SHAPE_MEANING = "C,H,W, such as 3,224,224, or name=C,H,W of each input"
+
 Shapes = tuple[int, ...] | dict[str, tuple[int, ...]]
 
 
@@ -33,7 +36,7 @@ class DataSpec(Settings):
         None,
         "shape of one input: 3,224,224 of an image, 1,16000 of a signal, 3,16,112,112 of a clip, 100 of a vector; of "
         "several name=C,H,W name=C,H,W; default: that of the data, else what the network was trained with",
-        optional(pattern(rf"{_ONE}|\w+={_ONE}( \w+={_ONE})*", "C,H,W, such as 3,224,224, or name=C,H,W of each input")),
+        optional(pattern(SHAPE, SHAPE_MEANING)),
     )
     resize: str | int | None = setting(
         None,

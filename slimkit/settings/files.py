@@ -11,10 +11,9 @@ OPSET = 18  # the lowest that has all that our own export writes: ONNX Runtime 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileSpec(Settings):
-    """How the ONNX file is written."""
+class OnnxSpec(Settings):
+    """How an ONNX file is written."""
 
-    onnx: bool = setting(True, "write an ONNX file and time it; without: the slim file and the report alone", flag)
     opset: int = setting(OPSET, "version of ONNX's operators", whole(1))
     fixed_batch: bool = setting(False, "bind the ONNX file to one image at a time", flag)
     free_size: bool = setting(
@@ -23,6 +22,13 @@ class FileSpec(Settings):
     embed_normalisation: bool = setting(
         False, "put mean and std into the ONNX file, which then takes pixels of 0 to 255 as they are", flag
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSpec(OnnxSpec):
+    """Which files a run is to leave."""
+
+    onnx: bool = setting(True, "write an ONNX file and time it; without: the slim file and the report alone", flag)
 
     def __post_init__(self) -> None:
         super().__post_init__()

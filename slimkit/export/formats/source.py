@@ -1,0 +1,104 @@
+"""What a converter gets, and what it is."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimkit.errors import EngineError
+from slimkit.example import Example, tensors
+from slimkit.export.onnx import Exported, export_onnx
+from slimkit.export.pixels import normalisation_of, normalising
+from slimkit.modules import copied, private, quiet
+from slimkit.settings.files import OnnxSpec
+
+jit: Any = torch.jit  # whose functions have no types
+
+Run = Callable[[Sequence[Tensor]], list[Tensor]]  # one tensor an input -> the outputs
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network to be written.
+
+    Attributes:
+        model: in evaluation mode; converters leave it as it is.
+        example: what it is called with, normalised, one image.
+        spec: how files are to be.
+        half: weights, and where the engine does so arithmetic, in 16-bit floats.
+    """
+
+    model: nn.Module
+    example: Example
+    spec: OnnxSpec
+    half: bool = False
+
+    def onnx(self, path: Path) -> Exported:
+        """Write the ONNX file that others are made of."""
+        spec = self.spec
+        return export_onnx(
+            self.model, path, self.example, opset=spec.opset, fixed_batch=spec.fixed_batch, free_size=spec.free_size,
+            embed_normalisation=spec.embed_normalisation,
+        )  # fmt: skip
+
+    def network(self) -> nn.Module:
+        """Return a copy of the network that takes what the file takes: pixels, where those are asked for."""
+        if not self.spec.embed_normalisation:
+            return private(self.model)
+        return normalising(copied(self.model), normalisation_of(self.model, self.example))
+
+    def scripted(self) -> Any:
+        """Return the network as TorchScript, by tracing."""
+        with quiet(), torch.no_grad():
+            return jit.trace(self.network(), tuple(tensors(self.example)), check_trace=False)
+
+    def image(self, name: str) -> Tensor:
+        """Return the one image tensor that it takes.
+
+        Raises:
+            EngineError: it takes something else, which the converter cannot write.
+        """
+        if not isinstance(self.example, Tensor) or self.example.dim() != 4:
+            raise EngineError(f"{name}: only networks of one image tensor are written.\n  Leave {name!r} out of `to`")
+        return self.example
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format that a network can be written in.
+
+    Attributes:
+        file: name of the file or folder.
+        convert: writes it; raises whatever its converter does.
+        engine: of `slimkit.measure.engines`, that runs it; None where there is none.
+        run: opens it in a runtime of its own; None where that runs nowhere here.
+        note: why it is not run here.
+    """
+
+    file: str
+    convert: Callable[[Source, Path], None]
+    engine: str | None = None
+    run: Callable[[Path], Run] | None = None
+    note: str = ""
+
+
+def needed(package: str, format_name: str) -> Any:
+    """Import a converter.
+
+    Raises:
+        EngineError: it is not installed; the message has the pip command.
+    """
+    try:
+        with quiet():
+            return importlib.import_module(package)
+    except ImportError as error:
+        raise EngineError(
+            f"{format_name}: the package {package.replace('_', '-')} is not installed.\n"
+            f"  Install it: pip install 'slimkit[{format_name}]'"
+        ) from error

@@ -1,0 +1,91 @@
+"""How good the network in a file is: `slimkit evaluate`."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+from torch import nn
+
+from slimkit import data, models, provenance
+from slimkit._version import __version__
+from slimkit.errors import CheckpointError, RecordError, SpecError
+from slimkit.progress import Progress, quiet
+from slimkit.provenance import UNKNOWN, Provenance
+from slimkit.results import Evaluation
+from slimkit.runs.figures import judged
+from slimkit.runs.pixels import pixels
+from slimkit.runs.start import data_of
+from slimkit.settings import EvaluateSpec
+from slimkit.usage import Usage
+
+
+def evaluate_model(path: Path, spec: EvaluateSpec, progress: Progress = quiet) -> Evaluation:
+    """Measure a slim file, a checkpoint or an ONNX file; pictures are read as the file says that they are to be.
+
+    Raises:
+        SlimkitError: the file cannot be read, or the data does not fit it.
+    """
+    progress("reading the network", None)
+    network: nn.Module | Path
+    embedded = False
+    assumed: tuple[str, ...] = ()
+    if path.suffix == ".onnx":
+        network, (known, embedded) = path, _told(path)
+    else:
+        found = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
+        network, known, assumed = found.model, provenance.of(found.model), found.assumptions
+    if embedded and spec.mean:
+        raise SpecError(f"mean is set, and {path} normalises by itself.\n  Leave out `mean` and `std`")
+    dataset = data_of(spec, spec.data, known)
+    if embedded and known.normalisation and dataset.mean:
+        dataset = pixels(dataset, known.normalisation)
+    if isinstance(network, nn.Module):
+        data.check_fits(dataset, network)
+    progress("measuring", None)
+    return Evaluation(
+        slimkit=__version__,
+        model=str(path),
+        data=dataset.name,
+        accuracy=judged(network, dataset),
+        assumptions=(*assumed, *dataset.notes),
+    )
+
+
+def _told(path: Path) -> tuple[Provenance, bool]:
+    """Return what an ONNX file says of its use, and whether it normalises by itself.
+
+    Raises:
+        CheckpointError: it is no ONNX file.
+    """
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+        said: dict[str, Any] = {entry.key: entry.value for entry in model.metadata_props}
+    except Exception as error:  # OSError, protobuf's DecodeError
+        raise CheckpointError(f"{path}: is not a readable ONNX file.\n  Give an intact one") from error
+    try:
+        used = Usage.from_dict(json.loads(said["usage"]))
+    except (KeyError, ValueError, RecordError):
+        used = None
+    if used is None:
+        return replace(UNKNOWN, input_shape=_shape(model)), False
+    shape = used.inputs[0].shape if len(used.inputs) == 1 else ()
+    scale = {"mean": list(used.mean), "std": list(used.std)} if used.mean and used.std else None
+    known = Provenance(
+        input_shape=tuple(size for size in shape if size) if shape and None not in shape else None,
+        normalisation=scale,
+        use=used.use,
+    )
+    if not used.embedded:
+        return known, False
+    channels = shape[0] or 3
+    return replace(known, normalisation={"mean": [0.0] * channels, "std": [1.0] * channels}), True
+
+
+def _shape(model: onnx.ModelProto) -> tuple[int, ...] | None:
+    """Return the shape of one image of a file that says nothing else; None where it leaves it free."""
+    sizes = (
+        [size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim][1:] if model.graph.input else []
+    )
+    return tuple(sizes) if sizes and all(sizes) else None

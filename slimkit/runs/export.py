@@ -1,0 +1,126 @@
+"""A network in the formats of other engines, each held against the network: `slimkit export`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from slimkit import models, provenance
+from slimkit._version import __version__
+from slimkit.errors import EngineError, SlimkitError
+from slimkit.example import Example, batch_size, mapped, named, of_batch, tensors
+from slimkit.export.formats import FORMATS, Format, Source
+from slimkit.export.formats.source import Run
+from slimkit.export.pixels import as_pixels, normalisation_of
+from slimkit.measure.engines import open_runner
+from slimkit.progress import Progress, quiet
+from slimkit.results import ExportedFile, Exports
+from slimkit.runs import output
+from slimkit.runs.files import check_files
+from slimkit.runs.start import example as example_for
+from slimkit.settings import ExportSpec
+from slimkit.surgery import proof
+from slimkit.usage import described
+
+RECORD = "export.json"
+_IMAGES = 3
+_HALF = 0.05  # of the outputs' spread: what 16-bit floats may be off by
+
+
+def export_model(path: Path, spec: ExportSpec, out: Path | None, force: bool, progress: Progress = quiet) -> Exports:
+    """Write the network in a file in other formats; each is run, where its engine runs here, and must compute the same.
+
+    Args:
+        path: slim file or checkpoint.
+        spec: formats, and how they are to be.
+        out: folder to write; None: NAME-export.
+        force: replace the folder of an earlier run.
+        progress: called with what is being done.
+
+    Raises:
+        EngineError: a converter is not installed, cannot convert the network, or what it made computes something else.
+    """
+    progress("reading the network", None)
+    network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
+    example = example_for(network.model, spec)
+    check_files(spec, network.model, example)
+    source = Source(network.model, example, spec, spec.fp16)
+    tolerance = _HALF if spec.fp16 else proof.TOLERANCE
+    with output.claim(out or Path(f"{path.stem}-export"), force, [path]) as work:
+        files = []
+        for name in dict.fromkeys(spec.to):
+            progress(f"writing {name}", None)
+            files.append(_written(name, source, work, tolerance))
+        known = provenance.of(network.model)
+        inputs = {key: (tuple(tensor.shape[1:]), str(tensor.dtype)[6:]) for key, tensor in named(example).items()}
+        made = Exports(
+            slimkit=__version__,
+            model=str(path),
+            fp16=spec.fp16,
+            tolerance=tolerance,
+            usage=described(known, inputs, embedded=spec.embed_normalisation),
+            files=tuple(files),
+        )
+        (work / RECORD).write_text(json.dumps(made.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return made
+
+
+def _written(name: str, source: Source, work: Path, tolerance: float) -> ExportedFile:
+    made, before = FORMATS[name], set(work.rglob("*"))
+    path = work / made.file
+    try:
+        made.convert(source, path)
+    except SlimkitError:
+        raise
+    except Exception as error:  # converters have no base class of their own
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise EngineError(
+            f"{name}: its converter cannot write this network: {lines[0][:300]}.\n  Leave {name!r} out of `to`"
+        ) from error
+    size = sum(file.stat().st_size for file in set(work.rglob("*")) - before if file.is_file())
+    run = _runner(made, path)
+    if run is None:
+        return ExportedFile(format=name, file=made.file, bytes=size, error=None, note=made.note)
+    off = _error(source, run)
+    if not off <= tolerance:
+        raise EngineError(
+            f"{name}: what its converter made differs from the network by {off:.2g} of the outputs' spread, more "
+            f"than {tolerance:g}.\n  Leave {name!r} out of `to`"
+        )
+    return ExportedFile(format=name, file=made.file, bytes=size, error=off)
+
+
+def _runner(made: Format, path: Path) -> Run | None:
+    if made.engine is None:
+        return made.run(path) if made.run else None
+    runner = open_runner(path, made.engine)
+    bound = runner.inputs[0].shape[0]
+
+    def run(given: Sequence[Tensor]) -> list[Tensor]:
+        size = bound or len(given[0])
+        parts = [
+            runner.run([tensor[begin : begin + size].numpy() for tensor in given])
+            for begin in range(0, len(given[0]), size)
+        ]
+        return [torch.cat([torch.tensor(part[place]) for part in parts]) for place in range(len(parts[0]))]
+
+    return run
+
+
+def _error(source: Source, run: Run) -> float:
+    """Return how far the outputs of a file are from the network's, on three random images."""
+    generator = torch.Generator().manual_seed(1)
+
+    def drawn(tensor: Tensor) -> Tensor:
+        return torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
+
+    images: Example = mapped(of_batch(source.example, _IMAGES), drawn)
+    if batch_size(source.example) != 1:
+        images = of_batch(images, 1)
+    (expected,) = proof.outputs(source.model, [images])
+    given = images
+    if source.spec.embed_normalisation and isinstance(images, Tensor):
+        given = as_pixels(images, normalisation_of(source.model, images))
+    return proof.relative_error(tensors(expected), run(tensors(given)))

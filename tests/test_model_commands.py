@@ -1,0 +1,175 @@
+"""`slimkit evaluate` and `slimkit export`: finished networks, measured again and written for other engines."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import slimkit
+from slimkit import provenance, zoo
+from slimkit.cli import main
+from slimkit.errors import EngineError, SpecError
+from slimkit.export.formats import FORMATS, Source
+from slimkit.provenance import Provenance
+from slimkit.settings import EvaluateSpec, ExportSpec
+from slimkit.settings.export import FORMATS as NAMES
+
+CHECKPOINT = Path(zoo.__file__).parent / "resnet8-digits.safetensors"
+PACKAGES = {"openvino": ["openvino"], "coreml": ["coremltools"], "ncnn": ["ncnn", "pnnx"], "tflite": ["litert_torch"]}
+
+
+def needs(name: str) -> Any:
+    missing = [package for package in PACKAGES.get(name, []) if importlib.util.find_spec(package) is None]
+    return pytest.param(name, marks=pytest.mark.skipif(bool(missing), reason=f"{missing} not installed"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "slim"
+    words = ["compress", str(CHECKPOINT), "--data", "digits", "--ratio", "0.3", "--epochs", "1", "--int8"]
+    assert main([*words, "--embed-normalisation", "--out", str(out)]) == 0
+    return out
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("file", "side"), [("model.safetensors", "after"), ("model.onnx", "after"), ("model.int8.onnx", "int8")]
+)
+def test_a_file_is_measured_as_its_run_measured_it(
+    run: Path, capsys: pytest.CaptureFixture[str], file: str, side: str
+) -> None:
+    found = printed(capsys, "evaluate", str(run / file), "--data", "digits")
+    report = json.loads((run / "report.json").read_text())
+    expected = report[side]["accuracy"]
+    assert found["accuracy"]["test"] == pytest.approx(expected["test"], abs=1e-3)
+    assert found["accuracy"]["test_images"] == expected["test_images"] == 359
+    low, high = found["accuracy"]["interval"]
+    assert low < found["accuracy"]["test"] < high
+    assert (found["schema"], found["model"], found["data"]) == ("slimkit.evaluation/1", str(run / file), "digits")
+
+
+def test_a_checkpoint_is_measured_and_a_table_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(CHECKPOINT), "--data", "digits"]) == 0
+    out = capsys.readouterr().out
+    assert "accuracy" in out and "95 % interval" in out and "359" in out
+
+
+def test_a_file_of_one_image_at_a_time_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = slimkit.load(CHECKPOINT)
+    for name, fixed in (("free.onnx", False), ("fixed.onnx", True)):
+        slimkit.export_onnx(model, tmp_path / name, torch.zeros(1, 1, 8, 8), fixed_batch=fixed)
+    free, fixed = (
+        printed(capsys, "evaluate", str(tmp_path / name), "--data", "digits") for name in ("free.onnx", "fixed.onnx")
+    )
+    assert free["accuracy"] == fixed["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "MODEL"], "data is not set: there is nothing to measure on"),
+        (["evaluate", "MODEL", "--data", "folder:nowhere"], "folder:nowhere is not a folder"),
+        (["evaluate", "none.onnx", "--data", "digits"], "is not a readable ONNX file"),
+        (["evaluate", "PIXELS", "--data", "digits", "--mean", "0.5", "--std", "0.5"], "normalises by itself"),
+        (["export", "MODEL", "--to", "gguf"], "to is 'gguf': it must be 'onnx' or"),
+        (["export", "MODEL", "--to", "ncnn", "--free-size"], "ncnn files are of one size"),
+        (["export", "MODEL", "--to", "torchscript", "--opset", "20"], "opset is 20, and to is torchscript"),
+    ],
+    ids=lambda value: " ".join(value[:1] + value[2:]) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_done_is_said(
+    run: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {"MODEL": str(CHECKPOINT), "PIXELS": str(run / "model.onnx")}
+    assert main([files.get(word, word) for word in words]) == 2
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_labels_outside_the_classes_are_no_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = zoo.resnet8(num_classes=4)
+    provenance.attach(
+        net, Provenance(arch="zoo:resnet8", arguments={"num_classes": 4}, input_shape=(1, 8, 8), classes=4)
+    )
+    slimkit.save(net, tmp_path / "net.safetensors")
+    assert main(["evaluate", str(tmp_path / "net.safetensors"), "--data", "digits"]) == 2
+    assert "classes" in capsys.readouterr().err
+
+
+def test_both_lists_of_formats_are_one() -> None:
+    assert tuple(FORMATS) == NAMES
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
+@pytest.mark.parametrize("name", [needs(name) for name in ("onnx", "openvino", "torchscript", "coreml", "ncnn")])
+def test_a_network_is_written_and_computes_the_same(
+    name: str, half: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["export", str(CHECKPOINT), "--to", name, "--embed-normalisation", *(["--fp16"] if half else [])]
+    found = printed(capsys, *words, "--out", str(out))
+    (file,) = found["files"]
+    assert (file["format"], file["file"]) == (name, FORMATS[name].file) and (out / file["file"]).exists()
+    assert json.loads((out / "export.json").read_text()) == found
+    if name == "coreml" and FORMATS[name].run is None:
+        assert file["error"] is None and "Apple" in file["note"]
+    else:
+        assert file["error"] <= (0.05 if half else 1e-4)
+    plain = printed(capsys, *[word for word in words if word != "--fp16"], "--out", str(tmp_path / "plain"))["files"][0]
+    assert file["bytes"] < 0.75 * plain["bytes"] if half else file["bytes"] == pytest.approx(plain["bytes"], rel=0.01)
+
+
+@pytest.mark.parametrize("name", [needs("tflite")])
+def test_tflite(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = printed(capsys, "export", str(CHECKPOINT), "--to", name, "--out", str(tmp_path / "out"))
+    assert found["files"][0]["error"] <= 1e-4
+    assert main(["export", str(CHECKPOINT), "--to", name, "--fp16", "--out", str(tmp_path / "half")]) == 2
+
+
+@pytest.mark.parametrize("name", ["coreml", "tflite", "ncnn", "openvino"])
+def test_a_converter_that_is_not_installed_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(package: str) -> None:
+        raise ImportError(package)
+
+    monkeypatch.setattr("slimkit.export.formats.source.importlib.import_module", missing)
+    source = Source(nn.Conv2d(3, 4, 1).eval(), torch.zeros(1, 3, 8, 8), ExportSpec(to=(name,)))
+    with pytest.raises(EngineError, match=rf"{name}: the package .* not installed.\n.*pip install 'slimkit\[{name}\]'"):
+        FORMATS[name].convert(source, tmp_path / FORMATS[name].file)
+
+
+def test_a_file_that_computes_something_else_is_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from slimkit.export.formats import onnx_half
+
+    def wrong(source: Source, path: Path) -> None:
+        source.onnx(path)
+        model = onnx.load(path)
+        for node in model.graph.node:
+            if node.op_type == "Relu":
+                node.op_type = "Sigmoid"
+        onnx.save(model, path)
+
+    monkeypatch.setitem(FORMATS, "onnx", onnx_half.Format("model.onnx", wrong, engine="onnxruntime"))
+    assert main(["export", str(CHECKPOINT), "--out", str(tmp_path / "out")]) == 2
+    assert "differs from the network by" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_say_what_they_lack() -> None:
+    with pytest.raises(SpecError, match="(?s)data is not set.*`data='digits'`"):
+        EvaluateSpec()
+    assert ExportSpec(to="openvino", opset=20).to == ("openvino",)
