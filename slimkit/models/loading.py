@@ -13,6 +13,7 @@ from slimkit.errors import ArchitectureError, SlimkitError
 from slimkit.models import (
     building,
     defaults,
+    detectors,
     exported,
     exported_graph,
     files,
@@ -115,7 +116,7 @@ def of(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> Network:
     Args:
         model: any network, also within `torch.compile`, DataParallel or DistributedDataParallel; one from slimkit,
             torchvision, the zoo or timm is saved by name, one of Ultralytics as its checkpoint, any other one as an
-            exported program.
+            exported program. A detector of torchvision becomes its `Heads`.
         input_shape: shape (C, H, W) of one image; the architecture's usual one where None.
 
     Raises:
@@ -134,6 +135,9 @@ def of(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> Network:
     if ultralytics.is_network(model):
         network = ultralytics.of(model)
         model, known = network.model, provenances.of(network.model)
+    elif detectors.is_detector(model):
+        model = detectors.Heads(model).eval()
+        known = _unnamed(model)
     elif known.arch is None:
         known = _kept(known, recognise(model) or _unnamed(model))
     if input_shape is not None:

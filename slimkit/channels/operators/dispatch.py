@@ -78,6 +78,7 @@ OPERATORS: dict[Any, Rule] = {
     aten.embedding: move.look_up,
     aten.mkldnn_rnn_layer: recurrent.fused_layer,
 }  # fmt: skip
+ELSEWHERE: dict[str, Rule] = {"torchvision::roi_align": space.sample}  # of libraries that nobody need have loaded
 _NORMS = (normalise.batch_norm, normalise.group_norm)
 # Removed channels are silent after these, or the rule itself says that they are not.
 SILENT = frozenset((*MULTIPLIES, *(packet for packet, rule in OPERATORS.items() if rule in _NORMS)))
@@ -91,7 +92,8 @@ def apply(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
         inputs += _tensors(tuple(kwargs.values()))
     if not any(seen.has_labels(t) for t in inputs) and packet not in MULTIPLIES:
         return
-    rule = OPERATORS.get(packet) or (pointwise if _is_pointwise(packet) else _unknown)
+    rule = OPERATORS.get(packet) or ELSEWHERE.get(func._schema.name)
+    rule = rule or (pointwise if _is_pointwise(packet) else _unknown)
     rule(seen, func, args, kwargs, out)
     if packet not in SILENT:
         silence.follow(seen, func, args, inputs, out, rule is pointwise)

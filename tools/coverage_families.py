@@ -1,0 +1,95 @@
+"""Which networks of other libraries can be slimmed exactly, how much of their work, and what is kept and why.
+
+    python tools/coverage_families.py ultralytics            # every version and task, at its smallest
+    python tools/coverage_families.py detection segmentation_models huggingface
+    python tools/coverage_families.py ultralytics yolo11n-seg
+
+Half of every group is removed at random; the smaller network must compute what the masked one computes. Weights are
+random. The proven share is of the channels of which half went and the proof passed; the removable share of the work is
+what is left out when every group is brought down to one channel.
+"""
+
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from coverage_timm import half
+from torch import nn
+
+from slimkit.channels import trace
+from slimkit.errors import SlimkitError
+from slimkit.example import Example
+from slimkit.surgery import proof
+
+Made = tuple[nn.Module, Example]
+
+
+def yolo(name: str) -> Made:
+    from ultralytics import YOLO
+
+    from slimkit.models import ultralytics
+
+    side = 64 if "cls" in name else 128
+    return ultralytics.of(YOLO(f"{name}.yaml", verbose=False).model.float()).model, torch.rand(1, 3, side, side)
+
+
+ULTRALYTICS = """
+yolov5n yolov8n yolov8n-seg yolov8n-pose yolov8n-obb yolov8n-cls yolov8n-p2 yolov8n-p6 yolov9t yolov9c-seg yolov9e
+yolov10n yolov10b yolo11n yolo11n-seg yolo11n-pose yolo11n-obb yolo11n-cls yolo12n yolo12n-seg yolo12n-pose yolo12n-cls
+yolo26n yolo26n-seg yolo26n-pose yolo26n-cls yolov3-tiny yolov6n
+""".split()
+FAMILIES: dict[str, tuple[list[str], Callable[[str], Made]]] = {"ultralytics": (ULTRALYTICS, yolo)}
+
+
+def row(name: str, make: Callable[[str], Made]) -> str:
+    """Return a line: exact or not, shares, what is kept and why."""
+    torch.manual_seed(0)
+    model, example = make(name)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+    model.eval()
+    start = time.process_time()
+    graph = trace(model, example)
+    seconds = time.process_time() - start
+    mask = half(graph)
+    error = proof.error_of(model, graph, mask, [example])
+    failing = proof.failing_groups(model, graph, mask, [example]) if error > proof.TOLERANCE else []
+    lost = {int(unit) for i in failing for unit in graph.groups[i].members}
+    reasons: Counter[str] = Counter()
+    for kept in graph.kept:
+        if not kept.output:
+            reasons[kept.reason.split(" (in ")[0]] += kept.channels
+    total = graph.units + reasons.total()
+    least = torch.ones(graph.units, dtype=torch.bool)
+    for number, group in enumerate(graph.groups):
+        if number not in failing:
+            least[group.members[1:]] = False
+    work = 1 - graph.macs(least) / graph.macs(torch.ones_like(least))
+    why = "; ".join(f"{channels} {reason}" for reason, channels in reasons.most_common(3))
+    share = (graph.units - len(lost)) / max(total, 1)
+    said = "exact" if error <= proof.TOLERANCE else f"{len(lost)} fail"
+    return f"| {name} | {said} | {error:.0e} | {share:.0%} | {work:.0%} | {seconds:.2f} | {why} |"
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    print("| network | proof | error | proven channels | removable MACs | seconds to trace | kept, and why |")
+    print("|---|---|---|---|---|---|---|")
+    words = sys.argv[1:]
+    for family in [word for word in words if word in FAMILIES] or FAMILIES:
+        names, make = FAMILIES[family]
+        for name in [word for word in words if word not in FAMILIES] or names:
+            try:
+                print(row(name, make), flush=True)
+            except (SlimkitError, RuntimeError) as error:
+                print(f"| {name} | {str(error).splitlines()[0]} | | | | | |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
