@@ -1,6 +1,7 @@
 """Every code block of README.md and docs/ is run, in the order of its page, in a folder like a checkout.
 
-A comment before a block says more: <!-- slow --> puts it into the slow lane, <!-- shown: WHY --> leaves it out.
+A comment before a block says more: <!-- slow --> puts it into the slow lane, <!-- shown: WHY --> leaves it out,
+<!-- needs: PACKAGE --> leaves it out where that package is not installed.
 """
 
 import json
@@ -11,8 +12,10 @@ import shlex
 import subprocess
 import sys
 import tomllib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +29,23 @@ from slimkit.selection.ranking import CRITERIA
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
-MARK = re.compile(r"<!-- (slow|shown)(?:: (.+?))? -->")
+MARK = re.compile(r"<!-- (slow|shown|needs)(?:: (.+?))? -->")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A code block of a page: its language, its text, the page's line it begins on, its mark."""
+    """A code block of a page: its language, its text, the page's line it begins on, its mark, what that says."""
 
     language: str
     text: str
     line: int
     mark: str | None
+    words: str | None = None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is about another library."""
+        return self.mark == "needs"
 
 
 def blocks(page: Path) -> Iterator[Block]:
@@ -45,7 +54,7 @@ def blocks(page: Path) -> Iterator[Block]:
         if token.type == "fence":
             assert token.map is not None
             mark = MARK.fullmatch(before.strip())
-            yield Block(token.info, token.content, token.map[0] + 1, mark[1] if mark else None)
+            yield Block(token.info, token.content, token.map[0] + 1, *((mark[1], mark[2]) if mark else (None,)))
         before = token.content if token.type == "html_block" else ""
 
 
@@ -87,9 +96,10 @@ def lanes() -> Iterator[Any]:
     """List the pages that have blocks; one with slow blocks is run in both lanes, in the slow one with them."""
     for page in PAGES:
         found = [block for block in blocks(page) if block.mark != "shown"]
+        found = [block for block in found if not block.foreign or find_spec(str(block.words))]
         name = str(page.relative_to(ROOT))
-        if any(block.mark is None for block in found):
-            yield pytest.param(page, [b for b in found if b.mark is None], id=name)
+        if any(block.mark != "slow" for block in found):
+            yield pytest.param(page, [b for b in found if b.mark != "slow"], id=name)
         if any(block.mark == "slow" for block in found):
             yield pytest.param(page, found, id=f"{name}, all", marks=pytest.mark.slow)
 
@@ -114,7 +124,10 @@ def test_every_block_runs(page: Path, found: list[Block], tmp_path: Path, monkey
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     names: dict[str, Any] = {"__name__": page.stem}
     for block in found:
-        run(block, page, names)
+        with warnings.catch_warnings():
+            if block.foreign:  # what another library warns of is its own
+                warnings.simplefilter("ignore")
+            run(block, page, names)
 
 
 def test_a_mark_stands_before_a_block() -> None:

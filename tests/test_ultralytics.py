@@ -38,14 +38,17 @@ def alone(monkeypatch, tmp_path_factory):
 
 
 def fresh(name: str) -> nn.Module:
-    """Return a network with BatchNorm statistics and scales that are not those of every fresh one."""
+    """Return a network whose BatchNorms have scales of their own and the statistics of noise: all of it matters."""
     torch.manual_seed(0)
-    net = ultralytics.YOLO(f"{name}.yaml", verbose=False).model.float()
+    net = ultralytics.YOLO(f"{name}.yaml", verbose=False).model.float().eval()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0, 0.2)
-            nn.init.normal_(module.running_mean, 0, 0.1)
+            module.momentum = None
+            module.train()
+    with torch.no_grad():
+        net(torch.randn(4, 3, SIDE, SIDE))
     return net.eval()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from slimkit import provenance as provenances
 from slimkit.errors import ArchitectureError, CheckpointError, OutputError
 from slimkit.example import Example
-from slimkit.models import building, edits, exported, files, memory, metadata
+from slimkit.models import building, edits, exported, files, memory, metadata, ultralytics
 from slimkit.models.recognition import recognise
 from slimkit.models.reference import EXPORTED, parse
 from slimkit.provenance import Provenance
@@ -27,7 +27,8 @@ def save(model: nn.Module, path: str | Path, example_input: Example | None = Non
     """Write a network so that `load` gives it back bit by bit.
 
     Written as safetensors with the architecture's reference in its metadata; a network that is only described
-    by itself (from a .pt2 file, or a pickled module of no known factory) is written as an exported program.
+    by itself (from a .pt2 file, or a pickled module of no known factory) is written as an exported program; one of
+    Ultralytics as its checkpoint, which `slimkit.models.load` reads.
     A whole file appears, or none: an existing one is replaced only when the new one is complete.
 
     Args:
@@ -40,6 +41,10 @@ def save(model: nn.Module, path: str | Path, example_input: Example | None = Non
         OutputError: the file cannot be written.
     """
     path = Path(path)
+    if isinstance(model, ultralytics.Maps):
+        net = model
+        _write(path, lambda target: ultralytics.save(net, target))
+        return
     known = provenances.of(model)
     if known.arch is None:
         known = _recognised(model, known)

@@ -27,6 +27,7 @@ from slimkit.pickled.values import Beside
 from slimkit.provenance import Provenance
 
 _SIDE = 640  # of an image, where a checkpoint does not say
+_TRIAL = 256  # at most, where it is only to be seen that a network runs: a multiple of every stride
 # Runs where only Ultralytics is installed.
 _AS_IT_IS = (
     "add_callback('on_pretrain_routine_start', "
@@ -174,8 +175,7 @@ def of(net: Any, version: str = "another version", where: str = "model") -> Netw
     channels = net.yaml.get("channels") or net.yaml.get("ch") or 3
     side = net.args.get("imgsz") if isinstance(getattr(net, "args", None), dict) else None
     height, width = (side, side) if isinstance(side, int) else side or (_SIDE, _SIDE)
-    stride = int(max(net.stride)) if isinstance(getattr(net, "stride", None), Tensor) else 32
-    _check_runs(model, (channels, 2 * stride, 2 * stride), version, where)
+    _check_runs(model, (channels, min(height, _TRIAL), min(width, _TRIAL)), version, where)
     task = task_of(net)
     provenance.attach(
         model,
