@@ -24,7 +24,7 @@ from slimkit.models import memory
 from slimkit.models.network import Network
 from slimkit.modules import copied
 from slimkit.pickled.values import Beside
-from slimkit.provenance import Provenance
+from slimkit.provenance import Provenance, Use
 
 _SIDE = 640  # of an image, where a checkpoint does not say
 _TRIAL = 256  # at most, where it is only to be seen that a network runs: a multiple of every stride
@@ -184,6 +184,7 @@ def of(net: Any, version: str = "another version", where: str = "model") -> Netw
             input_shape=(channels, height, width),
             classes=len(net.names) if task == "classify" else None,
             normalisation={"mean": [0.0] * channels, "std": [1.0] * channels},
+            use=Use(task=task, class_names=tuple(str(net.names[number]) for number in sorted(net.names))),
         ),
     )
     said = () if side else (f"images are {channels}x{height}x{width}: Ultralytics' default; the file does not tell",)
