@@ -180,8 +180,9 @@ def test_train_flags_reach_the_spec(run):
         ("--method network-slimming --passes 2 --rewind-step 0", {"method": "network-slimming", "passes": 2}),
         ("--rule window --set deadline=0.25", {"rule": "window", "deadline": 0.25}),
     ):
-        assert main(["train", "--arch", "zoo:resnet8", "--data", "digits", *words.split()]) == 0
-        assert run.calls[-1][0] == plan(known | settings), words
+        method = [] if "method" in settings else ["--method", "early-bird"]
+        assert main(["train", "--arch", "zoo:resnet8", "--data", "digits", *method, *words.split()]) == 0
+        assert run.calls[-1][0] == plan(known | {"method": "early-bird"} | settings), words
 
 
 def test_a_settings_file_holds_the_method_too(run, tmp_path):

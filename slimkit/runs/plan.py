@@ -49,7 +49,7 @@ def plan(settings: Mapping[str, Any], words: Mapping[str, str] | None = None, so
     read = {name: value for name, value in given.items() if words and (name in words or name not in settings)}
     given |= read_words(TrainSpec, {name: word for name, word in read.items() if name in own})
     shared = {name: value for name, value in given.items() if name in own}
-    method = METHODS.get(str(shared.get("method", "early-bird")))
+    method = METHODS.get(str(shared.get("method", "scratch")))
     if method is None:
         TrainSpec(**shared)  # says which there are
         raise AssertionError(shared["method"])

@@ -37,7 +37,11 @@ class TrainSpec(RunSpec):
 
     arch: str = setting("", "resnet18, zoo:NAME, timm:NAME, package.module:factory or file.py:factory", text)
     data: str = setting("", "digits, fashion-mnist, cifar10, cifar100, folder:PATH or file.py:make", text)
-    method: str = setting("early-bird", f"how the small network is found: {', '.join(METHODS)}", choice(*METHODS))
+    method: str = setting(
+        "scratch",
+        f"how the small network is found: {', '.join(METHODS)}; scratch trains uniform widths",
+        choice(*METHODS),
+    )
     epochs: int = setting(30, "epochs of the whole schedule, search and training of the small network", whole(1))
     schedule: str = setting(
         "cosine",
