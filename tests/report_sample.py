@@ -11,7 +11,7 @@ from slimkit.zoo import CHECKPOINTS
 
 CHECKPOINT = CHECKPOINTS["resnet8-digits"]
 COMPRESS = ("--ratio", "0.5", "--data", "digits", "--epochs", "3", "--set", "int8=true")
-TRAIN = ("--arch", "zoo:resnet8", "--data", "digits", "--ratio", "0.5", "--epochs", "5")
+TRAIN = ("--method", "early-bird", "--arch", "zoo:resnet8", "--data", "digits", "--ratio", "0.5", "--epochs", "5")
 MORE = ("--set", "watch=0.3,0.7", "--set", "deadline=0.5")
 
 

@@ -172,7 +172,14 @@ def test_train_flags_reach_the_spec(run):
     words = "--arch zoo:resnet8 --data digits --max-latency 2.5ms --set watch=[0.3,0.7] --draw epoch:2 --resume"
     assert main(["train", *words.split()]) == 0
     known = {"arch": "zoo:resnet8", "data": "digits"}
-    assert run.calls == [(plan({**known, "max_latency": "2.5ms", "watch": (0.3, 0.7), "at": 2}), None, False, True)]
+    assert run.calls == [
+        (
+            plan({**known, "max_latency": "2.5ms", "watch": (0.3, 0.7), "at": 2, "method": "early-bird"}),
+            None,
+            False,
+            True,
+        )
+    ]
     for words, settings in (
         ("--watch 0.3 --watch 0.7", {"watch": (0.3, 0.7)}),
         ("--watch 0.3,0.7 --normalised --threshold=.2", {"watch": (0.3, 0.7), "normalised": True, "threshold": 0.2}),
@@ -233,10 +240,13 @@ def test_flags_win_over_the_settings_file(run, tmp_path):
         ("compress net.pt --ratoi 0.5", "--ratoi"),
         ("compres net.pt", "No such command 'compres'"),
         ("train --data digits", "arch is not set"),
-        ("train --arch zoo:resnet8 --data digits --rul window", "Did you mean rule"),
+        ("train --method early-bird --arch zoo:resnet8 --data digits --rul window", "Did you mean rule"),
         ("train --arch zoo:resnet8 --data digits --passes 2", "It is one of network-slimming"),
         ("train --arch zoo:resnet8 --data digits window", "'window': there is no such argument"),
-        ("train --arch zoo:resnet8 --data digits --threshold 2", "threshold is 2: it must be in (0, 1]"),
+        (
+            "train --method early-bird --arch zoo:resnet8 --data digits --threshold 2",
+            "threshold is 2: it must be in (0, 1]",
+        ),
         ("report nowhere", "nowhere: no report can be read there"),
     ],
 )

@@ -291,6 +291,10 @@ def test_what_training_cost_is_said_and_how_to_spend_what_was_saved():
     said = "Training cost 0.41 of one dense training in MACs; train, prune, retrain costs 1.27."
     more = " With --spend 0.55 the small network trains on until 0.55 is used up."
     assert said + more in verdict(report).notes
+    uniform = "did as well or better: --method scratch --spend 0.41."
+    assert any(note.endswith(uniform) for note in verdict(report).notes)
+    alone = changed(report, {"search/method": "scratch"})
+    assert not any("uniform" in note for note in verdict(alone).notes)
     spent = {"spec/spend": 0.55, "cost/search_precision": "int8-emulated", "search/precision": "int8-emulated"}
     report = changed(report, spent)
     assert said in verdict(report).notes and any("emulated INT8" in note for note in verdict(report).notes)

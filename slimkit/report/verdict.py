@@ -222,16 +222,16 @@ def _training(cost: Cost, report: Report) -> list[str]:
     )
     if report.spec.get("spend") is None and share < 0.5:
         said += " With --spend 0.55 the small network trains on until 0.55 is used up."
-    if report.channels.removed and report.search and report.search.method != "scratch":
-        said += (
-            " In slimkit’s studies uniform widths, trained from their beginning for an equal cost, did as well or "
-            f"better: --method scratch --spend {ratio(share, 1)}."
-        )
     emulated = (
         "The search ran in emulated INT8: values were rounded as INT8 would, the arithmetic was that of floats, so "
         "no time was saved."
     )
-    return [said] + [emulated] * (cost.search_precision == "int8-emulated")
+    uniform = (
+        "In slimkit’s studies uniform widths, trained from their beginning for an equal cost, did as well or better: "
+        f"--method scratch --spend {ratio(share, 1)}."
+    )
+    chosen = bool(report.channels.removed and report.search and report.search.method != "scratch")
+    return [said] + [uniform] * chosen + [emulated] * (cost.search_precision == "int8-emulated")
 
 
 def _int8(side: Figures, before: Figures) -> list[str]:
