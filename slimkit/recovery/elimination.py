@@ -35,11 +35,21 @@ _SLICES = 64  # a group is taken apart in about so many steps
 
 @dataclass
 class _System:
-    """Least squares of one reader, of one convolution group: inverse [F, F], weight [F, O], columns of units [n, K]."""
+    """Least squares of one reader, of one convolution group.
+
+    Attributes:
+        inverse: [F, F], of the covariance of what is read, of inputs to fit.
+        weight: [F, O], as it makes up for what is gone.
+        whole: [F, O], before anything went.
+        columns: [n, K], what each unit is read as.
+        held: [F, F], covariance of inputs held out.
+    """
 
     inverse: Tensor
     weight: Tensor
+    whole: Tensor
     columns: Tensor
+    held: Tensor
 
     def increase(self, alive: Tensor) -> Tensor:
         """Return, for each of the units `alive`, by how much the error grows without it."""
@@ -58,13 +68,19 @@ class _System:
         self.weight = self.weight - side @ step[:, :made]
         self.inverse = self.inverse - side @ step[:, made:]
 
+    def loss(self) -> float:
+        """Return the mean squared error of what is made, on inputs held out."""
+        gone = (self.whole - self.weight).float()
+        return float((gone * (self.held @ gone)).sum())
+
 
 @torch.no_grad()
 def losses(dense: nn.Module, graph: Graph, batches: Sequence[Example], *, progress: Progress | None = None) -> Tensor:
     """Return what is lost when each unit goes, after those of its group that are lost more cheaply, [U].
 
-    In nats of the divergence of the predictions, as far as errors are small and add up; never falling within a group
-    in the order in which units go; NaN where nothing that can be fitted reads the group.
+    In nats of the divergence of the predictions, as far as errors are small and add up, on inputs held out: of few
+    inputs, few channels explain all, but only those. Never falling within a group in the order in which units go; NaN
+    where nothing that can be fitted reads the group.
 
     Args:
         dense: the network; left as found.
@@ -105,47 +121,39 @@ def _systems(
             places = unit_of[part]
             of_unit = [(places == unit).nonzero().flatten() for unit in group.members]
             if len({len(own) for own in of_unit}) == 1 and len(of_unit[0]):
-                inverse = _inverse(use, part, matrix[part].square().sum(1))
-                found.append(_System(inverse, matrix[part], torch.stack(of_unit)))
+                found.append(_system(use, part, matrix[part], torch.stack(of_unit)))
     return found
 
 
-def _inverse(use: Inputs, part: int, weights: Tensor) -> Tensor:
-    """Return the inverse covariance [F, F] of what one convolution group reads, as far as the inputs can tell it.
+def _system(use: Inputs, part: int, weight: Tensor, columns: Tensor) -> _System:
+    """Return the least squares of one convolution group.
 
-    Row i of the inverse says how value i follows from the others. The ridge is the one by which values follow best on
-    inputs held out: with 128 images pooled to 128 rows, 1,280 values all follow from one another, but only there.
-
-    Args:
-        weights: [F], how much an error of each value counts.
+    The ridge is the one by which the values that are read follow best from one another on inputs held out (row i of
+    the inverse says how value i does).
     """
-    ridge = _RIDGES[0]
-    if use.held.rows and use.fit.rows:
-        fit = _covariance(use.fit.x[part].cpu(), use.fit.xx[part].cpu(), use.fit.rows)
-        shift = ((use.held.x / use.held.rows - use.fit.x / use.fit.rows)[part]).cpu()
-        held = _covariance(use.held.x[part].cpu(), use.held.xx[part].cpu(), use.held.rows)
-        held = held + shift[:, None] * shift  # around the mean that was fitted
-        best = float("inf")
-        for candidate in _RIDGES:
-            inverse = torch.linalg.inv(_damped(fit, candidate))
-            errors = ((inverse @ held) * inverse).sum(1) / inverse.diagonal().square()
-            error = float((weights * errors).sum())
-            if error > _BETTER * best:
-                break
-            best, ridge = error, candidate
-    x, xx = (use.fit.x + use.held.x)[part].cpu(), (use.fit.xx + use.held.xx)[part].cpu()
-    return torch.linalg.inv(_damped(_covariance(x, xx, use.fit.rows + use.held.rows), ridge))
+    fit, held = ((side.x[part].cpu(), side.xx[part].cpu(), side.rows) for side in (use.fit, use.held))
+    if not use.held.rows:
+        held = fit
+    covariance = _covariance(*fit, fit[0] / fit[2])
+    apart = _covariance(*held, fit[0] / fit[2])
+    counts = weight.square().sum(1)
+    best, kept = float("inf"), covariance
+    for ridge in _RIDGES:
+        variance = covariance.diagonal()
+        damping = ridge * (variance + 1e-6 * variance.max()) + 1e-30
+        inverse = torch.linalg.inv(covariance + torch.diag(damping))
+        errors = ((inverse @ apart) * inverse).sum(1) / inverse.diagonal().square()
+        error = float((counts * errors).sum())
+        if error > _BETTER * best:
+            break
+        best, kept = error, inverse
+    return _System(kept, weight, weight, columns, apart.float())
 
 
-def _covariance(x: Tensor, xx: Tensor, rows: int) -> Tensor:
+def _covariance(x: Tensor, xx: Tensor, rows: int, around: Tensor) -> Tensor:
+    """Return second moments around a point [F]."""
     mean = x / rows
-    found: Tensor = xx / rows - mean[:, None] * mean
-    return found
-
-
-def _damped(covariance: Tensor, ridge: float) -> Tensor:
-    variance = covariance.diagonal()
-    return covariance + torch.diag(ridge * (variance + 1e-6 * variance.max()) + 1e-30)
+    return xx / rows - mean[:, None] * around - around[:, None] * mean + around[:, None] * around
 
 
 def _eliminate(systems: Sequence[_System], count: int) -> tuple[Tensor, Tensor]:
@@ -153,17 +161,30 @@ def _eliminate(systems: Sequence[_System], count: int) -> tuple[Tensor, Tensor]:
     alive = torch.arange(count)
     if not systems:
         return alive, torch.full((count,), float("nan"), dtype=torch.float64)
-    order, gained = [], []
-    while len(alive) > 1:
+    order, sizes, gained = [], [], []
+    before = 0.0
+    while len(alive):
         increase = torch.stack([system.increase(alive) for system in systems]).sum(0)
         picked = increase.argsort(stable=True)[: max(1, min(count // _SLICES, len(alive) - 1))]
         order.append(alive[picked])
-        gained.append(increase[picked])
         for system in systems:
             system.remove(alive[picked])
+        lost = sum(system.loss() for system in systems)
+        sizes.append(len(picked))
+        gained.append((lost - before) / len(picked))
+        before = lost
         rest = torch.ones(len(alive), dtype=torch.bool)
         rest[picked] = False
         alive = alive[rest]
-    order.append(alive)
-    gained.append(torch.full((len(alive),), float(gained[-1].max()) if gained else 0.0, dtype=torch.float64))
-    return torch.cat(order), torch.cat(gained).cummax(0).values
+    return torch.cat(order), _rising(sizes, gained)
+
+
+def _rising(sizes: Sequence[int], values: Sequence[float]) -> Tensor:
+    """Return values, each as often as its size, that never fall nor go below 0: those that fall become their mean."""
+    blocks: list[tuple[int, float]] = []
+    for size, value in zip(sizes, values, strict=True):
+        blocks.append((size, value))
+        while len(blocks) > 1 and blocks[-2][1] > blocks[-1][1]:
+            (first, low), (second, high) = blocks[-2:]
+            blocks[-2:] = [(first + second, (first * low + second * high) / (first + second))]
+    return torch.cat([torch.full((size,), max(0.0, value), dtype=torch.float64) for size, value in blocks])
