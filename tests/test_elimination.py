@@ -12,6 +12,7 @@ from slimkit.recovery import elimination, widths
 from slimkit.recovery.calibration import Chunk, chunks
 from slimkit.recovery.curvature import curvature
 from slimkit.recovery.gap import between, divergence
+from slimkit.recovery.sensitivity import Sensitivity
 from slimkit.selection import products
 from slimkit.selection.budget import Widths
 from slimkit.selection.mask import Mask
@@ -45,27 +46,38 @@ class Line(nn.Module):
         return self.b(self.a(x))
 
 
-def test_a_score_is_the_error_of_least_squares_on_inputs_held_out_at_the_price_of_the_outputs() -> None:
+def test_half_of_a_group_loses_what_predictions_lose_with_the_others_fitted() -> None:
+    """Fitted to some inputs, judged on those held out."""
     net = Line()
     images = torch.randn(256, 5)
     graph = trace(net, images[:1])
     scores = elimination.losses(net, graph, [images])
-    first = int(scores.argmin())
     parts = chunks([images])
-    price = curvature(net, parts)["b.weight"]
+    others = scores.argsort()[3:].tolist()
     with torch.no_grad():
-        fit, held = (
-            net.a(torch.cat([part.example for part in parts if part.held == side])).double() for side in (False, True)
-        )
-        fit, held = fit - fit.mean(0), held - fit.mean(0)
-        weight = net.b.weight.double().T
-        errors = []
-        for unit in range(5):
-            others = [i for i in range(5) if i != unit]
-            left = held @ weight - held[:, others] @ torch.linalg.lstsq(fit[:, others], fit @ weight).solution
-            errors.append(float((left.square().mean(0) * price).sum()))
-    assert first == min(range(5), key=errors.__getitem__)
-    assert float(scores[first]) == pytest.approx(min(errors), rel=0.05)
+        fit, held = (net.a(torch.cat([part.example for part in parts if part.held == side])) for side in (False, True))
+        mean, weight = fit.mean(0), net.b.weight.T
+        found = (held - mean)[:, others] @ torch.linalg.lstsq((fit - mean)[:, others], (fit - mean) @ weight).solution
+        wanted, found = net.b(held).log_softmax(1), (found + mean @ weight + net.b.bias).log_softmax(1)
+        lost = float((wanted.exp() * (wanted - found)).sum(1).mean())
+    assert float(scores.sort().values[:3].sum()) == pytest.approx(lost, rel=0.02)
+
+
+def test_sensitivity_is_the_divergence_with_other_weights() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)).eval()
+    before = copy.deepcopy(net.state_dict())
+    images = torch.randn(10, 2, 4, 4)
+    measure = Sensitivity(net, [Chunk(images[:7], held=True), Chunk(images[7:], held=True)])
+    assert measure({}, {}) == 0.0
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        other[0].weight *= 0.5
+        other[0].bias += torch.arange(4.0)  # type: ignore[union-attr]
+    expected = between(net, other, [Chunk(images, held=True)])
+    found = measure({"0.weight": 0.5 * net[0].weight}, {("0.weight", "0.bias"): torch.arange(4.0)})
+    assert found == pytest.approx(expected, rel=1e-4) and expected > 0
+    assert measure({}, {}) == 0.0  # all weights are back
+    torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
 
 
 def test_curvature_is_the_fisher_information_of_the_scores() -> None:

@@ -13,7 +13,7 @@ Shapes: U units, G convolution groups, F values read, O outputs, as in `readers`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from slimkit.progress import Progress, quiet
 from slimkit.recovery.calibration import chunks
 from slimkit.recovery.curvature import curvature
 from slimkit.recovery.inputs import Inputs, gather
+from slimkit.recovery.readers import Reader
+from slimkit.recovery.sensitivity import Sensitivity, Use
 
 # Added to the variance of each value that is read, as a share of it: correlations that so few inputs cannot tell from
 # chance count for little, and scores do not depend on the scale of a channel.
@@ -38,16 +40,22 @@ class _System:
     """Least squares of one reader, of one convolution group.
 
     Attributes:
+        use: what reads; `part`: its convolution group.
         inverse: [F, F], of the covariance of what is read, of inputs to fit.
-        weight: [F, O], as it makes up for what is gone.
-        whole: [F, O], before anything went.
+        mean: [F], of what is read.
+        weight: [F, O], as it makes up for what is gone; `whole`: before anything went.
+        cost: [O], of a mean squared error of 1 at each output.
         columns: [n, K], what each unit is read as.
         held: [F, F], covariance of inputs held out.
     """
 
+    use: Reader
+    part: int
     inverse: Tensor
+    mean: Tensor
     weight: Tensor
     whole: Tensor
+    cost: Tensor
     columns: Tensor
     held: Tensor
 
@@ -56,7 +64,7 @@ class _System:
         columns = self.columns[alive]  # [A, K]
         own = self.inverse[columns[:, :, None], columns[:, None]]
         weight = self.weight[columns]  # [A, K, O]
-        added: Tensor = weight * torch.linalg.solve(own, weight)
+        added: Tensor = weight * torch.linalg.solve(own, weight) * self.cost
         return added.sum((1, 2))
 
     def remove(self, units: Tensor) -> None:
@@ -69,18 +77,18 @@ class _System:
         self.inverse = self.inverse - side @ step[:, made:]
 
     def loss(self) -> float:
-        """Return the mean squared error of what is made, on inputs held out."""
+        """Return what the error of all that is made costs, on inputs held out."""
         gone = (self.whole - self.weight).float()
-        return float((gone * (self.held @ gone)).sum())
+        return float(((gone * (self.held @ gone)).sum(0) * self.cost).sum())
 
 
 @torch.no_grad()
 def losses(dense: nn.Module, graph: Graph, batches: Sequence[Example], *, progress: Progress | None = None) -> Tensor:
     """Return what is lost when each unit goes, after those of its group that are lost more cheaply, [U].
 
-    In nats of the divergence of the predictions, as far as errors are small and add up, on inputs held out: of few
-    inputs, few channels explain all, but only those. Never falling within a group in the order in which units go; NaN
-    where nothing that can be fitted reads the group.
+    In nats of the divergence of the predictions, as far as losses of groups add up, on inputs held out: of few inputs,
+    few channels explain all, but only those. Never falling within a group in the order in which units go; NaN where
+    nothing that can be fitted reads the group.
 
     Args:
         dense: the network; left as found.
@@ -93,11 +101,12 @@ def losses(dense: nn.Module, graph: Graph, batches: Sequence[Example], *, progre
     costs = curvature(dense, parts)
     readers = {axis.tensor for axis in graph.axes if axis.reads}
     inputs = gather(dense, parts, readers, report)
+    measure = Sensitivity(dense, [part for part in parts if part.held])
     result: Tensor = torch.zeros(graph.units, dtype=torch.float64)
     for number, group in enumerate(graph.groups):
         systems = [s for axis in graph.axes if axis.reads for s in _systems(dense, axis, group, inputs, costs)]
-        order, gained = _eliminate(systems, len(group.members))
-        result[group.members[order]] = gained
+        order, gained, half = _eliminate(systems, len(group.members))
+        result[group.members[order]] = gained * _correction(dense, half, measure)
         report("scoring channels", (number + 1) / len(graph.groups))
     return result
 
@@ -115,17 +124,18 @@ def _systems(
         unit_of = use.reader.matrix(along.expand(weight.shape))[:, :, 0]  # [G, F]
         matrix = use.reader.matrix(weight).double()
         cost = costs.get(axis.tensor)
-        if cost is not None and cost.numel() == matrix.shape[0] * matrix.shape[2]:
-            matrix = matrix * cost.cpu().reshape(len(matrix), 1, -1).sqrt()
+        each = matrix.new_ones(matrix[:, 0].shape)  # [G, O]
+        if cost is not None and cost.numel() == each.numel():
+            each = cost.cpu().double().reshape(each.shape)
         for part in range(len(matrix)):
             places = unit_of[part]
             of_unit = [(places == unit).nonzero().flatten() for unit in group.members]
             if len({len(own) for own in of_unit}) == 1 and len(of_unit[0]):
-                found.append(_system(use, part, matrix[part], torch.stack(of_unit)))
+                found.append(_system(use, part, matrix[part], each[part], torch.stack(of_unit)))
     return found
 
 
-def _system(use: Inputs, part: int, weight: Tensor, columns: Tensor) -> _System:
+def _system(use: Inputs, part: int, weight: Tensor, cost: Tensor, columns: Tensor) -> _System:
     """Return the least squares of one convolution group.
 
     The ridge is the one by which the values that are read follow best from one another on inputs held out (row i of
@@ -134,9 +144,9 @@ def _system(use: Inputs, part: int, weight: Tensor, columns: Tensor) -> _System:
     fit, held = ((side.x[part].cpu(), side.xx[part].cpu(), side.rows) for side in (use.fit, use.held))
     if not use.held.rows:
         held = fit
-    covariance = _covariance(*fit, fit[0] / fit[2])
-    apart = _covariance(*held, fit[0] / fit[2])
-    counts = weight.square().sum(1)
+    mean = fit[0] / fit[2]
+    covariance, apart = _covariance(*fit, mean), _covariance(*held, mean)
+    counts = (weight.square() * cost).sum(1)
     best, kept = float("inf"), covariance
     for ridge in _RIDGES:
         variance = covariance.diagonal()
@@ -147,7 +157,34 @@ def _system(use: Inputs, part: int, weight: Tensor, columns: Tensor) -> _System:
         if error > _BETTER * best:
             break
         best, kept = error, inverse
-    return _System(kept, weight, weight, columns, apart.float())
+    return _System(use.reader, part, kept, mean, weight, weight, cost, columns, apart.float())
+
+
+@dataclass(frozen=True)
+class _Half:
+    """A group with half of its units gone: its readers as they make up for that, and what is lost by the estimate."""
+
+    systems: tuple[_System, ...] = ()
+    lost: float = 0.0
+
+
+def _correction(dense: nn.Module, half: _Half, measure: Sensitivity) -> float:
+    """Return what half of a group costs as measured, over the estimate.
+
+    The estimate takes errors of positions and channels as independent, and predictions as nearly the same.
+    """
+    if not half.lost > 0:
+        return 1.0
+    matrices: dict[str, tuple[Reader, Tensor]] = {}
+    constants: dict[Use, Tensor] = {}
+    for system in half.systems:
+        use, weight = system.use, dense.get_parameter(system.use.name).detach()
+        _, matrix = matrices.setdefault(use.name, (use, use.matrix(weight).cpu().double().clone()))
+        matrix[system.part] = system.weight
+        constant = constants.setdefault((use.name, use.bias), torch.zeros(matrix[:, 0].shape, dtype=torch.float64))
+        constant[system.part] = system.mean @ (system.whole - system.weight)
+    weights = {name: use.weight(matrix, dense.get_parameter(name)) for name, (use, matrix) in matrices.items()}
+    return measure(weights, {use: constant.flatten() for use, constant in constants.items()}) / half.lost
 
 
 def _covariance(x: Tensor, xx: Tensor, rows: int, around: Tensor) -> Tensor:
@@ -156,11 +193,11 @@ def _covariance(x: Tensor, xx: Tensor, rows: int, around: Tensor) -> Tensor:
     return xx / rows - mean[:, None] * around - around[:, None] * mean + around[:, None] * around
 
 
-def _eliminate(systems: Sequence[_System], count: int) -> tuple[Tensor, Tensor]:
-    """Take units away until one is left; return their order [n], and what each added, never falling [n]."""
-    alive = torch.arange(count)
+def _eliminate(systems: Sequence[_System], count: int) -> tuple[Tensor, Tensor, _Half]:
+    """Take units away until none is left; return their order [n], what each added, never falling [n], and the half."""
+    alive, half = torch.arange(count), _Half()
     if not systems:
-        return alive, torch.full((count,), float("nan"), dtype=torch.float64)
+        return alive, torch.full((count,), float("nan"), dtype=torch.float64), half
     order, sizes, gained = [], [], []
     before = 0.0
     while len(alive):
@@ -176,7 +213,9 @@ def _eliminate(systems: Sequence[_System], count: int) -> tuple[Tensor, Tensor]:
         rest = torch.ones(len(alive), dtype=torch.bool)
         rest[picked] = False
         alive = alive[rest]
-    return torch.cat(order), _rising(sizes, gained)
+        if not half.systems and 2 * len(alive) <= count:
+            half = _Half(tuple(replace(system) for system in systems), lost)
+    return torch.cat(order), _rising(sizes, gained), half
 
 
 def _rising(sizes: Sequence[int], values: Sequence[float]) -> Tensor:
