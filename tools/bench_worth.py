@@ -31,7 +31,6 @@ from functools import partial
 from itertools import islice, product
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import ClassVar
 
 import torch
 from bench_equal_latency import FAMILIES, TOLERANCE, Bench, Family, stock
@@ -76,15 +75,7 @@ FAMILIES["densenet"] = Family(
 )
 
 
-class Timed(LatencySolver):
-    """Chooses masks for all latencies of a network by one table."""
-
-    tables: ClassVar[dict[nn.Module, LatencyTable]] = {}
-
-    def _table(self, dense: Path) -> LatencyTable:
-        if self.dense not in self.tables:
-            self.tables[self.dense] = super()._table(dense)
-        return self.tables[self.dense]
+TABLES: dict[str, list[LatencyTable]] = {}  # of each network, made once
 
 
 @dataclass(frozen=True)
@@ -131,10 +122,10 @@ def ours(point: Point, seed: int) -> nn.Module:
     else:
         spec = CompressSpec(max_latency=point.share)
         filled = fill_unranked(losses.float(), rank("group-norm", bench.dense, bench.graph))
-        solver = Timed(bench.dense, remove, spec.budget, bench.image, conditions(spec))
+        tables = TABLES.setdefault(bench.name, [])
+        solver = LatencySolver(bench.dense, remove, spec.budget, bench.image, conditions(spec), tables=tables)
         nothing = torch.zeros(bench.graph.units, dtype=torch.bool)
-        summed = copy.copy(solver)
-        summed.additive = True
+        summed = replace(solver, additive=True)
         scores = by_scope(bench.graph, filled, "group")
         masks = [
             summed(bench.graph, filled, point.widths, nothing),
