@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slimkit.example import batch_size, call
+from slimkit.example import batch_size, call, tensors
 from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk
 from slimkit.recovery.gap import divergence
 from slimkit.recovery.readers import parameters, reader
 
-_IMAGES = 64  # to measure on, at most
+_NUMBERS = 64 * 3 * 224 * 224  # of all inputs that are measured on, about: more of them where they are small
 Use = tuple[str, str | None]  # of a weight: its name, and the name of the bias that is added
 
 
@@ -32,11 +32,11 @@ class Sensitivity:
         self._model = copy.deepcopy(dense)
         self._own = dict(dense.named_parameters())
         self._inputs = []
-        images = 0
+        numbers = 0
         for chunk in chunks:
-            if images < _IMAGES:
+            if numbers < _NUMBERS:
                 self._inputs.append(chunk.example)
-                images += batch_size(chunk.example)
+                numbers += sum(tensor.numel() for tensor in tensors(chunk.example))
         with torch.no_grad(), evaluating(self._model):
             self._wanted = [call(self._model, example) for example in self._inputs]
 
