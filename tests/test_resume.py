@@ -127,7 +127,7 @@ def test_a_compression_that_is_complete_says_so(tmp_path, monkeypatch, capsys):
     (tmp_path / "net-slim.state" / "retraining").mkdir(parents=True)  # of a process killed as it was tidying up
     (tmp_path / "net-slim.state" / "retraining" / "state.bin").write_bytes(b"x")
     with monkeypatch.context() as patch:
-        patch.setattr(compress_run, "_compress", pytest.fail)
+        patch.setattr(compress_run, "finished", pytest.fail)
         assert main(words) == 0
     assert capsys.readouterr().err == "slimkit: net-slim: this run is complete, nothing was left to do.\n"
     assert listing(tmp_path) == ["net-slim", "net.safetensors"]

@@ -10,7 +10,7 @@ from slimkit import zoo
 from slimkit.cli import main
 from slimkit.errors import SpecError
 from slimkit.results import SweepReport, report_file
-from slimkit.runs import compress, start
+from slimkit.runs import begun, start
 from slimkit.settings import CompressSpec
 from slimkit.settings.command_line import gather_each
 
@@ -50,7 +50,7 @@ def test_a_sweep_shares_its_beginning_and_leaves_a_folder_a_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = []
-    for module, name in ((start, "trace_with"), (compress, "calibrate"), (compress, "ranked")):
+    for module, name in ((start, "trace_with"), (begun, "calibrate"), (begun, "ranked")):
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *given, real=real, name=name: calls.append(name) or real(*given))
     out = tmp_path / "out"

@@ -11,10 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from slimkit import data
 from slimkit.example import Example, batch_size, tensors
 from slimkit.measure.macs import count_macs
-from slimkit.progress import Progress
 from slimkit.recovery.calibration import chunks
 from slimkit.recovery.made_images import made_images
-from slimkit.settings import CompressSpec
+from slimkit.runs.given import Given
 
 _BATCH = 128  # inputs at a time
 _FEWEST, _MOST = 256, 2048  # inputs
@@ -45,14 +44,7 @@ class Calibration:
     source: data.Inputs | None = None
 
 
-def calibrate(
-    dense: nn.Module,
-    example: Example,
-    dataset: data.Dataset | None,
-    given: data.Inputs | None,
-    spec: CompressSpec,
-    progress: Progress,
-) -> Calibration | None:
+def calibrate(given: Given) -> Calibration | None:
     """Return inputs to recover on: those given, else the training inputs, else images made from noise.
 
     Between 256 and 2,048 of them, as memory allows. None where there is nothing to make images from: no BatchNorm with
@@ -61,10 +53,11 @@ def calibrate(
     Raises:
         DataError: those given are too few, all equal, or not finite.
     """
-    if (source := given or (data.as_inputs(dataset) if dataset else None)) is not None:
+    dense, example, dataset, spec = given.dense, given.example, given.dataset, given.spec
+    if (source := given.calibration or (data.as_inputs(dataset) if dataset else None)) is not None:
         each = sum(prod(tensor.shape[1:]) for tensor in tensors(next(iter(source.batches(1)))))
         count = min(_MOST, max(_FEWEST, _NUMBERS // max(1, each)))
-        held_of = data.Inputs(dataset.validation) if dataset and given is None else source
+        held_of = data.Inputs(dataset.validation) if dataset and given.calibration is None else source
         batches = list(source.batches(_BATCH, at_most=count))
         if spec.fits:
             chunks(batches, source.name)
@@ -75,7 +68,7 @@ def calibrate(
         return None
     shape, count, steps = _affordable(dense, tuple(example.shape[1:]))
     more = round(_HELD * count)
-    images = made_images(dense, shape, count + more, steps, seed=spec.seed, progress=progress)
+    images = made_images(dense, shape, count + more, steps, seed=spec.seed, progress=given.progress)
     batches = [images[start : min(start + _BATCH, count)] for start in range(0, count, _BATCH)]
     return Calibration(f"{count} images made from noise", batches, [images[count:]], made=True)
 

@@ -1,24 +1,18 @@
 """Which channels go in a run of `compress`: by what reconstruction can do without, or by a criterion."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from slimkit.channels import Graph
-from slimkit.example import Example
-from slimkit.progress import Progress
-from slimkit.recovery import elimination
 from slimkit.recovery.reconstruct import Reconstruction, reconstruct
 from slimkit.recovery.widths import best, candidates
 from slimkit.results import MeasuredBudget
-from slimkit.runs.calibrate import Calibration
+from slimkit.runs.begun import Begun
 from slimkit.runs.start import allowed_widths, told_apart
 from slimkit.selection.choose import choose, fixed_units
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver, SizeSolver
-from slimkit.selection.ranking import Context, rank
-from slimkit.selection.scope import by_scope, fill_unranked
+from slimkit.selection.scope import fill_unranked
 from slimkit.settings import CompressSpec
 from slimkit.surgery.prove import Slimmed, prove
 
@@ -38,47 +32,7 @@ class Cut:
     budget: MeasuredBudget | None
 
 
-@dataclass(frozen=True)
-class Ranked:
-    """How much channels matter; U = units of the graph.
-
-    Attributes:
-        scores: [U], finite; the lowest of a group go first.
-        losses: [U], what goes with a unit, NaN where that is not known: sums over units and groups mean something.
-    """
-
-    scores: Tensor
-    losses: Tensor | None = None
-
-
-def ranked(
-    spec: CompressSpec,
-    dense: nn.Module,
-    graph: Graph,
-    context: Context,
-    calibration: Calibration | None,
-    progress: Progress,
-) -> Ranked:
-    """Rank channels: by what the others can make up for where there are inputs, else as the settings say."""
-    if spec.ranking == "auto" and calibration and spec.fits:
-        progress("ranking channels by what can be done without them", None)
-        losses = elimination.losses(dense, graph, calibration.batches, progress=progress)
-        filled = fill_unranked(losses.float(), rank("group-norm", dense, graph))
-        return Ranked(by_scope(graph, filled, "group"), losses)
-    name = "group-norm" if spec.ranking == "auto" else spec.ranking
-    return Ranked(rank(name, dense, graph, spec.scope, context))
-
-
-def cut(
-    spec: CompressSpec,
-    dense: nn.Module,
-    graph: Graph,
-    inputs: Sequence[Example],
-    order: Ranked,
-    calibration: Calibration | None,
-    solver: LatencySolver | SizeSolver | None,
-    progress: Progress,
-) -> Cut:
+def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | None) -> Cut:
     """Choose what goes, remove it and prove it; reconstruct what is left.
 
     With `ranking = "auto"` and inputs to go by, channels are ranked by what the least squares of their readers lose
@@ -87,14 +41,12 @@ def cut(
     the norm of all that is coupled to a channel.
 
     Args:
+        begun: the network, its channels and how much they matter, unlabelled inputs.
         spec: budget, ranking, scope, widths, what to keep.
-        dense, graph: the network, untouched, and its channels.
-        inputs: of the proof.
-        order: how much channels matter.
-        calibration: unlabelled inputs.
         solver: chooses masks for budgets that have to be measured.
-        progress: called with what is being done, and the share done.
     """
+    graph, calibration, order = begun.graph, begun.calibration, begun.order
+    dense, inputs, progress = begun.given.dense, begun.inputs, begun.given.progress
     budget, widths = spec.budget, allowed_widths(spec)
     fixed = fixed_units(graph, spec.keep, spec.without_bn)
     batches = calibration.batches if calibration and spec.fits else None

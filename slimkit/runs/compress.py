@@ -2,72 +2,38 @@
 
 import itertools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
 
 from torch import nn
 
-from slimkit import data, models, training
+from slimkit import models, training
 from slimkit._version import __version__
-from slimkit.channels import Graph
-from slimkit.errors import DataError
 from slimkit.example import Example, batch_size
 from slimkit.measure import quality
-from slimkit.measure.engines import require
 from slimkit.measure.environment import environment
 from slimkit.measure.stages import Stages
-from slimkit.models import Network
 from slimkit.models.ultralytics import Maps, round_
 from slimkit.modules import dtype_of
 from slimkit.progress import Progress, Watcher, quiet
-from slimkit.results import Accuracy, Fit, Own, Report, WithinDrop
-from slimkit.runs import drop, output, start, yolo
+from slimkit.results import Fit, Own, Report, WithinDrop
+from slimkit.runs import drop, output, start
 from slimkit.runs import resume as resuming
-from slimkit.runs.calibrate import Calibration, calibrate
-from slimkit.runs.choose import Cut, Ranked, cut, ranked
+from slimkit.runs.begun import Begun, begin, opened
+from slimkit.runs.calibrate import Calibration
+from slimkit.runs.choose import Cut, cut
 from slimkit.runs.cost import compress_cost
-from slimkit.runs.figures import architecture, judged, measure, now, one_image, timed_layers
-from slimkit.runs.files import check_files, finish, write_model
-from slimkit.runs.recover import Judge, Recovered, Retrain, recover
+from slimkit.runs.figures import architecture, measure, now, one_image, timed_layers
+from slimkit.runs.files import finish, write_model
+from slimkit.runs.given import Evaluate, Given, Retrain
+from slimkit.runs.recover import Recovered, recover
 from slimkit.runs.result import Outcome, Result
-from slimkit.selection.measured import LatencySolver, SizeSolver
 from slimkit.settings import CompressSpec, make
 from slimkit.settings.keywords import CompressKeywords
 from slimkit.surgery import rows
 from slimkit.training import trackers
-
-Evaluate = Callable[[nn.Module], Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a run of `compress` starts from.
-
-    Attributes:
-        network: the dense network; a copy of ours.
-        example: what it is called with.
-        spec: the settings.
-        dataset: labelled data, to recover accuracy and to measure it.
-        calibration: unlabelled inputs, to recover what the network computes.
-        retrain: somebody's own retraining, instead of ours.
-        evaluate: somebody's own figures of a network, by name, for the report.
-        watchers: told how a retraining goes.
-        store: where the state of a retraining is kept.
-        judge: says how good a network is where there is no data set of ours.
-    """
-
-    network: Network
-    example: Example
-    spec: CompressSpec
-    dataset: data.Dataset | None = None
-    calibration: data.Inputs | None = None
-    retrain: Retrain | None = None
-    evaluate: Evaluate | None = None
-    watchers: Sequence[Watcher] = ()
-    store: training.Store | None = None
-    judge: Judge | None = None
 
 
 def compress(
@@ -114,16 +80,16 @@ def compress(
     example = start.example_of(network.model, example_input)
     labelled = start.given_data(dataset, spec, network)
     unlabelled = start.given_inputs(calibration, spec, network)
-    given = Given(network, example, spec, labelled, unlabelled, retrain, evaluate, watchers)
+    given = Given(network, example, spec, labelled, unlabelled, retrain, evaluate, watchers, progress=progress)
     stages = Stages()
     if out is None:
-        begun = begin(given, progress, stages)
+        begun = begin(given, stages)
         with tempfile.TemporaryDirectory() as work:
-            result = finished(begun, spec, Path(work), False, progress, stages)
+            result = finished(begun, spec, Path(work), stages, keep_files=False)
     else:
         with output.claim(Path(out), force) as work_folder:
-            begun = begin(replace(given, store=store_of(Path(out), resume, spec)), progress, stages)
-            result = finished(begun, spec, work_folder, True, progress, stages)
+            begun = begin(replace(given, store=store_of(Path(out), resume, spec)), stages)
+            result = finished(begun, spec, work_folder, stages)
         training.forget(store_of(Path(out), True, spec))
     result.model.to(dtype_of(model))
     return Result(result.model, result.mask, result.report, None if out is None else Path(out))
@@ -148,8 +114,8 @@ def compress_checkpoint(
         store = store_of(target, resume, spec)
         given = replace(opened(path, spec, progress, stages), store=store)
         with trackers.opened(track, target, asdict(spec)) as more:
-            begun = begin(replace(given, watchers=(*watchers, *more)), progress, stages)
-            result = finished(begun, spec, work, True, progress, stages)
+            begun = begin(replace(given, watchers=(*watchers, *more)), stages)
+            result = finished(begun, spec, work, stages)
     training.forget(store)
     return Outcome(result.report, target)
 
@@ -170,89 +136,18 @@ def reads(path: Path, spec: CompressSpec) -> list[Path]:
     return [path, *([Path(spec.latency_table)] if spec.latency_table else [])]
 
 
-def opened(path: Path, spec: CompressSpec, progress: Progress, stages: Stages) -> Given:
-    """Return what a run starts from whose network is in a file."""
-    progress("reading the checkpoint", None)
-    with stages.stage("load"):
-        network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
-        return (_given_yolo if isinstance(network.model, Maps) else _given)(network, spec, progress)
-
-
-def _given(network: Network, spec: CompressSpec, progress: Progress) -> Given:
-    dataset = start.open_data(spec, network)
-    calibration = start.given_inputs(None, spec, network)
-    return Given(network, start.example(network.model, spec, dataset), spec, dataset, calibration)
-
-
-def _given_yolo(network: Network, spec: CompressSpec, progress: Progress) -> Given:
-    made = yolo.of_data(network, spec, progress)
-    calibration = start.given_inputs(None, spec, network)
-    example = start.example(network.model, spec)
-    if made is None:
-        return Given(network, example, spec, calibration=calibration)
-    calibration = calibration or made.calibration
-    return Given(network, example, spec, calibration=calibration, retrain=made.retrain, judge=made.judge)
-
-
-@dataclass(frozen=True)
-class Begun:
-    """What is found out about a network before any budget is looked at; so it serves several.
-
-    Attributes:
-        given: what the run starts from.
-        graph: the network's channels.
-        calibration: unlabelled inputs; None where there are none.
-        inputs: of the proof.
-        order: how much channels matter.
-        solver: chooses masks for budgets that have to be measured.
-        judged: how good the network is at its task, for the report; None without labels.
-    """
-
-    given: Given
-    graph: Graph
-    calibration: Calibration | None
-    inputs: Sequence[Example]
-    order: Ranked
-    solver: LatencySolver | SizeSolver | None
-    judged: Accuracy | None
-
-
-def begin(given: Given, progress: Progress, stages: Stages) -> Begun:
-    """Trace, calibrate and rank; see `compress`."""
-    spec, example, dataset, dense = given.spec, given.example, given.dataset, given.network.model
-    require(spec.runtime)
-    check_files(spec, dense, example)
-    if spec.int8 and dataset is None:
-        raise DataError("int8 is True: it needs data.\n  Give labelled data, for example `data='digits'`")
-    ranked_with = start.context(spec, dataset)
-    progress("tracing channels", None)
-    with stages.stage("trace"):
-        graph = start.trace_with(spec, dense, example)
-    with stages.stage("calibrate"):
-        calibration = calibrate(dense, example, dataset, given.calibration, spec, progress)
-    inputs = start.proof_inputs(example, dataset, spec.seed, given.calibration)
-    solver = None if spec.max_drop else start.measured_budget(spec, dense, example, progress)
-    order = ranked(spec, dense, graph, ranked_with, calibration, progress)
-    with stages.stage("measure the original"):
-        before = judged(dense, dataset) if dataset else given.judge(dense) if given.judge else None
-    return Begun(given, graph, calibration, inputs, order, solver, before)
-
-
-def finished(
-    begun: Begun, spec: CompressSpec, work: Path, keep_files: bool, progress: Progress, stages: Stages
-) -> Result:
+def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_files: bool = True) -> Result:
     """Choose, remove, prove, recover, export and measure for one budget; see `compress`.
 
     Args:
         begun: of the same settings, but for the value of the budget.
         spec: the settings.
         work: folder to write into.
-        keep_files: someone wants the files.
-        progress: called with what is being done, and the share done.
         stages: of the run.
+        keep_files: someone wants the files.
     """
     given, graph, calibration, inputs = begun.given, begun.graph, begun.calibration, begun.inputs
-    example, dataset, dense = given.example, given.dataset, given.network.model
+    example, dataset, dense = given.example, given.dataset, given.dense
     solver = replace(begun.solver, budget=spec.budget) if begun.solver else None
 
     numbers = itertools.count(1)
@@ -260,25 +155,19 @@ def finished(
     def attempt(spec: CompressSpec) -> tuple[Cut, Recovered]:
         own = given.store and replace(given.store, folder=given.store.folder / f"retraining{next(numbers)}")
         with stages.stage("choose, remove and prove"):
-            made = cut(spec, dense, graph, inputs, begun.order, calibration, solver, progress)
+            made = cut(begun, spec, solver)
         with stages.stage("recover"):
-            fitted = made.reconstruction.model if made.reconstruction else None
-            return made, recover(
-                dense, made.slimmed, fitted, spec, inputs, dataset, calibration, given.retrain, progress,
-                given.watchers, own, given.judge,
-            )  # fmt: skip
+            return made, recover(begun, made, spec, own)
 
-    made, recovered, dropped = (
-        _smallest(given, spec, calibration, attempt, progress) if spec.max_drop else (*attempt(spec), None)
-    )
+    made, recovered, dropped = _smallest(begun, spec, attempt) if spec.max_drop else (*attempt(spec), None)
     slimmed = made.slimmed
     model = recovered.model
     if isinstance(model, Maps):
         round_(model)
-    progress("exporting", None)
+    given.progress("exporting", None)
     with stages.stage("save and export"):
         written = write_model(dense, model, example, work, inputs, slimmed, spec, keep_files)
-    progress("measuring", None)
+    given.progress("measuring", None)
     with stages.stage("measure"):
         sides = measure(dense, model, example, spec, dataset, work, begun.judged, given.judge)
         layers = timed_layers(rows.layers(dense, model, one_image(example)), work, spec, example)
@@ -332,18 +221,17 @@ def _fit(dense: nn.Module, model: nn.Module, made: Cut, calibration: Calibration
     )
 
 
-def _smallest(
-    given: Given, spec: CompressSpec, calibration: Calibration | None, attempt: drop.Try, progress: Progress
-) -> tuple[Cut, Recovered, WithinDrop]:
+def _smallest(begun: Begun, spec: CompressSpec, attempt: drop.Try) -> tuple[Cut, Recovered, WithinDrop]:
     """Return the smallest network within `max_drop`, by labels where there are some, else by agreement."""
-    dense, dataset = given.network.model, given.dataset
-    if dataset is not None:
-        drop.check(spec, len(dataset.validation))
-        found = drop.smallest(
-            spec, attempt, lambda net: quality.drop(dense, net, dataset.validation, dataset.task), progress
-        )
-    else:
-        held = calibration.held if calibration and not calibration.made else []
-        drop.check(spec, sum(map(batch_size, held)) or None)
-        found = drop.smallest(spec, attempt, lambda net: quality.disagreement(dense, net, held), progress)
+    given, calibration = begun.given, begun.calibration
+    dense, dataset = given.dense, given.dataset
+    held = calibration.held if calibration and not calibration.made else []
+    drop.check(spec, len(dataset.validation) if dataset else sum(map(batch_size, held)) or None)
+
+    def judge(net: nn.Module) -> quality.Drop:
+        if dataset is not None:
+            return quality.drop(dense, net, dataset.validation, dataset.task)
+        return quality.disagreement(dense, net, held)
+
+    found = drop.smallest(spec, attempt, judge, given.progress)
     return found.cut, found.recovered, found.record

@@ -22,8 +22,8 @@ from slimkit.measure.size import count_params
 from slimkit.models import Network
 from slimkit.results import Accuracy, Architecture, Figures, Layer, Normalisation
 from slimkit.runs.files import DENSE_ONNX, INT8_ONNX, ONNX
+from slimkit.runs.given import Judge
 from slimkit.runs.pixels import pixels
-from slimkit.runs.recover import Judge
 from slimkit.runs.start import conditions
 from slimkit.settings import RunSpec
 

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,12 +12,13 @@ from torch import nn
 from slimkit import data, provenance, recovery, training
 from slimkit.errors import TrainingError
 from slimkit.example import Example, tensors
-from slimkit.measure.quality import quality
-from slimkit.progress import Progress, Watcher
 from slimkit.recovery import fold
-from slimkit.results import Accuracy, AfterCut, Recovery
+from slimkit.results import AfterCut, Recovery
 from slimkit.runs import resume
+from slimkit.runs.begun import Begun
 from slimkit.runs.calibrate import Calibration
+from slimkit.runs.choose import Cut
+from slimkit.runs.given import Given, Retrain, Retrained
 from slimkit.runs.start import task
 from slimkit.settings import CompressSpec
 from slimkit.surgery import proof
@@ -30,18 +31,6 @@ _STATISTICS_BATCHES = 20
 # Steps of retraining after which running averages of BatchNorm, which forget a tenth a step, are of the weights as they
 # were: after 9 steps on digits they cost 10 of 99 points, measured anew nothing.
 _SHORT = 100
-
-
-@dataclass(frozen=True)
-class Retrained:
-    """What a retraining gives that can tell more of itself than the network to go on with."""
-
-    model: nn.Module
-    record: Recovery
-
-
-Retrain = Callable[[nn.Module, nn.Module], nn.Module | Retrained]  # (slim network, dense network)
-Judge = Callable[[nn.Module], Accuracy]
 
 
 @dataclass(frozen=True)
@@ -61,52 +50,33 @@ class Recovered:
     images: int = 0
 
 
-def recover(
-    dense: nn.Module,
-    slimmed: Slimmed,
-    rebuilt: nn.Module | None,
-    spec: CompressSpec,
-    inputs: Sequence[Example],
-    dataset: data.Dataset | None,
-    calibration: Calibration | None,
-    retrain: Retrain | None,
-    progress: Progress,
-    watchers: Sequence[Watcher] = (),
-    store: training.Store | None = None,
-    judge: Judge | None = None,
-) -> Recovered:
+def recover(begun: Begun, made: Cut, spec: CompressSpec, store: training.Store | None) -> Recovered:
     """Let the channels that stay take over, then retrain where there is something to retrain on.
 
     Args:
-        dense: the network before removal.
-        slimmed: the proven cut.
-        rebuilt: the small network reconstructed; None where that was not asked for, or had nothing to go by.
+        begun: the network before removal, what the proof runs on, and data: labelled, to retrain on; unlabelled, with
+            which alone the original is imitated; somebody's own retraining, in place of ours.
+        made: the proven cut, reconstructed where that was asked for and there was something to go by.
         spec: the settings.
-        inputs: of the proof; the output error is measured on them.
-        dataset: labelled data, to retrain on.
-        calibration: unlabelled inputs; with them alone the original is imitated.
-        retrain: somebody's own retraining, in place of ours.
-        progress: called with what is being done, and the share done.
-        watchers: told how the retraining goes.
         store: where the state of this retraining is kept, with its log beside the folder; what begins with other
             weights, as a cut by other latencies does, is another retraining.
-        judge: says how good a network is where there is no data set of ours.
 
     Raises:
         TrainingError: somebody's own retraining gave back another network; the retraining diverged.
     """
+    given, slimmed, inputs, calibration = begun.given, made.slimmed, begun.inputs, begun.calibration
+    dense = given.dense
     expected = proof.outputs(dense, inputs)
 
     def row(weights: str, statistics: str, model: nn.Module) -> AfterCut:
-        right = quality(model, dataset.validation, dataset.task) if dataset else None
-        right = judge(model).validation if judge else right
+        right = given.quality(model)
         error = _error(expected, proof.outputs(model, inputs))
         return AfterCut(constants=weights, batch_norm=statistics, output_error=error, accuracy=right)
 
     rows = [row("zero", "as trained", slimmed.model)]
     source = calibration.source if calibration else None
-    if rebuilt is not None:
-        model = rebuilt
+    if made.reconstruction is not None:
+        model = made.reconstruction.model
         rows.append(row("reconstructed", "as trained", model))
     else:
         model = folded(dense, slimmed, spec, inputs, calibration)
@@ -114,13 +84,13 @@ def recover(
             recovery.reestimate(model, source.split, batches=_STATISTICS_BATCHES, seed=spec.seed)
         weights = "zero" if spec.constants == "zero" else "fold"
         rows.append(row(weights, "re-estimated" if source else "as trained", model))
-    if retrain is not None:
-        progress("retraining", None)
-        trained = _own(retrain, model, dense)
+    if given.retrain is not None:
+        given.progress("retraining", None)
+        trained = _own(given.retrain, model, dense)
         return Recovered(trained.model, tuple(rows), trained.record, trained.record.images)
     if source is None or not spec.epochs:
         return Recovered(model, tuple(rows))
-    return _retrained(dense, model, spec, dataset, source, tuple(rows), progress, watchers, store)
+    return _retrained(given, model, spec, source, tuple(rows), store)
 
 
 def folded(
@@ -136,16 +106,14 @@ def folded(
 
 
 def _retrained(
-    dense: nn.Module,
+    given: Given,
     model: nn.Module,
     spec: CompressSpec,
-    dataset: data.Dataset | None,
     source: data.Inputs,
     rows: tuple[AfterCut, ...],
-    progress: Progress,
-    watchers: Sequence[Watcher],
     store: training.Store | None,
 ) -> Recovered:
+    dense, dataset, progress = given.dense, given.dataset, given.progress
     recipe = replace(
         recovery.recipe(spec.epochs, spec.seed),
         batch_size=spec.batch_size,
@@ -167,8 +135,8 @@ def _retrained(
         recipe,
         task=judged_by,
         teacher=dense if spec.distill or dataset is None else None,
-        evaluate=(lambda network: quality(network, dataset.validation, dataset.task)) if dataset else None,
-        hooks=[watch("retraining", judged_by, watchers, log)],
+        evaluate=given.quality if dataset else None,
+        hooks=[watch("retraining", judged_by, given.watchers, log)],
         progress=lambda run: progress("retraining", run.step / run.budget),
         store=store,
     )
@@ -177,7 +145,7 @@ def _retrained(
     if trained.images < _SHORT * recipe.batch_size:
         recovery.reestimate(trained.model, source.split, batches=_STATISTICS_BATCHES, seed=spec.seed)
         if dataset is not None:  # the last epoch is what is delivered
-            last = quality(trained.model, dataset.validation, dataset.task)
+            last = given.quality(trained.model)
             history = (*history[:-1], replace(history[-1], validation_accuracy=last))
     record = Recovery(
         epochs=spec.epochs,

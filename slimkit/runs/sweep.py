@@ -13,7 +13,8 @@ from slimkit.report.page import comparison_page
 from slimkit.results import Report, SweepReport
 from slimkit.runs import output
 from slimkit.runs import resume as resuming
-from slimkit.runs.compress import begin, finished, opened, reads, store_of
+from slimkit.runs.begun import begin, opened
+from slimkit.runs.compress import finished, reads, store_of
 from slimkit.settings import CompressSpec
 from slimkit.training import trackers
 
@@ -69,7 +70,7 @@ def sweep_checkpoint(
     if page.exists() and not _is_ours(page):
         raise OutputError(f"{page}: slimkit did not write it, so it is not replaced.\n  Give another `out`")
     stages = Stages()
-    begun = begin(opened(path, specs[0], progress, stages), progress, stages)
+    begun = begin(opened(path, specs[0], progress, stages), stages)
     reports: dict[str, Report] = {}
     missed: dict[str, BudgetError | MaskError] = {}
     for number, (name, spec) in enumerate(zip(names, specs, strict=True), 1):
@@ -85,7 +86,7 @@ def sweep_checkpoint(
             ):
                 store = store_of(home, resume, spec)
                 given = replace(begun.given, store=store, watchers=(*watchers, *more))
-                result = finished(replace(begun, given=given), spec, work, True, progress, stages.branch())
+                result = finished(replace(begun, given=given), spec, work, stages.branch())
             training.forget(store)
             reports[name] = result.report
         except (BudgetError, MaskError) as error:

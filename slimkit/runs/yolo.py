@@ -12,7 +12,7 @@ from slimkit.models.ultralytics import Maps, installed, task_of
 from slimkit.progress import Progress
 from slimkit.results import Accuracy, Recovery
 from slimkit.runs import start
-from slimkit.runs.recover import Judge, Retrain, Retrained
+from slimkit.runs.given import Judge, Retrain, Retrained
 from slimkit.selection.ranking import criterion
 from slimkit.settings import CompressSpec
 from slimkit.training.ultralytics import Workshop

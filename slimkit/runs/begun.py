@@ -1,0 +1,123 @@
+"""What is found out about a network before any budget is looked at: its channels, inputs to recover on, a ranking."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from slimkit import models
+from slimkit.channels import Graph
+from slimkit.errors import DataError
+from slimkit.example import Example
+from slimkit.measure.engines import require
+from slimkit.measure.stages import Stages
+from slimkit.models import Network
+from slimkit.models.ultralytics import Maps
+from slimkit.progress import Progress
+from slimkit.recovery import elimination
+from slimkit.results import Accuracy
+from slimkit.runs import start, yolo
+from slimkit.runs.calibrate import Calibration, calibrate
+from slimkit.runs.figures import judged
+from slimkit.runs.files import check_files
+from slimkit.runs.given import Given
+from slimkit.selection.measured import LatencySolver, SizeSolver
+from slimkit.selection.ranking import Context, rank
+from slimkit.selection.scope import by_scope, fill_unranked
+from slimkit.settings import CompressSpec
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """How much channels matter; U = units of the graph.
+
+    Attributes:
+        scores: [U], finite; the lowest of a group go first.
+        losses: [U], what goes with a unit, NaN where that is not known: sums over units and groups mean something.
+    """
+
+    scores: Tensor
+    losses: Tensor | None = None
+
+
+def ranked(given: Given, graph: Graph, context: Context, calibration: Calibration | None) -> Ranked:
+    """Rank channels: by what the others can make up for where there are inputs, else as the settings say."""
+    spec, dense = given.spec, given.dense
+    if spec.ranking == "auto" and calibration and spec.fits:
+        given.progress("ranking channels by what can be done without them", None)
+        losses = elimination.losses(dense, graph, calibration.batches, progress=given.progress)
+        filled = fill_unranked(losses.float(), rank("group-norm", dense, graph))
+        return Ranked(by_scope(graph, filled, "group"), losses)
+    name = "group-norm" if spec.ranking == "auto" else spec.ranking
+    return Ranked(rank(name, dense, graph, spec.scope, context))
+
+
+def opened(path: Path, spec: CompressSpec, progress: Progress, stages: Stages) -> Given:
+    """Return what a run starts from whose network is in a file."""
+    progress("reading the checkpoint", None)
+    with stages.stage("load"):
+        network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
+        return (_given_yolo if isinstance(network.model, Maps) else _given)(network, spec, progress)
+
+
+def _given(network: Network, spec: CompressSpec, progress: Progress) -> Given:
+    dataset = start.open_data(spec, network)
+    calibration = start.given_inputs(None, spec, network)
+    return Given(network, start.example(network.model, spec, dataset), spec, dataset, calibration, progress=progress)
+
+
+def _given_yolo(network: Network, spec: CompressSpec, progress: Progress) -> Given:
+    made = yolo.of_data(network, spec, progress)
+    calibration = start.given_inputs(None, spec, network)
+    example = start.example(network.model, spec)
+    if made is None:
+        return Given(network, example, spec, calibration=calibration, progress=progress)
+    return Given(
+        network, example, spec, calibration=calibration or made.calibration, retrain=made.retrain, judge=made.judge,
+        progress=progress,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What is found out about a network before any budget is looked at; so it serves several.
+
+    Attributes:
+        given: what the run starts from.
+        graph: the network's channels.
+        calibration: unlabelled inputs; None where there are none.
+        inputs: of the proof.
+        order: how much channels matter.
+        solver: chooses masks for budgets that have to be measured.
+        judged: how good the network is at its task, for the report; None without labels.
+    """
+
+    given: Given
+    graph: Graph
+    calibration: Calibration | None
+    inputs: Sequence[Example]
+    order: Ranked
+    solver: LatencySolver | SizeSolver | None
+    judged: Accuracy | None
+
+
+def begin(given: Given, stages: Stages) -> Begun:
+    """Trace, calibrate and rank; see `compress`."""
+    spec, example, dataset, dense = given.spec, given.example, given.dataset, given.dense
+    require(spec.runtime)
+    check_files(spec, dense, example)
+    if spec.int8 and dataset is None:
+        raise DataError("int8 is True: it needs data.\n  Give labelled data, for example `data='digits'`")
+    ranked_with = start.context(spec, dataset)
+    given.progress("tracing channels", None)
+    with stages.stage("trace"):
+        graph = start.trace_with(spec, dense, example)
+    with stages.stage("calibrate"):
+        calibration = calibrate(given)
+    inputs = start.proof_inputs(example, dataset, spec.seed, given.calibration)
+    solver = None if spec.max_drop else start.measured_budget(spec, dense, example, given.progress)
+    order = ranked(given, graph, ranked_with, calibration)
+    with stages.stage("measure the original"):
+        before = judged(dense, dataset) if dataset else given.judge(dense) if given.judge else None
+    return Begun(given, graph, calibration, inputs, order, solver, before)

@@ -1,0 +1,70 @@
+"""What a run of `compress` starts from."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from slimkit import data, training
+from slimkit.example import Example
+from slimkit.measure.quality import quality
+from slimkit.models import Network
+from slimkit.progress import Progress, Watcher, quiet
+from slimkit.results import Accuracy, Recovery
+from slimkit.settings import CompressSpec
+
+Evaluate = Callable[[nn.Module], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """What a retraining gives that can tell more of itself than the network to go on with."""
+
+    model: nn.Module
+    record: Recovery
+
+
+Retrain = Callable[[nn.Module, nn.Module], nn.Module | Retrained]  # (slim network, dense network)
+Judge = Callable[[nn.Module], Accuracy]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a run of `compress` starts from.
+
+    Attributes:
+        network: the dense network; a copy of ours.
+        example: what it is called with.
+        spec: the settings.
+        dataset: labelled data, to recover accuracy and to measure it.
+        calibration: unlabelled inputs, to recover what the network computes.
+        retrain: somebody's own retraining, instead of ours.
+        evaluate: somebody's own figures of a network, by name, for the report.
+        watchers: told how a retraining goes.
+        store: where the state of a retraining is kept.
+        judge: says how good a network is where there is no data set of ours.
+        progress: called with what is being done, and the share done.
+    """
+
+    network: Network
+    example: Example
+    spec: CompressSpec
+    dataset: data.Dataset | None = None
+    calibration: data.Inputs | None = None
+    retrain: Retrain | None = None
+    evaluate: Evaluate | None = None
+    watchers: Sequence[Watcher] = ()
+    store: training.Store | None = None
+    judge: Judge | None = None
+    progress: Progress = quiet
+
+    @property
+    def dense(self) -> nn.Module:
+        """The network before anything is removed."""
+        return self.network.model
+
+    def quality(self, model: nn.Module) -> float | None:
+        """Return how good a network is on the validation split, by the task's first metric; None without labels."""
+        if self.judge is not None:
+            return self.judge(model).validation
+        return quality(model, self.dataset.validation, self.dataset.task) if self.dataset else None
