@@ -35,7 +35,7 @@ from slimkit.settings import StudySpec, study_spec
 from tests.study_sample import SETTINGS, arm, dies_once, fails
 
 WHOLE = {name: value for name, value in SETTINGS.items() if name != "round_to"}  # of methods that remove no channel
-THREE = "network-slimming", "uniform", "dense"
+THREE = "lottery-ticket", "uniform", "dense"
 
 
 def spec(*methods: str, **changes: Any) -> StudySpec:
@@ -131,13 +131,13 @@ def test_every_arm_is_a_line_that_reads_back(small: studying.Study) -> None:
     by = {one.arm: one for one in arms}
     assert by["dense"].spent.dense_trainings == pytest.approx(1)
     assert by["dense"].macs == by["dense"].dense_macs
-    assert by["network-slimming"].spent.search == pytest.approx(1)
-    assert by["uniform"].macs <= by["network-slimming"].macs
+    assert by["lottery-ticket"].spent.search == pytest.approx(1)
+    assert by["uniform"].macs <= by["lottery-ticket"].macs
     assert by["uniform"].spent.dense_trainings == pytest.approx(by["uniform"].macs / by["dense"].macs, rel=0.05)
 
 
 def test_two_workers_write_what_one_writes(tmp_path: Path) -> None:
-    asked = spec("early-bird", "uniform", seeds=2)
+    asked = spec("lottery-ticket", "uniform", seeds=2)
     files = []
     for workers in (1, 2):
         studying.study(asked, tmp_path / str(workers), workers=workers)
@@ -215,16 +215,16 @@ def test_a_line_that_is_no_arm_is_refused_with_its_number(tmp_path: Path) -> Non
 
 def test_an_arm_that_fails_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def train(work: Any) -> dict[str, Any]:
-        if work.arm == "network-slimming" and work.settings["seed"] == 1:
+        if work.arm == "lottery-ticket" and work.settings["seed"] == 1:
             raise TrainingError("the loss is not finite.\n  Lower the learning rate")
         return arm(work.arm, 900, work.settings["seed"], budget=work.budget, widths=(1, 2)).to_dict()
 
     monkeypatch.setattr(studying, "train_arm", train)
-    with pytest.raises(TrainingError, match="(?s)2 arms .*network-slimming ratio 0.5 1: the loss.*Lower .*resume=True"):
+    with pytest.raises(TrainingError, match="(?s)2 arms .*lottery-ticket ratio 0.5 1: the loss.*Lower .*resume=True"):
         studying.study(spec(*THREE, seeds=2), tmp_path / "out", workers=0)
     arms, _ = study_file.read(tmp_path / "out")
     assert [(one.arm, one.seed) for one in arms] == [
-        ("network-slimming", 0),
+        ("lottery-ticket", 0),
         ("uniform", 0),
         ("dense", 0),
         ("dense", 1),

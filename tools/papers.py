@@ -35,7 +35,8 @@ def row(claim: dict[str, Any]) -> tuple[str, ...]:
     found = judged(claim)
     ours = NOT_RUN if found is None else said(found, claim)
     verdict = NOT_RUN if found is None else verdict_of(found, claim.get("at_least", 0.0))
-    return claim["paper"], claim["says"], claim["published"], ours, verdict, f"[`{claim['study']}`](#{claim['study']})"
+    place = f"`{claim['study']}`" if found is None else f"[`{claim['study']}`](#{claim['study']})"
+    return claim["paper"], claim["says"], claim["published"], ours, verdict, place
 
 
 def judged(claim: dict[str, Any]) -> Difference | None:

@@ -1,0 +1,41 @@
+"""A study on a Ray cluster that loses a node; where Ray is installed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slimkit.results import study_file
+from slimkit.runs import study as studying
+from slimkit.settings import study_spec
+from tests.study_sample import SETTINGS
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of Ray's own making
+def test_a_cluster_that_loses_a_node_writes_what_one_process_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    asked = study_spec({**SETTINGS, "methods": ["lottery-ticket", "uniform", "dense"], "ratio": [0.5], "seeds": 4})
+    alone = studying.study(asked, tmp_path / "alone", workers=0)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    node = cluster.add_node(num_cpus=1)
+    append, written = study_file.append, []
+
+    def lose(path: Path, arm: Any) -> None:
+        append(path, arm)
+        written.append(arm)
+        if len(written) == 3:
+            cluster.remove_node(node, allow_graceful=False)
+
+    monkeypatch.setattr(study_file, "append", lose)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    try:
+        found = studying.study(asked, tmp_path / "cluster", workers="ray")
+    finally:
+        cluster.shutdown()
+    assert found.arms == alone.arms  # but for their clocks, which are not compared
+    assert len(found.arms) == 12
