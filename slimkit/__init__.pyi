@@ -1,3 +1,4 @@
+from . import hub as hub
 from . import zoo as zoo
 from ._version import __version__ as __version__
 from .channels import Graph as Graph

@@ -232,3 +232,20 @@ def test_attributes_of_another_kind_are_refused():
     ]:  # fmt: skip
         with pytest.raises(ArchitectureError, match="no module|cannot be"):
             building.set_attributes(network, {path: {name: value}})
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        (nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, 8, 3)), (3, 64, 64)),  # as tresnet
+        (nn.Conv2d(3, 8, 3), (3, 64, 64)),
+        (nn.Conv2d(1, 8, 3), (1, 64, 64)),  # made for grey pictures
+    ],
+    ids=["pixels folded", "colour", "grey"],
+)
+def test_the_image_of_a_timm_network_is_the_one_it_is_configured_for(first, expected):
+    first.pretrained_cfg = {"input_size": (3, 64, 64), "crop_pct": 0.95, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    known = provenance.of(models.of(first).model)
+    assert known.input_shape == expected
+    assert known.use.crop == 0.95
+    assert (known.normalisation is not None) == (expected[0] == 3)

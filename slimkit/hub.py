@@ -1,0 +1,106 @@
+"""Slim networks in repositories of the Hugging Face hub: `push` a run with its card, `pull` a network back.
+
+Needs `slimkit[hub]`. Who one is to the hub, and where it keeps what it fetched, is `huggingface_hub`'s own affair.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from slimkit.errors import CheckpointError, EngineError
+from slimkit.models import load_slim
+from slimkit.report.card import card
+from slimkit.results import report_file
+
+_SLIM = ("model.safetensors", "model.pt2")
+_FILES = (*_SLIM, "model.onnx", "model.int8.onnx", "report.json")
+
+
+def push(folder: str | Path, repository: str, *, private: bool = True, message: str = "Slim network") -> str:
+    """Upload the output folder of a run: its networks, its report, and a card made of the report.
+
+    Args:
+        folder: as `compress` and `train` leave it.
+        repository: `owner/name`; made where it is not there.
+        private: whether a repository that is made is private.
+        message: of the commit.
+
+    Returns:
+        Where it is now.
+
+    Raises:
+        CheckpointError: the folder holds no slim file.
+        EngineError: `huggingface_hub` is not installed, or the hub refuses.
+    """
+    folder = Path(folder)
+    if not any((folder / name).is_file() for name in _SLIM):
+        raise CheckpointError(
+            f"{folder}: has no {' or '.join(_SLIM)}.\n  Give the output folder of slimkit compress or train"
+        )
+    api = _library().HfApi()
+    with tempfile.TemporaryDirectory() as staged:
+        for name in _FILES:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, Path(staged) / name)
+        text = card(report_file.read(folder), repository)
+        (Path(staged) / "README.md").write_text(text, encoding="utf-8")
+        try:
+            api.create_repo(repository, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repository, folder_path=staged, commit_message=message))
+        except Exception as error:  # of the network and of the hub, without a common base
+            raise _refused(repository, error) from error
+
+
+def pull(
+    repository: str,
+    *,
+    revision: str | None = None,
+    arch: str | None = None,
+    cache: str | Path | None = None,
+    offline: bool = False,
+) -> nn.Module:
+    """Fetch a slim network and load it, as `slimkit.load` does: no code from the repository is run.
+
+    Args:
+        repository: `owner/name`.
+        revision: a commit, branch or tag.
+        arch: factory of the network, where the file names one that is not slimkit's, torchvision's or timm's.
+        cache: folder of what was fetched; the hub's own unless given.
+        offline: take what is in the cache, ask nobody.
+
+    Raises:
+        EngineError: `huggingface_hub` is not installed, or the hub has no such repository.
+        CheckpointError: there is no slim file in it.
+    """
+    library = _library()
+    try:
+        folder = library.snapshot_download(
+            repository, revision=revision, cache_dir=cache, local_files_only=offline, allow_patterns=list(_SLIM)
+        )
+    except Exception as error:  # of the network and of the hub, without a common base
+        raise _refused(repository, error) from error
+    found = next((Path(folder) / name for name in _SLIM if (Path(folder) / name).is_file()), None)
+    if found is None:
+        raise CheckpointError(f"{repository}: has no {' or '.join(_SLIM)}.\n  Name a repository that slimkit pushed")
+    return load_slim(found, arch=arch)
+
+
+def _library() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise EngineError(
+            "the hub: the package huggingface_hub is not installed.\n  Install it: pip install 'slimkit[hub]'"
+        ) from error
+    return huggingface_hub
+
+
+def _refused(repository: str, error: Exception) -> EngineError:
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return EngineError(
+        f"{repository}: the hub cannot be reached or refuses: {line[:300]}.\n"
+        "  See to the name, and to who you are there: hf auth login"
+    )

@@ -1,0 +1,41 @@
+"""The card of a network in a repository: what it is, how good, how it is used; Markdown with a head in YAML."""
+
+import json
+
+from slimkit.report.table import comparison
+from slimkit.report.verdict import verdict
+from slimkit.results import Report
+
+_PIPELINES = {
+    "classification": "image-classification",
+    "segmentation": "image-segmentation",
+    "detection": "object-detection",
+}
+
+
+def card(report: Report, repository: str) -> str:
+    """Return the card of a run.
+
+    Args:
+        report: of the run.
+        repository: `owner/name`, for the code that fetches it.
+    """
+    said = verdict(report)
+    task = report.usage.task if report.usage else None
+    head = ["library_name: slimkit", "tags: [slimkit, pruning]"]
+    head += [f"pipeline_tag: {_PIPELINES[task]}"] if task in _PIPELINES else []
+    rows = [f"| {' | '.join(cells)} |" for cells in comparison(report.before, report.after)]
+    name = json.dumps(repository)
+    code = ["from slimkit import hub", "", f"model = hub.pull({name})  # a torch.nn.Module, in eval mode"]
+    parts = [
+        "\n".join(["---", *head, "---"]),
+        f"# {repository.rpartition('/')[2]}",
+        said.sentence,
+        said.proof,
+        "\n".join(["| | before | after | after / before |", "| --- | --- | --- | --- |", *rows]),
+        "\n".join(["```python", *code, "```"]),
+    ]
+    if report.usage:
+        used = json.dumps(report.usage.to_dict(), indent=1)
+        parts += ["How it is used:", f"```json\n{used}\n```"]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,90 @@
+"""Slim networks in repositories of the hub, offline: what is pushed lands in the hub's cache, and is pulled."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+
+import slimkit
+from slimkit import hub, zoo
+from slimkit.cli import main
+from slimkit.errors import CheckpointError, EngineError
+
+CHECKPOINT = Path(zoo.__file__).parent / "resnet8-digits.safetensors"
+COMMIT = "0" * 39 + "1"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "slim"
+    assert main(["compress", str(CHECKPOINT), "--data", "digits", "--epochs", "0", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a cache, into which what is pushed goes as if it had been fetched."""
+
+    def place(repository: str) -> Path:
+        return tmp_path / f"models--{repository.replace('/', '--')}"
+
+    class Api:
+        def create_repo(self, repository: str, private: bool, exist_ok: bool) -> None:
+            assert private and exist_ok
+            (place(repository) / "refs").mkdir(parents=True)
+            (place(repository) / "refs" / "main").write_text(COMMIT)
+
+        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> str:
+            shutil.copytree(folder_path, place(repo_id) / "snapshots" / COMMIT)
+            return f"hub:{repo_id}"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    return tmp_path
+
+
+def test_a_network_that_was_pushed_is_pulled_bit_by_bit(run: Path, cache: Path) -> None:
+    assert hub.push(run, "me/slim-digits") == "hub:me/slim-digits"
+    found = hub.pull("me/slim-digits", cache=cache, offline=True)
+    expected = slimkit.load(run / "model.safetensors")
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor)
+    pushed = cache / "models--me--slim-digits" / "snapshots" / COMMIT
+    assert {path.name for path in pushed.iterdir()} == {"model.safetensors", "model.onnx", "report.json", "README.md"}
+
+
+def test_the_card_says_what_the_report_says(run: Path, cache: Path) -> None:
+    hub.push(run, "me/card")
+    text = (cache / "models--me--card" / "snapshots" / COMMIT / "README.md").read_text()
+    head = text.split("---")[1]
+    assert "library_name: slimkit" in head and "pipeline_tag: image-classification" in head
+    report = json.loads((run / "report.json").read_text())
+    assert report["verdict"] in text and 'hub.pull("me/card")' in text
+    used = json.loads(text.partition("```json\n")[2].partition("```")[0])
+    assert used == report["usage"]
+
+
+def test_what_is_not_there_is_said(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckpointError, match=r"has no model.safetensors or model.pt2"):
+        hub.push(tmp_path, "me/none")
+    with pytest.raises(EngineError, match="(?s)me/none: the hub cannot be reached or refuses.*hf auth login"):
+        hub.pull("me/none", cache=cache, offline=True)
+    empty = cache / "models--me--empty"
+    (empty / "refs").mkdir(parents=True)
+    (empty / "refs" / "main").write_text(COMMIT)
+    (empty / "snapshots" / COMMIT).mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="me/empty: has no"):
+        hub.pull("me/empty", cache=cache, offline=True)
+    real: Any = __import__
+
+    def missing(name: str, *rest: Any) -> Any:
+        if name == "huggingface_hub":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr("builtins.__import__", missing)
+    with pytest.raises(EngineError, match=r"pip install 'slimkit\[hub\]'"):
+        hub.pull("me/none")
