@@ -132,6 +132,13 @@ def test_a_network_is_written_and_computes_the_same(
     assert file["bytes"] < 0.75 * plain["bytes"] if half else file["bytes"] == pytest.approx(plain["bytes"], rel=0.01)
 
 
+def test_formats_do_not_touch_the_network_that_the_next_one_gets(tmp_path: Path, capsys: Any) -> None:
+    words = ["export", str(CHECKPOINT), "--to", "torchscript,onnx,torchscript", "--fp16"]
+    files = printed(capsys, *words, "--out", str(tmp_path / "out"))["files"]
+    assert [file["format"] for file in files] == ["torchscript", "onnx"]
+    assert all(file["error"] <= 0.05 for file in files)
+
+
 @pytest.mark.parametrize("name", [needs("tflite")])
 def test_tflite(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = printed(capsys, "export", str(CHECKPOINT), "--to", name, "--out", str(tmp_path / "out"))

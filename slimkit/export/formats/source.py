@@ -15,7 +15,7 @@ from slimkit.errors import EngineError
 from slimkit.example import Example, tensors
 from slimkit.export.onnx import Exported, export_onnx
 from slimkit.export.pixels import normalisation_of, normalising
-from slimkit.modules import copied, private, quiet
+from slimkit.modules import copied, quiet
 from slimkit.settings.files import OnnxSpec
 
 jit: Any = torch.jit  # whose functions have no types
@@ -49,9 +49,10 @@ class Source:
 
     def network(self) -> nn.Module:
         """Return a copy of the network that takes what the file takes: pixels, where those are asked for."""
+        own = copied(self.model).eval()  # with weights of its own: a converter may halve them
         if not self.spec.embed_normalisation:
-            return private(self.model)
-        return normalising(copied(self.model), normalisation_of(self.model, self.example))
+            return own
+        return normalising(own, normalisation_of(self.model, self.example))
 
     def scripted(self) -> Any:
         """Return the network as TorchScript, by tracing."""
