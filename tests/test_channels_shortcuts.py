@@ -59,6 +59,15 @@ def test_shapes_are_those_of_the_convolution(case: tuple[nn.Module, Tensor]) -> 
     assert mode.compared == 1
 
 
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv2d, nn.Conv3d])
+def test_padding_in_words_is_one_number_for_all_dimensions(kind: Any) -> None:
+    layer = kind(2, 3, kernel_size=3, stride=2, padding="valid")
+    rank = layer.weight.dim() - 2
+    with torch.no_grad(), Compare() as mode:
+        layer(torch.randn(1, 2, *(range(7, 7 + rank))))
+    assert mode.compared == 1
+
+
 def test_shapes_are_those_of_the_product() -> None:
     with torch.no_grad(), Compare() as mode:
         nn.Linear(3, 4)(torch.randn(5, 3))

@@ -47,11 +47,11 @@ def _convolution(
         return None
     shape = [x.shape[0], weight.shape[1] * groups if transposed else weight.shape[0]]
     for dim in range(x.dim() - 2):
-        place = 0 if len(stride) == 1 else dim
-        step, pad, extent = stride[place], padding[place], dilation[place] * (weight.shape[dim + 2] - 1)
+        step, pad, apart, extra = (_of(dim, given) for given in (stride, padding, dilation, output_padding))
+        extent = apart * (weight.shape[dim + 2] - 1)
         size = x.shape[dim + 2]
         if transposed:
-            shape.append((size - 1) * step - 2 * pad + extent + output_padding[place] + 1)
+            shape.append((size - 1) * step - 2 * pad + extent + extra + 1)
         else:
             shape.append((size + 2 * pad - extent - 1) // step + 1)
     if min(shape) <= 0 or (bias is not None and bias.shape != (shape[1],)):
@@ -61,6 +61,11 @@ def _convolution(
     if last and not (x.is_contiguous() and weight.is_contiguous()):
         out = out.contiguous(memory_format=torch.channels_last)
     return out
+
+
+def _of(dim: int, given: list[int]) -> int:
+    """Return the number of a dimension; one may stand for all, of each list by itself (`padding="valid"`)."""
+    return given[0] if len(given) == 1 else given[dim]
 
 
 def _product(bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor | None:
