@@ -57,7 +57,8 @@ def hugging_face(name: str) -> Made:
 
     config = getattr(transformers, f"{name}Config")()
     net = getattr(transformers, f"{name}ForImageClassification")(config)
-    return net.eval(), {"pixel_values": torch.randn(1, config.num_channels, 128, 128)}
+    side = {"Levit": 224}.get(name, 128)  # its attention is made for one size
+    return net.eval(), {"pixel_values": torch.randn(1, config.num_channels, side, side)}
 
 
 ULTRALYTICS = """
