@@ -19,7 +19,7 @@ from slimkit.runs import train as train_run
 from slimkit.training import loop, trackers
 from tests.test_train import FEW, net, toy  # noqa: F401
 
-TRAIN = ("train", "--arch", "zoo:resnet8", "--data", "digits", "--epochs", "2", "--ratio", "0.5", "--device", "cpu")
+TRAIN = ("train", "--arch", "zoo:resnet8", "--data", "digits", "--epochs", "2", "--at", "1", "--device", "cpu")
 ROWS = {"doing", "epoch", "step", "loss", "accuracy", "learning_rate", "seconds"}
 
 
