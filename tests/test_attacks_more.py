@@ -116,6 +116,18 @@ def test_a_value_that_says_it_is_longer_than_its_file(opcode, tmp_path):
     refused(within(60, 4, "inspect", tmp_path / "net.pt"), "damaged")
 
 
+def test_an_archive_whose_members_bear_other_names_than_its_list_says(tmp_path):
+    """The name beside a member, with the mark of UTF-8, is no text; the list of all members is as it should be."""
+    torch.save({"w": torch.ones(1)}, tmp_path / "net.pt")
+    whole = (tmp_path / "net.pt").read_bytes()
+    place = whole.index(b"PK\x03\x04", 1)
+    name = place + 30
+    changed = whole[: place + 6] + b"\x00\x08" + whole[place + 8 : name] + b"\xf9\xff" + whole[name + 2 :]
+    (tmp_path / "net.pt").write_bytes(changed)
+    with pytest.raises(SlimkitError):
+        models.load(tmp_path / "net.pt")
+
+
 # Settings: words that look like a data set or a device, and are a module beside the file ----------------------
 
 

@@ -8,8 +8,10 @@ outcome than `ok` or `refused` are kept in a folder beside the results.
 """
 
 import argparse
+import contextlib
 import faulthandler
 import gc
+import importlib
 import io
 import json
 import os
@@ -52,7 +54,7 @@ _ROOTS = frozenset(sys.stdlib_module_names) | {
     "click", "safetensors", "scipy", "sklearn", "google", "matplotlib", "fvcore", "PIL",
     "huggingface_hub", "torch_pruning", "jinja2", "markupsafe", "yaml", "packaging", "triton", "ml_dtypes", "iopath",
     "onnx_ir", "functorch", "torchgen", "typing_extensions", "optree", "networkx", "psutil", "pynvml", "dill",
-    "apex", "inplace_abn", "wandb",  # timm looks for them by itself, whatever a file says
+    "apex", "inplace_abn",  # timm looks for them by itself, whatever a file says
 }  # fmt: skip
 _NUMBERS = (0, 1, -1, 2, 255, 2**31, 2**31 - 1, -(2**31), 2**63 - 1, 2**64, 10**30, 60_000, 10**7, 1e308, -1e9, 0.5)
 _WORDS = (
@@ -543,7 +545,9 @@ def run(count: int, seed: int, out: Path | None, kinds: Sequence[str] = ()) -> d
 
 
 def _warm(start: dict[str, list[bytes]], folder: Path) -> None:
-    """Read sound files here, so that a child need not import anything."""
+    """Read sound files here, so that a child need not import anything; timm's tools look for packages by themselves."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("timm.utils")
     for kind, read in READ.items():
         if kind in start and kind != "ONNX":
             path = folder / "warm" / FILES.get(kind, "input")
