@@ -62,7 +62,7 @@ def verdict(report: Report) -> Verdict:
         sentence=f"{sentence}.",
         headlines=tuple(headline for _, headline in ([right] if right else []) + found),
         notes=tuple(_notes(report)),
-        proof=_proof(report.proof),
+        proof=_proof(report.proof, report.channels.removed),
         meaning=untrained,
         command=_next(report) if untrained else "",
     )
@@ -127,11 +127,11 @@ def asked(report: Report) -> str:
     return ""
 
 
-def _proof(proof: Proof) -> str:
+def _proof(proof: Proof, removed: int) -> str:
+    cut = "it computes what the original does with those channels switched off, and " if removed else ""
     return (
-        f"Proven: it computes what the original does with those channels switched off, and its files compute what it "
-        f"does. Largest error {digits(proof.error, 2)} of the outputs’ spread, on {', '.join(proof.inputs)}; up to "
-        f"{digits(proof.tolerance, 1)} counts as equal."
+        f"Proven: {cut}its files compute what it does. Largest error {digits(proof.error, 2)} of the outputs’ spread, "
+        f"on {', '.join(proof.inputs)}; up to {digits(proof.tolerance, 1)} counts as equal."
     )
 
 

@@ -66,9 +66,11 @@ def _line(axes: Axes, points: Points, colour: str) -> None:
 
 def _level(axes: Axes, value: float, words: str, colour: str) -> None:
     axes.axhline(value, color=colour, linewidth=1.5, linestyle=(0, (4, 3)), zorder=1)
+    left = colour == MARK  # the masks' distances end below it, on the right
     axes.annotate(
-        words, (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 4), textcoords="offset points",
-        ha="right", va="bottom", size=11, color=MARK if colour == MARK else MUTED,
+        words, (0 if left else 1, value), xycoords=("axes fraction", "data"), xytext=(2 if left else -2, 4),
+        textcoords="offset points", ha="left" if left else "right", va="bottom", size=11,
+        color=MARK if left else MUTED,
     )  # fmt: skip
 
 

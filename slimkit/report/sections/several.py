@@ -153,7 +153,8 @@ def _tradeoff(kind: str, place: str, runs: Sequence[Run]) -> Section | None:
                 right = side.accuracy.quoted if side.accuracy else None
                 spent = None if again and role == "before" else cost(side, run if role == "after" else None)
                 if spent is not None and right is not None:
-                    found.setdefault((name, spent, right.value), tradeoff.Point(name, spent, right.value, role))
+                    own = spent if role == "after" else 0.0
+                    found.setdefault((name, own, right.value), tradeoff.Point(name, spent, right.value, role))
         known = list(found.values())
         if sum(point.role == "after" for point in known) > 1:
             return _drawn(kind, place, known, label, show, by)
@@ -180,6 +181,7 @@ def _drawn(kind: str, place: str, known: list[tradeoff.Point], label: str, show:
 def _table(kind: str, place: str, runs: Sequence[Run]) -> Section:
     head = ["run", "asked", "accuracy", "latency", "MACs", "parameters", "size"]
     rows = []
+    asked_of = {run.right.of for run in runs if run.right}
     for run in runs:
         before, after = run.report.before, run.report.after
         path = f"runs/{run.place}/report/after"
@@ -187,7 +189,7 @@ def _table(kind: str, place: str, runs: Sequence[Run]) -> Section:
             [
                 Cell(text=run.name, mono=True),
                 words(asked(run.report)),
-                _accuracy(run, path),
+                _accuracy(run, path, alike=len(asked_of) == 1),
                 _latency(run, path),
                 *(
                     _figure(name, getattr(before, name), getattr(after, name), path, show)
@@ -196,15 +198,19 @@ def _table(kind: str, place: str, runs: Sequence[Run]) -> Section:
             ]
         )
     about = f"{kind}. Each number of the slim network; below it, what became of the dense one’s."
+    if len(asked_of) == 1:
+        about += f" Accuracy on {asked_of.pop()}, with its 95 % interval."
     return Section(name=f"runs{place}", title="All runs", about=about, parts=[Table(head=head, rows=rows)])
 
 
-def _accuracy(run: Run, path: str) -> Cell:
+def _accuracy(run: Run, path: str, alike: bool) -> Cell:
+    """Return the accuracy of a run; on what is said above the table where it is `alike` for all."""
     right, old = run.right, run.report.before.accuracy.quoted if run.report.before.accuracy else None
     if right is None:
         return Cell(text=MISSING, number=True)
     notes = [change(right.value, old.value, right.by.unit)] if old else []
-    notes += [f"{interval(right.interval, right.by.unit)} on {right.of}"] if right.interval else [right.of]
+    notes += [interval(right.interval, right.by.unit)] if right.interval else []
+    notes += [] if alike else [f"on {right.of}"]
     return Cell(
         text=metric(right.value, right.by.unit, 2),
         number=True,
