@@ -19,7 +19,8 @@ from slimkit.runs import train as train_run
 from slimkit.training import loop, trackers
 from tests.test_train import FEW, net, toy  # noqa: F401
 
-TRAIN = ("train", "--arch", "zoo:resnet8", "--data", "digits", "--epochs", "2", "--at", "1", "--device", "cpu")
+EARLY = ("--method", "early-bird", "--at", "1")
+TRAIN = ("train", "--arch", "zoo:resnet8", "--data", "digits", "--epochs", "2", "--device", "cpu", *EARLY)
 ROWS = {"doing", "epoch", "step", "loss", "accuracy", "learning_rate", "seconds"}
 
 

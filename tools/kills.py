@@ -32,8 +32,9 @@ from slimkit.runs import compress, train  # noqa: F401 - imported here, so that 
 FILES = {"model.onnx", "model.safetensors", "report.json", "report.html", "run.toml", "train.log", ".manifest.json"}
 BESIDE = re.compile(r"\.out\.lock|\.out\.[0-9a-f]{8}\.(partial|old)|out\.state")
 FEW = ["--batch-size", "256", "--device", "cpu", "--precision", "fp32", "--round-to", "1", "--out", "out", "--resume"]
+EARLY = ["--method", "early-bird", "--at", "1"]
 WORDS = {
-    "train": ["train", "--arch", "zoo:resnet8(width=4)", "--data", "digits", "--epochs", "4", "--at", "1", *FEW],
+    "train": ["train", "--arch", "zoo:resnet8(width=4)", "--data", "digits", "--epochs", "4", *EARLY, *FEW],
     "compress": ["compress", str(zoo.CHECKPOINTS["resnet8-digits"]), "--data", "digits", "--epochs", "3", *FEW],
 }
 
