@@ -61,6 +61,25 @@ def hugging_face(name: str) -> Made:
     return net.eval(), {"pixel_values": torch.randn(1, config.num_channels, side, side)}
 
 
+def of_torchvision(name: str) -> Made:
+    import torchvision
+
+    settings = {"weights_backbone": None} if name in SEMANTIC else {}
+    return torchvision.models.get_model(name, weights=None, **settings).eval(), torch.randn(1, 3, 96, 96)
+
+
+def video(name: str) -> Made:
+    from torchvision.models import get_model
+
+    return get_model(name, weights=None).eval(), torch.randn(1, 3, 8, 64, 64)
+
+
+def optical_flow(name: str) -> Made:
+    from torchvision.models import get_model
+
+    return get_model(name, weights=None).eval(), (torch.randn(1, 3, 128, 128), torch.randn(1, 3, 128, 128))
+
+
 ULTRALYTICS = """
 yolov5n yolov8n yolov8n-seg yolov8n-pose yolov8n-obb yolov8n-cls yolov8n-p2 yolov8n-p6 yolov9t yolov9c-seg yolov9e
 yolov10n yolov10b yolo11n yolo11n-seg yolo11n-pose yolo11n-obb yolo11n-cls yolo12n yolo12n-seg yolo12n-pose yolo12n-cls
@@ -72,11 +91,17 @@ retinanet_resnet50_fpn_v2 fcos_resnet50_fpn ssd300_vgg16 ssdlite320_mobilenet_v3
 keypointrcnn_resnet50_fpn
 """
 SEGMENTATION = "Unet UnetPlusPlus FPN PSPNet DeepLabV3 DeepLabV3Plus Linknet MAnet PAN UPerNet Segformer"
+SEMANTIC = "fcn_resnet50 deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large"
+VIDEO = "r3d_18 mc3_18 r2plus1d_18"
+OPTICAL_FLOW = "raft_small"
 HUGGING_FACE = "ResNet RegNet MobileNetV1 MobileNetV2 EfficientNet ConvNext ConvNextV2 Levit PoolFormer"
 FAMILIES: dict[str, tuple[str, Callable[[str], Made]]] = {
     "ultralytics": (ULTRALYTICS, yolo),
     "detection": (DETECTION, detector),
     "segmentation_models": (SEGMENTATION, segmenter),
+    "segmentation": (SEMANTIC, of_torchvision),
+    "video": (VIDEO, video),
+    "optical_flow": (OPTICAL_FLOW, optical_flow),
     "huggingface": (HUGGING_FACE, hugging_face),
 }
 

@@ -82,7 +82,7 @@ def measured(model: nn.Module, example: Example) -> Row:
     failing = proof.failing_groups(model, graph, mask, [example]) if error > proof.TOLERANCE else []
     reasons: Counter[str] = Counter()
     for kept in graph.kept:
-        if "reaches the output" not in kept.reason:
+        if not kept.output:
             reasons[kept.reason.split(" (in ")[0]] += kept.channels
     every, none = torch.ones(graph.units, dtype=torch.bool), torch.zeros(graph.units, dtype=torch.bool)
     total = graph.macs(every)
