@@ -48,12 +48,14 @@ def test_a_run_before_and_after():
             "after/latency_ms/median": 31.42,
             "after/latency_ms/noisy": False,
             "warnings": ["latency: the spread was above 5 % in one of 5 rounds"],
+            "arch/assumptions": ["pictures are read as 3x224x224, with crop 0.875 (resize 256)"],
         },
     )
     said = printed(run_table(report))
     for words in ("accuracy (6149 test)", "93.10 %", "92.4 – 93.7 %", "31.4 ms", "1.81 G", "points"):
         assert words in said
     assert "Warning: latency: the spread was above 5 %" in said
+    assert "Assumed: pictures are read as 3x224x224, with crop 0.875 (resize 256)" in said
     assert said.startswith("The slim resnet8 gets 93.1 % of the 6149 test images right")
     assert said.index("Proven: ") < said.index("MACs an image")
 

@@ -46,6 +46,7 @@ def run_table(report: Report) -> RenderableType:
     if said.meaning:
         parts += [Text(said.meaning), Text(f"Next: {said.command}")]
     parts += [Text(said.proof), table, *map(Text, said.notes)]
+    parts += [Text(f"Assumed: {as_flags(words)}") for words in report.arch.assumptions]
     parts += [Text(f"Warning: {as_flags(warning)}", style="yellow") for warning in report.warnings]
     return Group(*parts)
 
