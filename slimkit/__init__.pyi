@@ -21,6 +21,7 @@ from .methods import EarlyBird as EarlyBird
 from .models.slim_file import load as load
 from .models.slim_file import save as save
 from .runs.compress import compress as compress
+from .runs.study import study as study
 from .runs.train import train as train
 from .selection.mask import Mask as Mask
 from .surgery.remove import kept_indices as kept_indices

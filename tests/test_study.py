@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
+import slimkit
 from slimkit.cli import main
 from slimkit.errors import EngineError, OutputError, RecordError, SpecError, TrainingError
 from slimkit.methods import METHODS, Found, Job, scratch
@@ -166,8 +167,20 @@ def test_a_killed_study_goes_on_and_trains_nothing_twice(
 
 def test_more_seeds_are_added_to_a_study_that_is_there(small: studying.Study, tmp_path: Path) -> None:
     study_file.write(tmp_path / study_file.NAME, [one for one in small.arms if one.seed == 0])
-    again = studying.study(spec(*THREE, seeds=2), tmp_path, resume=True, workers=0)
+    asked = {**SETTINGS, "methods": THREE, "ratio": [0.5], "seeds": 2}
+    again = slimkit.study(asked, tmp_path, resume=True, workers=0)
     assert without_times(again.arms) == without_times(small.arms)
+
+
+def test_a_study_of_a_version_that_knew_fewer_settings_goes_on(small: studying.Study, tmp_path: Path) -> None:
+    fewer = [
+        replace(one, settings={name: value for name, value in one.settings.items() if name != "schedule"})
+        for one in small.arms
+    ]
+    study_file.write(tmp_path / study_file.NAME, fewer)
+    studying.study(spec(*THREE, seeds=2), tmp_path, resume=True, workers=0)
+    with pytest.raises(OutputError, match="its schedule is 'cosine', not 'step'"):
+        studying.study(spec(*THREE, seeds=2, schedule="step"), tmp_path, resume=True, workers=0)
 
 
 @pytest.mark.parametrize(

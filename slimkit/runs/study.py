@@ -15,8 +15,9 @@ from slimkit.runs import begin, ray_workers
 from slimkit.runs import output as folder
 from slimkit.runs.arm import Work, prepared, train_arm
 from slimkit.runs.arms import Planned, planned
+from slimkit.runs.plan import plan
 from slimkit.runs.workers import Here, Processes, WorkerDied, Workers
-from slimkit.settings import StudySpec
+from slimkit.settings import StudySpec, study_spec
 
 TRIES = 3  # of an arm whose worker dies
 PAGE = "study.html"
@@ -39,7 +40,7 @@ class Study:
 
 
 def study(
-    spec: StudySpec,
+    spec: StudySpec | Mapping[str, Any],
     out: Path | str | None = None,
     *,
     resume: bool = False,
@@ -49,7 +50,7 @@ def study(
     """Train all arms, write each as it is done, and compare them.
 
     Args:
-        spec: which arms, on what.
+        spec: which arms, on what: a spec, or settings by name as a file has them.
         out: folder; default: the architecture's name and `-study`.
         resume: train what the folder lacks; what it has is kept.
         workers: see `hired`.
@@ -58,6 +59,7 @@ def study(
     Raises:
         SlimkitError: whatever the caller can mend. Arms that finished before are in the folder.
     """
+    spec = spec if isinstance(spec, StudySpec) else study_spec(spec)
     runs = planned(spec)
     target = Path(out) if out is not None else Path(f"{begin.short_name(spec.arch)}-study")
     progress("looking at the arms", None)
@@ -168,10 +170,14 @@ def _earlier(home: Path, runs: list[Planned]) -> tuple[dict[Key, Arm], list[str]
 
 
 def _other_settings(arm: Arm, wanted: Mapping[str, Any]) -> str:
-    """Say in which setting an arm is not what is asked for; nothing where it is."""
+    """Say in which setting an arm is not what is asked for; nothing where it is.
+
+    One that the version which trained the arm did not know yet has to be what it is by default.
+    """
+    usual = plan({name: wanted[name] for name in ("arch", "data", "method")}).settings()
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in wanted.items()}
     for name, value in plain.items():
-        had = arm.settings.get(name)
+        had = arm.settings.get(name, usual[name])
         had = list(had) if isinstance(had, tuple) else had
         if had != value:
             return f"its {name} is {had!r}, not {value!r}"
