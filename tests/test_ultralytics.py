@@ -202,6 +202,16 @@ def test_compress_takes_a_network_in_memory():
     torch.testing.assert_close(dict(net.state_dict()), before, rtol=0, atol=0)
 
 
+def test_evaluate_measures_a_file_again(slim, data, capsys):
+    capsys.readouterr()
+    assert main(["evaluate", str(slim / "model.pt"), "--data", str(data), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["accuracy"]
+    before = json.loads((slim / "report.json").read_text())["after"]["accuracy"]
+    assert found["metric"] == "mAP50-95" and found["validation"] == pytest.approx(before["validation"], abs=1e-6)
+    assert main(["evaluate", str(slim / "model.pt"), "--data", str(data), "--crop", "0.5"]) == 2
+    assert "crop is 0.5: a network of Ultralytics" in capsys.readouterr().err
+
+
 def refused(capsys, *words: object) -> str:
     assert main(["compress", *map(str, words)]) == 2
     said = capsys.readouterr()

@@ -11,9 +11,11 @@ from torch import nn
 from slimkit import data, models, provenance
 from slimkit._version import __version__
 from slimkit.errors import CheckpointError, RecordError, SpecError
+from slimkit.models.ultralytics import Maps
 from slimkit.progress import Progress, quiet
 from slimkit.provenance import UNKNOWN, Provenance
 from slimkit.results import Evaluation
+from slimkit.runs import yolo
 from slimkit.runs.figures import judged
 from slimkit.runs.pixels import pixels
 from slimkit.runs.start import data_of
@@ -36,6 +38,10 @@ def evaluate_model(path: Path, spec: EvaluateSpec, progress: Progress = quiet) -
     else:
         found = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
         network, known, assumed = found.model, provenance.of(found.model), found.assumptions
+        if isinstance(network, Maps):
+            progress("measuring", None)
+            right = yolo.evaluated(network, spec)
+            return Evaluation(slimkit=__version__, model=str(path), data=spec.data, accuracy=right, assumptions=assumed)
     if embedded and spec.mean:
         raise SpecError(f"mean is set, and {path} normalises by itself.\n  Leave out `mean` and `std`")
     dataset = data_of(spec, spec.data, known)

@@ -1,11 +1,12 @@
 """What a run of `compress` does with a network of Ultralytics: its own data sets, trainer, losses and metrics."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from slimkit import data
+from slimkit import data, provenance
 from slimkit.errors import SpecError
 from slimkit.models import Network
 from slimkit.models.ultralytics import Maps, installed, task_of
@@ -14,11 +15,12 @@ from slimkit.results import Accuracy, Recovery
 from slimkit.runs import start
 from slimkit.runs.given import Judge, Retrain, Retrained
 from slimkit.selection.ranking import criterion
-from slimkit.settings import CompressSpec
+from slimkit.settings import CompressSpec, EvaluateSpec
 from slimkit.training.ultralytics import Workshop
 
 _BATCH = 16  # images a step, as Ultralytics has it; the setting's own default is for small pictures
-_FOREIGN = ("max_drop", "int8", "precision", "task", "data_root", "resize", "crop", "mean", "std", "allow_bad")
+_DATA = ("task", "data_root", "resize", "crop", "mean", "std", "allow_bad")
+_FOREIGN = ("max_drop", "int8", "precision", *_DATA)
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,37 @@ def of_data(network: Network, spec: CompressSpec, progress: Progress) -> Made | 
     if spec.epochs != int(spec.epochs):
         raise SpecError(f"epochs is {spec.epochs:g}: Ultralytics trains whole epochs.\n  Give a whole number")
     workshop = _workshop(network.model, spec, spec.data)
-    known = workshop.check()
-    splits = ["val", *(["test"] if known.get("test") else [])]
+    judge = _judge(workshop)
     calibration = data.as_inputs(workshop.images())
+
+    def retrain(model: nn.Module, teacher: nn.Module) -> Retrained:
+        trained, history, images, device = workshop.train(model, int(spec.epochs), progress)
+        record = Recovery(
+            epochs=spec.epochs, seconds=0.0, images=images, device=device, precision="fp32", history=history,
+            by=f"Ultralytics {installed()}",
+        )  # fmt: skip
+        return Retrained(trained, record)
+
+    return Made(replace(calibration, name=f"{spec.data}, train"), judge, retrain if spec.epochs else None)
+
+
+def evaluated(model: Maps, spec: EvaluateSpec) -> Accuracy:
+    """Return how good a network of Ultralytics is on one of its data sets.
+
+    Raises:
+        SpecError: a setting does not apply to its networks.
+        DataError: the data set cannot be used.
+    """
+    _refuse(spec, _DATA)
+    known = provenance.of(model).input_shape
+    asked = tuple(map(int, spec.input_shape.split(","))) if spec.input_shape else known
+    assert asked is not None
+    return _judge(Workshop(spec.data, task_of(model.net), max(asked[1:]), _BATCH))(model)
+
+
+def _judge(workshop: Workshop) -> Judge:
+    """Return what measures a network on the validation split, and on test where the data set has one."""
+    splits = ["val", *(["test"] if workshop.check().get("test") else [])]
 
     def judge(model: nn.Module) -> Accuracy:
         found = {split: workshop.judge(model, split) for split in splits}
@@ -75,15 +105,7 @@ def of_data(network: Network, spec: CompressSpec, progress: Progress) -> Made | 
             metrics={name: measured.value for name, measured in last.items()},
         )
 
-    def retrain(model: nn.Module, teacher: nn.Module) -> Retrained:
-        trained, history, images, device = workshop.train(model, int(spec.epochs), progress)
-        record = Recovery(
-            epochs=spec.epochs, seconds=0.0, images=images, device=device, precision="fp32", history=history,
-            by=f"Ultralytics {installed()}",
-        )  # fmt: skip
-        return Retrained(trained, record)
-
-    return Made(replace(calibration, name=f"{spec.data}, train"), judge, retrain if spec.epochs else None)
+    return judge
 
 
 def _workshop(model: Maps, spec: CompressSpec, name: str) -> Workshop:
@@ -99,12 +121,12 @@ def _workshop(model: Maps, spec: CompressSpec, name: str) -> Workshop:
     return Workshop(name, task_of(model.net), max(image.shape[2:]), batch, others)
 
 
-def _refuse(spec: CompressSpec) -> None:
+def _refuse(spec: CompressSpec | EvaluateSpec, names: Sequence[str] = _FOREIGN) -> None:
     """Refuse settings that Ultralytics has no use for, instead of leaving them unused."""
-    default = {entry.name: entry.default for entry in fields(CompressSpec)}
-    given = next((name for name in _FOREIGN if getattr(spec, name) != default[name]), None)
-    if given is None and spec.ranking != "auto" and criterion(spec.ranking).needs == "data":
-        given = "ranking"
+    default = {entry.name: entry.default for entry in fields(spec)}
+    given = next((name for name in names if getattr(spec, name) != default[name]), None)
+    if given is None and isinstance(spec, CompressSpec) and spec.ranking != "auto":
+        given = "ranking" if criterion(spec.ranking).needs == "data" else None
     if given is not None:
         raise SpecError(
             f"{given} is {getattr(spec, given)!r}: a network of Ultralytics is trained and judged by Ultralytics, "
