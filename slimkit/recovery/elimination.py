@@ -32,6 +32,8 @@ from slimkit.recovery.sensitivity import Sensitivity, Use
 # chance count for little, and scores do not depend on the scale of a channel.
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _BETTER = 0.99  # of the error before: a larger ridge has to show for it
+_FOLLOWED = 256  # values that the ridge is chosen by, of a system that has more
+_LARGE = 1e9  # multiply-adds of telling once what is lost
 _SLICES = 64  # a group is taken apart in about so many steps
 
 
@@ -138,8 +140,7 @@ def _systems(
 def _system(use: Inputs, part: int, weight: Tensor, cost: Tensor, columns: Tensor) -> _System:
     """Return the least squares of one convolution group.
 
-    The ridge is the one by which the values that are read follow best from one another on inputs held out (row i of
-    the inverse says how value i does).
+    The ridge is the one by which the values that are read follow best from one another on inputs held out.
     """
     fit, held = ((side.x[part].cpu(), side.xx[part].cpu(), side.rows) for side in (use.fit, use.held))
     if not use.held.rows:
@@ -147,16 +148,22 @@ def _system(use: Inputs, part: int, weight: Tensor, cost: Tensor, columns: Tenso
     mean = fit[0] / fit[2]
     covariance, apart = _covariance(*fit, mean), _covariance(*held, mean)
     counts = (weight.square() * cost).sum(1)
-    best, kept = float("inf"), covariance
+    some = torch.arange(0, len(mean), 1 + len(mean) // _FOLLOWED)
+    unit = torch.eye(len(mean), dtype=torch.float64)[:, some]
+    best, kept = float("inf"), torch.eye(len(mean), dtype=torch.float64)
     for ridge in _RIDGES:
         variance = covariance.diagonal()
         damping = ridge * (variance + 1e-6 * variance.max()) + 1e-30
-        inverse = torch.linalg.inv(covariance + torch.diag(damping))
-        errors = ((inverse @ apart) * inverse).sum(1) / inverse.diagonal().square()
-        error = float((counts * errors).sum())
+        factor, failed = torch.linalg.cholesky_ex(covariance + torch.diag(damping))
+        if int(failed):
+            continue
+        rows = torch.cholesky_solve(unit, factor)  # of the inverse: how a value follows from the others
+        errors = (rows * (apart @ rows)).sum(0) / rows[some, torch.arange(len(some))].square()
+        error = float((counts[some] * errors).sum())
         if error > _BETTER * best:
             break
-        best, kept = error, inverse
+        best, kept = error, factor
+    kept = torch.cholesky_inverse(kept)
     return _System(use.reader, part, kept, mean, weight, weight, cost, columns, apart.float())
 
 
@@ -199,21 +206,25 @@ def _eliminate(systems: Sequence[_System], count: int) -> tuple[Tensor, Tensor, 
     if not systems:
         return alive, torch.full((count,), float("nan"), dtype=torch.float64), half
     order, sizes, gained = [], [], []
-    before = 0.0
+    before, since = 0.0, 0
+    work = sum(system.whole.numel() * len(system.whole) for system in systems)
+    every = 1 if work < _LARGE else 8  # steps between two looks at what is lost
     while len(alive):
         increase = torch.stack([system.increase(alive) for system in systems]).sum(0)
         picked = increase.argsort(stable=True)[: max(1, min(count // _SLICES, len(alive) - 1))]
         order.append(alive[picked])
         for system in systems:
             system.remove(alive[picked])
-        lost = sum(system.loss() for system in systems)
-        sizes.append(len(picked))
-        gained.append((lost - before) / len(picked))
-        before = lost
         rest = torch.ones(len(alive), dtype=torch.bool)
         rest[picked] = False
-        alive = alive[rest]
-        if not half.systems and 2 * len(alive) <= count:
+        alive, since = alive[rest], since + len(picked)
+        middle = not half.systems and 2 * len(alive) <= count
+        if len(order) % every == 0 or middle or not len(alive):
+            lost = sum(system.loss() for system in systems)
+            sizes.append(since)
+            gained.append((lost - before) / since)
+            before, since = lost, 0
+        if middle:
             half = _Half(tuple(replace(system) for system in systems), lost)
     return torch.cat(order), _rising(sizes, gained), half
 
