@@ -20,7 +20,7 @@ from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
 from slimkit.training.ultralytics import Workshop, keep_widths, penalty
 
-ultralytics = pytest.importorskip("ultralytics")
+ultralytics = pytest.importorskip("ultralytics", exc_type=ImportError)
 YAML = ultralytics.utils.YAML
 pytestmark = pytest.mark.filterwarnings("default")  # Ultralytics' own are not ours to mend
 

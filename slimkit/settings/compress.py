@@ -14,7 +14,8 @@ class CompressSpec(SourceSpec, RunSpec):
 
     data: str | None = setting(
         None,
-        "digits, fashion-mnist, cifar10, cifar100, folder:PATH, file.py:make; default: none",
+        "digits, fashion-mnist, cifar10, cifar100, folder:PATH, file.py:make, or the yaml of a data set where the "
+        "network is one of Ultralytics; default: none",
         optional(text),
     )
     ranking: str = setting(

@@ -13,7 +13,12 @@ from slimkit.settings.source import SourceSpec
 class EvaluateSpec(SourceSpec, DataSpec):
     """What a network in a file is measured on."""
 
-    data: str = setting("", "digits, fashion-mnist, cifar10, cifar100, folder:PATH or file.py:make", text)
+    data: str = setting(
+        "",
+        "digits, fashion-mnist, cifar10, cifar100, folder:PATH, file.py:make, or the yaml of a data set where the "
+        "network is one of Ultralytics",
+        text,
+    )
     seed: int = setting(0, "draws the validation split, as it did when the network was trained", whole(0))
 
     def __post_init__(self) -> None:
