@@ -63,6 +63,13 @@ def test_planted_faults_are_seen() -> None:
     assert all(made == caught for made, caught in found.values()), found
 
 
+@pytest.mark.planted
+def test_five_hundred_planted_faults_are_seen() -> None:
+    found = planted(range(500))
+    made, caught = (sum(column) for column in zip(*found.values(), strict=True))
+    assert made > 350 and caught == made, found
+
+
 @pytest.mark.slow
 def test_ten_thousand_planted_faults_are_seen(record_property: Callable[[str, object], None]) -> None:
     found = planted(range(10_000))
