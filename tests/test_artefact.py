@@ -1,6 +1,7 @@
 """What a run leaves says how it is used; ONNX is written as asked for, and a run does not end where it cannot be."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,36 @@ def test_a_network_of_two_inputs_has_its_onnx_file(tmp_path: Path) -> None:
     assert result.report.proof.slim_vs_onnx is not None
     assert [entry.name for entry in result.report.usage.inputs] == ["x", "y"]
     assert result.report.after.bytes == (tmp_path / "out" / "model.onnx").stat().st_size
+
+
+@dataclass
+class Answer:
+    logits: Tensor
+    features: Tensor
+
+
+class Answers(nn.Module):
+    """Returns an object that no exporter knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.out = conv_bn(3, 8), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Answer:
+        y = self.body(x)
+        return Answer(self.out(y), y.mean((2, 3)))
+
+
+@pytest.mark.parametrize("opset", [18, 19], ids=["direct", "general"])
+def test_outputs_in_an_object_are_numbered(opset: int, tmp_path: Path) -> None:
+    net = Answers().eval()
+    export_onnx(net, tmp_path / "net.onnx", X, opset=opset)
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    images = torch.randn(2, 3, 16, 16)
+    logits, features = session.run(["output_0", "output_1"], {"input": images.numpy()})
+    expected = net(images)
+    torch.testing.assert_close(torch.from_numpy(logits), expected.logits.detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.from_numpy(features), expected.features.detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_without_onnx(tmp_path: Path) -> None:

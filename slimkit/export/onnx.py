@@ -11,17 +11,19 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from slimkit import provenance, usage
 from slimkit._version import __version__
 from slimkit.errors import EngineError, OutputError
-from slimkit.example import Example, batch_size, mapped
+from slimkit.example import Example, batch_size, call, mapped, tensors
 from slimkit.export import direct, general
 from slimkit.export.check import SEVERAL, check, line, references
 from slimkit.export.file import OnnxModel
@@ -98,6 +100,8 @@ def export_onnx(
             partial(mapped, change=partial(as_pixels, normalisation=scale)),
         )
     expected = references(prepare(model), example_input, free_size, placed)
+    if not _is_nest(prepare(model), expected[0].example):
+        prepare = partial(_flattened, prepare=prepare)
     several = next((one.example for one in expected if batch_size(one.example) == SEVERAL), None)
     why = "" if several is not None else "it takes one image at a time"
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -121,6 +125,25 @@ def export_onnx(
     finally:
         part.unlink(missing_ok=True)
     return Exported(name, batch, "" if batch is None or fixed_batch else why)
+
+
+@torch.no_grad()
+def _is_nest(model: nn.Module, example: Example) -> bool:
+    """Tell whether a network returns tensors in what torch's exporter looks into: tuples, lists, dicts."""
+    return all(isinstance(leaf, Tensor | int | float | None) for leaf in tree_leaves(call(model, example)))
+
+
+def _flattened(model: nn.Module, prepare: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """Return a network ready for export that returns its tensors in a tuple, whatever objects they are in."""
+    twin = prepare(model)
+    forward = twin.forward
+
+    @wraps(forward)
+    def flat(*args: Any, **settings: Any) -> tuple[Tensor, ...]:
+        return tuple(tensors(forward(*args, **settings)))
+
+    twin.forward = flat
+    return twin
 
 
 def _as_is(example: Example) -> Example:
