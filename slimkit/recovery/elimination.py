@@ -12,8 +12,9 @@ Shapes: U units, G convolution groups, F values read, O outputs, as in `readers`
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ class _System:
 
     Attributes:
         use: what reads; `part`: its convolution group.
-        inverse: [F, F], of the covariance of what is read, of inputs to fit.
+        inverse: [R, R], of the covariance of what is read and left, of inputs to fit.
         mean: [F], of what is read.
         weight: [F, O], as it makes up for what is gone; `whole`: before anything went.
         cost: [O], of a mean squared error of 1 at each output.
@@ -61,22 +62,34 @@ class _System:
     columns: Tensor
     held: Tensor
 
+    def __post_init__(self) -> None:
+        self._rows = torch.arange(len(self.whole))  # that are left, R, of F
+        self._place = self._rows.clone()  # [F], where each row that is left is among them
+
     def increase(self, alive: Tensor) -> Tensor:
         """Return, for each of the units `alive`, by how much the error grows without it."""
         columns = self.columns[alive]  # [A, K]
-        own = self.inverse[columns[:, :, None], columns[:, None]]
+        places = self._place[columns]
+        own = self.inverse[places[:, :, None], places[:, None]]
         weight = self.weight[columns]  # [A, K, O]
         added: Tensor = weight * torch.linalg.solve(own, weight) * self.cost
         return added.sum((1, 2))
 
     def remove(self, units: Tensor) -> None:
         """Let the other inputs make up for some units."""
-        gone = self.columns[units].flatten()
+        columns = self.columns[units].flatten()
+        gone = self._place[columns]
         side = self.inverse[:, gone]
-        step = torch.linalg.solve(side[gone], torch.cat([self.weight[gone], side.T], 1))
+        stay = torch.ones(len(self._rows), dtype=torch.bool)
+        stay[gone] = False
         made = self.weight.shape[1]
-        self.weight = self.weight - side @ step[:, :made]
-        self.inverse = self.inverse - side @ step[:, made:]
+        step = torch.linalg.solve(side[gone], torch.cat([self.weight[columns], side[stay].T], 1))
+        weight = torch.zeros_like(self.weight)
+        self._rows = self._rows[stay]
+        weight[self._rows] = self.weight[self._rows] - side[stay] @ step[:, :made]
+        self.weight = weight
+        self.inverse = self.inverse[stay][:, stay] - side[stay] @ step[:, made:]
+        self._place[self._rows] = torch.arange(len(self._rows))
 
     def loss(self) -> float:
         """Return what the error of all that is made costs, on inputs held out."""
@@ -225,7 +238,7 @@ def _eliminate(systems: Sequence[_System], count: int) -> tuple[Tensor, Tensor, 
             gained.append((lost - before) / since)
             before, since = lost, 0
         if middle:
-            half = _Half(tuple(replace(system) for system in systems), lost)
+            half = _Half(tuple(copy.copy(system) for system in systems), lost)
     return torch.cat(order), _rising(sizes, gained), half
 
 
