@@ -152,7 +152,7 @@ def table(rows: list[Row]) -> str:
             lines.append(f"| {row['family']} | {row['name']} | | | | | | {row['failed']} |")
             continue
         verdict = "yes" if row in exact else f"{row['failing']} channels kept"
-        share = (row["removable"] - row["failing"]) / max(row["channels"], 1)
+        share = (row["removable"] - row["failing"]) / max(row["removable"] + sum(row["kept"].values()), 1)
         why = "; ".join(f"{channels} {reason}" for reason, channels in list(row["kept"].items())[:3])
         lines.append(
             f"| {row['family']} | {row['name']} | {size(row)} | {verdict} | {share:.0%} "
