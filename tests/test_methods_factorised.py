@@ -10,7 +10,7 @@ from slimkit.errors import SpecError
 from slimkit.methods import factorised
 from slimkit.methods.factorised import Config
 from slimkit.models.factors import Factors
-from slimkit.surgery import thin_times
+from slimkit.surgery import rows, thin_times
 from tests.training_sample import accuracy, network, recipe, stripes
 
 
@@ -41,6 +41,10 @@ def test_a_network_of_the_zoo_within_its_budget(budget: str, tmp_path) -> None: 
     images = torch.randn(2, 1, 28, 28)
     torch.testing.assert_close(again(images), done.model(images), rtol=0, atol=0)
     assert provenance.of(again).edits == (provenance.Factorised(ranks=done.ranks),)
+    found = rows.layers(model, done.model, images[:1])  # of a layer that was made two: what the two come to
+    norms = sum(p.numel() for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
+    assert sum(layer.params_after for layer in found) == done.params[1] - norms
+    assert all(layer.macs_after > 0 for layer in found) and len(found) == len(rows.layers(model, model, images[:1]))
 
 
 class Reads(nn.Module):

@@ -26,6 +26,7 @@ from slimkit.runs.given import Judge
 from slimkit.runs.pixels import pixels
 from slimkit.runs.start import conditions
 from slimkit.settings import RunSpec
+from slimkit.surgery import rows
 
 _CALIBRATION_BATCHES = 8  # of 64 images
 
@@ -156,7 +157,7 @@ def timed_layers(found: tuple[Layer, ...], work: Path, spec: RunSpec, example: E
         replace(
             layer,
             ms_before=None if before is None else before.get(layer.name, 0.0),
-            ms_after=None if after is None else after.get(layer.name, 0.0),
+            ms_after=None if after is None else rows.summed(after, layer.name),
         )
         for layer in found
     )

@@ -1,6 +1,6 @@
 """What a run found out about channels and layers, as rows of the report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -79,12 +79,17 @@ def layers(dense: nn.Module, slim: nn.Module, inputs: Example) -> tuple[results.
                     channels_before=_width(module),
                     channels_after=_width(small[name]),
                     macs_before=macs_before[name],
-                    macs_after=macs_after.get(name, 0),
+                    macs_after=int(summed(macs_after, name)),
                     params_before=params_before.get(name, 0),
-                    params_after=params_after.get(name, 0),
+                    params_after=int(summed(params_after, name)),
                 )
             )
     return tuple(rows)
+
+
+def summed(figures: Mapping[str, float], name: str) -> float:
+    """Return the figure of a layer, by its path; of one that was made two, what the two come to."""
+    return sum(value for path, value in figures.items() if path == name or path in (f"{name}.0", f"{name}.1"))
 
 
 def _width(module: nn.Module) -> int:
