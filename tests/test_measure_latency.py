@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,8 +14,8 @@ from torch import nn
 
 from slimkit.errors import CheckpointError, EngineError
 from slimkit.export import export_onnx
-from slimkit.measure import engines, latency
-from slimkit.measure.engines import Runner, open_runner
+from slimkit.measure import latency
+from slimkit.measure.engines import Port, Runner, open_runner
 from slimkit.measure.latency import measure
 from slimkit.measure.node_times import _layers, latency_by_node
 from slimkit.runs import bench as benching
@@ -74,7 +73,7 @@ def test_files_take_turns_after_their_warm_ups(monkeypatch):
     ran = []
 
     def fake(path, engine, threads):
-        return Runner(lambda image: ran.append(path), (None, 3), np.dtype("f4"), "fake 1")
+        return Runner(lambda images: ran.append(path), (Port("x", (None, 3), np.dtype("f4")),), "fake 1")
 
     monkeypatch.setattr(latency, "open_runner", fake)
     found = measure(["a", "b"], seconds=0)
@@ -202,11 +201,6 @@ def test_engines_that_are_unknown_or_not_installed_are_named(files, monkeypatch)
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(EngineError, match=r"(?s)not installed.*pip install 'slimkit\[openvino\]'"):
         open_runner(files[0], "openvino")
-
-
-def test_a_file_with_two_inputs_is_refused():
-    with pytest.raises(EngineError, match="has 2 inputs"):
-        engines._one_input(Path("two.onnx"), 2)
 
 
 def test_openvino_computes_what_onnx_runtime_computes(files):

@@ -361,11 +361,11 @@ def test_groups_are_penalised_until_the_draw_in_every_pass(toy, tmp_path, monkey
 
     monkeypatch.setattr(penalised, "penalise_groups_", spy)
     monkeypatch.setattr(penalised, "penalise_gamma_", lambda *_: pytest.fail("gamma is not to be penalised"))
-    settings = {"penalty": "group", "ranking": "group-norm", "epochs": 3}
+    settings = {"penalty": "group", "ranking": "group-norm", "epochs": 3, "penalty_total": 0.3}  # the default kills it
     run, job = found(toy, tmp_path, settings | {"method": "network-slimming", "passes": 2})
     assert len(seen) == 2 * 3 * 6 and set(seen[:18]) == {job.graph.units}
     assert len(set(seen[18:])) == 1 and run.slimmed.mask.keep.sum() < seen[-1] < job.graph.units
-    assert run.search.penalty.kind == "group" and run.search.penalty.pull == pytest.approx(1.0)
+    assert run.search.penalty.kind == "group" and run.search.penalty.pull == pytest.approx(0.3)
     seen.clear()
     found(toy, tmp_path, settings | {"at": 1})
     assert len(seen) == 6

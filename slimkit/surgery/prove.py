@@ -106,5 +106,6 @@ def _no_evidence(model: nn.Module, found: Evidence) -> str:
         notes = f"all {found.channels} output channels are the same on every input"
     return (
         f"nothing can be proved about a smaller network: no output says anything ({notes}).\n"
-        "  Give an example input on which the network's outputs are finite and vary"
+        "  Give an example input on which the network's outputs are finite and vary; a network that a penalty has "
+        "killed gives the same for all: train it with a smaller one"
     )
