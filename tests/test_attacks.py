@@ -356,7 +356,6 @@ IDENTITY = [helper.make_node("Identity", ["x"], ["z"])]
         {"shape": (1, 3, 200_000, 200_000)},
         {"shape": (1, -1, 6, 6)},
         {"inputs": 0},
-        {"inputs": 2},
         {"nodes": [helper.make_node("Expand", ["x", "size"], ["z"])],
          "weights": [helper.make_tensor("size", TensorProto.INT64, [4], [10**5] * 4)]},
         {"nodes": [helper.make_node("NoSuch", ["x"], ["z"])]},

@@ -160,7 +160,7 @@ def test_outputs_that_never_vary_prove_nothing_and_nothing_is_written(how: Any, 
     net = Hides(how)
     dead = fully(net)
     assert (dead.error, dead.constant, dead.channels, dead.proven) == (0, channels, channels, False)
-    with pytest.raises(ProofError, match=f"all {channels} output channels are the same on every input"):
+    with pytest.raises(ProofError, match=f"its {channels} outputs are the same whatever it is given"):
         prove(net, trace(net, X), lambda _: Mask.full(trace(net, X)), [X])
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import model_zoo
+import slimkit
 from slimkit import data, models, provenance
 from slimkit.channels import Graph, trace
 from slimkit.errors import DataError, SpecError
@@ -277,3 +278,14 @@ def test_a_network_that_raises_in_the_middle_leaves_no_thread_behind() -> None:
     with pytest.raises(RuntimeError):
         run(net, graph, half(graph), [torch.randn(64, 4), torch.randn(64, 5)], "sequential")
     assert threading.active_count() == before
+
+
+def test_what_was_fitted_can_be_trained() -> None:
+    """Large weights that take each other back fit as well, and an epoch of training ruins them."""
+    dense = models.load(model_zoo.CHECKPOINTS["resnet8-digits"]).model
+    fitted = slimkit.compress(dense, torch.randn(1, 1, 8, 8), 0.3, data="digits", epochs=0)
+    own = dict(dense.named_parameters())
+    for name, weight in fitted.model.named_parameters():
+        assert weight.dim() < 2 or weight.norm() < 2 * own[name].norm(), name
+    trained = slimkit.compress(dense, torch.randn(1, 1, 8, 8), 0.3, data="digits", epochs=1)
+    assert trained.report.after.accuracy.validation > 0.95 and fitted.report.after.accuracy.validation > 0.95

@@ -20,6 +20,7 @@ class Two(nn.Module):
         self.a, self.na = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
         self.b, self.nb = nn.Conv2d(8, 10, 3, padding=1, bias=False), nn.BatchNorm2d(10)
         self.c, self.d = nn.Linear(10, 6), nn.Linear(6, 4)
+        nn.init.constant_(self.c.bias, 1.0)  # alive, whatever goes
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.nb(self.b(self.na(self.a(x)).relu())).relu().mean((2, 3))

@@ -65,11 +65,11 @@ def arms(
     """Give a row for each share of the multiply-adds and each arm."""
     graph = trace(dense, inputs[:1])
     began = time.process_time()
-    scores = elimination.losses(dense, graph, [inputs])
+    losses = elimination.losses(dense, graph, [inputs])
     scoring = time.process_time() - began
     full = graph.macs(Mask.full(graph).keep)
     for share in shares:
-        least, even = widths.candidates(graph, scores, "macs", share * full, allowed)
+        least, *_, even = widths.candidates(graph, losses, "macs", share * full, allowed)
         found = {}
         yield {"arm": "folded", **_row(graph, even, quality(folded(dense, graph, even, inputs)), 0.0, full)}
         renewed = folded(dense, graph, even, inputs)

@@ -121,16 +121,14 @@ def ours(point: Point, seed: int) -> nn.Module:
         masks = widths.candidates(bench.graph, losses, "macs", limit, point.widths)
     else:
         spec = CompressSpec(max_latency=point.share)
-        filled = fill_unranked(losses.float(), rank("group-norm", bench.dense, bench.graph))
+        norms = rank("group-norm", bench.dense, bench.graph)
+        filled = [fill_unranked(lost.float(), norms) for lost in (losses.measured, losses.estimated)]
         tables = TABLES.setdefault(bench.name, [])
         solver = LatencySolver(bench.dense, remove, spec.budget, bench.image, conditions(spec), tables=tables)
         nothing = torch.zeros(bench.graph.units, dtype=torch.bool)
         summed = replace(solver, additive=True)
-        scores = by_scope(bench.graph, filled, "group")
-        masks = [
-            summed(bench.graph, filled, point.widths, nothing),
-            solver(bench.graph, scores, point.widths, nothing),
-        ]
+        masks = [summed(bench.graph, lost, point.widths, nothing) for lost in filled]
+        masks.append(solver(bench.graph, by_scope(bench.graph, filled[0], "group"), point.widths, nothing))
     return widths.best(bench.dense, bench.graph, masks, [inputs])[1].model
 
 

@@ -9,8 +9,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
+from PIL import Image
+
 from slimkit.errors import DataError
 
+open_picture = Image.open  # Pillow's own: Ultralytics puts another in its place, for which a damaged file is a package
 # Pillow goes by what is in a file, whatever its name is, and hands PostScript to another program.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 _VAST = 2**24  # pixels of a picture that is decoded alone: a small file may hold ten times as many
@@ -61,12 +64,10 @@ def problem(path: Path) -> str | None:
     The whole file is decoded, so that one that was cut off is seen; JPEG at an eighth of its size, which takes a
     fraction of the time.
     """
-    from PIL import Image
-
     if not path.is_file():
         return "it is no file"  # a pipe would be waited for
     try:
-        with Image.open(path, formats=FORMATS) as opened:
+        with open_picture(path, formats=FORMATS) as opened:
             opened.draft("RGB", (max(1, opened.width // 8), max(1, opened.height // 8)))
             with _ALONE if opened.width * opened.height > _VAST else nullcontext():
                 opened.load()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from slimkit.data.dataset import Dataset
 from slimkit.data.folder import arranged
-from slimkit.data.listing import FORMATS, PARTS, pictures, problem, readable
+from slimkit.data.listing import FORMATS, PARTS, open_picture, pictures, problem, readable
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.pictures import SQUASH, Reading, View, as_tensor, view
 from slimkit.errors import DataError
@@ -131,9 +131,8 @@ def _pairs(images: Path, masks: Path) -> list[Pair]:
 def _read(path: Path) -> Tensor:
     """Return the class numbers in a mask, int64 [H, W]."""
     import numpy as np
-    from PIL import Image
 
-    with Image.open(path, formats=FORMATS) as opened:
+    with open_picture(path, formats=FORMATS) as opened:
         if opened.mode not in ("P", "L", "1", "I", "I;16"):
             raise DataError(f"it is a picture of mode {opened.mode}, not of one channel with class numbers")
         return torch.from_numpy(np.asarray(opened).astype(np.int64))
@@ -142,7 +141,6 @@ def _read(path: Path) -> Tensor:
 def _problem(pair: Pair, values: dict[Path, int]) -> str | None:
     """Say why a picture and its mask cannot be used; note the values of the mask."""
     import numpy as np
-    from PIL import Image
 
     path, mask_path = pair
     if mask_path is None or not mask_path.is_file():
@@ -154,7 +152,7 @@ def _problem(pair: Pair, values: dict[Path, int]) -> str | None:
         mask = _read(mask_path)
     except Exception as error:  # decoders raise what they like
         return f"its mask {mask_path}: {error}"
-    with Image.open(path, formats=FORMATS) as opened:
+    with open_picture(path, formats=FORMATS) as opened:
         width, height = opened.size
     if tuple(mask.shape) != (height, width):
         return f"it is {width}x{height}, its mask {mask_path} {mask.shape[1]}x{mask.shape[0]}"

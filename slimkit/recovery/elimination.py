@@ -1,6 +1,6 @@
 """Which channels reconstruction can do without, and what that costs: the scores that the regression itself gives.
 
-    scores = losses(dense, graph, batches)             # [U], nats; the lowest of a group go first
+    found = losses(dense, graph, batches)              # [U], nats; the lowest of a group go first
 
 Within a group the unit goes next whose removal adds least to the error of the least squares of all its readers, the
 others making up for it as well as they can: optimal brain surgery for channels (Hassibi and Stork 1993; OBSPA,
@@ -36,6 +36,25 @@ _BETTER = 0.99  # of the error before: a larger ridge has to show for it
 _FOLLOWED = 256  # values that the ridge is chosen by, of a system that has more
 _LARGE = 1e9  # multiply-adds of telling once what is lost
 _SLICES = 64  # a group is taken apart in about so many steps
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What is lost when each unit goes, after those of its group that are lost more cheaply; two ways, [U] each.
+
+    In nats of the divergence of the predictions, as far as losses of groups add up, on inputs held out: of few inputs,
+    few channels explain all, but only those. Never falling within a group in the order in which units go; NaN where
+    nothing that can be fitted reads the group.
+
+    Attributes:
+        estimated: errors at the readers, each weighted with what it costs by `curvature`.
+        measured: the same, every group scaled by what half of it costs when that alone is gone. That is nearer for a
+            group alone; what later layers would make up for it overprices (ResNet-20 at 0.4 of its latency: divergence
+            0.043 by these widths, 0.030 by the estimated ones; EfficientNet-Lite0 the other way round).
+    """
+
+    estimated: Tensor
+    measured: Tensor
 
 
 @dataclass
@@ -98,12 +117,8 @@ class _System:
 
 
 @torch.no_grad()
-def losses(dense: nn.Module, graph: Graph, batches: Sequence[Example], *, progress: Progress | None = None) -> Tensor:
-    """Return what is lost when each unit goes, after those of its group that are lost more cheaply, [U].
-
-    In nats of the divergence of the predictions, as far as losses of groups add up, on inputs held out: of few inputs,
-    few channels explain all, but only those. Never falling within a group in the order in which units go; NaN where
-    nothing that can be fitted reads the group.
+def losses(dense: nn.Module, graph: Graph, batches: Sequence[Example], *, progress: Progress | None = None) -> Losses:
+    """Return what is lost when each unit goes.
 
     Args:
         dense: the network; left as found.
@@ -117,13 +132,14 @@ def losses(dense: nn.Module, graph: Graph, batches: Sequence[Example], *, progre
     readers = {axis.tensor for axis in graph.axes if axis.reads}
     inputs = gather(dense, parts, readers, report)
     measure = Sensitivity(dense, [part for part in parts if part.held])
-    result: Tensor = torch.zeros(graph.units, dtype=torch.float64)
+    estimated, measured = torch.zeros(2, graph.units, dtype=torch.float64)
     for number, group in enumerate(graph.groups):
         systems = [s for axis in graph.axes if axis.reads for s in _systems(dense, axis, group, inputs, costs)]
         order, gained, half = _eliminate(systems, len(group.members))
-        result[group.members[order]] = gained * _correction(dense, half, measure)
+        estimated[group.members[order]] = gained
+        measured[group.members[order]] = gained * _correction(dense, half, measure)
         report("scoring channels", (number + 1) / len(graph.groups))
-    return result
+    return Losses(estimated, measured)
 
 
 def _systems(

@@ -14,6 +14,10 @@ from torch import Tensor
 
 LARGEST = 5_000  # values read, for which second moments are kept: 0.2 GB a system in double precision
 MOST_ROWS = 4_096  # rows kept themselves, where more values than that are read
+# Ridges below _SMALL have to show for it by this factor on the error. Weights that are large and take each other back
+# gain little on inputs like these, and lose everything when training moves what they read: ResNet-8 on digits, 0.7 of
+# its channels, had weights of 13 times the norm and fell from 99 to 58 % in an epoch of retraining.
+_SMALL, _BETTER = 1e-3, 0.9
 RIDGES = (float("inf"), 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # shares of the mean square of what is read
 
 
@@ -99,12 +103,16 @@ def solve(uses: Sequence[Use], start: Tensor) -> Solution:
         matrix, constants = system.solve(start, ridge)
         error = sum(float(u.held.error(matrix, b).sum()) for u, b in zip(uses, constants, strict=True))
         error /= max(spread, torch.finfo(torch.float64).tiny)
-        if best is None or error < best.after:
+        if best is None or error < _worth(ridge) * best.after:
             best = Solution(matrix, constants, ridge, best.before if best else error, error)
         elif error > 1.5 * best.after:
             break  # smaller ones only get worse
     assert best is not None
     return best
+
+
+def _worth(ridge: float) -> float:
+    return 1.0 if ridge >= _SMALL else _BETTER
 
 
 class _System:
@@ -160,7 +168,7 @@ def solve_rows(fit: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], start: T
         factor, failed = torch.linalg.cholesky_ex(products + torch.diag_embed(damping))
         found = torch.cholesky_solve(left, factor)
         error = float((held_left - across @ found).square().sum()) / spread
-        if bool((failed == 0).all()) and error < best:
+        if bool((failed == 0).all()) and error < _worth(candidate) * best:
             best, ridge, weights = error, candidate, found
         elif error > 1.5 * best:
             break

@@ -1,7 +1,7 @@
 """The widths that a network asks for: least loss under a budget, and never worse than the same share everywhere.
 
-    scores = elimination.losses(dense, graph, batches)
-    masks = candidates(graph, scores, "macs", 0.25 * graph.macs(Mask.full(graph).keep), Widths(8))
+    losses = elimination.losses(dense, graph, batches)
+    masks = candidates(graph, losses, "macs", 0.25 * graph.macs(Mask.full(graph).keep), Widths(8))
     mask, found = best(dense, graph, masks, batches)   # reconstructs each, returns the better one
 
 Losses of `elimination` add up over units and groups, so that the widths are a knapsack: solved per multiply-add or
@@ -21,6 +21,7 @@ from slimkit.errors import BudgetError, MaskError
 from slimkit.example import Example
 from slimkit.progress import Progress
 from slimkit.recovery.calibration import chunks
+from slimkit.recovery.elimination import Losses
 from slimkit.recovery.gap import between
 from slimkit.recovery.reconstruct import Reconstruction, reconstruct
 from slimkit.selection import products
@@ -74,17 +75,21 @@ def least_loss(
 
 
 def candidates(
-    graph: Graph, scores: Tensor, kind: str, limit: float, widths: Widths, fixed: Tensor | None = None
+    graph: Graph, losses: Losses, kind: str, limit: float, widths: Widths, fixed: Tensor | None = None
 ) -> list[Mask]:
     """Return the masks within a budget that are worth a try: of least loss, and with the same share everywhere.
 
-    The arguments and errors are those of `least_loss`.
+    The other arguments and the errors are those of `least_loss`.
+
+    Args:
+        losses: of `elimination`; each of the two ways gives a mask.
     """
-    filled = fill_unranked(scores.float(), torch.arange(graph.units).float())
+    filled = fill_unranked(losses.measured.float(), torch.arange(graph.units).float())
     even = to_limit(
         graph, by_scope(graph, filled, "group"), lambda keep: COSTS[kind][1](graph, keep), limit, widths, kind, fixed
     )
-    return [least_loss(graph, scores, kind, limit, widths, fixed), even]
+    least = [least_loss(graph, lost, kind, limit, widths, fixed) for lost in (losses.measured, losses.estimated)]
+    return [*least, even]
 
 
 def best(

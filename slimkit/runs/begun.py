@@ -34,11 +34,11 @@ class Ranked:
 
     Attributes:
         scores: [U], finite; the lowest of a group go first.
-        losses: [U], what goes with a unit, NaN where that is not known: sums over units and groups mean something.
+        losses: what goes with a unit; sums over units and groups mean something. None where that is not known.
     """
 
     scores: Tensor
-    losses: Tensor | None = None
+    losses: elimination.Losses | None = None
 
 
 def ranked(given: Given, graph: Graph, context: Context, calibration: Calibration | None) -> Ranked:
@@ -47,7 +47,7 @@ def ranked(given: Given, graph: Graph, context: Context, calibration: Calibratio
     if spec.ranking == "auto" and calibration and spec.fits:
         given.progress("ranking channels by what can be done without them", None)
         losses = elimination.losses(dense, graph, calibration.batches, progress=given.progress)
-        filled = fill_unranked(losses.float(), rank("group-norm", dense, graph))
+        filled = fill_unranked(losses.measured.float(), rank("group-norm", dense, graph))
         return Ranked(by_scope(graph, filled, "group"), losses)
     name = "group-norm" if spec.ranking == "auto" else spec.ranking
     return Ranked(rank(name, dense, graph, spec.scope, context))
@@ -117,7 +117,8 @@ def begin(given: Given, stages: Stages) -> Begun:
         calibration = calibrate(given)
     inputs = start.proof_inputs(example, dataset, spec.seed, given.calibration)
     solver = None if spec.max_drop else start.measured_budget(spec, dense, example, given.progress)
-    order = ranked(given, graph, ranked_with, calibration)
+    with stages.stage("rank"):
+        order = ranked(given, graph, ranked_with, calibration)
     with stages.stage("measure the original"):
         before = judged(dense, dataset) if dataset else given.judge(dense) if given.judge else None
     return Begun(given, graph, calibration, inputs, order, solver, before)

@@ -55,16 +55,19 @@ def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | N
 
     def chosen(fixed: Tensor) -> Mask:
         progress("choosing channels", None)
-        records: list[MeasuredBudget | None] = [None, None]
+        records: list[MeasuredBudget | None] = [None] * 3
         if losses is not None and budget.kind in ("macs", "params"):
             whole = getattr(graph, budget.kind)(Mask.full(graph).keep)
             limit = budget.value if budget.absolute else budget.value * whole
             masks = candidates(graph, losses, budget.kind, limit, widths, fixed)
         elif losses is not None and isinstance(solver, LatencySolver):
-            summed = replace(solver, additive=True)
-            filled = fill_unranked(losses.float(), scores)
-            masks = [summed(graph, filled, widths, fixed), solver(graph, scores, widths, fixed)]
-            records = [summed.record(), solver.record()]
+            masks, records = [], []
+            for lost in (losses.measured, losses.estimated):
+                summed = replace(solver, additive=True)
+                masks.append(summed(graph, fill_unranked(lost.float(), scores), widths, fixed))
+                records.append(summed.record())
+            masks.append(solver(graph, scores, widths, fixed))
+            records.append(solver.record())
         elif solver is not None:
             masks, records = [solver(graph, scores, widths, fixed)], [solver.record()]
         else:

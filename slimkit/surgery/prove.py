@@ -101,11 +101,14 @@ def _no_evidence(model: nn.Module, found: Evidence) -> str:
             "the network's outputs are not finite, so nothing can be proved about a smaller one.\n"
             "  Its weights have diverged: train it with a lower learning rate, or give another checkpoint"
         )
-    notes = "; ".join(f"{shown.kind}: {shown.note}" for shown in found.shown)
     if found.on:
-        notes = f"all {found.channels} output channels are the same on every input"
+        return (
+            f"nothing can be proved about the smaller network: its {found.channels} outputs are the same whatever it "
+            "is given.\n"
+            "  So much was removed that nothing is left, or training has killed it: remove less, or penalise less"
+        )
+    notes = "; ".join(f"{shown.kind}: {shown.note}" for shown in found.shown)
     return (
         f"nothing can be proved about a smaller network: no output says anything ({notes}).\n"
-        "  Give an example input on which the network's outputs are finite and vary; a network that a penalty has "
-        "killed gives the same for all: train it with a smaller one"
+        "  Give an example input on which the network's outputs are finite and vary"
     )
