@@ -118,7 +118,7 @@ class Shrinking:
         raise TrainingError(
             f"{what} away from the others after {run.step} of {run.budget} steps, so any draw would be chance.\n"
             "  Give more epochs, let the BatchNorm layers train, or train a narrower network from its beginning: "
-            "method = scratch. To draw all the same, give deadline or at"
+            "`method='scratch'`. To draw all the same, give `deadline` or `at`"
         )
 
     def _draw(self, run: Run) -> None:
