@@ -18,6 +18,7 @@ from slimkit.export.formats import FORMATS, Source
 from slimkit.provenance import Provenance
 from slimkit.settings import EvaluateSpec, ExportSpec
 from slimkit.settings.export import FORMATS as NAMES
+from tests.test_data import write_fashion
 
 CHECKPOINT = Path(zoo.__file__).parent / "resnet8-digits.safetensors"
 PACKAGES = {"openvino": ["openvino"], "coreml": ["coremltools"], "ncnn": ["ncnn", "pnnx"], "tflite": ["litert_torch"]}
@@ -180,3 +181,13 @@ def test_settings_say_what_they_lack() -> None:
     with pytest.raises(SpecError, match="(?s)data is not set.*`data='digits'`"):
         EvaluateSpec()
     assert ExportSpec(to="openvino", opset=20).to == ("openvino",)
+
+
+def test_images_of_another_size_than_the_networks_own_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_fashion(tmp_path)
+    assert main(["evaluate", str(CHECKPOINT), "--data", "fashion-mnist", "--set", f"data_root={tmp_path}"]) == 0
+    assert "images are 1x28x28, as the data has them, not 1x8x8" in " ".join("".join(capsys.readouterr()).split())
+    assert main(["evaluate", str(CHECKPOINT), "--data", "digits"]) == 0
+    assert "as the data has them" not in "".join(capsys.readouterr())

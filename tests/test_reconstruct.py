@@ -58,9 +58,9 @@ def run(model: nn.Module, graph: Graph, mask: Mask, batches: list[Example], mode
     return reconstruct(model, remove(model, graph, mask), graph, mask, batches, mode=mode)
 
 
-def case(blocks: list[tuple[str, int]], head: str) -> tuple[RandomNet, Graph, Mask]:
+def case(blocks: list[tuple[str, int]], head: str, seed: int = 3) -> tuple[RandomNet, Graph, Mask]:
     """Return a network of which the removed half repeats the kept one."""
-    net = random_net(blocks, head, seed=3)
+    net = random_net(blocks, head, seed=seed)
     graph = trace(net, example(net, 1))
     mask = half(graph)
     repeat_(net, graph, mask)

@@ -57,6 +57,9 @@ def open_data(spec: CompressSpec, network: Network) -> data.Dataset | None:
 def data_of(spec: CompressSpec | EvaluateSpec, name: str, known: provenance.Provenance) -> data.Dataset:
     """Open a data set as a network takes it of which so much is known."""
     dataset = data.open(name, root=spec.data_root, seed=spec.seed, task=task(spec), reading=reading(spec), own=known)
+    if known.input_shape and dataset.input_shape != known.input_shape:
+        here, there = ("x".join(map(str, shape)) for shape in (dataset.input_shape, known.input_shape))
+        dataset = replace(dataset, notes=(*dataset.notes, f"images are {here}, as the data has them, not {there}"))
     scale = known.normalisation
     if scale is not None and not spec.mean and len(scale["mean"]) == dataset.input_shape[0]:
         return dataset.normalised(scale)
