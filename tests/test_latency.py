@@ -129,39 +129,44 @@ def test_a_small_model_is_the_layer_at_other_widths(small: SimpleNamespace, tmp_
 # ---- times that are kept
 
 
+def profiled(ms: float) -> tuple[float, float]:
+    """Return what a profiler sees of a layer: with 2 microseconds of its own, and without a part of the last one."""
+    return ms + 0.002, ms - 0.0005
+
+
 def test_times_are_kept_by_engine_threads_and_batch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(samples, "_time", lambda point, *rest: float(asked.append(point) or len(asked)))
+    monkeypatch.setattr(samples, "_time", lambda point, *rest: profiled(float(asked.append(point) or len(asked))))
     shape = Shape(kind="linear", space=(1,))
     points = [(shape, 8, 4), (shape, 8, 8), (shape, 8, 4)]
     said: list[float | None] = []
     first = samples.times(points, "onnxruntime", 1, 1, lambda message, share: said.append(share))
-    assert list(first.values()) == [1.0, 2.0] and said == [0.0, 0.5]
+    assert list(first.values()) == pytest.approx([1.0, 2.0]) and said == [0.0, 0.5]
     assert samples.times(points, "onnxruntime", 1, 1, lambda *_: None) == first and len(asked) == 2
     assert samples.times(points[:1], "onnxruntime", 2, 1, lambda *_: None) != first and len(asked) == 3
     samples.times(points[:1], "onnxruntime", 1, 2, lambda *_: None)
     assert len(asked) == 4 and len(list(cache.iterdir())) == 3
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema": "slimkit.layer-times/2"}', "other"])
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": "slimkit.layer-times/3"}', "other"])
 def test_damaged_times_are_measured_again(cache: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr(samples, "_time", lambda *_: 7.0)
+    monkeypatch.setattr(samples, "_time", lambda *_: profiled(7.0))
     points = [(Shape(kind="linear", space=(1,)), 8, 4)]
     samples.times(points, "onnxruntime", 1, 1, lambda *_: None)
     store = next(cache.iterdir())
     if text == "other":
-        text = store.read_text().replace("layer-times/2", "layer-times/1").replace("7.0", "3.0")
+        text = store.read_text().replace("layer-times/3", "layer-times/2").replace("7.0", "3.0")
     store.write_text(text)
-    assert list(samples.times(points, "onnxruntime", 1, 1, lambda *_: None).values()) == [7.0]
-    assert json.loads(store.read_text())["schema"] == "slimkit.layer-times/2"
+    assert list(samples.times(points, "onnxruntime", 1, 1, lambda *_: None).values()) == pytest.approx([7.0])
+    assert json.loads(store.read_text())["schema"] == "slimkit.layer-times/3"
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(samples, "_time", lambda *_: 7.0)
+    monkeypatch.setattr(samples, "_time", lambda *_: profiled(7.0))
     shape = Shape(kind="linear", space=(1,))
-    assert list(samples.times([(shape, 1, 1)], "onnxruntime", 1, 1, lambda *_: None).values()) == [7.0]
+    assert list(samples.times([(shape, 1, 1)], "onnxruntime", 1, 1, lambda *_: None).values()) == pytest.approx([7.0])
 
 
 # ---- the table
@@ -418,7 +423,7 @@ def test_the_lowest_scores_of_a_group_go_and_unneeded_groups_go_first(small: Sim
 def test_losses_that_add_up_are_taken_as_they_are(small: SimpleNamespace) -> None:
     graph, scores = small.graph, torch.rand(small.graph.units) + 0.1
     costs = join(graph, product_table(layers(small.path)))
-    found = Problem(graph, scores, blocks(graph, scores, Widths(1, cap=0.95)), costs, additive=True)
+    found = Problem(graph, scores, blocks(graph, scores, Widths(1, cap=0.95)), costs, aim="losses")
     counts, _ = found.solve(0.6)
     assert found.loss(counts)[0] == pytest.approx(float(scores[~found.keep(counts)].sum()), rel=1e-5)
 

@@ -48,7 +48,6 @@ from slimkit.selection.budget import Widths
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver
 from slimkit.selection.ranking import rank
-from slimkit.selection.scope import by_scope, fill_unranked
 from slimkit.settings import CompressSpec
 from slimkit.surgery.remove import remove
 from slimkit.zoo.initialise import initialise
@@ -122,13 +121,10 @@ def ours(point: Point, seed: int) -> nn.Module:
     else:
         spec = CompressSpec(max_latency=point.share)
         norms = rank("group-norm", bench.dense, bench.graph)
-        filled = [fill_unranked(lost.float(), norms) for lost in (losses.measured, losses.estimated)]
         tables = TABLES.setdefault(bench.name, [])
         solver = LatencySolver(bench.dense, remove, spec.budget, bench.image, conditions(spec), tables=tables)
         nothing = torch.zeros(bench.graph.units, dtype=torch.bool)
-        summed = replace(solver, additive=True)
-        masks = [summed(bench.graph, lost, point.widths, nothing) for lost in filled]
-        masks.append(solver(bench.graph, by_scope(bench.graph, filled[0], "group"), point.widths, nothing))
+        masks = [mask for mask, _ in widths.timed(bench.graph, losses, solver, norms, point.widths, nothing)]
     return widths.best(bench.dense, bench.graph, masks, [inputs])[1].model
 
 

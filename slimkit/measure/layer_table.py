@@ -29,7 +29,8 @@ _OWN_TIME = (
     "Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul",  # ONNX Runtime
     "Convolution", "GroupConvolution", "FullyConnected",  # OpenVINO
 )  # fmt: skip
-_NODE_MS = 0.002  # what an engine spends between two nodes; ONNX Runtime, measured
+_NODE_MS = 0.002  # what an engine spends between two nodes, at most; ONNX Runtime, measured
+_PROFILER_MS = 0.01  # what its profiler adds to a node, at most
 _TRUSTED = (0.5, 2.0)  # a layer's time in the network over its time alone
 
 
@@ -156,11 +157,16 @@ def build(
     known = times(points, engine, threads, batch, progress)
     progress("timing the layers within the network", None)
     inside, rest, nodes = _inside(path, input_shape, found, engine, threads, batch)
+    # What nodes take beyond the network's time is the profiler's, as much for each.
+    each = (whole.fastest_ms - sum(inside.values()) - rest) / nodes
+    each = min(max(each, -_PROFILER_MS), _NODE_MS)
+    extra = max(-each, 0.0)
     rows = []
     for number, (layer, (block, inputs, outputs)) in enumerate(zip(found, grids, strict=True)):
         ms = [[known[layer.shape.key(i, o)] for o in outputs] for i in inputs]
         alone = max(ms[-1][-1], 1e-6)
-        scale = min(max(inside.get(number, alone) / alone, _TRUSTED[0]), _TRUSTED[1])
+        within = _without(extra, inside[number]) if number in inside else alone
+        scale = min(max(within / alone, _TRUSTED[0]), _TRUSTED[1])
         scaled = tuple(tuple(value * scale for value in line) for line in ms)
         rows.append(LayerTimes(layer=layer, block=block, inputs=tuple(inputs), outputs=tuple(outputs), ms=scaled))
     return LatencyTable(
@@ -173,9 +179,14 @@ def build(
         network_ms=whole.typical_ms,
         clock="cpu" if whole.clock == "cpu" else "wall",
         rows=tuple(rows),
-        fixed_ms=nodes * _NODE_MS,
-        varying_ms=rest,
+        fixed_ms=nodes * max(each, 0.0),
+        varying_ms=max(rest - (nodes - len(inside)) * extra, 0.0),
     )
+
+
+def _without(extra: float, ms: float) -> float:
+    """Return a node's time without what the profiler adds."""
+    return max(ms - extra, 0.1 * ms)
 
 
 def _grid(layer: Layer, step: int) -> tuple[int, list[int], list[int]]:
@@ -220,9 +231,9 @@ def _inside(
         by_path[layer.path].append(number)
     for node in nodes:
         if node.operator in _OWN_TIME and node.layer in by_path:
-            own[node.layer].append(node.fastest_ms)
+            own[node.layer].append(node.turn_ms)
         else:
-            rest += node.fastest_ms
+            rest += node.turn_ms
     inside: dict[int, float] = {}
     for name, numbers in by_path.items():
         if len(own[name]) == len(numbers):  # else an operator of the path was fused away or split

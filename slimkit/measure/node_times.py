@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from slimkit.measure.engines import onnxruntime_runner, onnxruntime_session, openvino_model, openvino_runner, require
 from slimkit.measure.latency import WARM_UPS, random_batch
 from slimkit.settings.data import Shapes
 
-_EVENT = "_kernel_time"
+_EVENT, _WHOLE = "_kernel_time", "SequentialExecutor::Execute"
 _FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
+_SHORT, _MANY = 0.02, 300  # seconds for more runs of a short network, and how many at most
 _DEPTH = 6  # a hard swish is written as several nodes
 
 
@@ -28,11 +31,15 @@ class NodeTime:
             engine added itself (changes of memory layout) or what belongs to no module.
         operator: the engine's name of what runs.
         fastest_ms: wall time, milliseconds, least of the runs: an interruption only ever adds.
+        turn_ms: from its start to the start of the next node, milliseconds, mean of the runs that were not
+            interrupted. Profilers count whole microseconds, which is coarse for a node of three; the mean is not. It
+            holds what lies between two nodes too, the profiler's own work first of all.
     """
 
     layer: str
     operator: str
     fastest_ms: float
+    turn_ms: float
 
 
 def latency_by_node(
@@ -64,19 +71,40 @@ def _onnxruntime(path: Path, input_shape: Shapes | None, threads: int, batch: in
         session = onnxruntime_session(path, threads, profile_prefix=str(Path(folder) / "profile"))
         runner = onnxruntime_runner(path, session)
         image = random_batch(path, runner, input_shape, batch)
-        for _ in range(WARM_UPS + repeats):
+        for _ in range(WARM_UPS):
+            runner.run(image)
+        began = time.perf_counter()
+        for _ in range(repeats):
+            runner.run(image)
+        each = (time.perf_counter() - began) / repeats
+        for _ in range(min(int(_SHORT / each), _MANY)):
             runner.run(image)
         events = json.loads(Path(session.end_profiling()).read_text())
     times: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    turns: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    last: list[float] | None = None
+    at = 0.0
     for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith(_EVENT):
-            node = event["name"].removesuffix(_EVENT)
-            times[node, event["args"]["op_name"]].append(event["dur"] / 1e3)
+        kernel = event.get("cat") == "Node" and event["name"].endswith(_EVENT)
+        whole = event["name"] == _WHOLE
+        if last is not None and (kernel or whole):
+            last.append(((event["ts"] if kernel else event["ts"] + event["dur"]) - at) / 1e3)
+            last = None
+        if kernel:
+            key = event["name"].removesuffix(_EVENT), event["args"]["op_name"]
+            times[key].append(event["dur"] / 1e3)
+            last, at = turns[key], event["ts"]
     layers = _layers(path, list(times))
     return [
-        NodeTime(layer=layer, operator=kind, fastest_ms=min(runs[WARM_UPS:]))
-        for layer, ((_, kind), runs) in zip(layers, times.items(), strict=True)
+        NodeTime(layer=layer, operator=key[1], fastest_ms=min(runs[WARM_UPS:]), turn_ms=_typical(turns[key][WARM_UPS:]))
+        for layer, (key, runs) in zip(layers, times.items(), strict=True)
     ]
+
+
+def _typical(runs: list[float]) -> float:
+    """Return the mean of the runs, milliseconds, without those that were interrupted."""
+    most = 1.5 * median(runs) + 0.001
+    return fmean(run for run in runs if run <= most)
 
 
 def _openvino(
@@ -97,7 +125,9 @@ def _openvino(
     # A node is named as in the file; a convolution whose bias was split off, and the last one, are not.
     known = {name: node.name for node in nodes for name in (node.name, f"{node.name}/WithoutBiases", *node.output)}
     return [
-        NodeTime(layer=known.get(name, "").rpartition("/")[0], operator=kind, fastest_ms=min(runs))
+        NodeTime(
+            layer=known.get(name, "").rpartition("/")[0], operator=kind, fastest_ms=min(runs), turn_ms=_typical(runs)
+        )
         for (name, kind), runs in times.items()
     ]
 

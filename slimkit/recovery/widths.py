@@ -11,6 +11,7 @@ parameter saved, or per millisecond by `selection.measured` with the same scores
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -24,9 +25,11 @@ from slimkit.recovery.calibration import chunks
 from slimkit.recovery.elimination import Losses
 from slimkit.recovery.gap import between
 from slimkit.recovery.reconstruct import Reconstruction, reconstruct
+from slimkit.results import MeasuredBudget
 from slimkit.selection import products
 from slimkit.selection.budget import Widths, amount, nothing, to_limit
 from slimkit.selection.mask import Mask
+from slimkit.selection.measured import LatencySolver
 from slimkit.selection.measured.knapsack import Choice, solve
 from slimkit.selection.scope import by_scope, fill_unranked
 from slimkit.surgery.remove import remove
@@ -90,6 +93,32 @@ def candidates(
     )
     least = [least_loss(graph, lost, kind, limit, widths, fixed) for lost in (losses.measured, losses.estimated)]
     return [*least, even]
+
+
+def timed(
+    graph: Graph, losses: Losses, solver: LatencySolver, norms: Tensor, widths: Widths, fixed: Tensor
+) -> list[tuple[Mask, MeasuredBudget]]:
+    """Return masks within a latency or energy that are worth a try, each with how it meets it.
+
+    Of least loss by each way to see it, of least importance, and with the same share everywhere: the first asks more of
+    a table of layers than the last, which is as near to the budget in every network.
+
+    Args:
+        solver: of the network and the budget; it measures.
+        norms: finite scores [U]: where losses are not known, and within a group of even shares.
+        widths, fixed: as for `least_loss`.
+    """
+    measured, estimated = (fill_unranked(lost.float(), norms) for lost in (losses.measured, losses.estimated))
+    found = []
+    for aim, scores in (
+        ("losses", measured),
+        ("losses", estimated),
+        ("importance", by_scope(graph, measured, "group")),
+        ("even", measured),
+    ):
+        copy = replace(solver, aim=aim)
+        found.append((copy(graph, scores, widths, fixed), copy.record()))
+    return found
 
 
 def best(

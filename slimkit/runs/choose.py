@@ -1,18 +1,17 @@
 """Which channels go in a run of `compress`: by what reconstruction can do without, or by a criterion."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from slimkit.recovery.reconstruct import Reconstruction, reconstruct
-from slimkit.recovery.widths import best, candidates
+from slimkit.recovery.widths import best, candidates, timed
 from slimkit.results import MeasuredBudget
 from slimkit.runs.begun import Begun
 from slimkit.runs.start import allowed_widths, told_apart
 from slimkit.selection.choose import choose, fixed_units
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver, SizeSolver
-from slimkit.selection.scope import fill_unranked
 from slimkit.settings import CompressSpec
 from slimkit.surgery.prove import Slimmed, prove
 
@@ -61,13 +60,7 @@ def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | N
             limit = budget.value if budget.absolute else budget.value * whole
             masks = candidates(graph, losses, budget.kind, limit, widths, fixed)
         elif losses is not None and isinstance(solver, LatencySolver):
-            masks, records = [], []
-            for lost in (losses.measured, losses.estimated):
-                summed = replace(solver, additive=True)
-                masks.append(summed(graph, fill_unranked(lost.float(), scores), widths, fixed))
-                records.append(summed.record())
-            masks.append(solver(graph, scores, widths, fixed))
-            records.append(solver.record())
+            masks, records = map(list, zip(*timed(graph, losses, solver, scores, widths, fixed), strict=True))
         elif solver is not None:
             masks, records = [solver(graph, scores, widths, fixed)], [solver.record()]
         else:

@@ -31,7 +31,7 @@ from slimkit.selection.mask import Mask
 from slimkit.settings import RunSpec
 from slimkit.surgery import rows
 from slimkit.surgery.prove import Slimmed, prove
-from slimkit.training import trackers
+from slimkit.training import distributed, trackers
 
 
 def train(
@@ -93,9 +93,10 @@ def train_network(
 ) -> Outcome:
     """Train an architecture by name and write the files of a run; see `slimkit train --help`.
 
-    Of several processes, as `torch.distributed.run` starts them, all train and the first one writes.
+    Of several processes, as `torch.distributed.run` starts them, all train and the first one writes. Those that it
+    starts again, since one had died, go on from the state that is there.
     """
-    spec = asked.spec
+    spec, resume = asked.spec, resume or distributed.restarted()
     target = out or Path(f"{begin.short_name(spec.arch)}-slim")
     if done := resuming.complete(target, resume, force, asked.settings()):
         return Outcome(done, target, before=True)

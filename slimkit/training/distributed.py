@@ -42,6 +42,11 @@ def joined(device: torch.device) -> Iterator[World]:
         dist.destroy_process_group()
 
 
+def restarted() -> bool:
+    """Tell whether the launcher (`torch.distributed.run --max-restarts`) started this process again after a failure."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
 def local_device(device: torch.device) -> torch.device:
     """Return this process's own GPU of its machine, or the device as it is."""
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:

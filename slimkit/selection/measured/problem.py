@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +16,10 @@ from slimkit.selection.measured import knapsack
 from slimkit.selection.measured.cost import Costs, Counts
 from slimkit.selection.measured.knapsack import Choice
 
+Aim = Literal["importance", "losses", "even"]
+
 _LEAST = 1e-3  # of the mean score: what a unit counts for at least
+_SHARES = 1024  # that all groups alike may keep
 
 
 class Problem:
@@ -26,13 +30,14 @@ class Problem:
     that is score x multiply-adds, so a channel goes early where its milliseconds buy few multiply-adds: where all
     are equally fast the order is that of the scores. The logarithm makes a group dearer the emptier it is; with
     equal scores on a machine where time is multiply-adds, all groups narrow by the same share: the proportions
-    that the network was designed with. Scores that are `additive` (`recovery.elimination`) need none of this: a group
-    loses the sum of those of the units that go.
+    that the network was designed with. Scores that are `losses` (`recovery.elimination`) need none of this: a group
+    loses the sum of those of the units that go. And `even` looks at none but to choose within a group: every group
+    keeps the same share, as near as its allowed counts are.
     """
 
-    def __init__(self, graph: Graph, scores: Tensor, found: Blocks, costs: Costs, additive: bool = False) -> None:
+    def __init__(self, graph: Graph, scores: Tensor, found: Blocks, costs: Costs, aim: Aim = "importance") -> None:
         """Take the removable blocks of a graph, their scores [U], and what widths cost."""
-        self.costs = costs
+        self.costs, self.aim = costs, aim
         self.graph = graph
         self.full: Counts = np.array([len(group.members) for group in graph.groups])
         self._order: list[Tensor] = [group.members[:0] for group in graph.groups]  # what goes first, first
@@ -51,7 +56,7 @@ class Problem:
             ends = np.cumsum(steps[number], dtype=int).tolist()
             left = [max(total - gone[end - 1], 1e-12 * total) for end in ends]
             losses = [weight * float(np.log(total / rest)) for rest in left]
-            if additive:
+            if aim == "losses":
                 losses = [gone[end - 1] for end in ends]
             counts = (len(group.members), *(len(group.members) - end for end in ends))
             self.choices.append(Choice(counts, (0.0, *losses)))
@@ -69,8 +74,25 @@ class Problem:
     def solve(self, share: float) -> tuple[Counts, float]:
         """Return counts [G] for a share of the original time, and the share that they take by the table."""
         limit = share * self.original
+        if self.aim == "even":
+            return self._even(limit)
         counts, now = knapsack.solve(self.choices, self.costs.saved, self.full, self.original, limit)
         return counts, now / self.original
+
+    def _even(self, limit: float) -> tuple[Counts, float]:
+        """Return the counts of the largest share of every group that is within a time, else of the smallest."""
+
+        def counts(share: float) -> Counts:
+            near = (min(c.counts, key=lambda n: abs(n - share * c.counts[0])) for c in self.choices)
+            return np.array(list(near))
+
+        low, high = 0, _SHARES
+        while high - low > 1:
+            middle = (low + high) // 2
+            fits = self.costs.total(counts(middle / _SHARES)) <= limit
+            low, high = (middle, high) if fits else (low, middle)
+        found = counts(low / _SHARES)
+        return found, self.costs.total(found) / self.original
 
     def keep(self, counts: Counts) -> Tensor:
         """Return which units stay, bool [U]: of every group those that go last."""

@@ -25,13 +25,13 @@ from slimkit.results import MeasuredBudget, Round
 from slimkit.selection.budget import Widths, amount, blocks, nothing
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured.cost import Counts, join
-from slimkit.selection.measured.problem import Problem
+from slimkit.selection.measured.problem import Aim, Problem
 from slimkit.settings import Budget
 
 Remove = Callable[[nn.Module, Graph, Mask], nn.Module]
-_CORRECTIONS = 3
+_CORRECTIONS, _MORE = 3, 8  # once a mask is near the target, and while all are far below or above it
 _AIM, _CLOSER = 0.98, 0.99  # of the target, by the table and by measured masks: noise must not lift it above
-_ENOUGH = 0.98  # of the target: closer from below needs no correction
+_ENOUGH, _FAR = 0.98, 0.94  # of the target: closer from below needs no correction; below that, it needs some
 _SECONDS, _NOISY_SECONDS = 2.0, 6.0  # a file and measurement
 
 
@@ -46,7 +46,8 @@ class LatencySolver:
         example: an image [N, C, H, W].
         conditions: what the latency is of.
         table: file with the latency table of another machine, to aim at that machine.
-        additive: scores are losses that add up over units and groups.
+        aim: what is wanted of a mask: the least loss of importance, or of scores that are losses and add up over units
+            and groups, or the same share of every group.
         progress: called with what is being done, and the share done.
         rounds: of the last mask.
         original, target, reached: of the last mask, ms or mJ; `reached` as measured beside the original.
@@ -55,6 +56,8 @@ class LatencySolver:
         by_table: they are those of a table that was made elsewhere, not measured.
         notes: what a reader of the figures has to know.
         tables: the cost table, once it is made; copies of the solver share it.
+        seen: the masks of this network that were measured so far; copies of the solver share them, and begin where
+            another has ended.
     """
 
     dense: nn.Module
@@ -73,8 +76,9 @@ class LatencySolver:
     where: str = ""
     by_table: bool = False
     notes: list[str] = field(default_factory=list)
-    additive: bool = False
+    aim: Aim = "importance"
     tables: list[layer_table.LatencyTable] = field(default_factory=list)
+    seen: list[Round] = field(default_factory=list)
     _hint: str = ""
 
     def __call__(self, graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor) -> Mask:
@@ -97,7 +101,7 @@ class LatencySolver:
                 raise MaskError(nothing(graph, widths.fitted(graph)))
             allowed = widths.fitted(graph)
             self._hint = allowed.hint(allowed.step // 2)
-            problem = Problem(graph, scores, found, join(graph, costs), self.additive)
+            problem = Problem(graph, scores, found, join(graph, costs), self.aim)
             if self.by_table:
                 counts = self._by_table(problem, costs)
             else:
@@ -156,7 +160,7 @@ class LatencySolver:
         """Return counts whose network was measured to be within the budget, and as near to it as can be."""
         tried: dict[bytes, tuple[float, Counts]] = {}  # counts as a key, share measured
         self._aim_from(self._value(self._measure([dense])[0]))
-        asked = _AIM * self._goal
+        asked = self._next_share() if self.seen else _AIM * self._goal
         for number in itertools.count():
             self.progress("choosing channels and measuring them", min(1.0, number / (1 + _CORRECTIONS)))
             counts, predicted = problem.solve(asked)
@@ -165,7 +169,8 @@ class LatencySolver:
                 tried[counts.tobytes()] = self._try(problem, counts, predicted, dense, slim), counts
             share = tried[counts.tobytes()][0]
             met = [entry for entry in tried.values() if entry[0] <= self._goal]
-            last = again or number >= _CORRECTIONS
+            best = max((entry[0] for entry in met), default=0.0)
+            last = again or number >= (_CORRECTIONS if best >= _FAR * self._goal else _MORE)
             near = _ENOUGH * self._goal <= share <= self._goal
             stuck = not met and bool(np.all(counts == problem.least))
             if near or stuck or (met and last):
@@ -184,6 +189,7 @@ class LatencySolver:
         before, after = map(self._value, self._measure([dense, slim]))
         self._aim_from(before)
         self.rounds.append(Round(predicted=predicted, reached=after / before))
+        self.seen.append(self.rounds[-1])
         return after / before
 
     def _next_share(self) -> float:
@@ -193,7 +199,7 @@ class LatencySolver:
         side, with a power of 0.5 at least: widths come in steps, so a slope of near neighbours says little.
         """
         aim = _CLOSER * self._goal
-        near = sorted(self.rounds, key=lambda entry: abs(log(entry.reached / aim)))
+        near = sorted(self.rounds or self.seen, key=lambda entry: abs(log(entry.reached / aim)))
         first = near[0]
         across = [entry for entry in near if (entry.reached > aim) != (first.reached > aim)]
         power = 1.0
