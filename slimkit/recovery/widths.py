@@ -31,6 +31,7 @@ from slimkit.selection.budget import Widths, amount, nothing, to_limit
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver
 from slimkit.selection.measured.knapsack import Choice, solve
+from slimkit.selection.measured.problem import Aim
 from slimkit.selection.scope import by_scope, fill_unranked
 from slimkit.surgery.remove import remove
 
@@ -109,13 +110,14 @@ def timed(
         widths, fixed: as for `least_loss`.
     """
     measured, estimated = (fill_unranked(lost.float(), norms) for lost in (losses.measured, losses.estimated))
-    found = []
-    for aim, scores in (
+    tries: tuple[tuple[Aim, Tensor], ...] = (
         ("losses", measured),
         ("losses", estimated),
         ("importance", by_scope(graph, measured, "group")),
         ("even", measured),
-    ):
+    )
+    found = []
+    for aim, scores in tries:
         copy = replace(solver, aim=aim)
         found.append((copy(graph, scores, widths, fixed), copy.record()))
     return found

@@ -14,7 +14,8 @@ from slimkit.example import Example, larger, mapped, of_batch, tensors
 
 _BATCH = 3
 # Images of a wide range: as many as these numbers hold, of small ones more, since each position of a large one is a
-# chance to wake a channel too. Two of a few pixels missed 2 of 631 faults planted in nearly dead networks, 32 one of 9,172.
+# chance to wake a channel too. Two of a few pixels missed 2 of 631 faults planted in nearly dead networks, 32 one of
+# 9,172.
 _NUMBERS = 2**17
 _FEWEST, _MOST = 2, 128
 
