@@ -35,6 +35,7 @@ from slimkit.selection.measured.problem import Aim
 from slimkit.selection.scope import by_scope, fill_unranked
 from slimkit.surgery.remove import remove
 
+_DEARER, _UNSEEN = 1.25, 0.005  # times the loss in steps of 1, and nats that no accuracy shows
 COSTS = {"macs": (products.macs, Graph.macs), "params": (products.params, Graph.params)}
 
 
@@ -94,6 +95,36 @@ def candidates(
     )
     least = [least_loss(graph, lost, kind, limit, widths, fixed) for lost in (losses.measured, losses.estimated)]
     return [*least, even]
+
+
+def affordable(
+    graph: Graph, losses: Losses, kind: str, limit: float, widths: Widths, fixed: Tensor | None = None
+) -> Widths:
+    """Return the widths with the largest step that costs little: what engines like is not worth much of the network.
+
+    Narrow networks under a tight budget pay for it (ResNet-20 at 0.14 of its multiply-adds, without training: 87.4 % in
+    steps of 8, 90.5 in steps of 4, 90.7 in steps of 1; 0.42, 0.42 and 0.55 of the latency).
+
+    The arguments and the errors are those of `candidates`.
+    """
+    scores = fill_unranked(losses.measured.float(), torch.arange(graph.units).float())
+
+    def lost(step: int) -> float:
+        mask = least_loss(graph, scores, kind, limit, replace(widths, step=step), fixed)
+        return float(scores[~mask.keep].sum())
+
+    step = widths.fitted(graph).step
+    if step == 1:
+        return widths
+    enough = _DEARER * lost(1) + _UNSEEN
+    while step > 1:
+        try:
+            if lost(step) <= enough:
+                break
+        except BudgetError:  # out of reach in steps as large
+            pass
+        step //= 2
+    return replace(widths, step=step)
 
 
 def timed(

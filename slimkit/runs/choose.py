@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from slimkit.channels import Graph
 from slimkit.recovery.reconstruct import Reconstruction, reconstruct
-from slimkit.recovery.widths import best, candidates, timed
+from slimkit.recovery.widths import affordable, best, candidates, timed
 from slimkit.results import MeasuredBudget
 from slimkit.runs.begun import Begun
 from slimkit.runs.start import allowed_widths, told_apart
+from slimkit.selection.budget import Widths
 from slimkit.selection.choose import choose, fixed_units
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver, SizeSolver
@@ -24,11 +26,13 @@ class Cut:
         slimmed: the proven cut.
         reconstruction: the small network fitted to what the original computes; None without inputs to go by.
         budget: how the mask meets a budget that had to be measured, for the report.
+        widths: the counts of channels that were allowed.
     """
 
     slimmed: Slimmed
     reconstruction: Reconstruction | None
     budget: MeasuredBudget | None
+    widths: Widths
 
 
 def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | None) -> Cut:
@@ -51,6 +55,7 @@ def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | N
     batches = calibration.batches if calibration and spec.fits else None
     found: dict[bytes, tuple[Reconstruction | None, MeasuredBudget | None]] = {}
     scores, losses = order.scores, order.losses
+    fitting: list[Widths] = []  # found while the mask is chosen
 
     def chosen(fixed: Tensor) -> Mask:
         progress("choosing channels", None)
@@ -58,7 +63,9 @@ def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | N
         if losses is not None and budget.kind in ("macs", "params"):
             whole = getattr(graph, budget.kind)(Mask.full(graph).keep)
             limit = budget.value if budget.absolute else budget.value * whole
-            masks = candidates(graph, losses, budget.kind, limit, widths, fixed)
+            if widths.adapt:
+                fitting.append(affordable(graph, losses, budget.kind, limit, widths, fixed))
+            masks = candidates(graph, losses, budget.kind, limit, (fitting or [widths])[-1], fixed)
         elif losses is not None and isinstance(solver, LatencySolver):
             masks, records = map(list, zip(*timed(graph, losses, solver, scores, widths, fixed), strict=True))
         elif solver is not None:
@@ -78,7 +85,15 @@ def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | N
     if rebuilt is None and batches:
         progress("fitting what is left", None)
         rebuilt = reconstruct(dense, slimmed.model, graph, slimmed.mask, batches, progress=progress)
-    return Cut(slimmed, rebuilt, record)
+    return Cut(slimmed, rebuilt, record, (fitting or [widths])[-1])
+
+
+def note_on_widths(made: Cut, graph: Graph, spec: CompressSpec) -> list[str]:
+    """Say where widths are not those that the engine likes, and why."""
+    step, liked = (widths.fitted(graph).step for widths in (made.widths, allowed_widths(spec)))
+    if step >= liked:
+        return []
+    return [f"Widths are multiples of {step}: multiples of {liked}, which this engine likes, would lose more accuracy."]
 
 
 def _key(mask: Mask) -> bytes:

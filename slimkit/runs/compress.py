@@ -23,7 +23,7 @@ from slimkit.runs import drop, output, start
 from slimkit.runs import resume as resuming
 from slimkit.runs.begun import Begun, begin, opened
 from slimkit.runs.calibrate import Calibration
-from slimkit.runs.choose import Cut, cut
+from slimkit.runs.choose import Cut, cut, note_on_widths
 from slimkit.runs.cost import compress_cost
 from slimkit.runs.figures import architecture, measure, now, one_image, timed_layers
 from slimkit.runs.files import finish, write_model
@@ -182,7 +182,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         arch=architecture(given.network, example, dataset),
         environment=environment(),
         channels=rows.channels(graph, slimmed.mask, slimmed.fixed, slimmed.failing, spec.ratio),
-        groups=rows.groups(graph, slimmed.mask, start.allowed_widths(spec)),
+        groups=rows.groups(graph, slimmed.mask, made.widths),
         layers=layers,
         gammas=rows.gammas(dense, model),
         before=sides.before,
@@ -198,7 +198,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         budget=made.budget,
         drop=dropped,
         own=own,
-        warnings=(*written.failed, *sides.notes),
+        warnings=(*written.failed, *note_on_widths(made, graph, spec), *sides.notes),
     )
     resuming.keep_log(given.store, work)
     return Result(model, slimmed.mask, finish(report, [spec], work, stages))
