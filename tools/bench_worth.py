@@ -10,7 +10,7 @@ retrained by the one recipe of `slimkit compress`, the dense network as teacher.
 
 Arms, all with BatchNorm right for what is left of the network:
 
-- `slimkit`: channels and widths by what the others can make up for, then reconstruction, as the command does;
+- `slimkit`: `slimkit.compress` without labels and training, in widths of 1 for multiply-adds as the others;
 - `uniform, reconstructed`: the same share of every layer, by group norm, then slimkit's reconstruction;
 - `uniform`: the same, constants folded, BatchNorm measured anew;
 - `torch-pruning ...`: its importances, local (the same share of every layer), `round_to` for latencies, BatchNorm
@@ -31,6 +31,7 @@ from functools import partial
 from itertools import islice, product
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import torch
 from bench_equal_latency import FAMILIES, TOLERANCE, Bench, Family, stock
@@ -38,17 +39,13 @@ from rows import Row, append, read
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+import slimkit
 from slimkit import recovery, training
-from slimkit.measure.layer_table import LatencyTable
 from slimkit.measure.macs import count_macs
-from slimkit.recovery import elimination, fold, widths
+from slimkit.recovery import fold
 from slimkit.recovery.reconstruct import reconstruct
-from slimkit.runs.start import allowed_widths, conditions
-from slimkit.selection.budget import Widths
 from slimkit.selection.mask import Mask
-from slimkit.selection.measured import LatencySolver
 from slimkit.selection.ranking import rank
-from slimkit.settings import CompressSpec
 from slimkit.surgery.remove import remove
 from slimkit.zoo.initialise import initialise
 
@@ -74,9 +71,6 @@ FAMILIES["densenet"] = Family(
 )
 
 
-TABLES: dict[str, list[LatencyTable]] = {}  # of each network, made once
-
-
 @dataclass(frozen=True)
 class Point:
     """A network and a budget."""
@@ -89,12 +83,6 @@ class Point:
     def step(self) -> int:
         """The widths that engines like matter to latency alone."""
         return FAMILIES[self.bench.name].step if self.kind == "latency" else 1
-
-    @property
-    def widths(self) -> Widths:
-        if self.kind == "latency":
-            return allowed_widths(CompressSpec(max_latency=self.share, cap=0.97))
-        return Widths(1, cap=0.97)
 
     def cost(self, net: nn.Module) -> float:
         """Return the share of the dense network's cost that another has."""
@@ -113,19 +101,9 @@ RATIOS: dict[tuple[str, str, float, str], float] = {}
 
 
 def ours(point: Point, seed: int) -> nn.Module:
-    bench, inputs = point.bench, point.inputs(seed)
-    losses = elimination.losses(bench.dense, bench.graph, [inputs])
-    if point.kind == "macs":
-        limit = point.share * bench.graph.macs(Mask.full(bench.graph).keep)
-        masks = widths.candidates(bench.graph, losses, "macs", limit, point.widths)
-    else:
-        spec = CompressSpec(max_latency=point.share)
-        norms = rank("group-norm", bench.dense, bench.graph)
-        tables = TABLES.setdefault(bench.name, [])
-        solver = LatencySolver(bench.dense, remove, spec.budget, bench.image, conditions(spec), tables=tables)
-        nothing = torch.zeros(bench.graph.units, dtype=torch.bool)
-        masks = [mask for mask, _ in widths.timed(bench.graph, losses, solver, norms, point.widths, nothing)]
-    return widths.best(bench.dense, bench.graph, masks, [inputs])[1].model
+    asked: dict[str, Any] = {f"max_{point.kind}": point.share, "round_to": "auto" if point.kind == "latency" else 1}
+    inputs = point.inputs(seed)
+    return slimkit.compress(point.bench.dense, point.bench.image, calibration=inputs, epochs=0, cap=0.97, **asked).model
 
 
 def even(point: Point) -> Mask:

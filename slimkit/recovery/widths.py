@@ -178,5 +178,12 @@ def best(
         if not any(torch.equal(mask.keep, other.keep) for other, _ in tried):
             slim = remove(dense, graph, mask)
             tried.append((mask, reconstruct(dense, slim, graph, mask, batches, mode=mode, progress=progress)))
+    return nearest(dense, tried, batches)
+
+
+def nearest(
+    dense: nn.Module, tried: Sequence[tuple[Mask, Reconstruction]], batches: Sequence[Example]
+) -> tuple[Mask, Reconstruction]:
+    """Return that of several masks and their networks whose predictions are nearest to the dense network's."""
     parts = chunks(batches)
     return min(tried, key=lambda pair: between(dense, pair[1].model, parts) if len(tried) > 1 else 0.0)

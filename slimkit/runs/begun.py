@@ -8,7 +8,7 @@ from torch import Tensor
 
 from slimkit import models
 from slimkit.channels import Graph
-from slimkit.errors import DataError
+from slimkit.errors import DataError, SpecError
 from slimkit.example import Example
 from slimkit.measure.engines import require
 from slimkit.measure.stages import Stages
@@ -26,6 +26,8 @@ from slimkit.selection.measured import LatencySolver, SizeSolver
 from slimkit.selection.ranking import Context, rank
 from slimkit.selection.scope import by_scope, fill_unranked
 from slimkit.settings import CompressSpec
+
+_RANKED = ("ratio", "bytes")  # budgets for which channels are put in an order, and losses of groups not compared
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,21 @@ def ranked(given: Given, graph: Graph, context: Context, calibration: Calibratio
         return Ranked(by_scope(graph, filled, "group"), losses)
     name = "group-norm" if spec.ranking == "auto" else spec.ranking
     return Ranked(rank(name, dense, graph, spec.scope, context))
+
+
+def _check_rounds(spec: CompressSpec, calibration: Calibration | None) -> None:
+    if spec.rounds in ("auto", 1):
+        return
+    if (
+        spec.ranking != "auto"
+        or not spec.fits
+        or calibration is None
+        or (not spec.max_drop and spec.budget.kind in _RANKED)
+    ):
+        raise SpecError(
+            f"rounds is {spec.rounds}: channels are looked at again where `ranking='auto'` has inputs to go by and the "
+            "budget is one of `max_macs`, `max_params`, `max_latency`, `max_energy`.\n  Leave it out, or give these"
+        )
 
 
 def opened(path: Path, spec: CompressSpec, progress: Progress, stages: Stages) -> Given:
@@ -115,6 +132,7 @@ def begin(given: Given, stages: Stages) -> Begun:
         graph = start.trace_with(spec, dense, example)
     with stages.stage("calibrate"):
         calibration = calibrate(given)
+    _check_rounds(spec, calibration)
     inputs = start.proof_inputs(example, dataset, spec.seed, given.calibration)
     solver = None if spec.max_drop else start.measured_budget(spec, dense, example, given.progress)
     with stages.stage("rank"):

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from slimkit.channels import Graph
+from slimkit.recovery.elimination import Losses
 from slimkit.recovery.reconstruct import Reconstruction, reconstruct
-from slimkit.recovery.widths import affordable, best, candidates, timed
+from slimkit.recovery.rounds import look_again
+from slimkit.recovery.widths import affordable, best, candidates, nearest, timed
 from slimkit.results import MeasuredBudget
 from slimkit.runs.begun import Begun
 from slimkit.runs.start import allowed_widths, told_apart
@@ -16,6 +18,8 @@ from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver, SizeSolver
 from slimkit.settings import CompressSpec
 from slimkit.surgery.prove import Slimmed, prove
+
+_DEEP = 0.4  # of the multiply-adds: where a second look was seen to change much
 
 
 @dataclass(frozen=True)
@@ -50,42 +54,73 @@ def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | N
     """
     graph, calibration, order = begun.graph, begun.calibration, begun.order
     dense, inputs, progress = begun.given.dense, begun.inputs, begun.given.progress
-    budget, widths = spec.budget, allowed_widths(spec)
     fixed = fixed_units(graph, spec.keep, spec.without_bn)
     batches = calibration.batches if calibration and spec.fits else None
-    found: dict[bytes, tuple[Reconstruction | None, MeasuredBudget | None]] = {}
-    scores, losses = order.scores, order.losses
-    fitting: list[Widths] = []  # found while the mask is chosen
+    found: dict[bytes, tuple[_Try, Reconstruction | None]] = {}
 
     def chosen(fixed: Tensor) -> Mask:
         progress("choosing channels", None)
-        records: list[MeasuredBudget | None] = [None] * 3
-        if losses is not None and budget.kind in ("macs", "params"):
-            whole = getattr(graph, budget.kind)(Mask.full(graph).keep)
-            limit = budget.value if budget.absolute else budget.value * whole
-            if widths.adapt:
-                fitting.append(affordable(graph, losses, budget.kind, limit, widths, fixed))
-            masks = candidates(graph, losses, budget.kind, limit, (fitting or [widths])[-1], fixed)
-        elif losses is not None and isinstance(solver, LatencySolver):
-            masks, records = map(list, zip(*timed(graph, losses, solver, scores, widths, fixed), strict=True))
-        elif solver is not None:
-            masks, records = [solver(graph, scores, widths, fixed)], [solver.record()]
-        else:
-            masks = [choose(graph, scores, budget, widths, fixed)]
-        mask, rebuilt = (
-            (masks[0], None)
-            if len(masks) == 1 or not batches
-            else best(dense, graph, masks, batches, progress=progress)
-        )
-        found[_key(mask)] = (rebuilt, records[[_key(one) for one in masks].index(_key(mask))])
+        tries = _tries(begun, spec, solver, order.losses, fixed)
+        mask, rebuilt = tries[0].mask, None
+        if batches and len(tries) > 1:
+            mask, rebuilt = best(dense, graph, [one.mask for one in tries], batches, progress=progress)
+        rounds = _rounds(begun, spec, mask)
+        if batches and rebuilt and order.losses and rounds > 1:
+            progress("looking again at what channels are worth", None)
+            share = graph.macs(mask.keep) / graph.macs(Mask.full(graph).keep)
+            nearer = look_again(
+                dense, graph, order.losses, share, batches, begun.given.example, rounds=rounds, fixed=fixed,
+                progress=progress,
+            )  # fmt: skip
+            more = _tries(begun, spec, solver, nearer, fixed)
+            second = best(dense, graph, [one.mask for one in more], batches, progress=progress)
+            mask, rebuilt = nearest(dense, [(mask, rebuilt), second], batches)
+            tries = [*tries, *more]
+        found[_key(mask)] = next(one for one in tries if _key(one.mask) == _key(mask)), rebuilt
         return mask
 
     slimmed = prove(dense, graph, chosen, told_apart(inputs), fixed)
-    rebuilt, record = found[_key(slimmed.mask)]
+    made, rebuilt = found[_key(slimmed.mask)]
     if rebuilt is None and batches:
         progress("fitting what is left", None)
         rebuilt = reconstruct(dense, slimmed.model, graph, slimmed.mask, batches, progress=progress)
-    return Cut(slimmed, rebuilt, record, (fitting or [widths])[-1])
+    return Cut(slimmed, rebuilt, made.record, made.widths)
+
+
+@dataclass(frozen=True)
+class _Try:
+    """A mask within the budget, the widths that were allowed, and how it meets a budget that had to be measured."""
+
+    mask: Mask
+    widths: Widths
+    record: MeasuredBudget | None = None
+
+
+def _tries(
+    begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | None, losses: Losses | None, fixed: Tensor
+) -> list[_Try]:
+    """Return the masks that are worth a try, one at least."""
+    graph, scores, budget, widths = begun.graph, begun.order.scores, spec.budget, allowed_widths(spec)
+    if losses is not None and budget.kind in ("macs", "params"):
+        whole = getattr(graph, budget.kind)(Mask.full(graph).keep)
+        limit = budget.value if budget.absolute else budget.value * whole
+        if widths.adapt:
+            widths = affordable(graph, losses, budget.kind, limit, widths, fixed)
+        return [_Try(mask, widths) for mask in candidates(graph, losses, budget.kind, limit, widths, fixed)]
+    if losses is not None and isinstance(solver, LatencySolver):
+        return [_Try(mask, widths, record) for mask, record in timed(graph, losses, solver, scores, widths, fixed)]
+    if solver is not None:
+        return [_Try(solver(graph, scores, widths, fixed), widths, solver.record())]
+    return [_Try(choose(graph, scores, budget, widths, fixed), widths)]
+
+
+def _rounds(begun: Begun, spec: CompressSpec, mask: Mask) -> int:
+    """Return how often to look at what channels are worth."""
+    if spec.rounds != "auto":
+        return int(spec.rounds)
+    whole = begun.graph.macs(Mask.full(begun.graph).keep)
+    made = begun.calibration is not None and begun.calibration.made  # where it would take longer than all else
+    return 2 if not made and begun.graph.macs(mask.keep) <= _DEEP * whole else 1
 
 
 def note_on_widths(made: Cut, graph: Graph, spec: CompressSpec) -> list[str]:

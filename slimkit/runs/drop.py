@@ -124,6 +124,8 @@ def smallest(spec: CompressSpec, attempt: Try, judge: Callable[[nn.Module], Drop
 
 def _asking(spec: CompressSpec, share: float, epochs: float) -> CompressSpec:
     """Return the settings of one attempt: latency and energy follow the multiply-adds, bytes the parameters."""
+    rounds = 1 if spec.rounds == "auto" else spec.rounds  # a dozen attempts would take a dozen times as long
+    asked = replace(spec, max_drop=None, epochs=epochs, rounds=rounds)
     if spec.minimise in ("params", "bytes"):
-        return replace(spec, max_drop=None, max_params=share, epochs=epochs)
-    return replace(spec, max_drop=None, max_macs=share, epochs=epochs)
+        return replace(asked, max_params=share)
+    return replace(asked, max_macs=share)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from slimkit.settings.checks import choice, flag, number, optional, text
+from slimkit.settings.checks import choice, flag, number, optional, text, whole, word_or
 from slimkit.settings.run import RANKINGS, RunSpec
 from slimkit.settings.setting import setting
 from slimkit.settings.source import SourceSpec
@@ -23,6 +23,11 @@ class CompressSpec(SourceSpec, RunSpec):
         "what ranks channels: auto (what the others can make up for, where there are inputs; else group-norm), "
         f"{', '.join(RANKINGS)}",
         choice("auto", *RANKINGS),
+    )
+    rounds: str | int = setting(
+        "auto",
+        "looks at what channels are worth, each at a network nearer to the budget; auto: 2 where little is left",
+        word_or("auto", whole(1)),
     )
     max_drop: float | None = setting(
         None,
