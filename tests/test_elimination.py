@@ -12,6 +12,7 @@ from slimkit.recovery import elimination, widths
 from slimkit.recovery.calibration import Chunk, chunks
 from slimkit.recovery.curvature import curvature
 from slimkit.recovery.gap import between, divergence
+from slimkit.recovery.rounds import look_again
 from slimkit.recovery.sensitivity import Sensitivity
 from slimkit.selection import products
 from slimkit.selection.budget import Widths
@@ -176,3 +177,40 @@ def test_the_better_of_two_masks_is_taken() -> None:
         found, made = widths.best(net, graph, masks, [images])
         assert found is mask
         assert between(net, made.model, [Chunk(images, held=True)]) < 1e-6
+
+
+def test_steps_that_engines_like_are_given_up_where_they_cost_much() -> None:
+    net = random_net([("Chain", 16), ("Residual", 16)], "pool", seed=2)
+    graph = trace(net, example(net, 1))
+    limit = 0.6 * graph.macs(Mask.full(graph).keep)
+    asked = Widths(8)
+
+    def step(scores: Tensor) -> int:
+        losses = elimination.Losses(scores, scores)
+        return widths.affordable(graph, losses, "macs", limit, asked).fitted(graph).step
+
+    assert asked.fitted(graph).step > 1
+    assert step(torch.full((graph.units,), 1e-6)) == asked.fitted(graph).step  # all cost nothing: as the engine likes
+    steep = torch.zeros(graph.units)
+    for group in graph.groups:  # the last channels of a group cost far more than the first
+        steep[group.members] = torch.logspace(-4, 1, len(group.members))
+    assert step(steep) < asked.fitted(graph).step
+    assert widths.affordable(graph, elimination.Losses(steep, steep), "macs", limit, Widths(1)).step == 1
+
+
+@pytest.mark.parametrize("rounds", [2, 3])
+def test_channels_are_looked_at_again_from_half_way(rounds: int) -> None:
+    net = random_net([("Residual", 8), ("Depthwise", 8), ("Chain", 8)], "pool", seed=2)
+    graph = trace(net, example(net, 1))
+    before, images = copy.deepcopy(net.state_dict()), example(net, 64)
+    first = elimination.losses(net, graph, [images])
+    again = look_again(net, graph, first, 0.3, [images], example(net, 1), rounds=rounds)
+    torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
+    for a, b in ((first.estimated, again.estimated), (first.measured, again.measured)):
+        assert torch.equal(a.isnan(), b.isnan()) and not torch.equal(a.nan_to_num(), b.nan_to_num())
+        assert bool((a.nan_to_num() == b.nan_to_num()).any())  # those that were gone half way
+        for group in graph.groups:  # those that go first still do
+            gone = (a == b)[group.members].nonzero().flatten()
+            order = a[group.members].argsort(stable=True)
+            assert set(order[: len(gone)].tolist()) == set(gone.tolist()) or bool(a[group.members].isnan().any())
+    assert look_again(net, graph, first, 0.3, [images], example(net, 1), rounds=1) is first

@@ -125,6 +125,8 @@ def test_the_time_of_every_layer_is_found(files):
     (whole,) = measure(files[1:], seconds=0.1)
     assert 0.3 * whole.fastest_ms < total < 3 * whole.fastest_ms
     assert max(nodes, key=lambda node: node.fastest_ms).layer == "3"
+    assert all(node.turn_ms > node.fastest_ms for node in nodes)  # finer than microseconds, and with what lies between
+    assert any(abs(1e3 * node.turn_ms % 1 - 0.5) < 0.49 for node in nodes)
 
 
 @pytest.mark.parametrize("engine", ["openvino", "openvino-bf16"])
