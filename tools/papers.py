@@ -42,8 +42,9 @@ def row(claim: dict[str, Any]) -> tuple[str, ...]:
 def judged(claim: dict[str, Any]) -> Difference | None:
     """Return the difference that a claim is about; None where its arms have not been trained."""
     by_name: dict[str, list[Arm]] = {}
-    for (name, _), arms in grouped(arms_of(claim["study"])).items():
-        by_name.setdefault(name, []).extend(arms)
+    for (name, budget), arms in grouped(arms_of(claim["study"])).items():
+        if claim.get("budget", budget) == budget or not budget:
+            by_name.setdefault(name, []).extend(arms)
     arm, other = (by_name.get(claim[key], []) for key in ("arm", "against"))
     return difference(arm, other) if arm and other else None
 
