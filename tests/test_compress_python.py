@@ -250,6 +250,28 @@ def test_a_drop_that_cannot_be_told_is_refused(resnet: nn.Module, settings: dict
         slimkit.compress(resnet, DIGIT, **settings)
 
 
+@pytest.mark.parametrize("budget", [{"max_macs": 0.3}, {"max_params": 0.3}, {"max_latency": 0.93}])
+def test_a_second_look_leaves_the_network_no_further_off(resnet: nn.Module, digits: Any, budget: Any) -> None:
+    """Within the budget, and as near to the original as the first look: both are tried."""
+    once, twice = (
+        slimkit.compress(resnet, DIGIT, calibration=digits, epochs=0, rounds=rounds, **budget) for rounds in (1, 2)
+    )
+    if "max_latency" not in budget:  # times differ, and with them what is within
+        assert twice.report.fit.after <= once.report.fit.after * (1 + 1e-6)
+    for kind in ("macs", "params"):
+        share = getattr(twice.report.after, kind) / getattr(twice.report.before, kind)
+        assert share <= budget.get(f"max_{kind}", 1.0)
+    assert twice.report.proof.masked_vs_slim <= twice.report.proof.tolerance
+
+
+@pytest.mark.parametrize(
+    "settings", [{"ratio": 0.3}, {"max_macs": 0.3, "ranking": "group-norm"}, {"max_macs": 0.3, "recover": False}]
+)
+def test_a_second_look_that_would_not_be_taken_is_refused(resnet: nn.Module, digits: Any, settings: Any) -> None:
+    with pytest.raises(SpecError, match=r"rounds is 2: channels are looked at again where `ranking='auto'`"):
+        slimkit.compress(resnet, DIGIT, calibration=digits, epochs=0, rounds=2, **settings)
+
+
 def test_the_smallest_network_within_a_drop_keeps_it(resnet: nn.Module, digits: Any) -> None:
     result = slimkit.compress(resnet, DIGIT, dataset=digits, max_drop=4.0, epochs=0)
     found = result.report.drop

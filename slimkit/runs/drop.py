@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
+from typing import Any
 
 from torch import nn
 
@@ -125,7 +126,6 @@ def smallest(spec: CompressSpec, attempt: Try, judge: Callable[[nn.Module], Drop
 def _asking(spec: CompressSpec, share: float, epochs: float) -> CompressSpec:
     """Return the settings of one attempt: latency and energy follow the multiply-adds, bytes the parameters."""
     rounds = 1 if spec.rounds == "auto" else spec.rounds  # a dozen attempts would take a dozen times as long
-    asked = replace(spec, max_drop=None, epochs=epochs, rounds=rounds)
-    if spec.minimise in ("params", "bytes"):
-        return replace(asked, max_params=share)
-    return replace(asked, max_macs=share)
+    budget = "max_params" if spec.minimise in ("params", "bytes") else "max_macs"
+    changes: dict[str, Any] = {budget: share, "max_drop": None, "epochs": epochs, "rounds": rounds}
+    return replace(spec, **changes)

@@ -50,6 +50,7 @@ class CompressKeywords(RunKeywords, total=False):
     """Fields of `CompressSpec` but for the ratio, what calibrates, and what only a file needs."""
 
     data: str | None
+    rounds: str | int
     max_drop: float | None
     minimise: str
     recover: bool
