@@ -13,8 +13,8 @@ Arms, all with BatchNorm right for what is left of the network:
 - `slimkit`: `slimkit.compress` without labels and training, in widths of 1 for multiply-adds as the others;
 - `uniform, reconstructed`: the same share of every layer, by group norm, then slimkit's reconstruction;
 - `uniform`: the same, constants folded, BatchNorm measured anew;
-- `torch-pruning ...`: its importances, local (the same share of every layer), `round_to` for latencies where that reaches them, BatchNorm
-  measured anew; of all ratios the one that gives the largest network within the budget;
+- `torch-pruning ...`: its importances, local (the same share of every layer), `round_to` for latencies that it reaches
+  so, BatchNorm measured anew; of all ratios the one that gives the largest network within the budget;
 - `stock`: a smaller network of the same family from scratch, for the dense network's epochs and those of retraining.
 
 Networks: `resnet20` is the zoo's; the others are trained here, once, and kept in --folder: `vgg8` (3 epochs),
