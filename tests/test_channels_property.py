@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from slimkit.channels import Graph, trace
 from slimkit.example import call, tensors
+from slimkit.methods.rounds import composed
 from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
 from slimkit.surgery.proof import error_of
@@ -112,3 +113,23 @@ def test_slim_network_can_be_traced_and_slimmed_again() -> None:
         graph = trace(net, inputs)
         check_law(net, graph, random_mask(graph, seed, share=0.3), inputs)
         net = remove(net, graph, random_mask(graph, seed, share=0.3))  # type: ignore[assignment]
+
+
+@given(cases())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_two_cuts_are_one(case: tuple[RandomNet, int, int]) -> None:
+    """Whatever the groups of the smaller network are called, and though those of one channel are none any more."""
+    net, _, seed = case
+    inputs = example(net, 1)
+    graph = trace(net, inputs)
+    first = random_mask(graph, seed)
+    small = remove(net, graph, first)
+    later = trace(small, inputs)
+    places = graph.places(first.keep, later)
+    if not later.units or sorted(places[places >= 0].tolist()) != list(range(later.units)):
+        return  # channels that go one by one now, and did not before: no mask of the first network says that
+    second = random_mask(later, seed + 1)
+    at_once = composed(graph, first, later, second)
+    assert sum(map(int, at_once.keep)) < sum(map(int, first.keep)) or bool(second.keep.all())
+    twice, once = remove(small, later, second), remove(net, graph, at_once)
+    torch.testing.assert_close(once.state_dict(), twice.state_dict(), rtol=0, atol=0)

@@ -141,6 +141,27 @@ class Graph:
             found.setdefault(axis.tensor, []).append(axis)
         return found
 
+    def places(self, keep: Tensor, smaller: "Graph") -> Tensor:
+        """Return what each unit has become in the network without some of them: int64 [U], units of its graph.
+
+        -1 where a unit is gone, where nothing of its group can be removed there any more, and where its channels can be
+        removed one by one there, as those of a grouped convolution of which one group is left. Told by the parameters
+        that units index: groups are named after what can be removed, and so may be called otherwise there.
+
+        Args:
+            keep: bool [U], the units that are left.
+            smaller: the graph of the network that is left.
+        """
+        least, most = torch.full((self.units,), smaller.units), torch.full((self.units,), -1)
+        for axis in self.axes:
+            left = axis.unit_of[(axis.unit_of < 0) | keep[axis.unit_of.clamp(min=0)]]
+            for now in smaller.by_tensor.get(axis.tensor, ()):
+                both = (left >= 0) & (now.unit_of >= 0) if len(now.unit_of) == len(left) else None
+                if both is not None and now.dim == axis.dim:
+                    least.scatter_reduce_(0, left[both], now.unit_of[both], "amin")
+                    most.scatter_reduce_(0, left[both], now.unit_of[both], "amax")
+        return torch.where(least == most, most, -1)
+
     def units_of(self, patterns: Iterable[str]) -> Tensor:
         """Return the units that named layers make, bool [U].
 

@@ -17,7 +17,7 @@ from slimkit.measure.environment import cpu_name, preferred_step
 from slimkit.measure.latency import Latency, measure
 from slimkit.measure.layer_times import Point, times
 from slimkit.measure.layers import DEPTHWISE, LINEAR, Layer, layers
-from slimkit.measure.node_times import latency_by_node
+from slimkit.measure.node_times import NodeTime, latency_by_node
 from slimkit.progress import Progress, quiet
 from slimkit.record import Amount, Positive, Record
 from slimkit.results import TableSummary
@@ -156,9 +156,10 @@ def build(
     ]
     known = times(points, engine, threads, batch, progress)
     progress("timing the layers within the network", None)
-    inside, rest, nodes = _inside(path, input_shape, found, engine, threads, batch)
+    nodes = latency_by_node(path, input_shape, engine=engine, threads=threads, batch=batch)
+    inside, rest = _inside(nodes, found)
     # What nodes take beyond the network's time is the profiler's, as much for each.
-    each = (whole.fastest_ms - sum(inside.values()) - rest) / nodes
+    each = (whole.fastest_ms - sum(node.turn_ms for node in nodes)) / len(nodes)
     each = min(max(each, -_PROFILER_MS), _NODE_MS)
     extra = max(-each, 0.0)
     rows = []
@@ -179,8 +180,8 @@ def build(
         network_ms=whole.typical_ms,
         clock="cpu" if whole.clock == "cpu" else "wall",
         rows=tuple(rows),
-        fixed_ms=nodes * max(each, 0.0),
-        varying_ms=max(rest - (nodes - len(inside)) * extra, 0.0),
+        fixed_ms=len(nodes) * max(each, 0.0),
+        varying_ms=sum(_without(extra, ms) for ms in rest),
     )
 
 
@@ -219,13 +220,10 @@ def _place(grid: Sequence[int], value: int) -> tuple[float, int]:
     return (value - grid[i]) / (grid[i + 1] - grid[i]), i
 
 
-def _inside(
-    path: str | Path, input_shape: tuple[int, ...] | None, found: list[Layer], engine: str, threads: int, batch: int
-) -> tuple[dict[int, float], float, int]:
-    """Return each layer's time within the network, the time of all other nodes, and the number of nodes."""
-    nodes = latency_by_node(path, input_shape, engine=engine, threads=threads, batch=batch)
+def _inside(nodes: list[NodeTime], found: list[Layer]) -> tuple[dict[int, float], list[float]]:
+    """Return each layer's time within the network by its number, and the times of all nodes that are no layer's."""
     own: defaultdict[str, list[float]] = defaultdict(list)
-    rest = 0.0
+    rest = []
     by_path: defaultdict[str, list[int]] = defaultdict(list)
     for number, layer in enumerate(found):
         by_path[layer.path].append(number)
@@ -233,12 +231,12 @@ def _inside(
         if node.operator in _OWN_TIME and node.layer in by_path:
             own[node.layer].append(node.turn_ms)
         else:
-            rest += node.turn_ms
+            rest.append(node.turn_ms)
     inside: dict[int, float] = {}
     for name, numbers in by_path.items():
         if len(own[name]) == len(numbers):  # else an operator of the path was fused away or split
             inside.update(zip(numbers, own[name], strict=True))
-    return inside, rest, len(nodes)
+    return inside, rest
 
 
 def save(table: LatencyTable, path: str | Path, force: bool = False) -> None:

@@ -19,6 +19,7 @@ from slimkit.settings.data import Shapes
 _EVENT, _WHOLE = "_kernel_time", "SequentialExecutor::Execute"
 _FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
 _SHORT, _MANY = 0.02, 300  # seconds for more runs of a short network, and how many at most
+_FINE = 0.1  # milliseconds of a node from which on whole microseconds are fine enough
 _DEPTH = 6  # a hard swish is written as several nodes
 
 
@@ -31,9 +32,9 @@ class NodeTime:
             engine added itself (changes of memory layout) or what belongs to no module.
         operator: the engine's name of what runs.
         fastest_ms: wall time, milliseconds, least of the runs: an interruption only ever adds.
-        turn_ms: from its start to the start of the next node, milliseconds, mean of the runs that were not
-            interrupted. Profilers count whole microseconds, which is coarse for a node of three; the mean is not. It
-            holds what lies between two nodes too, the profiler's own work first of all.
+        turn_ms: from its start to the start of the next node, milliseconds. Profilers count whole microseconds, which
+            is coarse for a node of three: for such ones it is the mean of the runs that were not interrupted, for
+            longer ones the least. It holds what lies between two nodes too, the profiler's own work first of all.
     """
 
     layer: str
@@ -102,7 +103,9 @@ def _onnxruntime(path: Path, input_shape: Shapes | None, threads: int, batch: in
 
 
 def _typical(runs: list[float]) -> float:
-    """Return the mean of the runs, milliseconds, without those that were interrupted."""
+    """Return the least of the runs, milliseconds; where microseconds count, the mean of those not interrupted."""
+    if min(runs) >= _FINE:
+        return min(runs)
     most = 1.5 * median(runs) + 0.001
     return fmean(run for run in runs if run <= most)
 

@@ -81,12 +81,9 @@ def composed(graph: Graph, first: Mask, smaller: Graph, second: Mask) -> Mask:
         smaller: of that network without the units that `first` removes.
         second: its mask.
     """
+    now = graph.places(first.keep, smaller)
     keep = first.keep.clone()
-    later = {group.name: group for group in smaller.groups}
-    for group in graph.groups:
-        if group.name in later:
-            left = group.members[keep[group.members]]
-            keep[left[~second.keep[later[group.name].members]]] = False
+    keep[now >= 0] = second.keep[now[now >= 0]]
     return Mask(keep)
 
 

@@ -1,7 +1,9 @@
 """What channels are worth, looked at again from half way: deep cuts change what is left.
 
-losses = elimination.losses(dense, graph, batches)
-losses = look_again(dense, graph, losses, 0.14, batches, example)   # then `widths.candidates` as before
+    losses = elimination.losses(dense, graph, batches)
+    losses = look_again(dense, graph, losses, 0.14, batches, example)
+
+The losses then serve as the first ones did: `widths.candidates`, `widths.timed`.
 """
 
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels import Graph, trace
-from slimkit.errors import MaskError
+from slimkit.errors import BudgetError, MaskError
 from slimkit.example import Example
 from slimkit.progress import Progress
 from slimkit.recovery import elimination
@@ -53,27 +55,26 @@ def look_again(
         scores = fill_unranked(losses.measured.float(), torch.arange(graph.units).float())
         try:
             mask = least_loss(graph, scores, "macs", share ** (number / rounds) * whole, Widths(1), fixed)
-        except MaskError:  # nothing can be removed, which whoever chooses the mask says
+        except (MaskError, BudgetError):  # half way cannot be had; whoever chooses the mask says what can
             return losses
         half_way = reconstruct(dense, remove(dense, graph, mask), graph, mask, batches, progress=progress).model
         smaller = trace(half_way, example)
-        left = [group.members[mask.keep[group.members]] for group in graph.groups]
-        if [len(units) for units in left] != [len(group.members) for group in smaller.groups]:
-            return losses  # its channels cannot be told apart any more
         now = elimination.losses(half_way, smaller, batches, progress=progress)
+        places = graph.places(mask.keep, smaller)
         losses = Losses(
-            estimated=_joined(graph, mask, smaller, losses.estimated, now.estimated),
-            measured=_joined(graph, mask, smaller, losses.measured, now.measured),
+            estimated=_joined(graph, mask, places, losses.estimated, now.estimated),
+            measured=_joined(graph, mask, places, losses.measured, now.measured),
         )
     return losses
 
 
-def _joined(graph: Graph, mask: Mask, smaller: Graph, before: Tensor, now: Tensor) -> Tensor:
+def _joined(graph: Graph, mask: Mask, places: Tensor, before: Tensor, now: Tensor) -> Tensor:
     """Return the losses of all units: of those that are gone as before, of others as now and not below them; [U]."""
     joined = before.clone()
-    for group, narrow in zip(graph.groups, smaller.groups, strict=True):
+    joined[places >= 0] = now[places[places >= 0]].to(before)
+    for group in graph.groups:
         keep = mask.keep[group.members]
-        gone = before[group.members[~keep]]
-        least = gone.nan_to_num().max() if len(gone) else before.new_zeros(())
-        joined[group.members[keep]] = now[narrow.members].to(before).maximum(least)
+        gone, left = before[group.members[~keep]], group.members[keep]
+        if len(gone):
+            joined[left] = joined[left].maximum(gone.nan_to_num().max())
     return joined
