@@ -17,7 +17,7 @@ from slimkit.export import export_onnx
 from slimkit.measure import latency
 from slimkit.measure.engines import Port, Runner, open_runner
 from slimkit.measure.latency import measure
-from slimkit.measure.node_times import _layers, latency_by_node
+from slimkit.measure.node_times import NodeTime, _layers, latency_by_node, unprofiled
 from slimkit.runs import bench as benching
 
 
@@ -95,6 +95,22 @@ def test_files_take_turns_after_their_warm_ups(monkeypatch):
 def test_a_busy_machine_is_called_noisy(wall, cpu, threads, noisy):
     found = latency._summary(np.array(wall) / 1e3, np.array(cpu) / 1e3, None, ("engine", threads, 1))
     assert found.noisy is noisy
+
+
+def test_one_wrong_reading_of_the_cpu_clock_decides_nothing():
+    """Seen on a virtual machine: one of 2,001 inferences of 13.3 us had 4.4 us of CPU time, and its energy."""
+    cpu = np.full(2001, 13.7)
+    cpu[1000] = 4.4
+    found = latency._summary(np.full(2001, 13.8) / 1e3, cpu / 1e3, None, ("engine", 1, 1))
+    assert found.cpu_ms == pytest.approx(13.7)
+
+
+def test_what_a_profiler_adds_is_left_out_so_that_nodes_take_no_longer_than_the_network():
+    nodes = [NodeTime(layer="conv", operator="Conv", fastest_ms=0.001, turn_ms=us / 1e3) for us in (3, 5, 4)]
+    own, between = unprofiled(nodes, 0.006)
+    assert [node.turn_ms * 1e3 for node in own] == pytest.approx([1, 3, 2]) and between == 0
+    own, between = unprofiled(nodes, 0.015)
+    assert [node.turn_ms * 1e3 for node in own] == pytest.approx([3, 5, 4]) and between == pytest.approx(0.001)
 
 
 def test_cpu_time_is_the_least_since_neighbours_lengthen_it_too():

@@ -58,6 +58,9 @@ def test_the_figures_are_those_of_the_files(run: Path, report: dict) -> None:
     for layer in report["layers"]:
         if layer["kind"] == "Conv2d":
             assert layer["channels_after"] == widths[layer["name"]]
+    for side in ("before", "after"):
+        together, whole = sum(layer[f"ms_{side}"] for layer in report["layers"]), report[side]["latency_ms"]["fastest"]
+        assert 0 < together <= 1.1 * whole  # a node's least part is a tenth of its time
 
 
 def test_the_onnx_file_classifies_as_the_report_says(run: Path, report: dict) -> None:

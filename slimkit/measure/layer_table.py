@@ -17,7 +17,7 @@ from slimkit.measure.environment import cpu_name, preferred_step
 from slimkit.measure.latency import Latency, measure
 from slimkit.measure.layer_times import Point, times
 from slimkit.measure.layers import DEPTHWISE, LINEAR, Layer, layers
-from slimkit.measure.node_times import NodeTime, latency_by_node
+from slimkit.measure.node_times import NodeTime, latency_by_node, unprofiled
 from slimkit.progress import Progress, quiet
 from slimkit.record import Amount, Positive, Record
 from slimkit.results import TableSummary
@@ -29,8 +29,6 @@ _OWN_TIME = (
     "Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul",  # ONNX Runtime
     "Convolution", "GroupConvolution", "FullyConnected",  # OpenVINO
 )  # fmt: skip
-_NODE_MS = 0.002  # what an engine spends between two nodes, at most; ONNX Runtime, measured
-_PROFILER_MS = 0.01  # what its profiler adds to a node, at most
 _TRUSTED = (0.5, 2.0)  # a layer's time in the network over its time alone
 
 
@@ -157,16 +155,13 @@ def build(
     known = times(points, engine, threads, batch, progress)
     progress("timing the layers within the network", None)
     nodes = latency_by_node(path, input_shape, engine=engine, threads=threads, batch=batch)
+    nodes, between = unprofiled(nodes, whole.fastest_ms)
     inside, rest = _inside(nodes, found)
-    # What nodes take beyond the network's time is the profiler's, as much for each.
-    each = (whole.fastest_ms - sum(node.turn_ms for node in nodes)) / len(nodes)
-    each = min(max(each, -_PROFILER_MS), _NODE_MS)
-    extra = max(-each, 0.0)
     rows = []
     for number, (layer, (block, inputs, outputs)) in enumerate(zip(found, grids, strict=True)):
         ms = [[known[layer.shape.key(i, o)] for o in outputs] for i in inputs]
         alone = max(ms[-1][-1], 1e-6)
-        within = _without(extra, inside[number]) if number in inside else alone
+        within = inside.get(number, alone)
         scale = min(max(within / alone, _TRUSTED[0]), _TRUSTED[1])
         scaled = tuple(tuple(value * scale for value in line) for line in ms)
         rows.append(LayerTimes(layer=layer, block=block, inputs=tuple(inputs), outputs=tuple(outputs), ms=scaled))
@@ -180,14 +175,9 @@ def build(
         network_ms=whole.typical_ms,
         clock="cpu" if whole.clock == "cpu" else "wall",
         rows=tuple(rows),
-        fixed_ms=len(nodes) * max(each, 0.0),
-        varying_ms=sum(_without(extra, ms) for ms in rest),
+        fixed_ms=len(nodes) * between,
+        varying_ms=sum(rest),
     )
-
-
-def _without(extra: float, ms: float) -> float:
-    """Return a node's time without what the profiler adds."""
-    return max(ms - extra, 0.1 * ms)
 
 
 def _grid(layer: Layer, step: int) -> tuple[int, list[int], list[int]]:

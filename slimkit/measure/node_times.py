@@ -7,7 +7,8 @@ import re
 import tempfile
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -20,6 +21,8 @@ _EVENT, _WHOLE = "_kernel_time", "SequentialExecutor::Execute"
 _FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
 _SHORT, _MANY = 0.02, 300  # seconds for more runs of a short network, and how many at most
 _FINE = 0.1  # milliseconds of a node from which on whole microseconds are fine enough
+_BETWEEN = 0.002  # milliseconds that an engine spends between two nodes, at most; ONNX Runtime, measured
+_PROFILING = 0.01  # milliseconds that its profiler adds to a node, at most
 _DEPTH = 6  # a hard swish is written as several nodes
 
 
@@ -65,6 +68,22 @@ def latency_by_node(
     if engine == "onnxruntime":
         return _onnxruntime(Path(path), input_shape, threads, batch, repeats)
     return _openvino(Path(path), input_shape, engine, threads, batch, repeats)
+
+
+def unprofiled(nodes: Sequence[NodeTime], whole_ms: float) -> tuple[list[NodeTime], float]:
+    """Return the nodes with turns that leave out what the profiler added, as much to each of them.
+
+    Args:
+        nodes: all of a network, one at least.
+        whole_ms: what the network takes without a profiler, milliseconds.
+
+    Returns:
+        The nodes; and milliseconds that pass between two of them, where the network takes longer than they do.
+    """
+    each = (whole_ms - sum(node.turn_ms for node in nodes)) / len(nodes)
+    added = min(max(-each, 0.0), _PROFILING)
+    own = [replace(node, turn_ms=max(node.turn_ms - added, 0.1 * node.turn_ms)) for node in nodes]
+    return own, min(max(each, 0.0), _BETWEEN)
 
 
 def _onnxruntime(path: Path, input_shape: Shapes | None, threads: int, batch: int, repeats: int) -> list[NodeTime]:

@@ -119,7 +119,8 @@ class Layer(Record):
         channels_before, channels_after: outputs.
         macs_before, macs_after: multiply-adds of one image.
         params_before, params_after: parameters.
-        ms_before, ms_after: fastest time of one batch in the engine, ms; None where it was not measured.
+        ms_before, ms_after: time of one batch in the engine, ms; together no more than the network takes. None where it
+            was not measured.
     """
 
     name: str

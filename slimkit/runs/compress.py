@@ -170,7 +170,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
     given.progress("measuring", None)
     with stages.stage("measure"):
         sides = measure(dense, model, example, spec, dataset, work, begun.judged, given.judge)
-        layers = timed_layers(rows.layers(dense, model, one_image(example)), work, spec, example)
+        layers = timed_layers(rows.layers(dense, model, one_image(example)), sides, work, spec, example)
     own = None
     if given.evaluate is not None:
         own = Own(before=dict(given.evaluate(dense)), after=dict(given.evaluate(model)))

@@ -17,7 +17,7 @@ from slimkit.export.pixels import normalisation_of
 from slimkit.measure import energy, latency, quality
 from slimkit.measure.latency import Latency
 from slimkit.measure.macs import count_macs
-from slimkit.measure.node_times import latency_by_node
+from slimkit.measure.node_times import latency_by_node, unprofiled
 from slimkit.measure.size import count_params
 from slimkit.models import Network
 from slimkit.results import Accuracy, Architecture, Figures, Layer, Normalisation
@@ -150,9 +150,12 @@ def judged(network: nn.Module | Path, dataset: data.Dataset) -> Accuracy:
     )
 
 
-def timed_layers(found: tuple[Layer, ...], work: Path, spec: RunSpec, example: Example) -> tuple[Layer, ...]:
-    """Return the layers with the milliseconds that each takes, before and after."""
-    before, after = (_times(work / name, spec, example) for name in (DENSE_ONNX, ONNX))
+def timed_layers(
+    found: tuple[Layer, ...], sides: Sides, work: Path, spec: RunSpec, example: Example
+) -> tuple[Layer, ...]:
+    """Return the layers with the milliseconds that each takes, before and after; all no more than the network takes."""
+    before = _times(work / DENSE_ONNX, sides.before, spec, example)
+    after = _times(work / ONNX, sides.after, spec, example)
     return tuple(
         replace(
             layer,
@@ -163,13 +166,14 @@ def timed_layers(found: tuple[Layer, ...], work: Path, spec: RunSpec, example: E
     )
 
 
-def _times(path: Path, spec: RunSpec, example: Example) -> dict[str, float] | None:
-    """Return the fastest times of the layers of a file, ms, by name; None where there is no file."""
-    if not path.exists():
+def _times(path: Path, whole: Figures, spec: RunSpec, example: Example) -> dict[str, float] | None:
+    """Return the times of the layers of a file, ms, by name; None where there is no file."""
+    if whole.latency_ms is None:
         return None
+    nodes = latency_by_node(path, shapes_of(example), **asdict(conditions(spec)), repeats=10)
     spent: dict[str, float] = {}
-    for node in latency_by_node(path, shapes_of(example), **asdict(conditions(spec)), repeats=10):
-        spent[node.layer] = spent.get(node.layer, 0.0) + node.fastest_ms
+    for node in unprofiled(nodes, whole.latency_ms.fastest)[0]:
+        spent[node.layer] = spent.get(node.layer, 0.0) + node.turn_ms
     return spent
 
 

@@ -148,7 +148,7 @@ def _train(
     progress("measuring", None)
     with stages.stage("measure"):
         sides = _sides(dense, model, example, spec, dataset, work)
-        layers = timed_layers(rows.layers(dense, model, one_image(example)), work, spec, example)
+        layers = timed_layers(rows.layers(dense, model, one_image(example)), sides, work, spec, example)
     cost, notes = training_cost(job, found, sides.before, sides.after, stages, asked.settings())
     report = Report(
         slimkit=__version__,
