@@ -199,7 +199,7 @@ def _one_of(kinds: tuple[Any, ...], value: object, path: str) -> Any:
             return _read(kind, value, path)
         except RecordError:
             continue
-    raise RecordError(f"{path}: it is {_shown(value)}, but must be {' or '.join(_WORDS[k] for k in rest)}.")
+    raise RecordError(f"{path}: it is {_shown(value)}, but must be {' or '.join(_word(kind) for kind in rest)}.")
 
 
 def _text(value: object, path: str) -> str:
@@ -222,6 +222,10 @@ def _json(value: object, path: str, depth: int = 0) -> Any:
     if value is None or isinstance(value, bool):
         return value
     raise RecordError(f"{path}: it is {_shown(value)}, which JSON does not have.")
+
+
+def _word(kind: Any) -> str:
+    return _WORDS[kind.__origin__ if get_origin(kind) is Annotated else kind]
 
 
 def _span(bounds: Bounds) -> str:

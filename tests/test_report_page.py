@@ -508,3 +508,18 @@ def test_masks_taken_within_an_epoch():
     assert "0.00475059" not in text.partition('<script type="application/json"')[0].replace('"0.00475059"', "")
     below = replace(within, threshold=0.001)  # below every distance: no line to draw, and no complaint
     Page(run_page(replace(report, search=below)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ([], "Inputs of one number, float32"),
+        ([1], "Inputs of 1 number, float32"),
+        ([100], "Inputs of 100 numbers, float32"),
+        ([1, 16000], "Inputs of 1 × 16000 numbers, float32"),
+        ([3, 8, 16], "Images of 8 × 16 pixels, 3 channels, float32"),
+        ([3, 4, 8, 8], "Inputs of 3 × 4 × 8 × 8 numbers, float32"),
+    ],
+)
+def test_a_page_says_what_goes_in_whatever_its_rank(shape, said):
+    assert said in unescape(run_page(changed(bare_report(), {"arch/input_shape": shape})))

@@ -11,6 +11,7 @@ import pytest
 from slimkit.errors import RecordError
 from slimkit.intervals import wilson
 from slimkit.results import Accuracy, Benchmark, Figures, Inspection, Report, report_file
+from slimkit.usage import Usage
 
 EARLIER = Path(__file__).parent / "reports"  # written by real runs of the version that had slimkit.report/1
 SCHEMAS = Path(report_file.__file__).parent / "schemas"
@@ -87,6 +88,20 @@ def test_damage_is_told_with_the_path_of_the_field(report):
         else:
             assert validator.is_valid(damaged), (path, "the schema refuses what is read")
     assert refused > 900
+
+
+def test_damage_of_how_a_network_is_used_is_told_too():
+    """Its fields may hold one of several kinds; the old report has none of it."""
+    kinds = {"resize": 64, "batch": None, "task": None, "colour_order": "RGB", "value_range": None, "mean": [0.5]}
+    whole = kinds | {"std": None, "crop": 0.9, "inputs": [], "outputs": ["scores"], "class_names": []}
+    assert Usage.from_dict(whole).resize == 64 and Usage.from_dict(whole | {"resize": "squash"}).resize == "squash"
+    for damaged, path in damages(whole, (*WRONG, 0)):
+        try:
+            Usage.from_dict(damaged)
+        except RecordError as error:
+            assert str(error).startswith((path.split("/")[0], "the report"))
+    with pytest.raises(RecordError, match="resize: it is 0, but must be a whole number or text"):
+        Usage.from_dict(whole | {"resize": 0})
 
 
 def thinned(value, most=2):

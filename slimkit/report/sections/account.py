@@ -1,5 +1,6 @@
 """What the run cost, how to use what it made, and the conditions under which all this holds."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from slimkit.report.figures import tradeoff
@@ -54,8 +55,7 @@ def usage(report: Report) -> Section | None:
         "outputs = session.run(None, {session.get_inputs()[0].name: images})[0]\n"
     )
     written = report.proof.slim_vs_onnx is not None
-    pixels = " × ".join(map(str, shape[1:]))
-    about = f"Images of {pixels} pixels, {shape[0]} channel{'s' if shape[0] != 1 else ''}, float32."
+    about = f"{_inputs(shape)}, float32."
     if scale is None:
         about += " Normalise them as in training."
     if arch.assumptions:
@@ -66,6 +66,13 @@ def usage(report: Report) -> Section | None:
         about=about,
         parts=[Code(title="PyTorch", text=torch), *([Code(title="ONNX Runtime", text=onnx)] if written else [])],
     )
+
+
+def _inputs(shape: Sequence[int]) -> str:
+    if len(shape) != 3:
+        return f"Inputs of {' × '.join(map(str, shape)) or 'one'} number{'s' if shape and shape != (1,) else ''}"
+    channels, height, width = shape
+    return f"Images of {height} × {width} pixels, {channels} channel{'s' if channels != 1 else ''}"
 
 
 def conditions(report: Report) -> Section:
