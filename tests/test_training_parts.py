@@ -1,6 +1,7 @@
 """Parts of training that are functions: schedules, penalty, BN statistics, loss, optimizer, recipe."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -131,20 +132,36 @@ def test_loss_is_that_of_the_papers() -> None:
     torch.testing.assert_close(heads, F.cross_entropy(logits, labels) + 0.3 * F.cross_entropy(target, labels))
 
 
-def test_momentum_follows_surgery_so_that_the_loss_curve_goes_on() -> None:
-    """Slim and masked network take the same steps: that is so only if momentum is sliced rightly."""
+OPTIMIZERS = {
+    "SGD": lambda groups: torch.optim.SGD(groups, lr=0.05, momentum=0.9, nesterov=True),
+    "SGD, dampened": lambda groups: torch.optim.SGD(groups, lr=0.05, momentum=0.9, dampening=0.5),
+    "AdamW": lambda groups: torch.optim.AdamW(groups, lr=1e-3),
+    "Adam, amsgrad": lambda groups: torch.optim.Adam(groups, lr=1e-3, amsgrad=True, foreach=False),
+    "NAdam": lambda groups: torch.optim.NAdam(groups, lr=1e-3),
+    "RMSprop": lambda groups: torch.optim.RMSprop(groups, lr=1e-3, momentum=0.9, centered=True),
+    "Adagrad": lambda groups: torch.optim.Adagrad(groups, lr=1e-2),
+    "Adadelta": lambda groups: torch.optim.Adadelta(groups),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_follows_surgery_so_that_the_loss_curve_goes_on(name: str) -> None:
+    """Slim and masked network take the same steps: that is so only if what it remembers is sliced rightly."""
     model = network().train()
     graph = trace(model.eval(), torch.zeros(1, 1, 6, 6))
-    optimizer = training.build(model, 0.05, 0.9, 1e-3)
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim == 1]
+    decayed: dict[str, Any] = {"params": weights, "weight_decay": 1e-3}
+    optimizer = OPTIMIZERS[name]([decayed, {"params": rest, "weight_decay": 0.0}])
     batches = [batch for epoch in range(2) for batch in stripes().batches(16, seed=0, epoch=epoch)]
 
-    def steps(net: nn.Module, sgd: torch.optim.SGD, part: slice) -> list[float]:
+    def steps(net: nn.Module, own: torch.optim.Optimizer, part: slice) -> list[float]:
         losses = []
         for images, labels in batches[part]:
             value = F.cross_entropy(net.train()(images), labels)
-            sgd.zero_grad()
+            own.zero_grad()
             value.backward()
-            sgd.step()
+            own.step()
             losses.append(value.item())
         return losses
 
@@ -152,22 +169,46 @@ def test_momentum_follows_surgery_so_that_the_loss_curve_goes_on() -> None:
     keep = torch.arange(graph.units) % 3 > 0
     indices = kept_indices(graph, Mask(keep))
     slim = remove(model, graph, Mask(keep))
-    slim_optimizer = training.follow(optimizer, model, slim, indices)
-    before = optimizer.param_groups
-    assert [{k: v for k, v in g.items() if k != "params"} for g in slim_optimizer.param_groups] == [
-        {k: v for k, v in g.items() if k != "params"} for g in before
+    followed = training.follow(optimizer, model, slim, indices)
+    assert type(followed) is type(optimizer) and followed.state.keys() == set(slim.parameters())
+    assert [{k: v for k, v in g.items() if k != "params"} for g in followed.param_groups] == [
+        {k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups
     ]
     for index in ("1", "4"):  # mask: gamma and beta to zero, and nothing left that would move them
-        for name in ("weight", "bias"):
-            parameter = model.get_parameter(f"{index}.{name}")
+        for which in ("weight", "bias"):
+            parameter = model.get_parameter(f"{index}.{which}")
             gone = torch.ones(len(parameter), dtype=torch.bool)
-            gone[indices[f"{index}.{name}"][0]] = False
+            gone[indices[f"{index}.{which}"][0]] = False
             with torch.no_grad():
                 parameter[gone] = 0
-                optimizer.state[parameter]["momentum_buffer"][gone] = 0
+                for value in optimizer.state[parameter].values():
+                    if isinstance(value, torch.Tensor) and value.dim():
+                        value[gone] = 0
+    after = {key: value.clone() for key, value in slim.state_dict().items()}
     torch.testing.assert_close(
-        steps(slim, slim_optimizer, slice(6, 12)), steps(model, optimizer, slice(6, 12)), rtol=1e-4, atol=1e-5
+        steps(slim, followed, slice(6, 12)), steps(model, optimizer, slice(6, 12)), rtol=1e-4, atol=1e-5
     )
+    assert any(not torch.equal(value, after[key]) for key, value in slim.state_dict().items())
+
+
+def test_an_optimizer_keeps_its_groups_and_what_it_left_out_through_surgery() -> None:
+    """A scheduler's hold on the old one does not come along; a head trained alone is trained alone."""
+    model = network()
+    graph = trace(model.eval(), torch.zeros(1, 1, 6, 6))
+    mask = Mask(torch.arange(graph.units) % 2 > 0)
+    slim = remove(model, graph, mask)
+    head = [(name, p) for name, p in model.named_parameters() if p.ndim == 2]
+    optimizer = torch.optim.AdamW([{"params": head, "lr": 0.5}])
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)  # puts a function of its own in place of `step`
+    followed = training.follow(optimizer, model, slim, kept_indices(graph, mask))
+    (group,) = followed.param_groups
+    assert [id(p) for p in group["params"]] == [id(p) for p in slim.parameters() if p.ndim == 2] and group["lr"] == 0.5
+    assert group.get("param_names", [name for name, _ in head]) == [name for name, _ in head]
+    before = [p.clone() for p in slim.parameters()]
+    F.cross_entropy(slim(torch.randn(4, 1, 6, 6)), torch.tensor([0, 1, 2, 0])).backward()
+    followed.step()
+    moved = [not torch.equal(a, b) for a, b in zip(before, slim.parameters(), strict=True)]
+    assert moved == [p.ndim == 2 for p in slim.parameters()]
 
 
 @pytest.mark.parametrize(
@@ -209,10 +250,20 @@ def test_device_and_precision_are_what_the_machine_has(monkeypatch: pytest.Monke
     ]
 
 
-def test_only_the_momentum_of_sgd_follows() -> None:
-    net = nn.Linear(2, 2)
-    with pytest.raises(TrainingError, match="the optimizer is Adam"):
-        training.follow(torch.optim.Adam(net.parameters()), net, net, {})
+@pytest.mark.parametrize("make", [torch.optim.Adafactor, torch.optim.LBFGS])
+def test_an_optimizer_that_remembers_no_single_channels_is_refused(make: Any) -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = make(net.parameters())
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = net(torch.ones(1, 3)).square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    with pytest.raises(TrainingError, match=f"the optimizer is {make.__name__}: its '.*' is not of the shape"):
+        training.follow(optimizer, net, net, {})
 
 
 def test_a_penalty_is_a_number() -> None:

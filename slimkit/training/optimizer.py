@@ -1,15 +1,20 @@
-"""SGD whose momentum follows the network through surgery."""
+"""What a network is trained by, and how an optimizer's memory follows the network through surgery."""
 
+import copy
+from collections import defaultdict
 from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 
 from slimkit.errors import TrainingError
 
 # Parameter name -> dimension -> indices kept along it, int64; what is not named stays whole.
 KeptIndices = Mapping[str, Mapping[int, Tensor]]
+Some = TypeVar("Some", bound=Optimizer)
 
 
 def build(model: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
@@ -33,8 +38,11 @@ def build(model: nn.Module, learning_rate: float, momentum: float, weight_decay:
     )
 
 
-def follow(optimizer: torch.optim.SGD, old: nn.Module, new: nn.Module, kept: KeptIndices) -> torch.optim.SGD:
-    """Return an optimizer for the network after surgery, with the momentum of the channels that were kept.
+def follow(optimizer: Some, old: nn.Module, new: nn.Module, kept: KeptIndices) -> Some:
+    """Return an optimizer for the network after surgery, that remembers of the channels that were kept what it did.
+
+    It is of the same class, with the settings of every group of parameters: SGD, Adam, AdamW, RMSprop, and any other
+    that remembers, for each parameter, tensors of its shape and single numbers.
 
     Args:
         optimizer: of `old`; read, not changed.
@@ -42,37 +50,49 @@ def follow(optimizer: torch.optim.SGD, old: nn.Module, new: nn.Module, kept: Kep
         new: the network after it, with the parameters of the same names on the same device.
         kept: which indices of each parameter of `old` are left in `new`.
 
-    Parameters that only `new` has (a bias that took up folded constants) start without momentum.
+    Parameters that only `new` has (a bias that took up folded constants) begin with nothing remembered, in the last
+    group; those of `old` that the optimizer did not have stay out of it. A scheduler of learning rates holds on to the
+    optimizer that it was made for: make it anew.
 
     Raises:
-        TrainingError: another optimizer than SGD; what it remembers is not momentum alone.
+        TrainingError: what it remembers is of another shape, so that it is not known which channel it belongs to.
     """
-    if not isinstance(optimizer, torch.optim.SGD):
-        raise TrainingError(
-            f"the optimizer is {type(optimizer).__name__}: only the momentum of torch.optim.SGD can follow.\n"
-            "  Make a new optimizer for the small network"
-        )
     before = dict(old.named_parameters())
-    settings = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    groups: dict[int, list[nn.Parameter]] = {id(group): [] for group in optimizer.param_groups}
-    last = optimizer.param_groups[-1]  # new parameters are biases; these don't decay
+    home = {id(p): place for place, group in enumerate(optimizer.param_groups) for p in group["params"]}
+    last = len(optimizer.param_groups) - 1  # new parameters are biases; in the last group of ours these don't decay
+    homes: list[list[tuple[str, nn.Parameter]]] = [[] for _ in optimizer.param_groups]
     for name, parameter in new.named_parameters():
-        if parameter.requires_grad:
-            home = settings.get(id(before[name]), last) if name in before else last
-            groups[id(home)].append(parameter)
-    made = torch.optim.SGD(
-        [
-            {**{k: v for k, v in group.items() if k != "params"}, "params": groups[id(group)]}
-            for group in optimizer.param_groups
-            if groups[id(group)]
-        ]
-    )
-    for name, parameter in new.named_parameters():
-        state = optimizer.state.get(before[name], {}) if name in before else {}
-        buffer = state.get("momentum_buffer")
-        if buffer is not None and parameter.requires_grad:
-            for dimension, indices in kept.get(name, {}).items():
-                buffer = buffer.index_select(dimension, indices.to(buffer.device))
-            aligned = torch.empty_like(parameter, memory_format=torch.preserve_format)
-            made.state[parameter]["momentum_buffer"] = aligned.copy_(buffer).detach()
+        place = home.get(id(before[name])) if name in before else last
+        if parameter.requires_grad and place is not None:
+            homes[place].append((name, parameter))
+    made = copy.copy(optimizer)  # as from a pickle: without the functions that a scheduler put in its place
+    made.state, made.param_groups = defaultdict(dict), []
+    for group, members in zip(optimizer.param_groups, homes, strict=True):
+        if members:
+            settings = {key: value for key, value in group.items() if key not in ("params", "param_names")}
+            given = members if "param_names" in group else [parameter for _, parameter in members]
+            made.add_param_group({**settings, "params": given})
+    for name, parameter in (member for members in homes for member in members):
+        memory = optimizer.state.get(before[name], {}) if name in before else {}
+        for what, value in memory.items():
+            made.state[parameter][what] = _taken(value, before[name], parameter, kept.get(name, {}), (optimizer, what))
     return made
+
+
+def _taken(
+    value: Any, old: nn.Parameter, new: nn.Parameter, kept: Mapping[int, Tensor], whose: tuple[Optimizer, str]
+) -> Any:
+    """Return what an optimizer remembers of a parameter, of the channels that are left of it."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if not isinstance(value, Tensor) or (value.dim() and value.shape != old.shape):
+        raise TrainingError(
+            f"the optimizer is {type(whose[0]).__name__}: its {whose[1]!r} is not of the shape of the parameter, and "
+            "cannot follow the channels.\n  Make a new optimizer for the small network"
+        )
+    if not value.dim():
+        return value.clone()
+    for dimension, indices in kept.items():
+        value = value.index_select(dimension, indices.to(value.device))
+    aligned = torch.empty_like(new, dtype=value.dtype, memory_format=torch.preserve_format)
+    return aligned.copy_(value).detach()
