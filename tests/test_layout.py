@@ -36,6 +36,15 @@ def test_rooms_are_named_for_what_they_own() -> None:
     assert gerunds == NOUNS
 
 
+def test_no_two_classes_bear_one_name() -> None:
+    places: dict[str, list[str]] = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(file.relative_to(PACKAGE)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
 def test_tools_ask_for_names_that_exist() -> None:
     """Nothing else runs most of them, so a name that moves would leave them behind."""
     missing = []

@@ -12,8 +12,8 @@ from torch import nn
 from slimkit import provenance, training
 from slimkit.errors import ArchitectureError, BudgetError, SpecError
 from slimkit.export import export_onnx
-from slimkit.measure.accuracy import accuracy
 from slimkit.measure.macs import count_macs
+from slimkit.measure.quality import quality as accuracy
 from slimkit.models.factors import Factors, matrix
 from slimkit.surgery import ranks
 from slimkit.surgery.factorise import factorise, factorised, matrices, merge, singular_values, split, whole

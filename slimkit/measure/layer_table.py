@@ -113,7 +113,7 @@ class LatencyTable(Record):
         )
 
 
-def build(
+def time_layers(
     path: str | Path,
     input_shape: tuple[int, ...] | None = None,
     *,

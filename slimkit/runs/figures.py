@@ -20,7 +20,7 @@ from slimkit.measure.macs import count_macs
 from slimkit.measure.node_times import latency_by_node, unprofiled
 from slimkit.measure.size import count_params
 from slimkit.models import Network
-from slimkit.results import Accuracy, Architecture, Figures, Layer, Normalisation
+from slimkit.results import Accuracy, Architecture, Figures, LayerEntry, Normalisation
 from slimkit.runs.files import DENSE_ONNX, INT8_ONNX, ONNX
 from slimkit.runs.given import Judge
 from slimkit.runs.pixels import pixels
@@ -151,8 +151,8 @@ def judged(network: nn.Module | Path, dataset: data.Dataset) -> Accuracy:
 
 
 def timed_layers(
-    found: tuple[Layer, ...], sides: Sides, work: Path, spec: RunSpec, example: Example
-) -> tuple[Layer, ...]:
+    found: tuple[LayerEntry, ...], sides: Sides, work: Path, spec: RunSpec, example: Example
+) -> tuple[LayerEntry, ...]:
     """Return the layers with the milliseconds that each takes, before and after; all no more than the network takes."""
     before = _times(work / DENSE_ONNX, sides.before, spec, example)
     after = _times(work / ONNX, sides.after, spec, example)

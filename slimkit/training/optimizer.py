@@ -17,7 +17,7 @@ KeptIndices = Mapping[str, Mapping[int, Tensor]]
 Some = TypeVar("Some", bound=Optimizer)
 
 
-def build(model: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
+def make_optimizer(model: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
     """Build SGD with Nesterov momentum over the parameters that want gradients.
 
     Two groups: weights that decay, and biases, gammas and betas, which don't, so that a penalty on gamma is
