@@ -219,6 +219,37 @@ class LayerScale(nn.Module):
         return x + self.scale * y
 
 
+class ConvNext(nn.Module):
+    """ConvNeXt's block, and V2's: LayerNorm over a residual stream, response normalisation in it."""
+
+    def __init__(self, c: int, w: int) -> None:
+        super().__init__()
+        self.out = float(c)
+        self.spread, self.norm = nn.Conv2d(c, c, 3, padding=1, groups=c), nn.LayerNorm(c)
+        self.up, self.down = nn.Linear(c, 2 * w), nn.Linear(2 * w, c)
+        self.gamma, self.beta = nn.Parameter(torch.rand(2 * w)), nn.Parameter(torch.rand(2 * w))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.gelu(self.up(self.norm(self.spread(x).permute(0, 2, 3, 1))))
+        size = y.norm(dim=(1, 2), keepdim=True)
+        y = y + self.gamma * y * size / (size.mean(-1, keepdim=True) + 1e-6) + self.beta
+        return x + self.down(y).permute(0, 3, 1, 2)
+
+
+class OneGroup(nn.Module):
+    """GroupNorm of one group before each branch, as in PoolFormer; attention over space, as in CBAM."""
+
+    def __init__(self, c: int, w: int) -> None:
+        super().__init__()
+        self.out = float(c)
+        self.norm, self.a, self.b = nn.GroupNorm(1, c), nn.Conv2d(c, w, 1), nn.Conv2d(w, c, 1)
+        self.gate = nn.Conv2d(2, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.b(F.relu(self.a(self.norm(x))))
+        return x + y * self.gate(torch.stack([y.mean(1), y.max(1).values], 1)).sigmoid()
+
+
 class C2f(nn.Module):
     """YOLOv8's block: a list of chunks, appended to and joined."""
 
@@ -371,3 +402,4 @@ BLOCKS: dict[str, type[nn.Module]] = {
         SigmoidFirst, Written, SpatialGate, Attention,
     )
 }  # fmt: skip
+ACROSS: dict[str, type[nn.Module]] = {block.__name__: block for block in (ConvNext, OneGroup)}  # statistics of channels

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.blocks import BLOCKS, conv_bn
+from tests.blocks import ACROSS, BLOCKS, conv_bn
 
 HEADS = ("pool", "flatten", "maps", "dict", "two inputs")
 SIZE = 6
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
 class RandomNet(nn.Module):
@@ -26,7 +27,7 @@ class RandomNet(nn.Module):
         self.second = nn.Conv2d(2, 4, 1) if head == "two inputs" else None
         c, built = 4, []
         for name, w in blocks:
-            block = BLOCKS[name](c, w)
+            block = (BLOCKS | ACROSS)[name](c, w)
             c = int(block.out)  # type: ignore[call-overload]
             built.append(block)
         self.blocks = nn.Sequential(*built)
@@ -58,12 +59,12 @@ def random_net(blocks: Sequence[tuple[str, int]], head: str, seed: int) -> Rando
 
 @torch.no_grad()
 def randomise_(net: nn.Module) -> None:
-    """Give every BatchNorm scales, shifts and statistics away from their defaults."""
+    """Give every normalisation scales, shifts and statistics away from their defaults."""
     for module in net.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.InstanceNorm2d) and module.affine:
+        if isinstance(module, NORMS) and module.weight is not None:
             module.weight.uniform_(0.5, 1.5)
             module.bias.normal_(0, 0.3)
-            if module.running_mean is not None and module.running_var is not None:
+            if getattr(module, "running_mean", None) is not None:
                 module.running_mean.normal_(0, 0.2)
                 module.running_var.uniform_(0.5, 2)
 

@@ -335,35 +335,6 @@ def test_group_norm_loses_whole_groups(groups: int, units: int) -> None:
     assert (slim[1].num_groups, slim[1].num_channels) == (groups // 2, 4)
 
 
-def test_group_norm_over_all_channels_keeps_them_and_so_do_layer_norm_and_grn() -> None:
-    class Grn(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.gamma, self.out = nn.Conv2d(3, 8, 1), nn.Parameter(torch.ones(8, 1, 1)), nn.Conv2d(8, 2, 1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            y = self.a(x)
-            size = y.norm(dim=(2, 3), keepdim=True)
-            return self.out(self.gamma * y * size / (size.mean(1, keepdim=True) + 1e-6) + y)
-
-    class LastNorm(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.norm, self.out = nn.Conv2d(3, 8, 1), nn.LayerNorm(8), nn.Linear(8, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.out(self.norm(self.a(x).movedim(1, -1)))
-
-    for net, layer, words in (
-        (body(nn.GroupNorm(1, 8)), "0.0", "normalised across channels (GroupNorm)"),
-        (Grn(), "a", "is reduced over (mean)"),
-        (LastNorm(), "a", "normalised across channels (LayerNorm)"),
-    ):
-        graph = trace(net, X)
-        assert graph.units == 0
-        assert words in {k.layer: k.reason for k in graph.kept}[layer]
-
-
 def quantised() -> nn.Module:
     import torch.ao.quantization as quantization
 

@@ -115,13 +115,12 @@ def test_channels_pass(case: str) -> None:
 
 
 KEPT: dict[str, tuple[Callable[..., Tensor], str]] = {
-    "mean over channels": (lambda x: x - x.mean(1, keepdim=True), "is reduced over (mean)"),
+    "which channel": (lambda x: x * x.argmax(1, keepdim=True), "is reduced over (argmax)"),
+    "product of channels": (lambda x: x * x.prod(1, keepdim=True), "is reduced over (prod)"),
     "softmax over channels": (lambda x: x.softmax(1), "is mixed along its dimension (softmax)"),
     "flipped channels": (lambda x: x.flip(1), "is mixed along its dimension (flip)"),
     "rolled without dimensions": (lambda x: x.roll(1), "is mixed along its dimension (roll)"),
-    "layer norm": (lambda x: F.layer_norm(x, x.shape[1:]), "is normalised across channels (LayerNorm)"),
-    "group norm of one group": (lambda x: F.group_norm(x, 1), "is normalised across channels (GroupNorm)"),
-    "group norm, written": (lambda x: F.group_norm(x, 2), "is normalised in 2 groups, a number written in the code"),
+    "group norm, written": (lambda x: F.group_norm(x, 8), "is normalised in 8 groups, a number written in the code"),
     "attention": (
         lambda x: (x.flatten(2).mT @ x.flatten(2) @ x.flatten(2).mT).mT.view_as(x),
         "enters attention over channels",
@@ -187,11 +186,11 @@ def test_a_weight_that_is_not_zero_where_it_was_removed_must_read_zeros(
 
 
 def test_the_module_of_a_reason_is_the_innermost_one() -> None:
-    inner = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 5, 1), norm=nn.GroupNorm(1, 5)))
+    inner = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 5, 1), norm=nn.Softmax(1)))
     net = nn.Sequential(OrderedDict(body=inner, head=nn.Conv2d(5, 2, 1)))
     (first, second) = graph_of(net).kept
     assert (first.layer, first.channels) == ("body.conv", 5)
-    assert first.reason == "is normalised across channels (GroupNorm) (in body.norm)"
+    assert first.reason == "is mixed along its dimension (softmax) (in body.norm)"
     assert (second.layer, second.channels) == ("head", 2)
 
 

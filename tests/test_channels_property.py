@@ -17,7 +17,7 @@ from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
 from slimkit.surgery.proof import error_of
 from slimkit.surgery.remove import remove
-from tests.blocks import BLOCKS
+from tests.blocks import ACROSS, BLOCKS
 from tests.nets import HEADS, RandomNet, example, random_net
 
 CHECKED = 1e-9
@@ -58,6 +58,24 @@ def cases(draw: Any) -> tuple[RandomNet, int, int]:
     return net, draw(st.integers(1, 2)), draw(st.integers(0, 999))
 
 
+@st.composite
+def cases_across(draw: Any) -> tuple[RandomNet, int, int]:
+    """Draw networks that take statistics across channels, among other blocks."""
+    others = ("Chain", "Residual", "Dense", "ChunkEqual", "Shuffle", "Grouped", "Depthwise", "SqueezeExcite", "C2f")
+    blocks = st.lists(st.tuples(st.sampled_from((*ACROSS, *others)), st.integers(2, 7)), min_size=1, max_size=3)
+    chain = [*draw(blocks), (draw(st.sampled_from(sorted(ACROSS))), draw(st.integers(2, 7)))]
+    return random_net(chain, draw(st.sampled_from(HEADS)), draw(st.integers(0, 999))), 2, draw(st.integers(0, 999))
+
+
+@given(cases_across())
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_statistics_are_those_of_the_channels_that_stay(case: tuple[RandomNet, int, int]) -> None:
+    net, batch, seed = case
+    inputs = example(net, batch)
+    graph = trace(net, inputs)
+    check_law(net, graph, random_mask(graph, seed), inputs)
+
+
 @given(cases())
 @settings(max_examples=80, deadline=None, derandomize=True)
 def test_smaller_network_computes_the_masked_network(case: tuple[RandomNet, int, int]) -> None:
@@ -67,7 +85,7 @@ def test_smaller_network_computes_the_masked_network(case: tuple[RandomNet, int,
     check_law(net, graph, random_mask(graph, seed), inputs)
 
 
-@pytest.mark.parametrize("name", sorted(BLOCKS))
+@pytest.mark.parametrize("name", sorted(BLOCKS | ACROSS))
 def test_law_holds_for_every_block(name: str) -> None:
     for width, batch in ((1, 1), (4, 2), (6, 1)):
         net = random_net([(name, width), ("Chain", 3)], "pool", seed=width)

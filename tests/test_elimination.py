@@ -17,12 +17,12 @@ from slimkit.recovery.sensitivity import Sensitivity
 from slimkit.selection import products
 from slimkit.selection.budget import Widths
 from slimkit.selection.mask import Mask
-from tests.blocks import BLOCKS
+from tests.blocks import ACROSS, BLOCKS
 from tests.nets import example, random_net
 from tests.test_reconstruct import case
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", [*BLOCKS, *ACROSS])
 def test_a_channel_that_repeats_another_costs_nothing(name: str) -> None:
     net, graph, mask = case([(name, 4), ("Chain", 4)], "pool", seed=4)  # alive, or all that is lost is rounding
     before = copy.deepcopy(net.state_dict())

@@ -1,7 +1,7 @@
 """Planted faults of surgery: the share that the proof sees is all of those that change the function."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -12,18 +12,19 @@ from slimkit.example import mapped
 from slimkit.surgery import proof
 from slimkit.surgery.difference import relative_error
 from slimkit.surgery.remove import remove
-from tests.blocks import BLOCKS
+from tests.blocks import ACROSS, BLOCKS
 from tests.nets import HEADS, example, random_net
 from tests.planted import FAULTS
 from tests.test_channels_property import random_mask
 
+FIRST = sorted(BLOCKS)
 SEEN = 1e-3  # a fault that changes no output by more than this of its spread is none
 
 
-def case(seed: int) -> tuple[nn.Module, nn.Module, object]:
-    """Return a masked network, the smaller one, and an example, in float32."""
+def case(seed: int, names: Sequence[str] = FIRST) -> tuple[nn.Module, nn.Module, object]:
+    """Return a masked network of some of the blocks named, the smaller one, and an example, in float32."""
     choose = random.Random(seed)
-    blocks = [(choose.choice(sorted(BLOCKS)), choose.randint(2, 6)) for _ in range(choose.randint(1, 3))]
+    blocks = [(choose.choice(names), choose.randint(2, 6)) for _ in range(choose.randint(1, 3))]
     net = random_net(blocks, choose.choice(HEADS), seed=seed).float()
     given = mapped(example(net, 1), lambda t: t.float())
     graph = trace(net, given)
@@ -41,12 +42,12 @@ def changes(masked: nn.Module, slim: nn.Module, given: object) -> bool:
     return False
 
 
-def planted(seeds: range) -> dict[str, tuple[int, int]]:
+def planted(seeds: range, names: Sequence[str] = FIRST) -> dict[str, tuple[int, int]]:
     """Return, per kind of fault, how many changed the function, and how many of those were seen."""
     found = dict.fromkeys(FAULTS, (0, 0))
     for seed in seeds:
         name = list(FAULTS)[seed % len(FAULTS)]
-        masked, slim, given = case(seed)
+        masked, slim, given = case(seed, names)
         with torch.no_grad():
             if not FAULTS[name](slim, torch.Generator().manual_seed(seed)):
                 continue
@@ -59,6 +60,12 @@ def planted(seeds: range) -> dict[str, tuple[int, int]]:
 
 def test_planted_faults_are_seen() -> None:
     found = planted(range(60))
+    assert sum(made for made, _ in found.values()) > 40
+    assert all(made == caught for made, caught in found.values()), found
+
+
+def test_planted_faults_are_seen_behind_statistics_across_channels() -> None:
+    found = planted(range(60), sorted(ACROSS))
     assert sum(made for made, _ in found.values()) > 40
     assert all(made == caught for made, caught in found.values()), found
 

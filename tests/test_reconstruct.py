@@ -21,7 +21,7 @@ from slimkit.recovery.reconstruct import MODES, Reconstruction, reconstruct
 from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
 from slimkit.surgery.remove import remove
-from tests.blocks import BLOCKS
+from tests.blocks import ACROSS, BLOCKS
 from tests.nets import HEADS, RandomNet, example, random_net
 
 
@@ -74,7 +74,7 @@ def gap(net: nn.Module, slim: nn.Module, inputs: list[Example]) -> float:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", [*BLOCKS, *ACROSS])
 def test_what_kept_channels_can_say_is_said_exactly(name: str, mode: str) -> None:
     net, graph, mask = case([(name, 4), ("Chain", 4)], "pool")
     before = copy.deepcopy(net.state_dict())

@@ -28,9 +28,13 @@ def assemble(seen: Observed) -> Graph:
         return torch.from_numpy(unit_of_name[label.numpy()])
 
     axes = _axes(seen, unit_of_name)
-    loud = torch.zeros(units + 1, dtype=torch.bool)  # the last is for index -1
-    for names in seen.names.loud:
-        loud[unit(names)] = True
+
+    def among(found: list[Tensor]) -> Tensor:
+        marked = torch.zeros(units + 1, dtype=torch.bool)  # the last is for index -1
+        for names in found:
+            marked[unit(names)] = True
+        return marked[:-1]
+
     widths = (
         Width(layer, values, tuple(map(unit, parts)), node, place) for layer, values, parts, node, place in seen.widths
     )
@@ -45,7 +49,8 @@ def assemble(seen: Observed) -> Graph:
         folds={
             weight: mean for weight, mean in seen.absorbs.items() if seen.uses.get(weight) == 1 and seen.uses[mean] == 1
         },
-        loud=loud[:-1],
+        loud=among(seen.names.loud),
+        statistics=among(seen.names.statistics),
     )
 
 

@@ -116,6 +116,7 @@ class Graph:
         shapes: shape of every parameter.
         folds: weight of a consumer -> running mean of the only BatchNorm that reads it, used nowhere else.
         loud: bool [U], units of which a constant is left for the weights that read them when they are silent.
+        statistics: bool [U], units that a mean across channels, or its like, is taken over (`left_out`).
     """
 
     units: int
@@ -127,6 +128,7 @@ class Graph:
     shapes: Mapping[str, tuple[int, ...]]
     folds: Mapping[str, str]
     loud: Tensor
+    statistics: Tensor
 
     @cached_property
     def total(self) -> int:

@@ -42,6 +42,7 @@ class Names:
     produced: list[tuple[Tensor, str]] = field(default_factory=list)  # names a layer makes, and that layer
     contracted: list[Tensor] = field(default_factory=list)  # names of a weight's input channels
     loud: list[Tensor] = field(default_factory=list)  # names that a weight reads where they are not zero when removed
+    statistics: list[Tensor] = field(default_factory=list)  # names that a statistic is taken over
     _ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _pool: Tensor = field(default_factory=lambda: torch.arange(1 << 15))  # views of it are cheap
 
@@ -87,6 +88,12 @@ def varies(label: Tensor, dim: int) -> bool:
 def varying(label: Tensor) -> list[int]:
     """Return the dimensions along which names differ."""
     return [dim for dim, size in enumerate(label.shape) if size > 1]
+
+
+def alone(labels: Sequence[Tensor]) -> dict[int, Tensor]:
+    """Return the names along each dimension that shares them with no other, [size]."""
+    along = ((varying(label), label) for label in labels)
+    return {dims[0]: label.reshape(-1) for dims, label in along if len(dims) == 1}
 
 
 def blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[range, range]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from slimkit.channels import written
 from slimkit.channels.labelled import Labelled
 
+_OF_THEIR_WEIGHT = (nn.Linear, nn.modules.conv._ConvNd)  # layers whose attributes follow the shape of their weight
 Product = tuple[str, str | None, Tensor | int, Tensor | int, float]  # as `Work`, with names in place of units
 
 
@@ -87,6 +88,25 @@ class Observed(Labelled):
             name = self.name_of.get(id(weight)) if weight is not None else None
             self.works.append((self.at.path, name, outputs, inputs, each / self.batch))
 
+    def shape(self, sizes: Sequence[int], names: Mapping[int, Tensor], *places: written.Place) -> None:
+        """Note a shape that the code used, of which the dimensions with `names` count channels; see `width`.
+
+        Args:
+            sizes: the shape.
+            names: dimension -> the names along it; the sizes of the others stay.
+            places: where an fx node would hold it.
+        """
+        values = tuple(map(int, sizes))
+        held = vars(self.at.module).values()
+        if self.at.node is not None or any(written.repeats(value, values) for value in held):
+            parts = [names[dim] if dim in names else self._fixed(size) for dim, size in enumerate(values)]
+            self.width(values, tuple(parts), *places, listed=True)
+
+    def _fixed(self, size: int) -> Tensor:
+        names = self.names.fresh(size)
+        self.freeze(names, "has a number written in the code")
+        return names
+
     def width(
         self, values: tuple[int, ...], parts: tuple[Tensor, ...], *places: written.Place, listed: bool = False
     ) -> bool:
@@ -101,7 +121,7 @@ class Observed(Labelled):
             listed: the node would hold a list.
         """
         module, node = self.at.module, self.at.node
-        if id(module) not in self.at.paths:
+        if id(module) not in self.at.paths or isinstance(module, _OF_THEIR_WEIGHT):
             return False
         if node is not None and isinstance(module, fx.GraphModule):
             value = list(values) if listed else values[0]

@@ -1,69 +1,22 @@
 """One forward pass that carries channel names beside every tensor.
 
-The pass runs under a dispatch mode, so that it sees the ATen operators that really run: control flow, reused
-modules, functional calls and shared parameters need no care.
+Values do not matter where only names are wanted, so most arithmetic is left out (`shortcuts`).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from slimkit.channels import operators, shortcuts
+from slimkit.channels import shortcuts
 from slimkit.channels.assemble import assemble
 from slimkit.channels.graph import Graph
 from slimkit.channels.observed import Observed
-from slimkit.channels.position import Position
-from slimkit.channels.written import node_by_node
+from slimkit.channels.walk import walking
 from slimkit.errors import TraceError
 from slimkit.example import Example, batch_size, call, describe, tensors
 from slimkit.modules import private, unwrapped
-
-
-class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Applies the rule of every operator to the labels of its inputs.
-
-    `fault` is what a rule raised: our own mistake, which must not be taken for the network's.
-    """
-
-    def __init__(self, seen: Observed, values: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.seen = seen
-        self.values = values
-        self.fault: Exception | None = None
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if _is_composite(func):  # seen whole only in inference mode
-            with self:
-                return func.decompose(*args, **kwargs)
-        self.seen.before(args)
-        if self.values:
-            out = func(*args, **kwargs)
-        elif shortcuts.needs_values(func, args):
-            raise shortcuts.ValuesMatterError
-        else:
-            out = shortcuts.zeros(func, args)
-            out = func(*args, **kwargs) if out is None else out
-        try:
-            operators.apply(self.seen, func, args, kwargs, out)
-        except Exception as error:
-            self.fault = error
-            raise
-        return out
-
-
-@cache
-def _is_composite(func: Any) -> bool:
-    """Tell whether an operator without a rule of its own is made of others."""
-    if func.overloadpacket in operators.OPERATORS:
-        return False
-    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 
 def trace(model: nn.Module, example_input: Example) -> Graph:
@@ -112,13 +65,12 @@ def _trace(model: nn.Module, example_input: Example, values: bool) -> Graph:
 
 
 def _forward(model: nn.Module, example_input: Example, seen: Observed, values: bool) -> None:
-    tracer = _Tracer(seen, values)
-    with torch.inference_mode(False), torch.no_grad(), _running(seen.at), tracer:
+    with walking(seen, _run if values else _without_arithmetic) as walk:
         try:
             out = call(unwrapped(model), example_input)
         except Exception as error:
-            if tracer.fault is not None:
-                raise tracer.fault from None
+            if walk.fault is not None:
+                raise walk.fault from None
             line = str(error).strip().splitlines()
             raise TraceError(
                 f"the network cannot run on its example input {describe(example_input)}: "
@@ -137,20 +89,12 @@ def _forward(model: nn.Module, example_input: Example, seen: Observed, values: b
             seen.names.freeze_output(label)
 
 
-@contextmanager
-def _running(at: Position) -> Iterator[None]:
-    """Tell where the pass is: which module runs, and which node of an fx network."""
+def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
 
-    def enter(module: nn.Module, args: Any) -> None:
-        at.enter(module)
 
-    def leave(module: nn.Module, args: Any, out: Any) -> None:
-        at.leave(module)
-
-    handles = (register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True))
-    try:
-        with node_by_node(list(at.modules.values()), at.at_node):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _without_arithmetic(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if shortcuts.needs_values(func, args):
+        raise shortcuts.ValuesMatterError
+    out = shortcuts.zeros(func, args)
+    return func(*args, **kwargs) if out is None else out

@@ -64,16 +64,17 @@ def holds(node: fx.Node, place: Place, value: int | list[int]) -> bool:
     return isinstance(found, (list, tuple)) and list(found) == value
 
 
-def write(module: fx.GraphModule, changes: Sequence[tuple[str, Place, int | list[int]]]) -> None:
-    """Replace arguments of the nodes named, and compile the network anew."""
+def write(module: fx.GraphModule, changes: Sequence[tuple[str, Place, list[int]]]) -> None:
+    """Replace arguments of the nodes named, a number by the only one of a list, and compile the network anew."""
     nodes = {node.name: node for node in module.graph.nodes}
     for name, place, value in changes:
         node = nodes[name]
         args = list(node.args)
-        new: Any = value
+        held = args[place[0]]
+        new: Any = value if isinstance(held, (list, tuple)) else value[0]
         if len(place) > 1:
-            new = list(args[place[0]])
-            new[place[1]] = value
+            new = list(held)
+            new[place[1]] = value[0]
         args[place[0]] = new
         node.args = tuple(args)
     module.recompile()

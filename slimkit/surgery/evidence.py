@@ -103,33 +103,55 @@ def evidence(expected: nn.Module, found: nn.Module, inputs: Sequence[Trial]) -> 
     """
     touched = _Touched()
     columns = _Columns()
-    shown = []
-    for number, trial in enumerate(chain(inputs, (wilder(inputs[0].example, seed) for seed in range(_MORE)))):
-        if number >= len(inputs) and not columns.constant:
-            break  # every output channel has varied: no need of more
-        run = _Pair(expected, found, trial)
-        with touched:
-            wanted = run.expected()
-        if isinstance(wanted, Exception):
-            shown.append(run.shown(None, note=f"the network does not run on it: {_line(wanted)}"))
-            continue
-        columns.note(wanted)
-        seen = run.compared(wanted)
-        if seen.error is not None and (number == 0 or not seen.error <= _ROUNDING):
-            precise = run.in_double()
-            if precise is not None:
-                seen = replace(seen, error=precise if seen.error > _ROUNDING else max(seen.error, precise))
-        shown.append(seen)
+    shown = tuple(_shown(expected, found, inputs, touched, columns))
     random, stateful = _behaviour(expected, inputs)
     names = {id(p): name for name, p in expected.named_parameters()}
     return Evidence(
-        shown=tuple(shown),
+        shown=shown,
         untouched=tuple(name for key, name in names.items() if key not in touched.seen),
         constant=columns.constant,
         channels=columns.total,
         random=random,
         stateful=stateful,
     )
+
+
+def differ(expected: nn.Module, found: nn.Module, inputs: Sequence[Trial]) -> bool:
+    """Tell whether two networks are not proven equal, from the first input that says so on; see `evidence`."""
+    errors = (shown.error for shown in _shown(expected, found, inputs, _Touched(), _Columns()))
+    said = False
+    for error in errors:
+        if error is not None and not error <= TOLERANCE:
+            return True
+        said = said or error is not None
+    return not said
+
+
+def runs(model: nn.Module, trial: Trial) -> bool:
+    """Tell whether a network runs on an input."""
+    return not isinstance(_Pair(model, model, trial).expected(), Exception)
+
+
+def _shown(
+    expected: nn.Module, found: nn.Module, inputs: Sequence[Trial], touched: "_Touched", columns: "_Columns"
+) -> Iterator[Shown]:
+    """Give what each input shows; note which parameters are read, and how far outputs vary."""
+    for number, trial in enumerate(chain(inputs, (wilder(inputs[0].example, seed) for seed in range(_MORE)))):
+        if number >= len(inputs) and not columns.constant:
+            return  # every output channel has varied: no need of more
+        run = _Pair(expected, found, trial)
+        with touched:
+            wanted = run.expected()
+        if isinstance(wanted, Exception):
+            yield run.shown(None, note=f"the network does not run on it: {_line(wanted)}")
+            continue
+        columns.note(wanted)
+        seen = run.compared(wanted)
+        if seen.error is not None and not seen.note and (number == 0 or not seen.error <= _ROUNDING):
+            precise = run.in_double()
+            if precise is not None:
+                seen = replace(seen, error=precise if seen.error > _ROUNDING else max(seen.error, precise))
+        yield seen
 
 
 class _Pair:

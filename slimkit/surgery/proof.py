@@ -1,7 +1,7 @@
 """Evidence that two networks compute the same function; 1e-4 is the bound, see `difference.relative_error`."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from typing import Any
 
@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels import Graph
+from slimkit.channels.left_out import left_out
 from slimkit.errors import ProofError
 from slimkit.example import Example, call, tensors
 from slimkit.modules import copied, private, unwrapped
 from slimkit.selection.mask import Mask, apply_
 from slimkit.surgery.difference import relative_error
-from slimkit.surgery.evidence import TOLERANCE, Evidence, evidence
+from slimkit.surgery.evidence import TOLERANCE, Evidence, differ, evidence, runs
 from slimkit.surgery.remove import remove
 from slimkit.surgery.trials import Trial, trials
 
@@ -23,6 +24,7 @@ __all__ = [
     "as_trials",
     "Evidence",
     "Trial",
+    "breaking_groups",
     "compare",
     "error_of",
     "evidence",
@@ -60,10 +62,10 @@ def compare(expected: Sequence[Any], model: nn.Module, inputs: Sequence[Example]
 
 
 def masked(model: nn.Module, graph: Graph, mask: Mask) -> nn.Module:
-    """Return a copy of a network in which the removed units are silent."""
+    """Return a copy of a network in which the removed units are silent, and left out of statistics across channels."""
     silent = copied(model)
     apply_(silent, graph, mask)
-    return silent
+    return left_out(silent, graph, mask.keep)
 
 
 def evidence_for(model: nn.Module, graph: Graph, mask: Mask, inputs: Sequence[Example | Trial]) -> Evidence:
@@ -82,10 +84,21 @@ def as_trials(inputs: Sequence[Example | Trial]) -> tuple[Trial, ...]:
     return tuple(one if isinstance(one, Trial) else Trial("as given", one) for one in inputs)
 
 
-def failing_groups(
-    model: nn.Module, graph: Graph, mask: Mask, inputs: Sequence[Example | Trial], tolerance: float = TOLERANCE
-) -> list[int]:
+def failing_groups(model: nn.Module, graph: Graph, mask: Mask, inputs: Sequence[Example | Trial]) -> list[int]:
     """Find by bisection the groups (by index) whose removal changes the function; none if the mask passes."""
+
+    def passes(left: Mask) -> bool:
+        return not differ(masked(model, graph, left), remove(model, graph, left), as_trials(inputs))
+
+    return _to_blame(graph, mask, passes)
+
+
+def breaking_groups(model: nn.Module, graph: Graph, mask: Mask, trial: Trial) -> list[int]:
+    """Find by bisection the groups (by index) whose removal lets the network raise on an input."""
+    return _to_blame(graph, mask, lambda left: runs(remove(model, graph, left), trial))
+
+
+def _to_blame(graph: Graph, mask: Mask, passes: Callable[[Mask], bool]) -> list[int]:
     touched = [i for i, g in enumerate(graph.groups) if not bool(mask.keep[g.members].all())]
 
     def only(groups: Sequence[int]) -> Mask:
@@ -96,7 +109,7 @@ def failing_groups(
         return Mask(keep)
 
     def search(groups: Sequence[int], known_bad: bool) -> list[int]:
-        if not groups or (not known_bad and error_of(model, graph, only(groups), inputs) <= tolerance):
+        if not groups or (not known_bad and passes(only(groups))):
             return []
         if len(groups) == 1:
             return list(groups)

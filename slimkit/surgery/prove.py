@@ -81,7 +81,7 @@ def prove(
             return Slimmed(smaller, graph, mask, fixed, found, tuple(failing))
         if not found.on or found.error <= proof.TOLERANCE:
             raise ProofError(_no_evidence(model, found))
-        culprits = proof.failing_groups(model, graph, mask, shown)
+        culprits = _culprits(model, graph, mask, found, shown)
         if not culprits:
             break
         for number in culprits:
@@ -92,6 +92,19 @@ def prove(
         f"more than {proof.TOLERANCE:.0e}, also without {', '.join(failing) or 'any one group'}.\n"
         "  Nothing was written. Please report the network: this is what the proof is for."
     )
+
+
+def _culprits(model: nn.Module, graph: Graph, mask: Mask, found: Evidence, inputs: Sequence[Trial]) -> list[int]:
+    """Return the groups (by index) to blame, told by the inputs on which the networks differed."""
+    wrong = [
+        (trial, shown.note)
+        for trial, shown in zip(inputs, found.shown, strict=False)  # more were shown where these said little
+        if shown.error is not None and not shown.error <= proof.TOLERANCE
+    ]
+    broken = next((trial for trial, note in wrong if note), None)
+    if broken is not None:
+        return proof.breaking_groups(model, graph, mask, broken)
+    return proof.failing_groups(model, graph, mask, [trial for trial, _ in wrong] or inputs)
 
 
 def _no_evidence(model: nn.Module, found: Evidence) -> str:

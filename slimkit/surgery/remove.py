@@ -137,12 +137,11 @@ def _widths(modules: dict[str, nn.Module], graph: Graph, mask: Mask) -> dict[tup
 
 def _write_nodes(modules: dict[str, nn.Module], graph: Graph, mask: Mask) -> None:
     """Let numbers written into the nodes of fx networks follow."""
-    changes: dict[str, list[tuple[str, Place, int | list[int]]]] = {}
+    changes: dict[str, list[tuple[str, Place, list[int]]]] = {}
     for width in graph.widths:
         after = [int(stays(mask.keep, part).sum()) for part in width.parts]
         if width.node and tuple(after) != width.values:
-            value = after if len(after) > 1 else after[0]
-            changes.setdefault(width.layer, []).append((width.node, width.place, value))
+            changes.setdefault(width.layer, []).append((width.node, width.place, after))
     for path, numbers in changes.items():
         module = modules[path]
         assert isinstance(module, fx.GraphModule)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels.observed import Observed
-from slimkit.channels.operators import move, multiply, normalise, recurrent, silence, space
+from slimkit.channels.operators import move, multiply, normalise, recurrent, silence, space, statistics
 from slimkit.channels.operators.pointwise import pointwise
 
 aten = torch.ops.aten
@@ -26,8 +26,8 @@ OPERATORS: dict[Any, Rule] = {
     **dict.fromkeys((aten.mv, aten.dot, aten.addmv), multiply.vector_product),
     **dict.fromkeys((aten.native_batch_norm, aten._native_batch_norm_legit, aten.cudnn_batch_norm,
                      aten._native_batch_norm_legit_no_training, aten.miopen_batch_norm), normalise.batch_norm),
-    aten.native_layer_norm: normalise.layer_norm,
-    aten.native_group_norm: normalise.group_norm,
+    **dict.fromkeys(statistics.LAYER_NORMS, statistics.layer_norm),
+    aten.native_group_norm: statistics.group_norm,
     **dict.fromkeys((aten.clone, aten.detach, aten.alias, aten._to_copy, aten.contiguous, aten.lift_fresh,
                      aten.native_dropout, aten.bernoulli_, aten.bernoulli, aten._prelu_kernel, aten.dropout,
                      aten.fill_, aten.hardswish, aten.log_sigmoid_forward), pointwise),
@@ -52,9 +52,8 @@ OPERATORS: dict[Any, Rule] = {
     aten.glu: move.glu,
     **dict.fromkeys((aten.softmax, aten._softmax, aten._log_softmax, aten.cumsum, aten.sort, aten.topk, aten.roll,
                      aten.flip, aten.index_select), space.along_dim),
-    **dict.fromkeys((aten.mean, aten.sum, aten.amax, aten.amin, aten.var, aten.std, aten.var_mean, aten.std_mean,
-                     aten.max, aten.min, aten.prod, aten.linalg_vector_norm, aten.norm, aten.argmax, aten.argmin,
-                     aten.logsumexp, aten.any, aten.all), space.reduce),
+    **dict.fromkeys(statistics.REDUCTIONS, statistics.reduce),
+    **dict.fromkeys((aten.prod, aten.argmax, aten.argmin, aten.logsumexp, aten.any, aten.all), space.reduce),
     **dict.fromkeys((aten.max_pool1d, aten.max_pool2d, aten.max_pool2d_with_indices, aten.max_pool3d_with_indices,
                      aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d, aten.adaptive_avg_pool1d,
                      aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d, aten.adaptive_max_pool2d,
@@ -79,7 +78,7 @@ OPERATORS: dict[Any, Rule] = {
     aten.mkldnn_rnn_layer: recurrent.fused_layer,
 }  # fmt: skip
 ELSEWHERE: dict[str, Rule] = {"torchvision::roi_align": space.sample}  # of libraries that nobody need have loaded
-_NORMS = (normalise.batch_norm, normalise.group_norm)
+_NORMS = (normalise.batch_norm, statistics.layer_norm, statistics.group_norm)
 # Removed channels are silent after these, or the rule itself says that they are not.
 SILENT = frozenset((*MULTIPLIES, *(packet for packet, rule in OPERATORS.items() if rule in _NORMS)))
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slimkit.channels.labels import blocks, reshape, varies, varying
+from slimkit.channels.labels import alone, blocks, reshape, varies, varying
 from slimkit.channels.observed import Observed
 from slimkit.channels.operators.pointwise import merge, pointwise
 
@@ -70,6 +70,8 @@ def view(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> 
         dims = varying(new)
         if not weight and len(dims) == 1:
             seen.width((int(out.shape[dims[0]]),), (new.reshape(-1),), (1, dims[0]))
+    if seen.at.node is None and tuple(asked) == tuple(out.shape):
+        seen.shape(asked, alone(put))
     seen.put(out, tuple(put), weight)
 
 

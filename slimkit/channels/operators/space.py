@@ -1,6 +1,7 @@
 """Rules of operators that pool, pad, reduce or mix dimensions, or trade channels for pixels."""
 
 import re
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -16,13 +17,13 @@ Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 
 
-def _pass_on(seen: Observed, x: Tensor, outs: Any, over: set[int], reason: str) -> None:
-    """Freeze the names that vary along the dimensions `over`, and pass the others on."""
+def pass_on(seen: Observed, x: Tensor, outs: Any, over: set[int], meet: Callable[[Tensor], None]) -> None:
+    """Pass names on; labels that vary along the dimensions `over` end in `meet`."""
     axes, weight = seen.axes(x)
     put = []
     for label in axes:
         if any(varies(label, d) for d in over):
-            seen.freeze(label, reason)
+            meet(label)
         else:
             put.append(label)
     for out in [outs] if isinstance(outs, Tensor) else outs:
@@ -31,7 +32,12 @@ def _pass_on(seen: Observed, x: Tensor, outs: Any, over: set[int], reason: str) 
             seen.put(out, tuple(kept), weight)
 
 
-def _name(func: Any) -> str:
+def _pass_on(seen: Observed, x: Tensor, outs: Any, over: set[int], reason: str) -> None:
+    """Freeze the names that vary along the dimensions `over`, and pass the others on."""
+    pass_on(seen, x, outs, over, lambda label: seen.freeze(label, reason))
+
+
+def name_of(func: Any) -> str:
     return str(func.overloadpacket.__name__).strip("_")
 
 
@@ -47,7 +53,7 @@ def _given(func: Any, args: Args, kwargs: Kwargs, *names: str) -> Any:
     return None
 
 
-def _dims(func: Any, args: Args, kwargs: Kwargs) -> set[int]:
+def dims_of(func: Any, args: Args, kwargs: Kwargs) -> set[int]:
     """Return the dimensions that an operator works over; all where it names none."""
     dims = _given(func, args, kwargs, "dim", "dims", "axis")
     rank = args[0].dim()
@@ -56,13 +62,13 @@ def _dims(func: Any, args: Args, kwargs: Kwargs) -> set[int]:
 
 
 def reduce(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
-    _pass_on(seen, args[0], out, _dims(func, args, kwargs), f"is reduced over ({_name(func)})")
+    _pass_on(seen, args[0], out, dims_of(func, args, kwargs), f"is reduced over ({name_of(func)})")
 
 
 def along_dim(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
     """Softmax, cumulative sums, sorting, reversing, picking by index: values along a dimension meet."""
-    over = _dims(func, args, kwargs)
-    _pass_on(seen, args[0], out, over, f"is mixed along its dimension ({_name(func)})")
+    over = dims_of(func, args, kwargs)
+    _pass_on(seen, args[0], out, over, f"is mixed along its dimension ({name_of(func)})")
 
 
 def spatial(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
@@ -71,7 +77,7 @@ def spatial(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Any) -> 
     assert found is not None
     rank = args[0].dim()
     over = set(range(rank - int(found[1]), rank))
-    _pass_on(seen, args[0], out, over, f"is pooled, resized or padded along its dimension ({_name(func)})")
+    _pass_on(seen, args[0], out, over, f"is pooled, resized or padded along its dimension ({name_of(func)})")
 
 
 def unpool(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
@@ -80,7 +86,7 @@ def unpool(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -
     put = []
     for label in axes:
         if any(dim > 1 for dim in varying(label)):
-            seen.freeze(label, f"is pooled, resized or padded along its dimension ({_name(func)})")
+            seen.freeze(label, f"is pooled, resized or padded along its dimension ({name_of(func)})")
         else:
             put.append(label)
     seen.put(out, tuple(put))
@@ -89,7 +95,7 @@ def unpool(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -
 def sample(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
     """Reading a map [N, C, ...] at computed places [N, ..., 2 or 3], whose number is fixed."""
     seen.freeze_all((args[1],), "is read as coordinates")
-    _pass_on(seen, args[0], out, set(range(2, args[0].dim())), f"is sampled along its dimension ({_name(func)})")
+    _pass_on(seen, args[0], out, set(range(2, args[0].dim())), f"is sampled along its dimension ({name_of(func)})")
 
 
 def pad(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
