@@ -26,8 +26,11 @@ from slimkit.measure import quality
 from slimkit.models import detectors
 from slimkit.models.detectors import Heads
 from slimkit.provenance import Provenance
+from slimkit.runs.detection import paced
+from slimkit.settings import CompressSpec
 from slimkit.tasks import DETECTION
 from slimkit.tasks import average_precision as ap
+from slimkit.training import Recipe
 
 ARCH = f"{tiny_detector.__file__}:make"
 SIDE = tiny_detector.SIDE
@@ -156,6 +159,35 @@ def test_crowds_are_not_trained_on_but_judged_by() -> None:
     _, [ready] = heads.prepared_with([torch.rand(3, 64, 64)], [{**target, "iscrowd": torch.tensor([False, True])}])
     assert ready["labels"].tolist() == [1] and ready["boxes"].shape == (1, 4)
     assert ready["truth"]["labels"].tolist() == [1, 2]
+
+
+def mask_rcnn() -> nn.Module:
+    torch.manual_seed(0)
+    one: dict[str, Any] = {"rpn_anchor_generator": AnchorGenerator(((16,),), ((1.0,),))}
+    one |= {f"{kind}_roi_pool": MultiScaleRoIAlign(["0"], size, 2) for kind, size in (("box", 7), ("mask", 14))}
+    return MaskRCNN(tiny_detector.Body(), num_classes=4, min_size=SIDE, max_size=SIDE, box_score_thresh=0, **one).eval()
+
+
+def test_a_detector_with_masks_is_judged_by_its_boxes_alone() -> None:
+    net = mask_rcnn()
+    heads, (images, targets) = Heads(net), pictures(2)
+    x, ready = heads.eval().prepared_with(images, targets)
+    with torch.no_grad():
+        found, expected = heads(x, ready), net(images)
+    for one, other in zip(found, expected, strict=True):
+        assert "masks" not in one and len(other["masks"])
+        torch.testing.assert_close(one["boxes"], other["boxes"], rtol=0, atol=0)
+
+
+def test_pictures_come_few_at_a_time_but_for_training(folder: Path) -> None:
+    train = detection_of(detector(), folder).train
+    assert [len(images) for images, _ in train.batches(250)] == [16, 8]
+    assert [len(images) for images, _ in train.batches(20, seed=0, augment=True)] == [20]
+    asked = paced(Recipe(epochs=1, batch_size=128, learning_rate=0.02), CompressSpec())
+    assert (asked.batch_size, asked.learning_rate) == (8, 0.005)
+    own = CompressSpec(batch_size=4, learning_rate=0.1)
+    said = paced(Recipe(epochs=1, batch_size=4, learning_rate=0.1), own)
+    assert (said.batch_size, said.learning_rate) == (4, 0.1)
 
 
 # Where a detector comes from.
@@ -598,9 +630,7 @@ def test_what_does_not_apply_is_refused(folder: Path, how: dict[str, Any], words
 
 
 def test_losses_of_masks_want_masks(folder: Path) -> None:
-    one: dict[str, Any] = {"rpn_anchor_generator": AnchorGenerator(((16,),), ((1.0,),))}
-    one |= {f"{kind}_roi_pool": MultiScaleRoIAlign(["0"], size, 2) for kind, size in (("box", 7), ("mask", 14))}
-    net = MaskRCNN(tiny_detector.Body(), num_classes=4, min_size=SIDE, max_size=SIDE, **one)
+    net = mask_rcnn()
     x = [torch.rand(3, SIDE, SIDE)]
     with pytest.raises(DataError, match="losses want 'masks' of a target"):
         slimkit.compress(net, x, 0.3, data=f"folder:{folder}", epochs=1)
