@@ -74,7 +74,7 @@ BOX, OFF = (0.0, 0.0, 10.0, 10.0), (0.0, 0.0, 10.0, 6.2)  # that overlap by 0.62
         ([(BOX, 1, 0.9), ((50, 50, 60, 60), 1, 0.95)], [(BOX, 1)], (), 0.5),  # a wrong one comes first
         ([(BOX, 1, 0.9), ((50, 50, 60, 60), 1, 0.5)], [(BOX, 1)], (), 1.0),
         ([(BOX, 1, 0.9)], [(BOX, 1), ((50, 50, 60, 60), 2)], (), 0.5),  # of two classes
-        ([(BOX, 1, 0.9), ((50, 50, 60, 60), 1, 0.95)], [(BOX, 1), ((50, 50, 60, 60), 1)], (False, True), 1.0),
+        ([(BOX, 1, 0.9), *[((50, 50, 60, 60), 1, 0.95)] * 2], [(BOX, 1), ((50, 50, 60, 60), 1)], (False, True), 1.0),
     ],
     ids=["right", "another class", "nothing", "shifted", "wrong first", "wrong last", "two classes", "crowd"],
 )
