@@ -25,7 +25,7 @@ from slimkit.settings import RUNTIMES, CompressSpec, StudySpec, TrainSpec, comma
 from slimkit.settings.words import as_flags, printable
 
 if TYPE_CHECKING:
-    from slimkit.runs.result import Outcome
+    from slimkit.runs.result import CommandOutcome
 
 # The settings that most runs vary are shown as options; the others are listed after them.
 COMPRESS = ("ratio", "max_macs", "max_latency", "data", "epochs", "arch", "input_shape", "trust_pickle")
@@ -235,7 +235,7 @@ def report(folders: tuple[Path, ...], out: Path | None, force: bool) -> None:
     click.echo(path)
 
 
-def show_run(outcome: "Outcome", as_json: bool) -> None:
+def show_run(outcome: "CommandOutcome", as_json: bool) -> None:
     """Print how a run ended, and where its report lies."""
     if outcome.report is None or not first_of_several():
         return

@@ -14,7 +14,7 @@ from slimkit import runs
 from slimkit.cli import main
 from slimkit.errors import CheckpointError
 from slimkit.report.numbers import milliseconds
-from slimkit.results import Benched, InspectedGroup, Inspection, Latency, TableSummary, report_file
+from slimkit.results import Benched, InspectedGroup, Inspection, LatencyEntry, TableSummary, report_file
 from slimkit.runs import bench as benching
 from slimkit.runs.plan import plan
 from slimkit.settings import CompressSpec, from_toml, to_toml
@@ -85,7 +85,7 @@ class FakeBenching(types.ModuleType):
                 name=str(path),
                 bytes=10,
                 share=1.0,
-                latency_ms=Latency(
+                latency_ms=LatencyEntry(
                     median=1.0,
                     q25=1.0,
                     q75=1.0,

@@ -15,7 +15,7 @@ from slimkit.settings import CompressSpec
 Loses = Callable[[float, float], float]  # (share of the work, epochs of retraining) -> points
 
 
-def search(loses: Loses, least: float = 0.0, **settings: Any) -> tuple[drop.Found, list[CompressSpec]]:
+def search(loses: Loses, least: float = 0.0, **settings: Any) -> tuple[drop.Smallest, list[CompressSpec]]:
     """Look for the smallest of networks that are nothing but their share of the work; below `least` there are none."""
     asked: list[CompressSpec] = []
 

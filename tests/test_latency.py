@@ -31,7 +31,7 @@ from slimkit.measure.node_times import NodeTime
 from slimkit.runs.start import measured_budget
 from slimkit.selection.budget import Widths, blocks
 from slimkit.selection.mask import Mask
-from slimkit.selection.measured import LatencySolver, LatencyTable, SizeSolver, build, knapsack, load, save
+from slimkit.selection.measured import LatencySolver, LatencyTable, SizeSolver, knapsack, load, save, time_layers
 from slimkit.selection.measured import solver as solver_module
 from slimkit.selection.measured.cost import Costs, join
 from slimkit.selection.measured.knapsack import Choice
@@ -193,7 +193,7 @@ def test_a_row_is_linear_between_the_widths_that_were_timed() -> None:
 
 def test_a_table_is_built_saved_and_read(small: SimpleNamespace, tmp_path: Path) -> None:
     shares: list[float | None] = []
-    table = build(small.path, progress=lambda message, share: shares.append(share))
+    table = time_layers(small.path, progress=lambda message, share: shares.append(share))
     found = layers(small.path)
     assert [row.layer for row in table.rows] == found and table.threads == table.batch == 1
     assert table.engine.startswith("onnxruntime") and shares and all(0 <= (s or 0) < 1 for s in shares)
@@ -221,10 +221,10 @@ def test_what_the_profiler_adds_is_in_no_table(small: SimpleNamespace, monkeypat
         table_module, "times",
         lambda points, *_: {shape.key(i, o): 0.006 for shape, i, o in points},
     )  # fmt: skip
-    table = build(small.path, whole=fake_latency(sum(true.values()) + 0.002, noisy=False))
+    table = time_layers(small.path, whole=fake_latency(sum(true.values()) + 0.002, noisy=False))
     assert {row.layer.path: row.ms[-1][-1] for row in table.rows} == pytest.approx(true)
     assert table.varying_ms == pytest.approx(0.002) and table.fixed_ms == 0
-    slower = build(small.path, whole=fake_latency(sum(node.turn_ms for node in nodes) + 0.008, noisy=False))
+    slower = time_layers(small.path, whole=fake_latency(sum(node.turn_ms for node in nodes) + 0.008, noisy=False))
     assert slower.fixed_ms == pytest.approx(0.008)
 
 

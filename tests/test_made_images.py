@@ -11,7 +11,7 @@ import model_zoo
 from slimkit import data, models, provenance
 from slimkit.channels import trace
 from slimkit.errors import DataError
-from slimkit.measure.accuracy import accuracy
+from slimkit.measure.quality import quality as accuracy
 from slimkit.recovery.made_images import made_images
 from slimkit.recovery.reconstruct import reconstruct
 from slimkit.surgery.remove import remove

@@ -14,7 +14,7 @@ from torch import nn
 from slimkit.errors import DataError
 from slimkit.export import export_onnx
 from slimkit.measure import environment
-from slimkit.measure.accuracy import accuracy
+from slimkit.measure.quality import quality as accuracy
 from slimkit.measure.stages import Stages, peak_mb
 
 

@@ -9,9 +9,9 @@ from torch.nn.utils import parametrize
 
 from slimkit import data, training
 from slimkit.errors import SpecError
-from slimkit.measure.accuracy import accuracy
+from slimkit.measure.quality import quality as accuracy
 from slimkit.methods import edge_popup
-from slimkit.methods.edge_popup import Config, Scored, chosen, layers, scored, straight_through
+from slimkit.methods.edge_popup import PopupConfig, ScoredWeight, chosen, layers, scored, straight_through
 from slimkit.models import build
 from tests.training_sample import network, recipe, stripes
 
@@ -23,17 +23,19 @@ def originals(model: nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("setting", "value"), [("keep", 0.0), ("keep", 1.5), ("choose", "layers")])
 def test_settings_out_of_range(setting: str, value: object) -> None:
     with pytest.raises(SpecError, match=f"{setting} is"):
-        Config(**{setting: value})  # type: ignore[arg-type]
+        PopupConfig(**{setting: value})  # type: ignore[arg-type]
 
 
 def test_no_weight_changes_to_the_bit() -> None:
-    start = scored(network(), Config())
+    start = scored(network(), PopupConfig())
     before = originals(start)
     after = training.train(start, stripes(), recipe()).model
     assert len(before) == 3
     assert all(torch.equal(tensor, originals(after)[name]) for name, tensor in before.items())
     scores = [
-        (m.scores, n.scores) for m, n in zip(start.modules(), after.modules(), strict=True) if isinstance(m, Scored)
+        (m.scores, n.scores)
+        for m, n in zip(start.modules(), after.modules(), strict=True)
+        if isinstance(m, ScoredWeight)
     ]
     assert all(not torch.equal(old, new) for old, new in scores)
     moved = {name for name, p in start.named_parameters() if not torch.equal(p, dict(after.named_parameters())[name])}
@@ -63,7 +65,7 @@ def test_the_gradient_goes_straight_through() -> None:
 
 @pytest.mark.parametrize("scaled", [False, True])
 def test_weights_are_signed_constants(scaled: bool) -> None:
-    model = scored(network(), Config(keep=0.25, scaled=scaled))
+    model = scored(network(), PopupConfig(keep=0.25, scaled=scaled))
     for (_, layer), fan_in in zip(layers(model), (9, 72, 12), strict=True):
         weight = layer.get_parameter("parametrizations.weight.original")
         size = math.sqrt(2 / fan_in / (0.25 if scaled else 1))
@@ -73,7 +75,7 @@ def test_weights_are_signed_constants(scaled: bool) -> None:
 
 def test_what_is_found_stands_alone() -> None:
     given = network()
-    found = edge_popup.find(given, stripes(), recipe(), Config(keep=0.3))
+    found = edge_popup.find(given, stripes(), recipe(), PopupConfig(keep=0.3))
     images = torch.randn(4, 1, 6, 6)
     torch.testing.assert_close(found.model(images), found.run.model(images), rtol=0, atol=1e-6)
     assert not any(parametrize.is_parametrized(module) for module in found.model.modules())
@@ -85,7 +87,7 @@ def test_what_is_found_stands_alone() -> None:
 
 def test_a_network_without_weights_is_refused() -> None:
     with pytest.raises(SpecError, match="no weights to choose"):
-        scored(nn.Sequential(nn.BatchNorm2d(3)), Config())
+        scored(nn.Sequential(nn.BatchNorm2d(3)), PopupConfig())
 
 
 @pytest.mark.slow
@@ -98,7 +100,7 @@ def test_half_of_random_weights_tell_digits() -> None:
 
     def reached(**config: object) -> float:
         model = build("zoo:resnet8", classes=10, input_shape=(1, 8, 8)).model
-        return accuracy(edge_popup.find(model, digits.train, settings, Config(**config)).model, digits.test)  # type: ignore[arg-type]
+        return accuracy(edge_popup.find(model, digits.train, settings, PopupConfig(**config)).model, digits.test)  # type: ignore[arg-type]
 
     half = reached(keep=0.5)
     assert half > 0.95

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from slimkit import data, training
 from slimkit.errors import SpecError
-from slimkit.measure.accuracy import accuracy as top1
+from slimkit.measure.quality import quality as top1
 from slimkit.methods import weight_agnostic
 from slimkit.methods.pareto import crowding, dominates, fronts
 from slimkit.methods.topology import ACTIVATIONS, Topology, Weighted, child, minimal

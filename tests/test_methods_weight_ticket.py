@@ -10,7 +10,7 @@ from torch import nn
 from slimkit import training
 from slimkit.errors import MaskError, SpecError
 from slimkit.methods import weight_ticket
-from slimkit.methods.weight_ticket import Config, Ticket, after, find
+from slimkit.methods.weight_ticket import Ticket, TicketConfig, after, find
 from slimkit.selection import weight_mask
 from slimkit.selection.weight_mask import WeightMask, prunable
 from tests.training_sample import accuracy, network, recipe, same, stripes
@@ -21,7 +21,7 @@ from tests.training_sample import accuracy, network, recipe, same, stripes
 )
 def test_settings_out_of_range(setting: str, value: object) -> None:
     with pytest.raises(SpecError, match=f"{setting} is"):
-        Config(**{setting: value})  # type: ignore[arg-type]
+        TicketConfig(**{setting: value})  # type: ignore[arg-type]
 
 
 def big() -> nn.Sequential:
@@ -33,8 +33,8 @@ def test_density_is_exact_to_one_weight_over_ten_rounds() -> None:
     by_layer = everywhere = WeightMask.full(big())
     for number in range(1, 11):
         weights = {name: weight.detach() for name, weight in prunable(big()).items()}
-        previous, by_layer = by_layer, after(by_layer, weights, Config(), number)
-        everywhere = after(everywhere, weights, Config(scope="global"), number)
+        previous, by_layer = by_layer, after(by_layer, weights, TicketConfig(), number)
+        everywhere = after(everywhere, weights, TicketConfig(scope="global"), number)
         for name, size in sizes.items():
             share = 0.1 if name == "3.weight" else 0.2  # the output layer at half the rate
             assert abs(by_layer.left[name] - size * (1 - share) ** number) <= 0.5
@@ -64,13 +64,13 @@ def test_a_mask_of_another_network_is_refused() -> None:
         weight_mask.apply_(network(), WeightMask.full(big()))
 
 
-def search(config: Config, **more: object) -> Ticket:
+def search(config: TicketConfig, **more: object) -> Ticket:
     return find(network(), stripes(), recipe(**more), config, evaluate=accuracy)
 
 
 @pytest.mark.parametrize("settings", [{}, {"momentum": 0.0, "weight_decay": 0.1}])
 def test_removed_weights_are_zero_to_the_bit_after_every_step(settings: dict[str, float]) -> None:
-    found = search(Config(rounds=2), **settings)
+    found = search(TicketConfig(rounds=2), **settings)
     steps: list[bool] = []
 
     def look(run: training.Run) -> None:
@@ -96,14 +96,14 @@ def test_rewinding_brings_the_weights_of_step_k_back_to_the_bit(step: int) -> No
 
     settings = recipe(epochs=2)
     whole = training.train(network(dropout=0.3), stripes(), settings, hooks=[training.Hook(after_step=remember)]).model
-    found = find(network(dropout=0.3), stripes(), settings, Config(rounds=2, rewind=step, share=1e-9))
+    found = find(network(dropout=0.3), stripes(), settings, TicketConfig(rounds=2, rewind=step, share=1e-9))
     same(found.network(), seen[0] if step else network())
     same(found.trained, whole)
     assert [done.density for done in found.rounds] == [1.0, 1.0, 1.0]
 
 
 def test_rounds_are_reported() -> None:
-    found = search(Config(rounds=3, scope="global"))
+    found = search(TicketConfig(rounds=3, scope="global"))
     assert [done.left for done in found.rounds] == [972, 778, 622, 498]
     assert found.rounds[-1].accuracy == accuracy(found.trained)
     assert len(found.run.history) == 4 * 3
@@ -112,12 +112,12 @@ def test_rounds_are_reported() -> None:
 
 def test_a_step_that_is_not_in_the_run_is_refused() -> None:
     with pytest.raises(SpecError, match="rewind is step 18: the schedule has only 18"):
-        search(Config(rewind=18))
+        search(TicketConfig(rewind=18))
 
 
 @pytest.mark.parametrize("stop", [3, 20, 40])
 def test_a_search_that_was_killed_goes_on_to_the_same_bits(stop: int, tmp_path: Path) -> None:
-    config = Config(rounds=2, rewind=4)
+    config = TicketConfig(rounds=2, rewind=4)
     once = search(config)
 
     def kill(run: training.Run) -> None:
@@ -134,7 +134,7 @@ def test_a_search_that_was_killed_goes_on_to_the_same_bits(stop: int, tmp_path: 
 
 
 def test_controls_differ_from_the_ticket_in_one_thing() -> None:
-    found = search(Config(rounds=3))
+    found = search(TicketConfig(rounds=3))
     ticket = prunable(found.network())
     fresh = prunable(weight_ticket.reinitialised(network(seed=1), found.mask))
     by_layer = prunable(weight_ticket.reinitialised_by_layer(found, seed=1))

@@ -14,7 +14,7 @@ from slimkit import data, models, provenance
 from slimkit.channels import Graph, trace
 from slimkit.errors import DataError, SpecError
 from slimkit.example import Example, tensors
-from slimkit.measure.accuracy import accuracy
+from slimkit.measure.quality import quality as accuracy
 from slimkit.recovery import fold, reestimate
 from slimkit.recovery import reconstruct as module
 from slimkit.recovery.reconstruct import MODES, Reconstruction, reconstruct

@@ -28,8 +28,8 @@ from slimkit.results import (
     Gammas,
     InspectedGroup,
     Inspection,
-    Kept,
-    Latency,
+    KeptEntry,
+    LatencyEntry,
 )
 
 
@@ -74,7 +74,7 @@ def test_what_inspect_found():
             name="zoo:resnet8", arguments={}, source="file", input_shape=(1, 8, 8), assumptions=("images of 8 x 8",)
         ),
         channels=Channels(
-            total=40, removable=30, removed=0, asked=None, kept=(Kept(layer="fc", channels=10, reason="[output]"),)
+            total=40, removable=30, removed=0, asked=None, kept=(KeptEntry(layer="fc", channels=10, reason="[output]"),)
         ),
         groups=(InspectedGroup(name="conv1", layers=("a", "b", "c", "d"), channels=30, batch_norm=True, macs=157_000),),
         gammas=Gammas(edges=(0.0, 0.5, 1.0), before=(0, 9), after=(0, 9)),
@@ -90,8 +90,8 @@ def test_what_inspect_found():
 
 def test_models_side_by_side():
     how = {"fastest": 0.3, "engine": "onnxruntime 1.30", "threads": 1, "batch": 4, "repeats": 60, "noisy": False}
-    slow = Latency(median=2.0, q25=1.9, q75=2.2, cpu=2.0, **how)
-    quick = Latency(median=0.5, q25=0.4, q75=0.6, cpu=0.5, **how)
+    slow = LatencyEntry(median=2.0, q25=1.9, q75=2.2, cpu=2.0, **how)
+    quick = LatencyEntry(median=0.5, q25=0.4, q75=0.6, cpu=0.5, **how)
     rows = (
         Benched(name="a.onnx", share=1.0, bytes=4_000_000, latency_ms=slow),
         Benched(name="b.onnx", share=0.25, bytes=1_000_000, latency_ms=quick),

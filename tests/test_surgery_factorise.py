@@ -12,7 +12,7 @@ from torch import nn
 from slimkit import provenance, training
 from slimkit.errors import ArchitectureError, BudgetError, SpecError
 from slimkit.export import export_onnx
-from slimkit.measure.accuracy import accuracy
+from slimkit.measure.quality import quality as accuracy
 from slimkit.measure.macs import count_macs
 from slimkit.models.factors import Factors, matrix
 from slimkit.surgery import ranks

@@ -16,7 +16,7 @@ from slimkit.errors import DataError, SpecError, TrainingError
 from slimkit.measure.quality import evaluate
 from slimkit.tasks import CLASSIFICATION, SEGMENTATION, Metric, Task, measurement
 from slimkit.training import Recipe, train
-from slimkit.training.loss import Criterion
+from slimkit.training.loss import Objective
 
 
 class Batches:
@@ -97,7 +97,7 @@ def test_the_main_output_is_found_and_the_auxiliary_heads(returned: Any, found: 
 def test_an_auxiliary_head_is_weighed_as_the_task_says() -> None:
     logits, targets = masks()
     other = logits.flip(0)
-    loss = Criterion(SEGMENTATION, Recipe(epochs=1))({"out": logits, "aux": other}, targets)
+    loss = Objective(SEGMENTATION, Recipe(epochs=1))({"out": logits, "aux": other}, targets)
     cross_entropy = [F.cross_entropy(maps, targets, ignore_index=255) for maps in (logits, other)]
     torch.testing.assert_close(loss, cross_entropy[0] + 0.5 * cross_entropy[1])
 
@@ -147,7 +147,7 @@ def test_a_segmentation_is_distilled_pixel_by_pixel() -> None:
     p, q = (wanted / 2).softmax(1), (logits / 2).softmax(1)
     soft = 4 * (p * (p / q).log()).sum(1).mean()  # mean over images and pixels
     hard = F.cross_entropy(logits, targets, ignore_index=255)
-    found = Criterion(SEGMENTATION, settings)({"out": logits}, targets, {"out": wanted})
+    found = Objective(SEGMENTATION, settings)({"out": logits}, targets, {"out": wanted})
     torch.testing.assert_close(found, 0.75 * hard + 0.25 * soft)
 
 
@@ -338,7 +338,7 @@ def test_labels_that_are_no_classes_cannot_be_smoothed() -> None:
 
 def test_without_targets_the_teacher_is_followed() -> None:
     logits, wanted = torch.randn(5, 4), torch.randn(5, 4)
-    criterion = Criterion(CLASSIFICATION, Recipe(epochs=1, distillation=0.5))
+    criterion = Objective(CLASSIFICATION, Recipe(epochs=1, distillation=0.5))
     torch.testing.assert_close(criterion(logits, None, wanted), CLASSIFICATION.imitation(logits, wanted, 4.0))
     with pytest.raises(TrainingError, match="no targets, and there is no teacher"):
         criterion(logits, None)

@@ -15,7 +15,7 @@ from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import kept_indices, remove
 from slimkit.tasks import CLASSIFICATION
 from slimkit.training import hardware, penalty, schedules
-from slimkit.training.loss import Criterion
+from slimkit.training.loss import Objective
 
 
 @pytest.mark.parametrize("budget", [1, 7, 45, 160])
@@ -85,7 +85,7 @@ def test_a_gap_is_seen_where_small_gammas_end() -> None:
 
 
 def test_gamma_and_bias_never_decay() -> None:
-    optimizer = training.build(network(), 0.1, 0.9, 0.01)
+    optimizer = training.make_optimizer(network(), 0.1, 0.9, 0.01)
     decays = {group["weight_decay"]: [p.ndim for p in group["params"]] for group in optimizer.param_groups}
     assert decays == {0.01: [4, 4, 2], 0.0: [1, 1, 1, 1, 1]}
 
@@ -124,10 +124,10 @@ def test_loss_is_that_of_the_papers() -> None:
     hard = -(smooth * logits.log_softmax(1)).sum(1).mean()
     p, q = (target / 3).softmax(1), (logits / 3).softmax(1)
     soft = 9 * (p * (p / q).log()).sum(1).mean()
-    loss = Criterion(CLASSIFICATION, settings)
+    loss = Objective(CLASSIFICATION, settings)
     torch.testing.assert_close(loss(logits, labels), hard)
     torch.testing.assert_close(loss(logits, labels, target), 0.75 * hard + 0.25 * soft)
-    heads = Criterion(CLASSIFICATION, recipe())((logits, None, target), labels)
+    heads = Objective(CLASSIFICATION, recipe())((logits, None, target), labels)
     torch.testing.assert_close(heads, F.cross_entropy(logits, labels) + 0.3 * F.cross_entropy(target, labels))
 
 
@@ -135,7 +135,7 @@ def test_momentum_follows_surgery_so_that_the_loss_curve_goes_on() -> None:
     """Slim and masked network take the same steps: that is so only if momentum is sliced rightly."""
     model = network().train()
     graph = trace(model.eval(), torch.zeros(1, 1, 6, 6))
-    optimizer = training.build(model, 0.05, 0.9, 1e-3)
+    optimizer = training.make_optimizer(model, 0.05, 0.9, 1e-3)
     batches = [batch for epoch in range(2) for batch in stripes().batches(16, seed=0, epoch=epoch)]
 
     def steps(net: nn.Module, sgd: torch.optim.SGD, part: slice) -> list[float]:

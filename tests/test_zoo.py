@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from slimkit import data, models, provenance, zoo
-from slimkit.measure.accuracy import accuracy
+from slimkit.measure.quality import quality as accuracy
 
 
 @pytest.mark.parametrize("name", zoo.ARCHITECTURES)

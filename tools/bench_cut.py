@@ -19,7 +19,7 @@ from rows import append, read
 
 from slimkit import data, provenance, recovery, zoo
 from slimkit.channels import trace
-from slimkit.measure.accuracy import accuracy
+from slimkit.measure.quality import quality as accuracy
 from slimkit.models import load
 from slimkit.recovery import fold
 from slimkit.runs.start import context, proof_inputs, slim

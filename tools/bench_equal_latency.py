@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from slimkit import data, models, recovery, training, zoo
 from slimkit.channels import Graph, trace
 from slimkit.export import export_onnx
-from slimkit.measure.accuracy import accuracy
+from slimkit.measure.quality import quality as accuracy
 from slimkit.measure.latency import measure
 from slimkit.measure.macs import count_macs
 from slimkit.recovery import fold as folding

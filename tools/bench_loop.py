@@ -16,14 +16,14 @@ from torch.nn import functional as F
 
 from slimkit import data, zoo
 from slimkit.data import Dataset
-from slimkit.training import Hook, Recipe, Run, build, penalise_gamma_, train
+from slimkit.training import Hook, Recipe, Run, make_optimizer, penalise_gamma_, train
 from slimkit.training.hardware import pick_device, pick_precision
 
 
 def bare(arch: str, dataset: Dataset, steps: int, device: torch.device, precision: str) -> float:
     """Return the seconds of `steps` steps after a warm-up, in the shortest loop that does the same work."""
     model = make(arch, dataset).to(device, memory_format=torch.channels_last).train()
-    optimizer = build(model, 0.05, 0.9, 5e-4)
+    optimizer = make_optimizer(model, 0.05, 0.9, 5e-4)
     dtype = pick_precision(precision, device)
     batches = dataset.train.batches(128, seed=0, augment=True)
     began = 0.0

@@ -20,7 +20,7 @@ from torch import nn
 
 from slimkit import data, recovery, training, zoo
 from slimkit.channels import Graph, trace
-from slimkit.measure.accuracy import accuracy
+from slimkit.measure.quality import quality as accuracy
 from slimkit.recovery import fold
 from slimkit.runs.start import context, proof_inputs, slim
 from slimkit.settings import CompressSpec

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import model_zoo
 from slimkit import data, models, provenance
 from slimkit.channels import Graph, trace
-from slimkit.measure.accuracy import accuracy
+from slimkit.measure.quality import quality as accuracy
 from slimkit.recovery import elimination, fold, gap, reestimate, widths
 from slimkit.recovery.calibration import Chunk
 from slimkit.recovery.made_images import made_images

@@ -18,7 +18,7 @@ import torch
 
 from slimkit import data, models, provenance, zoo
 from slimkit.data import Dataset
-from slimkit.measure.accuracy import accuracy
+from slimkit.measure.quality import quality as accuracy
 from slimkit.training import Recipe, Run, Trained, gamma_penalty, solve_strength, train
 from slimkit.training.penalty import gammas, share_near_zero
 from slimkit.training.schedules import total

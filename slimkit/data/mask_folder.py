@@ -52,7 +52,7 @@ def mask_folder(
     classes, binary = _classes(values.values(), given)
     noted = ("masks hold 0 and 255 alone: read as two classes",) if binary else ()
     splits = {
-        part: LoaderSplit(fetch=Masked(tuple(found), seen, binary), count=len(found), mean=seen.mean, std=seen.std)
+        part: LoaderSplit(fetch=MaskReader(tuple(found), seen, binary), count=len(found), mean=seen.mean, std=seen.std)
         for part, found in parts.items()
     }
     return Dataset(
@@ -72,7 +72,7 @@ def mask_folder(
 
 
 @dataclass(frozen=True)
-class Masked:
+class MaskReader:
     """Reads pictures, each with its mask int64 [H, W]; what lies beyond a picture is of no class."""
 
     files: tuple[Pair, ...]

@@ -31,7 +31,7 @@ class Mismatch(Exception):
 
 
 @dataclass(frozen=True)
-class Reference:
+class Expected:
     """An input, and what torch computes for it."""
 
     example: Example
@@ -40,7 +40,7 @@ class Reference:
 
 def references(
     model: nn.Module, example_input: Example, free_size: bool, placed: Callable[[Example], Example]
-) -> list[Reference]:
+) -> list[Expected]:
     """Run a network on random inputs like the example: one image, three, and with `free_size` one of another size.
 
     The three are left out of a network that takes one image at a time.
@@ -65,18 +65,18 @@ def references(
     images = placed(mapped(of_batch(example_input, SEVERAL), drawn))
     one = of_batch(images, 1)
     try:
-        found = [Reference(one, _outputs(model, one))]
+        found = [Expected(one, _outputs(model, one))]
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} does not run on a batch of shape {describe(one)}: {line(error)}.\n"
             "  Give an example input of the shape this network was made for"
         ) from error
     with suppress(Exception):  # a network that takes one image at a time
-        found.append(Reference(images, _outputs(model, images)))
+        found.append(Expected(images, _outputs(model, images)))
     if free_size:
         given = placed(mapped(larger(of_batch(example_input, 1)), drawn))
         try:
-            found.append(Reference(given, _outputs(model, given)))
+            found.append(Expected(given, _outputs(model, given)))
         except Exception as error:
             raise EngineError(
                 f"free_size is True: {type(model).__name__} does not run on another size, {describe(given)}: "
@@ -90,7 +90,7 @@ def _outputs(model: nn.Module, given: Example) -> list[_Array]:
     return [tensor.numpy() for tensor in tensors(call(private(model), given))]
 
 
-def check(path: Path, expected: Sequence[Reference], batch: int | None) -> None:
+def check(path: Path, expected: Sequence[Expected], batch: int | None) -> None:
     """Let `onnx.checker` read the file, and ONNX Runtime compute what torch has; a bound batch alone where it is bound.
 
     Raises:

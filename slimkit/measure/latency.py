@@ -66,9 +66,9 @@ class Latency:
             return self.cpu_ms
         return self.fastest_ms if self.noisy else self.median_ms
 
-    def record(self) -> results.Latency:
+    def record(self) -> results.LatencyEntry:
         """Return the figures as a report has them."""
-        return results.Latency(
+        return results.LatencyEntry(
             median=self.median_ms,
             q25=self.q25_ms,
             q75=self.q75_ms,

@@ -115,7 +115,7 @@ class LatencyTable(Record):
         )
 
 
-def build(
+def time_layers(
     path: str | Path,
     input_shape: tuple[int, ...] | None = None,
     *,

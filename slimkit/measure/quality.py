@@ -22,7 +22,7 @@ from slimkit.tasks.measurement import share
 from slimkit.tasks.metric import Rows, joined
 
 
-class Split(Protocol):
+class Readable(Protocol):
     """What is read of a split."""
 
     def batches(self, batch_size: int) -> Iterator[tuple[Any, Any]]:
@@ -31,7 +31,7 @@ class Split(Protocol):
 
 
 def evaluate(
-    network: nn.Module | str | Path, split: Split, task: Task = CLASSIFICATION, *, batch_size: int = 250
+    network: nn.Module | str | Path, split: Readable, task: Task = CLASSIFICATION, *, batch_size: int = 250
 ) -> dict[str, Measurement]:
     """Measure every metric of a task, of a network or of an ONNX file (in ONNX Runtime, one thread).
 
@@ -66,7 +66,7 @@ def _run(runner: Runner, inputs: Example) -> list[torch.Tensor]:
     return [torch.from_numpy(np.concatenate(outputs)) for outputs in zip(*parts, strict=True)]
 
 
-def quality(network: nn.Module | str | Path, split: Split, task: Task, *, batch_size: int = 250) -> float:
+def quality(network: nn.Module | str | Path, split: Readable, task: Task, *, batch_size: int = 250) -> float:
     """Return the first metric of a task, by which networks are chosen and compared; see `evaluate`."""
     return evaluate(network, split, task, batch_size=batch_size)[task.metric].value
 
@@ -86,7 +86,7 @@ class Drop:
     images: int
 
 
-def drop(dense: nn.Module, slim: nn.Module, split: Split, task: Task) -> Drop:
+def drop(dense: nn.Module, slim: nn.Module, split: Readable, task: Task) -> Drop:
     """Return what `slim` loses against `dense` in the first metric of a task, image by image.
 
     Both are judged on the same images, so that only those count on which they differ: McNemar's variance for shares.
@@ -112,7 +112,7 @@ def drop(dense: nn.Module, slim: nn.Module, split: Split, task: Task) -> Drop:
 LIKELY = 1.2816  # of a normal distribution, 90 % of which are below
 
 
-def _rows(network: nn.Module, split: Split, task: Task) -> list[Rows]:
+def _rows(network: nn.Module, split: Readable, task: Task) -> list[Rows]:
     metric, found = task.metrics[task.metric], []
     with evaluating(network), torch.inference_mode():
         for inputs, targets in split.batches(250):
@@ -151,7 +151,7 @@ def disagreement(dense: nn.Module, slim: nn.Module, batches: Sequence[Example]) 
     return Drop(100 * (1 - found.value), 100 * LIKELY * math.sqrt(2) * spread, found.images)
 
 
-def _measured(run: Callable[[Example], Any], split: Split, task: Task, batch_size: int) -> dict[str, Measurement]:
+def _measured(run: Callable[[Example], Any], split: Readable, task: Task, batch_size: int) -> dict[str, Measurement]:
     rows: dict[str, list[Rows]] = {name: [] for name in task.metrics}
     seen = 0
     for inputs, targets in split.batches(batch_size):

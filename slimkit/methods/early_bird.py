@@ -15,9 +15,9 @@ from slimkit.methods.looks import Looks, Watched, looks_of
 from slimkit.methods.method import Found, Method, leg
 from slimkit.methods.penalised import NO_GAP, Penalised, needed, penalty_of
 from slimkit.methods.shrink import (
-    Begun,
     Lowered,
-    Spent,
+    SpendSettings,
+    StartSettings,
     affordable,
     begin_anew,
     cut_in,
@@ -38,7 +38,7 @@ LATEST = 0.5  # share of the steps after which a mask that never settles is draw
 
 
 @dataclass(frozen=True, kw_only=True)
-class EarlyBirdConfig(Watched, Penalised, Begun, Spent, Lowered):
+class EarlyBirdConfig(Watched, Penalised, StartSettings, SpendSettings, Lowered):
     """When to draw, and what to go on with."""
 
     deadline: float | None = setting(

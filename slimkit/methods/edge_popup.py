@@ -34,7 +34,7 @@ from slimkit.settings.checks import choice, number
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class PopupConfig:
     """How a subnetwork is looked for. Checked when made.
 
     Attributes:
@@ -71,7 +71,7 @@ class Subnetwork:
     run: training.Trained
 
 
-class Scored(nn.Module):
+class ScoredWeight(nn.Module):
     """Gives a layer its weight where the score says so, 0 elsewhere: a parametrisation of the weight."""
 
     def __init__(self, shape: torch.Size, keep: float, random: torch.Generator) -> None:
@@ -116,7 +116,7 @@ def layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 @torch.no_grad()
-def scored(model: nn.Module, config: Config) -> nn.Module:
+def scored(model: nn.Module, config: PopupConfig) -> nn.Module:
     """Return a copy with signed constants as weights and scores on them; only the scores want gradients.
 
     Biases and betas are 0, gammas 1, as in the paper.
@@ -141,7 +141,7 @@ def scored(model: nn.Module, config: Config) -> nn.Module:
         weight.copy_(signed_constant(weight, config.keep, config.scaled, random))
         ones = config.choose == "channels"
         shape = torch.Size([len(weight), *([1] * (weight.dim() - 1))]) if ones else weight.shape
-        parametrize.register_parametrization(layer, "weight", Scored(shape, config.keep, random))
+        parametrize.register_parametrization(layer, "weight", ScoredWeight(shape, config.keep, random))
     return model
 
 
@@ -162,9 +162,9 @@ def merged(model: nn.Module, like: nn.Module) -> nn.Module:
 
 def find(
     model: nn.Module,
-    split: training.protocols.Split,
+    split: training.protocols.Batches,
     recipe: training.Recipe,
-    config: Config,
+    config: PopupConfig,
     *,
     evaluate: Callable[[nn.Module], float] | None = None,
     progress: Callable[[training.Run], None] | None = None,
@@ -204,7 +204,7 @@ class EdgePopupConfig(Settings):
 
 def run(job: Job, config: EdgePopupConfig) -> Found:
     """Train scores, and give the subnetwork they choose, which stands alone."""
-    own = Config(keep=config.density, choose=cast(Any, config.choose), seed=job.recipe.seed)
+    own = PopupConfig(keep=config.density, choose=cast(Any, config.choose), seed=job.recipe.seed)
     trained = train(job, scored(job.dense, own))
     alone = named(merged(trained.model, job.dense).eval(), job.dense)
     masked(alone, left(alone), "trained")

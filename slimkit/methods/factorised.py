@@ -30,7 +30,7 @@ from slimkit.training.frobenius import frobenius_decay
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class RankConfig:
     """How ranks are chosen: exactly one of `energy`, `max_params` and `max_macs`. Checked when made.
 
     Attributes:
@@ -84,7 +84,7 @@ class Factorisation:
     error: float
 
 
-def reduce(model: nn.Module, input_shape: tuple[int, ...], config: Config) -> Factorisation:
+def reduce(model: nn.Module, input_shape: tuple[int, ...], config: RankConfig) -> Factorisation:
     """Make the layers of a trained network thin.
 
     Args:
@@ -128,13 +128,13 @@ def _error(model: nn.Module, chosen: dict[str, int], images: Sequence[Example]) 
     return proof.compare(proof.outputs(merge(thin), images), thin, images)
 
 
-def _candidates(model: nn.Module, image: Example, config: Config) -> list[ranks.Layer]:
+def _candidates(model: nn.Module, image: Example, config: RankConfig) -> list[ranks.Spectrum]:
     found = ranks.layers(model, image)
     return found[1:-1] if config.keep_ends else found
 
 
 def _chosen(
-    model: nn.Module, input_shape: tuple[int, ...], found: Sequence[ranks.Layer], config: Config
+    model: nn.Module, input_shape: tuple[int, ...], found: Sequence[ranks.Spectrum], config: RankConfig
 ) -> dict[str, int]:
     if config.energy is not None:
         return ranks.by_energy(found, config.energy)
@@ -152,9 +152,9 @@ def _params(model: nn.Module) -> int:
 
 def retrain(
     thin: nn.Module,
-    split: training.protocols.Split,
+    split: training.protocols.Batches,
     recipe: training.Recipe,
-    config: Config,
+    config: RankConfig,
     *,
     teacher: nn.Module | None = None,
     evaluate: Callable[[nn.Module], float] | None = None,
@@ -188,10 +188,10 @@ class FactorisedConfig(Settings):
     frobenius: bool = setting(True, "decay the product of two thin layers instead of each", flag)
 
     @property
-    def ranks(self) -> Config:
+    def ranks(self) -> RankConfig:
         """The same as `reduce` takes it."""
         share, by = self.rank_share, self.chosen_by
-        return Config(
+        return RankConfig(
             energy=share if by == "energy" else None,
             max_params=share if by == "params" else None,
             max_macs=share if by == "macs" else None,

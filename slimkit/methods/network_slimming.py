@@ -7,13 +7,13 @@ from slimkit.methods.looks import Watched, looks_of
 from slimkit.methods.method import Found, Method
 from slimkit.methods.penalised import Penalised, needed, penalty_of
 from slimkit.methods.rounds import Rounds, train_in_rounds
-from slimkit.methods.shrink import Begun, Lowered
+from slimkit.methods.shrink import Lowered, StartSettings
 from slimkit.settings import setting
 from slimkit.settings.checks import whole
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkSlimmingConfig(Watched, Penalised, Begun, Lowered):
+class NetworkSlimmingConfig(Watched, Penalised, StartSettings, Lowered):
     """How often, and from which weights."""
 
     passes: int = setting(1, "rounds of training and removal, which share out the ratio", whole(1))

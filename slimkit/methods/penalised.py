@@ -93,9 +93,9 @@ class Penalty:
         """Tell whether the cut lies in a gap between small sizes and large ones."""
         return has_gap(self.pulled(cut), cut.mask.removed / max(1, cut.slimmed.graph.units))
 
-    def record(self, cut: Cut, drawn_step: int | None) -> results.Penalty:
+    def record(self, cut: Cut, drawn_step: int | None) -> results.PenaltyEntry:
         """Return what the penalty was and brought, for the report."""
-        return results.Penalty(
+        return results.PenaltyEntry(
             kind=self.kind,
             strength=self.strength,
             pull=self.total(drawn_step),

@@ -22,7 +22,17 @@ from slimkit.methods.job import Job
 from slimkit.methods.method import Found, Method, leg
 from slimkit.methods.penalised import Pulled, penalty_of
 from slimkit.methods.rounds import composed
-from slimkit.methods.shrink import Begun, Spent, affordable, begin_anew, go_back, go_on, lengthen, on_cpu, resume_small
+from slimkit.methods.shrink import (
+    SpendSettings,
+    StartSettings,
+    affordable,
+    begin_anew,
+    go_back,
+    go_on,
+    lengthen,
+    on_cpu,
+    resume_small,
+)
 from slimkit.methods.snapshot import Snapshot, take
 from slimkit.methods.train import train
 from slimkit.results import Search
@@ -33,13 +43,13 @@ from slimkit.settings.checks import number, optional, whole
 from slimkit.surgery.evidence import Evidence
 from slimkit.surgery.prove import Slimmed, prove
 from slimkit.surgery.remove import remove
-from slimkit.training import Hook, Run, build
+from slimkit.training import Hook, Run, make_optimizer
 
 LOOKS = 8  # until the deadline at least, one an epoch at most
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProgressiveConfig(Pulled, Begun, Spent):
+class ProgressiveConfig(Pulled, StartSettings, SpendSettings):
     """How hard channels are pulled, when they are dead, and until when to wait."""
 
     dead: float = setting(
@@ -164,7 +174,7 @@ class Removal:
             begin_anew(run, job.graph, whole.mask, job.fresh())
         elif config.init == "rewind" and self.snapshot is not None:
             dense, recipe = copy.deepcopy(job.dense).to(run.device), run.recipe
-            optimizer = build(dense, recipe.learning_rate, recipe.momentum, recipe.weight_decay)
+            optimizer = make_optimizer(dense, recipe.learning_rate, recipe.momentum, recipe.weight_decay)
             go_back(run, dense, optimizer, job.graph, whole.mask, self.snapshot)
         else:
             go_on(run, before, made.mask, cut.model)

@@ -16,11 +16,11 @@ from slimkit.selection.mask import Mask
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, number, optional, whole
 from slimkit.surgery.remove import kept_indices, remove
-from slimkit.training import Run, build, follow, low_precision
+from slimkit.training import Run, follow, low_precision, make_optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Begun(Settings):
+class StartSettings(Settings):
     """Settings of what the small network begins from."""
 
     init: str = setting(
@@ -32,7 +32,7 @@ class Begun(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spent(Settings):
+class SpendSettings(Settings):
     """Setting of a search that ends within one schedule."""
 
     spend: float | None = setting(
@@ -96,7 +96,7 @@ def go_back(run: Run, dense: nn.Module, optimizer: torch.optim.SGD, graph: Graph
 def begin_anew(run: Run, graph: Graph, mask: Mask, fresh: nn.Module) -> None:
     """Let a small network with fresh weights take the dense one's place; the schedule goes on."""
     small, recipe = remove(fresh, graph, mask).to(run.device), run.recipe
-    run.replace(small.train(), build(small, recipe.learning_rate, recipe.momentum, recipe.weight_decay))
+    run.replace(small.train(), make_optimizer(small, recipe.learning_rate, recipe.momentum, recipe.weight_decay))
 
 
 def resume_small(run: Run, graph: Graph, mask: Mask) -> None:

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from slimkit.errors import SpecError
 from slimkit.methods.pareto import crowding, fronts
 from slimkit.methods.topology import Topology, child, minimal
-from slimkit.training.protocols import Split
+from slimkit.training.protocols import Batches
 
 SHARED = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)  # weights that each topology is tried with
 
@@ -58,7 +58,7 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredTopology:
     """A topology, and what it was worth on the images of its last generation.
 
     Attributes:
@@ -74,11 +74,11 @@ class Scored:
 
 
 def search(
-    split: Split,
+    split: Batches,
     classes: int,
     config: SearchConfig,
-    progress: Callable[[int, Scored], None] = lambda generation, best: None,
-) -> list[Scored]:
+    progress: Callable[[int, ScoredTopology], None] = lambda generation, best: None,
+) -> list[ScoredTopology]:
     """Return the front of the last generation: topologies that no other beats in mean and in connections.
 
     Args:
@@ -101,21 +101,21 @@ def search(
 
 
 @torch.no_grad()
-def score(topology: Topology, images: Tensor, labels: Tensor) -> Scored:
+def score(topology: Topology, images: Tensor, labels: Tensor) -> ScoredTopology:
     """Judge a topology by images [N, I] and labels [N]."""
     logits = topology.shared(images, torch.tensor(SHARED))
     rewards = [-float(cross_entropy(each, labels)) for each in logits]
     place = max(range(len(SHARED)), key=rewards.__getitem__)
-    return Scored(topology, sum(rewards) / len(rewards), rewards[place], SHARED[place])
+    return ScoredTopology(topology, sum(rewards) / len(rewards), rewards[place], SHARED[place])
 
 
-def _images(split: Split, config: SearchConfig, generation: int) -> tuple[Tensor, Tensor]:
+def _images(split: Batches, config: SearchConfig, generation: int) -> tuple[Tensor, Tensor]:
     """Return the images of one generation, [N, I], and their labels."""
     images, labels = next(islice(split.batches(config.images, seed=config.seed, epoch=generation), 1))
     return images.flatten(1), labels
 
 
-def _measures(scored: list[Scored], simple: bool) -> Tensor:
+def _measures(scored: list[ScoredTopology], simple: bool) -> Tensor:
     """Return what topologies are ranked by, more is better: [N, 2]."""
     second = [1 / one.topology.connections if simple else one.best for one in scored]
     return torch.tensor([[one.mean, other] for one, other in zip(scored, second, strict=True)], dtype=torch.float64)

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit import training
 from slimkit.errors import SpecError
-from slimkit.measure.accuracy import accuracy
+from slimkit.measure.quality import quality as accuracy
 from slimkit.measure.quality import quality
 from slimkit.methods.cut import named
 from slimkit.methods.job import Job
@@ -28,7 +28,7 @@ from slimkit.results import Search
 from slimkit.selection.weight_mask import prunable
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import number, several
-from slimkit.training.protocols import Split
+from slimkit.training.protocols import Batches
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 _TIE = 1e-4  # logits closer than this share of the largest are one
@@ -51,7 +51,7 @@ class Identical:
     reason: str
 
 
-def identical(model: nn.Module, split: Split, value: float = 0.1) -> Identical:
+def identical(model: nn.Module, split: Batches, value: float = 0.1) -> Identical:
     """Give all weights of a network one value, and measure what is left.
 
     Biases and betas are 0, gammas 1, BatchNorm's statistics measured anew.
@@ -108,7 +108,7 @@ def by_sign(model: nn.Module, scale: float) -> nn.Module:
 
 
 def shared_magnitude(
-    model: nn.Module, calibration: Split, test: Split, scales: Sequence[float] = SCALES
+    model: nn.Module, calibration: Batches, test: Batches, scales: Sequence[float] = SCALES
 ) -> dict[float, float]:
     """Return the accuracy of a trained network `by_sign`, for each scale; BatchNorm's statistics measured anew."""
     found = {}
@@ -173,7 +173,7 @@ class Robustness:
 
 def robustness(
     fresh: Callable[[int], nn.Module],
-    split: Split,
+    split: Batches,
     recipe: training.Recipe,
     evaluate: Callable[[nn.Module], float],
     seeds: Sequence[int],

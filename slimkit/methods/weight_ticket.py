@@ -32,7 +32,7 @@ from slimkit.settings.checks import choice, number, whole
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class TicketConfig:
     """How a ticket is looked for. Checked when made.
 
     Attributes:
@@ -95,9 +95,9 @@ class Ticket:
 
 def find(
     model: nn.Module,
-    split: training.protocols.Split,
+    split: training.protocols.Batches,
     recipe: training.Recipe,
-    config: Config,
+    config: TicketConfig,
     *,
     evaluate: Callable[[nn.Module], float] | None = None,
     progress: Callable[[training.Run], None] | None = None,
@@ -121,7 +121,7 @@ def find(
     return rounds.ticket(trained)
 
 
-def after(mask: WeightMask, weights: dict[str, Tensor], config: Config, number: int) -> WeightMask:
+def after(mask: WeightMask, weights: dict[str, Tensor], config: TicketConfig, number: int) -> WeightMask:
     """Return the mask after round `number`, counted from 1, of weights trained under the mask before it.
 
     What is left is counted from the whole, so that rounding does not add up: n * (1 - share)^number to the
@@ -140,7 +140,7 @@ def after(mask: WeightMask, weights: dict[str, Tensor], config: Config, number: 
 class _Rounds:
     """Prunes and rewinds at the end of the schedule, until all rounds are done."""
 
-    def __init__(self, model: nn.Module, config: Config) -> None:
+    def __init__(self, model: nn.Module, config: TicketConfig) -> None:
         self.config, self.mask = config, WeightMask.full(model)
         self.start = snapshot.take(model, None, 0) if config.rewind == 0 else None
         self.random: Tensor | None = None
@@ -279,7 +279,7 @@ class WeightTicketConfig(Settings):
 def run(job: Job, config: WeightTicketConfig) -> Found:
     """Look for a ticket; deliver it, what it was trained to, or what a control was."""
     scope: Literal["layer", "global"] = "layer" if config.compete == "layer" else "global"
-    own = Config(rounds=config.rounds, share=config.round_share, scope=scope, rewind=config.rewind_step)
+    own = TicketConfig(rounds=config.rounds, share=config.round_share, scope=scope, rewind=config.rewind_step)
     rounds = _Rounds(job.dense, own)
     done = [train(job, job.dense, hooks=[rounds.hook()], part="rounds" if config.begin != "ticket" else "")]
     found = rounds.ticket(done[0])

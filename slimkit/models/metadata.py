@@ -36,7 +36,7 @@ class Normalised(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Narrowed(Record):
+class NarrowedEntry(Record):
     """A `provenance.Narrowed`."""
 
     kind: Literal["narrowed"]
@@ -45,7 +45,7 @@ class Narrowed(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Factorised(Record):
+class FactorisedEntry(Record):
     """A `provenance.Factorised`."""
 
     kind: Literal["factorised"]
@@ -53,7 +53,7 @@ class Factorised(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Masked(Record):
+class MaskedEntry(Record):
     """A `provenance.Masked`."""
 
     kind: Literal["masked"]
@@ -81,7 +81,7 @@ class Metadata(Record):
     normalisation: Normalised | None
     usage: usage.Usage | None
     attributes: dict[str, dict[str, Json]]
-    edits: tuple[Narrowed | Factorised | Masked, ...]
+    edits: tuple[NarrowedEntry | FactorisedEntry | MaskedEntry, ...]
     aliases: dict[str, str]
     digest: str
 
@@ -163,7 +163,7 @@ def read(text: str, tensors: Mapping[str, Tensor], path: Path) -> Metadata:
 def _check_arguments(record: Metadata, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Refuse arguments that no network of these tensors has: numbers without measure, names that are no names."""
     largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
-    changed = [record.attributes, *(edit.attributes for edit in record.edits if isinstance(edit, Narrowed))]
+    changed = [record.attributes, *(edit.attributes for edit in record.edits if isinstance(edit, NarrowedEntry))]
     values = list(_leaves([record.arguments, *changed]))
     for value in values:
         if isinstance(value, int | float) and not abs(value) <= max(largest, _LARGEST):
@@ -173,8 +173,8 @@ def _check_arguments(record: Metadata, tensors: Mapping[str, Tensor], path: Path
     if len(values) > _MOST:
         raise _broken(path, f"more than {_MOST} arguments")
     names = [*record.aliases, *(name for table in changed for name in table)]
-    names += [name for edit in record.edits if isinstance(edit, Factorised) for name in edit.ranks]
-    names += [name for edit in record.edits if isinstance(edit, Masked) for name in edit.left]
+    names += [name for edit in record.edits if isinstance(edit, FactorisedEntry) for name in edit.ranks]
+    names += [name for edit in record.edits if isinstance(edit, MaskedEntry) for name in edit.left]
     odd = next((name for name in names if not is_plain(name)), None)
     if odd is not None:
         raise _broken(path, f"a part named {odd!r}")

@@ -25,7 +25,7 @@ from slimkit.example import Example
 from slimkit.progress import Progress, quiet
 from slimkit.recovery.calibration import chunks
 from slimkit.recovery.curvature import curvature
-from slimkit.recovery.inputs import Inputs, gather
+from slimkit.recovery.inputs import WeightInputs, gather
 from slimkit.recovery.readers import Reader
 from slimkit.recovery.sensitivity import Sensitivity, Use
 
@@ -143,7 +143,7 @@ def losses(dense: nn.Module, graph: Graph, batches: Sequence[Example], *, progre
 
 
 def _systems(
-    dense: nn.Module, axis: Axis, group: Group, inputs: dict[str, list[Inputs]], costs: dict[str, Tensor]
+    dense: nn.Module, axis: Axis, group: Group, inputs: dict[str, list[WeightInputs]], costs: dict[str, Tensor]
 ) -> list[_System]:
     """Return the least squares of what one dimension of a weight reads of a group, one a use and convolution group."""
     if axis.tensor not in inputs or not bool(torch.isin(axis.unit_of, group.members).any()):
@@ -166,7 +166,7 @@ def _systems(
     return found
 
 
-def _system(use: Inputs, part: int, weight: Tensor, cost: Tensor, columns: Tensor) -> _System:
+def _system(use: WeightInputs, part: int, weight: Tensor, cost: Tensor, columns: Tensor) -> _System:
     """Return the least squares of one convolution group.
 
     The ridge is the one by which the values that are read follow best from one another on inputs held out.

@@ -57,7 +57,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Use:
+class WeightUse:
     """One use of a weight: rows to fit, rows held out, and whether a constant may be added to what it makes."""
 
     fit: Moments
@@ -85,7 +85,7 @@ class Solution:
 
 
 @torch.no_grad()
-def solve(uses: Sequence[Use], start: Tensor) -> Solution:
+def solve(uses: Sequence[WeightUse], start: Tensor) -> Solution:
     """Return the weight nearest to `start` that makes y of x in all its uses.
 
     Its ridge is the one that does best on the rows held out. These stay out, so that they are an honest check of the
@@ -118,7 +118,7 @@ def _worth(ridge: float) -> float:
 class _System:
     """Normal equations of all uses together, each centred by its own means where it may have a constant."""
 
-    def __init__(self, uses: Sequence[Use]) -> None:
+    def __init__(self, uses: Sequence[WeightUse]) -> None:
         self.means = [(u.fit.x / u.fit.rows * u.constant, u.fit.y / u.fit.rows * u.constant) for u in uses]
         self.xx = torch.zeros_like(uses[0].fit.xx)
         self.xy = torch.zeros_like(uses[0].fit.xy)

@@ -24,7 +24,7 @@ from slimkit.surgery.remove import take
 
 
 @dataclass(frozen=True)
-class Inputs:
+class WeightInputs:
     """What one weight reads, over all calls that have the same bias.
 
     Attributes:
@@ -81,7 +81,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.names = parameters(model)
         self.only = only
         self.held = False
-        self.found: dict[str, dict[str | None, Inputs]] = {}
+        self.found: dict[str, dict[str | None, WeightInputs]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -97,7 +97,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return
             if found.bias not in uses:
                 zero = [Moments.zero(rows.shape[0], rows.shape[2], 0, x.device) for _ in range(2)]
-                uses[found.bias] = Inputs(found, *zero)
+                uses[found.bias] = WeightInputs(found, *zero)
             inputs = uses[found.bias]
             (inputs.held if self.held else inputs.fit).add_(rows, rows[..., :0])
 
@@ -105,7 +105,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @torch.no_grad()
 def gather(
     model: nn.Module, chunks: Sequence[Chunk], only: set[str] | None = None, progress: Progress | None = None
-) -> dict[str, list[Inputs]]:
+) -> dict[str, list[WeightInputs]]:
     """Run a network once over calibration inputs; return what each of its weights reads, by the weight's name.
 
     Args:

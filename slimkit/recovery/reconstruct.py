@@ -37,9 +37,9 @@ from slimkit.example import Example, batch_size
 from slimkit.modules import evaluating
 from slimkit.progress import Progress, quiet
 from slimkit.recovery.calibration import Chunk, chunks
-from slimkit.recovery.equations import LARGEST, MOST_ROWS, Moments, Solution, Use, solve, solve_rows
+from slimkit.recovery.equations import LARGEST, MOST_ROWS, Moments, Solution, WeightUse, solve, solve_rows
 from slimkit.recovery.gap import between
-from slimkit.recovery.inputs import Inputs, gather
+from slimkit.recovery.inputs import WeightInputs, gather
 from slimkit.recovery.lockstep import Lane
 from slimkit.recovery.readers import Reader, parameters, reader
 from slimkit.selection.mask import Mask
@@ -163,7 +163,7 @@ class _Made:
         """Fit one weight, in place, to what is read and to be made by all its uses; of y without the bias."""
         first, places = readers[0][0], [self.place(found) for found, _, _ in readers]
         weight = self.tensors[first.name]
-        uses = [Use(fit, held, place is not None) for (_, fit, held), place in zip(readers, places, strict=True)]
+        uses = [WeightUse(fit, held, place is not None) for (_, fit, held), place in zip(readers, places, strict=True)]
         self._put(first, places, solve(uses, first.matrix(weight)), sum(use.fit.rows for use in uses))
 
     def fit_rows(self, found: Reader, fit: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor]) -> None:
@@ -283,7 +283,7 @@ def _joins(calls: Sequence[_Call], chunks: int) -> list[int]:
     return [next((number for number, count in enumerate(fits) if count > chunk), len(calls)) for chunk in range(chunks)]
 
 
-def _fit_at_once(made: _Made, inputs: dict[str, list[Inputs]]) -> None:
+def _fit_at_once(made: _Made, inputs: dict[str, list[WeightInputs]]) -> None:
     """Fit weights that read removed channels to what the dense network feeds them."""
     for name, uses in inputs.items():
         indices, weight = made.indices.get(name, {}), made.dense[name]

@@ -10,10 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit.example import call, on
 from slimkit.modules import evaluating
-from slimkit.training.protocols import Split
+from slimkit.training.protocols import Batches
 
 
-def reestimate(model: nn.Module, split: Split, batches: int = 100, batch_size: int = 128, seed: int = 0) -> None:
+def reestimate(model: nn.Module, split: Batches, batches: int = 100, batch_size: int = 128, seed: int = 0) -> None:
     """Replace the running mean and variance of every BN by the exact average over some batches.
 
     Every other module stays in eval mode, so dropout is off. Mode, momentum and batch counter of every module

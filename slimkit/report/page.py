@@ -11,9 +11,9 @@ from markupsafe import Markup
 from slimkit.report.parts import Section
 from slimkit.report.sections import account, gains, network, quality, search
 from slimkit.report.sections.arms import comparison_of_arms
-from slimkit.report.sections.several import Run, comparison
+from slimkit.report.sections.several import Compared, comparison
 from slimkit.report.verdict import short_name, verdict
-from slimkit.results import Arm, Latency, Report
+from slimkit.results import Arm, LatencyEntry, Report
 from slimkit.results.report_file import to_json
 from slimkit.settings.words import as_flags
 
@@ -47,11 +47,12 @@ def run_page(report: Report) -> str:
     )
 
 
-def comparison_page(runs: Sequence[tuple[str, Report]], times: Sequence[Latency | None] = ()) -> str:
+def comparison_page(runs: Sequence[tuple[str, Report]], times: Sequence[LatencyEntry | None] = ()) -> str:
     """Write one page that compares several runs: (name, report); `times` of their files, measured side by side."""
-    again: Sequence[Latency | None] = times or [None] * len(runs)
+    again: Sequence[LatencyEntry | None] = times or [None] * len(runs)
     listed = [
-        Run(name=name, report=report, place=place, latency=again[place]) for place, (name, report) in enumerate(runs)
+        Compared(name=name, report=report, place=place, latency=again[place])
+        for place, (name, report) in enumerate(runs)
     ]
     said, found = comparison(listed)
     data = {"runs": [{"name": name, "report": report.to_dict()} for name, report in runs]}

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from slimkit.errors import OutputError
 from slimkit.report.page import comparison_page, run_page, study_page
-from slimkit.results import Latency, Report, report_file, study_file
+from slimkit.results import LatencyEntry, Report, report_file, study_file
 
-Timed = Callable[[Sequence[tuple[Path, Report]]], Sequence[Latency | None]]
+Timed = Callable[[Sequence[tuple[Path, Report]]], Sequence[LatencyEntry | None]]
 
 
 def rebuild(folders: Sequence[Path], out: Path | None = None, force: bool = False, timed: Timed | None = None) -> Path:

@@ -2,9 +2,9 @@
 
 from slimkit.record import Record
 from slimkit.results.costs import Cost, Spent, Stage, Times
-from slimkit.results.figures import Accuracy, Energy, Figures, Latency, Measured, Proof
+from slimkit.results.figures import Accuracy, Energy, Figures, LatencyEntry, Measured, Proof
 from slimkit.results.model import Evaluation, ExportedFile, Exports
-from slimkit.results.network import Architecture, Channels, Gammas, Group, Kept, Layer, Normalisation
+from slimkit.results.network import Architecture, Channels, Gammas, GroupEntry, KeptEntry, LayerEntry, Normalisation
 from slimkit.results.report import (
     Attempt,
     Benched,
@@ -16,7 +16,7 @@ from slimkit.results.report import (
     MeasuredBudget,
     Own,
     Report,
-    Round,
+    RoundEntry,
     TableSummary,
     WithinDrop,
 )
@@ -28,7 +28,7 @@ from slimkit.results.training import (
     Fit,
     GammaSnapshot,
     Look,
-    Penalty,
+    PenaltyEntry,
     Recovery,
     Search,
     Settling,
@@ -57,24 +57,24 @@ __all__ = [
     "Fit",
     "GammaSnapshot",
     "Gammas",
-    "Group",
+    "GroupEntry",
     "InspectedGroup",
     "Inspection",
-    "Kept",
-    "Latency",
-    "Layer",
+    "KeptEntry",
+    "LatencyEntry",
+    "LayerEntry",
     "Look",
     "Measured",
     "MeasuredBudget",
     "Normalisation",
     "Outcome",
     "Own",
-    "Penalty",
+    "PenaltyEntry",
     "Proof",
     "Record",
     "Recovery",
     "Report",
-    "Round",
+    "RoundEntry",
     "Search",
     "Settling",
     "Spending",

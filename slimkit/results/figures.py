@@ -8,7 +8,7 @@ from slimkit.record import Amount, Count, Positive, Record
 
 
 @dataclass(frozen=True, kw_only=True)
-class Latency(Record):
+class LatencyEntry(Record):
     """Time of one batch in an engine.
 
     Attributes:
@@ -154,7 +154,7 @@ class Figures(Record):
     params: Count | None = None
     macs: Count | None = None
     bytes: Count | None = None
-    latency_ms: Latency | None = None
+    latency_ms: LatencyEntry | None = None
     energy_mj: Energy | None = None
     accuracy: Accuracy | None = None
 

@@ -46,7 +46,7 @@ class Architecture(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept(Record):
+class KeptEntry(Record):
     """Channels that could not be removed.
 
     Attributes:
@@ -76,7 +76,7 @@ class Channels(Record):
     removable: Count
     removed: Count
     asked: float | None
-    kept: tuple[Kept, ...]
+    kept: tuple[KeptEntry, ...]
 
     def __post_init__(self) -> None:
         if not self.removed <= self.removable <= self.total:
@@ -89,7 +89,7 @@ class Channels(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group(Record):
+class GroupEntry(Record):
     """Layers that live and die together.
 
     Attributes:
@@ -110,7 +110,7 @@ class Group(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer(Record):
+class LayerEntry(Record):
     """A convolution or linear layer.
 
     Attributes:

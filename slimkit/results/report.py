@@ -5,8 +5,8 @@ from typing import Literal
 
 from slimkit.record import Amount, Count, Json, Positive, Record
 from slimkit.results.costs import Cost, Stage
-from slimkit.results.figures import Figures, Latency, Proof
-from slimkit.results.network import Architecture, Channels, Gammas, Group, Layer
+from slimkit.results.figures import Figures, LatencyEntry, Proof
+from slimkit.results.network import Architecture, Channels, Gammas, GroupEntry, LayerEntry
 from slimkit.results.training import AfterCut, Fit, Recovery, Search
 from slimkit.usage import Usage
 
@@ -14,7 +14,7 @@ REPORT_SCHEMA: Literal["slimkit.report/3"] = "slimkit.report/3"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Round(Record):
+class RoundEntry(Record):
     """One mask that was made and measured.
 
     Attributes:
@@ -51,7 +51,7 @@ class MeasuredBudget(Record):
     reached: Amount
     by_table: bool = False
     where: str = ""
-    rounds: tuple[Round, ...] = ()
+    rounds: tuple[RoundEntry, ...] = ()
     loss: float | None = None
     least_loss: float | None = None
     notes: tuple[str, ...] = ()
@@ -148,8 +148,8 @@ class Report(Record):
     arch: Architecture
     environment: dict[str, str | int]
     channels: Channels
-    groups: tuple[Group, ...]
-    layers: tuple[Layer, ...]
+    groups: tuple[GroupEntry, ...]
+    layers: tuple[LayerEntry, ...]
     gammas: Gammas | None
     before: Figures
     after: Figures
@@ -226,7 +226,7 @@ class Benched(Record):
 
     name: str
     bytes: Count
-    latency_ms: Latency
+    latency_ms: LatencyEntry
     share: Amount
 
 

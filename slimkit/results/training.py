@@ -134,7 +134,7 @@ class GammaSnapshot(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Penalty(Record):
+class PenaltyEntry(Record):
     """What pulled on channels until the draw.
 
     Attributes:
@@ -188,7 +188,7 @@ class Search(Record):
     matrix: tuple[tuple[Amount, ...], ...] = ()
     epochs: tuple[Amount, ...] = ()
     gamma_history: tuple[GammaSnapshot, ...] = ()
-    penalty: Penalty | None = None
+    penalty: PenaltyEntry | None = None
 
     def __post_init__(self) -> None:
         if any(len(side) != len(self.epochs) for side in (self.matrix, *self.matrix)):

@@ -31,7 +31,7 @@ _SECONDS = 1.0  # about how long a network is timed
 
 
 @dataclass(frozen=True)
-class Work:
+class Assignment:
     """What a worker is given: plain values, so that it can be sent to another process or machine.
 
     Attributes:
@@ -49,7 +49,7 @@ class Work:
     latency: bool
 
 
-def train_arm(work: Work) -> dict[str, Any]:
+def train_arm(work: Assignment) -> dict[str, Any]:
     """Train an arm and return its line of the study.
 
     Raises:
@@ -94,17 +94,17 @@ def train_arm(work: Work) -> dict[str, Any]:
     return arm.to_dict()
 
 
-def prepared(work: Work, asked: Plan, progress: Progress = quiet) -> Job:
+def prepared(work: Assignment, asked: Plan, progress: Progress = quiet) -> Job:
     """Open the data, build the network and trace it.
 
     Raises:
         SlimkitError: the data is not there, the network does not fit it, or an engine is missing.
     """
     dataset = data.smaller(opened(asked.spec), work.images, work.pixels)
-    network = begin.build(asked.spec, dataset, asked.spec.seed)
+    network = begin.fresh_network(asked.spec, dataset, asked.spec.seed)
 
     def fresh() -> nn.Module:
-        return begin.build(asked.spec, dataset, asked.spec.seed + 1).model
+        return begin.fresh_network(asked.spec, dataset, asked.spec.seed + 1).model
 
     return job_of(network, fresh, dataset, asked, None, progress)
 

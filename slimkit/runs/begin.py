@@ -38,7 +38,7 @@ def short_name(arch: str) -> str:
     return re.sub(r"[^\w.-]+", "-", arch.removeprefix("zoo:").removeprefix("timm:")).strip("-.") or "network"
 
 
-def build(spec: TrainSpec, dataset: data.Dataset, seed: int) -> models.Network:
+def fresh_network(spec: TrainSpec, dataset: data.Dataset, seed: int) -> models.Network:
     """Build the network with fresh weights for a data set's images and classes."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)

@@ -80,7 +80,7 @@ def make_table(
     probe.check(path, engine, input_shape, batch)
     settings: dict[str, Any] = {"threads": threads, "batch": batch, "engine": engine, "progress": progress}
     whole = measure([path], input_shape, **settings)
-    made = tables.build(path, input_shape, **settings, whole=whole[0])
+    made = tables.time_layers(path, input_shape, **settings, whole=whole[0])
     tables.save(made, file, force)
     return beside([path], whole), made
 

@@ -23,7 +23,7 @@ _DEEP = 0.4  # of the multiply-adds: where a second look was seen to change much
 
 
 @dataclass(frozen=True)
-class Cut:
+class ChosenCut:
     """What went, and what is left.
 
     Attributes:
@@ -39,7 +39,7 @@ class Cut:
     widths: Widths
 
 
-def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | None) -> Cut:
+def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | None) -> ChosenCut:
     """Choose what goes, remove it and prove it; reconstruct what is left.
 
     With `ranking = "auto"` and inputs to go by, channels are ranked by what the least squares of their readers lose
@@ -84,7 +84,7 @@ def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | N
     if rebuilt is None and batches:
         progress("fitting what is left", None)
         rebuilt = reconstruct(dense, slimmed.model, graph, slimmed.mask, batches, progress=progress)
-    return Cut(slimmed, rebuilt, made.record, made.widths)
+    return ChosenCut(slimmed, rebuilt, made.record, made.widths)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _rounds(begun: Begun, spec: CompressSpec, mask: Mask) -> int:
     return 2 if not made and begun.graph.macs(mask.keep) <= _DEEP * whole else 1
 
 
-def note_on_widths(made: Cut, graph: Graph, spec: CompressSpec) -> list[str]:
+def note_on_widths(made: ChosenCut, graph: Graph, spec: CompressSpec) -> list[str]:
     """Say where widths are not those that the engine likes, and why."""
     step, liked = (widths.fitted(graph).step for widths in (made.widths, allowed_widths(spec)))
     if step >= liked:

@@ -24,13 +24,13 @@ from slimkit.runs import detection, drop, output, start
 from slimkit.runs import resume as resuming
 from slimkit.runs.begun import Begun, begin, opened
 from slimkit.runs.calibrate import Calibration
-from slimkit.runs.choose import Cut, cut, note_on_widths
+from slimkit.runs.choose import ChosenCut, cut, note_on_widths
 from slimkit.runs.cost import compress_cost
 from slimkit.runs.figures import architecture, measure, now, one_image, timed_layers
 from slimkit.runs.files import finish, write_model
 from slimkit.runs.given import Evaluate, Given, Retrain
 from slimkit.runs.recover import Recovered, recover
-from slimkit.runs.result import Outcome, Result
+from slimkit.runs.result import CommandOutcome, Result
 from slimkit.settings import CompressSpec, make
 from slimkit.settings.keywords import CompressKeywords
 from slimkit.surgery import rows
@@ -107,12 +107,12 @@ def compress_checkpoint(
     progress: Progress = quiet,
     watchers: Sequence[Watcher] = (),
     track: Sequence[str] = (),
-) -> Outcome:
+) -> CommandOutcome:
     """Make the network in a file smaller and write the files of a run; see `slimkit compress --help`."""
     target = out or Path(f"{path.stem}-slim")
     stages = Stages()
     if done := resuming.complete(target, resume, force, asdict(spec), reads(path, spec)):
-        return Outcome(done, target, before=True)
+        return CommandOutcome(done, target, before=True)
     with output.claim(target, force, reads(path, spec)) as work:
         store = store_of(target, resume, spec)
         given = replace(opened(path, spec, progress, stages), store=store)
@@ -120,7 +120,7 @@ def compress_checkpoint(
             begun = begin(replace(given, watchers=(*watchers, *more)), stages)
             result = finished(begun, spec, work, stages)
     training.forget(store)
-    return Outcome(result.report, target)
+    return CommandOutcome(result.report, target)
 
 
 def store_of(target: Path, resume: bool, spec: CompressSpec) -> training.Store:
@@ -155,7 +155,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
 
     numbers = itertools.count(1)
 
-    def attempt(spec: CompressSpec) -> tuple[Cut, Recovered]:
+    def attempt(spec: CompressSpec) -> tuple[ChosenCut, Recovered]:
         own = given.store and replace(given.store, folder=given.store.folder / f"retraining{next(numbers)}")
         with stages.stage("choose, remove and prove"):
             made = cut(begun, spec, solver)
@@ -208,7 +208,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
     return Result(model, slimmed.mask, finish(report, [spec], work, stages))
 
 
-def _fit(dense: nn.Module, model: nn.Module, made: Cut, calibration: Calibration | None) -> Fit | None:
+def _fit(dense: nn.Module, model: nn.Module, made: ChosenCut, calibration: Calibration | None) -> Fit | None:
     """Return the part of the report on what was fitted, and how often the two networks agree on other inputs."""
     found = made.reconstruction
     if found is None or calibration is None:
@@ -225,7 +225,7 @@ def _fit(dense: nn.Module, model: nn.Module, made: Cut, calibration: Calibration
     )
 
 
-def _smallest(begun: Begun, spec: CompressSpec, attempt: drop.Try) -> tuple[Cut, Recovered, WithinDrop]:
+def _smallest(begun: Begun, spec: CompressSpec, attempt: drop.Try) -> tuple[ChosenCut, Recovered, WithinDrop]:
     """Return the smallest network within `max_drop`, by labels where there are some, else by agreement."""
     given, calibration = begun.given, begun.calibration
     dense, dataset = given.dense, given.dataset

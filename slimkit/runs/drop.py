@@ -11,20 +11,20 @@ from slimkit.errors import BudgetError, DataError
 from slimkit.measure.quality import LIKELY, Drop
 from slimkit.progress import Progress
 from slimkit.results import Attempt, WithinDrop
-from slimkit.runs.choose import Cut
+from slimkit.runs.choose import ChosenCut
 from slimkit.runs.recover import Recovered
 from slimkit.settings import CompressSpec
 
-Try = Callable[[CompressSpec], tuple[Cut, Recovered]]
+Try = Callable[[CompressSpec], tuple[ChosenCut, Recovered]]
 _SMALLEST, _LARGEST = 0.05, 0.95  # shares of the work that are looked between
 _LOOKS, _RETRAININGS = 6, 4
 
 
 @dataclass(frozen=True)
-class Found:
+class Smallest:
     """The network that was found, and the part of the report on how."""
 
-    cut: Cut
+    cut: ChosenCut
     recovered: Recovered
     record: WithinDrop
 
@@ -49,7 +49,7 @@ def check(spec: CompressSpec, images: int | None) -> None:
         )
 
 
-def smallest(spec: CompressSpec, attempt: Try, judge: Callable[[nn.Module], Drop], progress: Progress) -> Found:
+def smallest(spec: CompressSpec, attempt: Try, judge: Callable[[nn.Module], Drop], progress: Progress) -> Smallest:
     """Return the smallest network whose drop stays within `spec.max_drop`, its margin included.
 
     First networks that are only reconstructed are halved in on, which is quick; where there is retraining, smaller
@@ -67,7 +67,7 @@ def smallest(spec: CompressSpec, attempt: Try, judge: Callable[[nn.Module], Drop
     limit = spec.max_drop
     assert limit is not None
     tried: list[Attempt] = []
-    best: tuple[Cut, Recovered, Drop] | None = None
+    best: tuple[ChosenCut, Recovered, Drop] | None = None
     nearest: tuple[float, Drop] | None = None
 
     def passes(share: float, epochs: float) -> bool:
@@ -120,7 +120,7 @@ def smallest(spec: CompressSpec, attempt: Try, judge: Callable[[nn.Module], Drop
         images=drop.images,
         tried=tuple(tried),
     )
-    return Found(cut, recovered, record)
+    return Smallest(cut, recovered, record)
 
 
 def _asking(spec: CompressSpec, share: float, epochs: float) -> CompressSpec:

@@ -20,7 +20,7 @@ from slimkit.measure.macs import count_macs
 from slimkit.measure.node_times import latency_by_node
 from slimkit.measure.size import count_params
 from slimkit.models import Network
-from slimkit.results import Accuracy, Architecture, Figures, Layer, Normalisation
+from slimkit.results import Accuracy, Architecture, Figures, LayerEntry, Normalisation
 from slimkit.runs.files import DENSE_ONNX, INT8_ONNX, ONNX
 from slimkit.runs.given import Judge
 from slimkit.runs.pixels import pixels
@@ -151,7 +151,7 @@ def judged(network: nn.Module | Path, dataset: data.Dataset) -> Accuracy:
     )
 
 
-def timed_layers(found: tuple[Layer, ...], work: Path, spec: RunSpec, example: Example) -> tuple[Layer, ...]:
+def timed_layers(found: tuple[LayerEntry, ...], work: Path, spec: RunSpec, example: Example) -> tuple[LayerEntry, ...]:
     """Return the layers with the milliseconds that each takes, before and after."""
     before, after = (_times(work / name, spec, example) for name in (DENSE_ONNX, ONNX))
     return tuple(

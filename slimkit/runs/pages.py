@@ -10,7 +10,7 @@ from pathlib import Path
 from slimkit.errors import SlimkitError
 from slimkit.progress import Progress, quiet
 from slimkit.report import rebuild
-from slimkit.results import Latency, Report
+from slimkit.results import LatencyEntry, Report
 
 ONNX = "model.onnx"
 _LARGEST_BATCH = 256  # a report may come from anywhere too
@@ -22,7 +22,7 @@ def rebuilt(folders: Sequence[Path], out: Path | None, force: bool, progress: Pr
     return rebuild.rebuild(folders, out, force, lambda runs: _timed(runs, progress))
 
 
-def _timed(runs: Sequence[tuple[Path, Report]], progress: Progress) -> list[Latency | None]:
+def _timed(runs: Sequence[tuple[Path, Report]], progress: Progress) -> list[LatencyEntry | None]:
     """Return the time of each run's file, measured in turns; None for all where one cannot be.
 
     Done where all runs were timed alike in ONNX Runtime. Files are tried in a process of its own first: they may come
@@ -35,7 +35,7 @@ def _timed(runs: Sequence[tuple[Path, Report]], progress: Progress) -> list[Late
     from slimkit.measure import probe  # engines: the page of a single run has no use for them
     from slimkit.measure.latency import measure
 
-    nothing: list[Latency | None] = [None] * len(runs)
+    nothing: list[LatencyEntry | None] = [None] * len(runs)
     files, times = [folder / ONNX for folder, _ in runs], [report.after.latency_ms for _, report in runs]
     how = {(time.engine.partition(" ")[0], time.threads, time.batch) for time in times if time}
     if len(how) != 1 or not all(times) or not all(file.is_file() for file in files):

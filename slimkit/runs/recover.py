@@ -18,7 +18,7 @@ from slimkit.results import AfterCut, Recovery
 from slimkit.runs import detection, resume
 from slimkit.runs.begun import Begun
 from slimkit.runs.calibrate import Calibration
-from slimkit.runs.choose import Cut
+from slimkit.runs.choose import ChosenCut
 from slimkit.runs.given import Given, Retrain, Retrained
 from slimkit.runs.start import task
 from slimkit.settings import CompressSpec
@@ -51,7 +51,7 @@ class Recovered:
     images: int = 0
 
 
-def recover(begun: Begun, made: Cut, spec: CompressSpec, store: training.Store | None) -> Recovered:
+def recover(begun: Begun, made: ChosenCut, spec: CompressSpec, store: training.Store | None) -> Recovered:
     """Let the channels that stay take over, then retrain where there is something to retrain on.
 
     Args:

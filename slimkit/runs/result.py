@@ -30,7 +30,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CommandOutcome:
     """What a command leaves.
 
     Attributes:

@@ -13,7 +13,7 @@ from slimkit.report import page
 from slimkit.results import Arm, study_file
 from slimkit.runs import begin, ray_workers
 from slimkit.runs import output as folder
-from slimkit.runs.arm import Work, prepared, train_arm
+from slimkit.runs.arm import Assignment, prepared, train_arm
 from slimkit.runs.arms import Planned, planned
 from slimkit.runs.plan import plan
 from slimkit.runs.workers import Here, Processes, WorkerDied, Workers
@@ -118,8 +118,8 @@ def _local(count: int) -> Iterator[Workers]:
         local.close()
 
 
-def _work(spec: StudySpec, run: Planned, found: Mapping[Key, Arm]) -> Work:
-    return Work(run.arm, run.budget, run.resolved(found), spec.images, spec.pixels, spec.latency)
+def _work(spec: StudySpec, run: Planned, found: Mapping[Key, Arm]) -> Assignment:
+    return Assignment(run.arm, run.budget, run.resolved(found), spec.images, spec.pixels, spec.latency)
 
 
 def _try_out(spec: StudySpec, runs: list[Planned]) -> None:

@@ -25,7 +25,7 @@ from slimkit.runs.figures import Sides, architecture, judged, measure, now, one_
 from slimkit.runs.files import finish, write_model
 from slimkit.runs.job import job_of, opened
 from slimkit.runs.plan import Plan, plan
-from slimkit.runs.result import Outcome, Result
+from slimkit.runs.result import CommandOutcome, Result
 from slimkit.runs.start import allowed_widths, note, proof_inputs, random_input
 from slimkit.selection.mask import Mask
 from slimkit.settings import RunSpec
@@ -90,7 +90,7 @@ def train_network(
     progress: Progress = quiet,
     watchers: Sequence[Watcher] = (),
     track: Sequence[str] = (),
-) -> Outcome:
+) -> CommandOutcome:
     """Train an architecture by name and write the files of a run; see `slimkit train --help`.
 
     Of several processes, as `torch.distributed.run` starts them, all train and the first one writes. Those that it
@@ -99,27 +99,27 @@ def train_network(
     spec, resume = asked.spec, resume or distributed.restarted()
     target = out or Path(f"{begin.short_name(spec.arch)}-slim")
     if done := resuming.complete(target, resume, force, asked.settings()):
-        return Outcome(done, target, before=True)
+        return CommandOutcome(done, target, before=True)
     stages = Stages()
     with begin.joined(spec) as world, begin.claimed(target, force, world) as work:
         progress("building the network", None)
         with stages.stage("load"):
             dataset = opened(spec)
-            network = begin.build(spec, dataset, spec.seed)
+            network = begin.fresh_network(spec, dataset, spec.seed)
         store = begin.store(asked.settings(), target, resume, network.model, dataset)
 
         def fresh() -> nn.Module:
-            return begin.build(spec, dataset, spec.seed + 1).model
+            return begin.fresh_network(spec, dataset, spec.seed + 1).model
 
         if world.rank:
             helper = replace(job_of(network, fresh, dataset, asked, store, progress), speaks=False)
             asked.method(helper, asked.config)
-            return Outcome(None, target)
+            return CommandOutcome(None, target)
         with trackers.opened(track, target, asked.settings()) as more:
             told = (*watchers, *more)
             result = _train(network, fresh, dataset, asked, work, store, progress, told, stages)
     training.forget(store)
-    return Outcome(result.report, target)
+    return CommandOutcome(result.report, target)
 
 
 def _train(

@@ -21,7 +21,7 @@ Cost = Literal["params", "macs"]
 
 
 @dataclass(frozen=True)
-class Layer:
+class Spectrum:
     """A layer that can be two.
 
     Attributes:
@@ -50,7 +50,7 @@ class Layer:
         return rank if self.at(rank, cost) < self.at(None, cost) else None
 
 
-def layers(model: nn.Module, example: Example, keep: Collection[str] = ()) -> list[Layer]:
+def layers(model: nn.Module, example: Example, keep: Collection[str] = ()) -> list[Spectrum]:
     """Return the layers that can be two, in the order of the modules; those that never ran are left out.
 
     Args:
@@ -89,14 +89,14 @@ def _positions(layer: nn.Module, images: Tensor, output: Tensor) -> tuple[int, i
     return batch * images.shape[-2] * output.shape[-1], batch * output.shape[-2] * output.shape[-1]
 
 
-def _layer(path: str, layer: nn.Module, positions: tuple[int, int], shape: tuple[int, ...]) -> Layer:
+def _layer(path: str, layer: nn.Module, positions: tuple[int, int], shape: tuple[int, ...]) -> Spectrum:
     found = matrix(layer)
     assert found is not None
     squares = singular_values(layer).square().sum(0)
     total = squares.sum()
     energy = (squares.cumsum(0) / total).clamp(max=1.0) if total > 0 else torch.ones_like(squares)
     weights, (first, second) = layer.get_parameter("weight").numel(), positions
-    return Layer(
+    return Spectrum(
         path=path,
         energy=energy,
         params=weights,
@@ -107,7 +107,7 @@ def _layer(path: str, layer: nn.Module, positions: tuple[int, int], shape: tuple
     )
 
 
-def by_energy(found: Sequence[Layer], energy: float, cost: Cost = "params") -> dict[str, int]:
+def by_energy(found: Sequence[Spectrum], energy: float, cost: Cost = "params") -> dict[str, int]:
     """Return the least ranks that keep a share of the energy, by path; layers that do not pay are left out.
 
     Args:
@@ -120,16 +120,16 @@ def by_energy(found: Sequence[Layer], energy: float, cost: Cost = "params") -> d
     return {path: rank for path, rank in ranks.items() if rank is not None}
 
 
-def _least(layer: Layer, energy: float) -> int:
+def _least(layer: Spectrum, energy: float) -> int:
     return min(int(torch.searchsorted(layer.energy, energy - 1e-12)) + 1, len(layer.energy))
 
 
-def total(found: Sequence[Layer], ranks: Mapping[str, int], whole: int, cost: Cost) -> int:
+def total(found: Sequence[Spectrum], ranks: Mapping[str, int], whole: int, cost: Cost) -> int:
     """Return the cost of a network, of `whole` before, with layers at these ranks."""
     return whole - sum(layer.at(None, cost) - layer.at(ranks.get(layer.path), cost) for layer in found)
 
 
-def to_budget(found: Sequence[Layer], whole: int, budget: int, cost: Cost) -> dict[str, int]:
+def to_budget(found: Sequence[Spectrum], whole: int, budget: int, cost: Cost) -> dict[str, int]:
     """Return ranks of one and the same energy for all layers, the highest that a budget allows, by bisection.
 
     What is left of the budget then goes rank by rank to the layers that keep least of their energy.
@@ -160,7 +160,7 @@ def to_budget(found: Sequence[Layer], whole: int, budget: int, cost: Cost) -> di
     return _filled(found, ranks, budget - total(found, ranks, whole, cost), cost)
 
 
-def _filled(found: Sequence[Layer], ranks: dict[str, int], spare: int, cost: Cost) -> dict[str, int]:
+def _filled(found: Sequence[Spectrum], ranks: dict[str, int], spare: int, cost: Cost) -> dict[str, int]:
     by_path = {layer.path: layer for layer in found}
     while True:
         fitting = [

@@ -11,7 +11,7 @@ from slimkit.channels import Graph
 from slimkit.example import Example
 from slimkit.measure.macs import macs_by_layer
 from slimkit.measure.size import params_by_layer
-from slimkit.results import Channels, Gammas, Kept
+from slimkit.results import Channels, Gammas, KeptEntry
 from slimkit.selection.budget import Widths
 from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import CONVOLUTIONS
@@ -27,11 +27,11 @@ def channels(graph: Graph, mask: Mask, fixed: Tensor, failing: Sequence[str], as
     A channel that several layers share counts once; the network's outputs are not counted, only listed.
     """
     removable = graph.units - int(fixed.sum())
-    kept = [Kept(layer=k.layer, channels=k.channels, reason=k.reason) for k in graph.kept]
+    kept = [KeptEntry(layer=k.layer, channels=k.channels, reason=k.reason) for k in graph.kept]
     for group in graph.groups:
         if bool(fixed[group.members].any()):
             reason = FAILED if group.name in failing else ON_REQUEST
-            kept.append(Kept(layer=group.name, channels=len(group.members), reason=reason))
+            kept.append(KeptEntry(layer=group.name, channels=len(group.members), reason=reason))
     return Channels(
         total=graph.units + sum(k.channels for k in graph.kept if not k.output),
         removable=removable,
@@ -41,7 +41,7 @@ def channels(graph: Graph, mask: Mask, fixed: Tensor, failing: Sequence[str], as
     )
 
 
-def groups(graph: Graph, mask: Mask, widths: Widths) -> tuple[results.Group, ...]:
+def groups(graph: Graph, mask: Mask, widths: Widths) -> tuple[results.GroupEntry, ...]:
     """Return one row a group: layers, channels before and after, and what limited the cut."""
     rows = []
     for group, after in zip(graph.groups, mask.counts(graph), strict=True):
@@ -50,7 +50,7 @@ def groups(graph: Graph, mask: Mask, widths: Widths) -> tuple[results.Group, ...
         if after == least and after < len(group.members):
             limit = "cap" if least > len(group.members) * (1 - widths.cap) - widths.step > 0 else "floor"
         rows.append(
-            results.Group(
+            results.GroupEntry(
                 name=group.name,
                 layers=tuple(group.layers),
                 before=len(group.members),
@@ -62,7 +62,7 @@ def groups(graph: Graph, mask: Mask, widths: Widths) -> tuple[results.Group, ...
     return tuple(rows)
 
 
-def layers(dense: nn.Module, slim: nn.Module, inputs: Example) -> tuple[results.Layer, ...]:
+def layers(dense: nn.Module, slim: nn.Module, inputs: Example) -> tuple[results.LayerEntry, ...]:
     """Return one row a convolution or linear layer, in order of execution: channels, MACs, parameters."""
     macs_before, macs_after = macs_by_layer(dense, inputs), macs_by_layer(slim, inputs)
     params_before, params_after = params_by_layer(dense), params_by_layer(slim)
@@ -73,7 +73,7 @@ def layers(dense: nn.Module, slim: nn.Module, inputs: Example) -> tuple[results.
         module = modules.get(name)
         if isinstance(module, (nn.Linear, *CONVOLUTIONS)):
             rows.append(
-                results.Layer(
+                results.LayerEntry(
                     name=name,
                     kind=type(module).__name__,
                     channels_before=_width(module),

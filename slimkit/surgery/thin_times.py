@@ -11,7 +11,7 @@ from torch import nn
 from slimkit.export import export_onnx
 from slimkit.measure.latency import measure
 from slimkit.surgery.factorise import split
-from slimkit.surgery.ranks import Layer
+from slimkit.surgery.ranks import Spectrum
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ThinTime:
 
 def times(
     model: nn.Module,
-    found: Sequence[Layer],
+    found: Sequence[Spectrum],
     ranks: Mapping[str, int],
     *,
     engine: str = "onnxruntime",

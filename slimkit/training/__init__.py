@@ -2,7 +2,7 @@
 
 from slimkit.training.group_penalty import group_penalty, penalise_groups_, unit_norms
 from slimkit.training.loop import Trained, train
-from slimkit.training.optimizer import build, follow
+from slimkit.training.optimizer import follow, make_optimizer
 from slimkit.training.penalty import gamma_penalty, penalise_gamma_, solve_strength
 from slimkit.training.recipe import Recipe
 from slimkit.training.run import Hook, Phase, Run
@@ -15,7 +15,7 @@ __all__ = [
     "Run",
     "Store",
     "Trained",
-    "build",
+    "make_optimizer",
     "follow",
     "forget",
     "gamma_penalty",

@@ -17,9 +17,9 @@ from slimkit.results import Epoch
 from slimkit.tasks import CLASSIFICATION, Task
 from slimkit.training import distributed, state
 from slimkit.training.hardware import pick_device, pick_precision
-from slimkit.training.loss import Criterion
-from slimkit.training.optimizer import build
-from slimkit.training.protocols import Split
+from slimkit.training.loss import Objective
+from slimkit.training.optimizer import make_optimizer
+from slimkit.training.protocols import Batches
 from slimkit.training.recipe import Recipe
 from slimkit.training.run import Hook, Phase, Run, align
 
@@ -55,7 +55,7 @@ class Trained:
 
 def train(
     model: nn.Module,
-    split: Split,
+    split: Batches,
     recipe: Recipe,
     *,
     task: Task = CLASSIFICATION,
@@ -87,7 +87,7 @@ def train(
         OutputError: the state cannot be saved.
         KeyboardInterrupt: Ctrl-C; with a store the state has been saved.
     """
-    criterion = Criterion(task, recipe)
+    criterion = Objective(task, recipe)
     device = distributed.local_device(pick_device(recipe.device))
     began = time.perf_counter()
     with ExitStack() as stack:
@@ -118,7 +118,7 @@ def train(
     )
 
 
-def _start(model: nn.Module, split: Split, recipe: Recipe, device: torch.device, world: distributed.World) -> Run:
+def _start(model: nn.Module, split: Batches, recipe: Recipe, device: torch.device, world: distributed.World) -> Run:
     batch = min(recipe.batch_size, len(split))
     if batch == 0:
         raise TrainingError("the training split has no images.\n  Give another data set")
@@ -128,14 +128,14 @@ def _start(model: nn.Module, split: Split, recipe: Recipe, device: torch.device,
             f"  Give a batch size that {world.ranks} divides"
         )
     model = copy.deepcopy(model).to(device)
-    optimizer = build(model, recipe.learning_rate, recipe.momentum, recipe.weight_decay)
+    optimizer = make_optimizer(model, recipe.learning_rate, recipe.momentum, recipe.weight_decay)
     steps = len(split) // batch
     return Run(model, optimizer, recipe, steps_per_epoch=steps, device=device)
 
 
 def _go_on(
     run: Run,
-    split: Split,
+    split: Batches,
     hooks: Sequence[Hook],
     evaluate: Callable[[nn.Module], float | None] | None,
     progress: Callable[[Run], None] | None,
@@ -228,7 +228,7 @@ class _Stepper:
     def __init__(
         self,
         run: Run,
-        criterion: Criterion,
+        criterion: Objective,
         teacher: nn.Module | None,
         hooks: Sequence[Hook],
         world: distributed.World,

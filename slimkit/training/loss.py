@@ -11,7 +11,7 @@ from slimkit.tasks import Task
 from slimkit.training.recipe import Recipe
 
 
-class Criterion:
+class Objective:
     """The loss of a task as a recipe asks for it: with smoothed labels, with a share of distillation.
 
     Raises:

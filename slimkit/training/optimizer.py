@@ -12,7 +12,7 @@ from slimkit.errors import TrainingError
 KeptIndices = Mapping[str, Mapping[int, Tensor]]
 
 
-def build(model: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
+def make_optimizer(model: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
     """Build SGD with Nesterov momentum over the parameters that want gradients.
 
     Two groups: weights that decay, and biases, gammas and betas, which don't, so that a penalty on gamma is

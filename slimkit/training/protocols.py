@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 
-class Split(Protocol):
+class Batches(Protocol):
     """Inputs with their targets, in an order that is a pure function of (seed, epoch)."""
 
     def __len__(self) -> int:

@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 
 from slimkit.report.figures.canvas import AFTER, BEFORE, INK, MUTED, RULE, Drawing, canvas, measure
 from slimkit.report.numbers import amount, milliseconds, percent, short
-from slimkit.results import Layer
+from slimkit.results import LayerEntry
 
-Layers = Sequence[Layer]
+Layers = Sequence[LayerEntry]
 
 
 def channels(layers: Layers, width: int) -> Drawing:
@@ -71,7 +71,7 @@ def _bar_width(layers: Layers, width: int) -> float:
     return 1.0 if len(layers) > width / 12 else 0.86
 
 
-def _name(layer: Layer) -> str:
+def _name(layer: LayerEntry) -> str:
     return f"{layer.name} ({layer.kind})"
 
 

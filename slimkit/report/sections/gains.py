@@ -14,7 +14,7 @@ from slimkit.report.numbers import (
     ratio,
 )
 from slimkit.report.parts import Cell, Section, Table
-from slimkit.results import Figures, Latency, Report
+from slimkit.results import Figures, LatencyEntry, Report
 
 Show = Callable[[float | None], str]
 
@@ -82,7 +82,7 @@ def _measures(before: Figures, after: Figures) -> list[tuple[Cell, ...]]:
     return rows
 
 
-def _how(time: Latency) -> str:
+def _how(time: LatencyEntry) -> str:
     words = f"{time.engine}, {time.threads} thread{'s' if time.threads > 1 else ''}, {time.repeats} runs"
     busy = (", on a busy machine" + (": CPU time" if time.by_cpu else "")) * time.noisy
     return f"{words}, batch {time.batch}{busy}"

@@ -6,7 +6,7 @@ from typing import Any
 from slimkit.report.figures import gammas, layers
 from slimkit.report.numbers import amount, count, digits, milliseconds, percent
 from slimkit.report.parts import Cell, Section, Table, picture, quantity, words
-from slimkit.results import Group, Layer, Report
+from slimkit.results import GroupEntry, LayerEntry, Report
 
 _COLUMNS: tuple[tuple[str, Callable[[float | None], str]], ...] = (
     ("channels", count),
@@ -123,7 +123,7 @@ def kept(report: Report) -> Section:
     return Section(name="kept", title="What stayed, and why", about=about, parts=parts)
 
 
-def _group(group: Group) -> tuple[Cell, ...]:
+def _group(group: GroupEntry) -> tuple[Cell, ...]:
     names = group.layers
     some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     share = group.after / group.before
@@ -141,7 +141,7 @@ def _group(group: Group) -> tuple[Cell, ...]:
     )
 
 
-def _layer_table(every: Sequence[Layer]) -> Table:
+def _layer_table(every: Sequence[LayerEntry]) -> Table:
     timed = any(layer.ms_before for layer in every)
     names = ["channels", "MACs", "parameters", "time"][: 3 + timed]
     head = ["layer", "kind", *(word for name in names for word in (name, "after"))]

@@ -6,7 +6,7 @@ from typing import Any
 from slimkit.report.figures import curves, gammas, masks
 from slimkit.report.numbers import digits, metric, moment, percent
 from slimkit.report.parts import Cell, Section, Table, pairs, picture, quantity, words
-from slimkit.results import Accuracy, Penalty, Report, Search, Settling
+from slimkit.results import Accuracy, PenaltyEntry, Report, Search, Settling
 
 _PRECISIONS = {"fp32": "the precision of the run", "int8-emulated": "INT8, emulated: rounded values, float arithmetic"}
 
@@ -145,7 +145,7 @@ def _ratio_table(ratios: dict[str, Settling]) -> Table:
     return Table(head=("", "settled at epoch", "distance to the final mask"), rows=rows)
 
 
-def _penalty(penalty: Penalty) -> dict[str, str]:
+def _penalty(penalty: PenaltyEntry) -> dict[str, str]:
     return {
         "lambda": digits(penalty.strength),
         "S = lambda · Σ learning rate / (1 − momentum)": _pulled(penalty),
@@ -154,7 +154,7 @@ def _penalty(penalty: Penalty) -> dict[str, str]:
     }
 
 
-def _pulled(penalty: Penalty) -> str:
+def _pulled(penalty: PenaltyEntry) -> str:
     """Say S as it was reached, and what it would have come to over the whole schedule."""
     reached, planned = penalty.pull, penalty.pull_of_schedule
     if planned is None or planned == reached:

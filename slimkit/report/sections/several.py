@@ -7,7 +7,7 @@ from slimkit.report.figures import tradeoff
 from slimkit.report.numbers import MISSING, amount, change, interval, metric, milliseconds, ratio
 from slimkit.report.parts import Cell, Section, Table, picture, words
 from slimkit.report.verdict import Headline, Verdict, asked, short_name
-from slimkit.results import Accuracy, Figures, Latency, Measured, Report
+from slimkit.results import Accuracy, Figures, LatencyEntry, Measured, Report
 
 Show = Callable[[float | None], str]
 # Shares by which ratios of two times were off: of files timed in turns, and of runs that were timed one after another.
@@ -15,7 +15,7 @@ _IN_TURNS, _APART = 0.02, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class Compared:
     """A run to compare.
 
     Attributes:
@@ -28,7 +28,7 @@ class Run:
     name: str
     report: Report
     place: int
-    latency: Latency | None = None
+    latency: LatencyEntry | None = None
 
     @property
     def right(self) -> Measured | None:
@@ -36,12 +36,12 @@ class Run:
         return self.report.after.accuracy.quoted if self.report.after.accuracy else None
 
     @property
-    def time(self) -> Latency | None:
+    def time(self) -> LatencyEntry | None:
         """Time of its file."""
         return self.latency or self.report.after.latency_ms
 
 
-def comparison(runs: Sequence[Run]) -> tuple[Verdict, list[Section]]:
+def comparison(runs: Sequence[Compared]) -> tuple[Verdict, list[Section]]:
     """Sum several runs up: what to say first, and the sections that show it."""
     kinds = _kinds(runs)
     sections = []
@@ -56,12 +56,12 @@ def comparison(runs: Sequence[Run]) -> tuple[Verdict, list[Section]]:
     return Verdict(sentence, (), (note,)), sections
 
 
-def _kinds(runs: Sequence[Run]) -> dict[str, list[Run]]:
+def _kinds(runs: Sequence[Compared]) -> dict[str, list[Compared]]:
     """Sort runs by network and data; networks of one name and several sizes are several."""
     sizes: dict[str, set[int | None]] = {}
     for run in runs:
         sizes.setdefault(_network(run.report), set()).add(run.report.before.params)
-    kinds: dict[str, list[Run]] = {}
+    kinds: dict[str, list[Compared]] = {}
     for run in runs:
         name, data = _network(run.report), run.report.spec.get("data")
         wide = f" of {amount(run.report.before.params)} parameters" if len(sizes[name]) > 1 else ""
@@ -73,7 +73,7 @@ def _network(report: Report) -> str:
     return short_name(report)
 
 
-def _comparable(runs: Sequence[Run]) -> bool:
+def _comparable(runs: Sequence[Compared]) -> bool:
     """Tell whether the times of runs may be put side by side: same engine, threads, batch, clock and processor."""
     times = [run.time for run in runs]
     how = {
@@ -84,7 +84,7 @@ def _comparable(runs: Sequence[Run]) -> bool:
     return all(times) and len(how) == 1
 
 
-def _verdict(kind: str, runs: Sequence[Run]) -> Verdict:
+def _verdict(kind: str, runs: Sequence[Compared]) -> Verdict:
     headlines, clauses, notes = [], [], []
     if best := _best(runs, _badness):
         right = best.right
@@ -131,14 +131,14 @@ def _close(one: Measured | None, best: Measured) -> bool:
     return one.interval[1] >= best.interval[0] and one.interval[0] <= best.interval[1]
 
 
-def _badness(run: Run) -> float | None:
+def _badness(run: Compared) -> float | None:
     if run.right is None:
         return None
     return run.right.value if run.right.by.better == "lower" else -run.right.value
 
 
-def _tradeoff(kind: str, place: str, runs: Sequence[Run]) -> Section | None:
-    axes: tuple[tuple[str, Show, Callable[[Figures, Run | None], float | None]], ...] = (
+def _tradeoff(kind: str, place: str, runs: Sequence[Compared]) -> Section | None:
+    axes: tuple[tuple[str, Show, Callable[[Figures, Compared | None], float | None]], ...] = (
         ("latency, median", milliseconds, _time),
         ("MACs an image", amount, lambda side, run: side.macs),
     )
@@ -161,7 +161,7 @@ def _tradeoff(kind: str, place: str, runs: Sequence[Run]) -> Section | None:
     return None
 
 
-def _time(side: Figures, run: Run | None) -> float | None:
+def _time(side: Figures, run: Compared | None) -> float | None:
     time = run.time if run else side.latency_ms
     return time.quoted if time else None
 
@@ -178,7 +178,7 @@ def _drawn(kind: str, place: str, known: list[tradeoff.Point], label: str, show:
     return Section(name=f"tradeoff{place}", title="Accuracy against cost", about=about, parts=[drawn])
 
 
-def _table(kind: str, place: str, runs: Sequence[Run]) -> Section:
+def _table(kind: str, place: str, runs: Sequence[Compared]) -> Section:
     head = ["run", "asked", "accuracy", "latency", "MACs", "parameters", "size"]
     rows = []
     asked_of = {run.right.of for run in runs if run.right}
@@ -203,7 +203,7 @@ def _table(kind: str, place: str, runs: Sequence[Run]) -> Section:
     return Section(name=f"runs{place}", title="All runs", about=about, parts=[Table(head=head, rows=rows)])
 
 
-def _accuracy(run: Run, path: str, alike: bool) -> Cell:
+def _accuracy(run: Compared, path: str, alike: bool) -> Cell:
     """Return the accuracy of a run; on what is said above the table where it is `alike` for all."""
     right, old = run.right, run.report.before.accuracy.quoted if run.report.before.accuracy else None
     if right is None:
@@ -220,7 +220,7 @@ def _accuracy(run: Run, path: str, alike: bool) -> Cell:
     )
 
 
-def _latency(run: Run, path: str) -> Cell:
+def _latency(run: Compared, path: str) -> Cell:
     if run.latency is not None:
         return Cell(text=milliseconds(run.latency.quoted), number=True, note="timed again")
     time, old = run.report.after.latency_ms, run.report.before.latency_ms
@@ -234,6 +234,6 @@ def _figure(name: str, old: float | None, new: float | None, path: str, show: Sh
     return Cell(text=show(new), number=True, path=f"{path}/{name}", value=new, note=note)
 
 
-def _best(runs: Sequence[Run], badness: Callable[[Run], float | None]) -> Run | None:
+def _best(runs: Sequence[Compared], badness: Callable[[Compared], float | None]) -> Compared | None:
     known = [(value, place) for place, run in enumerate(runs) if (value := badness(run)) is not None]
     return runs[min(known)[1]] if known else None

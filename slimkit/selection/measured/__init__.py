@@ -1,10 +1,20 @@
 """Budgets that have to be measured: what each layer costs on an engine, and masks that meet a time."""
 
-from slimkit.measure.layer_table import LatencyTable, build, load, save
+from slimkit.measure.layer_table import LatencyTable, load, save, time_layers
 from slimkit.selection.measured.agree import agreed
 from slimkit.selection.measured.file_size import SizeSolver
 from slimkit.selection.measured.remember import remembered
 from slimkit.selection.measured.solve import Solve
 from slimkit.selection.measured.solver import LatencySolver
 
-__all__ = ["LatencySolver", "LatencyTable", "SizeSolver", "Solve", "agreed", "build", "load", "remembered", "save"]
+__all__ = [
+    "LatencySolver",
+    "LatencyTable",
+    "SizeSolver",
+    "Solve",
+    "agreed",
+    "time_layers",
+    "load",
+    "remembered",
+    "save",
+]

@@ -21,7 +21,7 @@ from slimkit.measure.conditions import Conditions
 from slimkit.measure.latency import Latency, measure
 from slimkit.measure.layers import layers
 from slimkit.progress import Progress, quiet
-from slimkit.results import MeasuredBudget, Round
+from slimkit.results import MeasuredBudget, RoundEntry
 from slimkit.selection.budget import Widths, amount, blocks, nothing
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured.cost import Counts, join
@@ -67,7 +67,7 @@ class LatencySolver:
     conditions: Conditions = Conditions()
     table: str | None = None
     progress: Progress = quiet
-    rounds: list[Round] = field(default_factory=list)
+    rounds: list[RoundEntry] = field(default_factory=list)
     original: float = 0.0
     target: float = 0.0
     reached: float = 0.0
@@ -78,7 +78,7 @@ class LatencySolver:
     notes: list[str] = field(default_factory=list)
     aim: Aim = "importance"
     tables: list[layer_table.LatencyTable] = field(default_factory=list)
-    seen: list[Round] = field(default_factory=list)
+    seen: list[RoundEntry] = field(default_factory=list)
     _hint: str = ""
 
     def __call__(self, graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor) -> Mask:
@@ -137,7 +137,7 @@ class LatencySolver:
 
     def _made(self, dense: Path) -> layer_table.LatencyTable:
         if self.table is None:
-            return layer_table.build(dense, **self._conditions, progress=self.progress)
+            return layer_table.time_layers(dense, **self._conditions, progress=self.progress)
         costs = layer_table.load(self.table)
         layer_table.check_fits(costs, self.table, layers(dense), **self._conditions)
         return costs
@@ -188,7 +188,7 @@ class LatencySolver:
         export_onnx(smaller, slim, self.example)
         before, after = map(self._value, self._measure([dense, slim]))
         self._aim_from(before)
-        self.rounds.append(Round(predicted=predicted, reached=after / before))
+        self.rounds.append(RoundEntry(predicted=predicted, reached=after / before))
         self.seen.append(self.rounds[-1])
         return after / before
 
