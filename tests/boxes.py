@@ -1,7 +1,9 @@
-"""Made pictures of discs, squares and triangles, with the files that Ultralytics reads: boxes, outlines, keypoints."""
+"""Made pictures of discs, squares and triangles with boxes, outlines or keypoints, in Ultralytics' files or COCO's."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -66,3 +68,32 @@ def write(root: Path, images: dict[str, int], size: int = 96, task: str = "detec
     yaml = root / "data.yaml"
     yaml.write_text("\n".join(rows) + "\n")
     return yaml
+
+
+def coco(root: Path, images: dict[str, int], size: int = 96, seed: int = 0) -> Path:
+    """Write a data set as COCO has it: `images/SPLIT` and `annotations/instances_SPLIT.json`; return its folder.
+
+    Args:
+        root: folder to make.
+        images: number of pictures a split, as {"train": 64, "val": 32}.
+        size: side of a picture in pixels.
+        seed: of the pictures.
+    """
+    random = np.random.default_rng(seed)
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    for split, count in images.items():
+        (root / "images" / split).mkdir(parents=True, exist_ok=True)
+        made: dict[str, list[Any]] = {"images": [], "annotations": []}
+        made["categories"] = [{"id": number, "name": name} for number, name in enumerate(NAMES, 1)]
+        for number in range(count):
+            image, found = picture(random, size)
+            image.save(root / "images" / split / f"{number}.png")
+            made["images"].append({"id": number, "file_name": f"{number}.png", "width": size, "height": size})
+            for kind, corners in found:
+                low, high = (corners.min(0) * size).tolist(), (corners.max(0) * size).tolist()
+                box = [*low, high[0] - low[0], high[1] - low[1]]
+                made["annotations"].append(
+                    {"id": len(made["annotations"]), "image_id": number, "category_id": kind + 1, "bbox": box}
+                )
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(made))
+    return root

@@ -104,31 +104,30 @@ def test_a_detector_is_cut_exactly_and_stays_one(name):
 
 def test_retraining_is_by_the_losses_of_the_detector_itself():
     net = detector("ssdlite")
-    heads = Heads(net)
     images, targets = shapes(8)
 
     def loss(model: nn.Module) -> float:
-        model.net.train()
+        model.train()
         with torch.no_grad():
-            found = float(sum(model.net(images, targets).values()))
-        model.net.eval()
+            found = float(sum(model(images, targets).values()))
+        model.eval()
         return found
 
     def retrain(slim: nn.Module, dense: nn.Module) -> nn.Module:
-        assert isinstance(slim, Heads) and isinstance(dense, Heads)
+        assert isinstance(slim, type(net)) and isinstance(dense, type(net))
         sgd = torch.optim.SGD(slim.parameters(), lr=0.01, momentum=0.9)
-        slim.net.train()
+        slim.train()
         for _ in range(6):
             sgd.zero_grad()
-            sum(slim.net(images, targets).values()).backward()
+            sum(slim(images, targets).values()).backward()
             sgd.step()
         return slim
 
-    x = heads.eval().prepared(images)
+    x = Heads(net).eval().prepared(images)
     result = slimkit.compress(
         net, x[:1], 0.5, calibration=x, retrain=retrain, evaluate=lambda model: {"loss": loss(model)}
     )
-    assert isinstance(result.model, Heads) and result.report.recovery.by == "own"
+    assert isinstance(result.model, type(net)) and result.report.recovery.by == "own"
     before = slimkit.compress(net, x[:1], 0.5, calibration=x, epochs=0).model
     assert result.report.own.after["loss"] < loss(before)
     assert result.report.proof.masked_vs_slim <= proof.TOLERANCE

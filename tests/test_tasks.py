@@ -102,6 +102,44 @@ def test_an_auxiliary_head_is_weighed_as_the_task_says() -> None:
     torch.testing.assert_close(loss, cross_entropy[0] + 0.5 * cross_entropy[1])
 
 
+class OwnLoss(nn.Module):
+    """As Hugging Face's models: with labels it gives its loss, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+
+    def forward(self, values: Tensor, labels: Tensor | None = None) -> Any:
+        logits = self.layer(values)
+        return logits if labels is None else {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+class Silent(OwnLoss):
+    """A teacher that nobody asks."""
+
+    def forward(self, values: Tensor, labels: Tensor | None = None) -> Any:
+        raise AssertionError("asked")
+
+
+def test_a_network_is_trained_by_the_loss_that_it_gives_itself() -> None:
+    torch.manual_seed(0)
+    split, net = Batches(torch.randn(12, 5), torch.arange(12) % 3), OwnLoss()
+    own = Task.of(
+        loss=lambda returned, targets: returned["loss"],
+        metrics={"accuracy": lambda returned, targets: returned["logits"].argmax(1) == targets},
+        better="higher",
+        called=lambda inputs, targets: {"values": inputs, "labels": targets},
+        outputs=lambda returned: (returned,),
+        imitation=None,
+    )
+    recipe = Recipe(epochs=2, batch_size=4, distillation=0.5)
+    found = train(net, split, recipe, task=own, teacher=Silent()).model  # nobody to imitate
+    expected = train(net, split, recipe, task=CLASSIFICATION).model
+    torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=0, atol=0)
+    assert not torch.equal(found.layer.weight, net.layer.weight)  # type: ignore[union-attr]
+    assert evaluate(found, split, own)["accuracy"].value == evaluate(found, split)["accuracy"].value
+
+
 def test_a_segmentation_is_distilled_pixel_by_pixel() -> None:
     logits, targets = masks()
     wanted = logits.flip(0)

@@ -7,6 +7,7 @@ from slimkit.data.fit import check_fits, check_runs
 from slimkit.data.inputs import Inputs
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.pictures import Reading
+from slimkit.data.prepared import prepared
 from slimkit.data.smaller import smaller
 from slimkit.data.tensor_split import TensorSplit
 
@@ -25,5 +26,6 @@ __all__ = [
     "check_runs",
     "open",
     "open_inputs",
+    "prepared",
     "smaller",
 ]

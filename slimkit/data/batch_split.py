@@ -80,7 +80,7 @@ class BatchSplit:
     ) -> Iterator[tuple[Any, Any]]:
         """Give batches as `Split.batches` says; the loader alone decides on order and augmentation."""
         size = min(batch_size, self.count)
-        given = (self.part(batch, self.name) for batch in _drawn(self.source, seed, epoch))
+        given = (self.part(batch, self.name) for batch in drawn(self.source, seed, epoch))
         for position, batch in enumerate(_cut(given, size, self.name)):
             if seed is not None and length(batch) < size:
                 return
@@ -117,7 +117,7 @@ def counted(source: Any, name: str) -> int:
     return sum(length(batch) for batch in source)
 
 
-def _drawn(source: Iterable[Any], seed: int | None, epoch: int) -> Iterator[Any]:
+def drawn(source: Iterable[Any], seed: int | None, epoch: int) -> Iterator[Any]:
     """Go through a loader; the global random generator, from which it may draw its order, is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(number("order", seed, epoch))

@@ -5,6 +5,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from slimkit.data.box_folder import box_folder
 from slimkit.data.cifar import cifar10, cifar100
 from slimkit.data.dataset import Dataset
 from slimkit.data.digits import digits
@@ -18,7 +19,7 @@ from slimkit.data.photos import photos
 from slimkit.data.pictures import Reading
 from slimkit.errors import DataError
 from slimkit.provenance import UNKNOWN, Provenance
-from slimkit.tasks import CLASSIFICATION, SEGMENTATION, Task
+from slimkit.tasks import CLASSIFICATION, DETECTION, SEGMENTATION, Task
 
 NAMES: dict[str, Callable[[Path | None, int], Dataset]] = {
     "digits": digits,
@@ -27,6 +28,7 @@ NAMES: dict[str, Callable[[Path | None, int], Dataset]] = {
     "cifar100": cifar100,
 }
 _FOLDER = "folder:"
+_OF_TASK = {SEGMENTATION.name: mask_folder, DETECTION.name: box_folder}  # folders that are not of classes
 
 
 def open(
@@ -53,7 +55,7 @@ def open(
         DataError: unknown name; files missing or damaged; the reading does not suit the data.
     """
     if name.startswith(_FOLDER):
-        opener = mask_folder if task is SEGMENTATION else folder
+        opener = _OF_TASK.get(task.name, folder) if task else folder
         opened = opener(_path(name), seed, reading, own)
         return opened if task in (None, opened.task) else replace(opened, task=task or opened.task)
     if name in NAMES:

@@ -29,7 +29,7 @@ def check_fits(dataset: Dataset, model: nn.Module) -> None:
             "  Give the data the network was trained for"
         )
     inputs, targets = next(iter(dataset.validation.batches(2)))
-    returned = _outputs(f"data {dataset.name!r}", inputs, model)
+    returned = _outputs(f"data {dataset.name!r}", inputs, dataset.task.called(inputs, targets), model)
     outputs = dataset.task.outputs(returned)[0]
     where = first(outputs)
     targets = on(where.device, targets) if where is not None else targets
@@ -46,15 +46,16 @@ def check_runs(inputs: Inputs, model: nn.Module) -> None:
     Raises:
         DataError: it does not run on them.
     """
-    _outputs(inputs.name, next(iter(inputs.batches(2))), model)
+    batch = next(iter(inputs.batches(2)))
+    _outputs(inputs.name, batch, batch, model)
 
 
-def _outputs(name: str, inputs: Example, model: nn.Module) -> Any:
+def _outputs(name: str, inputs: Example, asked: Example, model: nn.Module) -> Any:
     copied = copy.deepcopy(model).eval()
     device = next((t.device for t in chain(copied.parameters(), copied.buffers())), torch.device("cpu"))
     try:
         with torch.no_grad():
-            return call(copied, on(device, inputs))
+            return call(copied, on(device, asked))
     except RuntimeError as error:
         raise DataError(
             f"{name}: the network does not run on its inputs of shape {describe(inputs)}: "

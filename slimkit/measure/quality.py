@@ -19,6 +19,7 @@ from slimkit.measure.engines import Runner, open_runner
 from slimkit.modules import evaluating
 from slimkit.tasks import CLASSIFICATION, Measurement, Task
 from slimkit.tasks.measurement import share
+from slimkit.tasks.metric import Rows, joined
 
 
 class Readable(Protocol):
@@ -47,10 +48,10 @@ def evaluate(
     if isinstance(network, nn.Module):
         device = next((t.device for t in chain(network.parameters(), network.buffers())), torch.device("cpu"))
         with evaluating(network), torch.inference_mode():
-            return _measured(lambda inputs: call(network, on(device, inputs)), split, task, batch_size)
+            return _measured(lambda asked: call(network, on(device, asked)), split, task, batch_size)
     runner = open_runner(network)
 
-    return _measured(lambda inputs: _run(runner, inputs), split, task, batch_size)
+    return _measured(lambda asked: _run(runner, asked), split, task, batch_size)
 
 
 def _run(runner: Runner, inputs: Example) -> list[torch.Tensor]:
@@ -93,12 +94,16 @@ def drop(dense: nn.Module, slim: nn.Module, split: Readable, task: Task) -> Drop
     Both are judged on the same images, so that only those count on which they differ: McNemar's variance for shares.
     A metric that is no mean over images has no margin.
     """
-    rows = [_rows(network, split, task) for network in (dense, slim)]
+    batches = [_rows(network, split, task) for network in (dense, slim)]
     metric = task.metrics[task.metric]
-    values = [metric.measured(one).value for one in rows]
+    values = [metric.measured(one).value for one in batches]
     sign = 1.0 if task.better == "higher" else -1.0
+    count = sum(map(len, batches[0]))
+    if metric.of_all is not None:
+        points = 100.0 if metric.unit == "share" else 1.0
+        return Drop(sign * points * (values[0] - values[1]), 0.0, count)
+    rows = [joined(one) for one in batches]
     unit = 100.0 if rows[0].dtype == torch.bool else 1.0
-    count = len(rows[0])
     spread = 0.0
     if metric.of_sum is None and rows[0].dim() == 1:
         each = (rows[0].double() - rows[1].double()) * unit
@@ -109,14 +114,14 @@ def drop(dense: nn.Module, slim: nn.Module, split: Readable, task: Task) -> Drop
 LIKELY = 1.2816  # of a normal distribution, 90 % of which are below
 
 
-def _rows(network: nn.Module, split: Readable, task: Task) -> torch.Tensor:
+def _rows(network: nn.Module, split: Readable, task: Task) -> list[Rows]:
     metric, found = task.metrics[task.metric], []
     with evaluating(network), torch.inference_mode():
         for inputs, targets in split.batches(250):
-            outputs, *_ = task.outputs(call(network, inputs))
+            outputs, *_ = task.outputs(call(network, task.called(inputs, targets)))
             batch = first(inputs)
             found.append(metric.rows(task.metric, outputs, targets, len(batch) if batch is not None else 0))
-    return torch.cat(found)
+    return found
 
 
 def agreement(dense: nn.Module, slim: nn.Module, batches: Sequence[Example]) -> Measurement | None:
@@ -149,10 +154,10 @@ def disagreement(dense: nn.Module, slim: nn.Module, batches: Sequence[Example]) 
 
 
 def _measured(run: Callable[[Example], Any], split: Readable, task: Task, batch_size: int) -> dict[str, Measurement]:
-    rows: dict[str, list[torch.Tensor]] = {name: [] for name in task.metrics}
+    rows: dict[str, list[Rows]] = {name: [] for name in task.metrics}
     seen = 0
     for inputs, targets in split.batches(batch_size):
-        outputs, *_ = task.outputs(run(inputs))
+        outputs, *_ = task.outputs(run(task.called(inputs, targets)))
         where = first(outputs)
         targets = on(where.device, targets) if where is not None else targets
         if not seen and (why := task.misfit(outputs, targets, None)):
@@ -164,4 +169,4 @@ def _measured(run: Callable[[Example], Any], split: Readable, task: Task, batch_
         seen += images
     if not seen:
         raise DataError(f"{task.name}: the split holds no images.\n  Give a data set with images in every split")
-    return {name: metric.measured(torch.cat(rows[name])) for name, metric in task.metrics.items()}
+    return {name: metric.measured(rows[name]) for name, metric in task.metrics.items()}

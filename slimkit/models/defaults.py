@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from slimkit.models.detectors import Heads
 from slimkit.models.reference import Reference
 
 _LAYERS = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
@@ -13,8 +14,11 @@ _SIZE = 224  # pixels; what ImageNet networks without a known size are given
 def input_shape(reference: Reference | None, model: nn.Module) -> tuple[tuple[int, int, int] | None, bool]:
     """Return the usual shape (C, H, W) of one image, and whether it is known rather than guessed.
 
+    A detector says itself what it makes of pictures.
     C is read from the network's first convolution. None: it takes something else than images.
     """
+    if isinstance(model, Heads):
+        return model.input_shape, True
     channels = _channels(model)
     if reference is not None and reference.source == "torchvision":
         size = getattr(model, "image_size", None)  # vision transformers are built for one size
@@ -41,6 +45,8 @@ def normalisation(reference: Reference | None, model: nn.Module, channels: int) 
 
     None where there are none, or for another number of channels.
     """
+    if isinstance(model, Heads):
+        return model.normalisation
     found: dict[str, Any] = {}
     if reference is not None and reference.source == "torchvision":
         found = _transforms(reference.name)

@@ -1,37 +1,53 @@
 """torchvision's detectors as surgery sees them: images -> the maps of their heads, before anchors and suppression.
 
 Faster R-CNN with its masks and keypoints, RetinaNet, FCOS, SSD and SSDLite. A detector itself takes a list of images,
-and what it returns depends on what it finds; what its layers compute is told by its heads. In training mode it gives
-its own losses, which is how it is trained: `heads.net(images, targets)`.
+and what it returns depends on what it finds; what its layers compute is told by its heads. It is trained by the losses
+that it gives itself, and judged by the boxes that it finds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from slimkit import provenance
+from slimkit.modules import copied
+from slimkit.provenance import Provenance
+
 _REGIONS = ((0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 0.6, 0.5), (0.3, 0.4, 1.0, 1.0))  # of an image, that second stages look at
+_TRAINED_ON = ("boxes", "labels", "masks", "keypoints")  # of a target
+
+Target = Mapping[str, Any]
 
 
 class Heads(nn.Module):
     """A detector as surgery sees it; the detector itself is `net`, and stays one.
 
-    Second stages look at three fixed regions, on the features of every level.
+    Second stages look at three fixed regions, on the features of every level. What is known of where the network comes
+    from is the detector's own: its paths begin with `net.`, whichever of both is asked.
     """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
-    def forward(self, images: Tensor) -> dict[str, Any]:
-        """Return the maps of every head by name.
+    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Any:
+        """Return the maps of every head by name; with targets what the detector itself returns.
+
+        That is in training its losses by name, in evaluation of each image `boxes` in pixels of the picture that it
+        was made from, `labels` and `scores`.
 
         Args:
             images: [N, 3, H, W], as `prepared` gives them.
+            targets: as `prepared_with` gives them.
         """
+        if targets is not None:
+            return _detected(self.net, images, targets)
         net: Any = self.net
         features = net.backbone(images)
         features = dict(features) if isinstance(features, Mapping) else {"0": features}
@@ -51,12 +67,186 @@ class Heads(nn.Module):
         found: Tensor = net.transform(list(images))[0].tensors
         return found
 
+    def prepared_with(self, images: Sequence[Tensor], targets: Sequence[Target]) -> tuple[Tensor, list[Target]]:
+        """Return images as the layers get them, and targets in their pixels, to train on and to judge by.
+
+        Args:
+            images: each [3, h, w] in [0, 1].
+            targets: of each image `boxes` [K, 4] in its pixels and `labels` [K]; `masks` and `keypoints` are trained
+                on where there are some, objects that `iscrowd` [K] marks are not.
+
+        Returns:
+            Images [N, 3, H, W], and of each what training takes, with `size` and `original` (height and width of the
+            image before padding, and as it was given) and `truth`, the target as it was given.
+        """
+        net: Any = self.net
+        made, found = net.transform(list(images), [_trained_on(target) for target in targets])
+        both = zip(found, made.image_sizes, images, targets, strict=True)
+        return made.tensors, [
+            {**entry, "size": torch.tensor(size), "original": torch.tensor(image.shape[-2:]), "truth": dict(target)}
+            for entry, size, image, target in both
+        ]
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes, that of the background among them; None where its head does not tell."""
+        net: Any = self.net
+        if hasattr(net, "rpn"):
+            found = getattr(getattr(net.roi_heads.box_predictor, "cls_score", None), "out_features", None)
+        else:
+            head = getattr(net.head, "classification_head", None)
+            found = getattr(head, "num_columns", None) or getattr(head, "num_classes", None)
+        return found if isinstance(found, int) else None
+
+    @property
+    def wants(self) -> tuple[str, ...]:
+        """What its own losses want of a target beside boxes and labels."""
+        heads: Any = getattr(self.net, "roi_heads", None)
+        if heads is None:
+            return ()
+        return tuple(k for k, there in {"masks": heads.has_mask(), "keypoints": heads.has_keypoint()}.items() if there)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape (3, H, W) of an image as the layers get it; a square where that follows the picture's aspect."""
+        transform: Any = self._transform
+        if self.squashes:
+            width, height = transform.fixed_size
+            return (3, height, width)
+        side = min(transform.min_size[-1], transform.max_size)
+        side = math.ceil(side / transform.size_divisible) * transform.size_divisible
+        return (3, side, side)
+
+    @property
+    def normalisation(self) -> dict[str, list[float]]:
+        """The `mean` and `std` that the detector normalises images in [0, 1] by."""
+        transform: Any = self._transform
+        return {"mean": [*map(float, transform.image_mean)], "std": [*map(float, transform.image_std)]}
+
+    @property
+    def squashes(self) -> bool:
+        """Whether pictures are brought to one size whatever their aspect."""
+        return self._transform.fixed_size is not None
+
+    @property
+    def _transform(self) -> Any:
+        net: Any = self.net
+        return net.transform
+
+    @property
+    def _slimkit_provenance(self) -> Provenance:
+        return provenance.of(self.net)
+
+    @_slimkit_provenance.setter
+    def _slimkit_provenance(self, known: Provenance) -> None:
+        provenance.attach(self.net, known)
+
 
 def is_detector(model: object) -> bool:
     """Tell whether a module is a detector of torchvision, with a backbone of its own."""
     kinds = {kind.__module__ for kind in type(model).__mro__}
     named = any(kind.startswith("torchvision.models.detection.") for kind in kinds)
     return named and hasattr(model, "backbone") and hasattr(model, "transform")
+
+
+def seen(model: nn.Module) -> nn.Module:
+    """Return a network as surgery sees it: of a detector its heads, any other as it is."""
+    if not is_detector(model):
+        return model
+    heads = Heads(model)
+    heads.training = model.training
+    return heads
+
+
+def itself(model: nn.Module) -> nn.Module:
+    """Return a network as its user knows it: of heads the detector, any other as it is."""
+    found: nn.Module = model.net if isinstance(model, Heads) else model
+    return found
+
+
+def thawed(net: nn.Module) -> nn.Module:
+    """Return a copy of a detector whose frozen BatchNorms are ordinary ones: as torchvision's builders make it."""
+    from torchvision.ops import FrozenBatchNorm2d
+
+    def ordinary(frozen: Any) -> nn.Module:
+        return nn.BatchNorm2d(len(frozen.weight), frozen.eps)
+
+    return _exchanged(copied(net), FrozenBatchNorm2d, ordinary)
+
+
+def frozen(net: nn.Module) -> nn.Module:
+    """Exchange BatchNorms whose statistics nobody has counted for frozen ones, in place; return the detector.
+
+    torchvision freezes BatchNorm wherever it begins with trained weights: these have statistics, but no counter of
+    batches, and building the network anew makes ordinary BatchNorms of them, which further training would change.
+    """
+    from torchvision.ops import FrozenBatchNorm2d
+
+    def made(norm: nn.BatchNorm2d) -> nn.Module:
+        mean, counted = norm.running_mean, norm.num_batches_tracked
+        if mean is None or bool(counted) or not bool(mean.any()):
+            return norm
+        found: nn.Module = FrozenBatchNorm2d(len(mean), norm.eps)
+        found.load_state_dict({name: tensor.detach() for name, tensor in norm.state_dict().items()})
+        return found
+
+    return _exchanged(net, nn.BatchNorm2d, made)
+
+
+def _exchanged(net: nn.Module, kind: type[nn.Module], make: Callable[[Any], nn.Module]) -> nn.Module:
+    for module in list(net.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, kind):
+                setattr(module, name, make(child).train(child.training))
+    return net
+
+
+def _trained_on(target: Target) -> dict[str, Tensor]:
+    found = {name: target[name] for name in _TRAINED_ON if name in target}
+    crowd = target.get("iscrowd")
+    return found if crowd is None else {name: value[~crowd.bool()] for name, value in found.items()}
+
+
+def _detected(net: Any, images: Tensor, targets: Sequence[Target]) -> Any:
+    """Call a detector on images that it has prepared already."""
+    from torchvision.models.detection.image_list import ImageList
+
+    sizes, originals = ([tuple(map(int, t[name].tolist())) for t in targets] for name in ("size", "original"))
+    wanted = [{name: target[name] for name in _TRAINED_ON if name in target} for target in targets]
+    transform = net.transform
+
+    class Done(nn.Module):
+        def forward(self, images: Any, targets: Any = None) -> Any:
+            return batch, targets
+
+        def postprocess(self, found: Any, _: Any, __: Any) -> Any:
+            return found if net.training else transform.postprocess(found, sizes, originals)
+
+    batch = ImageList(images, sizes)
+    views = [image[:, :height, :width] for image, (height, width) in zip(images, sizes, strict=True)]
+    with _exchange(net, "transform", Done()), _boxes_alone(net):
+        return net(views, wanted if net.training else None)
+
+
+@contextmanager
+def _boxes_alone(net: Any) -> Iterator[None]:
+    """Leave out masks and keypoints while a detector is judged by its boxes: pasting masks takes gigabytes."""
+    heads: Any = getattr(net, "roi_heads", None)
+    if net.training or heads is None:
+        yield
+        return
+    with _exchange(heads, "mask_roi_pool", None), _exchange(heads, "keypoint_roi_pool", None):
+        yield
+
+
+@contextmanager
+def _exchange(module: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
 
 
 def _second_stage(heads: Any, features: dict[str, Tensor], images: Tensor) -> dict[str, Any]:

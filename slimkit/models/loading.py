@@ -13,6 +13,7 @@ from slimkit.errors import ArchitectureError, SlimkitError
 from slimkit.models import (
     building,
     defaults,
+    detector_builders,
     detectors,
     exported,
     exported_graph,
@@ -135,15 +136,27 @@ def of(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> Network:
     if ultralytics.is_network(model):
         network = ultralytics.of(model)
         model, known = network.model, provenances.of(network.model)
-    elif detectors.is_detector(model):
-        model = detectors.Heads(model).eval()
-        known = _unnamed(model)
-    elif known.arch is None:
-        known = _kept(known, recognise(model) or _unnamed(model))
+    else:
+        model = detectors.seen(model)
+        if known.arch is None:
+            known = _kept(known, recognise(model) or _unnamed(model))
+        if isinstance(model, detectors.Heads):
+            known = _of_detector(known, model)
     if input_shape is not None:
         known = dataclasses.replace(known, input_shape=tuple(input_shape))
     provenances.attach(model, known)
     return Network(model, "module", ())
+
+
+def _of_detector(known: Provenance, heads: detectors.Heads) -> Provenance:
+    """Add what a detector says itself to what is known of it."""
+    return dataclasses.replace(
+        known,
+        input_shape=known.input_shape or heads.input_shape,
+        classes=heads.classes,
+        normalisation=heads.normalisation,
+        use=dataclasses.replace(known.use, task="detection", resize="squash" if heads.squashes else None),
+    )
 
 
 def _kept(said: Provenance, found: Provenance) -> Provenance:
@@ -176,7 +189,7 @@ def _from_torch(path: Path, arch: str | None, trust_pickle: bool) -> Network:
         if arch is not None:
             return _from_state(model.state_dict(), path, arch, said)
         weights.check_values(model, str(path))
-        model = model.float().eval()
+        model = detectors.seen(model.float().eval())
         known = recognise(model)
         unnamed = _unnamed(model) if known is None else None
     except SlimkitError:
@@ -253,6 +266,8 @@ def _from_state(state: Any, path: Path, arch: str | None, said: tuple[str, ...],
         model = building.create(reference, arguments)  # it computes tensors that are in no state dict
         building.set_attributes(model, attributes)
         building.fill(model, tensors)
+    if detectors.is_detector(model):
+        model = detectors.frozen(model)
     return _network(model, reference, arguments, attributes, classes, "state dict", (*said, *changed))
 
 
@@ -273,20 +288,18 @@ def _network(
     said: tuple[str, ...] = (),
     input_shape: tuple[int, ...] | None = None,
 ) -> Network:
-    model = model.float().eval()
+    model = detectors.seen(model.float().eval())
     shape = input_shape or defaults.input_shape(reference, model)[0]
-    provenances.attach(
-        model,
-        Provenance(
-            arch=str(reference),
-            arguments=arguments,
-            input_shape=shape,
-            classes=classes if classes is not None else _classes(model),
-            normalisation=defaults.normalisation(reference, model, shape[0]) if shape else None,
-            use=Use(crop=defaults.crop(reference, model)),
-            attributes=attributes,
-        ),
+    known = Provenance(
+        arch=str(reference),
+        arguments=arguments,
+        input_shape=shape,
+        classes=classes if classes is not None else _classes(model),
+        normalisation=defaults.normalisation(reference, model, shape[0]) if shape else None,
+        use=Use(crop=defaults.crop(reference, model)),
+        attributes=attributes,
     )
+    provenances.attach(model, _of_detector(known, model) if isinstance(model, detectors.Heads) else known)
     assumed = _assumed(reference, model) if source != "fresh" else ()
     return Network(model, source, (*said, *assumed))
 
@@ -313,6 +326,8 @@ def _arguments_for(
     """Find the factory's arguments that a state dict tells: classes, channels of the image, auxiliary "
     "heads."""
     plain = dict(reference.arguments)
+    if detector_builders.builds_detectors(reference):
+        return detector_builders.arguments(reference, signatures.shapes_of(tensors)), {}, None
     if reference.name in ("googlenet", "inception_v3") and reference.source == "torchvision":
         plain.setdefault("aux_logits", any(name.lower().startswith("aux") for name in tensors))
     entry = signatures.signature(Reference(reference.source, reference.name), plain)

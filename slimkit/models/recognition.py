@@ -1,13 +1,15 @@
 """Where a live network comes from: the reference by which its file can rebuild it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from torch import nn
 
 from slimkit.errors import ArchitectureError, EngineError
-from slimkit.models import building, defaults, signatures
+from slimkit.models import building, defaults, detector_builders, signatures
+from slimkit.models.detectors import Heads, thawed
 from slimkit.models.reference import Reference, parse
 from slimkit.provenance import Provenance, Use
 
@@ -23,11 +25,28 @@ def recognise(model: nn.Module) -> Provenance | None:
     functions; numbers, flags and words that differ (a dropout rate, `transform_input`) are
     recorded in the provenance. Read only; a network that was narrowed is not recognised.
     """
+    if isinstance(model, Heads):
+        return _detector(model)
     for candidate in (_by_tensors(model), _by_timm(model)):  # timm's ResNets have the tensors of torchvision's
         found = _confirmed(model, candidate) if candidate else None
         if found is not None:
             return found
     return None
+
+
+def _detector(heads: Heads) -> Provenance | None:
+    """Find what builds a detector; of several that differ in numbers alone, as image sizes, the nearest."""
+    net = thawed(heads.net)
+    found = [known for each in detector_builders.candidates(net) if (known := _confirmed(net, each))]
+    if not found:
+        return None
+    best = min(found, key=lambda known: sum(map(len, known.attributes.values())))
+    attributes = {f"net.{path}".rstrip("."): values for path, values in best.attributes.items()}
+    return replace(best, attributes=attributes, **_told(heads))
+
+
+def _told(heads: Heads) -> dict[str, Any]:
+    return {"input_shape": heads.input_shape, "normalisation": heads.normalisation, "classes": heads.classes}
 
 
 def _confirmed(model: nn.Module, candidate: _Candidate) -> Provenance | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from slimkit import provenance as provenances
 from slimkit.errors import ArchitectureError, CheckpointError, OutputError
 from slimkit.example import Example
-from slimkit.models import building, edits, exported, files, memory, metadata, ultralytics
+from slimkit.models import building, detectors, edits, exported, files, memory, metadata, ultralytics
 from slimkit.models.recognition import recognise
 from slimkit.models.reference import EXPORTED, parse
 from slimkit.provenance import Provenance
@@ -32,7 +32,8 @@ def save(model: nn.Module, path: str | Path, example_input: Example | None = Non
     A whole file appears, or none: an existing one is replaced only when the new one is complete.
 
     Args:
-        model: any network from slimkit, or an unchanged torchvision, zoo or timm network.
+        model: any network from slimkit, or an unchanged torchvision, zoo or timm network; of a detector its heads, or
+            the detector itself.
         path: file to write; its folder must exist.
         example_input: what the network is called with: an exported program needs it where that is no single tensor.
 
@@ -45,6 +46,7 @@ def save(model: nn.Module, path: str | Path, example_input: Example | None = Non
         net = model
         _write(path, lambda target: ultralytics.save(net, target))
         return
+    model = detectors.seen(model)
     known = provenances.of(model)
     if known.arch is None:
         known = _recognised(model, known)
@@ -58,7 +60,7 @@ def save(model: nn.Module, path: str | Path, example_input: Example | None = Non
 
 
 def load(path: str | Path, arch: str | None = None) -> nn.Module:
-    """Read a network that `save` wrote: on the CPU, in eval mode, provenance attached.
+    """Read a network that `save` wrote: on the CPU, in eval mode, provenance attached; a detector as itself.
 
     Args:
         path: the file.
@@ -83,7 +85,7 @@ def load(path: str | Path, arch: str | None = None) -> nn.Module:
         tensors, text = read_safetensors(path)
         if text is None:
             raise _not_slim(path)
-        return rebuild(tensors, metadata.read(text, tensors, path), path, arch)
+        return detectors.itself(rebuild(tensors, metadata.read(text, tensors, path), path, arch))
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
@@ -103,7 +105,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
 
 
 def rebuild(tensors: Mapping[str, Tensor], made: metadata.Metadata, path: Path, arch: str | None) -> nn.Module:
-    """Build the architecture of a slim file and give every tensor its stored shape and value.
+    """Build the architecture of a slim file and give every tensor its stored shape and value; a detector as its heads.
 
     Raises:
         ArchitectureError: unknown, in the user's own code without `arch` given, or no longer fitting.
@@ -116,7 +118,7 @@ def rebuild(tensors: Mapping[str, Tensor], made: metadata.Metadata, path: Path, 
         )
     every = {**tensors, **{name: tensors[kept] for name, kept in made.aliases.items() if kept in tensors}}
     known = made.provenance()
-    model = building.skeleton(reference, made.arguments)
+    model = detectors.seen(building.skeleton(reference, made.arguments))
     for real in (False, True):
         try:
             building.set_attributes(model, made.attributes)
@@ -133,11 +135,14 @@ def rebuild(tensors: Mapping[str, Tensor], made: metadata.Metadata, path: Path, 
             )
         if real or not building.hollow(model):
             break
-        model = building.create(reference, made.arguments)  # it keeps tensors that are in no state dict
+        # it keeps tensors that are in no state dict
+        model = detectors.seen(building.create(reference, made.arguments))
     try:
         edits.check(model, known.edits)
     except ArchitectureError as error:
         raise ArchitectureError(f"{path}: {error}") from None
+    if isinstance(model, detectors.Heads):
+        detectors.frozen(model.net)
     provenances.attach(model, dataclasses.replace(known, arch=str(reference)))
     return model.eval()
 

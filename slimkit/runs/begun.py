@@ -17,7 +17,7 @@ from slimkit.models.ultralytics import Maps
 from slimkit.progress import Progress
 from slimkit.recovery import elimination
 from slimkit.results import Accuracy
-from slimkit.runs import start, yolo
+from slimkit.runs import detection, start, yolo
 from slimkit.runs.calibrate import Calibration, calibrate
 from slimkit.runs.figures import judged
 from slimkit.runs.files import check_files
@@ -123,6 +123,7 @@ def begin(given: Given, stages: Stages) -> Begun:
     """Trace, calibrate and rank; see `compress`."""
     spec, example, dataset, dense = given.spec, given.example, given.dataset, given.dense
     require(spec.runtime)
+    detection.check(spec, dense, dataset, given.calibration, given.retrain is not None)
     check_files(spec, dense, example)
     if spec.int8 and dataset is None:
         raise DataError("int8 is True: it needs data.\n  Give labelled data, for example `data='digits'`")

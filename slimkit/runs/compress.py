@@ -15,11 +15,12 @@ from slimkit.example import Example, batch_size
 from slimkit.measure import quality
 from slimkit.measure.environment import environment
 from slimkit.measure.stages import Stages
+from slimkit.models.detectors import Heads, itself
 from slimkit.models.ultralytics import Maps, round_
 from slimkit.modules import dtype_of
 from slimkit.progress import Progress, Watcher, quiet
 from slimkit.results import Fit, Own, Report, WithinDrop
-from slimkit.runs import drop, output, start
+from slimkit.runs import detection, drop, output, start
 from slimkit.runs import resume as resuming
 from slimkit.runs.begun import Begun, begin, opened
 from slimkit.runs.calibrate import Calibration
@@ -57,7 +58,7 @@ def compress(
     Args:
         model: the trained network; untouched.
         example_input: what it is called with: a tensor [N, ...], a tuple of arguments, or a dict of keyword
-            arguments; one image is enough.
+            arguments; one image is enough. Of a detector a list of pictures.
         ratio: share of the removable channels to remove, in [0, 1).
         dataset: labelled data to recover accuracy and to measure it: a name such as `digits`, a
             `slimkit.data.Dataset`, or (train, validation) loaders of (inputs, targets) batches.
@@ -77,9 +78,11 @@ def compress(
     """
     spec = make(CompressSpec, {"ratio": ratio, **settings}, "the arguments of compress")
     network = models.of(model)
-    example = start.example_of(network.model, example_input)
+    example = start.example_of(network.model, detection.inputs_of(network.model, example_input))
     labelled = start.given_data(dataset, spec, network)
-    unlabelled = start.given_inputs(calibration, spec, network)
+    unlabelled = start.given_inputs(detection.inputs_of(network.model, calibration), spec, network)
+    if isinstance(network.model, Heads):
+        retrain, evaluate = detection.with_detectors(retrain, evaluate)
     given = Given(network, example, spec, labelled, unlabelled, retrain, evaluate, watchers, progress=progress)
     stages = Stages()
     if out is None:
@@ -91,8 +94,8 @@ def compress(
             begun = begin(replace(given, store=store_of(Path(out), resume, spec)), stages)
             result = finished(begun, spec, work_folder, stages)
         training.forget(store_of(Path(out), True, spec))
-    result.model.to(dtype_of(model))
-    return Result(result.model, result.mask, result.report, None if out is None else Path(out))
+    small = itself(result.model).to(dtype_of(model))
+    return Result(small, result.mask, result.report, None if out is None else Path(out))
 
 
 def compress_checkpoint(
@@ -171,6 +174,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
     with stages.stage("measure"):
         sides = measure(dense, model, example, spec, dataset, work, begun.judged, given.judge)
         layers = timed_layers(rows.layers(dense, model, one_image(example)), sides, work, spec, example)
+    untaught = detection.without_teacher(model, spec, recovered.record)
     own = None
     if given.evaluate is not None:
         own = Own(before=dict(given.evaluate(dense)), after=dict(given.evaluate(model)))
@@ -198,7 +202,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         budget=made.budget,
         drop=dropped,
         own=own,
-        warnings=(*written.failed, *note_on_widths(made, graph, spec), *sides.notes),
+        warnings=(*written.failed, *note_on_widths(made, graph, spec), *sides.notes, *untaught),
     )
     resuming.keep_log(given.store, work)
     return Result(model, slimmed.mask, finish(report, [spec], work, stages))

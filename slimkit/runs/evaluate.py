@@ -15,11 +15,12 @@ from slimkit.models.ultralytics import Maps
 from slimkit.progress import Progress, quiet
 from slimkit.provenance import UNKNOWN, Provenance
 from slimkit.results import Evaluation
-from slimkit.runs import yolo
+from slimkit.runs import detection, yolo
 from slimkit.runs.figures import judged
 from slimkit.runs.pixels import pixels
-from slimkit.runs.start import data_of
+from slimkit.runs.start import data_of, task
 from slimkit.settings import EvaluateSpec
+from slimkit.tasks import DETECTION
 from slimkit.usage import Usage
 
 
@@ -42,12 +43,20 @@ def evaluate_model(path: Path, spec: EvaluateSpec, progress: Progress = quiet) -
             progress("measuring", None)
             right = yolo.evaluated(network, spec)
             return Evaluation(slimkit=__version__, model=str(path), data=spec.data, accuracy=right, assumptions=assumed)
+    if isinstance(network, Path) and known.use.task == DETECTION.name:
+        raise CheckpointError(
+            f"{path}: an ONNX file of a detector gives the maps of its heads, not boxes.\n"
+            "  Give the slim file beside it, model.safetensors"
+        )
     if embedded and spec.mean:
         raise SpecError(f"mean is set, and {path} normalises by itself.\n  Leave out `mean` and `std`")
+    if isinstance(network, nn.Module):
+        detection.check_task(task(spec, known), network)
     dataset = data_of(spec, spec.data, known)
     if embedded and known.normalisation and dataset.mean:
         dataset = pixels(dataset, known.normalisation)
     if isinstance(network, nn.Module):
+        dataset = detection.fitted(dataset, network)
         data.check_fits(dataset, network)
     progress("measuring", None)
     return Evaluation(

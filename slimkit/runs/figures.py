@@ -146,6 +146,7 @@ def judged(network: nn.Module | Path, dataset: data.Dataset) -> Accuracy:
         validation_images=decided.images,
         test_images=last.images,
         interval=last.interval,
+        validation_interval=decided.interval if task.metrics[task.metric].of_all else None,
         metrics={name: one.value for name, one in found.items()},
     )
 

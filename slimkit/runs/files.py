@@ -18,6 +18,7 @@ from slimkit.example import Example, describe, larger, mapped, named, of_batch
 from slimkit.export.pixels import as_pixels, normalisation_of
 from slimkit.measure.engines import onnxruntime_session
 from slimkit.measure.stages import Stages
+from slimkit.models import detectors
 from slimkit.models.ultralytics import Deployed, Maps, against_one
 from slimkit.report import page, verdict
 from slimkit.results import Proof, Report, report_file
@@ -194,7 +195,7 @@ def _reloaded(
     of_yolo = isinstance(model, Maps)
     saved = work / (CHECKPOINT if of_yolo else "model.pt2" if arch == "exported" else "model.safetensors")
     models.save(model, saved, example)
-    again = models.load(saved).model if of_yolo else models.load_slim(saved, arch=arch)
+    again = models.load(saved).model if of_yolo else detectors.seen(models.load_slim(saved, arch=arch))
     error = proof.compare(expected, again, inputs)
     return proof.require(error, "network against its file, read again")
 

@@ -11,6 +11,7 @@ from slimkit.measure.engines import require
 from slimkit.methods import Job, Selection
 from slimkit.models import Network
 from slimkit.progress import Progress, quiet
+from slimkit.runs.detection import refuse_to_train
 from slimkit.runs.files import check_files
 from slimkit.runs.plan import Plan
 from slimkit.runs.start import (
@@ -31,8 +32,11 @@ from slimkit.settings import TrainSpec
 def opened(spec: TrainSpec, given: Any = None) -> data.Dataset:
     """Open the data set that the settings name, or take what was given in Python."""
     if given is None or isinstance(given, str):
-        return data.open(spec.data, root=spec.data_root, seed=spec.seed, task=task(spec), reading=reading(spec))
-    return data.as_dataset(given, task=task(spec), seed=spec.seed)
+        found = data.open(spec.data, root=spec.data_root, seed=spec.seed, task=task(spec), reading=reading(spec))
+    else:
+        found = data.as_dataset(given, task=task(spec), seed=spec.seed)
+    refuse_to_train(found)
+    return found
 
 
 def job_of(

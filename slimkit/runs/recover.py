@@ -12,9 +12,10 @@ from torch import nn
 from slimkit import data, provenance, recovery, training
 from slimkit.errors import TrainingError
 from slimkit.example import Example, tensors
+from slimkit.models.detectors import Heads
 from slimkit.recovery import fold
 from slimkit.results import AfterCut, Recovery
-from slimkit.runs import resume
+from slimkit.runs import detection, resume
 from slimkit.runs.begun import Begun
 from slimkit.runs.calibrate import Calibration
 from slimkit.runs.choose import ChosenCut
@@ -123,6 +124,8 @@ def _retrained(
     )
     if dataset is not None and dataset.task.smoothed is None:
         recipe = replace(recipe, label_smoothing=0.0)
+    if isinstance(model, Heads):
+        recipe = detection.paced(recipe, spec)
     if dataset is None:  # no labels: all that can be learnt is what the original says
         recipe = replace(recipe, distillation=1.0, label_smoothing=0.0)
     judged_by = dataset.task if dataset else task(spec) or CLASSIFICATION

@@ -17,6 +17,7 @@ from slimkit.measure.conditions import Conditions
 from slimkit.measure.environment import preferred_step
 from slimkit.models import Network
 from slimkit.progress import Progress
+from slimkit.runs import detection
 from slimkit.selection.budget import Widths
 from slimkit.selection.choose import Chooser, choose, fixed_units
 from slimkit.selection.mask import Mask
@@ -48,7 +49,9 @@ def open_data(spec: CompressSpec, network: Network) -> data.Dataset | None:
     if spec.data is None:
         _refuse_idle(spec)
         return None
-    dataset = data_of(spec, spec.data, provenance.of(network.model))
+    known = provenance.of(network.model)
+    detection.check_task(task(spec, known), network.model)
+    dataset = detection.fitted(data_of(spec, spec.data, known), network.model)
     data.check_fits(dataset, network.model)
     note(network.model, dataset)
     return dataset
@@ -56,7 +59,9 @@ def open_data(spec: CompressSpec, network: Network) -> data.Dataset | None:
 
 def data_of(spec: CompressSpec | EvaluateSpec, name: str, known: provenance.Provenance) -> data.Dataset:
     """Open a data set as a network takes it of which so much is known."""
-    dataset = data.open(name, root=spec.data_root, seed=spec.seed, task=task(spec), reading=reading(spec), own=known)
+    dataset = data.open(
+        name, root=spec.data_root, seed=spec.seed, task=task(spec, known), reading=reading(spec), own=known
+    )
     if known.input_shape and dataset.input_shape != known.input_shape:
         here, there = ("x".join(map(str, shape)) for shape in (dataset.input_shape, known.input_shape))
         dataset = replace(dataset, notes=(*dataset.notes, f"images are {here}, as the data has them, not {there}"))
@@ -92,7 +97,9 @@ def given_data(given: Any, spec: CompressSpec, network: Network) -> data.Dataset
         raise SpecError(f"data is {spec.data!r}, and dataset is given too.\n  Give one of them")
     if isinstance(given, str):
         return open_data(replace(spec, data=given), network)
-    dataset = data.as_dataset(given, task=task(spec), seed=spec.seed)
+    asked = task(spec, provenance.of(network.model))
+    detection.check_task(asked, network.model)
+    dataset = detection.fitted(data.as_dataset(given, task=asked, seed=spec.seed), network.model)
     data.check_fits(dataset, network.model)
     note(network.model, dataset)
     return dataset
@@ -120,9 +127,11 @@ def given_inputs(given: Any, spec: CompressSpec, network: Network) -> data.Input
     return inputs
 
 
-def task(spec: DataSpec) -> tasks.Task | None:
-    """Return the task that the settings name; None where they leave it to the data."""
-    return None if spec.task is None else tasks.open(spec.task)
+def task(spec: DataSpec, known: provenance.Provenance = provenance.UNKNOWN) -> tasks.Task | None:
+    """Return the task that the settings name; of a detector its only one; None where it is left to the data."""
+    if spec.task is None:
+        return tasks.DETECTION if known.use.task == tasks.DETECTION.name else None
+    return tasks.open(spec.task)
 
 
 def reading(spec: DataSpec) -> data.Reading:

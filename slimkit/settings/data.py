@@ -27,8 +27,9 @@ class DataSpec(Settings):
 
     task: str | None = setting(
         None,
-        "what the targets are for: classification, segmentation (a folder with images/ and masks/) or file.py:make, "
-        "which returns a slimkit.tasks.Task; default: what the data says, else classification",
+        "what the targets are for: classification, segmentation (a folder with images/ and masks/), detection (a "
+        "folder of pictures with boxes) or file.py:make, which returns a slimkit.tasks.Task; default: what the data "
+        "says, of a detector of torchvision detection, else classification",
         optional(text),
     )
     data_root: str | None = setting(None, "folder in which named data sets lie", optional(text))

@@ -2,6 +2,7 @@
 
 from slimkit.tasks.catalogue import TASKS, fitting, open
 from slimkit.tasks.classification import CLASSIFICATION
+from slimkit.tasks.detection import DETECTION
 from slimkit.tasks.measurement import Measurement
 from slimkit.tasks.metric import Metric, psnr
 from slimkit.tasks.segmentation import SEGMENTATION
@@ -9,6 +10,7 @@ from slimkit.tasks.task import Task, heads
 
 __all__ = [
     "CLASSIFICATION",
+    "DETECTION",
     "SEGMENTATION",
     "TASKS",
     "Measurement",

@@ -6,10 +6,11 @@ from typing import Any
 from slimkit import own_code
 from slimkit.errors import SpecError
 from slimkit.tasks.classification import CLASSIFICATION
+from slimkit.tasks.detection import DETECTION
 from slimkit.tasks.segmentation import SEGMENTATION
 from slimkit.tasks.task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFICATION, SEGMENTATION)}
+TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFICATION, SEGMENTATION, DETECTION)}
 
 
 def open(name: str) -> Task:

@@ -1,6 +1,6 @@
 """What networks are judged by: figures of single images, and how they become one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,13 @@ from slimkit.errors import DataError
 from slimkit.tasks import measurement
 from slimkit.tasks.measurement import Measurement
 
+Rows = Tensor | list[Any]
+
+
+def joined(batches: Sequence[Rows]) -> Tensor:
+    """Return the rows of all batches as one tensor."""
+    return torch.cat([rows for rows in batches if isinstance(rows, Tensor)])
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -19,21 +26,26 @@ class Metric:
     Attributes:
         per_image: (outputs, targets) of a batch of B -> one row an image: bool [B], whether it is right;
             float [B], its figure; or with `of_sum` float [B, ...], what is counted of it. A float [] is one
-            figure for the whole batch: it is weighted by B and has no interval.
+            figure for the whole batch: it is weighted by B and has no interval. With `of_all` a list of B entries
+            of any kind.
         of_sum: sum of the rows [...] -> the metric, where that is no mean over images (as mean IoU).
         unit: `share` (in [0, 1], written as a percentage), a unit such as `dB`, or "" for a plain number.
+        of_all: the rows of all images -> the metric, where they have to be seen together (as average precision).
     """
 
-    per_image: Callable[[Any, Any], Tensor]
+    per_image: Callable[[Any, Any], Any]
     of_sum: Callable[[Tensor], float] | None = None
     unit: str = ""
+    of_all: Callable[[Sequence[Any]], Measurement] | None = None
 
-    def rows(self, name: str, outputs: Any, targets: Any, images: int) -> Tensor:
+    def rows(self, name: str, outputs: Any, targets: Any, images: int) -> Rows:
         """Return what is known of each image of a batch, on the CPU.
 
         Raises:
             DataError: the metric gives no number, or not one row an image.
         """
+        if self.of_all is not None:
+            return list(self.per_image(outputs, targets))
         found = torch.as_tensor(self.per_image(outputs, targets)).detach().cpu()
         if found.dim() and len(found) == images:
             return found
@@ -44,8 +56,11 @@ class Metric:
             )
         return found.double().expand(images, 1)  # a second dimension: alike within a batch, so no interval
 
-    def measured(self, rows: Tensor) -> Measurement:
-        """Return the metric of all images, from their rows."""
+    def measured(self, batches: Sequence[Rows]) -> Measurement:
+        """Return the metric of all images, from the rows of their batches."""
+        if self.of_all is not None:
+            return self.of_all([row for rows in batches for row in rows])
+        rows = joined(batches)
         if self.of_sum is not None:
             return measurement.of_sums(rows, self.of_sum)
         if rows.dtype == torch.bool:

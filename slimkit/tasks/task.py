@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils.data import default_collate
 
 from slimkit.errors import SpecError
+from slimkit.example import Example
 from slimkit.tasks.metric import Metric
 
 Loss = Callable[[Any, Any], Tensor]
@@ -46,6 +47,12 @@ def squared_error(outputs: Tensor, wanted: Tensor, temperature: float) -> Tensor
     return F.mse_loss(outputs.float(), wanted.float())
 
 
+def inputs_alone(inputs: Any, targets: Any) -> Example:
+    """Call a network with its inputs."""
+    found: Example = inputs
+    return found
+
+
 def any_outputs(outputs: Any, targets: Any, classes: int | None) -> str | None:
     """Take whatever outputs and targets there are."""
     return None
@@ -56,7 +63,8 @@ class Task:
     """What the outputs of a network are for. A value: make another with `dataclasses.replace`.
 
     All its functions get `outputs`, the main one that a network gives for a batch of B inputs, and `targets`, as
-    the data set gives them.
+    the data set gives them. Where a network gives its loss itself, that is its output in training: `called` gives it
+    the targets, and `loss` takes it from there.
 
     Attributes:
         name: as messages and the report name it.
@@ -64,8 +72,10 @@ class Task:
         metrics: by name. By the first one networks are chosen and compared.
         better: whether `higher` or `lower` values of the first metric are better.
         collate: list of (input, target) -> one batch of both.
+        called: (inputs, targets) -> what a network is called with, to be trained and to be judged.
         outputs: what the network returns -> (main output, those of auxiliary heads).
-        imitation: (outputs, teacher's outputs, temperature) -> mean loss of not being like the teacher, [].
+        imitation: (outputs, teacher's outputs, temperature) -> mean loss of not being like the teacher, []; None:
+            there is no teacher.
         misfit: (outputs, targets, number of classes or None) -> why they are not of this task; None: they are.
         smoothed: share -> the loss with that share of every target spread over all classes; None where targets
             are no classes.
@@ -77,8 +87,9 @@ class Task:
     metrics: Mapping[str, Metric] = field(repr=False)
     better: Literal["higher", "lower"] = field(repr=False)
     collate: Callable[[list[Any]], Any] = field(default=default_collate, repr=False)
+    called: Callable[[Any, Any], Example] = field(default=inputs_alone, repr=False)
     outputs: Callable[[Any], tuple[Any, ...]] = field(default=heads, repr=False)
-    imitation: Callable[[Any, Any, float], Tensor] = field(default=squared_error, repr=False)
+    imitation: Callable[[Any, Any, float], Tensor] | None = field(default=squared_error, repr=False)
     misfit: Callable[[Any, Any, int | None], str | None] = field(default=any_outputs, repr=False)
     smoothed: Callable[[float], Loss] | None = field(default=None, repr=False)
     auxiliary: float = field(default=0.3, repr=False)  # Szegedy et al. 2014, arXiv:1409.4842

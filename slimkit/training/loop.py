@@ -236,7 +236,7 @@ class _Stepper:
         self.run, self.criterion, self.hooks, self.world = run, criterion, hooks, world
         self.precision = pick_precision(run.recipe.precision, run.device)
         self.teacher = None
-        if teacher is not None and run.recipe.distillation:
+        if teacher is not None and run.recipe.distillation and criterion.task.imitation is not None:
             self.teacher = copy.deepcopy(teacher).to(run.device).eval().requires_grad_(False)
         self.unread: list[tuple[int, float, Tensor]] = []  # step, learning rate, loss
         self.schedule = run.recipe.shape
@@ -266,7 +266,7 @@ class _Stepper:
             inputs = inputs.contiguous(memory_format=run.memory_format)
         self.wrapped.train()
         with self._autocast(), distributed.whole_batch_statistics(self.world):
-            returned = call(self.wrapped, inputs)
+            returned = call(self.wrapped, self.criterion.asked(inputs, targets))
             with torch.no_grad():
                 wanted = call(self.teacher, inputs) if self.teacher is not None else None
         value = self.criterion(returned, targets, wanted)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from slimkit.errors import SpecError, TrainingError
+from slimkit.example import Example
 from slimkit.tasks import Task
 from slimkit.training.recipe import Recipe
 
@@ -27,6 +28,10 @@ class Objective:
                 )
             self.loss = task.smoothed(recipe.label_smoothing)
 
+    def asked(self, inputs: Example, targets: Any) -> Example:
+        """Return what the network is called with; where there are no targets, its inputs."""
+        return inputs if targets is None else self.task.called(inputs, targets)
+
     def __call__(self, returned: Any, targets: Any, wanted: Any = None) -> Tensor:
         """Return the mean loss of a batch, float32 [].
 
@@ -41,7 +46,7 @@ class Objective:
         task, recipe = self.task, self.recipe
         outputs, *auxiliary = task.outputs(returned)
         imitation = None
-        if wanted is not None and recipe.distillation:
+        if wanted is not None and recipe.distillation and task.imitation is not None:
             imitation = task.imitation(outputs, task.outputs(wanted)[0], recipe.temperature)
         if targets is None:
             if imitation is None:

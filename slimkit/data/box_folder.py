@@ -1,0 +1,214 @@
+"""A folder of pictures with boxes, for detection: COCO's JSON (also as Roboflow writes it), or YOLO's text files."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimkit.data import coco, yolo_labels
+from slimkit.data.boxes import Labelled
+from slimkit.data.dataset import Dataset
+from slimkit.data.folder import arranged
+from slimkit.data.listing import PARTS, pictures, readable
+from slimkit.data.loader_split import LoaderSplit
+from slimkit.data.order import number
+from slimkit.data.pictures import Reading, View, as_tensor
+from slimkit.errors import DataError
+from slimkit.provenance import UNKNOWN, Provenance
+from slimkit.tasks import DETECTION
+
+_HOW = (
+    "  Give a folder with annotations/instances_train.json (or train.json) and images/, as COCO has it; with\n"
+    "  train/_annotations.coco.json beside its pictures, as Roboflow writes it; or with images/ and labels/ of YOLO"
+)
+_ROBOFLOW = "_annotations.coco.json"
+_BACKGROUND = "__background__"  # as torchvision names class 0
+_NOBODY = "N/A"
+_SHOWN = 12  # classes
+
+
+def box_folder(root: Path, seed: int, reading: Reading | None = None, own: Provenance = UNKNOWN) -> Dataset:
+    """Open a folder of pictures with boxes; splits are those of `folder.folder`.
+
+    Inputs are lists of images float32 [3, h, w] in [0, 1], of any size; targets are lists of dicts with `boxes` float32
+    [K, 4] (left, top, right, bottom in pixels), `labels` int64 [K] from 1, and `iscrowd` [K]. A detector resizes and
+    normalises by itself, so that a reading says nothing but `allow_bad`.
+
+    Args:
+        root: the folder.
+        seed: draws the validation split, where there is none.
+        reading: how many files may be left out.
+        own: what is known of the network: its number of classes says how categories are numbered.
+
+    Raises:
+        DataError: there are no annotations, or damaged ones; more pictures than allowed cannot be used; classes that
+            are not those of the network; no boxes at all.
+    """
+    given = f"folder:{root}"
+    _refuse(reading or Reading(), given)
+    allow = reading.allow_bad if reading else 0.0
+    parts, names = _listed(root, given)
+    entries = [entry for found in parts.values() for entry in found]
+    good, left_out = readable(entries, Labelled.problem, lambda entry: entry.path, given, allow)
+    kept = set(map(id, good))
+    parts = {part: [entry for entry in found if id(entry) in kept] for part, found in parts.items()}
+    used = {category for entry in good for category in entry.categories}
+    if not used:
+        raise DataError(f"{given}: there is not one box in {len(good)} pictures.\n{_HOW}")
+    labels, classes = _numbered(names, used, own.classes, given)
+    parts, drawn = arranged(parts, seed, given)
+    splits = {
+        part: LoaderSplit(fetch=Pictures(tuple(found), labels), count=len(found), collate=DETECTION.collate)
+        for part, found in parts.items()
+    }
+    called = {label: names.get(category, str(category)) for category, label in labels.items()}
+    return Dataset(
+        name=given,
+        task=DETECTION,
+        classes=classes,
+        class_names=(_BACKGROUND, *(called.get(label, _NOBODY) for label in range(1, classes))),
+        input_shape=own.input_shape or (3, 0, 0),
+        notes=(_said(labels, called, used), *left_out, *drawn),
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
+    )
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Reads pictures, each with its objects; with a seed one of two is mirrored."""
+
+    files: tuple[Labelled, ...]
+    labels: dict[int, int]
+
+    def __call__(self, index: int, seed: int | None) -> tuple[Tensor, dict[str, Tensor]]:
+        entry = self.files[index]
+        picture = _VIEW.open(entry.path)
+        boxes = entry.within(*picture.size)
+        image = as_tensor(picture)
+        if seed is not None and number("mirror", seed) % 2:
+            image = image.flip(-1)
+            boxes = torch.stack([picture.width - boxes[:, 2], boxes[:, 1], picture.width - boxes[:, 0], boxes[:, 3]], 1)
+        labels = torch.tensor([self.labels[category] for category in entry.categories], dtype=torch.int64)
+        return image, {"boxes": boxes, "labels": labels, "iscrowd": torch.tensor(entry.crowd, dtype=torch.bool)}
+
+
+_VIEW = View(shape=(3, 0, 0), mean=(), std=())  # opens pictures as RGB; a detector resizes them
+
+
+def _refuse(reading: Reading, given: str) -> None:
+    """Refuse what would be ignored: a detector resizes and normalises pictures by itself."""
+    idle = [name for name, value in vars(replace(reading, allow_bad=0.0)).items() if value != getattr(Reading(), name)]
+    if idle:
+        raise DataError(
+            f"{idle[0]} is set: a detector resizes and normalises the pictures of {given!r} by itself.\n"
+            f"  Leave `{idle[0]}` out"
+        )
+
+
+def _listed(root: Path, given: str) -> tuple[dict[str, list[Labelled]], dict[int, str]]:
+    """Return the pictures of each split, and the names of categories by their ids; no names where nothing says them."""
+    if not root.is_dir():
+        raise DataError(f"{given} is not a folder.\n{_HOW}")
+    files = _annotations(root, given)
+    if not files:
+        return _of_yolo(root, given), {}
+    parts: dict[str, list[Labelled]] = {}
+    names: dict[int, str] = {}
+    for part, path in files.items():
+        found = coco.read(path, _homes(root, part, path))
+        strange = sorted(one for one in found.names if names and names.get(one) != found.names[one])
+        if strange:
+            raise DataError(
+                f"{path}: category {strange[0]} is {found.names[strange[0]]!r}, in the training split "
+                f"{names.get(strange[0], 'there is none')!r}.\n  Give all splits the same categories"
+            )
+        names = names or found.names
+        parts[part] = list(found.pictures)
+        if not parts[part]:
+            raise DataError(f"{path}: it lists no pictures.\n{_HOW}")
+    return parts, names
+
+
+def _annotations(root: Path, given: str) -> dict[str, Path]:
+    """Return the JSON files of the splits, that of training first; a single one is of training."""
+    inside = {part: [root / name / _ROBOFLOW for name in names] for part, names in PARTS.items()}
+    found = {part: [path for path in paths if path.is_file()] for part, paths in inside.items()}
+    for folder in (root / "annotations", root):
+        if any(found.values()):
+            break
+        files = sorted(folder.glob("*.json")) if folder.is_dir() else []
+        for part, names in PARTS.items():
+            pattern = rf"(instances_)?({'|'.join(names)})\d*\.json"
+            found[part] = [path for path in files if re.fullmatch(pattern, path.name)]
+        if not any(found.values()):
+            found["train"] = files
+    double = next((paths for paths in found.values() if len(paths) > 1), None)
+    if double:
+        named = " and ".join(path.name for path in double[:2])
+        raise DataError(f"{given}: {named} are both there, and one is used a split.\n  Move the other ones away")
+    if any(found.values()) and not found["train"]:
+        raise DataError(f"{given}: there are no annotations for training.\n{_HOW}")
+    return {part: paths[0] for part, paths in found.items() if paths}
+
+
+def _homes(root: Path, part: str, path: Path) -> list[Path]:
+    """Return where the pictures of a file of annotations may lie."""
+    stem = path.stem.removeprefix("instances_")
+    names = [stem, *PARTS[part]]
+    inside = [top / name for top in (root / "images", root) for name in names]
+    return [folder for folder in (*inside, root / "images", path.parent, root) if folder.is_dir()]
+
+
+def _of_yolo(root: Path, given: str) -> dict[str, list[Labelled]]:
+    images, labels = root / "images", root / "labels"
+    places = {"train": (images, labels)} if images.is_dir() else {}
+    for part, names in PARTS.items():
+        for name in names:
+            for pair in ((root / name / "images", root / name / "labels"), (images / name, labels / name)):
+                if pair[0].is_dir():
+                    places[part] = pair
+    if "train" not in places or not places["train"][1].is_dir():
+        raise DataError(f"{given}: there are no annotations.\n{_HOW}")
+    parts = {}
+    for part, (top, written) in places.items():
+        found = pictures(top)
+        parts[part] = [yolo_labels.read(path, written / path.relative_to(top).with_suffix(".txt")) for path in found]
+        if not found:
+            raise DataError(f"{given}: no pictures in {top}.\n{_HOW}")
+    return parts
+
+
+def _numbered(names: dict[int, str], used: set[int], wanted: int | None, given: str) -> tuple[dict[int, int], int]:
+    """Return the class of each category, and the number of classes with the background, which is 0.
+
+    Ids are classes as they are where they are meant so: the largest is the network's last class, or nothing is known
+    of a network and they are 1 to N. Else categories are numbered from 1 in the order of their ids.
+    """
+    ids = sorted(names or range(max(used) + 1))
+    above = [one for one in ids if one or one in used]  # Roboflow lists 0, and never uses it
+    if names and above[0] > 0 and (above[-1] + 1 == wanted if wanted else above == list(range(1, len(above) + 1))):
+        return {one: one for one in above}, above[-1] + 1
+    if wanted is None or len(ids) + 1 == wanted or (not names and len(ids) + 1 < wanted):
+        return {one: place for place, one in enumerate(ids, 1)}, wanted or len(ids) + 1
+    said = f"{len(ids)} categories ({_few([names.get(one, str(one)) for one in ids])})"
+    raise DataError(
+        f"{given}: it has {said}, so {len(ids) + 1} classes with the background; the network has {wanted}.\n"
+        f"  Give the data that the network was trained on, or a network with num_classes={len(ids) + 1}"
+    )
+
+
+def _said(labels: dict[int, int], called: dict[int, str], used: set[int]) -> str:
+    numbers = [f"{label} {called[label]}" for category, label in labels.items() if category in used or len(labels) < 30]
+    moved = any(category != label for category, label in labels.items())
+    how = "categories in the order of their ids" if moved else "the ids of their categories"
+    return f"classes are {how}: {_few(numbers)}; 0 is the background"
+
+
+def _few(words: Sequence[Any]) -> str:
+    return ", ".join(map(str, words[:_SHOWN])) + (f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else "")

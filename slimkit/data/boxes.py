@@ -1,0 +1,70 @@
+"""What is said of the objects in one picture, whichever file says it, and what can be wrong with it."""
+
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from slimkit.data.listing import FORMATS, open_picture, problem
+
+_OVER = 2.0  # pixels by which a box may reach over the edge: tools round, and some count from 1
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A picture with the objects in it; K of them.
+
+    Attributes:
+        path: of the picture.
+        boxes: K of left, top, right, bottom: in pixels, or as shares of width and height.
+        categories: K numbers, as the file has them.
+        crowd: K, whether it is a crowd rather than one object.
+        shares: boxes are shares.
+        size: width and height, where the file says them.
+        wrong: what is wrong with what the file says, where that was seen already.
+    """
+
+    path: Path
+    boxes: tuple[Box, ...] = ()
+    categories: tuple[int, ...] = ()
+    crowd: tuple[bool, ...] = ()
+    shares: bool = False
+    size: tuple[int, int] | None = None
+    wrong: str | None = None
+
+    def within(self, width: int, height: int) -> Tensor:
+        """Return the boxes in pixels, within the picture, float32 [K, 4]."""
+        sides = torch.tensor([width, height, width, height], dtype=torch.float32)
+        boxes = torch.tensor(self.boxes, dtype=torch.float32).reshape(-1, 4)
+        return torch.minimum((boxes * sides if self.shares else boxes).clamp_min(0), sides)
+
+    def problem(self) -> str | None:
+        """Say why the picture cannot be used, None where it can: the file is read, and its boxes are checked."""
+        if self.wrong is not None:
+            return self.wrong
+        if not self.path.exists():
+            return "it is not there"
+        if (why := problem(self.path)) is not None:
+            return why
+        with open_picture(self.path, formats=FORMATS) as opened:
+            width, height = opened.size
+        if self.size not in (None, (width, height)):
+            assert self.size is not None
+            return f"it is {width}x{height}, its annotations are of {self.size[0]}x{self.size[1]}"
+        across, down = (width, height) if self.shares else (1, 1)
+        for number, box in enumerate(self.boxes):
+            left, top, right, bottom = box[0] * across, box[1] * down, box[2] * across, box[3] * down
+            words = f"box {number + 1} ({left:g}, {top:g} to {right:g}, {bottom:g})"
+            if not all(map(isfinite, box)):
+                return f"{words} holds what is no number"
+            if not (right > left and bottom > top):
+                return f"{words} is empty"
+            if min(left, top) < -_OVER or right > width + _OVER or bottom > height + _OVER:
+                return f"{words} reaches out of the picture of {width}x{height}"
+            if left >= width or top >= height or right <= 0 or bottom <= 0:
+                return f"{words} is outside of the picture of {width}x{height}"
+        return None

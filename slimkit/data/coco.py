@@ -1,0 +1,130 @@
+"""Annotations in COCO's format: one JSON file with images, boxes and categories."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from slimkit.data.boxes import Labelled
+from slimkit.errors import DataError
+
+_LARGEST = 2**30  # bytes; COCO's own have 0.47e9, and become ten times as many in memory
+_HOW = (
+    "  Give a JSON with `images` (id, file_name), `annotations` (image_id, category_id, bbox: left, top, width,\n"
+    "  height) and `categories` (id, name)"
+)
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What a file says.
+
+    Attributes:
+        pictures: in the order of the file.
+        names: of the categories, by their ids.
+    """
+
+    pictures: tuple[Labelled, ...]
+    names: dict[int, str]
+
+
+def read(path: Path, folders: Sequence[Path]) -> Annotations:
+    """Read a file of annotations.
+
+    Args:
+        path: the file.
+        folders: where its pictures may lie: the first one in which there is the first of them.
+
+    Raises:
+        DataError: it is damaged, too large, or lacks what is needed.
+    """
+    found = _loaded(path)
+    names: dict[int, str] = {}
+    for number, entry in enumerate(_entries(found, "categories", path)):
+        names[_whole(entry, "id", path, "category", number)] = str(entry.get("name", entry["id"]))
+    images = _entries(found, "images", path)
+    ids = [_whole(entry, "id", path, "image", number) for number, entry in enumerate(images)]
+    if len(set(ids)) < len(ids):
+        twice = next(one for place, one in enumerate(ids) if one in ids[:place])
+        raise DataError(f"{path}: the image id {twice} is there twice.\n  Give every image an id of its own")
+    of_image: dict[int, list[dict[str, Any]]] = {one: [] for one in ids}
+    for number, entry in enumerate(_entries(found, "annotations", path)):
+        image, category = (_whole(entry, key, path, "annotation", number) for key in ("image_id", "category_id"))
+        if image not in of_image:
+            raise DataError(f"{path}: annotation {number + 1} is of image {image}, which is not there.\n{_HOW}")
+        if category not in names:
+            listed = ", ".join(map(str, sorted(names)[:20]))
+            raise DataError(f"{path}: annotation {number + 1} is of category {category}; there are {listed}.\n{_HOW}")
+        _check_box(entry, path, number)
+        of_image[image].append(entry)
+    named = [_named(entry, path, number) for number, entry in enumerate(images)]
+    home = next((folder for folder in folders if named and (folder / named[0]).is_file()), folders[0])
+    both = zip(images, ids, named, strict=True)
+    return Annotations(tuple(_labelled(home, name, entry, of_image[one]) for entry, one, name in both), names)
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    try:
+        if (size := path.stat().st_size) > _LARGEST:
+            raise DataError(
+                f"{path}: it is of {size / 2**30:.1f} GiB, and at most {_LARGEST >> 30} are read.\n"
+                "  Part it, or give the data by a function of your own: file.py:make"
+            )
+        found = json.loads(path.read_bytes(), object_hook=_without_outlines)
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path}: cannot be read as JSON: {why}.\n{_HOW}") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: it holds a {type(found).__name__}, not annotations.\n{_HOW}")
+    return found
+
+
+def _without_outlines(entry: dict[str, Any]) -> dict[str, Any]:
+    entry.pop("segmentation", None)  # most of the file, and not needed for boxes
+    return entry
+
+
+def _entries(found: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    entries = found.get(key)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        what = "is missing" if key not in found else "is no list of entries"
+        raise DataError(f"{path}: `{key}` {what}.\n{_HOW}")
+    return entries
+
+
+def _whole(entry: dict[str, Any], key: str, path: Path, kind: str, number: int) -> int:
+    value = entry.get(key)
+    if not isinstance(value, int) or isinstance(value, bool):
+        said = "is missing" if key not in entry else f"is {value!r:.40}, not a whole number"
+        raise DataError(f"{path}: `{key}` of {kind} {number + 1} {said}.\n{_HOW}")
+    return value
+
+
+def _check_box(entry: dict[str, Any], path: Path, number: int) -> None:
+    box = entry.get("bbox")
+    numbers = isinstance(box, list) and [side for side in box if isinstance(side, (int, float))]
+    if not numbers or len(numbers) != 4 or len(box or ()) != 4:
+        said = "is missing" if "bbox" not in entry else f"is {box!r:.60}"
+        raise DataError(f"{path}: `bbox` of annotation {number + 1} {said}: four numbers are needed.\n{_HOW}")
+
+
+def _named(entry: dict[str, Any], path: Path, number: int) -> str:
+    name = entry.get("file_name")
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise DataError(f"{path}: `file_name` of image {number + 1} is {name!r:.60}, no name of a file.\n{_HOW}")
+    return name.replace("\\", "/")
+
+
+def _labelled(home: Path, name: str, entry: dict[str, Any], objects: list[dict[str, Any]]) -> Labelled:
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        return Labelled(home / PurePosixPath(name).name, wrong=f"it is {name!r}, which is not within {home}")
+    size = entry.get("width"), entry.get("height")
+    corners = ([float(min(side, 1e30)) for side in one["bbox"]] for one in objects)
+    return Labelled(
+        path=home / name,
+        boxes=tuple((x, y, x + w, y + h) for x, y, w, h in corners),
+        categories=tuple(one["category_id"] for one in objects),
+        crowd=tuple(bool(one.get("iscrowd")) for one in objects),
+        size=size if all(isinstance(side, int) for side in size) else None,  # type: ignore[arg-type]
+    )

@@ -1,0 +1,97 @@
+"""Splits of pictures with boxes, as the layers of one detector get them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimkit.data.dataset import Dataset, Split
+from slimkit.errors import DataError
+
+AT_ONCE = 16  # pictures, where nothing is trained on them: large ones fill the memory
+
+# Images, each [3, h, w] in [0, 1], and their targets -> images [N, 3, H, W], and targets in their pixels.
+Prepare = Callable[[Sequence[Tensor], Sequence[Mapping[str, Any]]], tuple[Tensor, Sequence[Mapping[str, Any]]]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A split whose pictures are resized, normalised and padded by a detector; targets are checked.
+
+    Attributes:
+        split: gives lists of images in [0, 1], and of dicts with `boxes` and `labels`.
+        prepare: the detector's own.
+        classes: its number of classes; None where that is not known.
+        wants: what its losses want of a target beside boxes and labels.
+        name: for messages.
+    """
+
+    split: Split
+    prepare: Prepare
+    classes: int | None
+    wants: tuple[str, ...]
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def batches(self, batch_size: int, *, augment: bool = False, **how: Any) -> Iterator[tuple[Tensor, Any]]:
+        """Give batches as `Split.batches` says; those that are not for training are of at most `AT_ONCE` pictures."""
+        size = batch_size if augment else min(batch_size, AT_ONCE)
+        for images, targets in self.split.batches(size, augment=augment, **how):
+            for image, target in zip(images, targets, strict=True):
+                if (why := _wrong(image, target, self.classes, self.wants if augment else ())) is not None:
+                    raise DataError(f"{self.name}: {why}.\n  {_HOW}")
+            yield self.prepare(images, targets)
+
+    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> "Prepared":
+        """Return the split itself: normalisation is the detector's own."""
+        return self
+
+
+_HOW = (
+    "Give images float [3, h, w] in [0, 1], and dicts with boxes [K, 4] (left, top, right, bottom in pixels) and\n"
+    "  labels [K], whole numbers from 1"
+)
+
+
+def prepared(
+    dataset: Dataset, prepare: Prepare, shape: tuple[int, int, int], classes: int | None, wants: tuple[str, ...]
+) -> Dataset:
+    """Return a data set of pictures with boxes as a detector's layers get them.
+
+    Args:
+        dataset: gives lists of images and of targets.
+        prepare, classes, wants: as in `Prepared`.
+        shape: (3, H, W) of an image as the layers get it.
+    """
+    train, validation, test = (
+        Prepared(split, prepare, classes, wants, f"data {dataset.name!r}")
+        for split in (dataset.train, dataset.validation, dataset.test)
+    )
+    return replace(
+        dataset, train=train, validation=validation, test=test, input_shape=shape, classes=dataset.classes or classes
+    )
+
+
+def _wrong(image: Any, target: Any, classes: int | None, wants: Sequence[str]) -> str | None:
+    """Say what is wrong with a picture and its objects, None where nothing is."""
+    if not isinstance(image, Tensor) or image.dim() != 3 or len(image) != 3 or not image.is_floating_point():
+        said = f"{image.dtype} {list(image.shape)}".removeprefix("torch.") if isinstance(image, Tensor) else type(image)
+        return f"an image is {said}"
+    if not isinstance(target, Mapping) or not {"boxes", "labels"} <= set(target):
+        return f"a target is {sorted(target) if isinstance(target, Mapping) else type(target).__name__}"
+    boxes, labels = target["boxes"], target["labels"]
+    if not isinstance(boxes, Tensor) or boxes.dim() != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
+        return f"boxes are {list(boxes.shape) if isinstance(boxes, Tensor) else type(boxes).__name__}"
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != boxes.shape[:1]:
+        return f"labels are {list(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__}"
+    if not (boxes[:, 2:] > boxes[:, :2]).all() or not boxes.isfinite().all():
+        return "a box is empty"
+    if len(labels) and (labels.min() < 1 or (classes is not None and labels.max() >= classes)):
+        span = f"{int(labels.min())} to {int(labels.max())}"
+        return f"labels reach from {span}, the network has classes 1 to {(classes or 2) - 1}, and 0 is the background"
+    missing = [name for name in wants if name not in target]
+    return f"the network's losses want {missing[0]!r} of a target, which are not there" if missing else None

@@ -1,0 +1,152 @@
+"""What a run does with a detector of torchvision: its pictures, the pace of its retraining, what does not apply."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from slimkit import data, provenance
+from slimkit.errors import SpecError
+from slimkit.models.detectors import Heads, itself, seen
+from slimkit.results import Recovery
+from slimkit.runs.given import Evaluate, Retrain, Retrained
+from slimkit.selection.ranking import criterion
+from slimkit.settings import CompressSpec
+from slimkit.tasks import DETECTION, Task
+from slimkit.tasks.average_precision import installed
+from slimkit.training import Recipe
+
+# Pictures are large, and their losses steep: what torchvision trains detectors with, for as many images a step.
+_BATCH, _RATE = 8, 0.005
+
+
+def fitted(dataset: data.Dataset, model: nn.Module) -> data.Dataset:
+    """Return a data set as a network's layers get it: of a detector resized and normalised by itself.
+
+    Raises:
+        SpecError: a detector and data of another task, or the other way round.
+        EngineError: what judges detectors is not installed.
+    """
+    check_task(dataset.task, model)
+    if not isinstance(model, Heads):
+        return dataset
+    installed()
+    found = data.prepared(dataset, model.prepared_with, model.input_shape, model.classes, model.wants)
+    return replace(found, resize=provenance.of(model).use.resize)
+
+
+def check_task(task: Task | None, model: nn.Module) -> None:
+    """Check that detectors have the task of detection, and other networks another.
+
+    Raises:
+        SpecError: it is not so.
+    """
+    if task is None or is_of_boxes(task) == isinstance(model, Heads):
+        return
+    if isinstance(model, Heads):
+        raise SpecError(f"task is {task.name!r}: the network is a detector of torchvision.\n  Leave `task` out")
+    raise SpecError(
+        f"task is {task.name!r}: {type(model).__name__} is no detector of torchvision.\n"
+        "  Leave `task` out, or give a detector"
+    )
+
+
+def is_of_boxes(task: Task) -> bool:
+    """Tell whether a task is detection, or made of it."""
+    return task.collate is DETECTION.collate
+
+
+def refuse_to_train(dataset: data.Dataset) -> None:
+    """Refuse to train a detector from its beginning.
+
+    Raises:
+        SpecError: the data is of pictures with boxes.
+    """
+    if is_of_boxes(dataset.task):
+        raise SpecError(
+            f"task is {dataset.task.name!r}: detectors are not trained from their beginning.\n"
+            "  Train yours as you do, then make it smaller: slimkit compress"
+        )
+
+
+def check(
+    spec: CompressSpec,
+    model: nn.Module,
+    dataset: data.Dataset | None,
+    calibration: data.Inputs | None = None,
+    own: bool = False,
+) -> None:
+    """Refuse settings that do not apply to a detector, instead of leaving them unused.
+
+    Args:
+        spec: the settings.
+        model: of a run; anything but a detector passes.
+        dataset: labelled data.
+        calibration: unlabelled inputs.
+        own: somebody's own retraining is there.
+
+    Raises:
+        SpecError: a setting does not apply.
+        DataError: targets lack what the detector's losses want.
+    """
+    if not isinstance(model, Heads):
+        return
+    if spec.int8:
+        raise SpecError("int8 is True: an ONNX file of a detector is not judged by its boxes.\n  Leave `int8` out")
+    if spec.ranking != "auto" and criterion(spec.ranking).needs == "data":
+        raise SpecError(
+            f"ranking is {spec.ranking!r}: it needs a loss in evaluation mode, and a detector has one in training "
+            "only.\n  Leave `ranking` out"
+        )
+    if not spec.epochs or own:
+        return
+    if dataset is None and calibration is not None:
+        raise SpecError(
+            f"epochs is {spec.epochs:g}: a detector is retrained by its own losses, which need boxes.\n"
+            "  Add `data`, pictures with boxes, or give `epochs=0`"
+        )
+    if dataset is not None:
+        next(iter(dataset.train.batches(1, augment=True)))  # checks that its targets have what the losses want
+
+
+def paced(recipe: Recipe, spec: CompressSpec) -> Recipe:
+    """Return how a detector is retrained: as the settings say, at its own pace where they say nothing."""
+    default = {entry.name: entry.default for entry in fields(CompressSpec)}
+    if spec.batch_size == default["batch_size"]:
+        recipe = replace(recipe, batch_size=_BATCH)
+    if spec.learning_rate == default["learning_rate"]:
+        recipe = replace(recipe, learning_rate=_RATE)
+    return recipe
+
+
+def without_teacher(model: nn.Module, spec: CompressSpec, trained: Recovery | None) -> tuple[str, ...]:
+    """Say that a retraining had no teacher though one was asked for."""
+    if not isinstance(model, Heads) or not spec.distill or trained is None or trained.by == "own":
+        return ()
+    return ("The detector was retrained by its own losses: `distill` is of no use to it, the original is no teacher.",)
+
+
+def inputs_of(model: nn.Module, given: Any) -> Any:
+    """Return somebody's inputs as the layers get them: a detector prepares pictures in a list, each [3, h, w]."""
+    listed = isinstance(given, (list, tuple)) and all(isinstance(t, Tensor) and t.dim() == 3 for t in given)
+    return model.prepared(list(given)) if listed and isinstance(model, Heads) else given
+
+
+def with_detectors(retrain: Retrain | None, evaluate: Evaluate | None) -> tuple[Retrain | None, Evaluate | None]:
+    """Return somebody's functions of detectors as functions of their heads."""
+
+    def retrained(slim: nn.Module, dense: nn.Module) -> nn.Module | Retrained:
+        assert retrain is not None
+        found = retrain(itself(slim), itself(dense))
+        return replace(found, model=seen(found.model)) if isinstance(found, Retrained) else _seen(found)
+
+    def evaluated(model: nn.Module) -> Mapping[str, float]:
+        assert evaluate is not None
+        return evaluate(itself(model))
+
+    return retrained if retrain else None, evaluated if evaluate else None
+
+
+def _seen(found: nn.Module) -> nn.Module:
+    return seen(found) if isinstance(found, nn.Module) else found

@@ -1,0 +1,210 @@
+"""Mean average precision of boxes, by COCO's own code (pycocotools), with an interval from a bootstrap over images.
+
+T = thresholds of overlap, D = detections of a class in all images. At most 100 detections of a class and image count,
+as in COCO; a crowd is neither to be found nor wrong to be found.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from slimkit.errors import EngineError
+from slimkit.modules import quiet
+from slimkit.tasks.measurement import Measurement
+
+THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+_MOST = 100  # detections of a class in an image
+_RECALLS = np.linspace(0, 1, 101)
+_DRAWS, _EFFORT = 200, 600_000_000  # of a bootstrap; detections times thresholds that may be gone through for it
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What was found in an image and what is there; numbers on the CPU.
+
+    Attributes:
+        boxes, labels, scores: detections: [D, 4] left, top, right, bottom in pixels; [D]; [D].
+        true_boxes, true_labels, crowd: objects: [K, 4]; [K]; [K], whether it is a crowd.
+    """
+
+    boxes: Array
+    labels: Array
+    scores: Array
+    true_boxes: Array
+    true_labels: Array
+    crowd: Array
+
+
+def pairs(outputs: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Any]]) -> list[Pair]:
+    """Return detections and objects of each image of a batch.
+
+    Args:
+        outputs: of each image `boxes`, `labels` and `scores`.
+        targets: of each image `truth`: `boxes`, `labels` and, where some objects are crowds, `iscrowd`.
+    """
+    found = []
+    for said, target in zip(outputs, targets, strict=True):
+        truth = target["truth"]
+        labels = _numbers(truth["labels"])
+        crowd = _numbers(truth["iscrowd"]).astype(bool) if "iscrowd" in truth else np.zeros(len(labels), bool)
+        boxes, kinds, scores = (_numbers(said[name]) for name in ("boxes", "labels", "scores"))
+        found.append(Pair(boxes, kinds, scores, _numbers(truth["boxes"]).reshape(-1, 4), labels, crowd))
+    return found
+
+
+def mean_average_precision(found: Sequence[Pair], thresholds: Sequence[float] = THRESHOLDS) -> Measurement:
+    """Return the mean over classes and thresholds of the average precision, in [0, 1].
+
+    Classes without an object are left aside; 0 where there is no object at all.
+
+    Args:
+        found: all images.
+        thresholds: of overlap (intersection over union), from which a box counts as found.
+
+    Raises:
+        EngineError: pycocotools is not installed.
+    """
+    COCO, COCOeval = installed()
+    images, objects, detections = _as_coco(found)
+    if not objects or not detections:
+        return Measurement(0.0, len(found), None)
+    classes = sorted({entry["category_id"] for entry in objects})
+    with quiet():  # it prints what it does
+        truth = COCO()
+        truth.dataset = {"images": images, "annotations": objects, "categories": [{"id": c} for c in classes]}
+        truth.createIndex()
+        judge = COCOeval(truth, truth.loadRes(detections), "bbox")
+        judge.params.iouThrs = np.array(thresholds)
+        judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
+        judge.params.maxDets = [_MOST]
+        judge.evaluate()
+        judge.accumulate()
+    precision = judge.eval["precision"]
+    value = float(precision[precision > -1].mean())
+    return Measurement(value, len(found), _interval(judge.evalImgs, len(found), len(thresholds)))
+
+
+def installed() -> tuple[Any, Any]:
+    """Return COCO's classes for objects and for judging.
+
+    Raises:
+        EngineError: pycocotools is not installed.
+    """
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError:
+        raise EngineError(
+            "the task 'detection' is judged by pycocotools, which is not installed.\n"
+            "  Install it: pip install 'slimkit[detection]'"
+        ) from None
+    return COCO, COCOeval
+
+
+def _numbers(tensor: Tensor) -> Array:
+    found: Array = tensor.detach().cpu().numpy()
+    return found
+
+
+def _as_coco(found: Sequence[Pair]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return images, objects and detections as the dicts that COCO's code reads."""
+    objects: list[dict[str, Any]] = []
+    detections: list[dict[str, Any]] = []
+    for image, pair in enumerate(found):
+        for box, label, crowd in zip(_sized(pair.true_boxes), pair.true_labels, pair.crowd, strict=True):
+            entry = {"id": len(objects) + 1, "image_id": image, "category_id": int(label), "bbox": box.tolist()}
+            objects.append({**entry, "area": float(box[2] * box[3]), "iscrowd": int(crowd)})
+        for box, label, score in zip(_sized(pair.boxes), pair.labels, pair.scores, strict=True):
+            entry = {"image_id": image, "category_id": int(label), "bbox": box.tolist()}
+            detections.append({**entry, "score": float(score)})
+    return [{"id": image} for image in range(len(found))], objects, detections
+
+
+def _sized(boxes: Array) -> Array:
+    """Return left, top, width and height."""
+    corners = boxes.astype(np.float64).reshape(-1, 4)
+    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """All detections of a class, by falling score.
+
+    Attributes:
+        image: number of the image that each is in, [D].
+        right, wrong: whether each counts as right or as wrong at a threshold, float [T, D].
+        objects: of each image, float [images].
+    """
+
+    image: Array
+    right: Array
+    wrong: Array
+    objects: Array
+
+    def precision(self, counts: Array) -> float | None:
+        """Return the average precision, mean over thresholds; None where no object is drawn.
+
+        Args:
+            counts: how often each image was drawn, float [images].
+        """
+        there = float(self.objects @ counts)
+        if not there:
+            return None
+        times = counts[self.image]
+        right, wrong = (self.right * times).cumsum(1), (self.wrong * times).cumsum(1)
+        precision = right / np.maximum(right + wrong, np.finfo(float).eps)
+        precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+        found = 0.0
+        for recall, row in zip(right / there, precision, strict=True):
+            places = np.searchsorted(recall, _RECALLS, side="left")
+            found += float(np.append(row, 0.0)[places].mean())
+        return found / len(precision)
+
+
+def curves(judged: Sequence[Any], images: int, thresholds: int) -> list[Curve]:
+    """Return the curves of all classes with objects.
+
+    Args:
+        judged: COCO's `evalImgs`: of each class in turn an entry an image, None where there is nothing of it.
+    """
+    made = []
+    for begin in range(0, len(judged), images):
+        entries = [(i, entry) for i, entry in enumerate(judged[begin : begin + images]) if entry is not None]
+        objects = np.zeros(images)
+        for i, entry in entries:
+            objects[i] = np.count_nonzero(np.asarray(entry["gtIgnore"]) == 0)
+        if not objects.any():
+            continue
+        scores = np.concatenate([np.asarray(entry["dtScores"][:_MOST], float) for _, entry in entries])
+        matched = np.concatenate([_rows(entry["dtMatches"], thresholds) for _, entry in entries], 1) > 0
+        counted = np.concatenate([_rows(entry["dtIgnore"], thresholds) for _, entry in entries], 1) == 0
+        image = np.concatenate([np.full(len(entry["dtScores"][:_MOST]), i) for i, entry in entries])
+        order = np.argsort(-scores, kind="mergesort")
+        right, wrong = (matched & counted)[:, order], (~matched & counted)[:, order]
+        made.append(Curve(image[order].astype(int), right.astype(float), wrong.astype(float), objects))
+    return made
+
+
+def _rows(values: Any, thresholds: int) -> Array:
+    return np.asarray(values, float).reshape(thresholds, -1)[:, :_MOST]
+
+
+def _interval(judged: Sequence[Any], images: int, thresholds: int) -> tuple[float, float] | None:
+    """Return what the figure may be on other images as many, 95 %; always of the same draws."""
+    made = curves(judged, images, thresholds)
+    draws = min(_DRAWS, _EFFORT // max(1, sum(curve.right.size for curve in made)))
+    if images < 2 or draws < 40:
+        return None
+    random, values = np.random.default_rng(0), []
+    for _ in range(draws):
+        counts = np.bincount(random.integers(images, size=images), minlength=images).astype(float)
+        found = [value for curve in made if (value := curve.precision(counts)) is not None]
+        values.append(float(np.mean(found)) if found else 0.0)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,35 @@
+"""A Faster R-CNN of 64 pixels and three convolutions, which an architecture reference can name."""
+
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.rpn import AnchorGenerator
+from torchvision.ops import MultiScaleRoIAlign
+
+SIDE = 64
+
+
+class Body(nn.Module):
+    out_channels = 24
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [(3, 16), (16, 24), (24, 24)]
+        parts = [(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU()) for a, b in widths]
+        self.layers = nn.Sequential(*(part for three in parts for part in three))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+
+def make(num_classes: int = 4) -> FasterRCNN:
+    """Build the detector for that many classes, the background among them."""
+    return FasterRCNN(
+        Body(),
+        min_size=SIDE,
+        max_size=SIDE,
+        rpn_anchor_generator=AnchorGenerator(((12, 18, 25),), ((1.0,),)),
+        box_roi_pool=MultiScaleRoIAlign(["0"], 5, 2),
+        box_head=TwoMLPHead(24 * 25, 48),
+        box_predictor=FastRCNNPredictor(48, num_classes),
+    )
