@@ -270,3 +270,8 @@ def test_a_penalty_is_a_number() -> None:
     for strength in (float("nan"), float("inf"), -1.0):
         with pytest.raises(TrainingError, match="strength of the penalty"):
             training.penalise_gamma_(nn.BatchNorm2d(2), strength)
+
+
+@pytest.mark.parametrize(("epochs", "varied"), [(0.2, False), (1, False), (10, False), (11, True), (100, True)])
+def test_short_retraining_takes_images_as_they_are(epochs: float, varied: bool) -> None:
+    assert recovery.recipe(epochs).augment is varied

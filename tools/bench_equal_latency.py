@@ -52,7 +52,7 @@ from slimkit.zoo.resnet import ResNet
 SHAPE = (1, 28, 28)
 RANKING_BATCHES = 10
 TOLERANCE = 1.02  # of the target: what a rival may take
-RECOVERY_RATE, SCRATCH_RATE = 0.02, 0.1
+SCRATCH_RATE = 0.1
 TAUGHT = "with its teacher"
 
 
@@ -307,7 +307,7 @@ def run(bench: Bench, arm: str, seed: int, epochs: int) -> dict[str, Any]:
             renewed = copy.deepcopy(net)
             recovery.reestimate(renewed, bench.dataset.train, batches=20, seed=seed)
             row[f"{key}_renewed"] = bench.accuracy(renewed, "validation")
-        recipe = replace(recovery.recipe(epochs, seed), learning_rate=RECOVERY_RATE)
+        recipe = recovery.recipe(epochs, seed)
         if not arm.endswith(TAUGHT):
             recipe = replace(recipe, distillation=0.0)
         start = copy.deepcopy(start)

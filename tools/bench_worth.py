@@ -49,7 +49,7 @@ from slimkit.selection.ranking import rank
 from slimkit.surgery.remove import remove
 from slimkit.zoo.initialise import initialise
 
-IMAGES, RANKING_BATCHES, RATE = 1024, 10, 0.02
+IMAGES, RANKING_BATCHES = 1024, 10
 QUANTILE = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # Student's t at 97.5 %, by seeds
 SHAPE = (1, 28, 28)
 
@@ -211,7 +211,7 @@ def run(point: Point, about: Row, lengths: list[float]) -> Iterator[Row]:
 
 def trained(bench: Bench, start: nn.Module, seed: int, epochs: float, fresh: bool) -> nn.Module:
     """Retrain as the command does; a fresh network is trained for the dense one's epochs beside."""
-    recipe = replace(recovery.recipe(epochs, seed), learning_rate=RATE)
+    recipe = recovery.recipe(epochs, seed)
     if fresh:
         length = epochs + FAMILIES[bench.name].epochs
         recipe = training.Recipe(epochs=length, seed=seed, label_smoothing=0.1, distillation=0.5)

@@ -116,9 +116,8 @@ def _retrained(
 ) -> Recovered:
     dense, dataset, progress = given.dense, given.dataset, given.progress
     recipe = replace(
-        recovery.recipe(spec.epochs, spec.seed),
+        recovery.recipe(spec.epochs, spec.seed, spec.learning_rate),
         batch_size=spec.batch_size,
-        learning_rate=spec.learning_rate,
         precision=spec.precision,
         device=spec.device,
     )

@@ -103,7 +103,7 @@ def train(
         keeper = _Keeper(store, run, hooks, world)
         earlier = (math.fsum(p.seconds for p in run.phases), math.fsum(p.cpu_seconds for p in run.phases))
         stepper = _Stepper(run, criterion, teacher, hooks, world)
-        _go_on(run, split, hooks, evaluate, progress, stepper, keeper, interrupt)
+        _go_on(run, split, _Watchers(hooks, evaluate, progress), stepper, keeper, interrupt)
     trained = run.model.to("cpu").to(memory_format=torch.contiguous_format).eval()
     return Trained(
         model=trained,
@@ -133,18 +133,25 @@ def _start(model: nn.Module, split: Batches, recipe: Recipe, device: torch.devic
     return Run(model, optimizer, recipe, steps_per_epoch=steps, device=device)
 
 
+@dataclass(frozen=True)
+class _Watchers:
+    """What is called while a run goes on; as `train` says."""
+
+    hooks: Sequence[Hook]
+    evaluate: Callable[[nn.Module], float | None] | None
+    progress: Callable[[Run], None] | None
+
+
 def _go_on(
     run: Run,
     split: Batches,
-    hooks: Sequence[Hook],
-    evaluate: Callable[[nn.Module], float | None] | None,
-    progress: Callable[[Run], None] | None,
+    watchers: _Watchers,
     stepper: "_Stepper",
     keeper: "_Keeper",
     interrupt: state.Interrupt,
 ) -> None:
     """Do all steps that are left; start anew with the batches whenever a hook has rewound the run."""
-    recipe, world = run.recipe, stepper.world
+    recipe, world, hooks = run.recipe, stepper.world, watchers.hooks
     clock = _Clock(run)
     while run.step < run.budget:
         epoch, position = divmod(run.step, run.steps_per_epoch)
@@ -166,14 +173,14 @@ def _go_on(
             if (due % run.steps_per_epoch == 0 or due == run.budget) and run.step == due:
                 with keeper.rescue(run):
                     stepper.read_losses()
-                accuracy = evaluate(run.model.eval()) if evaluate else None
+                accuracy = watchers.evaluate(run.model.eval()) if watchers.evaluate else None
                 mean = math.fsum(run.losses) / len(run.losses)
                 run.history.append(Epoch(epoch + 1, mean, run.learning_rate, accuracy))
                 run.losses.clear()
                 _call([hook.after_epoch for hook in hooks], run)
             clock.enter(number)
-            if progress:
-                progress(run)
+            if watchers.progress:
+                watchers.progress(run)
             if not stepper.unread and (interrupt.pressed or keeper.due(run)):  # all losses so far were good
                 keeper.save()
                 if interrupt.pressed:
