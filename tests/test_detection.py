@@ -184,7 +184,7 @@ def test_pictures_come_few_at_a_time_but_for_training(folder: Path) -> None:
     assert [len(images) for images, _ in train.batches(250)] == [16, 8]
     assert [len(images) for images, _ in train.batches(20, seed=0, augment=True)] == [20]
     asked = paced(Recipe(epochs=1, batch_size=128, learning_rate=0.02), CompressSpec())
-    assert (asked.batch_size, asked.learning_rate) == (8, 0.005)
+    assert (asked.batch_size, asked.learning_rate) == (8, 0.0005)
     own = CompressSpec(batch_size=4, learning_rate=0.1)
     said = paced(Recipe(epochs=1, batch_size=4, learning_rate=0.1), own)
     assert (said.batch_size, said.learning_rate) == (4, 0.1)

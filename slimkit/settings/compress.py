@@ -54,7 +54,7 @@ class CompressSpec(SourceSpec, RunSpec):
     recover: bool = setting(True, "recover before any retraining; without: constants are folded, no more", flag)
     epochs: float = setting(10, "epochs of retraining, where there is data; also parts of one; 0: none", number(0))
     learning_rate: float = setting(
-        0.02, "highest learning rate of the retraining; of a detector 0.005", number(0, above=True)
+        0.02, "highest learning rate of the retraining; of a detector 0.0005", number(0, above=True)
     )
     batch_size: int = setting(128, "images a training step; of a detector 8, of a YOLO 16", whole(1))
     distill: bool = setting(True, "retrain with the dense network as teacher; detectors have none", flag)
