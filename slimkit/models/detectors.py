@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -162,6 +163,17 @@ def itself(model: nn.Module) -> nn.Module:
     """Return a network as its user knows it: of heads the detector, any other as it is."""
     found: nn.Module = model.net if isinstance(model, Heads) else model
     return found
+
+
+def known(said: Provenance, heads: Heads) -> Provenance:
+    """Add what a detector says itself to what is known of it."""
+    return replace(
+        said,
+        input_shape=said.input_shape or heads.input_shape,
+        classes=heads.classes,
+        normalisation=heads.normalisation,
+        use=replace(said.use, task="detection", resize="squash" if heads.squashes else None),
+    )
 
 
 def thawed(net: nn.Module) -> nn.Module:

@@ -141,22 +141,11 @@ def of(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> Network:
         if known.arch is None:
             known = _kept(known, recognise(model) or _unnamed(model))
         if isinstance(model, detectors.Heads):
-            known = _of_detector(known, model)
+            known = detectors.known(known, model)
     if input_shape is not None:
         known = dataclasses.replace(known, input_shape=tuple(input_shape))
     provenances.attach(model, known)
     return Network(model, "module", ())
-
-
-def _of_detector(known: Provenance, heads: detectors.Heads) -> Provenance:
-    """Add what a detector says itself to what is known of it."""
-    return dataclasses.replace(
-        known,
-        input_shape=known.input_shape or heads.input_shape,
-        classes=heads.classes,
-        normalisation=heads.normalisation,
-        use=dataclasses.replace(known.use, task="detection", resize="squash" if heads.squashes else None),
-    )
 
 
 def _kept(said: Provenance, found: Provenance) -> Provenance:
@@ -299,7 +288,7 @@ def _network(
         use=Use(crop=defaults.crop(reference, model)),
         attributes=attributes,
     )
-    provenances.attach(model, _of_detector(known, model) if isinstance(model, detectors.Heads) else known)
+    provenances.attach(model, detectors.known(known, model) if isinstance(model, detectors.Heads) else known)
     assumed = _assumed(reference, model) if source != "fresh" else ()
     return Network(model, source, (*said, *assumed))
 

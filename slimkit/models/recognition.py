@@ -9,7 +9,7 @@ from torch import nn
 
 from slimkit.errors import ArchitectureError, EngineError
 from slimkit.models import building, defaults, detector_builders, signatures
-from slimkit.models.detectors import Heads, thawed
+from slimkit.models.detectors import Heads, known, thawed
 from slimkit.models.reference import Reference, parse
 from slimkit.provenance import Provenance, Use
 
@@ -37,16 +37,12 @@ def recognise(model: nn.Module) -> Provenance | None:
 def _detector(heads: Heads) -> Provenance | None:
     """Find what builds a detector; of several that differ in numbers alone, as image sizes, the nearest."""
     net = thawed(heads.net)
-    found = [known for each in detector_builders.candidates(net) if (known := _confirmed(net, each))]
+    found = [fit for each in detector_builders.candidates(net) if (fit := _confirmed(net, each))]
     if not found:
         return None
-    best = min(found, key=lambda known: sum(map(len, known.attributes.values())))
+    best = min(found, key=lambda fit: sum(map(len, fit.attributes.values())))
     attributes = {f"net.{path}".rstrip("."): values for path, values in best.attributes.items()}
-    return replace(best, attributes=attributes, **_told(heads))
-
-
-def _told(heads: Heads) -> dict[str, Any]:
-    return {"input_shape": heads.input_shape, "normalisation": heads.normalisation, "classes": heads.classes}
+    return known(replace(best, attributes=attributes, input_shape=None), heads)
 
 
 def _confirmed(model: nn.Module, candidate: _Candidate) -> Provenance | None:
