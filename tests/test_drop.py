@@ -9,7 +9,7 @@ import pytest
 from slimkit.errors import BudgetError
 from slimkit.measure.quality import Drop
 from slimkit.progress import quiet
-from slimkit.runs import drop
+from slimkit.runs.cut import drop
 from slimkit.settings import CompressSpec
 
 Loses = Callable[[float, float], float]  # (share of the work, epochs of retraining) -> points

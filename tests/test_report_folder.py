@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from slimkit.errors import OutputError
-from slimkit.runs.output import MANIFEST, claim
+from slimkit.runs.folder.output import MANIFEST, claim
 
 
 def listing(folder: Path) -> list[str]:
@@ -162,7 +162,7 @@ def test_two_runs_to_one_folder(tmp_path):
 
     code = (
         "import sys, pathlib\n"
-        "from slimkit.runs.output import claim\n"
+        "from slimkit.runs.folder.output import claim\n"
         "with claim(pathlib.Path(sys.argv[1])) as work:\n"
         "    print('working', flush=True); sys.stdin.read()\n"
     )

@@ -26,12 +26,12 @@ from slimkit.report.page import study_page
 from slimkit.report.sections.arms import said_of
 from slimkit.results import Arm, Search, study_file
 from slimkit.results.comparison import BETTER, ONE, SAME, WORSE, difference, student
-from slimkit.runs import ray_workers
 from slimkit.runs import study as studying
-from slimkit.runs.arm import train_arm
-from slimkit.runs.arms import planned
-from slimkit.runs.output import locked
-from slimkit.runs.workers import Here, Processes, WorkerDied
+from slimkit.runs.arms import ray_workers
+from slimkit.runs.arms.arm import train_arm
+from slimkit.runs.arms.order import planned
+from slimkit.runs.arms.workers import Here, Processes, WorkerDied
+from slimkit.runs.folder.output import locked
 from slimkit.settings import StudySpec, study_spec
 from tests.study_sample import SETTINGS, arm, dies_once, fails
 

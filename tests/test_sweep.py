@@ -10,7 +10,8 @@ from slimkit import zoo
 from slimkit.cli import main
 from slimkit.errors import SpecError
 from slimkit.results import SweepReport, report_file
-from slimkit.runs import begun, start
+from slimkit.runs import start
+from slimkit.runs.cut import begun
 from slimkit.settings import CompressSpec
 from slimkit.settings.command_line import gather_each
 

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from slimkit import data, models, provenance, training
-from slimkit.runs import output as folder
-from slimkit.runs import resume
+from slimkit.runs.folder import output as folder
+from slimkit.runs.folder import resume
 from slimkit.runs.start import note
 from slimkit.settings import TrainSpec
 from slimkit.training import distributed

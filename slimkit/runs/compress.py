@@ -20,16 +20,18 @@ from slimkit.models.ultralytics import Maps, round_
 from slimkit.modules import dtype_of
 from slimkit.progress import Progress, Watcher, quiet
 from slimkit.results import Fit, Own, Report, WithinDrop
-from slimkit.runs import detection, drop, output, start
-from slimkit.runs import resume as resuming
-from slimkit.runs.begun import Begun, begin, opened
-from slimkit.runs.calibrate import Calibration
-from slimkit.runs.choose import ChosenCut, cut, note_on_widths
+from slimkit.runs import detection, start
 from slimkit.runs.cost import compress_cost
+from slimkit.runs.cut import drop
+from slimkit.runs.cut.begun import Begun, begin, opened
+from slimkit.runs.cut.calibrate import Calibration
+from slimkit.runs.cut.choose import ChosenCut, cut, note_on_widths
+from slimkit.runs.cut.recover import Recovered, recover
 from slimkit.runs.figures import architecture, measure, now, one_image, timed_layers
-from slimkit.runs.files import finish, write_model
+from slimkit.runs.folder import output
+from slimkit.runs.folder import resume as resuming
+from slimkit.runs.folder.files import finish, write_model
 from slimkit.runs.given import Evaluate, Given, Retrain
-from slimkit.runs.recover import Recovered, recover
 from slimkit.runs.result import CommandOutcome, Result
 from slimkit.settings import CompressSpec, make
 from slimkit.settings.keywords import CompressKeywords

@@ -17,8 +17,8 @@ from slimkit.export.pixels import as_pixels, normalisation_of
 from slimkit.measure.engines import open_runner
 from slimkit.progress import Progress, quiet
 from slimkit.results import ExportedFile, Exports
-from slimkit.runs import output
-from slimkit.runs.files import check_files
+from slimkit.runs.folder import output
+from slimkit.runs.folder.files import check_files
 from slimkit.runs.start import example as example_for
 from slimkit.settings import ExportSpec
 from slimkit.surgery import proof

@@ -21,7 +21,7 @@ from slimkit.measure.node_times import latency_by_node, unprofiled
 from slimkit.measure.size import count_params
 from slimkit.models import Network
 from slimkit.results import Accuracy, Architecture, Figures, LayerEntry, Normalisation
-from slimkit.runs.files import DENSE_ONNX, INT8_ONNX, ONNX
+from slimkit.runs.folder.files import DENSE_ONNX, INT8_ONNX, ONNX
 from slimkit.runs.given import Judge
 from slimkit.runs.pixels import pixels
 from slimkit.runs.start import conditions

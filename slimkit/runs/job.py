@@ -12,7 +12,7 @@ from slimkit.methods import Job, Selection
 from slimkit.models import Network
 from slimkit.progress import Progress, quiet
 from slimkit.runs.detection import refuse_to_train
-from slimkit.runs.files import check_files
+from slimkit.runs.folder.files import check_files
 from slimkit.runs.plan import Plan
 from slimkit.runs.start import (
     allowed_widths,

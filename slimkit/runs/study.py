@@ -11,12 +11,13 @@ from slimkit.errors import OutputError, SlimkitError, SpecError, TrainingError
 from slimkit.progress import Progress, quiet
 from slimkit.report import page
 from slimkit.results import Arm, study_file
-from slimkit.runs import begin, ray_workers
-from slimkit.runs import output as folder
-from slimkit.runs.arm import Assignment, prepared, train_arm
-from slimkit.runs.arms import Planned, planned
+from slimkit.runs import begin
+from slimkit.runs.arms import ray_workers
+from slimkit.runs.arms.arm import Assignment, prepared, train_arm
+from slimkit.runs.arms.order import Planned, planned
+from slimkit.runs.arms.workers import Here, Processes, WorkerDied, Workers
+from slimkit.runs.folder import output as folder
 from slimkit.runs.plan import plan
-from slimkit.runs.workers import Here, Processes, WorkerDied, Workers
 from slimkit.settings import StudySpec, study_spec
 
 TRIES = 3  # of an arm whose worker dies

@@ -11,10 +11,10 @@ from slimkit.measure.stages import Stages
 from slimkit.progress import Progress, Watcher, quiet
 from slimkit.report.page import comparison_page
 from slimkit.results import Report, SweepReport
-from slimkit.runs import output
-from slimkit.runs import resume as resuming
-from slimkit.runs.begun import begin, opened
 from slimkit.runs.compress import finished, reads, store_of
+from slimkit.runs.cut.begun import begin, opened
+from slimkit.runs.folder import output
+from slimkit.runs.folder import resume as resuming
 from slimkit.settings import CompressSpec
 from slimkit.training import trackers
 

@@ -18,11 +18,11 @@ from slimkit.models import Network
 from slimkit.progress import Progress, Watcher, quiet
 from slimkit.results import Report
 from slimkit.runs import begin
-from slimkit.runs import output as folder
-from slimkit.runs import resume as resuming
 from slimkit.runs.cost import training_cost
 from slimkit.runs.figures import Sides, architecture, judged, measure, now, one_image, timed_layers
-from slimkit.runs.files import finish, write_model
+from slimkit.runs.folder import output as folder
+from slimkit.runs.folder import resume as resuming
+from slimkit.runs.folder.files import finish, write_model
 from slimkit.runs.job import job_of, opened
 from slimkit.runs.plan import Plan, plan
 from slimkit.runs.result import CommandOutcome, Result

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from slimkit.errors import EngineError
-from slimkit.runs.workers import Task, WorkerDied, answer, one_thread
+from slimkit.runs.arms.workers import Task, WorkerDied, answer, one_thread
 
 _AHEAD = 2  # pieces of work handed over beyond the cluster's processors, so that none waits for us
 

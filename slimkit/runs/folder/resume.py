@@ -15,7 +15,7 @@ from slimkit import training
 from slimkit._version import __version__
 from slimkit.errors import OutputError, RecordError
 from slimkit.results import Report, report_file
-from slimkit.runs import output
+from slimkit.runs.folder import output
 from slimkit.training import state
 
 

@@ -10,7 +10,7 @@ from slimkit.recovery.reconstruct import Reconstruction, reconstruct
 from slimkit.recovery.rounds import look_again
 from slimkit.recovery.widths import affordable, best, candidates, nearest, timed
 from slimkit.results import MeasuredBudget
-from slimkit.runs.begun import Begun
+from slimkit.runs.cut.begun import Begun
 from slimkit.runs.start import allowed_widths, told_apart
 from slimkit.selection.budget import Widths
 from slimkit.selection.choose import choose, fixed_units

@@ -11,8 +11,8 @@ from slimkit.errors import BudgetError, DataError
 from slimkit.measure.quality import LIKELY, Drop
 from slimkit.progress import Progress
 from slimkit.results import Attempt, WithinDrop
-from slimkit.runs.choose import ChosenCut
-from slimkit.runs.recover import Recovered
+from slimkit.runs.cut.choose import ChosenCut
+from slimkit.runs.cut.recover import Recovered
 from slimkit.settings import CompressSpec
 
 Try = Callable[[CompressSpec], tuple[ChosenCut, Recovered]]

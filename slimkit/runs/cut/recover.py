@@ -15,10 +15,11 @@ from slimkit.example import Example, tensors
 from slimkit.models.detectors import Heads
 from slimkit.recovery import fold
 from slimkit.results import AfterCut, Recovery
-from slimkit.runs import detection, resume
-from slimkit.runs.begun import Begun
-from slimkit.runs.calibrate import Calibration
-from slimkit.runs.choose import ChosenCut
+from slimkit.runs import detection
+from slimkit.runs.cut.begun import Begun
+from slimkit.runs.cut.calibrate import Calibration
+from slimkit.runs.cut.choose import ChosenCut
+from slimkit.runs.folder import resume
 from slimkit.runs.given import Given, Retrain, Retrained
 from slimkit.runs.start import task
 from slimkit.settings import CompressSpec

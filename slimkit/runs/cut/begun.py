@@ -18,9 +18,9 @@ from slimkit.progress import Progress
 from slimkit.recovery import elimination
 from slimkit.results import Accuracy
 from slimkit.runs import detection, start, yolo
-from slimkit.runs.calibrate import Calibration, calibrate
+from slimkit.runs.cut.calibrate import Calibration, calibrate
 from slimkit.runs.figures import judged
-from slimkit.runs.files import check_files
+from slimkit.runs.folder.files import check_files
 from slimkit.runs.given import Given
 from slimkit.selection.measured import LatencySolver, SizeSolver
 from slimkit.selection.ranking import Context, rank
