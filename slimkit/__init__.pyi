@@ -2,7 +2,6 @@ from . import hub as hub
 from . import zoo as zoo
 from ._version import __version__ as __version__
 from .channels import Graph as Graph
-from .channels import trace as trace
 from .errors import ArchitectureError as ArchitectureError
 from .errors import BudgetError as BudgetError
 from .errors import CheckpointError as CheckpointError
@@ -26,6 +25,7 @@ from .runs.train import train as train
 from .selection.mask import Mask as Mask
 from .surgery.remove import kept_indices as kept_indices
 from .surgery.remove import remove as remove
+from .surgery.traced import trace as trace
 from .training import follow as follow
 from .training import penalise_gamma_ as penalise_gamma_
 from .training import penalise_groups_ as penalise_groups_

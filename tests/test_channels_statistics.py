@@ -11,14 +11,17 @@ from torch.nn import functional as F
 
 import slimkit
 from slimkit import provenance
-from slimkit.channels import trace
+from slimkit.channels import Kept, trace
 from slimkit.channels.left_out import LeftOut
 from slimkit.channels.observed import Observed
+from slimkit.recovery import elimination, widths
+from slimkit.selection.budget import Widths
 from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
 from slimkit.surgery.prove import prove
 from slimkit.surgery.remove import remove
-from tests.nets import randomise_
+from slimkit.surgery.traced import BREAKS
+from tests.nets import example, random_net, randomise_
 from tests.test_channels import X, graph_of, proven
 from tests.test_channels_property import random_mask
 
@@ -352,18 +355,74 @@ def test_planted_faults_are_seen(fault: str) -> None:
 
 
 def test_a_width_written_beside_a_layer_norm_is_found_and_kept() -> None:
-    """As in torchvision's Swin: heads of the width of the stream."""
-
-    class Heads(Stream):
+    class Written(Stream):
         def forward(self, x: Tensor) -> Tensor:
             x = self.stem(x)
-            y = self.norms[0](x)
-            y = self.up[0](y).reshape(len(x), 3, x.shape[1] // 2, *x.shape[2:]).sum(1)
+            y = self.up[0](self.norms[0](x)).reshape(len(x), 3, x.shape[1] // 2, *x.shape[2:]).sum(1)
             return self.head(self.last(x.mean((2, 3)))) + y.mean((1, 2, 3))[:, None]
 
-    net = Heads().eval()
+    net = Written().eval()
     randomise_(net)
     graph = trace(net, X.float())
     found = prove(net, graph, lambda fixed: Mask(random_mask(graph, 1).keep | fixed), [X.float()])
     assert found.failing == ("stem", "up.0")
     assert bool(found.mask.keep[graph.groups[0].members].all())
+
+
+class Heads(nn.Module):
+    """As in torchvision's Swin: the width of the heads is computed from that of the stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.qkv = nn.Conv2d(3, C, 2, 2), Norm2d(C), nn.Conv2d(C, 3 * C, 1)
+        self.proj, self.up, self.head = nn.Conv2d(C, C, 1), nn.Conv2d(C, 12, 1), nn.Conv2d(12, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x))
+        q, k, v = self.qkv(x).reshape(len(x), 3, x.shape[1], -1).unbind(1)
+        x = x + self.proj(((q.mT @ k).softmax(-1) @ v.mT).mT.reshape(x.shape))
+        return self.head(F.relu(self.up(x))).mean((2, 3))
+
+
+def test_what_does_not_run_narrower_is_kept_before_anything_is_chosen() -> None:
+    net = Heads().eval()
+    bare = trace(net, X.float())
+    graph = slimkit.trace(net, X.float())
+    assert [group.name for group in bare.groups] == ["stem", "up"]
+    assert [group.name for group in graph.groups] == ["up"]
+    (kept,) = (kept for kept in graph.kept if kept.layer == "stem")
+    assert kept == Kept("stem", C, BREAKS) and graph.total == bare.total
+    assert not bool(graph.statistics.any()) and {axis.tensor for axis in graph.axes} == {
+        "up.weight",
+        "up.bias",
+        "head.weight",
+    }
+    mask = random_mask(graph, 1)
+    assert proof.error_of(net, graph, mask, [X.float()]) <= proof.TOLERANCE
+    assert graph.macs(Mask.full(graph).keep) == bare.macs(Mask.full(bare).keep)
+    assert graph.params(mask.keep) == sum(p.numel() for p in remove(net, graph, mask).parameters())
+    calibration = torch.randn(32, 3, 6, 6)
+    found = slimkit.compress(net, X[:1].float(), calibration=calibration, max_macs=0.9, onnx=False, epochs=0)
+    assert found.model.stem.out_channels == C and found.model.up.out_channels < 12
+
+
+def test_widths_are_tried_that_leave_statistics_alone() -> None:
+    net = made("stream").eval()
+    graph = trace(net, X.float())
+    losses = elimination.losses(net, graph, [torch.randn(64, 3, 6, 6)])
+    whole = graph.macs(Mask.full(graph).keep)
+    *_, even, aside = widths.candidates(graph, losses, "macs", 0.7 * whole, Widths(1))
+    assert bool(aside.keep[graph.statistics].all()) and graph.macs(aside.keep) <= 0.7 * whole
+    assert not bool(even.keep[graph.statistics].all())
+    assert len(widths.candidates(graph, losses, "macs", 0.2 * whole, Widths(1))) == 3  # out of reach for it
+
+
+def test_widths_are_tried_that_leave_streams_alone_where_all_is_under_a_statistic() -> None:
+    net = random_net([("ConvNext", 6), ("ConvNext", 6)], "pool", seed=0)
+    graph = trace(net, example(net, 1))
+    losses = elimination.losses(net, graph, [example(net, 64)])
+    whole = graph.macs(Mask.full(graph).keep)
+    *_, aside = widths.candidates(graph, losses, "macs", 0.7 * whole, Widths(1))
+    assert bool(graph.statistics.all())
+    (stream,) = (group for group in graph.groups if len(group.layers) > 1)
+    assert bool(aside.keep[stream.members].all()) and not bool(aside.keep.all())

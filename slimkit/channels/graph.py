@@ -3,8 +3,8 @@
 U = units of the network; a unit is removed whole or not at all.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
@@ -163,6 +163,30 @@ class Graph:
                     least.scatter_reduce_(0, left[both], now.unit_of[both], "amin")
                     most.scatter_reduce_(0, left[both], now.unit_of[both], "amax")
         return torch.where(least == most, most, -1)
+
+    def keeping(self, groups: Sequence[int], reason: str) -> "Graph":
+        """Return the graph in which some groups, by index, must stay, for a reason; the other units move up, [U']."""
+        stays = torch.zeros(self.units + 1, dtype=torch.bool)  # the last is for index -1
+        stays[self.units] = True
+        for number in groups:
+            stays[self.groups[number].members] = True
+        now = torch.where(stays, -1, (~stays).cumsum(0) - 1)  # what each unit has become
+        left = ~stays[:-1]
+
+        def counts(rows: Iterable[Tensor]) -> bool:
+            return any(bool((now[row] >= 0).any()) for row in rows)
+
+        return replace(
+            self,
+            units=int(left.sum()),
+            axes=tuple(replace(a, unit_of=now[a.unit_of]) for a in self.axes if counts([a.unit_of])),
+            groups=tuple(replace(g, members=now[g.members]) for i, g in enumerate(self.groups) if i not in groups),
+            kept=(*self.kept, *(Kept(self.groups[i].name, len(self.groups[i].members), reason) for i in groups)),
+            widths=tuple(replace(w, parts=tuple(now[p] for p in w.parts)) for w in self.widths if counts(w.parts)),
+            works=tuple(replace(w, outputs=now[w.outputs], inputs=now[w.inputs]) for w in self.works),
+            loud=self.loud[left],
+            statistics=self.statistics[left],
+        )
 
     def units_of(self, patterns: Iterable[str]) -> Tensor:
         """Return the units that named layers make, bool [U].

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit import training
-from slimkit.channels import Graph, trace
+from slimkit.channels import Graph
 from slimkit.errors import SpecError
 from slimkit.methods.cut import Cut, all_shown, evidence_of, named, restored, settle
 from slimkit.methods.job import Job
@@ -43,6 +43,7 @@ from slimkit.settings.checks import number, optional, whole
 from slimkit.surgery.evidence import Evidence
 from slimkit.surgery.prove import Slimmed, prove
 from slimkit.surgery.remove import remove
+from slimkit.surgery.traced import trace
 from slimkit.training import Hook, Run, make_optimizer
 
 LOOKS = 8  # until the deadline at least, one an epoch at most

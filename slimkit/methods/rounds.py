@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from slimkit.channels import Graph, trace
+from slimkit.channels import Graph
 from slimkit.errors import SpecError
 from slimkit.methods.cut import Cut, all_shown, begun, cut, named
 from slimkit.methods.job import Job
@@ -18,6 +18,7 @@ from slimkit.results import Search
 from slimkit.results.ledger import Leg
 from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import remove
+from slimkit.surgery.traced import trace
 from slimkit.training import Hook, Run, Trained
 
 

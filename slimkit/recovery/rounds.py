@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from slimkit.channels import Graph, trace
+from slimkit.channels import Graph
 from slimkit.errors import BudgetError, MaskError
 from slimkit.example import Example
 from slimkit.progress import Progress
@@ -23,6 +23,7 @@ from slimkit.selection.budget import Widths
 from slimkit.selection.mask import Mask
 from slimkit.selection.scope import fill_unranked
 from slimkit.surgery.remove import remove
+from slimkit.surgery.traced import trace
 
 
 def look_again(

@@ -11,6 +11,7 @@ parameter saved, or per millisecond by `selection.measured` with the same scores
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -84,6 +85,9 @@ def candidates(
 ) -> list[Mask]:
     """Return the masks within a budget that are worth a try: of least loss, and with the same share everywhere.
 
+    Losses know nothing of how far a LayerNorm moves when it is taken over fewer channels; so, where channels are under
+    such statistics, also of least loss among those that leave them, or their streams, alone, if within the budget.
+
     The other arguments and the errors are those of `least_loss`.
 
     Args:
@@ -94,7 +98,22 @@ def candidates(
         graph, by_scope(graph, filled, "group"), lambda keep: COSTS[kind][1](graph, keep), limit, widths, kind, fixed
     )
     least = [least_loss(graph, lost, kind, limit, widths, fixed) for lost in (losses.measured, losses.estimated)]
-    return [*least, even]
+    masks = [*least, even]
+    for aside in _under_statistics(graph, fixed):
+        with suppress(BudgetError, MaskError):
+            return [*masks, least_loss(graph, losses.measured, kind, limit, widths, aside)]
+    return masks
+
+
+def _under_statistics(graph: Graph, fixed: Tensor | None) -> list[Tensor]:
+    """Return what to leave alone, most first, bool [U] each: all under a statistic, residual streams under one."""
+    if not bool(graph.statistics.any()):
+        return []
+    streams = torch.zeros(graph.units, dtype=torch.bool)
+    for group in graph.groups:
+        streams[group.members] = len(group.layers) > 1
+    found = [graph.statistics, graph.statistics & streams]
+    return [under if fixed is None else under | fixed for under in found if bool(under.any())]
 
 
 def affordable(
@@ -151,6 +170,10 @@ def timed(
     for aim, scores in tries:
         copy = replace(solver, aim=aim)
         found.append((copy(graph, scores, widths, fixed), copy.record()))
+    for aside in _under_statistics(graph, fixed):  # as for `candidates`
+        copy = replace(solver, aim="losses")
+        with suppress(BudgetError, MaskError):
+            return [*found, (copy(graph, measured, widths, aside), copy.record())]
     return found
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from slimkit import data, provenance, tasks
-from slimkit.channels import Graph, trace
+from slimkit.channels import Graph
 from slimkit.errors import DataError, SpecError
 from slimkit.example import Example
 from slimkit.measure.conditions import Conditions
@@ -27,6 +27,7 @@ from slimkit.settings import CompressSpec, EvaluateSpec, ExportSpec, RunSpec
 from slimkit.settings.data import DataSpec
 from slimkit.surgery.prove import Slimmed, prove
 from slimkit.surgery.remove import remove
+from slimkit.surgery.traced import trace
 from slimkit.surgery.trials import Trial
 
 _RANDOM, _REAL_IMAGES = 2, 16  # inputs of the proof; images of the validation split
