@@ -5,12 +5,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+from slimkit import data
 from slimkit.errors import BudgetError
+from slimkit.measure import quality
 from slimkit.measure.quality import Drop
 from slimkit.progress import quiet
 from slimkit.runs.cut import drop
 from slimkit.settings import CompressSpec
+from slimkit.tasks import SEGMENTATION
 
 Loses = Callable[[float, float], float]  # (share of the work, epochs of retraining) -> points
 
@@ -65,3 +70,30 @@ def test_a_drop_that_no_smaller_network_keeps_says_the_best() -> None:
         search(lambda share, epochs: 5 + 10 * (1 - share), max_drop=1.0, epochs=0)
     with pytest.raises(BudgetError, match="more than can be told"):
         search(lambda share, epochs: 0.0, 2.0, max_drop=1.0, epochs=0)
+
+
+class Painted(nn.Module):
+    """Says class 1 where the input is above a threshold, class 0 elsewhere."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.zeros_like(x), x - self.threshold], 1)
+
+
+def test_a_drop_of_a_share_is_in_points_whatever_the_task_and_has_a_margin() -> None:
+    """`max_drop=1` allowed all of a mean IoU, which is a share too: 1 point was taken for 1.0."""
+    images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    masks = (images[:, 0] > 0.5).long()
+    split = data.as_dataset(((images, masks), (images, masks)), task=SEGMENTATION).validation
+    dense, slim = Painted(0.5), Painted(0.6)
+    lost = quality.drop(dense, slim, split, SEGMENTATION)
+    found = [quality.evaluate(net, split, SEGMENTATION)["mean IoU"].value for net in (dense, slim)]
+    assert lost.value == pytest.approx(100 * (found[0] - found[1])) and lost.value > 5
+    assert 0.1 < lost.margin < lost.value and lost.images == 40
+    same = quality.drop(dense, Painted(0.5), split, SEGMENTATION)
+    assert (same.value, same.margin) == (0.0, 0.0)
+    with pytest.raises(BudgetError, match="max_drop is 1: no smaller network"):
+        search(lambda share, epochs: lost.value, max_drop=1.0, epochs=0)

@@ -18,7 +18,7 @@ from slimkit.example import Example, call, first, named, on
 from slimkit.measure.engines import Runner, open_runner
 from slimkit.modules import evaluating
 from slimkit.tasks import CLASSIFICATION, Measurement, Task
-from slimkit.tasks.measurement import share
+from slimkit.tasks.measurement import deviation, share
 from slimkit.tasks.metric import Rows, joined
 
 
@@ -91,24 +91,29 @@ class Drop:
 def drop(dense: nn.Module, slim: nn.Module, split: Readable, task: Task) -> Drop:
     """Return what `slim` loses against `dense` in the first metric of a task, image by image.
 
-    Both are judged on the same images, so that only those count on which they differ: McNemar's variance for shares.
-    A metric that is no mean over images has no margin.
+    Both are judged on the same images, so that only those count on which they differ: McNemar's variance where images
+    are right or wrong, a bootstrap over images where counts are added up. A metric of all images at once has no margin.
     """
     batches = [_rows(network, split, task) for network in (dense, slim)]
     metric = task.metrics[task.metric]
     values = [metric.measured(one).value for one in batches]
     sign = 1.0 if task.better == "higher" else -1.0
     count = sum(map(len, batches[0]))
+    lost, unit = sign * (values[0] - values[1]), 100.0 if metric.unit == "share" else 1.0
     if metric.of_all is not None:
-        points = 100.0 if metric.unit == "share" else 1.0
-        return Drop(sign * points * (values[0] - values[1]), 0.0, count)
-    rows = [joined(one) for one in batches]
-    unit = 100.0 if rows[0].dtype == torch.bool else 1.0
-    spread = 0.0
-    if metric.of_sum is None and rows[0].dim() == 1:
-        each = (rows[0].double() - rows[1].double()) * unit
-        spread = max(float(each.std()) / math.sqrt(count), unit / count if unit > 1 else 0.0)
-    return Drop(sign * unit * (values[0] - values[1]), LIKELY * math.sqrt(2) * spread, count)
+        return Drop(unit * lost, 0.0, count)
+    before, after = (joined(one) for one in batches)
+    if before.dtype == torch.bool:
+        unit = 100.0
+    spread, count_of = 0.0, metric.of_sum
+    if count_of is not None:
+        both = torch.stack([before, after], 1)
+        spread = unit * deviation(both, lambda sums: count_of(sums[0]) - count_of(sums[1]))
+    elif before.dim() == 1:
+        spread = unit * float((before.double() - after.double()).std()) / math.sqrt(count)
+    if before.dtype == torch.bool:
+        spread = max(spread, unit / count)
+    return Drop(unit * lost, LIKELY * math.sqrt(2) * spread, count)
 
 
 LIKELY = 1.2816  # of a normal distribution, 90 % of which are below

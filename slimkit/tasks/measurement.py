@@ -52,15 +52,25 @@ def of_sums(rows: Tensor, value: Callable[[Tensor], float]) -> Measurement:
         rows: what is counted of each image, [N, ...].
         value: sum over images [...] -> the metric.
     """
-    flat = rows.double().flatten(1)
-    found = value(flat.sum(0).view(rows.shape[1:]))
+    found = value(rows.double().sum(0))
     if len(rows) < 2:
         return Measurement(found, len(rows), None)
+    low, high = _drawn(rows, value).quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    return Measurement(found, len(rows), (low, high))
+
+
+def deviation(rows: Tensor, value: Callable[[Tensor], float]) -> float:
+    """Return the standard deviation of a function of the sum over images, [N, ...], by the same bootstrap."""
+    return float(_drawn(rows, value).std()) if len(rows) > 1 else 0.0
+
+
+def _drawn(rows: Tensor, value: Callable[[Tensor], float]) -> Tensor:
+    """Return the function of sums over images drawn anew, float64 [1,000]."""
+    flat = rows.double().flatten(1)
     random = torch.Generator().manual_seed(0)
     values = []
     for _ in range(_DRAWS):
         drawn = torch.randint(len(flat), (len(flat),), generator=random)
         counts = torch.bincount(drawn, minlength=len(flat)).double()
         values.append(value((counts @ flat).view(rows.shape[1:])))
-    low, high = torch.tensor(values).quantile(torch.tensor([0.025, 0.975])).tolist()
-    return Measurement(found, len(rows), (low, high))
+    return torch.tensor(values, dtype=torch.double)
