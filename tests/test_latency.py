@@ -499,7 +499,7 @@ def machine(small: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNa
         return found
 
     monkeypatch.setattr(solver_module, "measure", measure)
-    monkeypatch.setattr(table_module, "build", lambda path, **settings: product_table(layers(path)))
+    monkeypatch.setattr(table_module, "time_layers", lambda path, **settings: product_table(layers(path)))
     return made
 
 

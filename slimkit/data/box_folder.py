@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from slimkit.data import coco, yolo_labels
-from slimkit.data.boxes import Labelled
+from slimkit.data.boxes import Boxed
 from slimkit.data.dataset import Dataset
 from slimkit.data.folder import arranged
 from slimkit.data.listing import PARTS, pictures, readable
@@ -53,7 +53,7 @@ def box_folder(root: Path, seed: int, reading: Reading | None = None, own: Prove
     allow = reading.allow_bad if reading else 0.0
     parts, names = _listed(root, given)
     entries = [entry for found in parts.values() for entry in found]
-    good, left_out = readable(entries, Labelled.problem, lambda entry: entry.path, given, allow)
+    good, left_out = readable(entries, Boxed.problem, lambda entry: entry.path, given, allow)
     kept = set(map(id, good))
     parts = {part: [entry for entry in found if id(entry) in kept] for part, found in parts.items()}
     used = {category for entry in good for category in entry.categories}
@@ -62,7 +62,7 @@ def box_folder(root: Path, seed: int, reading: Reading | None = None, own: Prove
     labels, classes = _numbered(names, used, own.classes, given)
     parts, drawn = arranged(parts, seed, given)
     splits = {
-        part: LoaderSplit(fetch=Pictures(tuple(found), labels), count=len(found), collate=DETECTION.collate)
+        part: LoaderSplit(fetch=BoxReader(tuple(found), labels), count=len(found), collate=DETECTION.collate)
         for part, found in parts.items()
     }
     called = {label: names.get(category, str(category)) for category, label in labels.items()}
@@ -80,10 +80,10 @@ def box_folder(root: Path, seed: int, reading: Reading | None = None, own: Prove
 
 
 @dataclass(frozen=True)
-class Pictures:
+class BoxReader:
     """Reads pictures, each with its objects; with a seed one of two is mirrored."""
 
-    files: tuple[Labelled, ...]
+    files: tuple[Boxed, ...]
     labels: dict[int, int]
 
     def __call__(self, index: int, seed: int | None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -111,14 +111,14 @@ def _refuse(reading: Reading, given: str) -> None:
         )
 
 
-def _listed(root: Path, given: str) -> tuple[dict[str, list[Labelled]], dict[int, str]]:
+def _listed(root: Path, given: str) -> tuple[dict[str, list[Boxed]], dict[int, str]]:
     """Return the pictures of each split, and the names of categories by their ids; no names where nothing says them."""
     if not root.is_dir():
         raise DataError(f"{given} is not a folder.\n{_HOW}")
     files = _annotations(root, given)
     if not files:
         return _of_yolo(root, given), {}
-    parts: dict[str, list[Labelled]] = {}
+    parts: dict[str, list[Boxed]] = {}
     names: dict[int, str] = {}
     for part, path in files.items():
         found = coco.read(path, _homes(root, part, path))
@@ -165,7 +165,7 @@ def _homes(root: Path, part: str, path: Path) -> list[Path]:
     return [folder for folder in (*inside, root / "images", path.parent, root) if folder.is_dir()]
 
 
-def _of_yolo(root: Path, given: str) -> dict[str, list[Labelled]]:
+def _of_yolo(root: Path, given: str) -> dict[str, list[Boxed]]:
     images, labels = root / "images", root / "labels"
     places = {"train": (images, labels)} if images.is_dir() else {}
     for part, names in PARTS.items():

@@ -15,7 +15,7 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Boxed:
     """A picture with the objects in it; K of them.
 
     Attributes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from slimkit.data.boxes import Labelled
+from slimkit.data.boxes import Boxed
 from slimkit.errors import DataError
 
 _LARGEST = 2**30  # bytes; COCO's own have 0.47e9, and become ten times as many in memory
@@ -25,7 +25,7 @@ class Annotations:
         names: of the categories, by their ids.
     """
 
-    pictures: tuple[Labelled, ...]
+    pictures: tuple[Boxed, ...]
     names: dict[int, str]
 
 
@@ -116,12 +116,12 @@ def _named(entry: dict[str, Any], path: Path, number: int) -> str:
     return name.replace("\\", "/")
 
 
-def _labelled(home: Path, name: str, entry: dict[str, Any], objects: list[dict[str, Any]]) -> Labelled:
+def _labelled(home: Path, name: str, entry: dict[str, Any], objects: list[dict[str, Any]]) -> Boxed:
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        return Labelled(home / PurePosixPath(name).name, wrong=f"it is {name!r}, which is not within {home}")
+        return Boxed(home / PurePosixPath(name).name, wrong=f"it is {name!r}, which is not within {home}")
     size = entry.get("width"), entry.get("height")
     corners = ([float(min(side, 1e30)) for side in one["bbox"]] for one in objects)
-    return Labelled(
+    return Boxed(
         path=home / name,
         boxes=tuple((x, y, x + w, y + h) for x, y, w, h in corners),
         categories=tuple(one["category_id"] for one in objects),

@@ -2,24 +2,24 @@
 
 from pathlib import Path
 
-from slimkit.data.boxes import Box, Labelled
+from slimkit.data.boxes import Box, Boxed
 
 _LARGEST = 2**20  # bytes of a file: thousands of objects
 
 
-def read(picture: Path, labels: Path | None) -> Labelled:
+def read(picture: Path, labels: Path | None) -> Boxed:
     """Read the labels of a picture: `class x y width height` of the centre, or `class x1 y1 x2 y2 ...` of an outline.
 
     A picture without a file has no objects. What is wrong with a file is kept for its check.
     """
     if labels is None or not labels.is_file():
-        return Labelled(picture)
+        return Boxed(picture)
     try:
         if labels.stat().st_size > _LARGEST:
-            return Labelled(picture, wrong=f"its labels {labels} are of more than a megabyte")
+            return Boxed(picture, wrong=f"its labels {labels} are of more than a megabyte")
         lines = [line.split() for line in labels.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError):
-        return Labelled(picture, wrong=f"its labels {labels} cannot be read as text")
+        return Boxed(picture, wrong=f"its labels {labels} cannot be read as text")
     boxes, categories = [], []
     for number, words in enumerate(lines, 1):
         try:
@@ -27,11 +27,11 @@ def read(picture: Path, labels: Path | None) -> Labelled:
             boxes.append(_box(sides))
         except ValueError:
             wanted = "a class, and the centre's x and y, width and height"
-            return Labelled(picture, wrong=f"line {number} of {labels} is {' '.join(words)[:60]!r}, not {wanted}")
+            return Boxed(picture, wrong=f"line {number} of {labels} is {' '.join(words)[:60]!r}, not {wanted}")
         if category < 0:
-            return Labelled(picture, wrong=f"line {number} of {labels} is of class {category}")
+            return Boxed(picture, wrong=f"line {number} of {labels} is of class {category}")
         categories.append(category)
-    return Labelled(picture, tuple(boxes), tuple(categories), (False,) * len(boxes), shares=True)
+    return Boxed(picture, tuple(boxes), tuple(categories), (False,) * len(boxes), shares=True)
 
 
 def _box(sides: list[float]) -> Box:
