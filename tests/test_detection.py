@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
+import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -400,6 +403,10 @@ def put(kind: str, number: int, **values: Any) -> Callable[[dict[str, Any]], Non
         (put("annotations", 4, bbox=[1, 2, 3]), r"`bbox` of annotation 5 is \[1, 2, 3\]: four numbers"),
         (put("annotations", 4, bbox=[5, 5, 0, 10]), r"4.png: box 1 \(5, 5 to 5, 15\) is empty"),
         (put("annotations", 4, bbox=[5, 5, float("nan"), 10]), "4.png: box 1 .* holds what is no number"),
+        (put("annotations", 4, bbox=[-(10**400), 5, 1, 10]), "4.png: box 1 .* is empty"),
+        (put("annotations", 4, bbox=[5, 5, 1e-7, 10]), "4.png: box 1 is empty but for less than 0.01 pixels"),
+        (put("annotations", 4, bbox=[39.999, 5, 1, 10]), "4.png: box 1 is empty but for less than 0.01 pixels"),
+        (put("images", 4, file_name="a" * 5000 + ".png"), "`file_name` of image 5 is .* no name of a file"),
         (put("annotations", 4, bbox=[5, 5, 90, 10]), "4.png: box 1 .* reaches out of the picture of 40x30"),
         (put("annotations", 4, bbox=[40.5, 5, 1, 10]), "4.png: box 1 .* is outside of the picture of 40x30"),
         (put("images", 4, file_name="none.png"), "none.png: it is not there"),
@@ -414,6 +421,52 @@ def test_annotations_that_cannot_be_used(tmp_path: Path, change: Callable[[dict[
     with pytest.raises(DataError, match=words) as error:
         opened(tmp_path, classes=2)
     assert "\n  " in str(error.value)
+
+
+def test_many_images_of_one_id_are_refused_at_once(tmp_path: Path) -> None:
+    """Looking back through the list for each took minutes."""
+    made = {"images": [{"id": number, "file_name": "x.png"} for number in (*range(150_000), 149_999)]}
+    write(tmp_path, lambda _: json.dumps(made | {"annotations": [], "categories": []}), count=1)
+    began = time.process_time()
+    with pytest.raises(DataError, match="the image id 149999 is there twice"):
+        opened(tmp_path)
+    assert time.process_time() - began < 10
+
+
+def test_a_pipe_of_annotations_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    os.mkfifo(tmp_path / "annotations" / "instances_train.json")
+    with pytest.raises(DataError, match="cannot be read as JSON: it is no file"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("spoil", ["no labels", "crowds"])
+def test_a_split_without_a_single_object_is_refused(tmp_path: Path, spoil: str) -> None:
+    """It was judged as 0 % before and after, so that every network kept every drop."""
+    if spoil == "no labels":
+        boxes.write(tmp_path, {"train": 12, "val": 4}, 64)
+        shutil.rmtree(tmp_path / "labels" / "val")
+    else:
+        write(tmp_path, lambda made: [one.update(iscrowd=1) for one in made["annotations"]])
+    with pytest.raises(DataError, match="there is not one box in the (validation|train) split"):
+        opened(tmp_path, classes=4 if spoil == "no labels" else 2)
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    with pytest.raises(DataError, match="not one object in 1 images"):
+        ap.mean_average_precision(ap.pairs([nothing | {"scores": torch.zeros(0)}], [{"truth": nothing}]))
+
+
+def test_yolo_folders_of_a_year_are_splits(tmp_path: Path) -> None:
+    boxes.write(tmp_path, {"train2017": 12, "val2017": 4}, 64)
+    found = opened(tmp_path)
+    assert [len(part) for part in (found.train, found.validation)] != [16, 0] and len(found.validation) == 4
+
+
+@pytest.mark.parametrize("category", [10_000, 10**9, 10**30])
+def test_a_vast_class_takes_no_memory(tmp_path: Path, category: int) -> None:
+    boxes.write(tmp_path, {"train": 4, "val": 2}, 64)
+    (tmp_path / "labels" / "train" / "0.txt").write_text(f"{category} 0.5 0.5 0.1 0.1")
+    with pytest.raises(DataError, match=f"line 1 of .* is of class {category}"):
+        opened(tmp_path)
 
 
 def test_a_huge_file_of_annotations_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

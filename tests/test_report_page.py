@@ -523,3 +523,9 @@ def test_masks_taken_within_an_epoch():
 )
 def test_a_page_says_what_goes_in_whatever_its_rank(shape, said):
     assert said in unescape(run_page(changed(bare_report(), {"arch/input_shape": shape})))
+
+
+def test_counts_beyond_64_bits_are_drawn():
+    report = bare_report()
+    vast = replace(report.layers[0], macs_before=10**25, params_before=10**25, ms_before=1e25)
+    Page(run_page(replace(report, layers=(vast, *report.layers[1:]))))

@@ -61,6 +61,9 @@ def box_folder(root: Path, seed: int, reading: Reading | None = None, own: Prove
         raise DataError(f"{given}: there is not one box in {len(good)} pictures.\n{_HOW}")
     labels, classes = _numbered(names, used, own.classes, given)
     parts, drawn = arranged(parts, seed, given)
+    bare = next((part for part, found in parts.items() if not any(not all(entry.crowd) for entry in found)), None)
+    if bare is not None:  # nothing could be learnt from it, and whatever is judged on it would be as good
+        raise DataError(f"{given}: there is not one box in the {bare} split, but of crowds at most.\n{_HOW}")
     splits = {
         part: LoaderSplit(fetch=BoxReader(tuple(found), labels), count=len(found), collate=DETECTION.collate)
         for part, found in parts.items()
@@ -168,8 +171,9 @@ def _homes(root: Path, part: str, path: Path) -> list[Path]:
 def _of_yolo(root: Path, given: str) -> dict[str, list[Boxed]]:
     images, labels = root / "images", root / "labels"
     places = {"train": (images, labels)} if images.is_dir() else {}
+    folders = [entry.name for top in (root, images) if top.is_dir() for entry in top.iterdir() if entry.is_dir()]
     for part, names in PARTS.items():
-        for name in names:
+        for name in (one for one in sorted(folders) if re.fullmatch(rf"({'|'.join(names)})\d*", one)):  # also val2017
             for pair in ((root / name / "images", root / name / "labels"), (images / name, labels / name)):
                 if pair[0].is_dir():
                     places[part] = pair

@@ -11,6 +11,8 @@ from slimkit.data.listing import FORMATS, open_picture, problem
 
 _OVER = 2.0  # pixels by which a box may reach over the edge: tools round, and some count from 1
 
+_LEAST = 0.01  # pixels of a side within the picture: less is gone once a picture is mirrored
+
 Box = tuple[float, float, float, float]
 
 
@@ -67,4 +69,8 @@ class Boxed:
                 return f"{words} reaches out of the picture of {width}x{height}"
             if left >= width or top >= height or right <= 0 or bottom <= 0:
                 return f"{words} is outside of the picture of {width}x{height}"
+        inside = self.within(width, height)
+        thin = (inside[:, 2:] - inside[:, :2] < _LEAST).any(1).nonzero()
+        if len(thin):
+            return f"box {int(thin[0]) + 1} is empty but for less than {_LEAST:g} pixels"
         return None

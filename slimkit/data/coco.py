@@ -1,6 +1,7 @@
 """Annotations in COCO's format: one JSON file with images, boxes and categories."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,6 +11,7 @@ from slimkit.data.boxes import Boxed
 from slimkit.errors import DataError
 
 _LARGEST = 2**30  # bytes; COCO's own have 0.47e9, and become ten times as many in memory
+_LONGEST = 255  # bytes of a file's name
 _HOW = (
     "  Give a JSON with `images` (id, file_name), `annotations` (image_id, category_id, bbox: left, top, width,\n"
     "  height) and `categories` (id, name)"
@@ -46,7 +48,7 @@ def read(path: Path, folders: Sequence[Path]) -> Annotations:
     images = _entries(found, "images", path)
     ids = [_whole(entry, "id", path, "image", number) for number, entry in enumerate(images)]
     if len(set(ids)) < len(ids):
-        twice = next(one for place, one in enumerate(ids) if one in ids[:place])
+        twice = Counter(ids).most_common(1)[0][0]
         raise DataError(f"{path}: the image id {twice} is there twice.\n  Give every image an id of its own")
     of_image: dict[int, list[dict[str, Any]]] = {one: [] for one in ids}
     for number, entry in enumerate(_entries(found, "annotations", path)):
@@ -66,6 +68,8 @@ def read(path: Path, folders: Sequence[Path]) -> Annotations:
 
 def _loaded(path: Path) -> dict[str, Any]:
     try:
+        if not path.is_file():
+            raise OSError("it is no file")  # a pipe would be waited for
         if (size := path.stat().st_size) > _LARGEST:
             raise DataError(
                 f"{path}: it is of {size / 2**30:.1f} GiB, and at most {_LARGEST >> 30} are read.\n"
@@ -111,7 +115,8 @@ def _check_box(entry: dict[str, Any], path: Path, number: int) -> None:
 
 def _named(entry: dict[str, Any], path: Path, number: int) -> str:
     name = entry.get("file_name")
-    if not isinstance(name, str) or not name or "\0" in name:
+    parts = name.encode("utf-8", "replace").split(b"/") if isinstance(name, str) else []
+    if not isinstance(name, str) or not name or "\0" in name or max(map(len, parts)) > _LONGEST or len(parts) > 64:
         raise DataError(f"{path}: `file_name` of image {number + 1} is {name!r:.60}, no name of a file.\n{_HOW}")
     return name.replace("\\", "/")
 
@@ -120,7 +125,7 @@ def _labelled(home: Path, name: str, entry: dict[str, Any], objects: list[dict[s
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         return Boxed(home / PurePosixPath(name).name, wrong=f"it is {name!r}, which is not within {home}")
     size = entry.get("width"), entry.get("height")
-    corners = ([float(min(side, 1e30)) for side in one["bbox"]] for one in objects)
+    corners = ([_number(side) for side in one["bbox"]] for one in objects)
     return Boxed(
         path=home / name,
         boxes=tuple((x, y, x + w, y + h) for x, y, w, h in corners),
@@ -128,3 +133,7 @@ def _labelled(home: Path, name: str, entry: dict[str, Any], objects: list[dict[s
         crowd=tuple(bool(one.get("iscrowd")) for one in objects),
         size=size if all(isinstance(side, int) for side in size) else None,  # type: ignore[arg-type]
     )
+
+
+def _number(side: int | float) -> float:
+    return float(max(-(10**30), min(side, 10**30))) if isinstance(side, int) else side

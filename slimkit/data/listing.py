@@ -105,7 +105,7 @@ def readable(
     if not bad:
         return list(entries), ()
     count = f"{len(bad)} of {len(entries)} files cannot be used"
-    lines = [f"    {path}: {why}" for path, why in bad[:_SHOWN]]
+    lines = [f"    {_shown(path)}: {why}" for path, why in bad[:_SHOWN]]
     lines += [f"    and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
     if len(bad) > allow * len(entries):
         share = f"{len(bad) / len(entries):.4f}".rstrip("0")
@@ -115,3 +115,9 @@ def readable(
         )
     good = [entry for entry, why in zip(entries, reasons, strict=True) if why is None]
     return good, ("\n".join([f"{count} and were left out:", *lines]),)
+
+
+def _shown(path: Path) -> str:
+    """Return a path as it can be shown: a name may hold what moves a terminal's cursor."""
+    said = str(path)
+    return said if said.isprintable() else ascii(said)

@@ -88,6 +88,9 @@ def _wrong(image: Any, target: Any, classes: int | None, wants: Sequence[str]) -
         return f"boxes are {list(boxes.shape) if isinstance(boxes, Tensor) else type(boxes).__name__}"
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != boxes.shape[:1]:
         return f"labels are {list(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__}"
+    crowd = target.get("iscrowd")
+    if crowd is not None and (not isinstance(crowd, Tensor) or crowd.shape != labels.shape):
+        return f"iscrowd is {list(crowd.shape) if isinstance(crowd, Tensor) else type(crowd).__name__}"
     if not (boxes[:, 2:] > boxes[:, :2]).all() or not boxes.isfinite().all():
         return "a box is empty"
     if len(labels) and (labels.min() < 1 or (classes is not None and labels.max() >= classes)):

@@ -5,6 +5,7 @@ from pathlib import Path
 from slimkit.data.boxes import Box, Boxed
 
 _LARGEST = 2**20  # bytes of a file: thousands of objects
+_CLASSES = 10_000
 
 
 def read(picture: Path, labels: Path | None) -> Boxed:
@@ -28,7 +29,7 @@ def read(picture: Path, labels: Path | None) -> Boxed:
         except ValueError:
             wanted = "a class, and the centre's x and y, width and height"
             return Boxed(picture, wrong=f"line {number} of {labels} is {' '.join(words)[:60]!r}, not {wanted}")
-        if category < 0:
+        if not 0 <= category < _CLASSES:
             return Boxed(picture, wrong=f"line {number} of {labels} is of class {category}")
         categories.append(category)
     return Boxed(picture, tuple(boxes), tuple(categories), (False,) * len(boxes), shares=True)

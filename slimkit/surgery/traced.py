@@ -42,7 +42,10 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
         half = _half(graph)
         if runs(remove(model, graph, half), trial):
             break
-        graph = graph.keeping(breaking_groups(model, graph, half, trial), BREAKS)
+        breaking = breaking_groups(model, graph, half, trial)
+        if not breaking:  # it ran when asked again
+            break
+        graph = graph.keeping(breaking, BREAKS)
     return graph
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slimkit.errors import EngineError
+from slimkit.errors import DataError, EngineError
 from slimkit.modules import quiet
 from slimkit.tasks.measurement import Measurement
 
@@ -61,7 +61,7 @@ def pairs(outputs: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str
 def mean_average_precision(found: Sequence[Pair], thresholds: Sequence[float] = THRESHOLDS) -> Measurement:
     """Return the mean over classes and thresholds of the average precision, in [0, 1].
 
-    Classes without an object are left aside; 0 where there is no object at all.
+    Classes without an object are left aside.
 
     Args:
         found: all images.
@@ -69,10 +69,16 @@ def mean_average_precision(found: Sequence[Pair], thresholds: Sequence[float] = 
 
     Raises:
         EngineError: pycocotools is not installed.
+        DataError: there is no object.
     """
     COCO, COCOeval = installed()
     images, objects, detections = _as_coco(found)
-    if not objects or not detections:
+    if all(entry["iscrowd"] for entry in objects):
+        raise DataError(
+            f"there is not one object in {len(found)} images, but crowds at most: no network can be judged on them.\n"
+            "  Give images with boxes"
+        )
+    if not detections:
         return Measurement(0.0, len(found), None)
     classes = sorted({entry["category_id"] for entry in objects})
     with quiet():  # it prints what it does

@@ -57,8 +57,9 @@ def _bars(layers: Layers, width: int, key: str, name: str, show: Callable[[float
     old = [getattr(layer, f"{key}_before") or 0 for layer in layers]
     new = [getattr(layer, f"{key}_after") or 0 for layer in layers]
     for values, colour in ((old, BEFORE), (new, AFTER)):
-        axes.bar(range(len(layers)), values, width=_bar_width(layers, width), color=colour, linewidth=0)
-    axes.set(xlim=(-0.6, len(layers) - 0.4), xticks=[], ylim=(0, 1.02 * max([*old, *new]) or 1))
+        heights = [float(value) for value in values]  # counts may be beyond what numpy takes for whole numbers
+        axes.bar(range(len(layers)), heights, width=_bar_width(layers, width), color=colour, linewidth=0)
+    axes.set(xlim=(-0.6, len(layers) - 0.4), xticks=[], ylim=(0, 1.02 * float(max([*old, *new])) or 1))
     measure(axes, name, lambda value: short(show(value)))
     _stages(axes, layers, width - 60)
     for place, layer in enumerate(layers):
