@@ -22,15 +22,13 @@ from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 import slimkit
-from slimkit import cli, data, models, provenance
+from slimkit import cli, data, models, provenance, training
 from slimkit.data.pictures import Reading
-from slimkit.errors import DataError, EngineError, SlimkitError, SpecError
+from slimkit.errors import DataError, EngineError, SlimkitError, SpecError, TrainingError
 from slimkit.measure import quality
 from slimkit.models import detectors
 from slimkit.models.detectors import Heads
 from slimkit.provenance import Provenance
-from slimkit.runs.detection import paced
-from slimkit.settings import CompressSpec
 from slimkit.tasks import DETECTION
 from slimkit.tasks import average_precision as ap
 from slimkit.training import Recipe
@@ -186,11 +184,33 @@ def test_pictures_come_few_at_a_time_but_for_training(folder: Path) -> None:
     train = detection_of(detector(), folder).train
     assert [len(images) for images, _ in train.batches(250)] == [16, 8]
     assert [len(images) for images, _ in train.batches(20, seed=0, augment=True)] == [20]
-    asked = paced(Recipe(epochs=1, batch_size=128, learning_rate=0.02), CompressSpec())
-    assert (asked.batch_size, asked.learning_rate) == (8, 0.0005)
-    own = CompressSpec(batch_size=4, learning_rate=0.1)
-    said = paced(Recipe(epochs=1, batch_size=4, learning_rate=0.1), own)
-    assert (said.batch_size, said.learning_rate) == (4, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "rate"), [({}, 0.0005), ({"learning_rate": 0.02}, 0.02), ({"batch_size": 128, "learning_rate": 0.1}, 0.1)]
+)
+def test_a_pace_that_is_asked_for_is_kept_the_usual_one_of_other_networks_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], rate: float
+) -> None:
+    """128 and 0.02, given on purpose, were taken for what was not given."""
+    used: list[Recipe] = []
+
+    def train(model: nn.Module, split: Any, recipe: Recipe, **others: Any) -> Any:
+        used.append(recipe)
+        raise TrainingError("seen")
+
+    monkeypatch.setattr(training, "train", train)
+    with pytest.raises(TrainingError, match="seen"):
+        slimkit.compress(
+            detector(),
+            torch.rand(1, 3, SIDE, SIDE),
+            0.3,
+            dataset=detection_of(detector(), folder),
+            epochs=1,
+            onnx=False,
+            **asked,
+        )
+    assert (used[0].batch_size, used[0].learning_rate) == (asked.get("batch_size", 8), rate)
 
 
 # Where a detector comes from.

@@ -179,3 +179,10 @@ def test_specs_are_frozen_values():
     with pytest.raises(dataclasses.FrozenInstanceError):
         spec.ratio = 0.4
     assert isinstance(spec, RunSpec) and spec == CompressSpec(ratio=0.3) != CompressSpec(ratio=0.4)
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"batch_size": 128}, {"learning_rate": 0.02}, {"batch_size": 16, "learning_rate": 0.0005}]
+)
+def test_a_pace_that_was_asked_for_is_told_from_the_usual_one(asked):
+    assert CompressSpec(**asked).pace == asked

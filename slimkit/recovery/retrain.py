@@ -7,12 +7,12 @@ from slimkit.training.recipe import Recipe
 _FEW = 10
 
 
-def recipe(epochs: float, seed: int = 0, learning_rate: float = 0.02) -> Recipe:
+def recipe(epochs: float, seed: int = 0) -> Recipe:
     """Return the default settings of retraining: shorter and gentler than training from scratch."""
     return Recipe(
         epochs=epochs,
         seed=seed,
-        learning_rate=learning_rate,
+        learning_rate=0.02,
         label_smoothing=0.1,
         distillation=0.5,
         temperature=2.0,

@@ -1,7 +1,7 @@
 """What a run does with a detector of torchvision: its pictures, the pace of its retraining, what does not apply."""
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -110,14 +110,9 @@ def check(
         next(iter(dataset.train.batches(1, augment=True)))  # checks that its targets have what the losses want
 
 
-def paced(recipe: Recipe, spec: CompressSpec) -> Recipe:
-    """Return how a detector is retrained: as the settings say, at its own pace where they say nothing."""
-    default = {entry.name: entry.default for entry in fields(CompressSpec)}
-    if spec.batch_size == default["batch_size"]:
-        recipe = replace(recipe, batch_size=_BATCH)
-    if spec.learning_rate == default["learning_rate"]:
-        recipe = replace(recipe, learning_rate=_RATE)
-    return recipe
+def paced(recipe: Recipe) -> Recipe:
+    """Return a recipe at the pace of a detector, where the settings say nothing."""
+    return replace(recipe, batch_size=_BATCH, learning_rate=_RATE)
 
 
 def without_teacher(model: nn.Module, spec: CompressSpec, trained: Recovery | None) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from slimkit.selection.choose import Chooser, choose, fixed_units
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver, SizeSolver
 from slimkit.selection.ranking import Context, criterion, rank
-from slimkit.settings import CompressSpec, EvaluateSpec, ExportSpec, RunSpec
+from slimkit.settings import CompressSpec, EvaluateSpec, ExportSpec, RunSpec, TrainSpec
 from slimkit.settings.data import DataSpec
 from slimkit.surgery.prove import Slimmed, prove
 from slimkit.surgery.remove import remove
@@ -33,7 +33,7 @@ from slimkit.surgery.trials import Trial
 _RANDOM, _REAL_IMAGES = 2, 16  # inputs of the proof; images of the validation split
 
 
-_RANKING_BATCHES = 10
+_RANKING_BATCHES, _RANKING_BATCH = 10, 128  # batches, and images in each
 
 
 def trace_with(spec: RunSpec, model: nn.Module, example: Example) -> Graph:
@@ -250,7 +250,7 @@ def told_apart(inputs: Sequence[Example]) -> list[Trial]:
     return [Trial("random" if number < _RANDOM else "real batch", one) for number, one in enumerate(inputs)]
 
 
-def context(spec: RunSpec, dataset: data.Dataset | None) -> Context:
+def context(spec: CompressSpec | TrainSpec, dataset: data.Dataset | None) -> Context:
     """Return what the ranking may need: the seed, and training batches for criteria that read data.
 
     Raises:
@@ -262,7 +262,8 @@ def context(spec: RunSpec, dataset: data.Dataset | None) -> Context:
         raise DataError(
             f"ranking is {spec.ranking!r}: it needs data.\n  Give labelled data, for example `data='digits'`"
         )
-    batches = islice(dataset.train.batches(spec.batch_size, seed=spec.seed), _RANKING_BATCHES)
+    size = spec.batch_size if isinstance(spec.batch_size, int) else _RANKING_BATCH
+    batches = islice(dataset.train.batches(size, seed=spec.seed), _RANKING_BATCHES)
     return Context(seed=spec.seed, batches=list(batches), task=dataset.task)
 
 

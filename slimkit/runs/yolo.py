@@ -109,15 +109,14 @@ def _judge(workshop: Workshop) -> Judge:
 
 
 def _workshop(model: Maps, spec: CompressSpec, name: str) -> Workshop:
-    default = CompressSpec()
     image = start.example(model, spec)
     assert isinstance(image, Tensor)
     others: dict[str, Any] = {"seed": spec.seed, "optimizer": "auto"}
-    if spec.learning_rate != default.learning_rate:
+    if "learning_rate" in spec.pace:
         others |= {"lr0": spec.learning_rate, "optimizer": "AdamW"}  # `auto` would choose a rate of its own
     if spec.device != "auto":
         others["device"] = spec.device.removeprefix("cuda:").replace("cuda", "0")
-    batch = spec.batch_size if spec.batch_size != default.batch_size else _BATCH
+    batch = spec.pace.get("batch_size", _BATCH)
     return Workshop(name, task_of(model.net), max(image.shape[2:]), batch, others)
 
 

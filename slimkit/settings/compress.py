@@ -1,6 +1,7 @@
 """What `slimkit compress` should do."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from slimkit.settings.checks import choice, flag, number, optional, text, whole, word_or
 from slimkit.settings.run import RANKINGS, RunSpec
@@ -53,16 +54,26 @@ class CompressSpec(SourceSpec, RunSpec):
     )
     recover: bool = setting(True, "recover before any retraining; without: constants are folded, no more", flag)
     epochs: float = setting(10, "epochs of retraining, where there is data; also parts of one; 0: none", number(0))
-    learning_rate: float = setting(
-        0.02, "highest learning rate of the retraining; of a detector 0.0005", number(0, above=True)
+    batch_size: str | int = setting(
+        "auto", "images a training step; auto: 128, of a detector 8, of a YOLO 16", word_or("auto", whole(1))
     )
-    batch_size: int = setting(128, "images a training step; of a detector 8, of a YOLO 16", whole(1))
+    learning_rate: str | float = setting(
+        "auto",
+        "highest learning rate of the retraining; auto: 0.02, of a detector 0.0005, of a YOLO its trainer's own",
+        word_or("auto", number(0, above=True)),
+    )
     distill: bool = setting(True, "retrain with the dense network as teacher; detectors have none", flag)
 
     @property
     def fits(self) -> bool:
         """Whether what is left is fitted to what the original computes."""
         return self.recover and self.constants == "fit"
+
+    @property
+    def pace(self) -> dict[str, Any]:
+        """What was asked for of batch size and learning rate; what was not is left to the kind of network."""
+        given = {"batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        return {name: value for name, value in given.items() if value != "auto"}
 
     def budgets(self) -> tuple[str, ...]:
         """Names of the settings that say how far to go."""

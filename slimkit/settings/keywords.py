@@ -39,8 +39,6 @@ class RunKeywords(TypedDict, total=False):
     free_size: bool
     embed_normalisation: bool
     epochs: float
-    batch_size: int
-    learning_rate: float
     seed: int
     precision: str
     device: str
@@ -54,4 +52,6 @@ class CompressKeywords(RunKeywords, total=False):
     max_drop: float | None
     minimise: str
     recover: bool
+    batch_size: str | int
+    learning_rate: str | float
     distill: bool

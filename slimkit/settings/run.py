@@ -99,8 +99,6 @@ class RunSpec(FileSpec, DataSpec):
     )
     int8: bool = setting(False, "also write an INT8 model, calibrated on the data", flag)
     epochs: float = setting(10, "epochs of training", number(0))
-    batch_size: int = setting(128, "images a training step", whole(1))
-    learning_rate: float = setting(0.1, "highest learning rate", number(0, above=True))
     seed: int = setting(0, "seed of everything random", whole(0))
     precision: str = setting(
         "auto",

@@ -116,16 +116,12 @@ def _retrained(
     store: training.Store | None,
 ) -> Recovered:
     dense, dataset, progress = given.dense, given.dataset, given.progress
-    recipe = replace(
-        recovery.recipe(spec.epochs, spec.seed, spec.learning_rate),
-        batch_size=spec.batch_size,
-        precision=spec.precision,
-        device=spec.device,
-    )
+    recipe = replace(recovery.recipe(spec.epochs, spec.seed), precision=spec.precision, device=spec.device)
     if dataset is not None and dataset.task.smoothed is None:
         recipe = replace(recipe, label_smoothing=0.0)
     if isinstance(model, Heads):
-        recipe = detection.paced(recipe, spec)
+        recipe = detection.paced(recipe)
+    recipe = replace(recipe, **spec.pace)
     if dataset is None:  # no labels: all that can be learnt is what the original says
         recipe = replace(recipe, distillation=1.0, label_smoothing=0.0)
     judged_by = dataset.task if dataset else task(spec) or CLASSIFICATION
