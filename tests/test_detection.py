@@ -100,7 +100,7 @@ def random_pairs(count: int) -> list[ap.Pair]:
 
 def test_the_bootstrap_counts_a_drawn_image_as_coco_counts_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     made, kept = random_pairs(12), []
-    monkeypatch.setattr(ap, "_interval", lambda judged, images, steps: kept.extend(ap.curves(judged, images, steps)))
+    monkeypatch.setattr(ap, "drawn", lambda curves, images: kept.extend(curves))
     value = ap.mean_average_precision(made).value
     curves = list(kept)
     assert np.mean([curve.precision(np.ones(12)) for curve in curves]) == pytest.approx(value, abs=1e-12)
@@ -118,6 +118,19 @@ def test_the_interval_is_around_the_value_and_always_the_same() -> None:
     few = ap.mean_average_precision(made[:10]).interval
     assert few is not None and few[1] - few[0] > found.interval[1] - found.interval[0]
     assert ap.mean_average_precision(made[:1]).interval is None
+
+
+def test_what_two_detectors_differ_by_is_told_on_the_same_draws() -> None:
+    """Without a margin a drop of mAP within noise was taken for kept."""
+    metric = DETECTION.metrics["mAP50-95"]
+    made = random_pairs(40)
+    random = np.random.default_rng(1)
+    other = [dataclasses.replace(pair, boxes=pair.boxes + random.normal(0, 1, pair.boxes.shape)) for pair in made]
+    assert metric.spread([made], [made]) == 0
+    paired = metric.spread([made[:25], made[25:]], [other])
+    alone = float(np.std(ap.draws(made)))
+    assert 0 < paired < alone  # both are better or worse on the same images
+    assert metric.spread([made[:1]], [other[:1]]) == 0  # of one image nothing can be drawn
 
 
 def test_without_pycocotools_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

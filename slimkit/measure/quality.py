@@ -92,7 +92,7 @@ def drop(dense: nn.Module, slim: nn.Module, split: Readable, task: Task) -> Drop
     """Return what `slim` loses against `dense` in the first metric of a task, image by image.
 
     Both are judged on the same images, so that only those count on which they differ: McNemar's variance where images
-    are right or wrong, a bootstrap over images where counts are added up. A metric of all images at once has no margin.
+    are right or wrong, else a bootstrap over images. A metric that is one figure a batch has no margin.
     """
     batches = [_rows(network, split, task) for network in (dense, slim)]
     metric = task.metrics[task.metric]
@@ -101,7 +101,7 @@ def drop(dense: nn.Module, slim: nn.Module, split: Readable, task: Task) -> Drop
     count = sum(map(len, batches[0]))
     lost, unit = sign * (values[0] - values[1]), 100.0 if metric.unit == "share" else 1.0
     if metric.of_all is not None:
-        return Drop(unit * lost, 0.0, count)
+        return Drop(unit * lost, LIKELY * math.sqrt(2) * unit * metric.spread(*batches), count)
     before, after = (joined(one) for one in batches)
     if before.dtype == torch.bool:
         unit = 100.0

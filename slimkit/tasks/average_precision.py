@@ -71,6 +71,24 @@ def mean_average_precision(found: Sequence[Pair], thresholds: Sequence[float] = 
         EngineError: pycocotools is not installed.
         DataError: there is no object.
     """
+    value, made = _judged(found, thresholds)
+    values = drawn(made, len(found))
+    if values is None:
+        return Measurement(value, len(found), None)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Measurement(value, len(found), (float(low), float(high)))
+
+
+def draws(found: Sequence[Pair], thresholds: Sequence[float] = THRESHOLDS) -> Array | None:
+    """Return `mean_average_precision` of images drawn anew, float64 [draws]; always the same draws of as many images.
+
+    None where so few images, or so many boxes, allow none. The errors are those of `mean_average_precision`.
+    """
+    return drawn(_judged(found, thresholds)[1], len(found))
+
+
+def _judged(found: Sequence[Pair], thresholds: Sequence[float]) -> tuple[float, list["Curve"]]:
+    """Return the figure, and the curves it is of; none where nothing was detected."""
     COCO, COCOeval = installed()
     images, objects, detections = _as_coco(found)
     if all(entry["iscrowd"] for entry in objects):
@@ -79,7 +97,7 @@ def mean_average_precision(found: Sequence[Pair], thresholds: Sequence[float] = 
             "  Give images with boxes"
         )
     if not detections:
-        return Measurement(0.0, len(found), None)
+        return 0.0, []
     classes = sorted({entry["category_id"] for entry in objects})
     with quiet():  # it prints what it does
         truth = COCO()
@@ -92,8 +110,7 @@ def mean_average_precision(found: Sequence[Pair], thresholds: Sequence[float] = 
         judge.evaluate()
         judge.accumulate()
     precision = judge.eval["precision"]
-    value = float(precision[precision > -1].mean())
-    return Measurement(value, len(found), _interval(judge.evalImgs, len(found), len(thresholds)))
+    return float(precision[precision > -1].mean()), curves(judge.evalImgs, len(found), len(thresholds))
 
 
 def installed() -> tuple[Any, Any]:
@@ -201,16 +218,14 @@ def _rows(values: Any, thresholds: int) -> Array:
     return np.asarray(values, float).reshape(thresholds, -1)[:, :_MOST]
 
 
-def _interval(judged: Sequence[Any], images: int, thresholds: int) -> tuple[float, float] | None:
-    """Return what the figure may be on other images as many, 95 %; always of the same draws."""
-    made = curves(judged, images, thresholds)
-    draws = min(_DRAWS, _EFFORT // max(1, sum(curve.right.size for curve in made)))
-    if images < 2 or draws < 40:
+def drawn(made: Sequence[Curve], images: int) -> Array | None:
+    """Return the figure of images drawn anew, as many; always of the same draws."""
+    count = min(_DRAWS, _EFFORT // max(1, sum(curve.right.size for curve in made)))
+    if images < 2 or count < 40 or not made:
         return None
     random, values = np.random.default_rng(0), []
-    for _ in range(draws):
+    for _ in range(count):
         counts = np.bincount(random.integers(images, size=images), minlength=images).astype(float)
         found = [value for curve in made if (value := curve.precision(counts)) is not None]
         values.append(float(np.mean(found)) if found else 0.0)
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    return np.array(values)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from slimkit.example import Example
-from slimkit.tasks.average_precision import THRESHOLDS, mean_average_precision, pairs
+from slimkit.tasks.average_precision import THRESHOLDS, draws, mean_average_precision, pairs
 from slimkit.tasks.metric import Metric
 from slimkit.tasks.task import Task
 
@@ -50,8 +50,13 @@ DETECTION = Task(
     name="detection",
     loss=own_losses,
     metrics={
-        "mAP50-95": Metric(pairs, of_all=partial(mean_average_precision, thresholds=THRESHOLDS), unit="share"),
-        "mAP50": Metric(pairs, of_all=partial(mean_average_precision, thresholds=THRESHOLDS[:1]), unit="share"),
+        "mAP50-95": Metric(pairs, unit="share", of_all=mean_average_precision, draws=draws),
+        "mAP50": Metric(
+            pairs,
+            unit="share",
+            of_all=partial(mean_average_precision, thresholds=THRESHOLDS[:1]),
+            draws=partial(draws, thresholds=THRESHOLDS[:1]),
+        ),
     },
     better="higher",
     collate=listed,

@@ -31,12 +31,25 @@ class Metric:
         of_sum: sum of the rows [...] -> the metric, where that is no mean over images (as mean IoU).
         unit: `share` (in [0, 1], written as a percentage), a unit such as `dB`, or "" for a plain number.
         of_all: the rows of all images -> the metric, where they have to be seen together (as average precision).
+        draws: the same rows -> the metric of images drawn anew, float64 [draws], the same ones for as many rows; None
+            where there are none.
     """
 
     per_image: Callable[[Any, Any], Any]
     of_sum: Callable[[Tensor], float] | None = None
     unit: str = ""
     of_all: Callable[[Sequence[Any]], Measurement] | None = None
+    draws: Callable[[Sequence[Any]], Any] | None = None
+
+    def spread(self, one: Sequence[Rows], other: Sequence[Rows]) -> float:
+        """Return the standard deviation over draws of the difference between two networks; 0 where nothing is drawn."""
+        if self.draws is None:
+            return 0.0
+        before, after = (self.draws([row for rows in batches for row in rows]) for batches in (one, other))
+        if before is None or after is None:
+            return 0.0
+        count = min(len(before), len(after))
+        return float((before[:count] - after[:count]).std())
 
     def rows(self, name: str, outputs: Any, targets: Any, images: int) -> Rows:
         """Return what is known of each image of a batch, on the CPU.
