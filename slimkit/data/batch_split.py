@@ -38,6 +38,25 @@ def inputs_alone(batch: Any, name: str) -> tuple[Any, None]:
     return (batch[0] if isinstance(batch, (tuple, list)) and batch else batch), None
 
 
+class Rows(list[Any]):
+    """One entry an input, where inputs are of sizes of their own: not a batch of tensors in a list."""
+
+
+def listed(batch: Any, name: str) -> tuple[Rows, Rows]:
+    """Part a batch of pictures of any sizes into (images, targets), one entry a picture.
+
+    Raises:
+        DataError: it is no batch of as many images as targets.
+    """
+    images, targets = pair(batch, name)
+    if not isinstance(targets, (list, tuple)) or len(images) != len(targets):
+        raise DataError(
+            f"{name}: a batch is {type(images).__name__} and {type(targets).__name__}, not as many images as targets.\n"
+            "  Give a loader of (images, targets), lists of one entry a picture: collate_fn=lambda b: tuple(zip(*b))"
+        )
+    return Rows(images), Rows(targets)
+
+
 def _described(batch: Any) -> str:
     kind = type(batch).__name__
     if isinstance(batch, Tensor):
@@ -80,7 +99,7 @@ class BatchSplit:
     ) -> Iterator[tuple[Any, Any]]:
         """Give batches as `Split.batches` says; the loader alone decides on order and augmentation."""
         size = min(batch_size, self.count)
-        given = (self.part(batch, self.name) for batch in drawn(self.source, seed, epoch))
+        given = (self.part(batch, self.name) for batch in _drawn(self.source, seed, epoch))
         for position, batch in enumerate(_cut(given, size, self.name)):
             if seed is not None and length(batch) < size:
                 return
@@ -93,12 +112,14 @@ class BatchSplit:
 
 
 def length(batch: Any) -> int:
-    """Return the number of inputs in a batch of any nest of tensors."""
+    """Return the number of inputs in a batch of any nest of tensors, or of rows."""
+    if isinstance(batch, tuple) and batch and isinstance(batch[0], Rows):
+        return len(batch[0])
     found = first(batch)
     return int(found.shape[0]) if found is not None and found.dim() else 0
 
 
-def counted(source: Any, name: str) -> int:
+def counted(source: Any, name: str, part: Callable[[Any, str], Any] | None = None) -> int:
     """Return how many inputs a loader gives; it is gone through once where it does not say so itself.
 
     Raises:
@@ -114,10 +135,10 @@ def counted(source: Any, name: str) -> int:
     if isinstance(batch_size, int) and hasattr(sampler, "__len__"):  # a DataLoader that cuts batches itself
         inputs = len(sampler)
         return inputs // batch_size * batch_size if getattr(source, "drop_last", False) else inputs
-    return sum(length(batch) for batch in source)
+    return sum(length(part(batch, name) if part else batch) for batch in source)
 
 
-def drawn(source: Iterable[Any], seed: int | None, epoch: int) -> Iterator[Any]:
+def _drawn(source: Iterable[Any], seed: int | None, epoch: int) -> Iterator[Any]:
     """Go through a loader; the global random generator, from which it may draw its order, is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(number("order", seed, epoch))
@@ -154,6 +175,8 @@ def _cut(batches: Iterable[tuple[Any, Any]], size: int, name: str) -> Iterator[t
 def _sliced(tree: Any, part: slice, name: str) -> Any:
     if tree is None:
         return None
+    if isinstance(tree, Rows):
+        return Rows(tree[part])
     if isinstance(tree, Mapping):
         return {key: _sliced(value, part, name) for key, value in tree.items()}
     if _is_nest(tree):
@@ -166,6 +189,8 @@ def _sliced(tree: Any, part: slice, name: str) -> Any:
 def _joined(one: Any, other: Any, name: str) -> Any:
     if one is None:
         return None
+    if isinstance(one, Rows):
+        return Rows(one + other)
     if isinstance(one, Mapping):
         return {key: _joined(value, other[key], name) for key, value in one.items()}
     if _is_nest(one):

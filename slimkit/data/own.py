@@ -10,9 +10,8 @@ from torch.utils.data import Dataset as MapDataset
 from torch.utils.data import IterableDataset
 
 from slimkit.data.augmentation import Augmentation
-from slimkit.data.batch_split import BatchSplit, counted, pair
+from slimkit.data.batch_split import BatchSplit, counted, listed, pair
 from slimkit.data.dataset import Dataset, Split, statistics
-from slimkit.data.list_split import ListSplit, items
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.order import split_indices
 from slimkit.data.tensor_split import TensorSplit
@@ -174,16 +173,9 @@ def _unchecked(part: Any, given: str, task: Task, mean: tuple[float, ...], std: 
         return split
     if isinstance(part, Iterable) and not isinstance(part, (str, bytes, Mapping, Tensor)):
         if task.collate is DETECTION.collate:
-            return ListSplit(part, given, _pictures(part, given))
+            return BatchSplit(part, given, counted(part, given, listed), listed)
         return BatchSplit(part, given, counted(part, given))
     raise DataError(f"{given}: it is {type(part).__name__}.\n{_HOW}")
-
-
-def _pictures(loader: Any, given: str) -> int:
-    """Return how many pictures a loader of lists gives."""
-    if hasattr(loader, "sampler") and hasattr(loader, "batch_size"):
-        return counted(loader, given)
-    return sum(len(items(batch, given)) for batch in loader)
 
 
 def _shape(train: Split, given: str) -> tuple[int, ...]:
