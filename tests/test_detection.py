@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tiny_detector
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN, ssdlite320_mobilenet_v3_large
 from torchvision.models.detection.rpn import AnchorGenerator
@@ -23,6 +23,8 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 import slimkit
 from slimkit import cli, data, models, provenance, training
+from slimkit.data.box_folder import BoxReader
+from slimkit.data.boxes import Boxed
 from slimkit.data.pictures import Reading
 from slimkit.errors import DataError, EngineError, SlimkitError, SpecError, TrainingError
 from slimkit.measure import quality
@@ -224,6 +226,7 @@ def test_a_pace_that_is_asked_for_is_kept_the_usual_one_of_other_networks_too(
             **asked,
         )
     assert (used[0].batch_size, used[0].learning_rate) == (asked.get("batch_size", 8), rate)
+    assert used[0].augment  # half of the pictures are mirrored
 
 
 # Where a detector comes from.
@@ -361,6 +364,35 @@ def test_boxes_are_mirrored_with_their_picture(tmp_path: Path) -> None:
             torch.testing.assert_close(target["boxes"][0], torch.tensor(seen, dtype=torch.float32), atol=1e-4, rtol=0)
             mirrored.add(int(columns.min()))
     assert mirrored == {10, 30}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", ["of yolo", "shown", "stored"])
+def test_pictures_that_are_stored_turned_are_read_as_their_boxes_are_of_them(
+    tmp_path: Path, orientation: int, size: str
+) -> None:
+    """YOLO's shares are of what is shown; COCO's sizes say of which: of both alike, of what is stored."""
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[5:15, 10:30] = 255
+    stored = Image.fromarray(pixels)
+    exif = stored.getexif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "0.png", exif=exif)
+    with Image.open(tmp_path / "0.png") as again:
+        upright = np.asarray(ImageOps.exif_transpose(again))
+    seen = pixels if size == "stored" or (size == "shown" and orientation < 5) else upright
+    rows, columns = seen[..., 0].nonzero()
+    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    height, width = seen.shape[:2]
+    entry = Boxed(tmp_path / "0.png", (tuple(map(float, box)),), (1,), (False,), size=(width, height))
+    if size == "of yolo":
+        shares = (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
+        entry = Boxed(tmp_path / "0.png", (shares,), (1,), (False,), shares=True)
+    assert entry.problem() is None
+    image, target = BoxReader((entry,), {1: 1})(0, None)
+    there = image[0].nonzero()
+    found = [there[:, 1].min(), there[:, 0].min(), there[:, 1].max() + 1, there[:, 0].max() + 1]
+    torch.testing.assert_close(target["boxes"][0], torch.stack(found).float(), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

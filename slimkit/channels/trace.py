@@ -20,21 +20,7 @@ from slimkit.modules import private, unwrapped
 
 
 def trace(model: nn.Module, example_input: Example) -> Graph:
-    """Find which channels of a network live and die together.
-
-    Args:
-        model: any `nn.Module`, untouched: the pass runs on a copy. `torch.compile` and `DataParallel` are looked
-            through.
-        example_input: what the model is called with: a tensor [N, ...] (an image is [N, C, H, W]), a tuple of
-            arguments, or a dict of keyword arguments. One image is enough.
-
-    Returns:
-        The graph: removable units in groups, and everything that must stay, with the reason.
-
-    Raises:
-        TraceError: the model raises on this input (the message has its own line and the module it came from), gives
-            no tensor, or is a compiled TorchScript.
-    """
+    """Find which channels live and die together, by one pass; arguments and errors are `surgery.traced.trace`'s."""
     scripted = [path for path, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
     if scripted:
         raise TraceError(

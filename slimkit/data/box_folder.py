@@ -91,7 +91,7 @@ class BoxReader:
 
     def __call__(self, index: int, seed: int | None) -> tuple[Tensor, dict[str, Tensor]]:
         entry = self.files[index]
-        picture = _VIEW.open(entry.path)
+        picture = entry.shown(_VIEW.open(entry.path))
         boxes = entry.within(*picture.size)
         image = as_tensor(picture)
         if seed is not None and number("mirror", seed) % 2:

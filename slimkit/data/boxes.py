@@ -3,14 +3,18 @@
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import ImageOps
+from PIL.ExifTags import Base
 from torch import Tensor
 
 from slimkit.data.listing import FORMATS, open_picture, problem
 
 _OVER = 2.0  # pixels by which a box may reach over the edge: tools round, and some count from 1
 
+_ACROSS = (5, 6, 7, 8)  # orientations that change width and height
 _LEAST = 0.01  # pixels of a side within the picture: less is gone once a picture is mirrored
 
 Box = tuple[float, float, float, float]
@@ -44,6 +48,10 @@ class Boxed:
         boxes = torch.tensor(self.boxes, dtype=torch.float32).reshape(-1, 4)
         return torch.minimum((boxes * sides if self.shares else boxes).clamp_min(0), sides)
 
+    def shown(self, picture: Any) -> Any:
+        """Return a picture as its boxes are of it: turned as its EXIF says, unless its size unturned is the file's."""
+        return picture if self.size == picture.size else ImageOps.exif_transpose(picture)
+
     def problem(self) -> str | None:
         """Say why the picture cannot be used, None where it can: the file is read, and its boxes are checked."""
         if self.wrong is not None:
@@ -54,6 +62,8 @@ class Boxed:
             return why
         with open_picture(self.path, formats=FORMATS) as opened:
             width, height = opened.size
+            if self.size != opened.size and opened.getexif().get(Base.Orientation, 1) in _ACROSS:
+                width, height = height, width
         if self.size not in (None, (width, height)):
             assert self.size is not None
             return f"it is {width}x{height}, its annotations are of {self.size[0]}x{self.size[1]}"

@@ -111,8 +111,8 @@ def check(
 
 
 def paced(recipe: Recipe) -> Recipe:
-    """Return a recipe at the pace of a detector, where the settings say nothing."""
-    return replace(recipe, batch_size=_BATCH, learning_rate=_RATE)
+    """Return a recipe at the pace of a detector; without a teacher, whom pictures as they are suit, they are varied."""
+    return replace(recipe, batch_size=_BATCH, learning_rate=_RATE, augment=True)
 
 
 def without_teacher(model: nn.Module, spec: CompressSpec, trained: Recovery | None) -> tuple[str, ...]:
