@@ -32,29 +32,33 @@ from typing import Any
 import onnx
 import torch
 from onnx import TensorProto, helper
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from slimkit import compress, models, training
+from slimkit.data import open as open_data
 from slimkit.errors import SlimkitError
 from slimkit.measure import layer_table, probe
 from slimkit.models import memory, metadata
 from slimkit.report import rebuild
 from slimkit.runs.inspect import inspect_checkpoint
 from slimkit.settings import CompressSpec, make, read_config
+from slimkit.tasks import DETECTION
 from slimkit.training import state
 
 OUTCOMES = ("ok", "refused", "code run", "signal", "traceback", "hang", "memory")
 SECONDS = 40  # of CPU time for one input; the slowest sound one takes 4
 ADDRESSES = memory.FLOOR + 2 * 2**30  # bytes beyond what the parent has; a file may take memory.FLOOR of them
 CANARY = "slimkit_fuzz_canary"
+_PICTURES = 8  # that annotations are of
 _ROOTS = frozenset(sys.stdlib_module_names) | {
     "torch", "torchvision", "timm", "numpy", "sympy", "mpmath", "onnx", "onnxruntime", "onnxscript", "slimkit", "rich",
     "click", "safetensors", "scipy", "sklearn", "google", "matplotlib", "fvcore", "PIL",
     "huggingface_hub", "torch_pruning", "jinja2", "markupsafe", "yaml", "packaging", "triton", "ml_dtypes", "iopath",
     "onnx_ir", "functorch", "torchgen", "typing_extensions", "optree", "networkx", "psutil", "pynvml", "dill",
-    "apex", "inplace_abn",  # timm looks for them by itself, whatever a file says
+    "apex", "inplace_abn", "olefile", "defusedxml",  # timm and Pillow look for them by themselves, whatever a file says
 }  # fmt: skip
 _NUMBERS = (0, 1, -1, 2, 255, 2**31, 2**31 - 1, -(2**31), 2**63 - 1, 2**64, 10**30, 60_000, 10**7, 1e308, -1e9, 0.5)
 _WORDS = (
@@ -108,7 +112,27 @@ def seeds() -> dict[str, list[bytes]]:
         found["report"] = [(out / "report.json").read_bytes()]
         found["ONNX"] = [_onnx(), _loop(), (out / "model.onnx").read_bytes()]
     found["latency table"] = [_table()]
+    found["annotations"] = [json.dumps(_annotations()).encode()]
+    found["YOLO labels"] = [b"0 0.5 0.5 0.25 0.5\n1 0.3 0.3 0.2 0.2\n", b"2 0.1 0.1 0.5 0.1 0.5 0.6 0.1 0.6\n"]
     return found
+
+
+def _annotations() -> dict[str, Any]:
+    """Return COCO's annotations of the pictures that `_pictures` makes."""
+    names = [{"id": 1, "name": "disc"}, {"id": 3, "name": "square"}]
+    images = [{"id": n, "file_name": f"{n}.png", "width": 40, "height": 30} for n in range(_PICTURES)]
+    boxes = [
+        {
+            "id": n,
+            "image_id": n,
+            "category_id": 1 + 2 * (n % 2),
+            "bbox": [5, 5, 10 + n, 10.5],
+            "area": 105,
+            "iscrowd": 0,
+        }
+        for n in range(_PICTURES)
+    ]
+    return {"images": images, "annotations": boxes, "categories": names}
 
 
 def _saved(content: Any, **options: Any) -> bytes:
@@ -181,7 +205,9 @@ def change(kind: str, data: bytes, rng: random.Random) -> bytes:
         return _toml(data, rng)
     if kind == "ONNX":
         return _protobuf(data, rng)
-    if kind in ("report", "latency table"):
+    if kind == "YOLO labels":
+        return _labels(data, rng)
+    if kind in ("report", "latency table", "annotations"):
         return _json(data, rng)
     return _pickle(data, rng) if rng.random() < 0.7 else _bytes(data, rng)
 
@@ -317,6 +343,14 @@ def _json(data: bytes, rng: random.Random) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+def _labels(data: bytes, rng: random.Random) -> bytes:
+    words = data.split(b" ")
+    for _ in range(rng.choice((1, 1, 2))):
+        said = _word(rng) if rng.random() < 0.3 else str(rng.choice((*_NUMBERS, "nan", "-inf", "1e-9", "0.999999")))
+        words[rng.randrange(len(words))] = said.encode("utf-8", "surrogatepass")
+    return b" ".join(words) * rng.choice((1, 1, 1, 1000))
+
+
 def _slim(data: bytes, rng: random.Random) -> bytes:
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
@@ -411,6 +445,30 @@ def _bench(path: Path) -> None:
     probe.check(path, seconds=SECONDS / 2)
 
 
+def _pictures(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for number in range(_PICTURES):
+        Image.new("RGB", (40, 30), (number,) * 3).save(folder / f"{number}.png")
+
+
+def _boxes(path: Path) -> None:
+    """Open a folder with the annotations, and read every picture of it."""
+    _pictures(path.parent / "images")
+    dataset = open_data(f"folder:{path.parent}", task=DETECTION)
+    for split in (dataset.train, dataset.validation, dataset.test):
+        for index in range(len(split)):
+            for seed in (None, 1, 2):
+                split.fetch(index, seed)
+
+
+def _labelled(path: Path) -> None:
+    (path.parent / "labels").mkdir(exist_ok=True)
+    path.replace(path.parent / "labels" / "0.txt")
+    for number in range(1, _PICTURES):
+        (path.parent / "labels" / f"{number}.txt").write_text("0 0.5 0.5 0.25 0.5")
+    _boxes(path)
+
+
 READ: dict[str, Callable[[Path], None]] = {
     **dict.fromkeys(
         ("state dict", "old state dict", "arrays", "pickled module", "slim file", "exported program", "TorchScript"),
@@ -421,8 +479,10 @@ READ: dict[str, Callable[[Path], None]] = {
     "resume state": _resumed,
     "ONNX": _bench,
     "latency table": lambda path: layer_table.load(path) and None,
+    "annotations": _boxes,
+    "YOLO labels": _labelled,
 }
-FILES = {"resume state": "state.bin", "report": "report.json"}
+FILES = {"resume state": "state.bin", "report": "report.json", "annotations": "annotations.json"}
 SHARE = {"ONNX": 0.25}  # each starts an engine in a process of its own
 
 

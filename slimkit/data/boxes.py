@@ -79,8 +79,6 @@ class Boxed:
                 return f"{words} reaches out of the picture of {width}x{height}"
             if left >= width or top >= height or right <= 0 or bottom <= 0:
                 return f"{words} is outside of the picture of {width}x{height}"
-        inside = self.within(width, height)
-        thin = (inside[:, 2:] - inside[:, :2] < _LEAST).any(1).nonzero()
-        if len(thin):
-            return f"box {int(thin[0]) + 1} is empty but for less than {_LEAST:g} pixels"
+            if min(min(right, width) - max(left, 0), min(bottom, height) - max(top, 0)) < _LEAST:
+                return f"{words} is within the picture by less than {_LEAST:g} pixels"
         return None

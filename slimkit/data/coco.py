@@ -44,7 +44,8 @@ def read(path: Path, folders: Sequence[Path]) -> Annotations:
     found = _loaded(path)
     names: dict[int, str] = {}
     for number, entry in enumerate(_entries(found, "categories", path)):
-        names[_whole(entry, "id", path, "category", number)] = str(entry.get("name", entry["id"]))
+        one = _whole(entry, "id", path, "category", number)
+        names[one] = str(entry.get("name", one))
     images = _entries(found, "images", path)
     ids = [_whole(entry, "id", path, "image", number) for number, entry in enumerate(images)]
     if len(set(ids)) < len(ids):
