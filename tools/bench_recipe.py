@@ -109,8 +109,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what is there, measure nothing")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    given.folder.mkdir(parents=True, exist_ok=True)
     for name in [] if given.table else given.network:
+        given.folder.mkdir(parents=True, exist_ok=True)
         bench = Bench(name, given.folder, 1.0)
         cut = start(bench)
         about: Row = {"network": name, "recipe": "none", "epochs": 0.0, "seed": 0}

@@ -266,8 +266,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what is there, measure nothing")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    args.folder.mkdir(parents=True, exist_ok=True)
     for name in [] if args.table else args.network:
+        args.folder.mkdir(parents=True, exist_ok=True)
         bench = Bench(name, args.folder, 1.0)
         if not any(row["network"] == name and row["arm"] == "dense" for row in read(args.out)):
             parts = {part: bench.accuracy(bench.dense, part) for part in ("validation", "test")}
