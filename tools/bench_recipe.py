@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 from bench_equal_latency import FAMILIES, Bench
+from bench_worth import IMAGES
 from rows import Row, append, read
 from torch import Tensor, nn
 
 import slimkit
-from bench_worth import IMAGES
 from slimkit import recovery, training
 
 SHARE = 0.25
