@@ -8,6 +8,7 @@ from .errors import CheckpointError as CheckpointError
 from .errors import DataError as DataError
 from .errors import EngineError as EngineError
 from .errors import MaskError as MaskError
+from .errors import OutOfReachError as OutOfReachError
 from .errors import OutputError as OutputError
 from .errors import ProofError as ProofError
 from .errors import RecordError as RecordError

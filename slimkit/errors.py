@@ -36,6 +36,10 @@ class BudgetError(SlimkitError):
     """A budget cannot be met."""
 
 
+class OutOfReachError(BudgetError):
+    """The counts of channels that are allowed do not reach a budget."""
+
+
 class ProofError(SlimkitError):
     """The smaller network does not compute what the masked one computes."""
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from slimkit.channels import Graph, trace
 from slimkit.channels.graph import Axis, Group, Kept, Work
-from slimkit.errors import BudgetError, MaskError
-from slimkit.selection.budget import Widths, amount, blocks, to_limit, to_ratio
+from slimkit.errors import BudgetError, MaskError, OutOfReachError
+from slimkit.selection.budget import Widths, amount, blocks, to_limit, to_ratio, within_reach
 from slimkit.selection.mask import Mask
 from slimkit.selection.scope import by_scope, fill_unranked
 
@@ -205,8 +205,8 @@ def test_what_is_fixed_stays_and_is_not_counted() -> None:
 @pytest.mark.parametrize(
     ("ratio", "widths", "error", "words"),
     [
-        (0.95, ANY, BudgetError, "ratio is 0.95: with at most 90% of a group removed, 0.900 is the most"),
-        (0.9, Widths(16, False), BudgetError, "counts in steps of 16, 0.600 is the most"),
+        (0.95, ANY, OutOfReachError, "ratio is 0.95: with at most 90% of a group removed, 0.900 is the most"),
+        (0.9, Widths(16, False), OutOfReachError, "counts in steps of 16, 0.600 is the most"),
         (0.01, ANY, MaskError, "ratio is 0.01: nothing would be removed"),
         (0.5, Widths(64, False), MaskError, "no group has a smaller count that is a multiple of 64"),
     ],
@@ -214,6 +214,17 @@ def test_what_is_fixed_stays_and_is_not_counted() -> None:
 def test_a_ratio_that_cannot_be_is_refused(ratio: float, widths: Widths, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=re.escape(words)):
         to_ratio(chain([40]), torch.rand(40), ratio, widths)
+
+
+def test_a_step_that_an_engine_likes_gives_way_to_the_budget_and_one_that_was_asked_for_does_not() -> None:
+    graph, scores = chain([40]), torch.arange(40.0)
+    for goal, step in ((0.5, 16), (0.8, 8), (0.9, 4)):
+        mask = within_reach(graph, Widths(16), lambda widths, goal=goal: to_ratio(graph, scores, goal, widths))
+        assert mask.counts(graph) == [{16: 16, 8: 8, 4: 4}[step]]
+    with pytest.raises(OutOfReachError, match="0.900 is the most"):  # of steps of 1
+        within_reach(graph, Widths(16), lambda widths: to_ratio(graph, scores, 0.98, widths))
+    with pytest.raises(OutOfReachError, match="counts in steps of 16, 0.600 is the most"):
+        within_reach(graph, Widths(16, False), lambda widths: to_ratio(graph, scores, 0.9, widths))
 
 
 def test_a_network_without_removable_channels_says_what_holds_them() -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import slimkit
 from slimkit import zoo
 from slimkit.data import open as open_data
-from slimkit.errors import ArchitectureError, DataError, SlimkitError, SpecError, TrainingError
+from slimkit.errors import ArchitectureError, DataError, OutOfReachError, SlimkitError, SpecError, TrainingError
 from slimkit.measure import latency
 from slimkit.measure.quality import quality
 from slimkit.settings import CompressSpec
@@ -193,6 +193,18 @@ def test_layers_to_keep_are_kept(resnet: nn.Module) -> None:
     whole = [g for g in report.groups if any(n.startswith("layer2.") for n in g.layers)]
     assert whole and all(g.before == g.after for g in whole)
     assert report.channels.removed > 0
+
+
+@pytest.mark.parametrize("ranking", ["auto", "group-norm"])
+@pytest.mark.parametrize("budget", [{"max_macs": 0.03}, {"max_params": 0.03}, {"max_bytes": 0.05}, {"ratio": 0.9}])
+def test_widths_that_an_engine_likes_are_no_reason_to_refuse(budget: dict[str, float], ranking: str) -> None:
+    wide = [nn.Sequential(nn.Conv2d(i, o, 3), nn.BatchNorm2d(o), nn.ReLU()) for i, o in ((3, 64), (64, 64), (64, 8))]
+    net = headed(nn.Sequential(*wide))
+    asked: dict[str, Any] = {"calibration": torch.randn(64, 3, 8, 8), "ranking": ranking, **budget}
+    report = slimkit.compress(net, IMAGE, **asked).report
+    assert any("Widths are multiples of" in note for note in report.warnings)
+    with pytest.raises(OutOfReachError, match="Raise|Lower"):
+        slimkit.compress(net, IMAGE, round_to=32, **asked)
 
 
 def test_keyword_types_are_those_of_the_settings() -> None:

@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import slimkit
 from slimkit.channels import Graph, trace
-from slimkit.errors import BudgetError, EngineError, OutputError, SpecError
+from slimkit.errors import BudgetError, EngineError, OutOfReachError, OutputError, SpecError
 from slimkit.export import export_onnx
 from slimkit.measure import layer_table as table_module
 from slimkit.measure import layer_times as samples
@@ -28,7 +29,7 @@ from slimkit.measure.latency import Latency
 from slimkit.measure.layer_table import LayerTimes, check_fits
 from slimkit.measure.layers import Layer, Shape, layers
 from slimkit.measure.node_times import NodeTime
-from slimkit.runs.start import measured_budget
+from slimkit.runs.start import allowed_widths, measured_budget
 from slimkit.selection.budget import Widths, blocks
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver, LatencyTable, SizeSolver, knapsack, load, save, time_layers
@@ -644,7 +645,8 @@ def test_widths_are_those_that_the_machine_of_the_table_likes(
     table = replace(product_table(layers(small.path)), step=8)
     save(table, tmp_path / "phone.json")
     scores, fixed = torch.rand(small.graph.units) + 0.1, torch.zeros(small.graph.units, dtype=torch.bool)
-    for widths, steps in ((Widths(3), {8}), (Widths(3, adapt=False), {3})):
+    spec = CompressSpec(max_latency=0.5, latency_table=str(tmp_path / "phone.json"))
+    for widths, steps in ((allowed_widths(spec), {8}), (allowed_widths(replace(spec, round_to=3)), {3})):
         solver = solver_for(small.model, IMAGE, "latency", 0.5, table=str(tmp_path / "phone.json"))
         counts = solver(small.graph, scores, widths, fixed).counts(small.graph)
         cut = [
@@ -654,6 +656,16 @@ def test_widths_are_those_that_the_machine_of_the_table_likes(
     solver.budget = parse_budget(0.001, "latency")
     with pytest.raises(BudgetError, match="Raise the budget, or allow more: `cap=0.98`, `round_to=1`$"):
         solver(small.graph, scores, Widths(3, adapt=False), fixed)
+
+
+def test_a_step_that_an_engine_likes_gives_way_to_the_budget(small: SimpleNamespace, tmp_path: Path) -> None:
+    save(replace(product_table(layers(small.path)), step=32), tmp_path / "phone.json")
+    asked: dict[str, Any] = {"max_latency": 0.04, "latency_table": str(tmp_path / "phone.json")}
+    report = slimkit.compress(small.model, IMAGE, **asked).report
+    assert report.budget is not None and report.budget.reached <= 0.04 * report.budget.original
+    assert any("Widths are multiples of" in note for note in report.warnings)
+    with pytest.raises(OutOfReachError, match="smallest that the allowed widths reach"):
+        slimkit.compress(small.model, IMAGE, round_to=32, **asked)
 
 
 # ---- bytes, and what needs no measuring

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from slimkit import data, training
 from slimkit.channels import Example, Graph
 from slimkit.progress import Progress, Watcher
-from slimkit.selection.budget import Widths
+from slimkit.selection.budget import Widths, within_reach
 from slimkit.selection.choose import choose, fixed_units
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import Solve
@@ -68,9 +68,12 @@ class Selection:
 
     def choose(self, graph: Graph, scores: Tensor, fixed: Tensor) -> Mask:
         """Return the mask that meets the budget."""
-        if self.measured is not None:
-            return self.measured(graph, scores, self.widths, fixed)
-        return choose(graph, scores, self.budget, self.widths, fixed)
+        def attempt(widths: Widths) -> Mask:
+            if self.measured is not None:
+                return self.measured(graph, scores, widths, fixed)
+            return choose(graph, scores, self.budget, widths, fixed)
+
+        return within_reach(graph, self.widths, attempt)
 
     def part(self, ratio: float) -> "Selection":
         """Return the same with another ratio as the budget."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels import Graph
-from slimkit.errors import BudgetError, MaskError
+from slimkit.errors import BudgetError, MaskError, OutOfReachError
 from slimkit.example import Example
 from slimkit.progress import Progress
 from slimkit.recovery.calibration import chunks
@@ -53,7 +53,7 @@ def least_loss(
         fixed: bool [U], units that must stay; the rest of their group stays too.
 
     Raises:
-        BudgetError: no allowed widths are within the limit.
+        OutOfReachError: no allowed widths are within the limit.
     """
     widths = widths.fitted(graph)
     whole = scores.isnan() if fixed is None else scores.isnan() | fixed
@@ -70,7 +70,7 @@ def least_loss(
         if all(len(choice.counts) == 1 for choice in choices):
             raise MaskError(nothing(graph, widths))
         share = reached / cost.total(full)
-        raise BudgetError(
+        raise OutOfReachError(
             f"max_{kind} is {amount(limit, kind)}: the smallest that the allowed widths reach is "
             f"{amount(reached, kind)} ({share:.3f} of the original).\n  Raise the budget{widths.hint()}"
         )
@@ -140,7 +140,7 @@ def affordable(
         try:
             if lost(step) <= enough:
                 break
-        except BudgetError:  # out of reach in steps as large
+        except OutOfReachError:  # in steps as large
             pass
         step //= 2
     return replace(widths, step=step)

@@ -13,12 +13,13 @@ from slimkit import data, provenance, tasks
 from slimkit.channels import Graph
 from slimkit.errors import DataError, SpecError
 from slimkit.example import Example
+from slimkit.measure import layer_table
 from slimkit.measure.conditions import Conditions
 from slimkit.measure.environment import preferred_step
 from slimkit.models import Network
 from slimkit.progress import Progress
 from slimkit.runs import detection
-from slimkit.selection.budget import Widths
+from slimkit.selection.budget import Widths, within_reach
 from slimkit.selection.choose import Chooser, choose, fixed_units
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver, SizeSolver
@@ -273,9 +274,13 @@ def conditions(spec: RunSpec) -> Conditions:
 
 
 def allowed_widths(spec: RunSpec) -> Widths:
-    """Return the counts of channels that the settings allow."""
+    """Return the counts of channels that the settings allow; where they say nothing, those that an engine likes.
+
+    The engine is the one of the latency table, else this machine's.
+    """
     if spec.round_to == "auto":
-        return Widths(preferred_step(), adapt=True, cap=spec.cap)
+        step = layer_table.load(spec.latency_table).step if spec.latency_table else preferred_step()
+        return Widths(step, adapt=True, cap=spec.cap)
     return Widths(int(spec.round_to), adapt=False, cap=spec.cap)
 
 
@@ -311,11 +316,13 @@ def slim(
     """Rank channels, choose what goes, remove it and prove it, as the settings say; `solver` for measured budgets."""
     name = "group-norm" if spec.ranking == "auto" else spec.ranking
     scores = rank(name, dense, graph, spec.scope, context)
-    widths = allowed_widths(spec)
 
     def chosen(fixed: Tensor) -> Mask:
-        if solver is not None:
-            return solver(graph, scores, widths, fixed)
-        return choose(graph, scores, spec.budget, widths, fixed)
+        def attempt(widths: Widths) -> Mask:
+            if solver is not None:
+                return solver(graph, scores, widths, fixed)
+            return choose(graph, scores, spec.budget, widths, fixed)
+
+        return within_reach(graph, allowed_widths(spec), attempt)
 
     return prove(dense, graph, chosen, told_apart(inputs), fixed_units(graph, spec.keep, spec.without_bn))

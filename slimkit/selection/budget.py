@@ -8,14 +8,17 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil, gcd
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from slimkit.channels import Graph, Group
-from slimkit.errors import BudgetError, MaskError
+from slimkit.errors import BudgetError, MaskError, OutOfReachError
 from slimkit.selection.mask import Mask
+
+Found = TypeVar("Found")
 
 _NARROW = 0.1  # share of channels in narrow groups from which a network itself is narrow
 
@@ -50,6 +53,11 @@ class Widths:
             step //= 2
         return replace(self, step=step)
 
+    def finer(self, graph: Graph) -> "Widths | None":
+        """Return these widths with half of the step that they have for a network; None where it was asked for, or 1."""
+        step = self.fitted(graph).step
+        return replace(self, step=step // 2) if self.adapt and step > 1 else None
+
     def hint(self, less: int = 1) -> str:
         """Say which settings would allow more, after "Raise the budget"; `less` is the step to try."""
         more = ["`cap=0.98`"] * (self.cap < 0.98) + [f"`round_to={less}`"] * (self.step > 1)
@@ -69,6 +77,27 @@ class Widths:
         least = ceil(n * (1 - self.cap) - 1e-9)
         start = (n - 1) // step * step
         return [n, *(count for count in range(start, 0, -step) if count >= least)]
+
+
+def within_reach(graph: Graph, widths: Widths, attempt: Callable[[Widths], Found]) -> Found:
+    """Return what an attempt gives for the widths; for the next finer ones that reach the budget, where they do not.
+
+    That an engine likes a step is no reason to refuse what was asked for; a step that was asked for is.
+
+    Args:
+        attempt: widths -> what was wanted.
+
+    Raises:
+        OutOfReachError: of the finest that are allowed.
+    """
+    while True:
+        try:
+            return attempt(widths)
+        except OutOfReachError:
+            finer = widths.finer(graph)
+            if finer is None:
+                raise
+            widths = finer
 
 
 @dataclass(frozen=True)
@@ -155,7 +184,7 @@ def to_ratio(graph: Graph, scores: Tensor, ratio: float, widths: Widths, fixed: 
 
     Raises:
         MaskError: nothing can be removed, or nothing was.
-        BudgetError: cap and widths do not allow that much; the message has the largest ratio they do.
+        OutOfReachError: cap and widths do not allow that much; the message has the largest ratio they do.
     """
     widths = widths.fitted(graph)
     found = blocks(graph, scores, widths, fixed)
@@ -174,7 +203,7 @@ def to_ratio(graph: Graph, scores: Tensor, ratio: float, widths: Widths, fixed: 
             taken.append(found.of(block))
             removed += found.size(block)
     if goal - removed > sum(widths.of_step(group) // 2 for group in graph.groups):
-        raise BudgetError(
+        raise OutOfReachError(
             f"ratio is {ratio:g}: {_limits(widths)}, {removed / removable:.3f} is the most that can be "
             f"removed.\n  Lower the ratio{widths.hint()}"
         )
@@ -204,7 +233,8 @@ def to_limit(
         what: name of the measure, for messages.
 
     Raises:
-        BudgetError: no mask reaches the limit; the message has the lowest value and the groups that hold it.
+        BudgetError: the network is within the limit as it is.
+        OutOfReachError: no mask reaches the limit; the message has the lowest value and the groups that hold it.
     """
     found = blocks(graph, scores, widths, fixed)
     if not found.groups:
@@ -217,7 +247,7 @@ def to_limit(
         )
     least = without(graph, found.units)
     if measure(least) > limit:
-        raise BudgetError(out_of_reach(graph, least, measure, limit, what) + widths.fitted(graph).hint())
+        raise OutOfReachError(out_of_reach(graph, least, measure, limit, what) + widths.fitted(graph).hint())
     low, high = 0, len(found.groups)
     while low < high:
         middle = (low + high) // 2

@@ -73,8 +73,8 @@ class RunSpec(FileSpec, DataSpec):
     cap: float = setting(0.9, "largest share to remove of one group, in (0, 1)", number(0, 1, above=True, below=True))
     round_to: str | int = setting(
         "auto",
-        "channel counts are multiples of this; auto: what this machine's engine likes, and in compress less where that "
-        "would cost accuracy",
+        "channel counts are multiples of this; auto: what this machine's engine likes, less where that keeps the "
+        "budget out of reach, and in compress where it would cost accuracy",
         word_or("auto", whole(1)),
     )
     constants: str = setting(

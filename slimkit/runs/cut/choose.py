@@ -12,7 +12,7 @@ from slimkit.recovery.widths import affordable, best, candidates, nearest, timed
 from slimkit.results import MeasuredBudget
 from slimkit.runs.cut.begun import Begun
 from slimkit.runs.start import allowed_widths, told_apart
-from slimkit.selection.budget import Widths
+from slimkit.selection.budget import Widths, within_reach
 from slimkit.selection.choose import choose, fixed_units
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver, SizeSolver
@@ -100,18 +100,22 @@ def _tries(
     begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | None, losses: Losses | None, fixed: Tensor
 ) -> list[_Try]:
     """Return the masks that are worth a try, one at least."""
-    graph, scores, budget, widths = begun.graph, begun.order.scores, spec.budget, allowed_widths(spec)
-    if losses is not None and budget.kind in ("macs", "params"):
-        whole = getattr(graph, budget.kind)(Mask.full(graph).keep)
-        limit = budget.value if budget.absolute else budget.value * whole
-        if widths.adapt:
-            widths = affordable(graph, losses, budget.kind, limit, widths, fixed)
-        return [_Try(mask, widths) for mask in candidates(graph, losses, budget.kind, limit, widths, fixed)]
-    if losses is not None and isinstance(solver, LatencySolver):
-        return [_Try(mask, widths, record) for mask, record in timed(graph, losses, solver, scores, widths, fixed)]
-    if solver is not None:
-        return [_Try(solver(graph, scores, widths, fixed), widths, solver.record())]
-    return [_Try(choose(graph, scores, budget, widths, fixed), widths)]
+    graph, scores, budget = begun.graph, begun.order.scores, spec.budget
+
+    def attempt(widths: Widths) -> list[_Try]:
+        if losses is not None and budget.kind in ("macs", "params"):
+            whole = getattr(graph, budget.kind)(Mask.full(graph).keep)
+            limit = budget.value if budget.absolute else budget.value * whole
+            if widths.adapt:
+                widths = affordable(graph, losses, budget.kind, limit, widths, fixed)
+            return [_Try(mask, widths) for mask in candidates(graph, losses, budget.kind, limit, widths, fixed)]
+        if losses is not None and isinstance(solver, LatencySolver):
+            return [_Try(mask, widths, record) for mask, record in timed(graph, losses, solver, scores, widths, fixed)]
+        if solver is not None:
+            return [_Try(solver(graph, scores, widths, fixed), widths, solver.record())]
+        return [_Try(choose(graph, scores, budget, widths, fixed), widths)]
+
+    return within_reach(graph, allowed_widths(spec), attempt)
 
 
 def _rounds(begun: Begun, spec: CompressSpec, mask: Mask) -> int:
@@ -128,7 +132,10 @@ def note_on_widths(made: ChosenCut, graph: Graph, spec: CompressSpec) -> list[st
     step, liked = (widths.fitted(graph).step for widths in (made.widths, allowed_widths(spec)))
     if step >= liked:
         return []
-    return [f"Widths are multiples of {step}: multiples of {liked}, which this engine likes, would lose more accuracy."]
+    return [
+        f"Widths are multiples of {step}: multiples of {liked}, which this engine likes, would lose more accuracy, or "
+        "do not reach the budget."
+    ]
 
 
 def _key(mask: Mask) -> bytes:

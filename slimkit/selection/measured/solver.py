@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from slimkit.channels import Graph
-from slimkit.errors import BudgetError, MaskError
+from slimkit.errors import BudgetError, MaskError, OutOfReachError
 from slimkit.export import export_onnx
 from slimkit.measure import energy, layer_table
 from slimkit.measure.conditions import Conditions
@@ -85,7 +85,8 @@ class LatencySolver:
         """Return the mask that loses least importance within the budget.
 
         Raises:
-            BudgetError: no mask reaches it; the message has the best that is reachable, and who holds it.
+            BudgetError: the network is within it as it is.
+            OutOfReachError: no mask reaches it; the message has the best that is reachable, and who holds it.
             EngineError: the latency table is another network's, engine's or thread count's.
         """
         self.rounds, self.notes = [], []
@@ -94,8 +95,6 @@ class LatencySolver:
             self.progress("exporting the network to time it", None)
             export_onnx(self.dense, dense, self.example)
             costs = self._table(dense)
-            if self.by_table and widths.adapt:
-                widths = replace(widths, step=costs.step)
             found = blocks(graph, scores, widths, fixed)
             if not found.groups:
                 raise MaskError(nothing(graph, widths.fitted(graph)))
@@ -148,7 +147,7 @@ class LatencySolver:
         counts, predicted = problem.solve(_AIM * self._goal)
         self.reached = predicted * self.original
         if predicted > self._goal:
-            raise BudgetError(self._out_of_reach(problem, counts))
+            raise OutOfReachError(self._out_of_reach(problem, counts))
         self.notes.append(
             f"That is by the table of {self.where}; the latency shown beside it was measured on this machine."
         )
@@ -179,7 +178,7 @@ class LatencySolver:
         share, counts = max(met or tried.values(), key=lambda entry: entry[0] if met else -entry[0])
         self.reached = share * self.original
         if not met:
-            raise BudgetError(self._out_of_reach(problem, counts))
+            raise OutOfReachError(self._out_of_reach(problem, counts))
         return counts
 
     def _try(self, problem: Problem, counts: Counts, predicted: float, dense: Path, slim: Path) -> float:
