@@ -68,6 +68,7 @@ class Selection:
 
     def choose(self, graph: Graph, scores: Tensor, fixed: Tensor) -> Mask:
         """Return the mask that meets the budget."""
+
         def attempt(widths: Widths) -> Mask:
             if self.measured is not None:
                 return self.measured(graph, scores, widths, fixed)
