@@ -168,6 +168,22 @@ REFUSED: dict[str, tuple[dict[str, Any], type[SlimkitError], str]] = {
     "int8 without data": ({"int8": True}, DataError, "needs data"),
     "two data sets": ({"data": "digits", "dataset": "digits"}, SpecError, "Give one of them"),
     "no data set": ({"dataset": 3}, DataError, "int"),
+    "a rate for a retraining of one's own": (
+        {"retrain": lambda slim, _: slim, "learning_rate": 0.1},
+        SpecError,
+        "learning_rate is 0.1: `retrain` is given",
+    ),
+    "an optimizer without data": (
+        {"optimizer": "adamw"},
+        SpecError,
+        "(?s)nothing to retrain on.*leave `optimizer` out",
+    ),
+    "epochs without data": ({"epochs": 3}, SpecError, "(?s)epochs is 3: there is nothing to retrain on.*Add data"),
+    "batches without epochs": (
+        {"data": "digits", "epochs": 0, "batch_size": 4},
+        SpecError,
+        "batch_size is 4: `epochs`",
+    ),
     "a layer that is not there": ({"keep": ("nowhere.*",)}, SlimkitError, "keep is 'nowhere"),
     "retraining that gives nothing back": ({"retrain": lambda *_: None}, TrainingError, "NoneType"),
     "retraining that gives another network": ({"retrain": lambda *_: nn.Linear(2, 2)}, TrainingError, "other weights"),
@@ -308,6 +324,19 @@ def test_a_network_is_recovered_from_nothing_but_its_weights(resnet: nn.Module, 
     assert quality(ruined, digits.test, digits.task) < 0.6 < 0.9 < quality(result.model, digits.test, digits.task)
     assert result.report.fit.made and "made from noise" in result.report.fit.on
     assert "agrees with the original" in result.report.verdict
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("auto", 0.02), ("sgd", 0.02), ("adamw", 0.001)])
+def test_a_retraining_steps_by_the_optimizer_that_was_asked_for(
+    resnet: nn.Module, digits: Any, optimizer: str, rate: float
+) -> None:
+    asked: dict[str, Any] = {"dataset": digits, "epochs": 1, "device": "cpu", "optimizer": optimizer}
+    result = slimkit.compress(resnet, DIGIT, 0.5, **asked)
+    assert result.report.recovery is not None
+    assert 0 < result.report.recovery.history[-1].learning_rate <= rate  # of a cosine's last step
+    faster = slimkit.compress(resnet, DIGIT, 0.5, learning_rate=2 * rate, **asked).report.recovery
+    ratio = faster.history[-1].learning_rate / result.report.recovery.history[-1].learning_rate
+    assert ratio == pytest.approx(2)
 
 
 def test_short_retrainings_do_no_harm(resnet: nn.Module, digits: Any) -> None:

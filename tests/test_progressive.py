@@ -37,8 +37,8 @@ def test_loss_goes_on_identically_when_dead_channels_are_removed():
     graph = trace(model, torch.zeros(1, 1, 8, 8, dtype=torch.float64))
     random = torch.Generator().manual_seed(0)
     x, y = torch.randn(32, 1, 8, 8, dtype=torch.float64, generator=random), torch.arange(32) % 3
-    recipe = training.Recipe(epochs=1, batch_size=32)
-    run = Run(model, training.make_optimizer(model, 0.05, 0.9, 5e-4), recipe, 100, torch.device("cpu"))
+    recipe = training.Recipe(epochs=1, batch_size=32, learning_rate=0.05)
+    run = Run(model, training.make_optimizer(model, recipe), recipe, 100, torch.device("cpu"))
 
     def losses(steps):
         seen = []

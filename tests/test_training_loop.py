@@ -87,12 +87,15 @@ def test_bf16_learns_too() -> None:
 
 @pytest.mark.parametrize("step", [1, 6, 10, 17])
 @pytest.mark.parametrize("hooks", [[], [shrinker]])
-def test_a_run_killed_anywhere_ends_with_the_same_bits(tmp_path: Path, step: int, hooks: list[Any]) -> None:
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_run_killed_anywhere_ends_with_the_same_bits(
+    tmp_path: Path, step: int, hooks: list[Any], optimizer: str
+) -> None:
     def run(*more: Hook, store: Store | None = None) -> training.Trained:
         return training.train(
             network(dropout=0.3),
             stripes(),
-            recipe(),
+            recipe(optimizer=optimizer),
             hooks=[*(make(8) for make in hooks), *more],
             evaluate=accuracy,
             store=store,

@@ -85,8 +85,9 @@ def test_a_gap_is_seen_where_small_gammas_end() -> None:
     assert penalty.share_near_zero(values) == 0.4
 
 
-def test_gamma_and_bias_never_decay() -> None:
-    optimizer = training.make_optimizer(network(), 0.1, 0.9, 0.01)
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_gamma_and_bias_never_decay(name: str) -> None:
+    optimizer = training.make_optimizer(network(), training.Recipe(epochs=1, optimizer=name, weight_decay=0.01))
     decays = {group["weight_decay"]: [p.ndim for p in group["params"]] for group in optimizer.param_groups}
     assert decays == {0.01: [4, 4, 2], 0.0: [1, 1, 1, 1, 1]}
 

@@ -175,7 +175,7 @@ class Removal:
             begin_anew(run, job.graph, whole.mask, job.fresh())
         elif config.init == "rewind" and self.snapshot is not None:
             dense, recipe = copy.deepcopy(job.dense).to(run.device), run.recipe
-            optimizer = make_optimizer(dense, recipe.learning_rate, recipe.momentum, recipe.weight_decay)
+            optimizer = make_optimizer(dense, recipe)
             go_back(run, dense, optimizer, job.graph, whole.mask, self.snapshot)
         else:
             go_on(run, before, made.mask, cut.model)

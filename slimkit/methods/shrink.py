@@ -77,7 +77,9 @@ def go_on(run: Run, graph: Graph, mask: Mask, small: nn.Module) -> None:
     run.replace(small.train(), follow(run.optimizer, dense, small, kept_indices(graph, mask)))
 
 
-def go_back(run: Run, dense: nn.Module, optimizer: torch.optim.SGD, graph: Graph, mask: Mask, to: Snapshot) -> None:
+def go_back(
+    run: Run, dense: nn.Module, optimizer: torch.optim.Optimizer, graph: Graph, mask: Mask, to: Snapshot
+) -> None:
     """Let a small network go on with weights, momentum, schedule and data of an earlier step.
 
     Args:
@@ -96,7 +98,7 @@ def go_back(run: Run, dense: nn.Module, optimizer: torch.optim.SGD, graph: Graph
 def begin_anew(run: Run, graph: Graph, mask: Mask, fresh: nn.Module) -> None:
     """Let a small network with fresh weights take the dense one's place; the schedule goes on."""
     small, recipe = remove(fresh, graph, mask).to(run.device), run.recipe
-    run.replace(small.train(), make_optimizer(small, recipe.learning_rate, recipe.momentum, recipe.weight_decay))
+    run.replace(small.train(), make_optimizer(small, recipe))
 
 
 def resume_small(run: Run, graph: Graph, mask: Mask) -> None:

@@ -20,7 +20,7 @@ class Snapshot:
         return {"step": self.step, "weights": self.weights, "momentum": self.momentum}
 
 
-def take(model: nn.Module, optimizer: torch.optim.SGD | None, step: int) -> Snapshot:
+def take(model: nn.Module, optimizer: torch.optim.Optimizer | None, step: int) -> Snapshot:
     """Copy weights, buffers and momentum; without an optimizer there is no momentum yet."""
     momentum = {}
     for name, parameter in model.named_parameters() if optimizer else ():
@@ -33,7 +33,7 @@ def take(model: nn.Module, optimizer: torch.optim.SGD | None, step: int) -> Snap
 
 
 @torch.no_grad()
-def put_(snapshot: Snapshot, model: nn.Module, optimizer: torch.optim.SGD) -> None:
+def put_(snapshot: Snapshot, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Bring a network and its optimizer back, in place, to what they were."""
     model.load_state_dict(snapshot.weights)
     for name, parameter in model.named_parameters():

@@ -18,6 +18,7 @@ from slimkit.selection.ranking import criterion
 from slimkit.settings import CompressSpec, EvaluateSpec
 from slimkit.training.ultralytics import Workshop
 
+_OPTIMIZERS = {"auto": "auto", "sgd": "SGD", "adamw": "AdamW"}
 _BATCH = 16  # images a step, as Ultralytics has it; the setting's own default is for small pictures
 _DATA = ("task", "data_root", "resize", "crop", "mean", "std", "allow_bad")
 _FOREIGN = ("max_drop", "int8", "precision", *_DATA)
@@ -111,9 +112,11 @@ def _judge(workshop: Workshop) -> Judge:
 def _workshop(model: Maps, spec: CompressSpec, name: str) -> Workshop:
     image = start.example(model, spec)
     assert isinstance(image, Tensor)
-    others: dict[str, Any] = {"seed": spec.seed, "optimizer": "auto"}
+    others: dict[str, Any] = {"seed": spec.seed, "optimizer": _OPTIMIZERS[spec.optimizer]}
     if "learning_rate" in spec.pace:
-        others |= {"lr0": spec.learning_rate, "optimizer": "AdamW"}  # `auto` would choose a rate of its own
+        others["lr0"] = spec.learning_rate
+        if spec.optimizer == "auto":  # that would choose a rate of its own
+            others["optimizer"] = "AdamW"
     if spec.device != "auto":
         others["device"] = spec.device.removeprefix("cuda:").replace("cuda", "0")
     batch = spec.pace.get("batch_size", _BATCH)

@@ -57,9 +57,15 @@ class CompressSpec(SourceSpec, RunSpec):
     batch_size: str | int = setting(
         "auto", "images a training step; auto: 128, of a detector 8, of a YOLO 16", word_or("auto", whole(1))
     )
+    optimizer: str = setting(
+        "auto",
+        "what steps in the retraining: sgd or adamw; auto: sgd, of a YOLO its trainer's own",
+        choice("auto", "sgd", "adamw"),
+    )
     learning_rate: str | float = setting(
         "auto",
-        "highest learning rate of the retraining; auto: 0.02, of a detector 0.0005, of a YOLO its trainer's own",
+        "highest learning rate of the retraining; auto: 0.02 with sgd, 0.001 with adamw, of a detector a fortieth of "
+        "these, of a YOLO its trainer's own",
         word_or("auto", number(0, above=True)),
     )
     distill: bool = setting(True, "retrain with the dense network as teacher; detectors have none", flag)

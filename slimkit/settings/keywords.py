@@ -53,5 +53,6 @@ class CompressKeywords(RunKeywords, total=False):
     minimise: str
     recover: bool
     batch_size: str | int
+    optimizer: str
     learning_rate: str | float
     distill: bool

@@ -128,7 +128,7 @@ def _start(model: nn.Module, split: Batches, recipe: Recipe, device: torch.devic
             f"  Give a batch size that {world.ranks} divides"
         )
     model = copy.deepcopy(model).to(device)
-    optimizer = make_optimizer(model, recipe.learning_rate, recipe.momentum, recipe.weight_decay)
+    optimizer = make_optimizer(model, recipe)
     steps = len(split) // batch
     return Run(model, optimizer, recipe, steps_per_epoch=steps, device=device)
 

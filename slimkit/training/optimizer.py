@@ -11,14 +11,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from slimkit.errors import TrainingError
+from slimkit.training.recipe import Recipe
 
 # Parameter name -> dimension -> indices kept along it, int64; what is not named stays whole.
 KeptIndices = Mapping[str, Mapping[int, Tensor]]
 Some = TypeVar("Some", bound=Optimizer)
 
 
-def make_optimizer(model: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """Build SGD with Nesterov momentum over the parameters that want gradients.
+def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
+    """Build the optimizer of a recipe over the parameters that want gradients.
 
     Two groups: weights that decay, and biases, gammas and betas, which don't, so that a penalty on gamma is
     all that shrinks it.
@@ -28,13 +29,13 @@ def make_optimizer(model: nn.Module, learning_rate: float, momentum: float, weig
     decayed = [p for p in wanted if p.ndim > 1 and id(p) not in exempt]
     chosen = {id(p) for p in decayed}
     rest = [p for p in wanted if id(p) not in chosen]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    fused = all(p.device.type in ("cpu", "cuda") for p in wanted)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=fused)
     return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=learning_rate,
-        momentum=momentum,
-        nesterov=momentum > 0,
-        fused=all(p.device.type in ("cpu", "cuda") for p in wanted),
+        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=fused
     )
 
 

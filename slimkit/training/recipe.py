@@ -9,7 +9,7 @@ from slimkit.training.schedules import SCHEDULES, Schedule, warmed_up
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a network is trained: SGD with Nesterov momentum. Checked when made.
+    """How a network is trained. Checked when made.
 
     Attributes:
         epochs: passes over the training split, also parts of one; 0 trains nothing.
@@ -17,8 +17,10 @@ class Recipe:
         learning_rate: highest rate of the schedule.
         schedule: a name in `schedules.SCHEDULES`.
         warm_up: share of all steps over which the rate rises from 0, in [0, 1).
+        optimizer: `sgd`, with Nesterov momentum, or `adamw`.
         momentum: of SGD, in [0, 1).
-        weight_decay: on weights of convolutions and linear layers; never on biases, gamma and beta.
+        weight_decay: on weights of convolutions and linear layers; never on biases, gamma and beta. What AdamW takes
+            off is this times the learning rate, beside the gradient; 0.01 to 0.05 is common there.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         distillation: share of the loss that asks for the teacher's outputs, in [0, 1]; no teacher, no share.
         temperature: divides the logits of teacher and student in that share, > 0.
@@ -33,6 +35,7 @@ class Recipe:
     learning_rate: float = 0.1
     schedule: str = "cosine"
     warm_up: float = 0.05
+    optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
@@ -62,6 +65,7 @@ class Recipe:
             raise SpecError(f"temperature is {self.temperature}: it must be above 0.\n  Change it")
         for name, known in (
             ("schedule", tuple(SCHEDULES)),
+            ("optimizer", ("sgd", "adamw")),
             ("precision", ("auto", "fp32", "bf16")),
             ("device", ("auto", "cpu", "cuda", "mps")),
         ):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from slimkit.results import Epoch
 from slimkit.training.recipe import Recipe
@@ -30,7 +30,7 @@ class Run:
 
     Attributes:
         model: the network in training, on `device`.
-        optimizer: its SGD.
+        optimizer: its own.
         step: number of the next step, of `budget`; schedule and data order are functions of it alone.
         done: steps done, with those that a rewind has undone.
         loss: of the last step that was read; NaN before the first.
@@ -40,7 +40,7 @@ class Run:
     """
 
     model: nn.Module
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     recipe: Recipe
     steps_per_epoch: int
     device: torch.device
@@ -63,7 +63,7 @@ class Run:
         """Rate of the step that is due, or was done last."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def replace(self, model: nn.Module, optimizer: torch.optim.SGD) -> None:
+    def replace(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Go on with another network: call it from a hook. `optimizer` is that network's."""
         self.model = model.to(self.device).to(memory_format=self.memory_format)
         self.optimizer = optimizer
@@ -96,8 +96,8 @@ class Hook:
 
 
 def align(optimizer: torch.optim.Optimizer) -> None:
-    """Give every momentum buffer the memory layout of its parameter, as fused kernels need it."""
+    """Give all that an optimizer remembers of a parameter its memory layout, as fused kernels need it."""
     for parameter, state in optimizer.state.items():
-        buffer = state.get("momentum_buffer")
-        if buffer is not None:
-            state["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer).detach()
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.dim():
+                state[name] = torch.empty_like(parameter).copy_(value).detach()

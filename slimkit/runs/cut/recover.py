@@ -116,7 +116,9 @@ def _retrained(
     store: training.Store | None,
 ) -> Recovered:
     dense, dataset, progress = given.dense, given.dataset, given.progress
-    recipe = replace(recovery.recipe(spec.epochs, spec.seed), precision=spec.precision, device=spec.device)
+    optimizer = "sgd" if spec.optimizer == "auto" else spec.optimizer
+    recipe = recovery.recipe(spec.epochs, spec.seed, optimizer)
+    recipe = replace(recipe, precision=spec.precision, device=spec.device)
     if dataset is not None and dataset.task.smoothed is None:
         recipe = replace(recipe, label_smoothing=0.0)
     if isinstance(model, Heads):
