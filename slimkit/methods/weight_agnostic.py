@@ -27,6 +27,7 @@ from slimkit.results import Search
 from slimkit.selection.weight_mask import prunable
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import number, several
+from slimkit.tasks import CLASSIFICATION, Task
 from slimkit.training.protocols import Batches
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -107,14 +108,14 @@ def by_sign(model: nn.Module, scale: float) -> nn.Module:
 
 
 def shared_magnitude(
-    model: nn.Module, calibration: Batches, test: Batches, scales: Sequence[float] = SCALES
-) -> dict[float, float]:
-    """Return the accuracy of a trained network `by_sign`, for each scale; BatchNorm's statistics measured anew."""
+    model: nn.Module, calibration: Batches, test: Batches, scales: Sequence[float] = SCALES, task: Task = CLASSIFICATION
+) -> dict[float, tuple[nn.Module, float]]:
+    """Return, for each scale, a trained network `by_sign` with BatchNorm measured anew, and how good it is."""
     found = {}
     for scale in scales:
         constant = by_sign(model, scale)
         reestimate(constant, calibration)
-        found[scale] = quality(constant, test)
+        found[scale] = constant, quality(constant, test, task)
     return found
 
 
@@ -138,16 +139,12 @@ def run(job: Job, config: WeightAgnosticConfig) -> Found:
     """Train, and leave of every weight its sign and of every layer one size: what is then right is in the wiring."""
     trained = train(job, job.dense)
     task, validation = job.dataset.task, job.dataset.validation
-    tried = {}
-    for scale in config.scales:
-        constant = by_sign(trained.model, scale)
-        reestimate(constant, job.dataset.train)
-        tried[scale] = quality(constant, validation, task), constant
+    tried = shared_magnitude(trained.model, job.dataset.train, validation, config.scales, task)
     sign = 1 if task.better == "higher" else -1
-    best = max(tried, key=lambda scale: sign * tried[scale][0])
+    best = max(tried, key=lambda scale: sign * tried[scale][1])
     notes = [
         "of every trained weight only the sign is left, and of every layer one size: by scale "
-        + ", ".join(f"{scale:g}: {value:.4g}" for scale, (value, _) in tried.items())
+        + ", ".join(f"{scale:g}: {value:.4g}" for scale, (_, value) in tried.items())
         + f" ({task.metric} on validation; with its trained weights {quality(trained.model, validation, task):.4g})"
     ]
     if task.classifies:
@@ -155,7 +152,7 @@ def run(job: Job, config: WeightAgnosticConfig) -> Found:
         notes.append(f"with one weight for all connections: {100 * same.accuracy:.4g} % right, since {same.reason}")
     search = Search(method=METHOD.name, history=trained.history)
     legs = (leg(job.macs(), trained.phases, search=False),)
-    return Found(named(tried[best][1].eval(), job.dense), (trained,), legs, search, notes=tuple(notes))
+    return Found(named(tried[best][0].eval(), job.dense), (trained,), legs, search, notes=tuple(notes))
 
 
 @dataclass(frozen=True)
