@@ -92,7 +92,6 @@ LIVE = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning")  # torch.compile on Python 3.13.0
 @pytest.mark.parametrize("name", LIVE)
 def test_whatever_runs_is_taken(name: str) -> None:
     make, example = LIVE[name]

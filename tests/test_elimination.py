@@ -48,13 +48,15 @@ class Line(nn.Module):
         return self.b(self.a(x))
 
 
+def line() -> tuple[Line, elimination.Losses, list[Chunk]]:
+    """Return the network, its losses, and the inputs that these are of: fitted to some, judged on those held out."""
+    net, images = Line(), torch.randn(256, 5)
+    return net, elimination.losses(net, trace(net, images[:1]), [images]), chunks([images])
+
+
 def test_an_estimated_score_is_the_error_of_least_squares_at_the_price_of_the_outputs() -> None:
-    """Fitted to some inputs, judged on those held out."""
-    net = Line()
-    images = torch.randn(256, 5)
-    graph = trace(net, images[:1])
-    scores = elimination.losses(net, graph, [images]).estimated
-    parts = chunks([images])
+    net, losses, parts = line()
+    scores = losses.estimated
     price = curvature(net, parts)["b.weight"]
     with torch.no_grad():
         fit, held = (
@@ -73,12 +75,8 @@ def test_an_estimated_score_is_the_error_of_least_squares_at_the_price_of_the_ou
 
 
 def test_half_of_a_group_loses_what_predictions_lose_with_the_others_fitted() -> None:
-    """Fitted to some inputs, judged on those held out."""
-    net = Line()
-    images = torch.randn(256, 5)
-    graph = trace(net, images[:1])
-    scores = elimination.losses(net, graph, [images]).measured
-    parts = chunks([images])
+    net, losses, parts = line()
+    scores = losses.measured
     others = scores.argsort()[3:].tolist()
     with torch.no_grad():
         fit, held = (net.a(torch.cat([part.example for part in parts if part.held == side])) for side in (False, True))
