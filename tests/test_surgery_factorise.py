@@ -82,7 +82,7 @@ def test_frobenius_decay_takes_the_place_of_the_weights_own() -> None:
     """One step from a gradient of the loss of exactly zero: all that moves a weight is decay."""
     thin = factorise(network(), {"3": 2})
     before = copy.deepcopy(thin)
-    settings = recipe(epochs=1, momentum=0.0, learning_rate=0.1, weight_decay=0.5, schedule="constant", warm_up=0.0)
+    settings = recipe(epochs=1, momentum=0.0, learning_rate=0.1, weight_decay=0.5, schedule="step", warm_up=0.0)
     silent = training.Hook(gradients=lambda run: [p.grad.zero_() for p in run.model.parameters()] and None)  # type: ignore[union-attr]
 
     class Done(Exception):

@@ -87,20 +87,20 @@ def one_group() -> tuple[nn.Module, Graph]:
     return model, trace(model.eval(), torch.zeros(1, 2, 4, 4))
 
 
-@pytest.mark.parametrize("shape", ["cosine", "constant"])
-def test_the_total_pull_is_what_the_strength_was_solved_for(shape: str) -> None:
+@pytest.mark.parametrize("schedule", ["cosine", "step"])
+def test_the_total_pull_is_what_the_strength_was_solved_for(schedule: str) -> None:
     """Where nothing defends a unit it loses S of its norm over the square root of its tensors, as a gamma does."""
     torch.manual_seed(0)
     model, graph = one_group()
     count = graph.coupled.tensors[:-1]
     assert graph.units == 6 and count.tolist() == [5.0] * 6  # filter, its bias, gamma, beta, what reads it
-    settings = recipe(epochs=100, schedule=shape, learning_rate=0.01)
+    settings = recipe(epochs=100, schedule=schedule, learning_rate=0.01)
     steps = settings.epochs * 6
-    strength = solve_strength(0.4, settings.learning_rate * total(settings.shape, steps), 0.9)
+    strength = solve_strength(0.4, settings.learning_rate * total(settings.rate_share, steps), 0.9)
     optimizer = torch.optim.SGD(model.parameters(), lr=1, momentum=0.9)
     before = unit_norms(model, graph) / count.sqrt()
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = settings.learning_rate * settings.shape(step, steps)
+        optimizer.param_groups[0]["lr"] = settings.learning_rate * settings.rate_share(step, steps)
         for p in model.parameters():
             p.grad = torch.zeros_like(p)
         penalise_groups_(model, graph, strength)

@@ -25,7 +25,7 @@ def test_schedules_begin_high_and_end_low(budget: int) -> None:
         values = [schedule(step, budget) for step in range(budget)]
         assert all(0 < value <= 1 for value in values), name
         assert values == sorted(values, reverse=True), name
-    assert schedules.cosine(0, budget) == schedules.constant(budget - 1, budget) == 1
+    assert schedules.cosine(0, budget) == schedules.milestones(0, budget + 1) == 1
 
 
 def test_milestones_fall_also_where_the_budget_is_odd() -> None:
@@ -36,7 +36,7 @@ def test_milestones_fall_also_where_the_budget_is_odd() -> None:
 def test_warm_up_rises_on_a_line_and_leaves_the_rest() -> None:
     schedule = schedules.warmed_up(schedules.cosine, 0.1)
     assert [schedule(step, 100) / schedules.cosine(step, 100) for step in (0, 4, 9, 50)] == [0.1, 0.5, 1, 1]
-    assert schedules.warmed_up(schedules.linear, 0.05)(0, 4) == 1  # less than a step of warm-up is none
+    assert schedules.warmed_up(schedules.cosine, 0.05)(0, 4) == 1  # less than a step of warm-up is none
     closed_form = 50.5  # of sum (1 + cos(pi t / 100)) / 2 over t = 0 .. 99
     assert math.isclose(schedules.total(schedules.cosine, 100), closed_form)
 

@@ -54,7 +54,7 @@ def train(penalty: str, strength: float, seed: int, dataset: data.Dataset) -> tu
     steps = recipe.epochs * (len(dataset.train) // recipe.batch_size)
     weight = 0.0
     if penalty in ("gamma", "group") and strength:
-        rates = recipe.learning_rate * total(recipe.shape, steps)
+        rates = recipe.learning_rate * total(recipe.rate_share, steps)
         weight = training.solve_strength(strength, rates, recipe.momentum)
     hooks = {
         "none": [],

@@ -32,7 +32,7 @@ def train_one(recipe: dict[str, Any], dataset: Dataset, seed: int) -> Trained:
     steps = settings.epochs * (len(dataset.train) // settings.batch_size)
     hooks = []
     if recipe["gamma_pull"]:
-        rates = settings.learning_rate * total(settings.shape, steps)
+        rates = settings.learning_rate * total(settings.rate_share, steps)
         strength = solve_strength(recipe["gamma_pull"], rates, settings.momentum)
         hooks.append(gamma_penalty(lambda step: strength))
     return train(

@@ -145,4 +145,4 @@ def needed(job: Job, config: Penalised) -> None:
 
 
 def _rates(recipe: training.Recipe, steps: int, last: int | None = None) -> float:
-    return recipe.learning_rate * total(recipe.shape, round(recipe.epochs * steps), 0, last)
+    return recipe.learning_rate * total(recipe.rate_share, round(recipe.epochs * steps), 0, last)

@@ -68,7 +68,7 @@ def job_of(
         epochs=spec.epochs,
         batch_size=spec.batch_size,
         learning_rate=spec.learning_rate,
-        schedule={"step": "milestones"}.get(spec.schedule, spec.schedule),
+        schedule=spec.schedule,
         seed=spec.seed,
         precision=spec.precision,
         device=spec.device,

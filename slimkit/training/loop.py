@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from slimkit.errors import SpecError, TrainingError
 from slimkit.example import Example, call, first, mapped, on
+from slimkit.modules import evaluating
 from slimkit.results import Epoch
 from slimkit.tasks import CLASSIFICATION, Task
 from slimkit.training import distributed, state
@@ -217,15 +218,12 @@ def _layout(model: nn.Module, inputs: Example) -> torch.memory_format:
     """Try images [B, C, H, W] in channels-last layout; a network that views tensors as rows may refuse them."""
     if not isinstance(inputs, Tensor) or inputs.dim() != 4:
         return torch.contiguous_format
-    mode = model.training
     try:
         model.to(memory_format=torch.channels_last)
-        with torch.no_grad():
-            model.eval()(inputs.contiguous(memory_format=torch.channels_last))
+        with evaluating(model), torch.no_grad():
+            model(inputs.contiguous(memory_format=torch.channels_last))
     except RuntimeError:
         return torch.contiguous_format
-    finally:
-        model.train(mode)
     return torch.channels_last
 
 
@@ -246,7 +244,7 @@ class _Stepper:
         if teacher is not None and run.recipe.distillation and criterion.task.imitation is not None:
             self.teacher = copy.deepcopy(teacher).to(run.device).eval().requires_grad_(False)
         self.unread: list[tuple[int, float, Tensor]] = []  # step, learning rate, loss
-        self.schedule = run.recipe.shape
+        self.schedule = run.recipe.rate_share
         self.taken: nn.Module | None = None
         self.wrapped = run.model
 

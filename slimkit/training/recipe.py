@@ -73,6 +73,6 @@ class Recipe:
                 raise SpecError(f"{name} is {getattr(self, name)!r}: unknown.\n  Give one of {', '.join(known)}")
 
     @property
-    def shape(self) -> Schedule:
+    def rate_share(self) -> Schedule:
         """The schedule with its warm-up: share of the learning rate at (step, budget)."""
         return warmed_up(SCHEDULES[self.schedule], self.warm_up)

@@ -9,19 +9,9 @@ from collections.abc import Callable
 Schedule = Callable[[int, int], float]
 
 
-def constant(step: int, budget: int) -> float:
-    """Stay at the base rate."""
-    return 1.0
-
-
 def cosine(step: int, budget: int) -> float:
     """Fall from 1 to nearly 0 on half a cosine, Loshchilov & Hutter 2017, arXiv:1608.03983."""
     return 0.5 * (1 + math.cos(math.pi * step / max(1, budget)))
-
-
-def linear(step: int, budget: int) -> float:
-    """Fall from 1 to nearly 0 on a line."""
-    return 1 - step / max(1, budget)
 
 
 def milestones(step: int, budget: int) -> float:
@@ -44,9 +34,4 @@ def total(schedule: Schedule, budget: int, first: int = 0, last: int | None = No
     return math.fsum(schedule(step, budget) for step in range(first, budget if last is None else last))
 
 
-SCHEDULES: dict[str, Schedule] = {
-    "cosine": cosine,
-    "linear": linear,
-    "milestones": milestones,
-    "constant": constant,
-}
+SCHEDULES: dict[str, Schedule] = {"cosine": cosine, "step": milestones}
