@@ -67,9 +67,9 @@ def test_files_that_hold_no_mask(tmp_path: Path) -> None:
 
 def test_a_mask_must_fit(graph: Graph) -> None:
     with pytest.raises(MaskError, match="a mask of 2 units was given for a network of 9"):
-        keep(1, 0).fits(graph)
+        keep(1, 0).check_fits(graph)
     with pytest.raises(MaskError, match="removes all 4 channels of '0.0': nothing would be computed.\n  Lower"):
-        keep(0, 0, 0, 0, 1, 1, 1, 1, 1).fits(graph)
+        keep(0, 0, 0, 0, 1, 1, 1, 1, 1).check_fits(graph)
 
 
 def test_silencing_zeroes_what_makes_a_channel_and_nothing_else(net: nn.Module, graph: Graph) -> None:

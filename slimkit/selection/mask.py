@@ -39,7 +39,7 @@ class Mask:
         """Return the units kept in each group, in the order of `graph.groups`."""
         return [int(self.keep[group.members].sum()) for group in graph.groups]
 
-    def fits(self, graph: Graph) -> None:
+    def check_fits(self, graph: Graph) -> None:
         """Check that this mask belongs to a graph and leaves at least one unit in every group.
 
         Raises:
@@ -75,7 +75,7 @@ def apply_(model: nn.Module, graph: Graph, mask: Mask) -> None:
     `graph.loud`: where a sigmoid, or a bias of the activation, makes a constant of a silent channel they are
     set to zero, too.
     """
-    mask.fits(graph)
+    mask.check_fits(graph)
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     for axis in graph.axes:
         tensor = tensors[axis.tensor]

@@ -39,7 +39,7 @@ class WeightMask:
         """Share of the prunable weights that stay, in (0, 1]."""
         return sum(self.left.values()) / sum(keep.numel() for keep in self.keep.values())
 
-    def fits(self, model: nn.Module) -> None:
+    def check_fits(self, model: nn.Module) -> None:
         """Check that the mask belongs to a network.
 
         Raises:
@@ -106,7 +106,7 @@ def apply_(model: nn.Module, mask: WeightMask) -> None:
     Raises:
         MaskError: the mask is another network's.
     """
-    mask.fits(model)
+    mask.check_fits(model)
     for name, weight in prunable(model).items():
         weight.masked_fill_(~mask.keep[name].to(weight.device), 0.0)
 

@@ -54,7 +54,7 @@ def remove(model: nn.Module, graph: Graph, mask: Mask) -> nn.Module:
     Raises:
         MaskError: the mask does not belong to the graph, or empties a group.
     """
-    mask.fits(graph)
+    mask.check_fits(graph)
     indices = kept_indices(graph, mask)
     modules = dict(model.named_modules())
     memo: dict[int, Any] = {}
