@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from slimkit.channels import Graph, trace
-from slimkit.errors import MaskError, TraceError
+from slimkit.errors import TraceError
 from slimkit.measure.macs import count_macs
 from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
@@ -372,13 +372,3 @@ def test_nothing_is_kept_without_a_reason(case: str) -> None:
     kept = {k.layer: k for k in graph.kept}
     assert graph.units == 0 and graph.total == 12
     assert kept["0"].channels == 8 and advice in kept["0"].reason
-
-
-def test_units_of_named_layers() -> None:
-    net = nn.Sequential(nn.Sequential(conv_bn(3, 4), conv_bn(4, 6)), conv_bn(6, 5), nn.Conv2d(5, 2, 1))
-    graph = trace(net, X)
-    sizes = {"0": 10, "0.1": 6, "*.1.0": 6, "1": 5, "*.0": 15, "2": 0}
-    assert {pattern: int(graph.units_of([pattern]).sum()) for pattern in sizes} == sizes
-    assert int(graph.units_of(["0.0", "1.0"]).sum()) == 9
-    with pytest.raises(MaskError, match=r"(?s)keep is 'layer9': no layer.*Its layers: 0\.0\.0, "):
-        graph.units_of(["1", "layer9"])

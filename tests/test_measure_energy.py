@@ -85,12 +85,6 @@ def test_a_run_is_modelled_in_kilojoules_or_measured_by_all_its_meters():
     assert (found.value, found.unit, found.method) == (2.0, "kJ", "measured (NVML + RAPL)")
 
 
-def test_operations_cost_what_the_table_says():
-    found = energy.of_operations(10**9, 4 * 10**6)
-    assert found.value == pytest.approx(10**9 * (3.7 + 0.9) * 1e-12 * 1e3 + 10**6 * 640e-12 * 1e3)
-    assert found.method.startswith("modelled") and "activations" in found.leaves_out
-
-
 def test_a_gpu_is_read_through_nvml_in_millijoules():
     readings = iter([7_000, 9_500])
     nvml = SimpleNamespace(nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(readings))

@@ -222,7 +222,7 @@ def test_a_metric_of_the_users_own_is_a_plain_function() -> None:
         },
         better="lower",
     )
-    assert task.metric == "mean error" and task.improved(1, 2) and not task.improved(2, 1)
+    assert task.metric == "mean error" and task.better == "lower"
     found = evaluate(nn.Identity(), Batches(outputs, targets, 3), task)
     errors = (outputs - targets).abs()
     assert math.isclose(found["mean error"].value, float(errors.mean()), rel_tol=1e-6)

@@ -621,11 +621,6 @@ def _warm(start: dict[str, list[bytes]], folder: Path) -> None:
                     continue
 
 
-def is_good(line: str) -> bool:
-    """Tell whether a row of the results is one of a file that did no harm."""
-    return json.loads(line)["outcome"] in ("ok", "refused")
-
-
 def show(table: dict[str, Counter[str]]) -> str:
     """Write the table of outcomes."""
     lines = [f"{'kind':<18}" + "".join(f"{outcome:>11}" for outcome in (*OUTCOMES, "all"))]

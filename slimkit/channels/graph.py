@@ -5,7 +5,6 @@ U = units of the network; a unit is removed whole or not at all.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from slimkit.channels.counts import Counts
 from slimkit.channels.coupled import Coupled
-from slimkit.errors import MaskError
 
 
 @dataclass(frozen=True)
@@ -188,28 +186,6 @@ class Graph:
             statistics=self.statistics[left],
         )
 
-    def units_of(self, patterns: Iterable[str]) -> Tensor:
-        """Return the units that named layers make, bool [U].
-
-        Args:
-            patterns: paths of layers, or of modules that hold them, or patterns of such paths (`layer4.*.conv1`).
-
-        Raises:
-            MaskError: a pattern names no layer with channels.
-        """
-        found = torch.zeros(self.units, dtype=torch.bool)
-        known = {layer for group in self.groups for layer in group.layers} | {kept.layer for kept in self.kept}
-        for pattern in patterns:
-            if not any(_is_named(layer, pattern) for layer in known):
-                raise MaskError(
-                    f"keep is {pattern!r}: no layer of this network has that name.\n"
-                    f"  Its layers: {', '.join(sorted(known)[:8])}{', ...' if len(known) > 8 else ''}"
-                )
-            for group in self.groups:
-                if any(_is_named(layer, pattern) for layer in group.layers):
-                    found[group.members] = True
-        return found
-
     @cached_property
     def coupled(self) -> Coupled:
         """The slices of parameters that belong to each unit."""
@@ -264,9 +240,3 @@ class Graph:
             {"name": g.name, "layers": list(g.layers), "channels": len(g.members), "norm": bool(g.norms)}
             for g in self.groups
         ]
-
-
-def _is_named(layer: str, pattern: str) -> bool:
-    """Tell whether a pattern fits the path of a layer, or of a module that holds it."""
-    parts = layer.split(".")
-    return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))

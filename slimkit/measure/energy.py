@@ -10,10 +10,6 @@ from slimkit.results import Energy
 
 # Between the design power per core of an EPYC 7763 (280 W, 64 cores) and of a Xeon 8380 (270 W, 40 cores).
 WATTS_PER_CORE = 6.0
-# 32-bit multiply and add (3.7 + 0.9 pJ) and 32 bits from DRAM, 45 nm: Horowitz, ISSCC 2014, and its table in
-# Han et al. 2015, arXiv:1506.02626.
-PJ_PER_MAC = 4.6
-PJ_PER_DRAM_BYTE = 160.0
 
 
 def per_inference(latency: Latency) -> Energy:
@@ -42,20 +38,6 @@ def of_run(cpu_seconds: float, meters: Sequence[Meter] = (), earlier: float = 0.
             leaves_out="all that has no counter: power supply, cooling, network",
         )
     return _from_cpu_time((cpu_seconds + earlier) / 1e3, "kJ")
-
-
-def of_operations(macs: int, weight_bytes: int) -> Energy:
-    """Return the energy of the arithmetic and of reading each weight once, mJ: the same on every machine.
-
-    A lower bound, many times below what a processor draws; for ratios between networks.
-    """
-    return Energy(
-        value=(macs * PJ_PER_MAC + weight_bytes * PJ_PER_DRAM_BYTE) / 1e9,
-        unit="mJ",
-        method="modelled (MACs and bytes of weights)",
-        constants={"pj_per_mac": PJ_PER_MAC, "pj_per_dram_byte": PJ_PER_DRAM_BYTE},
-        leaves_out="instructions, caches, activations, idle power, the rest of the machine",
-    )
 
 
 def _from_cpu_time(thousands: float, unit: str) -> Energy:

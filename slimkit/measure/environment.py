@@ -25,8 +25,8 @@ def environment() -> dict[str, str | int]:
     return found
 
 
-def preferred_step(engine: str = "onnxruntime") -> int:
-    """Return the channel count whose multiples the engine runs fast: one vector register of floats.
+def preferred_step() -> int:
+    """Return the channel count whose multiples engines run fast: one vector register of floats.
 
     ONNX Runtime and OpenVINO both lay channels out in blocks of 16 floats on AVX-512 and of 8 elsewhere;
     between two multiples the block is computed whole, or a slower kernel runs.

@@ -145,7 +145,7 @@ def time_layers(
             "  Give the whole network in 32-bit floats, as slimkit or torch.onnx export it"
         )
     batch = whole.batch  # that of the file, where it is fixed
-    grids = [_grid(layer, preferred_step(engine)) for layer in found]
+    grids = [_grid(layer, preferred_step()) for layer in found]
     points: list[Point] = [
         (layer.shape, i, o)
         for layer, (_, inputs, outputs) in zip(found, grids, strict=True)
@@ -171,7 +171,7 @@ def time_layers(
         threads=threads,
         batch=batch,
         cpu=cpu_name(),
-        step=preferred_step(engine),
+        step=preferred_step(),
         network_ms=whole.typical_ms,
         clock="cpu" if whole.clock == "cpu" else "wall",
         rows=tuple(rows),

@@ -1,8 +1,6 @@
-"""Parameters and bytes of a network."""
+"""Parameters of a network."""
 
 from __future__ import annotations
-
-from itertools import chain
 
 from torch import nn
 
@@ -10,12 +8,6 @@ from torch import nn
 def count_params(model: nn.Module) -> int:
     """Return the number of parameters, shared ones once; BatchNorm's statistics are none."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def count_bytes(model: nn.Module) -> int:
-    """Return the bytes of all parameters and buffers, shared ones once: what a file of the weights holds."""
-    tensors = {id(t): t for t in chain(model.parameters(), model.buffers())}
-    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def params_by_layer(model: nn.Module) -> dict[str, int]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from slimkit.channels import Graph
 from slimkit.channels.left_out import left_out
 from slimkit.errors import ProofError
-from slimkit.example import Example, call, tensors
+from slimkit.example import Example, call
 from slimkit.modules import copied, private, unwrapped
 from slimkit.selection.mask import Mask, apply_
 from slimkit.surgery.difference import relative_error
@@ -30,7 +30,6 @@ __all__ = [
     "evidence",
     "evidence_for",
     "failing_groups",
-    "finite",
     "masked",
     "outputs",
     "random_inputs",
@@ -44,11 +43,6 @@ __all__ = [
 def outputs(model: nn.Module, inputs: Sequence[Example]) -> list[Any]:
     """Run a copy of a network in eval mode on each input."""
     return [call(unwrapped(private(model)), example) for example in inputs]
-
-
-def finite(found: Sequence[Any]) -> bool:
-    """Tell whether all numbers in outputs are finite."""
-    return all(bool(tensor.isfinite().all()) for output in found for tensor in tensors(output))
 
 
 def compare(expected: Sequence[Any], model: nn.Module, inputs: Sequence[Example]) -> float:

@@ -104,10 +104,6 @@ class Task:
         """Whether its first metric is the accuracy that every report knows."""
         return self.metric == "accuracy" and self.metrics["accuracy"].unit == "share"
 
-    def improved(self, value: float, before: float) -> bool:
-        """Tell whether a value of the first metric is better than another."""
-        return value > before if self.better == "higher" else value < before
-
     @classmethod
     def of(
         cls,
