@@ -227,7 +227,7 @@ def test_without_onnx(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_settings_of_a_file_that_is_not_written_are_refused(settings: dict[str, Any]) -> None:
     name = next(iter(settings))
-    with pytest.raises(SpecError, match=rf"onnx is False, and {name} is .*\n.*Leave out `onnx=False`, or `{name}`"):
+    with pytest.raises(SpecError, match=rf"{name} is .*, and onnx is False.\n.*Leave out `onnx=False`, or `{name}`"):
         CompressSpec(onnx=False, **settings)
 
 

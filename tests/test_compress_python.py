@@ -160,6 +160,7 @@ def test_own_retraining_and_own_figures(resnet: nn.Module) -> None:
     assert (result.report.own.after["weights"], result.report.own.before["weights"]) == seen[0]
 
 
+LOADERS = ([(torch.randn(8, 1, 8, 8), torch.arange(8))] * 4,) * 2
 REFUSED: dict[str, tuple[dict[str, Any], type[SlimkitError], str]] = {
     "unknown data": ({"data": "nowhere"}, DataError, "nowhere"),
     "misspelt setting": ({"rato": 0.5}, SpecError, "Did you mean ratio"),
@@ -167,22 +168,21 @@ REFUSED: dict[str, tuple[dict[str, Any], type[SlimkitError], str]] = {
     "int8 without data": ({"int8": True}, DataError, "needs data"),
     "two data sets": ({"data": "digits", "dataset": "digits"}, SpecError, "Give one of them"),
     "no data set": ({"dataset": 3}, DataError, "int"),
-    "a rate for a retraining of one's own": (
-        {"retrain": lambda slim, _: slim, "learning_rate": 0.1},
+    "how data is read, which is there": (
+        {"dataset": LOADERS, "crop": 0.5},
         SpecError,
-        "learning_rate is 0.1: `retrain` is given",
+        "crop is 0.5: the data is given",
     ),
-    "an optimizer without data": (
-        {"optimizer": "adamw"},
-        SpecError,
-        "(?s)nothing to retrain on.*leave `optimizer` out",
-    ),
-    "epochs without data": ({"epochs": 3}, SpecError, "(?s)epochs is 3: there is nothing to retrain on.*Add data"),
-    "batches without epochs": (
-        {"data": "digits", "epochs": 0, "batch_size": 4},
-        SpecError,
-        "batch_size is 4: `epochs`",
-    ),
+    "a shape beside the example": ({"input_shape": "3,4,4"}, SpecError, "input_shape is '3,4,4': example_input has it"),
+    "what a file is read by": ({"arch": "resnet18"}, SpecError, "arch is 'resnet18': the network is given"),
+    "what max_drop makes small": ({"minimise": "macs"}, SpecError, "minimise is 'macs'.*\n.*Add `max_drop`"),
+    "a pace of nothing": ({"batch_size": 8}, SpecError, "batch_size is 8: there is nothing to retrain on"),
+    "epochs of nothing": ({"epochs": 3}, SpecError, "epochs is 3.0: there is nothing to retrain on"),
+    "no teacher without labels": ({"calibration": "digits", "distill": False}, SpecError, "distill is False: without"),
+    "a pace of one's own": ({"retrain": lambda *_: None, "learning_rate": 0.1}, SpecError, "`retrain` takes the place"),
+    "a folder that is not": ({"resume": True}, SpecError, "resume is True: without `out` nothing is written"),
+    "an optimizer without data": ({"optimizer": "adamw"}, SpecError, "(?s)nothing to retrain on.*leave `optimizer` out"),
+    "batches without epochs": ({"data": "digits", "epochs": 0, "batch_size": 4}, SpecError, "batch_size is 4: `epochs`"),
     "a layer that is not there": ({"keep": ("nowhere.*",)}, SlimkitError, "keep is 'nowhere"),
     "retraining that gives nothing back": ({"retrain": lambda *_: None}, TrainingError, "NoneType"),
     "retraining that gives another network": ({"retrain": lambda *_: nn.Linear(2, 2)}, TrainingError, "other weights"),

@@ -165,6 +165,9 @@ def test_a_user_can_mend_every_refusal() -> None:
 def test_training_takes_loaders_too() -> None:
     images, labels = torch.randn(60, 3, 8, 8), torch.arange(60) % 4
     loader = DataLoader(TensorDataset(images, labels), batch_size=7, shuffle=True)
+    for idle in ({"data": "digits"}, {"arch": "resnet18"}, {"crop": 0.5}, {"resume": True}):
+        with pytest.raises(SpecError, match=f"{next(iter(idle))} is .*\n.*[Ll]eave `"):
+            slimkit.train(net(4), (loader, loader), 0.5, **idle)
     result = slimkit.train(net(4), (loader, loader), 0.5, epochs=2, batch_size=20)
     found = result.report.after.accuracy
     right = (result.model(images).argmax(1) == labels).double().mean()

@@ -33,7 +33,8 @@ from slimkit.runs.folder import resume as resuming
 from slimkit.runs.folder.files import finish, write_model
 from slimkit.runs.given import Evaluate, Given, Retrain
 from slimkit.runs.result import CommandOutcome, Result
-from slimkit.settings import CompressSpec, make
+from slimkit.settings import CompressSpec, make, source
+from slimkit.settings.data import READING
 from slimkit.settings.keywords import CompressKeywords
 from slimkit.surgery import rows
 from slimkit.training import trackers
@@ -79,6 +80,8 @@ def compress(
         SlimkitError: whatever the caller can mend; see `slimkit.errors`.
     """
     spec = make(CompressSpec, {"ratio": ratio, **settings}, "the arguments of compress")
+    resuming.refuse_without_folder(out, force=force, resume=resume)
+    _refuse_idle(spec, (dataset, calibration, spec.data, spec.calibration), retrain)
     network = models.of(model)
     example = start.example_of(network.model, detection.inputs_of(network.model, example_input))
     labelled = start.given_data(dataset, spec, network)
@@ -98,6 +101,17 @@ def compress(
         training.forget(store_of(Path(out), True, spec))
     small = itself(result.model).to(dtype_of(model))
     return Result(small, result.mask, result.report, None if out is None else Path(out))
+
+
+def _refuse_idle(spec: CompressSpec, sources: Sequence[Any], retrain: Retrain | None) -> None:
+    """Refuse settings that a call has no use for: of files, where there are none, and of our own retraining."""
+    spec.refuse_idle(source.READING, "the network is given, not read")
+    if sources.count(None) < len(sources) and not any(isinstance(one, str) for one in sources):
+        spec.refuse_idle(READING, "the data is given as it is, not read")
+    elif sources.count(None) == len(sources):
+        spec.refuse_idle(("input_shape",), "example_input has it")
+    if retrain is not None:
+        spec.refuse_idle(spec.of_retraining, "`retrain` takes the place of the retraining that it is about")
 
 
 def compress_checkpoint(

@@ -27,6 +27,7 @@ from slimkit.runs.start import (
 )
 from slimkit.selection.measured import agreed, remembered
 from slimkit.settings import TrainSpec
+from slimkit.settings.data import READING
 
 
 def opened(spec: TrainSpec, given: Any = None) -> data.Dataset:
@@ -34,6 +35,7 @@ def opened(spec: TrainSpec, given: Any = None) -> data.Dataset:
     if given is None or isinstance(given, str):
         found = data.open(spec.data, root=spec.data_root, seed=spec.seed, task=task(spec), reading=reading(spec))
     else:
+        spec.refuse_idle(READING, "dataset is given as it is, not read")
         found = data.as_dataset(given, task=task(spec), seed=spec.seed)
     refuse_to_train(found)
     return found

@@ -1,7 +1,7 @@
 """What a run starts from: the network, the data, one image, and what the proof runs on."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -25,7 +25,7 @@ from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver, SizeSolver
 from slimkit.selection.ranking import Context, criterion, rank
 from slimkit.settings import CompressSpec, EvaluateSpec, ExportSpec, RunSpec, TrainSpec
-from slimkit.settings.data import DataSpec
+from slimkit.settings.data import READING, DataSpec
 from slimkit.surgery.prove import Slimmed, prove
 from slimkit.surgery.remove import remove
 from slimkit.surgery.traced import trace
@@ -49,7 +49,9 @@ def trace_with(spec: RunSpec, model: nn.Module, example: Example) -> Graph:
 def open_data(spec: CompressSpec, network: Network) -> data.Dataset | None:
     """Open the data set of a run, normalised as the network was trained, and check that the two fit."""
     if spec.data is None:
-        _refuse_idle(spec)
+        if spec.calibration is None:  # the input shape serves without
+            names = {"task", *READING} - {"input_shape"}
+            spec.refuse_idle(names, "there is no data for it", "Add `data`, or leave `{name}` out")
         return None
     known = provenance.of(network.model)
     detection.check_task(task(spec, known), network.model)
@@ -151,16 +153,6 @@ def reading(spec: DataSpec) -> data.Reading:
         std=spec.std or None,
         allow_bad=spec.allow_bad,
     )
-
-
-def _refuse_idle(spec: CompressSpec) -> None:
-    """Refuse settings of data where there is none; the input shape serves without."""
-    if spec.calibration is not None:
-        return
-    for entry in fields(DataSpec):
-        if entry.name != "input_shape" and getattr(spec, entry.name) != entry.default:
-            given = f"{entry.name} is {getattr(spec, entry.name)!r}"
-            raise SpecError(f"{given}: there is no data for it.\n  Add `data`, or leave `{entry.name}` out")
 
 
 def example(model: nn.Module, spec: CompressSpec | ExportSpec, dataset: data.Dataset | None = None) -> Example:

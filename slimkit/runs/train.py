@@ -10,6 +10,7 @@ from torch import nn
 
 from slimkit import data, models, provenance, training
 from slimkit._version import __version__
+from slimkit.errors import SpecError
 from slimkit.example import Example
 from slimkit.measure.environment import environment
 from slimkit.measure.stages import Stages
@@ -61,6 +62,9 @@ def train(
     Raises:
         SlimkitError: whatever the caller can mend; see `slimkit.errors`.
     """
+    resuming.refuse_without_folder(out, resume=resume)
+    for twice in {"arch", "data"} & settings.keys():
+        raise SpecError(f"{twice} is {settings[twice]!r}: model and dataset are given already.\n  Leave `{twice}` out")
     arch = provenance.of(model).arch or type(model).__name__
     name = dataset if isinstance(dataset, str) else getattr(dataset, "name", "dataset")
     asked = plan({"arch": arch, "data": name, "ratio": ratio, **settings})

@@ -70,6 +70,15 @@ class CompressSpec(SourceSpec, RunSpec):
     )
     distill: bool = setting(True, "retrain with the dense network as teacher; detectors have none", flag)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_drop is None:
+            self.refuse_idle(
+                ("minimise",),
+                "it says what `max_drop` makes small, and that is not given",
+                "Add `max_drop`, or leave `{name}` out",
+            )
+
     @property
     def fits(self) -> bool:
         """Whether what is left is fitted to what the original computes."""
@@ -80,6 +89,12 @@ class CompressSpec(SourceSpec, RunSpec):
         """What was asked for of batch size and learning rate; what was not is left to the kind of network."""
         given = {"batch_size": self.batch_size, "learning_rate": self.learning_rate}
         return {name: value for name, value in given.items() if value != "auto"}
+
+    @property
+    def of_retraining(self) -> tuple[str, ...]:
+        """Names of the settings that only a retraining has a use for; `epochs` where they ask for one."""
+        own = ("learning_rate", "distill") if self.ranking == "taylor" else ("batch_size", "learning_rate", "distill")
+        return (*own, "epochs") if self.epochs else own
 
     def budgets(self) -> tuple[str, ...]:
         """Names of the settings that say how far to go."""

@@ -1,6 +1,6 @@
 """What a run is told about its data: the task, and how the pictures of a folder are read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from slimkit.settings.checks import number, optional, pattern, several, text, whole, word_or
 from slimkit.settings.setting import Settings, setting
@@ -62,3 +62,6 @@ class DataSpec(Settings):
     def shapes(self) -> Shapes | None:
         """`input_shape` as numbers."""
         return None if self.input_shape is None else shapes(self.input_shape)
+
+
+READING = tuple(entry.name for entry in fields(DataSpec) if entry.name != "task")  # of data that is given by name

@@ -1,12 +1,13 @@
 """What files a run is to leave, and how its ONNX file is written."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from slimkit.errors import SpecError
 from slimkit.settings.checks import flag, whole
 from slimkit.settings.setting import Settings, setting
 
+_OF_ONNX = (
+    "opset", "fixed_batch", "free_size", "embed_normalisation", "int8", "max_bytes", "max_latency", "max_energy"
+)  # fmt: skip
 OPSET = 18  # the lowest that has all that our own export writes: ONNX Runtime 1.14 (2023) and later read it
 
 
@@ -33,18 +34,6 @@ class FileSpec(OnnxSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.onnx:
-            self._refuse_without_file()
-
-    def _refuse_without_file(self) -> None:
-        """Refuse settings that are about the ONNX file, where none is to be written."""
-        idle: dict[str, Any] = {
-            "opset": OPSET, "fixed_batch": False, "free_size": False, "embed_normalisation": False, "int8": False,
-            "max_bytes": None, "max_latency": None, "max_energy": None,
-        }  # fmt: skip
-        for name, default in idle.items():
-            given = getattr(self, name, default)
-            if given != default:
-                raise SpecError(
-                    f"onnx is False, and {name} is {given!r}: that is about the ONNX file.\n"
-                    f"  Leave out `onnx=False`, or `{name}`"
-                )
+            self.refuse_idle(
+                _OF_ONNX, "that is about the ONNX file, and onnx is False", "Leave out `onnx=False`, or `{name}`"
+            )

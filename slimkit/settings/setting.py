@@ -1,8 +1,10 @@
 """One setting: its default, its meaning, and what it may be; and values made of settings."""
 
+from collections.abc import Container
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from slimkit.errors import SpecError
 from slimkit.settings.checks import Check
 
 
@@ -23,3 +25,19 @@ class Settings:
         for entry in fields(self):
             checked = entry.metadata["check"](entry.name, getattr(self, entry.name))
             object.__setattr__(self, entry.name, checked)
+
+    def refuse_idle(self, names: Container[str], why: str, remedy: str = "Leave `{name}` out") -> None:
+        """Refuse settings that would be accepted and ignored; one at its default was not given.
+
+        Args:
+            names: of the settings.
+            why: they are of no use.
+            remedy: what to do; `{name}` stands for the setting.
+
+        Raises:
+            SpecError: one is not at its default.
+        """
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.name in names and value != entry.default:
+                raise SpecError(f"{entry.name} is {value!r}: {why}.\n  {remedy.format(name=entry.name)}")

@@ -1,6 +1,6 @@
 """How a network in a file is read: no files, no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from slimkit.settings.budget import parse_budget
 from slimkit.settings.checks import flag, optional, pattern, text
@@ -27,3 +27,6 @@ class SourceSpec(Settings):
     def memory(self) -> int | None:
         """`max_memory` in bytes."""
         return None if self.max_memory is None else int(parse_budget(self.max_memory, "bytes").value)
+
+
+READING = tuple(entry.name for entry in fields(SourceSpec))

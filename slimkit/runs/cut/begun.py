@@ -70,6 +70,17 @@ def _check_rounds(spec: CompressSpec, calibration: Calibration | None) -> None:
         )
 
 
+def _check_retraining(given: Given) -> None:
+    """Refuse settings of a retraining that there will not be, or not with labels."""
+    if given.retrain is not None or given.dataset is not None:
+        return
+    if given.calibration is not None:
+        given.spec.refuse_idle(("distill",), "without labels nothing but the original can be learnt from")
+    else:
+        remedy = "Add `data` or `calibration`, or leave `{name}` out"
+        given.spec.refuse_idle(given.spec.of_retraining, "there is nothing to retrain on", remedy)
+
+
 def opened(path: Path, spec: CompressSpec, progress: Progress, stages: Stages) -> Given:
     """Return what a run starts from whose network is in a file."""
     progress("reading the checkpoint", None)
@@ -127,6 +138,7 @@ def begin(given: Given, stages: Stages) -> Begun:
     check_files(spec, dense, example)
     if spec.int8 and dataset is None:
         raise DataError("int8 is True: it needs data.\n  Give labelled data, for example `data='digits'`")
+    _check_retraining(given)
     ranked_with = start.context(spec, dataset)
     given.progress("tracing channels", None)
     with stages.stage("trace"):

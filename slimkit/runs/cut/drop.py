@@ -127,5 +127,6 @@ def _asking(spec: CompressSpec, share: float, epochs: float) -> CompressSpec:
     """Return the settings of one attempt: latency and energy follow the multiply-adds, bytes the parameters."""
     rounds = 1 if spec.rounds == "auto" else spec.rounds  # a dozen attempts would take a dozen times as long
     budget = "max_params" if spec.minimise in ("params", "bytes") else "max_macs"
-    changes: dict[str, Any] = {budget: share, "max_drop": None, "epochs": epochs, "rounds": rounds}
+    one = {"max_drop": None, "minimise": CompressSpec.minimise}  # its budget is a share
+    changes: dict[str, Any] = {**one, budget: share, "epochs": epochs, "rounds": rounds}
     return replace(spec, **changes)

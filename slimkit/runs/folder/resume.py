@@ -13,7 +13,7 @@ from torch import nn
 
 from slimkit import training
 from slimkit._version import __version__
-from slimkit.errors import OutputError, RecordError
+from slimkit.errors import OutputError, RecordError, SpecError
 from slimkit.results import Report, report_file
 from slimkit.runs.folder import output
 from slimkit.training import state
@@ -73,6 +73,16 @@ def complete(
         )
     training.forget(training.Store(folder_of(target)))  # of a process that ended before it had done so
     return report
+
+
+def refuse_without_folder(out: Path | str | None, **asked: bool) -> None:
+    """Refuse what is asked of the output folder of a call that has none.
+
+    Raises:
+        SpecError: a flag is true, and nothing is written.
+    """
+    for name in (name for name, value in asked.items() if value and out is None):
+        raise SpecError(f"{name} is True: without `out` nothing is written.\n  Add `out`, or leave `{name}` out")
 
 
 def refuse_unasked(kept: training.Store) -> None:
