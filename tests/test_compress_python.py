@@ -222,6 +222,18 @@ def test_widths_that_an_engine_likes_are_no_reason_to_refuse(budget: dict[str, f
         slimkit.compress(net, IMAGE, round_to=32, **asked)
 
 
+def test_what_calls_give_is_shown_on_a_line(resnet: nn.Module, digits: Any) -> None:
+    graph = slimkit.trace(resnet, DIGIT)
+    result = slimkit.compress(resnet, DIGIT, 0.5, **FEW)
+    given = {"Graph(224": graph, "Mask(112": result.mask, "Report('compress'": result.report, "Result(ResNet": result}
+    for begins, found in {
+        **given,
+        "EarlyBird(ratio=0.5": slimkit.EarlyBird(graph),
+        "Dataset(name='digits'": digits,
+    }.items():
+        assert repr(found).startswith(begins) and len(repr(found)) < 400 and "\n" not in repr(found)
+
+
 def test_keyword_types_are_those_of_the_settings() -> None:
     fields = {entry.name for entry in dataclasses.fields(CompressSpec)}
     assert set(CompressKeywords.__annotations__) == fields - {

@@ -128,6 +128,11 @@ class Graph:
     loud: Tensor
     statistics: Tensor
 
+    def __repr__(self) -> str:
+        return (
+            f"Graph({self.units} removable units in {len(self.groups)} groups, {self.total - self.units} channels kept)"
+        )
+
     @cached_property
     def total(self) -> int:
         """Channels of the network, removable or not."""

@@ -115,6 +115,10 @@ class EarlyBird:
         self.draws: dict[float, Draw] = {}
         self.observations: list[Observation] = []
 
+    def __repr__(self) -> str:
+        state = "settled" if self.ratio in self.draws else "not settled"
+        return f"EarlyBird(ratio={self.ratio}, rule={self.rule.name!r}, {state} in {len(self.observations)} looks)"
+
     @property
     def mask(self) -> Mask:
         """The ticket of `ratio`.

@@ -168,6 +168,9 @@ class Report(Record):
     warnings: tuple[str, ...] = ()
     verdict: str = ""
 
+    def __repr__(self) -> str:
+        return f"Report({self.command!r}, {self.verdict!r})"
+
 
 @dataclass(frozen=True, kw_only=True)
 class InspectedGroup(Record):

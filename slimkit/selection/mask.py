@@ -25,6 +25,9 @@ class Mask:
 
     keep: Tensor
 
+    def __repr__(self) -> str:
+        return f"Mask({self.removed} of {len(self.keep)} units removed)"
+
     @classmethod
     def full(cls, graph: Graph) -> "Mask":
         """Return the mask that keeps everything."""
