@@ -181,8 +181,16 @@ REFUSED: dict[str, tuple[dict[str, Any], type[SlimkitError], str]] = {
     "no teacher without labels": ({"calibration": "digits", "distill": False}, SpecError, "distill is False: without"),
     "a pace of one's own": ({"retrain": lambda *_: None, "learning_rate": 0.1}, SpecError, "`retrain` takes the place"),
     "a folder that is not": ({"resume": True}, SpecError, "resume is True: without `out` nothing is written"),
-    "an optimizer without data": ({"optimizer": "adamw"}, SpecError, "(?s)nothing to retrain on.*leave `optimizer` out"),
-    "batches without epochs": ({"data": "digits", "epochs": 0, "batch_size": 4}, SpecError, "batch_size is 4: `epochs`"),
+    "an optimizer without data": (
+        {"optimizer": "adamw"},
+        SpecError,
+        "(?s)nothing to retrain on.*leave `optimizer` out",
+    ),
+    "batches without epochs": (
+        {"data": "digits", "epochs": 0, "batch_size": 4},
+        SpecError,
+        "batch_size is 4: `epochs`",
+    ),
     "a layer that is not there": ({"keep": ("nowhere.*",)}, SlimkitError, "keep is 'nowhere"),
     "retraining that gives nothing back": ({"retrain": lambda *_: None}, TrainingError, "NoneType"),
     "retraining that gives another network": ({"retrain": lambda *_: nn.Linear(2, 2)}, TrainingError, "other weights"),

@@ -111,7 +111,7 @@ def _refuse_idle(spec: CompressSpec, sources: Sequence[Any], retrain: Retrain | 
     elif sources.count(None) == len(sources):
         spec.refuse_idle(("input_shape",), "example_input has it")
     if retrain is not None:
-        spec.refuse_idle(spec.of_retraining, "`retrain` takes the place of the retraining that it is about")
+        spec.refuse_idle(start.of_retraining(spec), "`retrain` takes the place of the retraining that it is about")
 
 
 def compress_checkpoint(

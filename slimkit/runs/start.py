@@ -260,6 +260,14 @@ def context(spec: CompressSpec | TrainSpec, dataset: data.Dataset | None) -> Con
     return Context(seed=spec.seed, batches=list(batches), task=dataset.task)
 
 
+def of_retraining(spec: CompressSpec) -> set[str]:
+    """Return the names of the settings that only a retraining has a use for; `epochs` where they ask for one."""
+    names = {"optimizer", "learning_rate", "batch_size", "precision", "distill", "epochs"}
+    if spec.ranking != "auto" and criterion(spec.ranking).needs == "data":
+        names.remove("batch_size")
+    return names if spec.epochs else names - {"epochs"}
+
+
 def conditions(spec: RunSpec) -> Conditions:
     """Return what latencies are measured under."""
     return Conditions(engine=spec.runtime, threads=spec.threads, batch=spec.batch)

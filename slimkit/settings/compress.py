@@ -90,12 +90,6 @@ class CompressSpec(SourceSpec, RunSpec):
         given = {"batch_size": self.batch_size, "learning_rate": self.learning_rate}
         return {name: value for name, value in given.items() if value != "auto"}
 
-    @property
-    def of_retraining(self) -> tuple[str, ...]:
-        """Names of the settings that only a retraining has a use for; `epochs` where they ask for one."""
-        own = ("learning_rate", "distill") if self.ranking == "taylor" else ("batch_size", "learning_rate", "distill")
-        return (*own, "epochs") if self.epochs else own
-
     def budgets(self) -> tuple[str, ...]:
         """Names of the settings that say how far to go."""
         return (*super().budgets(), "max_drop")

@@ -72,13 +72,17 @@ def _check_rounds(spec: CompressSpec, calibration: Calibration | None) -> None:
 
 def _check_retraining(given: Given) -> None:
     """Refuse settings of a retraining that there will not be, or not with labels."""
+    spec = given.spec
+    if not spec.epochs:
+        remedy = "Give `epochs`, or leave `{name}` out"
+        spec.refuse_idle(start.of_retraining(spec), "`epochs` is 0, so nothing is retrained", remedy)
     if given.retrain is not None or given.dataset is not None:
         return
     if given.calibration is not None:
-        given.spec.refuse_idle(("distill",), "without labels nothing but the original can be learnt from")
+        spec.refuse_idle(("distill",), "without labels nothing but the original can be learnt from")
     else:
         remedy = "Add `data` or `calibration`, or leave `{name}` out"
-        given.spec.refuse_idle(given.spec.of_retraining, "there is nothing to retrain on", remedy)
+        spec.refuse_idle(start.of_retraining(spec), "there is nothing to retrain on", remedy)
 
 
 def opened(path: Path, spec: CompressSpec, progress: Progress, stages: Stages) -> Given:
