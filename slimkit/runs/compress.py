@@ -27,10 +27,10 @@ from slimkit.runs.cut.begun import Begun, begin, opened
 from slimkit.runs.cut.calibrate import Calibration
 from slimkit.runs.cut.choose import ChosenCut, cut, note_on_widths
 from slimkit.runs.cut.recover import Recovered, recover
-from slimkit.runs.figures import architecture, measure, now, one_image, timed_layers
+from slimkit.runs.figures import architecture, measure, now, timed_layers
 from slimkit.runs.folder import output
 from slimkit.runs.folder import resume as resuming
-from slimkit.runs.folder.files import finish, write_model
+from slimkit.runs.folder.files import Delivery, finish, write_model
 from slimkit.runs.given import Evaluate, Given, Retrain
 from slimkit.runs.result import CommandOutcome, Result
 from slimkit.settings import CompressSpec, make, source
@@ -185,11 +185,12 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         round_(model)
     given.progress("exporting", None)
     with stages.stage("save and export"):
-        written = write_model(dense, model, example, work, inputs, slimmed, spec, keep_files)
+        delivery = Delivery(dense, model, example, spec, work)
+        written = write_model(delivery, inputs, slimmed, keep_files)
     given.progress("measuring", None)
     with stages.stage("measure"):
-        sides = measure(dense, model, example, spec, dataset, work, begun.judged, given.judge)
-        layers = timed_layers(rows.layers(dense, model, one_image(example)), sides, work, spec, example)
+        sides = measure(delivery, dataset, begun.judged, given.judge)
+        layers = timed_layers(delivery, sides)
     untaught = detection.without_teacher(model, spec, recovered.record)
     own = None
     if given.evaluate is not None:

@@ -21,7 +21,7 @@ from slimkit.measure.node_times import latency_by_node, unprofiled
 from slimkit.measure.size import count_params
 from slimkit.models import Network
 from slimkit.results import Accuracy, Architecture, Figures, LayerEntry, Normalisation
-from slimkit.runs.folder.files import DENSE_ONNX, INT8_ONNX, ONNX
+from slimkit.runs.folder.files import DENSE_ONNX, INT8_ONNX, ONNX, Delivery
 from slimkit.runs.given import Judge
 from slimkit.runs.pixels import pixels
 from slimkit.runs.start import conditions
@@ -68,30 +68,21 @@ def architecture(network: Network, example: Example, dataset: data.Dataset | Non
 
 
 def measure(
-    dense: nn.Module,
-    model: nn.Module,
-    example: Example,
-    spec: RunSpec,
-    dataset: data.Dataset | None,
-    work: Path,
-    known: Accuracy | None = None,
-    judge: Judge | None = None,
+    delivery: Delivery, dataset: data.Dataset | None, known: Accuracy | None = None, judge: Judge | None = None
 ) -> Sides:
     """Return the figures of both networks, and of the INT8 file if one is asked for.
 
     Args:
-        dense, model: before and after.
-        example: what they are called with.
-        spec: conditions of the latency, whether an INT8 file is made.
+        delivery: both networks, and the folder with their ONNX files; an INT8 one is written there.
         dataset: what accuracy is of; None measures none.
         known: accuracy of the dense network, where it was measured before.
-        work: folder with the ONNX files; an INT8 one is written there.
         judge: says how good a network is where there is no data set of ours.
     """
+    example, spec, work = delivery.example, delivery.spec, delivery.work
     judge = judge or (partial(judged, dataset=dataset) if dataset else None)
     for_files = dataset
     if dataset is not None and spec.embed_normalisation:
-        for_files = pixels(dataset, normalisation_of(dense, example))
+        for_files = pixels(dataset, normalisation_of(delivery.dense, example))
     if spec.int8 and for_files is not None:
         batches = islice(for_files.train.batches(64, seed=spec.seed), _CALIBRATION_BATCHES)
         quantise(work / ONNX, work / INT8_ONNX, (images for images, _ in batches))
@@ -110,7 +101,7 @@ def measure(
             macs=count_macs(network, one_image(example)),
             accuracy=right or (judge(network) if judge else None),
         )
-        for network, name, right in ((dense, DENSE_ONNX, known), (model, ONNX, None))
+        for network, name, right in ((delivery.dense, DENSE_ONNX, known), (delivery.model, ONNX, None))
     )
     int8 = None
     if (small := work / INT8_ONNX).exists():
@@ -151,19 +142,19 @@ def judged(network: nn.Module | Path, dataset: data.Dataset) -> Accuracy:
     )
 
 
-def timed_layers(
-    found: tuple[LayerEntry, ...], sides: Sides, work: Path, spec: RunSpec, example: Example
-) -> tuple[LayerEntry, ...]:
+def timed_layers(delivery: Delivery, sides: Sides) -> tuple[LayerEntry, ...]:
     """Return the layers with the milliseconds that each takes, before and after; all no more than the network takes."""
-    before = _times(work / DENSE_ONNX, sides.before, spec, example)
-    after = _times(work / ONNX, sides.after, spec, example)
+    before, after = (
+        _times(delivery.work / name, whole, delivery.spec, delivery.example)
+        for name, whole in ((DENSE_ONNX, sides.before), (ONNX, sides.after))
+    )
     return tuple(
         replace(
             layer,
             ms_before=None if before is None else before.get(layer.name, 0.0),
             ms_after=None if after is None else rows.summed(after, layer.name),
         )
-        for layer in found
+        for layer in rows.layers(delivery.dense, delivery.model, one_image(delivery.example))
     )
 
 

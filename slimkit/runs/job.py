@@ -64,6 +64,7 @@ def job_of(
     data.check_fits(dataset, network.model)
     example = random_input(dataset, spec.seed)
     check_files(spec, network.model, example)
+    progress("tracing channels", None)
     graph = trace_with(spec, network.model, example)
     solver = measured_budget(spec, network.model, example, progress)
     recipe = training.Recipe(

@@ -1,7 +1,7 @@
 """From an architecture and data to a trained, smaller network: `slimkit train`."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from torch import nn
 from slimkit import data, models, provenance, training
 from slimkit._version import __version__
 from slimkit.errors import SpecError
-from slimkit.example import Example
 from slimkit.measure.environment import environment
 from slimkit.measure.stages import Stages
 from slimkit.methods import Job
@@ -20,16 +19,15 @@ from slimkit.progress import Progress, Watcher, quiet
 from slimkit.results import Report
 from slimkit.runs import begin
 from slimkit.runs.cost import training_cost
-from slimkit.runs.figures import Sides, architecture, judged, measure, now, one_image, timed_layers
+from slimkit.runs.figures import Sides, architecture, judged, measure, now, timed_layers
 from slimkit.runs.folder import output as folder
 from slimkit.runs.folder import resume as resuming
-from slimkit.runs.folder.files import finish, write_model
+from slimkit.runs.folder.files import Delivery, finish, write_model
 from slimkit.runs.job import job_of, opened
 from slimkit.runs.plan import Plan, plan
 from slimkit.runs.result import CommandOutcome, Result
 from slimkit.runs.start import allowed_widths, note, proof_inputs, random_input
 from slimkit.selection.mask import Mask
-from slimkit.settings import RunSpec
 from slimkit.surgery import rows
 from slimkit.surgery.prove import Slimmed, prove
 from slimkit.training import distributed, trackers
@@ -76,12 +74,17 @@ def train(
         return begin.redrawn(network.model, asked.spec.seed + 1)
 
     stages = Stages()
+
+    def job(store: training.Store | None) -> Job:
+        with stages.stage("trace"):
+            return replace(job_of(network, fresh, images, asked, store, progress), watchers=watchers)
+
     if out is None:
         with tempfile.TemporaryDirectory() as work:
-            return _train(network, fresh, images, asked, Path(work), None, progress, watchers, stages)
+            return _train(network, asked, job(None), Path(work), stages)
     with folder.claim(Path(out)) as work_folder:
         store = begin.store(asked.settings(), Path(out), resume, network.model, images)
-        result = _train(network, fresh, images, asked, work_folder, store, progress, watchers, stages)
+        result = _train(network, asked, job(store), work_folder, stages)
     training.forget(store)
     return result
 
@@ -115,44 +118,31 @@ def train_network(
         def fresh() -> nn.Module:
             return begin.fresh_network(spec, dataset, spec.seed + 1).model
 
+        with stages.stage("trace"):
+            job = job_of(network, fresh, dataset, asked, store, progress)
         if world.rank:
-            helper = replace(job_of(network, fresh, dataset, asked, store, progress), speaks=False)
-            asked.method(helper, asked.config)
+            asked.method(replace(job, speaks=False), asked.config)
             return CommandOutcome(None, target)
         with trackers.opened(track, target, asked.settings()) as more:
-            told = (*watchers, *more)
-            result = _train(network, fresh, dataset, asked, work, store, progress, told, stages)
+            result = _train(network, asked, replace(job, watchers=(*watchers, *more)), work, stages)
     training.forget(store)
     return CommandOutcome(result.report, target)
 
 
-def _train(
-    network: Network,
-    fresh: Callable[[], nn.Module],
-    dataset: data.Dataset,
-    asked: Plan,
-    work: Path,
-    store: training.Store | None,
-    progress: Progress,
-    watchers: Sequence[Watcher],
-    stages: Stages,
-) -> Result:
-    spec = asked.spec
-    progress("tracing channels", None)
-    with stages.stage("trace"):
-        job = replace(job_of(network, fresh, dataset, asked, store, progress), watchers=watchers)
+def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages) -> Result:
+    spec, dataset = asked.spec, job.dataset
     with stages.stage("search and train"):
         found = asked.method(job, asked.config)
     dense, model, example = job.dense, found.model, random_input(dataset, spec.seed)
     slimmed = found.slimmed or _whole(job)
-    progress("exporting", None)
+    delivery = Delivery(dense, model, example, spec, work)
+    job.progress("exporting", None)
     with stages.stage("save and export"):
-        inputs = proof_inputs(example, dataset, spec.seed)
-        written = write_model(dense, model, example, work, inputs, slimmed, spec)
-    progress("measuring", None)
+        written = write_model(delivery, proof_inputs(example, dataset, spec.seed), slimmed)
+    job.progress("measuring", None)
     with stages.stage("measure"):
-        sides = _sides(dense, model, example, spec, dataset, work)
-        layers = timed_layers(rows.layers(dense, model, one_image(example)), sides, work, spec, example)
+        sides = _sides(delivery, dataset)
+        layers = timed_layers(delivery, sides)
     cost, notes = training_cost(job, found, sides.before, sides.after, stages, asked.settings())
     report = Report(
         slimkit=__version__,
@@ -177,16 +167,14 @@ def _train(
         budget=found.cut.budget if found.cut else None,
         warnings=(*found.warnings, *written.failed, *notes, *sides.notes),
     )
-    resuming.keep_log(store, work)
+    resuming.keep_log(job.store, work)
     return Result(model, slimmed.mask, finish(report, [spec, asked.config], work, stages))
 
 
-def _sides(
-    dense: nn.Module, model: nn.Module, example: Example, spec: RunSpec, dataset: data.Dataset, work: Path
-) -> Sides:
+def _sides(delivery: Delivery, dataset: data.Dataset) -> Sides:
     """Return the figures before and after; the dense network was not trained to the end: no accuracy."""
-    sides = measure(dense, model, example, spec, dataset if spec.int8 else None, work)
-    after = replace(sides.after, accuracy=sides.after.accuracy or judged(model, dataset))
+    sides = measure(delivery, dataset if delivery.spec.int8 else None)
+    after = replace(sides.after, accuracy=sides.after.accuracy or judged(delivery.model, dataset))
     return replace(sides, before=replace(sides.before, accuracy=None), after=after)
 
 

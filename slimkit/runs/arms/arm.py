@@ -18,7 +18,6 @@ from slimkit.measure.macs import count_macs
 from slimkit.measure.size import count_params
 from slimkit.measure.stages import Stages
 from slimkit.methods import Found, Job
-from slimkit.progress import Progress, quiet
 from slimkit.results import STUDY_SCHEMA, Arm, Clock, Outcome, Spending
 from slimkit.results.ledger import FORWARDS_PER_IMAGE
 from slimkit.runs import begin
@@ -94,7 +93,7 @@ def train_arm(work: Assignment) -> dict[str, Any]:
     return arm.to_dict()
 
 
-def prepared(work: Assignment, asked: Plan, progress: Progress = quiet) -> Job:
+def prepared(work: Assignment, asked: Plan) -> Job:
     """Open the data, build the network and trace it.
 
     Raises:
@@ -106,7 +105,7 @@ def prepared(work: Assignment, asked: Plan, progress: Progress = quiet) -> Job:
     def fresh() -> nn.Module:
         return begin.fresh_network(asked.spec, dataset, asked.spec.seed + 1).model
 
-    return job_of(network, fresh, dataset, asked, None, progress)
+    return job_of(network, fresh, dataset, asked)
 
 
 def described(dataset: data.Dataset) -> str:

@@ -22,7 +22,7 @@ from slimkit.models import detectors
 from slimkit.models.ultralytics import Deployed, Maps, against_one
 from slimkit.report import page, verdict
 from slimkit.results import Proof, Report, report_file
-from slimkit.settings import Settings, to_toml
+from slimkit.settings import RunSpec, Settings, to_toml
 from slimkit.settings.files import FileSpec, OnnxSpec
 from slimkit.surgery import proof
 from slimkit.surgery.evidence import Evidence
@@ -31,6 +31,24 @@ from slimkit.usage import Usage, described
 
 CHECKPOINT = "model.pt"  # of Ultralytics, in place of a slim file
 ONNX, DENSE_ONNX, INT8_ONNX = "model.onnx", ".dense.onnx", "model.int8.onnx"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a run delivers, beside what it began with.
+
+    Attributes:
+        dense, model: before and after.
+        example: what they are called with.
+        spec: which files are wanted, and under which conditions they are timed.
+        work: folder with the files.
+    """
+
+    dense: nn.Module
+    model: nn.Module
+    example: Example
+    spec: RunSpec
+    work: Path
 
 
 @dataclass(frozen=True)
@@ -66,33 +84,23 @@ def check_files(spec: OnnxSpec, model: nn.Module, example: Example) -> None:
             ) from error
 
 
-def write_model(
-    dense: nn.Module,
-    model: nn.Module,
-    example: Example,
-    work: Path,
-    inputs: Sequence[Example],
-    slimmed: Slimmed,
-    spec: FileSpec,
-    keep_files: bool = True,
-) -> Written:
+def write_model(delivery: Delivery, inputs: Sequence[Example], slimmed: Slimmed, keep_files: bool = True) -> Written:
     """Write the network as slim file and as ONNX, and prove both against the one in memory.
 
     The slim file is what must be: where ONNX cannot express a network, the run goes on without that file.
 
     Args:
-        dense, model: before and after.
-        example: what they are called with.
-        work: folder to write into.
+        delivery: both networks, and the folder to write into.
         inputs: what they are proven on.
         slimmed: the proven cut.
-        spec: how the ONNX file is to be.
         keep_files: someone wants the files; else only ONNX is written, to be timed.
 
     Raises:
         ProofError: the slim file does not compute what the network does.
         ArchitectureError: the network can be written neither as slim file nor as ONNX.
     """
+    dense, model, example = delivery.dense, delivery.model, delivery.example
+    spec, work = delivery.spec, delivery.work
     expected = proof.outputs(model, inputs)
     failed = _unknown(slimmed.evidence, dense, model)
     reloaded, unsaved = None, None
