@@ -2,7 +2,7 @@
 
 from slimkit.data.augmentation import Augmentation
 from slimkit.data.catalogue import NAMES, as_dataset, as_inputs, open, open_inputs
-from slimkit.data.dataset import Dataset, Split
+from slimkit.data.dataset import Batches, Dataset, Split
 from slimkit.data.fit import check_fits, check_runs
 from slimkit.data.inputs import Inputs
 from slimkit.data.loader_split import LoaderSplit
@@ -14,6 +14,7 @@ from slimkit.data.tensor_split import TensorSplit
 __all__ = [
     "NAMES",
     "Augmentation",
+    "Batches",
     "Dataset",
     "Inputs",
     "LoaderSplit",

@@ -10,8 +10,8 @@ from torch import Tensor
 from slimkit.tasks import CLASSIFICATION, Task
 
 
-class Split(Protocol):
-    """Inputs of one split, with their targets."""
+class Batches(Protocol):
+    """Inputs with their targets, in an order that is a pure function of (seed, epoch): what training asks of data."""
 
     def __len__(self) -> int:
         """Return the number of inputs."""
@@ -35,13 +35,17 @@ class Split(Protocol):
 
         Args:
             batch_size: B over all ranks together.
-            seed: shuffle, and leave a short last batch out; None: stored order, every input.
+            seed: shuffle, and leave a short last batch out, unless it is the only one; None: stored order, every input.
             epoch: with the seed, decides order and augmentation.
             augment: shift and mirror, as suits the data set.
             start: number of batches to leave out, for a resumed run.
             rank: with `ranks`, gives inputs rank, rank + ranks, ... of every batch.
         """
         ...
+
+
+class Split(Batches, Protocol):
+    """Inputs of one split, with their targets."""
 
     def normalised(self, mean: Sequence[float], std: Sequence[float]) -> "Split":
         """Return the same images with another normalisation."""

@@ -21,6 +21,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from slimkit import training
+from slimkit.data import Batches
 from slimkit.errors import SpecError
 from slimkit.methods.cut import named
 from slimkit.methods.job import Job
@@ -162,7 +163,7 @@ def merged(model: nn.Module, like: nn.Module) -> nn.Module:
 
 def find(
     model: nn.Module,
-    split: training.protocols.Batches,
+    split: Batches,
     recipe: training.Recipe,
     config: PopupConfig,
     *,

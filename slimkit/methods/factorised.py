@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from slimkit import training
+from slimkit.data import Batches
 from slimkit.errors import SpecError
 from slimkit.example import Example
 from slimkit.measure.macs import count_macs
@@ -152,7 +153,7 @@ def _params(model: nn.Module) -> int:
 
 def retrain(
     thin: nn.Module,
-    split: training.protocols.Batches,
+    split: Batches,
     recipe: training.Recipe,
     config: RankConfig,
     *,

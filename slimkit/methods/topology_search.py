@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from slimkit.data import Batches
 from slimkit.errors import SpecError
 from slimkit.methods.pareto import crowding, fronts
 from slimkit.methods.topology import Topology, child, minimal
-from slimkit.training.protocols import Batches
 
 SHARED = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)  # weights that each topology is tried with
 

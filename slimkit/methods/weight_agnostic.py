@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit import training
+from slimkit.data import Batches
 from slimkit.errors import SpecError
 from slimkit.measure.quality import quality
 from slimkit.methods.cut import named
@@ -28,7 +29,6 @@ from slimkit.selection.weight_mask import prunable
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import number, several
 from slimkit.tasks import CLASSIFICATION, Task
-from slimkit.training.protocols import Batches
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 _TIE = 1e-4  # logits closer than this share of the largest are one

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit import training
+from slimkit.data import Batches
 from slimkit.errors import SpecError
 from slimkit.methods import snapshot
 from slimkit.methods.cut import named
@@ -95,7 +96,7 @@ class Ticket:
 
 def find(
     model: nn.Module,
-    split: training.protocols.Batches,
+    split: Batches,
     recipe: training.Recipe,
     config: TicketConfig,
     *,

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from slimkit.data import Batches
 from slimkit.example import call, on
 from slimkit.modules import evaluating
-from slimkit.training.protocols import Batches
 
 
 def reestimate(model: nn.Module, split: Batches, batches: int = 100, batch_size: int = 128, seed: int = 0) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimkit.data import Batches
 from slimkit.errors import SpecError, TrainingError
 from slimkit.example import Example, call, first, mapped, on
 from slimkit.modules import evaluating
@@ -20,7 +21,6 @@ from slimkit.training import distributed, state
 from slimkit.training.hardware import pick_device, pick_precision
 from slimkit.training.loss import Objective
 from slimkit.training.optimizer import make_optimizer
-from slimkit.training.protocols import Batches
 from slimkit.training.recipe import Recipe
 from slimkit.training.run import Hook, Phase, Run, align
 
