@@ -56,7 +56,7 @@ class TrainSpec(RunSpec):
         super().__post_init__()
         for name, example in (("arch", "zoo:resnet20"), ("data", "fashion-mnist")):
             if not getattr(self, name):
-                raise SpecError(f"{name} is not set: training needs it.\n  Add it, for example --{name} {example}")
+                raise SpecError(f"{name} is not set: training needs it.\n  Add it, for example `{name}='{example}'`")
 
 
 def new_words(settings: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
