@@ -18,7 +18,7 @@ from slimkit.channels.observed import Observed
 from slimkit.channels.position import Position
 from slimkit.channels.written import node_by_node
 
-Run = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]  # operator and arguments -> what it gives
+RunOperator = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]  # operator and arguments -> what it gives
 
 
 class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -27,7 +27,7 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]
     `fault` is what a rule raised: our own mistake, which must not be taken for the network's.
     """
 
-    def __init__(self, seen: Observed, run: Run) -> None:
+    def __init__(self, seen: Observed, run: RunOperator) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen = seen
         self.run = run
@@ -57,7 +57,7 @@ def _is_composite(func: Any) -> bool:
 
 
 @contextmanager
-def walking(seen: Observed, run: Run) -> Iterator[Walk]:
+def walking(seen: Observed, run: RunOperator) -> Iterator[Walk]:
     """Carry names through what a network computes, for a while, without gradients.
 
     Args:

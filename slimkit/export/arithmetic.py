@@ -16,7 +16,7 @@ import torch
 from slimkit.export.recording import Call, Constant, Unsupported, Value, plain
 from slimkit.export.writer import Writer, onnx_type
 
-Rule = Callable[[Writer, Call], str | list[str]]
+Translation = Callable[[Writer, Call], str | list[str]]
 
 
 def tensor(writer: Writer, operand: Any, dtype: torch.dtype) -> str:
@@ -37,7 +37,7 @@ def spread(setting: Sequence[int] | int, count: int) -> list[int]:
     return values * count if len(values) == 1 else values
 
 
-def unary(kind: str, **attributes: Any) -> Rule:
+def unary(kind: str, **attributes: Any) -> Translation:
     """Make the rule of an elementwise operator with one operand."""
 
     def rule(writer: Writer, call: Call) -> str:
@@ -46,7 +46,7 @@ def unary(kind: str, **attributes: Any) -> Rule:
     return rule
 
 
-def binary(kind: str, swap: bool = False) -> Rule:
+def binary(kind: str, swap: bool = False) -> Translation:
     """Make the rule of an elementwise operator with two operands."""
 
     def rule(writer: Writer, call: Call) -> str:
@@ -141,7 +141,7 @@ def _baddbmm(writer: Writer, call: Call) -> str:
     return writer.emit("Add", [writer.name(settings["self"]), product])
 
 
-def _clip(low: str, high: str) -> Rule:
+def _clip(low: str, high: str) -> Translation:
     """Make the rule of an operator that clips, whose bounds have these names."""
 
     def rule(writer: Writer, call: Call) -> str:
@@ -198,7 +198,7 @@ def _softplus(writer: Writer, call: Call) -> str:
     return writer.emit("Softplus", [writer.name(call.args[0])])
 
 
-def _softmax(kind: str) -> Rule:
+def _softmax(kind: str) -> Translation:
     def rule(writer: Writer, call: Call) -> str:
         return writer.emit(kind, [writer.name(call.args[0])], axis=call.arguments()["dim"])
 
@@ -219,7 +219,7 @@ def _cast(writer: Writer, call: Call) -> str:
     return tensor(writer, call.args[0], call.result().dtype)
 
 
-ARITHMETIC: dict[str, Rule] = {
+ARITHMETIC: dict[str, Translation] = {
     "convolution": _convolution,
     "native_batch_norm": _batch_norm,
     "_native_batch_norm_legit_no_training": _batch_norm,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from slimkit.export.arithmetic import Rule, spread
+from slimkit.export.arithmetic import Translation, spread
 from slimkit.export.recording import Batch, Call, Constant, Unsupported, plain
 from slimkit.export.writer import Writer
 
@@ -122,7 +122,7 @@ def _roll(writer: Writer, call: Call) -> str:
     return name
 
 
-def _pad(mode: str) -> Rule:
+def _pad(mode: str) -> Translation:
     def rule(writer: Writer, call: Call) -> str:
         widths, rank = plain(call.args[1]), len(call.args[0].shape)
         before, after = [0] * rank, [0] * rank
@@ -136,7 +136,7 @@ def _pad(mode: str) -> Rule:
     return rule
 
 
-def _reduce(kind: str) -> Rule:
+def _reduce(kind: str) -> Translation:
     def rule(writer: Writer, call: Call) -> str:
         settings, image = call.arguments(), call.args[0]
         rank, keep = len(image.shape), int(settings.get("keepdim", False))  # over everything: no such setting
@@ -201,7 +201,7 @@ def _averaging(size: int, target: int) -> torch.Tensor:
     return matrix
 
 
-def _resize(mode: str) -> Rule:
+def _resize(mode: str) -> Translation:
     def rule(writer: Writer, call: Call) -> str:
         settings, image = call.arguments(), call.args[0]
         before, after = plain(list(image.shape[2:])), plain(list(call.result().shape[2:]))
@@ -224,7 +224,7 @@ def _pixel_shuffle(writer: Writer, call: Call) -> str:
     return writer.emit("DepthToSpace", [writer.name(call.args[0])], blocksize=call.args[1], mode="CRD")
 
 
-MOVEMENT: dict[str, Rule] = {
+MOVEMENT: dict[str, Translation] = {
     "view": _reshape,
     "_unsafe_view": _reshape,
     "reshape": _reshape,

@@ -12,7 +12,7 @@ from slimkit._version import __version__
 from slimkit.errors import EngineError, SlimkitError
 from slimkit.example import Example, batch_size, mapped, named, of_batch, tensors
 from slimkit.export.formats import FORMATS, Format, Source
-from slimkit.export.formats.source import Run
+from slimkit.export.formats.source import Compute
 from slimkit.export.pixels import as_pixels, normalisation_of
 from slimkit.measure.engines import open_runner
 from slimkit.progress import Progress, quiet
@@ -92,7 +92,7 @@ def _written(name: str, source: Source, work: Path, tolerance: float) -> Exporte
     return ExportedFile(format=name, file=made.file, bytes=size, error=off)
 
 
-def _runner(made: Format, path: Path) -> Run | None:
+def _runner(made: Format, path: Path) -> Compute | None:
     if made.engine is None:
         return made.run(path) if made.run else None
     runner = open_runner(path, made.engine)
@@ -109,7 +109,7 @@ def _runner(made: Format, path: Path) -> Run | None:
     return run
 
 
-def _error(source: Source, run: Run) -> float:
+def _error(source: Source, run: Compute) -> float:
     """Return how far the outputs of a file are from the network's, on three random images."""
     generator = torch.Generator().manual_seed(1)
 

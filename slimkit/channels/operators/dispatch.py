@@ -16,10 +16,10 @@ from slimkit.channels.operators import move, multiply, normalise, recurrent, sil
 from slimkit.channels.operators.pointwise import pointwise
 
 aten = torch.ops.aten
-Rule = Callable[[Observed, Any, tuple[Any, ...], dict[str, Any], Any], None]
+OperatorRule = Callable[[Observed, Any, tuple[Any, ...], dict[str, Any], Any], None]
 
 MULTIPLIES = (aten.convolution, aten.mm, aten.bmm, aten.addmm, aten.baddbmm)  # counted with or without names
-OPERATORS: dict[Any, Rule] = {
+OPERATORS: dict[Any, OperatorRule] = {
     aten.convolution: multiply.convolution,
     **dict.fromkeys((aten.mm, aten.bmm), multiply.matmul),
     **dict.fromkeys((aten.addmm, aten.baddbmm), multiply.addmm),
@@ -77,7 +77,7 @@ OPERATORS: dict[Any, Rule] = {
     aten.embedding: move.look_up,
     aten.mkldnn_rnn_layer: recurrent.fused_layer,
 }  # fmt: skip
-ELSEWHERE: dict[str, Rule] = {"torchvision::roi_align": space.sample}  # of libraries that nobody need have loaded
+ELSEWHERE: dict[str, OperatorRule] = {"torchvision::roi_align": space.sample}  # of libraries not loaded here
 _NORMS = (normalise.batch_norm, statistics.layer_norm, statistics.group_norm)
 # Removed channels are silent after these, or the rule itself says that they are not.
 SILENT = frozenset((*MULTIPLIES, *(packet for packet, rule in OPERATORS.items() if rule in _NORMS)))

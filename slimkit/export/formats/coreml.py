@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from slimkit.errors import EngineError
-from slimkit.export.formats.source import Format, Run, Source, needed
+from slimkit.export.formats.source import Compute, Format, Source, needed
 from slimkit.modules import quiet
 from slimkit.usage import INPUT
 
@@ -32,7 +32,7 @@ def _convert(source: Source, path: Path) -> None:
         raise EngineError(f"coreml: the package takes {shapes}, not {list(image.shape)}.\n  Leave 'coreml' out of `to`")
 
 
-def _run(path: Path) -> Run:
+def _run(path: Path) -> Compute:
     tools = needed("coremltools", "coreml")
     network = tools.models.MLModel(str(path))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from slimkit.errors import EngineError
-from slimkit.export.formats.source import Format, Run, Source, needed
+from slimkit.export.formats.source import Compute, Format, Source, needed
 
 # What ncnn does to be fast, in half precision also where weights are not: off, so that the file itself is looked at.
 _SHORTCUTS = (
@@ -38,7 +38,7 @@ def _weights(path: Path) -> Path:
     return path.with_suffix(".bin")
 
 
-def _run(path: Path) -> Run:
+def _run(path: Path) -> Compute:
     ncnn = needed("ncnn", "ncnn")
     net = ncnn.Net()
     for shortcut in _SHORTCUTS:

@@ -20,7 +20,7 @@ from slimkit.settings.files import OnnxSpec
 
 jit: Any = torch.jit  # whose functions have no types
 
-Run = Callable[[Sequence[Tensor]], list[Tensor]]  # one tensor an input -> the outputs
+Compute = Callable[[Sequence[Tensor]], list[Tensor]]  # one tensor an input -> the outputs
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Format:
     file: str
     convert: Callable[[Source, Path], None]
     engine: str | None = None
-    run: Callable[[Path], Run] | None = None
+    run: Callable[[Path], Compute] | None = None
     note: str = ""
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from slimkit.errors import EngineError
-from slimkit.export.formats.source import Format, Run, Source, needed
+from slimkit.export.formats.source import Compute, Format, Source, needed
 from slimkit.modules import quiet
 
 
@@ -20,7 +20,7 @@ def _convert(source: Source, path: Path) -> None:
         litert.convert(source.network(), (image,)).export(str(path))
 
 
-def _run(path: Path) -> Run:
+def _run(path: Path) -> Compute:
     interpreter = needed("ai_edge_litert.interpreter", "tflite").Interpreter(model_path=str(path))
     interpreter.allocate_tensors()
     (place,), ends = interpreter.get_input_details(), interpreter.get_output_details()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from slimkit.example import mapped, tensors
-from slimkit.export.formats.source import Format, Run, Source, jit
+from slimkit.export.formats.source import Compute, Format, Source, jit
 from slimkit.modules import quiet
 
 
@@ -21,7 +21,7 @@ def _convert(source: Source, path: Path) -> None:
         jit.trace(network, tuple(tensors(example)), check_trace=False).save(str(path))
 
 
-def _run(path: Path) -> Run:
+def _run(path: Path) -> Compute:
     with quiet():
         network = jit.load(str(path))
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from slimkit.errors import EngineError
-from slimkit.runs.arms.workers import Task, WorkerDied, answer, one_thread
+from slimkit.runs.arms.workers import Handler, WorkerDied, answer, one_thread
 
 _AHEAD = 2  # pieces of work handed over beyond the cluster's processors, so that none waits for us
 
 
 @contextmanager
-def cluster(address: str, task: Task) -> Iterator["Ray"]:
+def cluster(address: str, task: Handler) -> Iterator["Ray"]:
     """Give the workers of a cluster.
 
     Args:
@@ -50,7 +50,7 @@ def cluster(address: str, task: Task) -> Iterator["Ray"]:
 class Ray:
     """A cluster that is connected."""
 
-    def __init__(self, ray: Any, task: Task) -> None:
+    def __init__(self, ray: Any, task: Handler) -> None:
         self._ray, self._names = ray, dict[Any, Any]()
         self._remote = ray.remote(num_cpus=1, max_retries=0)(_work)
         self._task = task
@@ -74,6 +74,6 @@ class Ray:
             return WorkerDied(f"Ray: {type(error).__name__}")
 
 
-def _work(task: Task, work: Any) -> Any:
+def _work(task: Handler, work: Any) -> Any:
     with one_thread():
         return answer(task, work)

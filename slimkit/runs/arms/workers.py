@@ -13,7 +13,7 @@ import torch
 
 from slimkit.errors import SlimkitError
 
-Task = Callable[[Any], Any]
+Handler = Callable[[Any], Any]
 
 
 class WorkerDied(Exception):
@@ -40,7 +40,7 @@ class Workers(Protocol):
 class Here:
     """This process: one piece of work at a time."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Handler) -> None:
         self._task, self._next = task, list[tuple[Any, Any]]()
 
     @property
@@ -59,7 +59,7 @@ class Here:
 class Processes:
     """Processes of this machine; one that dies takes its piece of work with it, and is replaced."""
 
-    def __init__(self, count: int, task: Task) -> None:
+    def __init__(self, count: int, task: Handler) -> None:
         self._task = task
         self._idle = [self._start() for _ in range(count)]
         self._busy: dict[Connection, tuple[BaseProcess, Any]] = {}
@@ -106,7 +106,7 @@ class Processes:
             process.join()
 
 
-def _serve(link: Connection, task: Task) -> None:
+def _serve(link: Connection, task: Handler) -> None:
     """Work until the other end of the link is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
     torch.set_num_threads(1)
@@ -118,7 +118,7 @@ def _serve(link: Connection, task: Task) -> None:
         link.send(answer(task, work))
 
 
-def answer(task: Task, work: Any) -> Any:
+def answer(task: Handler, work: Any) -> Any:
     """Do a piece of work; give an exception as the answer where it raises one, in a form that can be sent."""
     try:
         return task(work)
