@@ -16,6 +16,7 @@ from slimkit.report import page, sections
 from slimkit.selection import ranking
 from slimkit.settings import METHODS, RunSpec
 from slimkit.settings.command_line import ENGINES as BY_FLAG
+from slimkit.settings.data import DATA_SETS
 from slimkit.settings.run import RANKINGS, RUNTIMES, TRACERS
 
 
@@ -25,9 +26,10 @@ from slimkit.settings.run import RANKINGS, RUNTIMES, TRACERS
         (RANKINGS, ranking.CRITERIA),
         (RUNTIMES, ENGINES),
         (METHODS, methods.METHODS),
+        (DATA_SETS, data.NAMES),
         ((*TRACERS, *RUNTIMES), BY_FLAG),
     ],
-    ids=["rankings", "engines", "methods", "flags"],
+    ids=["rankings", "engines", "methods", "data sets", "flags"],
 )
 def test_what_settings_name_is_there_and_the_other_way_round(named: tuple[str, ...], there: dict[str, object]) -> None:
     assert sorted(named) == sorted(there)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slimkit.settings.checks import choice, flag, number, optional, text, whole, word_or
+from slimkit.settings.data import DATA_MEANING
 from slimkit.settings.run import RANKINGS, RunSpec
 from slimkit.settings.setting import setting
 from slimkit.settings.source import SourceSpec
@@ -15,7 +16,7 @@ class CompressSpec(SourceSpec, RunSpec):
 
     data: str | None = setting(
         None,
-        "digits, fashion-mnist, cifar10, cifar100, folder:PATH, file.py:make, or the yaml of a data set where the "
+        f"{DATA_MEANING}, file.py:make, or the yaml of a data set where the "
         "network is one of Ultralytics; default: none",
         optional(text),
     )

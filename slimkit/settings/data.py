@@ -10,6 +10,9 @@ _ONE = r"[1-9]\d*(?:,[1-9]\d*)*"
 SHAPE = rf"{_ONE}|\w+={_ONE}( \w+={_ONE})*"
 SHAPE_MEANING = "C,H,W, such as 3,224,224, or name=C,H,W of each input"
 
+DATA_SETS = ("digits", "fashion-mnist", "cifar10", "cifar100")
+DATA_MEANING = f"{', '.join(DATA_SETS)}, folder:PATH"  # and what else a command takes
+
 Shapes = tuple[int, ...] | dict[str, tuple[int, ...]]
 
 

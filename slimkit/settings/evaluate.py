@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from slimkit.errors import SpecError
 from slimkit.settings.checks import text, whole
-from slimkit.settings.data import DataSpec
+from slimkit.settings.data import DATA_MEANING, DataSpec
 from slimkit.settings.setting import setting
 from slimkit.settings.source import SourceSpec
 
@@ -15,8 +15,7 @@ class EvaluateSpec(SourceSpec, DataSpec):
 
     data: str = setting(
         "",
-        "digits, fashion-mnist, cifar10, cifar100, folder:PATH, file.py:make, or the yaml of a data set where the "
-        "network is one of Ultralytics",
+        f"{DATA_MEANING}, file.py:make, or the yaml of a data set where the network is one of Ultralytics",
         text,
     )
     seed: int = setting(0, "draws the validation split, as it did when the network was trained", whole(0))

@@ -7,6 +7,7 @@ from typing import Any
 
 from slimkit.errors import SpecError
 from slimkit.settings.checks import choice, number, text, whole
+from slimkit.settings.data import DATA_MEANING
 from slimkit.settings.run import RANKING_MEANING, RANKINGS, RunSpec
 from slimkit.settings.setting import setting
 
@@ -36,7 +37,7 @@ class TrainSpec(RunSpec):
     """What `slimkit train` should do with an architecture and data."""
 
     arch: str = setting("", "resnet18, zoo:NAME, timm:NAME, package.module:factory or file.py:factory", text)
-    data: str = setting("", "digits, fashion-mnist, cifar10, cifar100, folder:PATH or file.py:make", text)
+    data: str = setting("", f"{DATA_MEANING} or file.py:make", text)
     batch_size: int = setting(128, "images a training step", whole(1))
     learning_rate: float = setting(0.1, "highest learning rate", number(0, above=True))
     method: str = setting(
