@@ -14,7 +14,7 @@ from torch import nn
 
 from slimkit.errors import CheckpointError, EngineError
 from slimkit.export import export_onnx
-from slimkit.measure import latency
+from slimkit.measure import engines, latency
 from slimkit.measure.engines import Port, Runner, open_runner
 from slimkit.measure.latency import measure
 from slimkit.measure.node_times import NodeTime, _layers, latency_by_node, unprofiled
@@ -252,3 +252,9 @@ subprocess.run([sys.executable, "-c", ""])
 """
     done = subprocess.run([sys.executable, "-c", code, *map(str, files)], check=False)
     assert done.returncode == 0
+
+
+def test_an_engine_without_a_profiler_is_not_timed_by_anothers(files, monkeypatch):
+    monkeypatch.setitem(engines.ENGINES, "own", engines.ENGINES["onnxruntime"])
+    with pytest.raises(EngineError, match="engine 'own': it does not say how long a layer takes"):
+        latency_by_node(files[1], engine="own")

@@ -13,10 +13,12 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from slimkit.errors import EngineError
 from slimkit.measure.engines import onnxruntime_runner, onnxruntime_session, openvino_model, openvino_runner, require
 from slimkit.measure.latency import WARM_UPS, random_batch
 from slimkit.settings.data import Shapes
 
+PROFILED = ("onnxruntime", "openvino", "openvino-bf16")  # engines that say how long each node takes
 _EVENT, _WHOLE = "_kernel_time", "SequentialExecutor::Execute"
 _FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
 _SHORT, _MANY = 0.02, 300  # seconds for more runs of a short network, and how many at most
@@ -62,9 +64,13 @@ def latency_by_node(
 
     Raises:
         CheckpointError: the file is missing or damaged.
-        EngineError: the engine is unknown or not installed, or the input shape cannot be told.
+        EngineError: the engine is unknown, not installed or has no profiler, or the input shape cannot be told.
     """
     require(engine)
+    if engine not in PROFILED:
+        raise EngineError(
+            f"engine {engine!r}: it does not say how long a layer takes.\n  Choose one of: {', '.join(PROFILED)}"
+        )
     if engine == "onnxruntime":
         return _onnxruntime(Path(path), input_shape, threads, batch, repeats)
     return _openvino(Path(path), input_shape, engine, threads, batch, repeats)

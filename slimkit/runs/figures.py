@@ -17,7 +17,7 @@ from slimkit.export.pixels import normalisation_of
 from slimkit.measure import energy, latency, quality
 from slimkit.measure.latency import Latency
 from slimkit.measure.macs import count_macs
-from slimkit.measure.node_times import latency_by_node, unprofiled
+from slimkit.measure.node_times import PROFILED, latency_by_node, unprofiled
 from slimkit.measure.size import count_params
 from slimkit.models import Network
 from slimkit.results import Accuracy, Architecture, Figures, LayerEntry, Normalisation
@@ -159,8 +159,8 @@ def timed_layers(delivery: Delivery, sides: Sides) -> tuple[LayerEntry, ...]:
 
 
 def _times(path: Path, whole: Figures, spec: RunSpec, example: Example) -> dict[str, float] | None:
-    """Return the times of the layers of a file, ms, by name; None where there is no file."""
-    if whole.latency_ms is None:
+    """Return the times of the layers of a file, ms, by name; None where there is no file, or no profiler."""
+    if whole.latency_ms is None or spec.runtime not in PROFILED:
         return None
     nodes = latency_by_node(path, shapes_of(example), **asdict(conditions(spec)), repeats=10)
     spent: dict[str, float] = {}
