@@ -111,7 +111,8 @@ def test_momentum_follows_so_that_training_goes_on_as_in_the_masked_network():
     graph = trace(model, torch.zeros(1, 1, 8, 8))
     x, y = (t[:64] for t in images(64, 3))
     x = x.float() / 60 - 1
-    sgd = training.make_optimizer(model, 0.05, 0.9, 5e-4)
+    recipe = training.Recipe(epochs=1, learning_rate=0.05)
+    sgd = training.make_optimizer(model, recipe)
 
     def losses(network, optimizer, steps):
         found = []
@@ -139,7 +140,7 @@ def test_momentum_follows_so_that_training_goes_on_as_in_the_masked_network():
             sgd.state[parameter]["momentum_buffer"].copy_(dict(shadow.named_parameters())[name])
     wanted = losses(model, sgd, 10)
     assert losses(small, followed, 10) == pytest.approx(wanted, abs=2e-4)
-    without = losses(forgetful, training.make_optimizer(forgetful, 0.05, 0.9, 5e-4), 10)
+    without = losses(forgetful, training.make_optimizer(forgetful, recipe), 10)
     assert max(abs(a - b) for a, b in zip(without, wanted, strict=True)) > 0.01
 
 

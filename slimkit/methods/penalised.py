@@ -23,7 +23,7 @@ NO_GAP = (
 )
 # S by default. A group is pulled as a whole, so that the loss has nothing of it left to make up with: at 2 a
 # ResNet-8 with 150 steps to learn digits did not learn them, at 1 it lost nothing.
-_TOTAL = {"gamma": 2.0, "group": 1.0}
+TOTAL = {"gamma": 2.0, "group": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ def penalty_of(job: Job, config: Pulled, kind: str, last: int | None = None) -> 
         MaskError: gammas are to be penalised, and there are none.
     """
     found = list(gammas(job.dense))
-    wanted = _TOTAL[kind] if config.penalty_total is None else config.penalty_total
+    wanted = TOTAL[kind] if config.penalty_total is None else config.penalty_total
     if kind == "gamma" and not found and (config.l1 or (config.l1 is None and wanted)):
         raise MaskError(
             "penalty is 'gamma', but no BatchNorm of this network has a scale to penalise.\n"
