@@ -1,42 +1,40 @@
-"""Which of timm's networks with BatchNorm can be slimmed exactly, and what is kept and why.
+"""Which of timm's convolutional networks can be slimmed exactly, and what is kept and why.
 
     python tools/coverage_timm.py [--out docs/results/data/coverage_timm.jsonl] [NAME ...]
 
-One or two small networks of each family, a module of `timm.models`, as resnet.py. Half of every group is removed at
-random; the smaller network must compute what the masked one computes. Input shape and normalisation are
-timm's own; weights are random, BatchNorms drawn. A line of JSON a network as it comes; one that is there is not run
-again. Needs `slimkit[timm]`.
+The smallest network of every stem of the installed timm. Networks share a stem if their module in `timm.models` is the
+same (resnet.py) and their names are, without sizes: numbers, single letters and words as "tiny" (`stem_of`). Those with
+fewer than two convolutions over more than one pixel are passed over as pure transformers and mixers, those above 60
+million parameters as too large. Half of every group is removed at random; the smaller network must compute what the
+masked one computes. Input shape and normalisation are timm's own; weights are random, BatchNorms drawn. A line of JSON
+a stem as it comes; one that is there is not run again, so that a run that was stopped goes on. Each network has a
+process and 300 seconds. Needs `slimkit[timm]`.
 """
 
 import argparse
+import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from rows import Row, append, read
+from rows import Row, append, guarded, read
 from torch import nn
 
-from slimkit.channels import Graph, trace
+from slimkit import trace
+from slimkit.channels import Graph
 from slimkit.example import Example, tensors
 from slimkit.models import defaults
 from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
 
-NAMES = """
-bat_resnext26ts botnet26t_256 coatnet_nano_rw_224 cs3darknet_s cspdarknet53
-cspresnet50 cspresnext50 darknet53 dla34 dpn48b ecaresnet26t edgenext_xx_small
-efficientformer_l1 efficientnet_cc_b0_4e efficientnet_lite0 efficientvit_b0 ese_vovnet19b_dw fastvit_t8
-fbnetc_100 gcresnet33ts gernet_s ghostnet_100 ghostnetv2_100 halonet26t hardcorenas_a hgnet_tiny hgnetv2_b0
-hrnet_w18_small inception_next_tiny inception_resnet_v2 inception_v4 lambda_resnet26t lcnet_050 levit_128s
-maxvit_rmlp_pico_rw_256 mixnet_s mobilenetv4_conv_small mobilenetv4_hybrid_medium mobileone_s0 mobilevit_xxs
-mobilevitv2_050 regnetz_b16
-repghostnet_050 repvgg_a0 repvit_m0_9 res2net50_26w_4s res2next50 resnest14d resnetblur50 resnetv2_50
-rexnet_100 selecsls42b semnasnet_075 seresnet50 shvit_s1 skresnet18 skresnext50_32x4d spnasnet_100
-starnet_s1 swiftformer_xs tf_efficientnetv2_b0 tiny_vit_5m_224 tinynet_e tresnet_m visformer_tiny vovnet39a
-xception41 xcit_nano_12_p16_224
+LARGEST = 60  # million parameters
+SECONDS = 300
+SIZES = """
+zepto atto femto pico nano mini tiny little small base medium mid large huge giant plus
+xxs xs xl xxl xxsmall xsmall xlarge xxlarge xtiny xxtiny ti xx
 """
 ROWS = Path(__file__).parents[1] / "docs" / "results" / "data" / "coverage_timm.jsonl"
 
@@ -58,6 +56,34 @@ def family_of(name: str) -> str:
     return str(_registry._model_to_module[name])
 
 
+def stem_of(name: str) -> str:
+    """Return a name without sizes; versions and numbers inside a word stay: `resnetv2_50d_gn` gives resnetv2_gn."""
+    parts = [part if re.search(r"v\d$", part) else re.sub(r"\d+(?![a-z]{3})", "", part) for part in name.split("_")]
+    return "_".join(part for part in parts if len(part) > 1 and part not in SIZES.split())
+
+
+def stems(names: Iterable[str]) -> dict[tuple[str, str], list[str]]:
+    """Return the networks of every module and stem."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        found.setdefault((family_of(name), stem_of(name)), []).append(name)
+    return found
+
+
+def smallest(names: Iterable[str]) -> tuple[str, float] | None:
+    """Return the convolutional network with the fewest parameters and its millions; None where there is none."""
+    import timm
+
+    sizes: dict[str, float] = {}
+    for name in names:
+        with torch.device("meta"):
+            model = timm.create_model(name)
+        wide = [m for m in model.modules() if isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1]
+        if len(wide) > 1:
+            sizes[name] = sum(p.numel() for p in model.parameters()) / 1e6
+    return min(sizes.items(), key=lambda item: item[1], default=None)
+
+
 def drawn(model: nn.Module) -> nn.Module:
     """Draw what initialisation leaves at 1 or 0, so that nothing is hidden: BatchNorms, biases, scales of branches."""
     for module in model.modules():
@@ -73,7 +99,6 @@ def drawn(model: nn.Module) -> nn.Module:
 
 def measured(model: nn.Module, example: Example) -> Row:
     """Return what can go of a network: exact or not, shares of channels and MACs, what fails, what is kept and why."""
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
     start = time.process_time()
     graph = trace(model, example)
     seconds = time.process_time() - start
@@ -84,10 +109,11 @@ def measured(model: nn.Module, example: Example) -> Row:
     for kept in graph.kept:
         if not kept.output:
             reasons[kept.reason.split(" (in ")[0]] += kept.channels
-    every, none = torch.ones(graph.units, dtype=torch.bool), torch.zeros(graph.units, dtype=torch.bool)
-    total = graph.macs(every)
+    least = torch.zeros(graph.units, dtype=torch.bool)
+    for number in failing:
+        least[graph.groups[number].members] = True
+    total = graph.macs(torch.ones_like(least))
     return {
-        "million_params": round(millions, 2),
         "input_shape": [list(tensor.shape[1:]) for tensor in tensors(example)],
         "seconds": round(seconds, 2),
         "error": error,
@@ -95,7 +121,7 @@ def measured(model: nn.Module, example: Example) -> Row:
         "removable": graph.units,
         "failing": sum(len(graph.groups[i].members) for i in failing),
         "macs": total,
-        "removable_macs": 1 - graph.macs(none) / total if total else 0.0,
+        "removable_macs": 1 - graph.macs(least) / total if total else 0.0,
         "kept": dict(reasons.most_common()),
     }
 
@@ -111,20 +137,16 @@ def measure(name: str) -> Row:
     return measured(model, torch.randn(1, *shape))
 
 
-def each(names: Sequence[str], out: Path, family: Callable[[str], str], measure: Callable[[str], Row]) -> None:
-    """Add a row a network to a file, of those that it lacks; whatever one raises, the next one is run."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    done = {row["name"] for row in read(out)}
-    for name in names:
-        if name in done:
-            continue
-        row: Row = {"name": name, "family": family(name)}
-        try:
-            row |= measure(name)
-        except Exception as error:
-            row["failed"] = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        append(out, row)
+def measured_least(names: Sequence[str]) -> Row:
+    """Return the row of the smallest network of a stem, or why it is left out."""
+    least = smallest(names)
+    if least is None:
+        return {"left_out": "fewer than two convolutions over more than one pixel"}
+    name, millions = least
+    row: Row = {"name": name, "million_params": round(millions, 2)}
+    if millions > LARGEST and len(names) > 1:
+        return row | {"left_out": f"more than {LARGEST} million parameters"}
+    return row | guarded(measure, name, SECONDS)
 
 
 def size(row: Row) -> str:
@@ -135,38 +157,79 @@ def size(row: Row) -> str:
     return places[0] if len(set(places)) == 1 else " x ".join(places)
 
 
+def share(row: Row) -> float:
+    """Return the share of a network's channels that can go, and are proven."""
+    total = row["removable"] + sum(row["kept"].values())
+    return float((row["removable"] - row["failing"]) / max(total, 1))
+
+
+def reason_of(row: Row) -> str:
+    """Return what keeps most channels of a network."""
+    reasons = row["kept"] | ({"fails the proof": row["failing"]} if row["failing"] else {})
+    return max(reasons, key=lambda reason: reasons[reason], default="nothing")
+
+
+def in_words(rows: Sequence[Row]) -> str:
+    """Return what rows say, in three sentences: how many, how many exact, how much of their work can go and why not."""
+    left_out = Counter(row["left_out"] for row in rows if "left_out" in row)
+    tried = [row for row in rows if "left_out" not in row]
+    done = [row for row in tried if "error" in row]
+    exact = [row for row in done if is_exact(row)]
+    most = [row for row in done if row["removable_macs"] > 0.9]
+    rest = Counter(reason_of(row) for row in done if row["removable_macs"] <= 0.9)
+    passed_over = ", ".join(f"{count} ({reason})" for reason, count in left_out.most_common())
+    why = ", ".join(f"{reason} ({count})" for reason, count in rest.most_common())
+    families = len({row["family"] for row in tried})
+    return (
+        f"{len(tried)} networks of {families} families, the smallest of every stem of timm, passed over: "
+        f"{passed_over or 'none'}. {len(exact)} are exact with half of every group gone, {len(done) - len(exact)} once "
+        f"the groups that the proof finds are kept, {len(tried) - len(done)} were not traced. Of {len(most)} more than "
+        f"90 % of the MACs can go; what keeps most channels of the other {rest.total()}: {why or 'nothing'}."
+    )
+
+
+def is_exact(row: Row) -> bool:
+    """Tell whether half of every group could go at once."""
+    return not row["failing"] and row["error"] <= proof.TOLERANCE
+
+
 def table(rows: list[Row]) -> str:
-    """Return a markdown table of all rows, in words first."""
-    done = [row for row in rows if "error" in row]
-    exact = [row for row in done if not row["failing"] and row["error"] <= proof.TOLERANCE]
+    """Return all rows in words, and a markdown table of those that were tried, folded."""
     lines = [
-        f"{len(rows)} networks of {len({row['family'] for row in rows})} families: {len(exact)} are exact with half of "
-        f"every group gone, {len(done) - len(exact)} once the groups that the proof finds are kept, "
-        f"{len(rows) - len(done)} were not traced.",
+        "<details markdown>",
+        f"<summary>{in_words(rows)}</summary>",
         "",
         "| family | network | image | exact | channels that can go | MACs that can go | seconds | kept, and why |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for row in sorted(rows, key=lambda row: row["family"]):
+    tried = (row for row in rows if "left_out" not in row)
+    for row in sorted(tried, key=lambda row: (row["family"], row["name"])):
         if "error" not in row:
             lines.append(f"| {row['family']} | {row['name']} | | | | | | {row['failed']} |")
             continue
-        verdict = "yes" if row in exact else f"{row['failing']} channels kept"
-        share = (row["removable"] - row["failing"]) / max(row["removable"] + sum(row["kept"].values()), 1)
+        verdict = "yes" if is_exact(row) else f"{row['failing']} channels kept"
         why = "; ".join(f"{channels} {reason}" for reason, channels in list(row["kept"].items())[:3])
         lines.append(
-            f"| {row['family']} | {row['name']} | {size(row)} | {verdict} | {share:.0%} "
+            f"| {row['family']} | {row['name']} | {size(row)} | {verdict} | {share(row):.0%} "
             f"| {row['removable_macs']:.0%} | {row['seconds']:.1f} | {why} |"
         )
-    return "\n".join(lines)
+    return "\n".join((*lines, "", "</details>"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="networks; default: one or two of every family")
+    parser.add_argument("names", nargs="*", help="networks; default: the smallest of every stem")
     parser.add_argument("--out", type=Path, default=ROWS)
     args = parser.parse_args()
-    each(args.names or NAMES.split(), args.out, family_of, measure)
+    import timm
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    groups = [(family_of(name), stem_of(name), [name]) for name in args.names]
+    done = {(row["family"], row["stem"]) for row in read(args.out)}
+    for family, stem, names in groups or [(*key, names) for key, names in stems(timm.list_models()).items()]:
+        if (family, stem) not in done:
+            append(args.out, {"family": family, "stem": stem, **measured_least(names)})
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +54,27 @@ def printed_by(script: str, *arguments: str, **settings: Any) -> tuple[Row | Non
         return json.loads(found.stdout.strip().splitlines()[-1]), last
     except (ValueError, IndexError):
         return None, last
+
+
+def guarded(measure: Callable[[str], Row], name: str, seconds: float) -> Row:
+    """Return what is measured in a copy of this process, or how that failed: it raised, took too long, was killed."""
+    here, there = get_context("fork").Pipe(duplex=False)
+    child = get_context("fork").Process(target=_sent, args=(there, measure, name))
+    child.start()
+    there.close()
+    try:
+        row: Row = here.recv() if here.poll(seconds) else {"failed": f"took more than {seconds} s"}
+    except EOFError:
+        child.join()
+        row = {"failed": f"the process ended with {child.exitcode}"}
+    child.kill()
+    child.join()
+    return row
+
+
+def _sent(there: Connection, measure: Callable[[str], Row], name: str) -> None:
+    try:
+        row = measure(name)
+    except Exception as error:
+        row = {"failed": (str(error).splitlines() or [type(error).__name__])[0][:200]}
+    there.send(row)
