@@ -35,7 +35,19 @@ def chain(widths: list[int], per_unit: int = 1) -> Graph:
         shapes[weight] = (len(sides[i + 1]), len(sides[i]), 3, 3)
     kept = (Kept("conv_last", 10, "reaches the output"),)
     silent = torch.zeros(ends[-1], dtype=torch.bool)
-    return Graph(ends[-1], tuple(axes), groups, kept, (), tuple(works), shapes, {}, loud=silent, statistics=silent)
+    return Graph(
+        ends[-1],
+        tuple(axes),
+        groups,
+        kept,
+        (),
+        tuple(works),
+        shapes,
+        {},
+        loud=silent,
+        statistics=silent,
+        products=silent,
+    )
 
 
 def some_scores(graph: Graph, seed: int = 0) -> Tensor:

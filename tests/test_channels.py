@@ -56,6 +56,7 @@ PASSES: dict[str, tuple[Callable[..., Tensor], int]] = {  # function, units of t
     "exp minus one": (lambda x: torch.expm1(x), 8),
     "norm over space": (lambda x: x / (1 + x.norm(dim=(2, 3), keepdim=True)), 8),
     "softmax over space, gating": (lambda x: x * x.flatten(2).softmax(-1).view_as(x), 8),
+    "attention over places": (lambda x: (x.flatten(2).mT @ x.flatten(2) @ x.flatten(2).mT).mT.view_as(x), 8),
     "topk over space": (lambda x: x.flatten(2).topk(9, -1).values.reshape(2, -1, 3, 3), 8),
     "flip over space": (lambda x: x.flip(3).roll(1, 2), 8),
     "cumulative sum over space": (lambda x: x.cumsum(3), 8),
@@ -117,13 +118,13 @@ def test_channels_pass(case: str) -> None:
 KEPT: dict[str, tuple[Callable[..., Tensor], str]] = {
     "which channel": (lambda x: x * x.argmax(1, keepdim=True), "is reduced over (argmax)"),
     "product of channels": (lambda x: x * x.prod(1, keepdim=True), "is reduced over (prod)"),
-    "softmax over channels": (lambda x: x.softmax(1), "is mixed along its dimension (softmax)"),
+    "softmax over channels, logarithm": (lambda x: x.log_softmax(1), "is mixed along its dimension (log_softmax)"),
     "flipped channels": (lambda x: x.flip(1), "is mixed along its dimension (flip)"),
     "rolled without dimensions": (lambda x: x.roll(1), "is mixed along its dimension (roll)"),
     "group norm, written": (lambda x: F.group_norm(x, 8), "is normalised in 8 groups, a number written in the code"),
-    "attention": (
-        lambda x: (x.flatten(2).mT @ x.flatten(2) @ x.flatten(2).mT).mT.view_as(x),
-        "enters attention over channels",
+    "attention to a fixed tensor": (
+        lambda x: x * (torch.ones(2, 2, 8).double() @ x.flatten(2)).mean(),
+        "enters a product with a tensor that is no parameter",
     ),
     "fixed width": (lambda x: x * torch.ones(8, 1, 1).double(), "is combined with a tensor of fixed width"),
     "a cut": (lambda x: torch.cat([x[:, 3:], x[:, :3]], 1), "is cut at a place written in the code (slice)"),
@@ -186,11 +187,11 @@ def test_a_weight_that_is_not_zero_where_it_was_removed_must_read_zeros(
 
 
 def test_the_module_of_a_reason_is_the_innermost_one() -> None:
-    inner = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 5, 1), norm=nn.Softmax(1)))
+    inner = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 5, 1), norm=nn.LogSoftmax(1)))
     net = nn.Sequential(OrderedDict(body=inner, head=nn.Conv2d(5, 2, 1)))
     (first, second) = graph_of(net).kept
     assert (first.layer, first.channels) == ("body.conv", 5)
-    assert first.reason == "is mixed along its dimension (softmax) (in body.norm)"
+    assert first.reason == "is mixed along its dimension (log_softmax) (in body.norm)"
     assert (second.layer, second.channels) == ("head", 2)
 
 

@@ -141,6 +141,7 @@ TAKEN: dict[str, Callable[[], nn.Module]] = {
     "mean and variance": between(lambda m, x: x * torch.stack(torch.var_mean(x, 1, keepdim=True)).sum(0)),
     "unit length": between(lambda m, x: F.normalize(x, dim=1)),
     "extremes": between(lambda m, x: x / (x.exp().amax(1, keepdim=True) - x.exp().amin(1, keepdim=True))),
+    "softmax": between(lambda m, x: x.softmax(1)),
     "stream": Stream,
 }  # fmt: skip
 
@@ -388,7 +389,7 @@ def test_what_does_not_run_narrower_is_kept_before_anything_is_chosen() -> None:
     net = Heads().eval()
     bare = trace(net, X.float())
     graph = slimkit.trace(net, X.float())
-    assert [group.name for group in bare.groups] == ["stem", "up"]
+    assert [group.name for group in bare.groups] == ["stem", "qkv", "up"]
     assert [group.name for group in graph.groups] == ["up"]
     (kept,) = (kept for kept in graph.kept if kept.layer == "stem")
     assert kept == Kept("stem", C, BREAKS) and graph.total == bare.total

@@ -115,6 +115,7 @@ class Graph:
         folds: weight of a consumer -> running mean of the only BatchNorm that reads it, used nowhere else.
         loud: bool [U], units of which a constant is left for the weights that read them when they are silent.
         statistics: bool [U], units that a mean across channels, or its like, is taken over (`left_out`).
+        products: bool [U], units that a product of two activations sums over, as attention does.
     """
 
     units: int
@@ -127,6 +128,7 @@ class Graph:
     folds: Mapping[str, str]
     loud: Tensor
     statistics: Tensor
+    products: Tensor
 
     def __repr__(self) -> str:
         return (
@@ -189,6 +191,7 @@ class Graph:
             works=tuple(replace(w, outputs=now[w.outputs], inputs=now[w.inputs]) for w in self.works),
             loud=self.loud[left],
             statistics=self.statistics[left],
+            products=self.products[left],
         )
 
     @cached_property

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from slimkit.channels import written
 from slimkit.channels.labelled import Labelled
+from slimkit.channels.labels import alone
 
 _OF_THEIR_WEIGHT = (nn.Linear, nn.modules.conv._ConvNd)  # layers whose attributes follow the shape of their weight
 Product = tuple[str, str | None, Tensor | int, Tensor | int, float]  # as `Work`, with names in place of units
@@ -26,11 +27,13 @@ class Observed(Labelled):
         absorbs: weight of a convolution -> running mean of the BatchNorm that reads its output.
         layout: size, stride and offset of the first argument, before the operator ran.
         training: the second pass, for branches that run only in training.
+        sized: classes of modules that take counts from the shape of their input.
     """
 
-    def __init__(self, model: nn.Module, batch: int) -> None:
+    def __init__(self, model: nn.Module, batch: int, sized: frozenset[type[nn.Module]] = frozenset()) -> None:
         super().__init__(model)
         self.batch = batch
+        self.sized = sized
         self.norms: dict[str, None] = {}
         self.works: list[Product] = []
         self.widths: list[tuple[str, tuple[int, ...], tuple[Tensor, ...], str | None, written.Place]] = []
@@ -112,7 +115,8 @@ class Observed(Labelled):
     ) -> bool:
         """Note a count of channels that the code used; True if something that can follow repeats it.
 
-        One attribute of the running module that counts channels in two places ties them.
+        One attribute of the running module that counts channels in two places ties them, and so does its input, for
+        modules that are `sized` by it.
 
         Args:
             values: one count, or the sizes of a split.
@@ -136,4 +140,17 @@ class Observed(Labelled):
                 known = self._counted.setdefault((id(module), attribute), parts)
                 for part, other in zip(parts, known, strict=True):
                     self.names.tie(part, other)
-        return bool(holders)
+        of_input = type(module) in self.sized and len(parts) == 1 and self._of_input(parts[0])
+        return bool(holders) or of_input
+
+    def _of_input(self, counted: Tensor) -> bool:
+        """Tie what was counted to what the running module was given as many of; False if there is nothing like it."""
+        alike = [
+            names
+            for tensor in self.at.given
+            for names in alone(self.axes(tensor)[0]).values()
+            if len(names) == len(counted)
+        ]
+        for names in alike:
+            self.names.tie(names, counted)
+        return bool(alike)

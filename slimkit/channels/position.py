@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from torch import fx, nn
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, fx, nn
 
 
 class Position:
@@ -20,14 +23,14 @@ class Position:
         self.paths: dict[int, str] = {id(module): path for path, module in self.modules.items()}
         self.called: set[int] = set()
         self.node: fx.Node | None = None
-        self._stack: list[nn.Module] = [model]
+        self._stack: list[tuple[nn.Module, tuple[Tensor, ...]]] = [(model, ())]
 
-    def enter(self, module: nn.Module) -> None:
-        self._stack.append(module)
+    def enter(self, module: nn.Module, args: Sequence[Any] = ()) -> None:
+        self._stack.append((module, tuple(arg for arg in args if isinstance(arg, Tensor))))
         self.called.add(id(module))
 
     def leave(self, module: nn.Module) -> None:
-        if len(self._stack) > 1 and self._stack[-1] is module:
+        if len(self._stack) > 1 and self._stack[-1][0] is module:
             self._stack.pop()
 
     def back(self) -> None:
@@ -40,12 +43,17 @@ class Position:
     @property
     def module(self) -> nn.Module:
         """The module that is running."""
-        return self._stack[-1]
+        return self._stack[-1][0]
+
+    @property
+    def given(self) -> tuple[Tensor, ...]:
+        """The tensors that the running module was called with, one by one."""
+        return self._stack[-1][1]
 
     @property
     def path(self) -> str:
         """The path of the module that is running; "" for the network itself."""
-        for module in reversed(self._stack):
+        for module, _ in reversed(self._stack):
             path = self.paths.get(id(module))
             if path is not None:
                 return path
@@ -54,7 +62,7 @@ class Position:
     @property
     def name(self) -> str:
         """The path of the module that is running, the class of the network where it is that."""
-        return self.path or type(self._stack[0]).__name__
+        return self.path or type(self._stack[0][0]).__name__
 
     def name_at(self, error: BaseException) -> str:
         """Return the path of the innermost module in whose code an exception was raised."""
@@ -62,4 +70,4 @@ class Position:
         while frame is not None:
             path = self.paths.get(id(frame.tb_frame.f_locals.get("self")), path)
             frame = frame.tb_next
-        return path or type(self._stack[0]).__name__
+        return path or type(self._stack[0][0]).__name__

@@ -19,8 +19,11 @@ from slimkit.example import Example, batch_size, call, describe, tensors
 from slimkit.modules import private, unwrapped
 
 
-def trace(model: nn.Module, example_input: Example) -> Graph:
-    """Find which channels live and die together, by one pass; arguments and errors are `surgery.traced.trace`'s."""
+def trace(model: nn.Module, example_input: Example, sized: frozenset[type[nn.Module]] = frozenset()) -> Graph:
+    """Find which channels live and die together, by one pass; arguments and errors are `surgery.traced.trace`'s.
+
+    Modules of the classes `sized` are known to take counts from the shape of their input, which are tied to it.
+    """
     scripted = [path for path, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
     if scripted:
         raise TraceError(
@@ -29,14 +32,14 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
             "  Give the nn.Module that it was scripted or traced from."
         )
     try:
-        return _trace(private(model), example_input, values=False)
+        return _trace(private(model), example_input, sized, values=False)
     except shortcuts.ValuesMatterError:
-        return _trace(private(model), example_input, values=True)
+        return _trace(private(model), example_input, sized, values=True)
 
 
-def _trace(model: nn.Module, example_input: Example, values: bool) -> Graph:
+def _trace(model: nn.Module, example_input: Example, sized: frozenset[type[nn.Module]], values: bool) -> Graph:
     """Trace a network that may be changed."""
-    seen = Observed(model, batch=batch_size(example_input))
+    seen = Observed(model, batch_size(example_input), sized)
     try:
         with torch.random.fork_rng(devices=[]):
             _forward(model, example_input, seen, values)

@@ -74,7 +74,7 @@ def _located(at: Position) -> Iterator[None]:
     """Tell where the pass is: which module runs, and which node of an fx network."""
 
     def enter(module: Any, args: Any) -> None:
-        at.enter(module)
+        at.enter(module, args)
 
     def leave(module: Any, args: Any, out: Any) -> None:
         at.leave(module)

@@ -129,7 +129,13 @@ def differ(expected: nn.Module, found: nn.Module, inputs: Sequence[Trial]) -> bo
 
 def runs(model: nn.Module, trial: Trial) -> bool:
     """Tell whether a network runs on an input."""
-    return not isinstance(_Pair(model, model, trial).expected(), Exception)
+    return raised(model, trial) is None
+
+
+def raised(model: nn.Module, trial: Trial) -> Exception | None:
+    """Return what a network raises on an input."""
+    found = _Pair(model, model, trial).expected()
+    return found if isinstance(found, Exception) else None
 
 
 def _shown(

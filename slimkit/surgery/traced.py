@@ -2,7 +2,8 @@
 
 A tracing pass sees operators, not the numbers that code computes beside them: attention that takes its heads out of the
 width of the stream reads that width wherever it likes. Streams under LayerNorms are where that is common, so networks
-that take statistics across channels are run once at half of their width; what does not run narrower is kept.
+with attention, or statistics across channels, are run at other widths, each group at one of its own. Where that
+raises, the counts of the modules to blame are taken to be those of their input; what still does not run is kept.
 """
 
 import torch
@@ -12,12 +13,13 @@ from slimkit import channels
 from slimkit.channels import Graph
 from slimkit.example import Example
 from slimkit.selection.mask import Mask
-from slimkit.surgery.evidence import runs
+from slimkit.surgery.evidence import raised
 from slimkit.surgery.proof import breaking_groups
 from slimkit.surgery.remove import remove
 from slimkit.surgery.trials import Trial
 
 BREAKS = "does not run when narrower: its code holds the width as a number, or computes another from it"
+_TRIES = 2  # masks; of one, widths that ought to be alike, or a multiple of each other, may be so by chance
 
 
 def trace(model: nn.Module, example_input: Example) -> Graph:
@@ -38,20 +40,48 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
     """
     graph = channels.trace(model, example_input)
     trial = Trial("as given", example_input)
-    while bool(graph.statistics.any()):
-        half = _half(graph)
-        if runs(remove(model, graph, half), trial):
+    sized: frozenset[type[nn.Module]] = frozenset()
+    while bool((graph.statistics | graph.products).any()):
+        masks = [_uneven(graph, seed) for seed in range(_TRIES)]
+        errors = ((mask, raised(remove(model, graph, mask), trial)) for mask in masks)
+        mask, error = next(((mask, error) for mask, error in errors if error is not None), (None, None))
+        if mask is None or error is None:
             break
-        breaking = breaking_groups(model, graph, half, trial)
+        more = _classes(error) - sized
+        if more:
+            sized |= more
+            graph = channels.trace(model, example_input, sized)
+            continue
+        breaking = breaking_groups(model, graph, mask, trial)
         if not breaking:  # it ran when asked again
             break
         graph = graph.keeping(breaking, BREAKS)
     return graph
 
 
-def _half(graph: Graph) -> Mask:
-    """Return the mask that removes every other unit of every group."""
+def _uneven(graph: Graph, seed: int) -> Mask:
+    """Return a mask that leaves each group a share of its own, so that widths are alike by chance only."""
+    generator = torch.Generator().manual_seed(seed)
     keep = torch.ones(graph.units, dtype=torch.bool)
     for group in graph.groups:
-        keep[group.members[1::2]] = False
+        count = len(group.members)
+        least = 1 + count // 4
+        left = int(torch.randint(least, max(least + 1, count), (1,), generator=generator))
+        keep[group.members[left:]] = False
     return Mask(keep)
+
+
+def _classes(error: BaseException) -> frozenset[type[nn.Module]]:
+    """Return the class of the innermost module in whose own code an exception was raised, and of those inside it."""
+    found: nn.Module | None = None
+    frame = error.__traceback__
+    while frame is not None:
+        module = frame.tb_frame.f_locals.get("self")
+        if isinstance(module, nn.Module) and not _is_of_torch(type(module)):
+            found = module
+        frame = frame.tb_next
+    return frozenset(type(m) for m in found.modules() if not _is_of_torch(type(m))) if found else frozenset()
+
+
+def _is_of_torch(kind: type) -> bool:
+    return kind.__module__.startswith("torch.")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels.observed import Observed
-from slimkit.channels.operators import move, multiply, normalise, recurrent, silence, space, statistics
+from slimkit.channels.operators import attention, move, multiply, normalise, recurrent, silence, space, statistics
 from slimkit.channels.operators.pointwise import pointwise
 
 aten = torch.ops.aten
@@ -50,7 +50,9 @@ OPERATORS: dict[Any, OperatorRule] = {
     aten.cat: move.cat,
     aten.stack: move.stack,
     aten.glu: move.glu,
-    **dict.fromkeys((aten.softmax, aten._softmax, aten._log_softmax, aten.cumsum, aten.sort, aten.topk, aten.roll,
+    **dict.fromkeys(statistics.SOFTMAX, statistics.softmax),
+    **dict.fromkeys(attention.FUSED, attention.fused),
+    **dict.fromkeys((aten._log_softmax, aten.cumsum, aten.sort, aten.topk, aten.roll,
                      aten.flip, aten.index_select), space.along_dim),
     **dict.fromkeys(statistics.REDUCTIONS, statistics.reduce),
     **dict.fromkeys((aten.prod, aten.argmax, aten.argmin, aten.logsumexp, aten.any, aten.all), space.reduce),
@@ -78,9 +80,11 @@ OPERATORS: dict[Any, OperatorRule] = {
     aten.mkldnn_rnn_layer: recurrent.fused_layer,
 }  # fmt: skip
 ELSEWHERE: dict[str, OperatorRule] = {"torchvision::roi_align": space.sample}  # of libraries not loaded here
-_NORMS = (normalise.batch_norm, statistics.layer_norm, statistics.group_norm)
 # Removed channels are silent after these, or the rule itself says that they are not.
-SILENT = frozenset((*MULTIPLIES, *(packet for packet, rule in OPERATORS.items() if rule in _NORMS)))
+_SILENT_RULES = (
+    normalise.batch_norm, statistics.layer_norm, statistics.group_norm, statistics.softmax, attention.fused,
+)  # fmt: skip
+SILENT = frozenset((*MULTIPLIES, *(packet for packet, rule in OPERATORS.items() if rule in _SILENT_RULES)))
 
 
 def apply(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -120,8 +124,8 @@ def _tensors(args: tuple[Any, ...]) -> list[Tensor]:
 
 def _unknown(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     name = func.overloadpacket.__name__
-    attention = "attention" in name  # fused kernels have many names
-    reason = multiply.ATTENTION if attention else f"passes through {name}, for which there is no rule"
+    other = "attention" in name  # fused kernels have many names
+    reason = attention.ATTENTION if other else f"passes through {name}, for which there is no rule"
     given = _tensors(args) + _tensors(tuple(kwargs.values()))
     seen.freeze_all(given, reason)
     weights = [t for t in given if isinstance(t, nn.Parameter) and t.dim() > 1 and id(t) in seen.name_of]

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from slimkit.channels.observed import Observed
+from slimkit.channels.operators.attention import meet
 from slimkit.channels.operators.pointwise import merge
 
 aten = torch.ops.aten
 FIXED_INPUT = "reads channels of fixed number: the network's input, or an operator without a rule"
 COMPUTED = "is read by a weight that is computed, not stored"
-ATTENTION = "enters attention over channels"
 
 
 def convolution(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -150,19 +150,26 @@ def count_or_names(names: Tensor | None, count: int) -> Tensor | int:
 def matmul(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Products of matrices, or of batches of them: [.., n, k] x [.., k, m]."""
     a, b = args[0], args[1]
-    (axes_a, weight_a), (axes_b, weight_b) = seen.axes(a), seen.axes(b)
+    weight_a, weight_b = seen.axes(a)[1], seen.axes(b)[1]
     inner_a = seen.along(a, -1, "enters a matrix product")
     inner_b = seen.along(b, -2, "enters a matrix product")
     rows = seen.along(a, -2, "enters a matrix product")
     columns = seen.along(b, -1, "enters a matrix product")
     each = float(out.shape[:-2].numel())
     n, k, m = int(a.shape[-2]), int(a.shape[-1]), int(b.shape[-1])
-    if weight_a == weight_b:  # two activations: attention; two weights: a product computed anew at every call
+    if weight_a and weight_b:  # a product computed anew at every call
         for names in (inner_a, inner_b):
             if names is not None:
-                reason = ATTENTION if axes_a and axes_b else "enters a product with a tensor that is no parameter"
-                seen.freeze(names, "is multiplied with another weight" if weight_a else reason)
+                seen.freeze(names, "is multiplied with another weight")
         seen.work(None, count_or_names(rows, n), count_or_names(columns, m), each * k)
+    elif not weight_a and not weight_b:
+        meet(seen, a, b, (inner_a, inner_b))
+        if inner_a is None:
+            seen.work(None, count_or_names(rows, n), count_or_names(columns, m), each * k)
+        elif rows is None:
+            seen.work(None, count_or_names(columns, m), inner_a, each * n)
+        else:
+            seen.work(None, rows, inner_a, each * m)
     elif weight_b:
         contract(seen, a, -1, inner_a, inner_b, b)
         produce(seen, b, -1, columns)

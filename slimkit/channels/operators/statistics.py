@@ -1,4 +1,4 @@
-"""Statistics across channels: means, norms, LayerNorm. A removed channel is left out of them.
+"""Statistics across channels: means, norms, LayerNorm, softmax. A removed channel is left out of them.
 
 The smaller network takes them over the channels it has. The network with silent channels must take them over the same
 ones, which `over_kept` does: removing a channel changes a mean, and that is part of what removing it means.
@@ -13,6 +13,7 @@ from torch import Tensor
 from slimkit.channels.labelled import Loud
 from slimkit.channels.labels import alone, varying
 from slimkit.channels.observed import Observed
+from slimkit.channels.operators import attention
 from slimkit.channels.operators.multiply import FIXED_INPUT, put_channels, tie_vector
 from slimkit.channels.operators.pointwise import merge
 from slimkit.channels.operators.space import dims_of, name_of, pass_on
@@ -25,6 +26,7 @@ Kept = Mapping[int, Tensor]  # dimension -> indices of it that stay
 REDUCTIONS = (aten.mean, aten.sum, aten.amax, aten.amin, aten.max, aten.min, aten.var, aten.std, aten.var_mean,
               aten.std_mean, aten.linalg_vector_norm, aten.norm)  # fmt: skip
 LAYER_NORMS = (aten.native_layer_norm, aten._fused_rms_norm)
+SOFTMAX = (aten.softmax, aten._softmax)
 
 
 def reduce(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
@@ -87,6 +89,18 @@ def group_norm(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Any) 
     seen.put_loud(out[0], {1: why} if why and whole else {})
 
 
+def softmax(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
+    """Shares among the channels that there are; along other dimensions a removed one has shares too: not zero."""
+    over = dims_of(func, args, kwargs)
+    axes, of_weight = seen.axes(args[0])
+    for label in axes:
+        if over & set(varying(label)):
+            _take(seen, label, over, "is mixed along its dimension (softmax)", keep=of_weight)
+    seen.put(out, axes, of_weight)
+    loud = Loud(f"softmax in {seen.at.name!r}")
+    seen.put_loud(out, {dim: loud for label in axes for dim in varying(label) if dim not in over})
+
+
 def _take(seen: Observed, label: Tensor, over: set[int], reason: str, keep: bool) -> None:
     """Note that a statistic is taken over the names of a label, or keep them where they cannot be left out."""
     along = varying(label)
@@ -114,6 +128,12 @@ def over_kept(seen: Observed, gone: Tensor, func: Any, args: Args, kwargs: Kwarg
     if packet is aten.native_group_norm:
         kept = _kept(seen, gone, args[0], {1})
         return _group_norm(func, args, kept) if kept else None
+    if packet in SOFTMAX:
+        kept = _kept(seen, gone, args[0], dims_of(func, args, kwargs))
+        return _among_all(func(_only(args[0], kept), *args[1:], **kwargs), kept, args[0]) if kept else None
+    if packet in attention.FUSED and kwargs.get("scale") is None:
+        kept = _kept(seen, gone, args[0], {3})
+        return attention.of_width(func, args, kwargs, len(kept[3])) if kept else None
     return None
 
 

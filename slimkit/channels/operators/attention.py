@@ -1,0 +1,79 @@
+"""Rules of attention: channels of queries meet those of keys, and go together; channels of values pass through."""
+
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimkit.channels.labels import varying
+from slimkit.channels.observed import Observed
+from slimkit.channels.operators.pointwise import merge
+
+aten = torch.ops.aten
+ATTENTION = "enters attention over channels"
+FUSED = tuple(
+    getattr(aten, f"_scaled_dot_product_{kind}")
+    for kind in (
+        "flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention",
+        "fused_attention_overrideable",
+    )
+    if hasattr(aten, f"_scaled_dot_product_{kind}")
+)  # fmt: skip
+
+
+def meet(seen: Observed, a: Tensor, b: Tensor, summed: tuple[Tensor | None, Tensor | None]) -> None:
+    """Tie the names that a product of two activations sums over, as long as a removed one adds nothing to it.
+
+    Args:
+        a: [.., n, k].
+        b: [.., k, m].
+        summed: names of k in each, [k].
+    """
+    first, second = summed
+    if first is None or second is None:
+        both = bool(seen.axes(a)[0]) and bool(seen.axes(b)[0])
+        reason = ATTENTION if both else "enters a product with a tensor that is no parameter"
+    else:
+        seen.names.tie(first, second)
+        seen.names.products.append(first)
+        loud = seen.loud(a).get(a.dim() - 1), seen.loud(b).get(b.dim() - 2)
+        if loud[0] is None or loud[1] is None:
+            return
+        reason = f"{ATTENTION}, where it is not zero when it is removed ({loud[0].reason})"
+    for names in summed:
+        if names is not None:
+            seen.freeze(names, reason)
+
+
+def fused(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Attention of one kernel, [N, heads, places, channels]; divided by the root of its width, unless told otherwise.
+
+    So its width is a statistic: a channel that is removed does not count.
+    """
+    queries, keys, values = args[:3]
+    asked, told, said = (seen.along(t, -1, ATTENTION) for t in (queries, keys, values))
+    meet(seen, queries, keys.mT, (asked, told))
+    if asked is not None and kwargs.get("scale") is None:
+        seen.names.statistics.append(asked)
+    for tensor in (queries, keys, values):
+        seen.others(tensor, {0, 1, 3}, ATTENTION)
+    heads, _ = merge(seen, [_heads(seen, t) for t in (queries, keys, values)], (*out[0].shape[:2], 1, 1))
+    named = () if said is None else (said.reshape(1, 1, 1, -1),)
+    seen.put(out[0], (*heads, *named))
+    seen.put_loud(out[0], {dim: why for dim, why in seen.loud(values).items() if dim != 2})
+    places, others = out[0].shape[:3].numel(), int(keys.shape[2])
+    seen.work(None, others, int(queries.shape[3]) if asked is None else asked, float(places))
+    seen.work(None, int(values.shape[3]) if said is None else said, others, float(places))
+
+
+def _heads(seen: Observed, tensor: Tensor) -> Tensor:
+    """Return a tensor of one place and channel, with the labels of images and heads."""
+    cut = tensor[:, :, :1, :1]
+    seen.put(cut, tuple(label for label in seen.axes(tensor)[0] if set(varying(label)) <= {0, 1}))
+    return cut
+
+
+def of_width(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], kept: int) -> Any:
+    """Return what fused attention gives if only so many channels count; the others are zero."""
+    return func(*args, **{**kwargs, "scale": 1 / sqrt(kept)})
