@@ -66,11 +66,13 @@ def stem_of(name: str) -> str:
 
 
 def stems(names: Iterable[str]) -> dict[tuple[str, str], list[str]]:
-    """Return the networks of every module and stem."""
+    """Return the networks of every module and stem, the first stem of each module first, then the second ones."""
     found: dict[tuple[str, str], list[str]] = {}
     for name in names:
         found.setdefault((family_of(name), stem_of(name)), []).append(name)
-    return found
+    turn: Counter[str] = Counter()
+    turns = {key: turn.update([key[0]]) or turn[key[0]] for key in found}
+    return dict(sorted(found.items(), key=lambda item: turns[item[0]]))
 
 
 def smallest(names: Iterable[str]) -> tuple[str, float] | None:
