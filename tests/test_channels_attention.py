@@ -35,6 +35,9 @@ class Attention(nn.Module):
         q, k, v = parts.unbind(0)  # [N, heads, places, channels]
         if self.kind == "fused":
             x = F.scaled_dot_product_attention(q, k, v)
+        elif self.kind == "fused, another layout":  # torch has no fast kernel for it
+            q, k, v = (t.mT.contiguous().mT for t in (q, k, v))
+            x = F.scaled_dot_product_attention(q, k, v)
         elif self.kind == "fused, scaled":
             x = F.scaled_dot_product_attention(q, k, v, scale=0.3)
         elif self.kind == "over channels":
@@ -50,7 +53,16 @@ class Attention(nn.Module):
         return self.proj(x.transpose(1, 2).reshape(n, places, asked))
 
 
-KINDS = ("written", "fused", "fused, scaled", "over channels", "normed", "linear", "of its input")
+KINDS = (
+    "written",
+    "fused",
+    "fused, another layout",
+    "fused, scaled",
+    "over channels",
+    "normed",
+    "linear",
+    "of its input",
+)
 
 
 class Attending(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from slimkit.channels.counts import stays
 from slimkit.channels.graph import Graph
 from slimkit.channels.observed import Observed
-from slimkit.channels.operators import over_kept
+from slimkit.channels.operators import over_kept, width_of_kept
 from slimkit.channels.walk import walking
 from slimkit.modules import unwrapped
 
@@ -39,7 +39,7 @@ class LeftOut(nn.Module):
             return func(*given, **named) if out is None else out
 
         try:
-            with walking(seen, run):
+            with walking(seen, run, lambda queries: width_of_kept(seen, gone, queries)):
                 return unwrapped(self.network)(*args, **kwargs)
         finally:
             seen.clear()

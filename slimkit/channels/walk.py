@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -57,15 +58,18 @@ def _is_composite(func: Any) -> bool:
 
 
 @contextmanager
-def walking(seen: Observed, run: RunOperator) -> Iterator[Walk]:
+def walking(
+    seen: Observed, run: RunOperator, width: Callable[[Tensor], int] = lambda x: x.shape[-1]
+) -> Iterator[Walk]:
     """Carry names through what a network computes, for a while, without gradients.
 
     Args:
         seen: the labels of the network.
         run: gives the result of an operator; it need not run it.
+        width: how many channels of queries count, by the root of which attention is divided.
     """
     walk = Walk(seen, run)
-    with torch.inference_mode(False), torch.no_grad(), _located(seen.at), walk:
+    with torch.inference_mode(False), torch.no_grad(), _located(seen.at), operators.Scaled(seen, width), walk:
         yield walk
 
 

@@ -1,10 +1,13 @@
 """Rules of attention: channels of queries meet those of keys, and go together; channels of values pass through."""
 
+from collections.abc import Callable
 from math import sqrt
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from slimkit.channels.labels import varying
 from slimkit.channels.observed import Observed
@@ -12,6 +15,7 @@ from slimkit.channels.operators.pointwise import merge
 
 aten = torch.ops.aten
 ATTENTION = "enters attention over channels"
+_WHOLE = (F.scaled_dot_product_attention, aten.scaled_dot_product_attention.default)  # before a kernel is chosen
 FUSED = tuple(
     getattr(aten, f"_scaled_dot_product_{kind}")
     for kind in (
@@ -47,15 +51,12 @@ def meet(seen: Observed, a: Tensor, b: Tensor, summed: tuple[Tensor | None, Tens
 
 
 def fused(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    """Attention of one kernel, [N, heads, places, channels]; divided by the root of its width, unless told otherwise.
-
-    So its width is a statistic: a channel that is removed does not count.
-    """
+    """Attention of one kernel, [N, heads, places, channels], whose scale is said."""
     queries, keys, values = args[:3]
     asked, told, said = (seen.along(t, -1, ATTENTION) for t in (queries, keys, values))
     meet(seen, queries, keys.mT, (asked, told))
-    if asked is not None and kwargs.get("scale") is None:
-        seen.names.statistics.append(asked)
+    if asked is not None and kwargs.get("scale") is None:  # of a kernel that an exported network calls by its name
+        seen.freeze(asked, f"{ATTENTION}, divided by the root of their number")
     for tensor in (queries, keys, values):
         seen.others(tensor, {0, 1, 3}, ATTENTION)
     heads, _ = merge(seen, [_heads(seen, t) for t in (queries, keys, values)], (*out[0].shape[:2], 1, 1))
@@ -67,13 +68,32 @@ def fused(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     seen.work(None, int(values.shape[3]) if said is None else said, others, float(places))
 
 
+class Scaled(TorchFunctionMode):
+    """Lets attention that is divided by the root of its width say so: not every kernel shows what it divides by.
+
+    Attributes:
+        seen: the labels of the network, in which the width is noted as a statistic.
+        width: of queries, the channels that count.
+    """
+
+    def __init__(self, seen: Observed, width: Callable[[Tensor], int]) -> None:
+        super().__init__()
+        self.seen = seen
+        self.width = width
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in _WHOLE and kwargs.get("scale") is None:
+            queries = args[0] if args else kwargs["query"]
+            asked = self.seen.along(queries, -1, ATTENTION)
+            if asked is not None:
+                self.seen.names.statistics.append(asked)
+            kwargs["scale"] = 1 / sqrt(self.width(queries))
+        return func(*args, **kwargs)
+
+
 def _heads(seen: Observed, tensor: Tensor) -> Tensor:
     """Return a tensor of one place and channel, with the labels of images and heads."""
     cut = tensor[:, :, :1, :1]
     seen.put(cut, tuple(label for label in seen.axes(tensor)[0] if set(varying(label)) <= {0, 1}))
     return cut
-
-
-def of_width(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], kept: int) -> Any:
-    """Return what fused attention gives if only so many channels count; the others are zero."""
-    return func(*args, **{**kwargs, "scale": 1 / sqrt(kept)})

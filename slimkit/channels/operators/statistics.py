@@ -13,7 +13,6 @@ from torch import Tensor
 from slimkit.channels.labelled import Loud
 from slimkit.channels.labels import alone, varying
 from slimkit.channels.observed import Observed
-from slimkit.channels.operators import attention
 from slimkit.channels.operators.multiply import FIXED_INPUT, put_channels, tie_vector
 from slimkit.channels.operators.pointwise import merge
 from slimkit.channels.operators.space import dims_of, name_of, pass_on
@@ -131,10 +130,13 @@ def over_kept(seen: Observed, gone: Tensor, func: Any, args: Args, kwargs: Kwarg
     if packet in SOFTMAX:
         kept = _kept(seen, gone, args[0], dims_of(func, args, kwargs))
         return _among_all(func(_only(args[0], kept), *args[1:], **kwargs), kept, args[0]) if kept else None
-    if packet in attention.FUSED and kwargs.get("scale") is None:
-        kept = _kept(seen, gone, args[0], {3})
-        return attention.of_width(func, args, kwargs, len(kept[3])) if kept else None
     return None
+
+
+def width_of_kept(seen: Observed, gone: Tensor, x: Tensor) -> int:
+    """Return the size of the last dimension without removed channels; see `over_kept`."""
+    kept = _kept(seen, gone, x, {x.dim() - 1})
+    return len(kept[x.dim() - 1]) if kept else int(x.shape[-1])
 
 
 def _kept(seen: Observed, gone: Tensor, x: Tensor, over: set[int]) -> dict[int, Tensor]:
