@@ -24,7 +24,7 @@ class Attention(nn.Module):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.kind, self.heads, self.head_dim, self.inner = kind, HEADS, C // HEADS, C if kind in KINDS[:-1] else 0
+        self.kind, self.heads, self.head_dim, self.inner = kind, HEADS, C // HEADS, C if kind in KINDS[:-2] else 0
         self.qkv, self.proj = nn.Linear(C, 3 * C), nn.Linear(C, C)
         self.norm = nn.LayerNorm(C // HEADS)
         self.heat = nn.Parameter(torch.rand(HEADS, 1, 1))
@@ -40,7 +40,7 @@ class Attention(nn.Module):
             x = F.scaled_dot_product_attention(q, k, v)
         elif self.kind == "fused, scaled":
             x = F.scaled_dot_product_attention(q, k, v, scale=0.3)
-        elif self.kind == "over channels":
+        elif self.kind.startswith("over channels"):
             q, k = F.normalize(q.mT, dim=-1), F.normalize(k.mT, dim=-1)
             x = ((q @ k.mT * self.heat).softmax(-1) @ v.mT).mT
         elif self.kind == "normed":
@@ -49,7 +49,7 @@ class Attention(nn.Module):
             x = F.relu(q) @ (F.relu(k).mT @ v)
         else:
             x = (q * 0.5 @ k.mT).softmax(-1) @ v
-        asked = {"of its input": width, "literal": 12}.get(self.kind, self.inner)
+        asked = {"of its input": width, "over channels, of its input": width, "literal": 12}.get(self.kind, self.inner)
         return self.proj(x.transpose(1, 2).reshape(n, places, asked))
 
 
@@ -62,6 +62,7 @@ KINDS = (
     "normed",
     "linear",
     "of its input",
+    "over channels, of its input",
 )
 
 
@@ -84,7 +85,7 @@ def made(kind: str) -> nn.Module:
     return net
 
 
-@pytest.mark.parametrize("kind", KINDS[:-1])
+@pytest.mark.parametrize("kind", KINDS[:-2])
 def test_channels_of_queries_and_keys_go_together(kind: str) -> None:
     net = made(kind)
     graph = graph_of(net)
@@ -118,9 +119,10 @@ def test_fused_attention_is_divided_by_the_root_of_the_width_that_is_left() -> N
     torch.testing.assert_close(found, wanted)
 
 
-def test_a_width_that_is_taken_from_the_input_goes_with_it() -> None:
+@pytest.mark.parametrize("kind", KINDS[-2:])
+def test_a_width_that_is_taken_from_the_input_goes_with_it(kind: str) -> None:
     """Queries, keys, values and the stream are narrowed alike: the code asks for as many as it was given."""
-    net = made("of its input").double().eval()
+    net = made(kind).double().eval()
     apart = trace(net, X)
     assert len(apart.groups) == 2
     graph = slimkit.trace(net, X)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from slimkit.channels import written
@@ -144,7 +145,12 @@ class Observed(Labelled):
         return bool(holders) or of_input
 
     def _of_input(self, counted: Tensor) -> bool:
-        """Tie what was counted to what the running module was given as many of; False if there is nothing like it."""
+        """Tie what was counted to what the running module was given as many of; False if there is nothing like it.
+
+        What must stay counts nothing that could follow: heads, of which a scale beside the channels has one each.
+        """
+        if any(bool(torch.isin(counted, kept.names).any()) for kept in self.names.frozen):
+            return False
         alike = [
             names
             for tensor in self.at.given

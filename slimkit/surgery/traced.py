@@ -47,7 +47,7 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
         mask, error = next(((mask, error) for mask, error in errors if error is not None), (None, None))
         if mask is None or error is None:
             break
-        more = _classes(error) - sized
+        more = _classes(error, sized)
         if more:
             sized |= more
             graph = channels.trace(model, example_input, sized)
@@ -71,8 +71,8 @@ def _uneven(graph: Graph, seed: int) -> Mask:
     return Mask(keep)
 
 
-def _classes(error: BaseException) -> frozenset[type[nn.Module]]:
-    """Return the class of the innermost module in whose own code an exception was raised, and of those inside it."""
+def _classes(error: BaseException, known: frozenset[type[nn.Module]]) -> frozenset[type[nn.Module]]:
+    """Return the class of the innermost module in whose own code an exception was raised; if known, of those inside."""
     found: nn.Module | None = None
     frame = error.__traceback__
     while frame is not None:
@@ -80,7 +80,11 @@ def _classes(error: BaseException) -> frozenset[type[nn.Module]]:
         if isinstance(module, nn.Module) and not _is_of_torch(type(module)):
             found = module
         frame = frame.tb_next
-    return frozenset(type(m) for m in found.modules() if not _is_of_torch(type(m))) if found else frozenset()
+    if found is None:
+        return frozenset()
+    if type(found) not in known:
+        return frozenset([type(found)])
+    return frozenset(type(m) for m in found.modules() if not _is_of_torch(type(m))) - known
 
 
 def _is_of_torch(kind: type) -> bool:
