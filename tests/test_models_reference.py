@@ -8,7 +8,7 @@ from torch import nn
 
 from slimkit import models, provenance
 from slimkit.errors import ArchitectureError, EngineError
-from slimkit.models import building, reference
+from slimkit.models import building, defaults, reference
 
 FACTORY = """
 from dataclasses import dataclass
@@ -249,3 +249,12 @@ def test_the_image_of_a_timm_network_is_the_one_it_is_configured_for(first, expe
     assert known.input_shape == expected
     assert known.use.crop == 0.95
     assert (known.normalisation is not None) == (expected[0] == 3)
+
+
+def test_a_network_whose_first_convolution_reads_no_pixels_is_believed_what_it_is_configured_for() -> None:
+    """As csatv2, which makes 64 frequencies of three colours first."""
+    net = nn.Conv2d(64, 8, 1)
+    net.pretrained_cfg = {"input_size": (3, 64, 64), "first_conv": []}
+    assert defaults.input_shape(None, net) == ((3, 64, 64), True)
+    net.pretrained_cfg["first_conv"] = "conv"
+    assert defaults.input_shape(None, net) == ((64, 64, 64), True)

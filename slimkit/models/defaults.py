@@ -32,7 +32,8 @@ def input_shape(reference: Reference | None, model: nn.Module) -> tuple[tuple[in
     configured = getattr(model, "pretrained_cfg", None) or {}
     if isinstance(configured, dict) and len(configured.get("input_size") or ()) == 3:
         first, height, width = (int(number) for number in configured["input_size"])
-        folded = channels in (4 * first, 16 * first)  # pixels were folded into channels before, as in tresnet
+        named = configured.get("first_conv", True)  # an empty list: what comes before it is no convolution of pixels
+        folded = not named or channels in (4 * first, 16 * first)  # pixels were folded into channels, as in tresnet
         return (first if folded else channels or first, height, width), True
     layers = [module for module in model.modules() if isinstance(module, _LAYERS)]
     if layers and not any(isinstance(layer, nn.Conv2d) for layer in layers):
