@@ -12,6 +12,7 @@ from typing import Any
 
 import boxes
 import numpy as np
+import onnx
 import pytest
 import tiny_detector
 import torch
@@ -26,11 +27,13 @@ from slimkit import cli, data, models, provenance, training
 from slimkit.data.box_folder import BoxReader
 from slimkit.data.boxes import Boxed
 from slimkit.data.pictures import Reading
-from slimkit.errors import DataError, EngineError, SlimkitError, SpecError, TrainingError
+from slimkit.errors import CheckpointError, DataError, EngineError, SlimkitError, SpecError, TrainingError
 from slimkit.measure import quality
 from slimkit.models import detectors
 from slimkit.models.detectors import Heads
 from slimkit.provenance import Provenance
+from slimkit.runs import detection as run_detection
+from slimkit.settings import EvaluateSpec
 from slimkit.tasks import DETECTION
 from slimkit.tasks import average_precision as ap
 from slimkit.training import Recipe
@@ -790,3 +793,56 @@ def test_the_commands_take_and_judge_a_detector(folder: Path, tmp_path: Path, ca
     bad = [*words[:-1], f"folder:{tmp_path / 'nowhere'}", "--ratio", "0.3", "--out", str(tmp_path / "no")]
     assert cli.main(["compress", str(tmp_path / "net.pt"), *bad]) == 2
     assert "is not a folder" in capsys.readouterr().err and not (tmp_path / "no").exists()
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Heads, EvaluateSpec, Path]:
+    """A detector of one stage as a slim file and as an ONNX file beside it."""
+    torch.manual_seed(0)
+    heads = Heads(tiny_detector.make_ssd().eval())
+    arch = f"{tiny_detector.__file__}:make_ssd"
+    provenance.attach(heads, detectors.known(Provenance(arch=arch), heads))
+    slimkit.save(heads.net, tmp_path / "model.safetensors", arch)
+    slimkit.export_onnx(heads, tmp_path / "model.onnx", torch.rand(1, 3, SIDE, SIDE))
+    return heads, EvaluateSpec(data="folder:nowhere", arch=arch), tmp_path / "model.onnx"
+
+
+def test_an_onnx_file_is_judged_by_the_boxes_that_the_detector_beside_it_makes(
+    files: Any, folder: Path, capsys: Any
+) -> None:
+    heads, spec, path = files
+    split = detection_of(heads.net, folder).test
+    (images, targets), *_ = split.batches(4)
+    with torch.no_grad():
+        wanted = heads(images, targets)
+        found = run_detection.by_engine(path, spec)(images, targets)
+        for one, other in zip(wanted, found, strict=True):
+            assert len(one["boxes"])
+            torch.testing.assert_close(one["boxes"], other["boxes"], rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(one["scores"], other["scores"], rtol=1e-3, atol=1e-4)
+        model = onnx.load(path)
+        for weight in model.graph.initializer:
+            if "classification" in weight.name:
+                weight.CopyFrom(onnx.numpy_helper.from_array(0 * onnx.numpy_helper.to_array(weight), weight.name))
+        onnx.save(model, path)
+        silent = run_detection.by_engine(path, spec)(images, targets)
+    assert all(bool((entry["scores"] == 0.25).all()) for entry in silent)  # its maps are what is judged
+    judge = ["evaluate", str(path), "--arch", spec.arch, "--data", f"folder:{folder}", "--task", "detection", "--json"]
+    assert cli.main(judge) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"]["metric"] == "mAP50-95"
+
+
+def test_onnx_files_of_detectors_that_cannot_be_judged_say_what_can(files: Any) -> None:
+    heads, spec, path = files
+    slimkit.export_onnx(Heads(tiny_detector.make_ssd(7).eval()), path, torch.rand(1, 3, SIDE, SIDE))
+    other = run_detection.by_engine(path, spec)
+    with pytest.raises(CheckpointError, match="Give a file that was made of it"):
+        other(torch.rand(1, 3, SIDE, SIDE))
+    twice = detector()
+    provenance.attach(twice, Provenance(arch=ARCH))
+    slimkit.save(twice, path.with_name("model.safetensors"), ARCH)
+    with pytest.raises(CheckpointError, match="second stage .* looks at regions"):
+        run_detection.by_engine(path, dataclasses.replace(spec, arch=ARCH))
+    path.with_name("model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="Leave the slim file beside it, model.safetensors"):
+        run_detection.by_engine(path, spec)

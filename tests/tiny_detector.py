@@ -1,16 +1,17 @@
-"""A Faster R-CNN of 64 pixels and three convolutions, which an architecture reference can name."""
+"""Detectors of 64 pixels and three convolutions, which an architecture reference can name."""
 
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.rpn import AnchorGenerator
+from torchvision.models.detection.ssd import SSD
 from torchvision.ops import MultiScaleRoIAlign
 
 SIDE = 64
 
 
 class Body(nn.Module):
-    out_channels = 24
+    out_channels: int | list[int] = 24
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,3 +34,10 @@ def make(num_classes: int = 4) -> FasterRCNN:
         box_head=TwoMLPHead(24 * 25, 48),
         box_predictor=FastRCNNPredictor(48, num_classes),
     )
+
+
+def make_ssd(num_classes: int = 4) -> SSD:
+    """Build a detector of one stage, the background among its classes."""
+    body = Body()
+    body.out_channels = [body.out_channels]
+    return SSD(body, DefaultBoxGenerator([[2]], scales=[0.2, 0.5]), (SIDE, SIDE), num_classes, score_thresh=0.0)

@@ -236,7 +236,7 @@ def _detected(net: Any, images: Tensor, targets: Sequence[Target]) -> Any:
 
     batch = ImageList(images, sizes)
     views = [image[:, :height, :width] for image, (height, width) in zip(images, sizes, strict=True)]
-    with _exchange(net, "transform", Done()), _boxes_alone(net):
+    with exchanged(net, "transform", Done()), _boxes_alone(net):
         return net(views, wanted if net.training else None)
 
 
@@ -247,12 +247,13 @@ def _boxes_alone(net: Any) -> Iterator[None]:
     if net.training or heads is None:
         yield
         return
-    with _exchange(heads, "mask_roi_pool", None), _exchange(heads, "keypoint_roi_pool", None):
+    with exchanged(heads, "mask_roi_pool", None), exchanged(heads, "keypoint_roi_pool", None):
         yield
 
 
 @contextmanager
-def _exchange(module: Any, name: str, value: Any) -> Iterator[None]:
+def exchanged(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Let a module have another attribute for a while."""
     before = getattr(module, name)
     setattr(module, name, value)
     try:

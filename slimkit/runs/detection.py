@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from slimkit import data, provenance
-from slimkit.errors import SpecError
+from slimkit import data, models, provenance
+from slimkit.errors import CheckpointError, SpecError
+from slimkit.measure.engines import open_runner
+from slimkit.models.detector_maps import ByEngine, has_second_stage
 from slimkit.models.detectors import Heads, itself, seen
 from slimkit.results import Recovery
 from slimkit.runs.given import Evaluate, Retrain, Retrained
 from slimkit.selection.ranking import criterion
-from slimkit.settings import CompressSpec
+from slimkit.settings import CompressSpec, EvaluateSpec
 from slimkit.tasks import DETECTION, Task
 from slimkit.tasks.average_precision import installed
 from slimkit.training import Recipe
@@ -35,6 +39,38 @@ def fitted(dataset: data.Dataset, model: nn.Module) -> data.Dataset:
     installed()
     found = data.prepared(dataset, model.prepared_with, model.input_shape, model.classes, model.wants)
     return replace(found, resize=provenance.of(model).use.resize)
+
+
+def by_engine(path: Path, spec: EvaluateSpec) -> Heads:
+    """Return the detector that makes boxes of the maps that an ONNX file gives: that of the slim file beside it.
+
+    Raises:
+        CheckpointError: there is none, or it looks twice; the file takes pictures of one size, and the detector any.
+    """
+    beside = path.with_name("model.safetensors")
+    maps = f"{path}: an ONNX file of a detector gives the maps of its heads, not boxes.\n"
+    if not beside.is_file():
+        raise CheckpointError(f"{maps}  Leave the slim file beside it, model.safetensors: it makes boxes of them")
+    heads = models.load(beside, arch=spec.arch, max_memory=spec.memory).model
+    if not isinstance(heads, Heads) or has_second_stage(heads):
+        raise CheckpointError(
+            f"{maps}  Give the slim file, model.safetensors: the second stage of this detector looks at regions that "
+            "the first one finds, which the ONNX file cannot"
+        )
+    runner = open_runner(path)
+    (port,) = runner.inputs
+    bound = port.shape[0]
+    if None not in port.shape[2:] and not heads.squashes:
+        raise CheckpointError(
+            f"{path}: takes pictures of {port.shape[2]} x {port.shape[3]} pixels only, and the detector makes them as "
+            "large as their aspect asks.\n  Make a file with `free_size=True`, or give the slim file"
+        )
+
+    def compute(images: Tensor) -> list[Tensor]:
+        parts = [runner.run(part.numpy()) for part in torch.split(images, bound or len(images))]
+        return [torch.cat([torch.from_numpy(part[place]) for part in parts]) for place in range(len(parts[0]))]
+
+    return ByEngine(heads.net, compute)
 
 
 def check_task(task: Task | None, model: nn.Module) -> None:

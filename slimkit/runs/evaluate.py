@@ -44,10 +44,7 @@ def evaluate_model(path: Path, spec: EvaluateSpec, progress: Progress = quiet) -
             right = yolo.evaluated(network, spec)
             return Evaluation(slimkit=__version__, model=str(path), data=spec.data, accuracy=right, assumptions=assumed)
     if isinstance(network, Path) and known.use.task == DETECTION.name:
-        raise CheckpointError(
-            f"{path}: an ONNX file of a detector gives the maps of its heads, not boxes.\n"
-            "  Give the slim file beside it, model.safetensors"
-        )
+        network = detection.by_engine(path, spec)
     if embedded and spec.mean:
         raise SpecError(f"mean is set, and {path} normalises by itself.\n  Leave out `mean` and `std`")
     if isinstance(network, nn.Module):
