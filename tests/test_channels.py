@@ -57,6 +57,7 @@ PASSES: dict[str, tuple[Callable[..., Tensor], int]] = {  # function, units of t
     "norm over space": (lambda x: x / (1 + x.norm(dim=(2, 3), keepdim=True)), 8),
     "softmax over space, gating": (lambda x: x * x.flatten(2).softmax(-1).view_as(x), 8),
     "attention over places": (lambda x: (x.flatten(2).mT @ x.flatten(2) @ x.flatten(2).mT).mT.view_as(x), 8),
+    "a table of places": (lambda x: x.flatten(2)[:, :, torch.arange(36).reshape(6, 6)], 8),
     "topk over space": (lambda x: x.flatten(2).topk(9, -1).values.reshape(2, -1, 3, 3), 8),
     "flip over space": (lambda x: x.flip(3).roll(1, 2), 8),
     "cumulative sum over space": (lambda x: x.cumsum(3), 8),

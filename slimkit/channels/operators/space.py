@@ -121,13 +121,21 @@ def pad(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> N
 
 
 def index(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
-    """Picking by a list of positions along one dimension; along several, all must stay."""
+    """Picking by a list, or a table, of positions along one dimension; along several, all must stay."""
     x, indices = args[0], args[1]
-    used = {d for d, index in enumerate(indices) if index is not None}
-    simple = len(used) == 1 and all(
-        index.dim() == 1 and index.dtype != torch.bool for index in indices if index is not None
-    )
-    _pass_on(seen, x, out if simple else (), used if simple else set(range(x.dim())), "is picked by index")
+    used = [(d, index) for d, index in enumerate(indices) if index is not None]
+    axes, weight = seen.axes(x)
+    if len(used) != 1 or used[0][1].dtype == torch.bool:
+        seen.freeze_all((x,), "is picked by index")
+        return
+    ((dim, places),) = used
+    put = []
+    for label in axes:
+        if varies(label, dim):
+            seen.freeze(label, "is picked by index")
+        else:
+            put.append(label.reshape(*label.shape[:dim], *[1] * places.dim(), *label.shape[dim + 1 :]))
+    seen.put(out, tuple(put), weight)
 
 
 def _group_of(seen: Observed, x: Tensor, dim: int, reason: str) -> Tensor | None:
