@@ -20,7 +20,7 @@ import torch
 from coverage_timm import half
 from torch import nn
 
-from slimkit.channels import trace
+from slimkit import trace
 from slimkit.errors import SlimkitError
 from slimkit.example import Example, call, mapped, of_batch
 from slimkit.surgery import proof
