@@ -11,7 +11,7 @@ from slimkit.channels import trace
 from slimkit.surgery import proof
 from slimkit.surgery.prove import prove
 from slimkit.surgery.remove import remove
-from slimkit.surgery.traced import BREAKS
+from slimkit.surgery.traced import BREAKS, DIFFERS
 from tests.nets import randomise_
 from tests.test_channels import X, graph_of, proven
 from tests.test_channels_property import macs, random_mask
@@ -24,7 +24,12 @@ class Attention(nn.Module):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.kind, self.heads, self.head_dim, self.inner = kind, HEADS, C // HEADS, C if kind in KINDS[:-2] else 0
+        self.kind, self.heads, self.head_dim, self.inner = (
+            kind,
+            HEADS,
+            C // HEADS,
+            C if "input" not in kind and kind != "literal" else 0,
+        )
         self.qkv, self.proj = nn.Linear(C, 3 * C), nn.Linear(C, C)
         self.norm = nn.LayerNorm(C // HEADS)
         self.heat = nn.Parameter(torch.rand(HEADS, 1, 1))
@@ -48,7 +53,8 @@ class Attention(nn.Module):
         elif self.kind == "linear":
             x = F.relu(q) @ (F.relu(k).mT @ v)
         else:
-            x = (q * 0.5 @ k.mT).softmax(-1) @ v
+            scale = q.shape[-1] ** -0.5 if self.kind == "root of what is there" else 0.5
+            x = (scale * q @ k.mT).softmax(-1) @ v
         asked = {"of its input": width, "over channels, of its input": width, "literal": 12}.get(self.kind, self.inner)
         return self.proj(x.transpose(1, 2).reshape(n, places, asked))
 
@@ -137,6 +143,16 @@ def test_a_width_that_is_written_is_kept() -> None:
     graph = slimkit.trace(net, X)
     assert {kept.reason for kept in graph.kept if not kept.output} == {BREAKS}
     assert graph.units == 0
+
+
+def test_what_computes_something_else_when_narrower_is_kept_at_once() -> None:
+    net = made("root of what is there").double().eval()
+    graph = slimkit.trace(net, X)
+    assert [g.name for g in graph.groups] == ["stem"]
+    assert [(k.layer, k.channels, k.reason) for k in graph.kept if not k.output] == [
+        ("attention.qkv", C // HEADS, DIFFERS)
+    ]
+    assert proven(net, graph)
 
 
 def test_what_is_not_silent_on_both_sides_is_kept() -> None:

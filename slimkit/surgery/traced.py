@@ -3,7 +3,8 @@
 A tracing pass sees operators, not the numbers that code computes beside them: attention that takes its heads out of the
 width of the stream reads that width wherever it likes. Streams under LayerNorms are where that is common, so networks
 with attention, or statistics across channels, are run at other widths, each group at one of its own. Where that
-raises, the counts of the modules to blame are taken to be those of their input; what still does not run is kept.
+raises, the counts of the modules to blame are taken to be those of their input; what still does not run, or computes
+something else, is kept.
 """
 
 import torch
@@ -13,11 +14,13 @@ from slimkit import channels
 from slimkit.channels import Graph
 from slimkit.example import Example
 from slimkit.selection.mask import Mask
+from slimkit.surgery import proof
 from slimkit.surgery.evidence import raised
 from slimkit.surgery.proof import breaking_groups
 from slimkit.surgery.remove import remove
 from slimkit.surgery.trials import Trial
 
+DIFFERS = "computes something else when narrower: its code divides by the width, or by the root of it"
 BREAKS = "does not run when narrower: its code holds the width as a number, or computes another from it"
 _TRIES = 2  # masks; of one, widths that ought to be alike, or a multiple of each other, may be so by chance
 
@@ -46,7 +49,11 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
         errors = ((mask, raised(remove(model, graph, mask), trial)) for mask in masks)
         mask, error = next(((mask, error) for mask, error in errors if error is not None), (None, None))
         if mask is None or error is None:
-            break
+            other = _computing_else(model, graph, masks[0], trial) if bool(graph.products.any()) else []
+            if not other:
+                break
+            graph = graph.keeping(other, DIFFERS)
+            continue
         more = _classes(error, sized)
         if more:
             sized |= more
@@ -57,6 +64,14 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
             break
         graph = graph.keeping(breaking, BREAKS)
     return graph
+
+
+def _computing_else(model: nn.Module, graph: Graph, mask: Mask, trial: Trial) -> list[int]:
+    """Return the groups (by index) of a network that runs narrower, but computes something else."""
+    found = proof.evidence_for(model, graph, mask, [trial])
+    if not found.on or found.error <= proof.TOLERANCE:
+        return []
+    return proof.failing_groups(model, graph, mask, [trial])
 
 
 def _uneven(graph: Graph, seed: int) -> Mask:
