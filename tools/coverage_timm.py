@@ -197,7 +197,7 @@ def in_words(rows: Sequence[Row]) -> str:
     why = ", ".join(f"{reason} ({count})" for reason, count in rest.most_common())
     families = len({row["family"] for row in tried})
     return (
-        f"{len(tried)} networks of {families} families, the smallest of every stem of timm, passed over: "
+        f"{len(tried)} networks of {families} families, each the smallest of its stem; stems passed over: "
         f"{passed_over or 'none'}. {len(exact)} are exact with half of every group gone, {len(done) - len(exact)} once "
         f"the groups that the proof finds are kept, {len(tried) - len(done)} were not traced. Of {len(most)} more than "
         f"90 % of the MACs can go; what keeps most channels of the other {rest.total()}: {why or 'nothing'}."
