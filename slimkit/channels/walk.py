@@ -58,9 +58,7 @@ def _is_composite(func: Any) -> bool:
 
 
 @contextmanager
-def walking(
-    seen: Observed, run: RunOperator, width: Callable[[Tensor], int] = lambda x: x.shape[-1]
-) -> Iterator[Walk]:
+def walking(seen: Observed, run: RunOperator, width: Callable[[Tensor], int] = lambda x: x.shape[-1]) -> Iterator[Walk]:
     """Carry names through what a network computes, for a while, without gradients.
 
     Args:
