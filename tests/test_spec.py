@@ -69,7 +69,7 @@ def test_compress_refuses(wrong, words):
     "wrong, words",
     [
         ({"arch": ""}, "arch is not set: training needs it"),
-        ({"data": ""}, "for example --data fashion-mnist"),
+        ({"data": ""}, "for example `data='fashion-mnist'`"),
         ({"method": "early"}, "method is 'early': it must be 'early-bird' or"),
         ({"epochs": 0}, "epochs is 0"),
     ],
