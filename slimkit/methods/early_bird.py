@@ -39,8 +39,9 @@ from slimkit.training import Hook, Run
 # learning rate fell at epoch 30. Over far fewer steps it takes from a network what it has not learnt yet.
 _TENTH, _FEWEST = 0.1, 450
 # Times p / (1 - p) for a ratio of p, within these bounds: the more channels are to go, the harder it has to pull.
-# On those 60 epochs masks of 0.5 settled at epoch 12 with one pull, of 0.7 at epoch 12 with 2.3 times as much.
-_LEAST, _MOST = 0.5, 4.0
+# On those 60 epochs masks of 0.5 settled at epoch 12 with one pull, of 0.7 at epoch 12 with 2.3 times as much; of 0.3
+# with half as much at epochs 11 to 22.
+_LEAST, _MOST = 1.0, 4.0
 LATEST = 0.5  # share of the steps after which a mask that never settles is drawn, where no deadline was asked for
 
 
@@ -51,7 +52,7 @@ class EarlyBirdConfig(Watched, Penalised, StartSettings, SpendSettings, Lowered)
     penalty_total: float | None = setting(
         None,
         "S = lambda * sum(learning rate) / (1 - momentum) to reach in the first tenth of the steps, or the first "
-        f"{_FEWEST}; default: 2 for gamma, 1 for group, times p / (1 - p) for a ratio of p",
+        f"{_FEWEST}; default: 2 for gamma, 1 for group, times p / (1 - p) for a ratio p above 0.5",
         optional(number(0)),
     )
     deadline: float | None = setting(

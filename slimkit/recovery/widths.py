@@ -85,8 +85,9 @@ def candidates(
 ) -> list[Mask]:
     """Return the masks within a budget that are worth a try: of least loss, and with the same share everywhere.
 
-    Losses know nothing of how far a LayerNorm moves when it is taken over fewer channels; so, where channels are under
-    such statistics, also of least loss among those that leave them, or their streams, alone, if within the budget.
+    Losses know nothing of how far a LayerNorm moves when it is taken over fewer channels, or attention that sums over
+    fewer; so, where there are such channels, also of least loss among those that leave them, or their streams, alone,
+    if within the budget.
 
     The other arguments and the errors are those of `least_loss`.
 
@@ -99,21 +100,20 @@ def candidates(
     )
     least = [least_loss(graph, lost, kind, limit, widths, fixed) for lost in (losses.measured, losses.estimated)]
     masks = [*least, even]
-    for aside in _under_statistics(graph, fixed):
+    for aside in _unknown(graph, fixed):
         with suppress(BudgetError, MaskError):
             return [*masks, least_loss(graph, losses.measured, kind, limit, widths, aside)]
     return masks
 
 
-def _under_statistics(graph: Graph, fixed: Tensor | None) -> list[Tensor]:
-    """Return what to leave alone, most first, bool [U] each: all under a statistic, residual streams under one."""
-    if not bool(graph.statistics.any()):
-        return []
+def _unknown(graph: Graph, fixed: Tensor | None) -> list[Tensor]:
+    """Return what to leave alone, most first, bool [U] each: those whose losses are not known, streams of them."""
+    unknown = graph.statistics | graph.products
     streams = torch.zeros(graph.units, dtype=torch.bool)
     for group in graph.groups:
         streams[group.members] = len(group.layers) > 1
-    found = [graph.statistics, graph.statistics & streams]
-    return [under if fixed is None else under | fixed for under in found if bool(under.any())]
+    found = [unknown, unknown & streams]
+    return [aside if fixed is None else aside | fixed for aside in found if bool(aside.any())]
 
 
 def affordable(
@@ -170,7 +170,7 @@ def timed(
     for aim, scores in tries:
         copy = replace(solver, aim=aim)
         found.append((copy(graph, scores, widths, fixed), copy.record()))
-    for aside in _under_statistics(graph, fixed):  # as for `candidates`
+    for aside in _unknown(graph, fixed):  # as for `candidates`
         copy = replace(solver, aim="losses")
         with suppress(BudgetError, MaskError):
             return [*found, (copy(graph, measured, widths, aside), copy.record())]
