@@ -70,12 +70,13 @@ def mobilenet(width: float = 0.5) -> nn.Module:
 
 @dataclass(frozen=True)
 class Family:
-    """A dense network, the epochs that it was trained for, smaller ones, and the step that fits its widths."""
+    """A dense network, the epochs that it was trained for, smaller ones, the step that fits its widths, its recipe."""
 
     dense: Callable[[], nn.Module]
     epochs: int
     stock: dict[str, Callable[[], nn.Module]]
     step: int = 16
+    recipe: training.Recipe = training.Recipe(epochs=0)
 
 
 def widths_of(make: Callable[..., nn.Module], values: tuple[float, ...]) -> dict[str, Callable[[], nn.Module]]:
@@ -161,7 +162,7 @@ def dense(name: str, dataset: data.Dataset, folder: Path) -> nn.Module:
     if kept.exists():
         net.load_state_dict(torch.load(kept, weights_only=True))
         return net
-    net = training.train(net, dataset.train, training.Recipe(epochs=family.epochs)).model
+    net = training.train(net, dataset.train, replace(family.recipe, epochs=family.epochs)).model
     torch.save(net.state_dict(), kept)
     return net
 
