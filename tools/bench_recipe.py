@@ -5,11 +5,11 @@
     python tools/bench_recipe.py --table
 
 Fashion-MNIST at 28 pixels, all 54,000 training images an epoch, the dense network as teacher. Each network is cut once
-to a quarter of its multiply-adds (the ConvNeXt, trained here for 3 epochs by AdamW, to 0.4 of them) by `slimkit.compress` without training, and retrained from there by each recipe.
-`base` is the constant BASE below, what `slimkit compress` did before these rows were made; others say in what they
-differ, by fields of `training.Recipe`, or `ema=DECAY`: an average of the weights is what is judged. Accuracy is of the
-last epoch, on the 6,000 validation images, since recipes are chosen by it; BatchNorm's statistics are measured anew
-after less than an epoch, as the command does.
+to a quarter of its multiply-adds (the ConvNeXt, trained here for 3 epochs by AdamW, to 0.4 of them) by
+`slimkit.compress` without training, and retrained from there by each recipe. `base` is the constant BASE below, what
+`slimkit compress` did before these rows were made; others say in what they differ, by fields of `training.Recipe`, or
+`ema=DECAY`: an average of the weights is what is judged. Accuracy is of the last epoch, on the 6,000 validation images,
+since recipes are chosen by it; BatchNorm's statistics are measured anew after less than an epoch, as the command does.
 """
 
 import argparse
