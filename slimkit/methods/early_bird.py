@@ -211,13 +211,20 @@ def run(job: Job, config: EarlyBirdConfig) -> Found:
     return Found(named(trained.model, drawn.model), (trained,), tuple(legs), search, drawn, notes=tuple(notes))
 
 
+def pull_of(ratio: float, kind: str = "gamma") -> float:
+    """Return S, the pull that settles a mask of a ratio in (0, 1) early; `kind` as in `EarlyBirdConfig.penalty`."""
+    return TOTAL[kind] * min(max(ratio / (1 - ratio), _LEAST), _MOST)
+
+
+def pulled_by(steps: int) -> int:
+    """Return the step at which the penalty reaches its pull, of so many in the whole schedule."""
+    return min(steps, max(_FEWEST, round(_TENTH * steps)))
+
+
 def _penalty(job: Job, config: EarlyBirdConfig, ratio: float) -> Penalty:
-    """Return the penalty of the search: as hard as it takes to settle a mask of the ratio early."""
     if config.penalty_total is None:
-        odds = min(max(ratio / (1 - ratio), _LEAST), _MOST)
-        config = replace(config, penalty_total=TOTAL[config.penalty] * odds)
-    steps = round(job.steps * job.recipe.epochs)
-    return penalty_of(job, config, config.penalty, last=min(steps, max(_FEWEST, round(_TENTH * steps))))
+        config = replace(config, penalty_total=pull_of(ratio, config.penalty))
+    return penalty_of(job, config, config.penalty, last=pulled_by(round(job.steps * job.recipe.epochs)))
 
 
 def _why_unsettled(shrinking: Shrinking) -> str:
