@@ -5,8 +5,8 @@
 
 VGG-8 of width 16, 10,000 Fashion-MNIST images of 14 x 14, 60 epochs, a tenth of the learning rate from epoch 30 on:
 what `studies/early-bird-60.toml` trains. Here nothing is cut: the dense network is trained to the end under the penalty
-of early bird, and the masks of all its looks are kept. `--pulls` is times the penalty that early bird takes for a ratio;
-0.15 is about what 2 over the whole schedule comes to.
+of early bird, and the masks of all its looks are kept. `--pulls` is times the penalty that early bird takes for a
+ratio; 0.15 is about what 2 over the whole schedule comes to.
 """
 
 import argparse
