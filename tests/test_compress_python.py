@@ -358,6 +358,18 @@ def test_a_retraining_steps_by_the_optimizer_that_was_asked_for(
     assert ratio == pytest.approx(2)
 
 
+def test_a_retraining_that_does_harm_is_not_delivered(resnet: nn.Module, digits: Any) -> None:
+    asked: dict[str, Any] = {"dataset": digits, "device": "cpu"}
+    start = slimkit.compress(resnet, DIGIT, 0.5, epochs=0, **asked)
+    result = slimkit.compress(resnet, DIGIT, 0.5, epochs=1, learning_rate=1.0, **asked)
+    report = result.report
+    assert report.recovery is not None and not report.recovery.delivered
+    assert report.recovery.history[-1].validation_accuracy < report.after_cut[-1].accuracy
+    assert any("did worse on validation than before" in said for said in report.warnings)
+    torch.testing.assert_close(result.model.state_dict(), start.model.state_dict(), rtol=0, atol=0)
+    assert slimkit.compress(resnet, DIGIT, 0.5, epochs=1, **asked).report.recovery.delivered
+
+
 def test_short_retrainings_do_no_harm(resnet: nn.Module, digits: Any) -> None:
     cut = slimkit.compress(resnet, DIGIT, 0.5, dataset=digits, epochs=0).model
     start = quality(cut, digits.validation, digits.task)

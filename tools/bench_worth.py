@@ -19,6 +19,8 @@ Arms, all with BatchNorm right for what is left of the network:
 
 Networks: `resnet20` is the zoo's; the others are trained here, once, and kept in --folder: `vgg8` (3 epochs),
 `mobilenet` and `densenet` (2 epochs each). Accuracy is of all validation and of all test images, by ONNX Runtime.
+Rows say by which recipe they were retrained: `plain` images, or `varied` ones, as the command did before; the table has
+each apart.
 """
 
 import argparse
@@ -220,16 +222,16 @@ def trained(bench: Bench, start: nn.Module, seed: int, epochs: float, fresh: boo
 
 def table(rows: list[Row]) -> str:
     """Return a markdown table a network: test %, and what slimkit is ahead by, with its interval over seeds."""
-    found: dict[tuple[str, str, float, float], dict[str, dict[int, Row]]] = {}
+    found: dict[tuple[str, str, float, float, str], dict[str, dict[int, Row]]] = {}
     for row in rows:
         if "test" in row and row["arm"] != "dense":
-            key = (row["network"], row["kind"], row["share"], row["epochs"])
+            key = (row["network"], row["kind"], row["share"], row["epochs"], row["recipe"] if row["epochs"] else "")
             found.setdefault(key, {}).setdefault(row["arm"], {})[row["seed"]] = row
     dense = {row["network"]: row for row in rows if row["arm"] == "dense"}
     lines = []
     for network in dict.fromkeys(key[0] for key in found):
         before = f"{network} ({100 * dense[network]['test']:.2f} before)" if network in dense else network
-        points = [key for key in sorted(found, key=lambda k: (k[1] == "latency", -k[2], k[3])) if key[0] == network]
+        points = [key for key in sorted(found, key=lambda k: (k[1] == "latency", -k[2], *k[3:])) if key[0] == network]
         lines += ["", f"| {before}: budget | epochs | arm | MACs | latency | test % | slimkit is ahead by | seeds |"]
         lines += ["|" + " --- |" * 8]
         for key in points:
@@ -237,7 +239,8 @@ def table(rows: list[Row]) -> str:
             for arm in (name for name in ARMS if name in arms):
                 of = list(arms[arm].values())
                 latency = f"{fmean(r['latency'] for r in of):.2f}" if "latency" in of[0] else ""
-                cells = [f"{key[1]} {key[2]:g}", f"{key[3]:g}", arm, f"{fmean(r['macs'] for r in of):.2f}", latency]
+                epochs = f"{key[3]:g}" + (", on varied images" if key[4] == "varied" else "")
+                cells = [f"{key[1]} {key[2]:g}", epochs, arm, f"{fmean(r['macs'] for r in of):.2f}", latency]
                 cells += [f"{100 * fmean(r['test'] for r in of):.2f}"]
                 cells += [ahead(arms.get("slimkit", {}), arms[arm]) if arm != "slimkit" else "", str(len(of))]
                 lines.append("| " + " | ".join(cells) + " |")
@@ -274,7 +277,7 @@ def main() -> None:
             append(args.out, {"network": name, "arm": "dense", **parts})
         for seed, word, arm in product(args.seeds, args.point, args.arms):
             kind, share = word.split(":")[0], float(word.split(":")[1])
-            about = {"network": name, "kind": kind, "share": share, "arm": arm, "seed": seed}
+            about = {"network": name, "kind": kind, "share": share, "arm": arm, "seed": seed, "recipe": "plain"}
             done = {row["epochs"] for row in read(args.out) if about.items() <= row.items()}
             bench.share = share
             if left := [epochs for epochs in args.epochs if epochs not in done]:

@@ -70,7 +70,8 @@ def verdict(report: Report) -> Verdict:
 
 def _not_retrained(report: Report) -> str:
     """Say what it means that no weight was trained after the cut; nothing where one was."""
-    trained = report.recovery and (report.recovery.images or report.recovery.by == "own")
+    record = report.recovery
+    trained = record and record.delivered and (record.images or record.by == "own")
     if report.command != "compress" or not report.channels.removed or trained:
         return ""
     if any(entry.constants == "reconstructed" for entry in report.after_cut):

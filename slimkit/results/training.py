@@ -73,9 +73,11 @@ class Recovery(Record):
         seconds: wall time.
         images: trained on, in all.
         device, precision: computed on and in.
-        history: epoch by epoch; the last one is delivered.
+        history: epoch by epoch; the last one is delivered, if any is.
         by: `slimkit`; the trainer of Ultralytics, with its version; or the user's `own` function, of which nothing else
             is known.
+        delivered: whether its network is the one delivered; not where it did worse on validation than the one that it
+            began with, which was delivered then.
     """
 
     epochs: Amount
@@ -85,6 +87,7 @@ class Recovery(Record):
     precision: str
     history: tuple[Epoch, ...]
     by: str = "slimkit"
+    delivered: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from slimkit.runs.cut import drop
 from slimkit.runs.cut.begun import Begun, begin, opened
 from slimkit.runs.cut.calibrate import Calibration
 from slimkit.runs.cut.choose import ChosenCut, cut, note_on_widths
-from slimkit.runs.cut.recover import Recovered, recover
+from slimkit.runs.cut.recover import Recovered, recover, without_gain
 from slimkit.runs.figures import architecture, measure, now, timed_layers
 from slimkit.runs.folder import output
 from slimkit.runs.folder import resume as resuming
@@ -191,7 +191,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
     with stages.stage("measure"):
         sides = measure(delivery, dataset, begun.judged, given.judge)
         layers = timed_layers(delivery, sides)
-    untaught = detection.without_teacher(model, spec, recovered.record)
+    trained = (*detection.without_teacher(model, spec, recovered.record), *without_gain(recovered.record))
     own = None
     if given.evaluate is not None:
         own = Own(before=dict(given.evaluate(dense)), after=dict(given.evaluate(model)))
@@ -219,7 +219,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         budget=made.budget,
         drop=dropped,
         own=own,
-        warnings=(*written.failed, *note_on_widths(made, graph, spec), *sides.notes, *untaught),
+        warnings=(*written.failed, *note_on_widths(made, graph, spec), *sides.notes, *trained),
     )
     resuming.keep_log(given.store, work)
     return Result(model, slimmed.mask, finish(report, [spec], work, stages))

@@ -101,7 +101,8 @@ def _retraining(record: Recovery, dense: float | None, by: Accuracy, images: str
         for index, entry in enumerate(history)
     ]
     head = ("epoch", "loss", "learning rate", f"validation {by.metric}")
-    caption = f"Retraining, {images}; what is delivered is the last epoch, never the best"
+    which = "the last epoch, never the best" if record.delivered else "what it began with, which did better"
+    caption = f"Retraining, {images}; what is delivered is {which}"
     if sum(entry.validation_accuracy is not None for entry in history) < 2:
         return [Table(head=head, rows=rows, caption=caption)]
     drawn = picture(

@@ -25,7 +25,7 @@ from slimkit.runs.start import task
 from slimkit.settings import CompressSpec
 from slimkit.surgery import proof
 from slimkit.surgery.prove import Slimmed
-from slimkit.tasks import CLASSIFICATION
+from slimkit.tasks import CLASSIFICATION, Task
 from slimkit.training import state
 from slimkit.training.watch import watch
 
@@ -155,8 +155,26 @@ def _retrained(
         device=trained.device,
         precision=trained.precision,
         history=history,
+        delivered=not _worse(history[-1].validation_accuracy, rows[-1].accuracy, judged_by),
     )
-    return Recovered(trained.model, rows, record, trained.images)
+    return Recovered(trained.model if record.delivered else model, rows, record, trained.images)
+
+
+def _worse(after: float | None, before: float | None, judged_by: Task) -> bool:
+    """Tell whether a network does worse than before its retraining, where both were judged."""
+    if after is None or before is None:
+        return False
+    return after < before if judged_by.better == "higher" else after > before
+
+
+def without_gain(trained: Recovery | None) -> tuple[str, ...]:
+    """Say that a retraining was of no use."""
+    if trained is None or trained.delivered:
+        return ()
+    return (
+        f"After {trained.epochs:g} epochs of retraining the network did worse on validation than before: what it began "
+        "with was delivered. Give more epochs, or a lower learning rate.",
+    )
 
 
 def _own(retrain: Retrain, model: nn.Module, dense: nn.Module) -> Retrained:
