@@ -79,7 +79,7 @@ def study(name: str) -> str:
     arms = arms_of(name)
     first = arms[0]
     commits = ", ".join(dict.fromkeys(arm.commit or arm.slimkit for arm in arms))
-    heads = ("arm", "seeds", "test %, with its 95 % interval", "CPU time", "cost", "MACs", "parameters")
+    heads = ("arm", "seeds", "test %, with its 95 % interval", "cost", "CPU time", "MACs", "parameters")
     table = []
     for one in rows(arms):
         about = f"{100 * one.test.value:.2f}"
