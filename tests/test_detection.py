@@ -238,7 +238,7 @@ def test_a_pace_that_is_asked_for_is_kept_the_usual_one_of_other_networks_too(
 def test_a_detector_is_saved_by_name_and_loads_as_itself(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=7, score_thresh=0.2).eval()
-    known = provenance.of(models.of(net).model)
+    known = provenance.of(models.as_network(net).model)
     assert (known.arch, known.arguments) == ("torchvision:ssdlite320_mobilenet_v3_large", {"num_classes": 7})
     assert (known.classes, known.input_shape, known.use.task) == (7, (3, 320, 320), "detection")
     assert known.normalisation == {"mean": [0.5] * 3, "std": [0.5] * 3}
@@ -266,7 +266,7 @@ def test_frozen_statistics_stay_frozen(tmp_path: Path) -> None:
 
     detectors.frozen(net)  # as torchvision makes them of trained weights
     assert frozen(net) == count
-    assert provenance.of(models.of(net).model).arch == "torchvision:ssdlite320_mobilenet_v3_large"
+    assert provenance.of(models.as_network(net).model).arch == "torchvision:ssdlite320_mobilenet_v3_large"
     slimkit.save(net, tmp_path / "net.safetensors")
     torch.save(net.state_dict(), tmp_path / "net.pt")
     read = models.load(tmp_path / "net.pt", arch="torchvision:ssdlite320_mobilenet_v3_large").model

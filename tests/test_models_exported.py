@@ -183,7 +183,7 @@ def test_network_that_cannot_be_exported(tmp_path):
         def forward(self, x):
             return self.conv(x) if x.sum() > 0 else -self.conv(x)
 
-    network = models.of(Branches(), (3, 4, 4)).model
+    network = models.as_network(Branches(), (3, 4, 4)).model
     with pytest.raises(ArchitectureError, match="cannot export Branches"):
         models.save(network, tmp_path / "net.pt2")
     assert not list(tmp_path.iterdir())

@@ -245,7 +245,7 @@ def test_attributes_of_another_kind_are_refused():
 )
 def test_the_image_of_a_timm_network_is_the_one_it_is_configured_for(first, expected):
     first.pretrained_cfg = {"input_size": (3, 64, 64), "crop_pct": 0.95, "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    known = provenance.of(models.of(first).model)
+    known = provenance.of(models.as_network(first).model)
     assert known.input_shape == expected
     assert known.use.crop == 0.95
     assert (known.normalisation is not None) == (expected[0] == 3)

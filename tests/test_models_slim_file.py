@@ -220,17 +220,17 @@ def test_unknown_network_is_refused(tmp_path):
 def test_live_network():
     torch.manual_seed(0)
     network = torchvision.models.squeezenet1_1(num_classes=2).double().train()
-    found = models.of(network, (3, 48, 48))
+    found = models.as_network(network, (3, 48, 48))
     assert provenance.of(found.model).arch == "torchvision:squeezenet1_1"
     assert provenance.of(found.model).input_shape == (3, 48, 48)
     assert not found.model.training
     assert found.model.features[0].weight.dtype is torch.float32
     assert network.training
     assert network.features[0].weight.dtype is torch.float64
-    other = models.of(nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(12, 5)))
+    other = models.as_network(nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(12, 5)))
     known = provenance.of(other.model)
     assert (known.arch, known.classes, known.input_shape) == ("exported", 5, (2, 224, 224))
-    assert provenance.of(models.of(narrowed()).model) == provenance.of(narrowed())
+    assert provenance.of(models.as_network(narrowed()).model) == provenance.of(narrowed())
 
 
 # Files from anywhere ---------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def found(toy, tmp_path, settings, *, store=None, progress=quiet, ratio=0.4, mod
     """Search and train, without the files."""
     budget = {} if {"max_macs", "max_latency"} & set(settings) else {"ratio": ratio}
     asked = plan({"arch": "zoo:resnet8", "data": "toy", **FEW, **budget, **settings})
-    network = models.of(model or net(asked.spec.seed), toy.input_shape)
+    network = models.as_network(model or net(asked.spec.seed), toy.input_shape)
     fresh = functools.partial(net, asked.spec.seed + 1)
     job = train_run.job_of(network, fresh, toy, asked, store, progress)
     return asked.method(job, asked.config), job

@@ -33,7 +33,7 @@ def yolo(name: str) -> Made:
 
     from slimkit.models import ultralytics
 
-    return ultralytics.of(YOLO(f"{name}.yaml", verbose=False).model.float()).model, torch.randn(1, 3, 128, 128)
+    return ultralytics.as_maps(YOLO(f"{name}.yaml", verbose=False).model.float()).model, torch.randn(1, 3, 128, 128)
 
 
 def detector(name: str) -> Made:

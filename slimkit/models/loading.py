@@ -111,7 +111,7 @@ def build(arch: str, classes: int | None = None, input_shape: tuple[int, ...] | 
     return _network(model, reference, arguments, attributes, classes, "fresh", said, input_shape)
 
 
-def of(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> Network:
+def as_network(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> Network:
     """Take a network that is already in memory; the model is copied, not changed.
 
     Args:
@@ -134,7 +134,7 @@ def of(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> Network:
     known = provenances.of(model)
     model = copied(model).cpu().float().eval()
     if ultralytics.is_network(model):
-        network = ultralytics.of(model)
+        network = ultralytics.as_maps(model)
         model, known = network.model, provenances.of(network.model)
     else:
         model = detectors.seen(model)

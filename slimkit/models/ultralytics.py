@@ -152,10 +152,10 @@ def from_checkpoint(raw: Any, path: Path) -> Network | None:
                 delattr(module, name)
     arguments = raw.get("train_args")
     net.args = dict(arguments) if isinstance(arguments, Mapping) else {}
-    return of(net, str(raw.get("version") or "another version"), str(path))
+    return as_maps(net, str(raw.get("version") or "another version"), str(path))
 
 
-def of(net: Any, version: str = "another version", where: str = "model") -> Network:
+def as_maps(net: Any, version: str = "another version", where: str = "model") -> Network:
     """Take a network of Ultralytics, which becomes part of what is returned: a `Maps`.
 
     Args:

@@ -82,7 +82,7 @@ def compress(
     spec = make(CompressSpec, {"ratio": ratio, **settings}, "the arguments of compress")
     resuming.refuse_without_folder(out, force=force, resume=resume)
     _refuse_idle(spec, (dataset, calibration, spec.data, spec.calibration), retrain)
-    network = models.of(model)
+    network = models.as_network(model)
     example = start.example_of(network.model, detection.inputs_of(network.model, example_input))
     labelled = start.given_data(dataset, spec, network)
     unlabelled = start.given_inputs(detection.inputs_of(network.model, calibration), spec, network)

@@ -67,7 +67,7 @@ def train(
     name = dataset if isinstance(dataset, str) else getattr(dataset, "name", "dataset")
     asked = plan({"arch": arch, "data": name, "ratio": ratio, **settings})
     images = opened(asked.spec, dataset)
-    network = models.of(model, images.input_shape)
+    network = models.as_network(model, images.input_shape)
     note(network.model, images)
 
     def fresh() -> nn.Module:
