@@ -8,6 +8,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import slimkit
 from slimkit.channels import trace
+from slimkit.recovery import elimination, widths
+from slimkit.selection.budget import Widths
+from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
 from slimkit.surgery.prove import prove
 from slimkit.surgery.remove import remove
@@ -174,3 +177,15 @@ def test_compress_narrows_attention(kind: str) -> None:
     net = made(kind).eval()
     result = slimkit.compress(net, X[:1].float(), ratio=0.5, round_to=1)
     assert result.model.attention.qkv.out_features < 3 * C
+
+
+@pytest.mark.parametrize("kind", ["fused, scaled", "written"])
+def test_widths_are_tried_that_leave_attention_alone(kind: str) -> None:
+    """Least squares of what reads a channel say nothing of products of queries and keys."""
+    net = made(kind).eval()
+    graph = trace(net, X.float())
+    losses = elimination.losses(net, graph, [torch.randn(64, *X.shape[1:])])
+    whole = graph.macs(Mask.full(graph).keep)
+    *_, even, aside = widths.candidates(graph, losses, "macs", 0.5 * whole, Widths(1))
+    assert not bool(even.keep[graph.products].all())
+    assert bool(aside.keep[graph.products].all()) and graph.macs(aside.keep) <= 0.5 * whole

@@ -177,7 +177,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[SlimkitError], str]] = {
     "what a file is read by": ({"arch": "resnet18"}, SpecError, "arch is 'resnet18': the network is given"),
     "what max_drop makes small": ({"minimise": "macs"}, SpecError, "minimise is 'macs'.*\n.*Add `max_drop`"),
     "a pace of nothing": ({"batch_size": 8}, SpecError, "batch_size is 8: there is nothing to retrain on"),
-    "epochs of nothing": ({"epochs": 3}, SpecError, "epochs is 3.0: there is nothing to retrain on"),
+    "epochs of nothing": ({"epochs": 3}, SpecError, "epochs is 3: there is nothing to retrain on"),
     "no teacher without labels": ({"calibration": "digits", "distill": False}, SpecError, "distill is False: without"),
     "a pace of one's own": ({"retrain": lambda *_: None, "learning_rate": 0.1}, SpecError, "`retrain` takes the place"),
     "a folder that is not": ({"resume": True}, SpecError, "resume is True: without `out` nothing is written"),

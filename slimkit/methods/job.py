@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from slimkit import data, training
 from slimkit.channels import Example, Graph
 from slimkit.progress import Progress, Watcher
-from slimkit.selection.budget import Widths, within_reach
-from slimkit.selection.choose import choose, fixed_units
+from slimkit.selection.budget import Widths
+from slimkit.selection.choose import choose_within_reach, fixed_units
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import Solve
 from slimkit.selection.ranking import Context, rank
@@ -68,13 +68,7 @@ class Selection:
 
     def choose(self, graph: Graph, scores: Tensor, fixed: Tensor) -> Mask:
         """Return the mask that meets the budget."""
-
-        def attempt(widths: Widths) -> Mask:
-            if self.measured is not None:
-                return self.measured(graph, scores, widths, fixed)
-            return choose(graph, scores, self.budget, widths, fixed)
-
-        return within_reach(graph, self.widths, attempt)
+        return choose_within_reach(graph, scores, self.budget, self.widths, fixed, self.measured)
 
     def part(self, ratio: float) -> "Selection":
         """Return the same with another ratio as the budget."""

@@ -19,8 +19,8 @@ from slimkit.measure.environment import preferred_step
 from slimkit.models import Network
 from slimkit.progress import Progress
 from slimkit.runs import detection
-from slimkit.selection.budget import Widths, within_reach
-from slimkit.selection.choose import Chooser, choose, fixed_units
+from slimkit.selection.budget import Widths
+from slimkit.selection.choose import Chooser, choose_within_reach, fixed_units
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver, SizeSolver
 from slimkit.selection.ranking import Context, criterion, rank
@@ -318,11 +318,6 @@ def slim(
     scores = rank(name, dense, graph, spec.scope, context)
 
     def chosen(fixed: Tensor) -> Mask:
-        def attempt(widths: Widths) -> Mask:
-            if solver is not None:
-                return solver(graph, scores, widths, fixed)
-            return choose(graph, scores, spec.budget, widths, fixed)
-
-        return within_reach(graph, allowed_widths(spec), attempt)
+        return choose_within_reach(graph, scores, spec.budget, allowed_widths(spec), fixed, solver)
 
     return prove(dense, graph, chosen, told_apart(inputs), fixed_units(graph, spec.keep, spec.without_bn))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from slimkit.channels import Graph
 from slimkit.errors import MaskError
-from slimkit.selection.budget import Widths, to_limit, to_ratio
+from slimkit.selection.budget import Widths, to_limit, to_ratio, within_reach
 from slimkit.selection.mask import Mask
 from slimkit.settings import Budget
 
@@ -42,6 +42,23 @@ def choose(
     measure = measures[budget.kind]
     limit = budget.value if budget.absolute else budget.value * measure(Mask.full(graph).keep)
     return to_limit(graph, scores, measure, limit, widths, budget.kind, fixed)
+
+
+def choose_within_reach(
+    graph: Graph, scores: Tensor, budget: Budget, widths: Widths, fixed: Tensor, solver: Chooser | None = None
+) -> Mask:
+    """Return the mask of `choose`, or of what measures the budget, in finer widths where an engine's do not reach it.
+
+    Args:
+        solver: chooses for a budget that has to be measured; the others, and the errors, are those of `choose`.
+    """
+
+    def attempt(allowed: Widths) -> Mask:
+        if solver is not None:
+            return solver(graph, scores, allowed, fixed)
+        return choose(graph, scores, budget, allowed, fixed)
+
+    return within_reach(graph, widths, attempt)
 
 
 def fixed_units(graph: Graph, keep: Sequence[str] = (), without_bn: str = "norm") -> Tensor:

@@ -40,4 +40,5 @@ class Settings:
         for entry in fields(self):
             value = getattr(self, entry.name)
             if entry.name in names and value != entry.default:
-                raise SpecError(f"{entry.name} is {value!r}: {why}.\n  {remedy.format(name=entry.name)}")
+                said = f"{value:g}" if isinstance(value, float) else repr(value)
+                raise SpecError(f"{entry.name} is {said}: {why}.\n  {remedy.format(name=entry.name)}")
