@@ -35,7 +35,7 @@ def line(kind: int, corners: np.ndarray, task: str) -> str:
     """Return a label as Ultralytics writes it."""
     low, high = corners.min(0), corners.max(0)
     box = [*((low + high) / 2), *(high - low)]
-    numbers = {
+    numbers: Any = {
         "detect": box,
         "segment": corners.flatten(),
         "pose": [*box, *corners[0], 2, *corners[-1], 2],

@@ -298,7 +298,7 @@ def test_a_normalisation_that_is_not_known_cannot_be_put_inside() -> None:
 def test_an_export_after_own_retraining_keeps_what_was_known(tmp_path: Path) -> None:
     result = slimkit.compress(known(nn.Sequential(conv_bn(3, 8), nn.Conv2d(8, 2, 1))), X, 0.5)
     slim = torch.compile(result.model.train(), backend="eager")
-    optimizer = torch.optim.SGD(slim.parameters(), 0.01)
+    optimizer = torch.optim.SGD(result.model.parameters(), 0.01)
     slim(torch.randn(4, 3, 16, 16)).square().mean().backward()
     optimizer.step()
     export_onnx(slim, tmp_path / "net.onnx", X)

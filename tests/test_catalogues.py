@@ -11,8 +11,10 @@ import pytest
 
 from slimkit import data, methods
 from slimkit.channels.operators import OPERATORS
+from slimkit.errors import DataError
 from slimkit.measure.engines import ENGINES
 from slimkit.report import page, sections
+from slimkit.results import Report
 from slimkit.selection import ranking
 from slimkit.settings import METHODS, RunSpec
 from slimkit.settings.command_line import ENGINES as BY_FLAG
@@ -59,7 +61,7 @@ def test_every_section_of_a_run_is_on_its_page() -> None:
         if callable(part)
         and not name.startswith("_")
         and getattr(part, "__module__", "") == found.__name__
-        and getattr(part, "__annotations__", {}).get("report") is page.Report
+        and getattr(part, "__annotations__", {}).get("report") is Report
         and list(getattr(part, "__annotations__", {})) == ["report", "return"]
     }
     assert of_a_run == set(page.SECTIONS)
@@ -69,7 +71,7 @@ def test_every_named_data_set_opens_or_says_what_is_missing(tmp_path) -> None:  
     for name in data.NAMES:
         try:
             opened = data.open(name, root=tmp_path)
-        except data.catalogue.DataError as error:
+        except DataError as error:
             assert str(tmp_path) in str(error) and "\n  " in str(error)
         else:
             assert opened.name == name

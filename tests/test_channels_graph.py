@@ -49,7 +49,7 @@ def test_grouped_convolutions_tie_the_jth_channels() -> None:
     graph = graph_of(net)
     assert [(g.name, len(g.members), g.per_unit) for g in graph.groups] == [("0", 2, 4), ("1", 3, 4)]
     slim = remove(net, graph, Mask(torch.tensor([True, False, True, True, False])))
-    assert [(m.in_channels, m.out_channels, m.groups) for m in slim] == [(3, 4, 1), (4, 8, 4), (8, 2, 1)]
+    assert [(m.in_channels, m.out_channels, m.groups) for m in slim.children()] == [(3, 4, 1), (4, 8, 4), (8, 2, 1)]
 
 
 def test_branches_that_run_only_in_training_are_traced_and_cost_nothing() -> None:

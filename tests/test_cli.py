@@ -199,7 +199,7 @@ def test_a_settings_file_holds_the_method_too(run, tmp_path):
     assert main(["train", "--config", str(config)]) == 0
     assert main(["train", "--config", str(config), "--passes", "3"]) == 0
     assert [call[0] for call in run.calls] == [before, dataclasses.replace(before, config=run.calls[1][0].config)]
-    assert run.calls[1][0].config == dataclasses.replace(before.config, passes=3)
+    assert run.calls[1][0].config == dataclasses.replace(before.config, passes=3)  # type: ignore[call-arg]
 
 
 def test_methods_are_listed_with_their_settings(capsys):

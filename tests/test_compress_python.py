@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,7 +45,7 @@ def headed(body: nn.Module) -> nn.Sequential:
 
 
 class Recurrent(nn.Module):
-    def __init__(self, kind: type[nn.RNNBase]) -> None:
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU]) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
         self.mixer, self.head = kind(8, 6, batch_first=True), nn.Linear(6, 3)
@@ -72,7 +73,7 @@ def convolutions(rank: int) -> nn.Sequential:
     return nn.Sequential(conv(2, 8, 3), norm(8), nn.ReLU(), conv(8, 6, 3), nn.Flatten(), nn.LazyLinear(3))
 
 
-LIVE = {
+LIVE: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "LSTM": (lambda: Recurrent(nn.LSTM), IMAGE),
     "GRU": (lambda: Recurrent(nn.GRU), IMAGE),
     "in-place Dropout2d": (lambda: headed(block(nn.ReLU, nn.Dropout2d(inplace=True))), IMAGE),

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,9 @@ from slimkit.recovery.curvature import curvature
 from slimkit.recovery.gap import between, divergence
 from slimkit.recovery.rounds import look_again
 from slimkit.recovery.sensitivity import Sensitivity
-from slimkit.selection import products
 from slimkit.selection.budget import Widths
 from slimkit.selection.mask import Mask
+from slimkit.selection.products import Products
 from tests.blocks import ACROSS, BLOCKS
 from tests.nets import example, random_net
 from tests.test_reconstruct import case
@@ -136,12 +137,10 @@ def test_costs_by_widths_are_those_of_the_graph(name: str, kind: str) -> None:
         for group in graph.groups:
             keep[group.members[0]] = True
         assert found.total(_counts(Mask(keep).counts(graph))) == counted(graph, keep)
-    assert isinstance(found, products.Products)
+    assert isinstance(found, Products)
 
 
-def _counts(counts: list[int]) -> products.Counts:
-    import numpy as np
-
+def _counts(counts: list[int]) -> np.ndarray:
     return np.array(counts)
 
 

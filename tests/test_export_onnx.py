@@ -94,7 +94,7 @@ def test_the_network_is_left_as_it_was(tmp_path):
     export_onnx(model, tmp_path / "net.onnx", fits)
     with pytest.raises(TraceError):
         export_onnx(model, tmp_path / "net.onnx", does_not)
-    assert [m.training for m in model] == [True, False, True, True, True]
+    assert [m.training for m in model.children()] == [True, False, True, True, True]
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
     assert torch.equal(random, torch.random.get_rng_state())
     assert all(p.requires_grad for p in model.parameters())

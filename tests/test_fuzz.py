@@ -1,5 +1,6 @@
 """Changed files of every kind that is read: a message comes of it, or nothing; 500 of the 10,000 of tools/fuzz.py."""
 
+import json
 import random
 
 import pytest
@@ -11,7 +12,8 @@ from tools import fuzz
 @pytest.mark.filterwarnings("ignore")
 def test_nothing_but_a_message_comes_of_a_changed_file(tmp_path):
     table = fuzz.run(500, seed=1, out=tmp_path / "fuzz.jsonl")
-    bad = [line for line in (tmp_path / "fuzz.jsonl").read_text().splitlines() if not fuzz.is_good(line)]
+    rows = [json.loads(line) for line in (tmp_path / "fuzz.jsonl").read_text().splitlines()]
+    bad = [str(row) for row in rows if row["outcome"] not in fuzz.HARMLESS]
     assert not bad, "\n".join([fuzz.show(table), *bad])
 
 

@@ -15,6 +15,7 @@ from slimkit import provenance, zoo
 from slimkit.cli import main
 from slimkit.errors import EngineError, SpecError
 from slimkit.export.formats import FORMATS, Source
+from slimkit.export.formats.source import Format
 from slimkit.provenance import Provenance
 from slimkit.settings import EvaluateSpec, ExportSpec
 from slimkit.settings.export import FORMATS as NAMES
@@ -161,7 +162,6 @@ def test_a_converter_that_is_not_installed_is_named(name: str, tmp_path: Path, m
 def test_a_file_that_computes_something_else_is_not_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from slimkit.export.formats import onnx_half
 
     def wrong(source: Source, path: Path) -> None:
         source.onnx(path)
@@ -171,7 +171,7 @@ def test_a_file_that_computes_something_else_is_not_written(
                 node.op_type = "Sigmoid"
         onnx.save(model, path)
 
-    monkeypatch.setitem(FORMATS, "onnx", onnx_half.Format("model.onnx", wrong, engine="onnxruntime"))
+    monkeypatch.setitem(FORMATS, "onnx", Format("model.onnx", wrong, engine="onnxruntime"))
     assert main(["export", str(CHECKPOINT), "--out", str(tmp_path / "out")]) == 2
     assert "differs from the network by" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from importlib import resources
 
 import pytest
 import torch
@@ -72,7 +73,7 @@ def test_every_architecture_is_told_from_all_others_in_milliseconds():
 
 
 def test_index_is_small():
-    file = signatures.resources.files("slimkit.models").joinpath("signatures.json.xz")
+    file = resources.files("slimkit.models").joinpath("signatures.json.xz")
     assert len(file.read_bytes()) < 80_000
 
 

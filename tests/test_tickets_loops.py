@@ -124,7 +124,7 @@ def test_callbacks():
 def test_lightning(tmp_path):
     lightning = pytest.importorskip("lightning")
 
-    class Classifier(lightning.LightningModule):
+    class Classifier(lightning.LightningModule):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.net = net()
@@ -135,7 +135,7 @@ def test_lightning(tmp_path):
         def configure_optimizers(self) -> torch.optim.SGD:
             return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
-    class Shrink(lightning.Callback):
+    class Shrink(lightning.Callback):  # type: ignore[name-defined]
         """Draws and shrinks within a run of Lightning's Trainer."""
 
         def on_fit_start(self, trainer: Any, module: Any) -> None:

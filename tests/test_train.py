@@ -24,6 +24,7 @@ from slimkit.progress import quiet
 from slimkit.results import MeasuredBudget, ledger
 from slimkit.runs import begin
 from slimkit.runs import train as train_run
+from slimkit.runs.job import job_of
 from slimkit.runs.plan import plan
 from slimkit.selection import exact
 from slimkit.selection.mask import Mask, apply_
@@ -88,7 +89,7 @@ def found(toy, tmp_path, settings, *, store=None, progress=quiet, ratio=0.4, mod
     asked = plan({"arch": "zoo:resnet8", "data": "toy", **FEW, **budget, **settings})
     network = models.as_network(model or net(asked.spec.seed), toy.input_shape)
     fresh = functools.partial(net, asked.spec.seed + 1)
-    job = train_run.job_of(network, fresh, toy, asked, store, progress)
+    job = job_of(network, fresh, toy, asked, store, progress)
     return asked.method(job, asked.config), job
 
 
@@ -353,7 +354,7 @@ def test_solved_strength_shrinks_gammas_where_the_papers_does_not(toy, tmp_path)
 
 def test_groups_are_penalised_until_the_draw_in_every_pass(toy, tmp_path, monkeypatch):
     seen = []
-    original = penalised.penalise_groups_
+    original = training.penalise_groups_
 
     def spy(model, graph, strength):
         assert strength > 0 and graph.shapes.items() == {n: tuple(p.shape) for n, p in model.named_parameters()}.items()

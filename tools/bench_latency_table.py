@@ -18,11 +18,13 @@ from torchvision import models
 
 from slimkit.channels import trace
 from slimkit.export import export_onnx
+from slimkit.measure.conditions import Conditions
 from slimkit.measure.latency import measure
 from slimkit.runs import bench as benching
+from slimkit.selection.budget import Widths
+from slimkit.selection.choose import choose_within_reach
 from slimkit.selection.measured import LatencySolver
-from slimkit.settings import CompressSpec
-from slimkit.surgery import prove
+from slimkit.settings import parse_budget
 from slimkit.surgery.remove import remove
 
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "densenet121", "regnet_x_400mf")
@@ -41,9 +43,10 @@ def row(network: str, engine: str, target: float = 0.5) -> dict[str, Any]:
         began = time.process_time()
         _, table = benching.make_table(dense, file, engine)
         seconds = time.process_time() - began
-        spec = CompressSpec(max_latency=target, runtime=engine, latency_table=str(file))
-        solver = LatencySolver(model, spec, image, Path(folder), lambda message, share: None)
-        mask = solver(graph, scores, prove.widths(spec), torch.zeros(graph.units, dtype=torch.bool))
+        budget = parse_budget(target, "latency")
+        solver = LatencySolver(model, remove, budget, image, Conditions(engine=engine), str(file))
+        fixed = torch.zeros(graph.units, dtype=torch.bool)
+        mask = choose_within_reach(graph, scores, budget, Widths(table.step, adapt=True), fixed, solver)
         export_onnx(remove(model, graph, mask), slim, image)
         before, after = measure([dense, slim], engine=engine)
     return {

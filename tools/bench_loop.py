@@ -23,7 +23,7 @@ from slimkit.training.hardware import pick_device, pick_precision
 def bare(arch: str, dataset: Dataset, steps: int, device: torch.device, precision: str) -> float:
     """Return the seconds of `steps` steps after a warm-up, in the shortest loop that does the same work."""
     model = make(arch, dataset).to(device, memory_format=torch.channels_last).train()
-    optimizer = make_optimizer(model, 0.05, 0.9, 5e-4)
+    optimizer = make_optimizer(model, Recipe(epochs=1, learning_rate=0.05, momentum=0.9, weight_decay=5e-4))
     dtype = pick_precision(precision, device)
     batches = dataset.train.batches(128, seed=0, augment=True)
     began = 0.0

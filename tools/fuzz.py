@@ -39,6 +39,7 @@ from torch import nn
 
 from slimkit import compress, models, training
 from slimkit.data import open as open_data
+from slimkit.data.loader_split import LoaderSplit
 from slimkit.errors import SlimkitError
 from slimkit.measure import layer_table, probe
 from slimkit.models import memory, metadata
@@ -48,7 +49,8 @@ from slimkit.settings import CompressSpec, make, read_config
 from slimkit.tasks import DETECTION
 from slimkit.training import state
 
-OUTCOMES = ("ok", "refused", "code run", "signal", "traceback", "hang", "memory")
+HARMLESS = ("ok", "refused")
+OUTCOMES = (*HARMLESS, "code run", "signal", "traceback", "hang", "memory")
 SECONDS = 40  # of CPU time for one input; the slowest sound one takes 4
 ADDRESSES = memory.FLOOR + 2 * 2**30  # bytes beyond what the parent has; a file may take memory.FLOOR of them
 CANARY = "slimkit_fuzz_canary"
@@ -456,6 +458,7 @@ def _boxes(path: Path) -> None:
     _pictures(path.parent / "images")
     dataset = open_data(f"folder:{path.parent}", task=DETECTION)
     for split in (dataset.train, dataset.validation, dataset.test):
+        assert isinstance(split, LoaderSplit)
         for index in range(len(split)):
             for seed in (None, 1, 2):
                 split.fetch(index, seed)
@@ -580,7 +583,7 @@ def run(count: int, seed: int, out: Path | None, kinds: Sequence[str] = ()) -> d
         for kind in wanted:  # what is imported late is imported before the forks
             for data in start[kind][: 1 if kind == "ONNX" else None]:
                 found = one(kind, data, folder / "input")
-                if found["outcome"] not in ("ok", "refused"):
+                if found["outcome"] not in HARMLESS:
                     raise RuntimeError(f"the sound {kind} ends in {found}")
         _warm(start, folder)
         for index in range(count):
@@ -596,7 +599,7 @@ def run(count: int, seed: int, out: Path | None, kinds: Sequence[str] = ()) -> d
             if out:
                 with out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
-            if kept and row["outcome"] not in ("ok", "refused"):
+            if kept and row["outcome"] not in HARMLESS:
                 kept.mkdir(exist_ok=True)
                 (kept / f"{index}-{kind.replace(' ', '-')}").write_bytes(data)
     finally:

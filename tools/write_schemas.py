@@ -3,10 +3,17 @@
 import json
 from pathlib import Path
 
+from slimkit.record import Record
 from slimkit.results import Benchmark, Evaluation, Exports, Inspection, Report
 
 FOLDER = Path(__file__).parents[1] / "slimkit" / "results" / "schemas"
-RECORDS = {"report": Report, "inspection": Inspection, "bench": Benchmark, "evaluation": Evaluation, "exports": Exports}
+RECORDS: dict[str, type[Record]] = {
+    "report": Report,
+    "inspection": Inspection,
+    "bench": Benchmark,
+    "evaluation": Evaluation,
+    "exports": Exports,
+}
 
 if __name__ == "__main__":
     for name, record in RECORDS.items():
