@@ -13,9 +13,12 @@ import torch
 from torch import nn
 from torch.export import Dim
 
+import slimkit
 from slimkit import models, provenance
+from slimkit.channels.operators import OPERATORS
 from slimkit.errors import ArchitectureError, CheckpointError
 from slimkit.models import exported_check
+from slimkit.models.exported_operators import admitted
 
 FREE = ({0: Dim.DYNAMIC},)
 
@@ -239,6 +242,142 @@ def test_stochastic_depth_frozen_in_training_mode(tmp_path):
     network = nn.Sequential(nn.Conv2d(3, 2, 1), StochasticDepth(0.5, "row"))
     with pytest.raises(CheckpointError, match="draws random numbers"):
         models.load(exported(network, tmp_path / "net.pt2", train=True))
+
+
+class Reader(nn.Module):
+    """Signals, convolved and read by a recurrent layer."""
+
+    def __init__(self, kind, **settings):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv1d(1, 8, 5, 2), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 6, 3))
+        self.reader = kind(6, 5, batch_first=True, **settings)
+        self.head = nn.LazyLinear(3)
+
+    def forward(self, x):
+        return self.head(self.reader(self.stem(x).transpose(1, 2))[0][:, -1])
+
+
+RECURRENT = {
+    "LSTM": (nn.LSTM, {}),
+    "LSTM, two layers, both ways, projected": (nn.LSTM, {"num_layers": 2, "bidirectional": True, "proj_size": 2}),
+    "GRU without biases": (nn.GRU, {"bias": False}),
+    "RNN of ReLUs": (nn.RNN, {"nonlinearity": "relu"}),
+    "RNN, dropout": (nn.RNN, {"num_layers": 2, "dropout": 0.25}),
+}
+
+
+def recurrent(kind):
+    torch.manual_seed(0)
+    kind, settings = RECURRENT[kind]
+    net = Reader(kind, **settings)
+    net(torch.randn(2, 1, 40))
+    return net.eval()
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_recurrent_layers_are_modules_again(kind, tmp_path):
+    net = recurrent(kind)
+    result = slimkit.compress(net, torch.randn(1, 1, 40), 0.5, out=tmp_path / "slim", recover=False)
+    again = models.load_slim(tmp_path / "slim" / "model.pt2")
+    images = torch.randn(5, 1, 40)
+    torch.testing.assert_close(again(images), result.model(images))
+    assert isinstance(again.reader, RECURRENT[kind][0]) and again.reader.dropout == net.reader.dropout
+    assert sum(p.numel() for p in again.parameters()) < sum(p.numel() for p in net.parameters())
+    again.train()(images).square().sum().backward()
+    assert all(p.grad is not None for p in again.parameters())
+    slimkit.compress(again.eval(), torch.randn(1, 1, 40), 0.5, out=tmp_path / "slimmer", recover=False)
+
+
+@pytest.mark.parametrize("name", ["weight_ih_l0", "bias_hh_l0"])
+def test_recurrent_weights_of_other_shapes_are_refused(name, tmp_path):
+    """The operator would read beyond them."""
+    net = recurrent("LSTM")
+    program = torch.export.export(net, (torch.randn(2, 1, 40),), dynamic_shapes=FREE)
+    short = torch.zeros_like(program.state_dict[f"reader.{name}"])[:4]
+    program._state_dict[f"reader.{name}"] = nn.Parameter(short)
+    torch.export.save(program, tmp_path / "net.pt2")
+    with pytest.raises(CheckpointError, match="lstm.input are not those of one torch.nn layer"):
+        models.load(tmp_path / "net.pt2")
+
+
+# Fused operators that a network runs into on one device, or that others become inside of torch, and one that is unsafe.
+NOT_EXPORTED = {
+    "cudnn_batch_norm", "miopen_batch_norm", "_fused_rms_norm", "rrelu_with_noise", "rrelu_with_noise_",
+    "_reshape_alias", "as_strided", "as_strided_", "_local_scalar_dense", "mkldnn_rnn_layer",
+    "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable",
+}  # fmt: skip
+
+
+def test_whatever_can_be_cut_can_be_read_from_a_file():
+    def read(packet):
+        name = str(packet).removeprefix("aten.")
+        return any(admitted(f"torch.ops.aten.{name}.{overload}") for overload in packet.overloads())
+
+    assert {str(packet).removeprefix("aten.") for packet in OPERATORS if not read(packet)} == NOT_EXPORTED
+
+
+class Head(nn.Module):
+    """Two convolutions, something in between, and a classifier."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 3), nn.Linear(8, 3)
+        self.between = between
+
+    def forward(self, x):
+        return self.head(self.b(self.between(self.a(x))).relu().mean((2, 3)))
+
+
+WAVES = {
+    "rrelu": nn.RReLU(),
+    "spectrum": lambda x: x + torch.fft.irfft2(torch.fft.rfft2(x) * 0.5, s=x.shape[-2:]),
+    "unpooling": lambda x: nn.functional.max_unpool2d(*nn.functional.max_pool2d(x, 2, return_indices=True), 2),
+    "a grid": lambda x: nn.functional.grid_sample(
+        x, nn.functional.affine_grid(torch.eye(2, 3).expand(len(x), 2, 3), [len(x), 1, 8, 8], align_corners=False),
+        align_corners=False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WAVES)
+def test_what_is_computed_between_is_written_and_read(name, tmp_path):
+    result = slimkit.compress(Head(WAVES[name]).eval(), torch.randn(1, 3, 8, 8), 0.5, out=tmp_path / "slim")
+    again = models.load_slim(tmp_path / "slim" / "model.pt2")
+    images = torch.randn(5, 3, 8, 8)
+    torch.testing.assert_close(again(images), result.model(images))
+
+
+def test_what_could_not_be_read_again_is_not_written_and_onnx_is(tmp_path):
+    net = Head(lambda x: x - nn.functional.pdist(x.flatten(2)[0]).mean()).eval()  # of no rule, and of no file
+    with pytest.raises(ArchitectureError, match="(?s)cannot export Head: this exported program has .*pdist.*arch="):
+        models.save(models.as_network(net, (3, 8, 8)).model, tmp_path / "net.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+class Noisy(nn.Module):
+    def __init__(self, noise):
+        super().__init__()
+        self.conv, self.noise = nn.Conv2d(3, 2, 1), noise
+
+    def forward(self, x):
+        return self.noise(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    ("noise", "said"),
+    [
+        (lambda x: nn.functional.dropout(x, 0.5, True), "does what others do in training .aten.dropout.default"),
+        (lambda x: x + torch.randn_like(x), "draws random numbers .aten.randn_like.default"),
+    ],
+    ids=["dropout", "noise"],
+)
+def test_random_numbers_in_eval_mode(noise, said, tmp_path):
+    with pytest.raises(ArchitectureError, match=f"(?s)cannot export Noisy: .*{said}.*arch="):
+        models.save(models.as_network(Noisy(noise).eval(), (3, 4, 4)).model, tmp_path / "net.pt2")
+    assert not list(tmp_path.iterdir())
 
 
 def test_arch_does_not_apply(file):

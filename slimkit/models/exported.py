@@ -22,6 +22,7 @@ from slimkit.models.files import damaged
 from slimkit.models.reference import quiet
 
 _EXTRA = "slimkit.json"  # the record of a slim network, among the program's extra files
+_WRITTEN = "written"  # what a program is called in messages that are quoted
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _FORCE_NOT = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
@@ -35,9 +36,13 @@ def read(path: Path) -> tuple[exported_graph.ExportedNetwork, str | None]:
     Raises:
         CheckpointError: damaged, made to run code, or of a kind that cannot be turned into a network.
     """
+    return _network(path.read_bytes(), path)  # read once: what is checked is what is loaded
+
+
+def _network(data: bytes, name: object) -> tuple[exported_graph.ExportedNetwork, str | None]:
+    """Read a program's bytes; `name` is what messages call it."""
     from torch.export.pt2_archive import PT2ArchiveReader
 
-    data = path.read_bytes()  # read once: what is checked is what is loaded
     extra = {_EXTRA: ""}
     with _careful(), quiet():
         try:
@@ -49,15 +54,14 @@ def read(path: Path) -> tuple[exported_graph.ExportedNetwork, str | None]:
             if clean is not None:
                 program = torch.export.load(clean, extra_files=extra)
         except Exception as error:  # a damaged archive can fail in any way
-            raise damaged(path, f"{type(error).__name__}: {error}") from None
+            raise damaged(name, f"{type(error).__name__}: {error}") from None
         if objection is not None:
             raise CheckpointError(
-                f"{path}: this exported program has {objection}, which torch.export.save does not write for "
-                "a "
-                "network; loading it could run code from the file.\n"
-                "  Export the model again, or give its state dict."
+                f"{name}: this exported program has {objection}, which slimkit does not take from files: "
+                "loading it could run code or read other memory.\n"
+                "  Give its state dict, and `arch`"
             )
-        return exported_graph.network(program, path), extra[_EXTRA] or None
+        return exported_graph.network(program, name), extra[_EXTRA] or None
 
 
 def _without_pickles(archive: Any) -> io.BytesIO:
@@ -86,7 +90,7 @@ def to_bytes(model: nn.Module, text: str, example: Example | None = None) -> byt
         example: what it is called with, where its provenance does not say the shape of its one input.
 
     Raises:
-        ArchitectureError: torch.export cannot export it.
+        ArchitectureError: torch.export cannot export it, or what it computes is not read from files.
     """
     shape = provenances.of(model).input_shape
     if example is None and shape is None:
@@ -105,14 +109,24 @@ def to_bytes(model: nn.Module, text: str, example: Example | None = None) -> byt
             program = torch.export.export(model, args, kwargs, dynamic_shapes=free)
     except Exception as error:
         line = (str(error).strip() or "no message").splitlines()[0]
-        raise ArchitectureError(
-            f"cannot export {type(model).__name__}: {type(error).__name__}: {line}\n"
-            "  Give slimkit the factory that builds the network: `arch='file.py:factory'`"
-        ) from error
+        raise _unwritable(model, f"{type(error).__name__}: {line}") from error
     buffer = io.BytesIO()
     with quiet(), _careful():
         torch.export.save(program, buffer, extra_files={_EXTRA: text})
+    if trained := exported_graph.in_training(program):
+        raise _unwritable(model, f"in evaluation mode it does what others do in training ({trained})")
+    try:
+        _network(buffer.getvalue(), _WRITTEN)
+    except CheckpointError as error:
+        raise _unwritable(model, str(error).splitlines()[0].removeprefix(f"{_WRITTEN}: ")) from error
     return buffer.getvalue()
+
+
+def _unwritable(model: nn.Module, why: str) -> ArchitectureError:
+    return ArchitectureError(
+        f"cannot export {type(model).__name__}: {why.rstrip('.')}.\n"
+        "  Give slimkit the factory that builds the network: `arch='file.py:factory'`"
+    )
 
 
 def _free_batch(tensor: Any) -> dict[int, Any] | None:

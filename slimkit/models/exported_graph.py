@@ -6,7 +6,6 @@ everything else stays an operator of an fx graph.
 """
 
 from operator import getitem
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch.utils import _pytree as pytree
 from slimkit import provenance as provenances
 from slimkit.errors import CheckpointError
 from slimkit.models import memory
-from slimkit.models.exported_layers import Layers
+from slimkit.models.exported_layers import DROPOUTS, RECURRENT, Layers, arguments
 
 aten = torch.ops.aten
 
@@ -34,8 +33,12 @@ class ExportedNetwork(fx.GraphModule):
         return result
 
 
-def network(program: ExportedProgram, path: Path) -> ExportedNetwork:
+def network(program: ExportedProgram, name: object) -> ExportedNetwork:
     """Turn an exported program into a trainable network, in eval mode, that takes a batch of any size.
+
+    Args:
+        program: the program, read without running anything of it.
+        name: of its file, for messages.
 
     Raises:
         CheckpointError: it takes no tensor of a batch, or works for one batch size only.
@@ -46,7 +49,7 @@ def network(program: ExportedProgram, path: Path) -> ExportedNetwork:
     if not isinstance(example, Tensor) or example.dim() < 2 or not all(isinstance(one, Tensor) for one in inputs):
         what = f"a tensor of {example.dim()} dimensions" if isinstance(example, Tensor) else "no tensor"
         raise CheckpointError(
-            f"{path}: the exported program takes {what}; slimkit slims networks of a batch (N, C, ...).\n"
+            f"{name}: the exported program takes {what}; slimkit slims networks of a batch (N, C, ...).\n"
             "  Export the part of it that does."
         )
     layers = Layers(lifted)
@@ -57,11 +60,24 @@ def network(program: ExportedProgram, path: Path) -> ExportedNetwork:
     _free_channels(graph)
     graph.eliminate_dead_code(_is_impure)
     graph.lint()
-    _check_random(graph, path)
+    _check_recurrent(graph, name)
+    _check_random(graph, name)
     result = ExportedNetwork(layers.root, graph, "ExportedNetwork").eval()
     if frozen is not None:
-        _check_batch(result, tuple(int(size) for size in example.shape), path)
+        _check_batch(result, tuple(int(size) for size in example.shape), name)
     return result
+
+
+def in_training(program: ExportedProgram) -> str | None:
+    """Return an operator that a network calls in training mode although it was exported in eval mode, or None.
+
+    Read again it would be a module, which evaluates.
+    """
+    for node in program.graph.nodes:
+        given = arguments(node)
+        if (given.get("train") or given.get("training")) and (node.target in DROPOUTS or given.get("running_mean")):
+            return str(node.target)
+    return None
 
 
 def image_shape(exported: fx.GraphModule) -> tuple[int, ...] | None:
@@ -94,10 +110,11 @@ def _copy(lifted: fx.GraphModule, layers: Layers) -> tuple[fx.Graph, fx.Node]:
             continue
         call = layers.of(node) if node.op == "call_function" else None
         if call is not None:
-            path, source = call
-            new = graph.call_module(path, (made[source],))
+            path, given = call
+            new = graph.call_module(path, fx.map_arg(given, lambda old: made[old]))
             new.meta = dict(node.meta)
-            made[node] = (new,) if isinstance(node.meta.get("val"), tuple | list) else new
+            of_norm = isinstance(node.meta.get("val"), tuple | list) and node.target not in RECURRENT
+            made[node] = (new,) if of_norm else new
             continue
         if node.target is getitem and isinstance(made.get(node.args[0]), tuple):
             made[node] = made[node.args[0]][node.args[1]]  # native batch norm gives a tuple
@@ -180,7 +197,21 @@ def _smaller(one: Any, other: Any) -> bool:
     return isinstance(one, int) and isinstance(other, int) and one <= other
 
 
-def _check_random(graph: fx.Graph, path: Path) -> None:
+def _check_recurrent(graph: fx.Graph, name: object) -> None:
+    """Refuse recurrent operators that are no module: they do not check that their weights fit.
+
+    Raises:
+        CheckpointError: there is one.
+    """
+    for node in graph.nodes:
+        if node.target in RECURRENT:
+            raise CheckpointError(
+                f"{name}: its weights of {node.target} are not those of one torch.nn layer.\n"
+                "  Give its state dict, and `arch`"
+            )
+
+
+def _check_random(graph: fx.Graph, name: object) -> None:
     """Refuse operators that draw random numbers: stochastic depth and the like, frozen in training mode.
 
     Raises:
@@ -188,15 +219,16 @@ def _check_random(graph: fx.Graph, path: Path) -> None:
     """
     for node in graph.nodes:
         tags = getattr(node.target, "tags", ())
-        if torch.Tag.nondeterministic_seeded in tags and "attention" not in str(node.target):
+        switched_off = arguments(node).get("training") is False
+        if torch.Tag.nondeterministic_seeded in tags and "attention" not in str(node.target) and not switched_off:
             raise CheckpointError(
-                f"{path}: was exported in training mode and draws random numbers ({node.target}) that cannot "
-                "be switched off.\n"
-                "  Export it in eval mode (model.eval()): slimkit can train it all the same."
+                f"{name}: draws random numbers ({node.target}) that cannot be switched off.\n"
+                "  If it was exported in training mode, export it in eval mode (model.eval()): "
+                "slimkit can train it all the same."
             )
 
 
-def _check_batch(result: nn.Module, shape: tuple[int, ...], path: Path) -> None:
+def _check_batch(result: nn.Module, shape: tuple[int, ...], name: object) -> None:
     """Make sure that a network exported for one batch size computes the same for others.
 
     Raises:
@@ -212,7 +244,7 @@ def _check_batch(result: nn.Module, shape: tuple[int, ...], path: Path) -> None:
             torch.testing.assert_close(two[shape[0] :], one[:1], rtol=1e-3, atol=1e-4)
     except (RuntimeError, AssertionError, ValueError, IndexError):
         raise CheckpointError(
-            f"{path}: was exported for batches of {shape[0]} only, and its graph depends on that.\n"
+            f"{name}: was exported for batches of {shape[0]} only, and its graph depends on that.\n"
             "  Export it with a free batch size: "
             "torch.export.export(model, (example,), dynamic_shapes=({0: Dim.DYNAMIC},))"
         ) from None

@@ -1,4 +1,4 @@
-"""Operators of an exported graph that are modules again: convolution, linear, batch norm, dropout."""
+"""Operators of an exported graph that are modules again: convolution, linear, recurrent layers, batch norm, dropout."""
 
 from collections.abc import Callable
 from operator import getitem
@@ -25,10 +25,27 @@ _BY_RANK = {3: (nn.Conv1d, nn.ConvTranspose1d), 4: (nn.Conv2d, nn.ConvTranspose2
             5: (nn.Conv3d, nn.ConvTranspose3d)}  # fmt: skip
 _NORMS = (aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default)
 _NORM_BY_RANK = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
-_DROPOUTS = {
+DROPOUTS = {
     aten.dropout.default: nn.Dropout, aten.dropout_.default: nn.Dropout,
     aten.feature_dropout.default: nn.Dropout2d, aten.alpha_dropout.default: nn.AlphaDropout,
 }  # fmt: skip
+
+
+class LSTM(nn.LSTM):
+    """An LSTM whose results lie side by side, as the operator gives them: outputs, hidden states, cells."""
+
+    def forward(self, input: Tensor, hx: Any = None) -> Any:  # type: ignore[override]
+        """Return (outputs, hidden states, cells)."""
+        outputs, (hidden, cells) = super().forward(input, tuple(hx))
+        return outputs, hidden, cells
+
+
+RECURRENT: dict[Any, tuple[type[nn.RNNBase], int, dict[str, str]]] = {  # module, gates, arguments
+    aten.lstm.input: (LSTM, 4, {}),
+    aten.gru.input: (nn.GRU, 3, {}),
+    aten.rnn_tanh.input: (nn.RNN, 1, {}),
+    aten.rnn_relu.input: (nn.RNN, 1, {"nonlinearity": "relu"}),
+}
 
 
 class Layers:
@@ -54,25 +71,28 @@ class Layers:
                 if isinstance(value, Tensor):
                     owner.register_buffer(name, value.detach(), persistent=False)
 
-    def of(self, node: fx.Node) -> tuple[str, fx.Node] | None:
+    def of(self, node: fx.Node) -> tuple[str, tuple[Any, ...]] | None:
         """Make the module that an operator stands for.
 
         Returns:
-            Its path and the node of its input; None where the operator stays what it is.
+            Its path and what it is called with; None where the operator stays what it is.
         """
-        given = _arguments(node)
+        given = arguments(node)
         source = given.get("input", given.get("self"))
         if not isinstance(source, fx.Node):
             return None
-        if node.target in _DROPOUTS:
-            return self._add(_dropout_path(node), _DROPOUTS[node.target](float(given["p"]))), source
+        if node.target in RECURRENT:
+            path = self._recurrent(node, given)
+            return (path, (source, given["hx"])) if path is not None else None
+        if node.target in DROPOUTS:
+            return self._add(_dropout_path(node), DROPOUTS[node.target](float(given["p"]))), (source,)
         if node.target in _NORMS:
             path = self._norm(node, given)
         elif node.target is aten.linear.default:
             path = self._weighted(given, _linear(given))
         else:
             path = self._weighted(given, _convolution(node, given))
-        return (path, source) if path is not None else None
+        return (path, (source,)) if path is not None else None
 
     def _weighted(self, given: dict[str, Any], made: _Made | None) -> str | None:
         weight, bias = given.get("weight"), given.get("bias")
@@ -107,6 +127,44 @@ class Layers:
         buffers = self.root.get_submodule(path)._buffers
         if buffers["num_batches_tracked"] is None or buffers["num_batches_tracked"].is_meta:
             buffers["num_batches_tracked"] = torch.tensor(0)
+        return path
+
+    def _recurrent(self, node: fx.Node, given: dict[str, Any]) -> str | None:
+        """Put a recurrent layer around its weights; None where they are not one layer's, each of the shape it has."""
+        weights = [str(one.target) for one in given["params"] if isinstance(one, fx.Node) and one.op == "get_attr"]
+        path = weights[0].rpartition(".")[0] if weights else ""
+        if not path or given["num_layers"] > len(weights):
+            return None
+        shapes = {
+            name: tuple(value.shape)
+            for name, value in self.root.get_submodule(path)._parameters.items()
+            if value is not None
+        }
+        kind, gates, words = RECURRENT[node.target]
+        wanted = {
+            "input_size": shapes.get("weight_ih_l0", (0,))[-1],
+            "hidden_size": shapes.get("weight_hh_l0", (0,))[0] // gates,
+            "num_layers": given["num_layers"],
+            "bias": given["has_biases"],
+            "batch_first": given["batch_first"],
+            "dropout": given["dropout"],
+            "bidirectional": given["bidirectional"],
+            **({"proj_size": shapes["weight_hr_l0"][0]} if "weight_hr_l0" in shapes else {}),
+            **words,
+        }
+        try:
+            model = kind(**wanted, device="meta")
+        except (ValueError, TypeError):  # numbers that no such layer has
+            return None
+        fitting = {name: tuple(value.shape) for name, value in model.named_parameters()} == shapes
+        if not fitting or weights != [f"{path}.{name}" for name in model._flat_weights_names]:
+            return None
+        if not self._layer(path, kind, wanted):
+            return None
+        found: nn.RNNBase = self.root.get_submodule(path)  # type: ignore[assignment]
+        for value in found.parameters():
+            value.data = value.data.contiguous()
+        found._init_flat_weights()
         return path
 
     def _layer(self, path: str, kind: Callable[..., nn.Module], wanted: dict[str, Any]) -> bool:
@@ -204,7 +262,7 @@ def _convolution(node: fx.Node, given: dict[str, Any]) -> _Made | None:
     }
 
 
-def _arguments(node: fx.Node) -> dict[str, Any]:
+def arguments(node: fx.Node) -> dict[str, Any]:
     """Return an operator's arguments by name, defaults filled in."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:

@@ -17,24 +17,31 @@ _WORDS = """
     _native_batch_norm_legit_functional layer_norm native_layer_norm group_norm native_group_norm instance_norm rms_norm
     dropout dropout_ feature_dropout alpha_dropout native_dropout
     softmax _softmax log_softmax _log_softmax scaled_dot_product_attention
-    cumsum sort topk roll flip index_select index gather
+    lstm gru rnn_tanh rnn_relu
+    cumsum cumprod sort topk roll flip index_select index gather
     mean sum amax amin var std var_mean std_mean max min prod linalg_vector_norm norm argmax argmin logsumexp any all
     max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
     upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d upsample_linear1d
     upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d _upsample_bicubic2d_aa upsample_trilinear3d
-    reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d replication_pad3d pad constant_pad_nd
-    grid_sampler grid_sampler_2d im2col col2im unfold
+    max_unpool2d max_unpool3d
+    reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
+    pad constant_pad_nd
+    grid_sampler grid_sampler_2d grid_sampler_3d affine_grid_generator im2col col2im unfold
     pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
     view view_as reshape reshape_as _unsafe_view expand expand_as repeat repeat_interleave tile slice select unbind
-    split split_with_sizes chunk tensor_split cat concat concatenate stack glu narrow
+    split split_with_sizes unsafe_split unsafe_split_with_sizes
+    chunk tensor_split cat concat concatenate stack glu narrow
     permute transpose t numpy_T mT movedim moveaxis swapaxes swapdims squeeze unsqueeze flatten unflatten
     zeros_like ones_like full_like new_zeros new_ones new_full zeros ones full arange linspace scalar_tensor
     clone detach detach_ alias to _to_copy type_as contiguous lift_fresh lift_fresh_copy copy copy_ fill_ zero_
-    relu relu6 relu_ relu6_ prelu _prelu_kernel log_sigmoid hardswish hardswish_ silu silu_ mish mish_ gelu gelu_
+    relu relu6 relu_ relu6_ prelu _prelu_kernel log_sigmoid log_sigmoid_forward
+    hardswish hardswish_ silu silu_ mish mish_ gelu gelu_
     elu elu_ selu selu_ celu celu_ leaky_relu leaky_relu_ hardtanh hardtanh_ hardsigmoid hardsigmoid_
     sym_size _assert_tensor_metadata floor_divide divide multiply subtract masked_fill_ threshold_ fill
+    fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2
+    fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_fftshift fft_ifftshift view_as_real view_as_complex real imag
     linalg_norm slice_scatter select_scatter triu tril meshgrid
     empty new_empty empty_like bernoulli bernoulli_ rand rand_like randn randn_like
 """  # the last line is for the message that such a network was exported in training mode

@@ -55,7 +55,7 @@ def kind(path: Path) -> Kind:
         ) from None
 
 
-def damaged(path: Path, detail: str) -> CheckpointError:
+def damaged(path: object, detail: str) -> CheckpointError:
     """Make the error for a file that starts like a checkpoint but cannot be read to its end."""
     line = (detail.strip() or "no details").splitlines()[0].rstrip(".")
     return CheckpointError(
