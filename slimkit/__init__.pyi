@@ -1,4 +1,5 @@
 from . import hub as hub
+from . import methods as methods
 from . import zoo as zoo
 from ._version import __version__ as __version__
 from .channels import Graph as Graph

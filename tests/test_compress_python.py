@@ -1,6 +1,5 @@
 """`slimkit.compress` in Python: whatever runs is taken, whatever is given is used, whatever is refused says why."""
 
-import dataclasses
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -19,8 +18,6 @@ from slimkit.data import open as open_data
 from slimkit.errors import ArchitectureError, DataError, OutOfReachError, SlimkitError, SpecError, TrainingError
 from slimkit.measure import latency
 from slimkit.measure.quality import quality
-from slimkit.settings import CompressSpec
-from slimkit.settings.keywords import CompressKeywords
 
 IMAGE = torch.randn(1, 3, 8, 8)
 
@@ -241,17 +238,6 @@ def test_what_calls_give_is_shown_on_a_line(resnet: nn.Module, digits: Any) -> N
         "Dataset(name='digits'": digits,
     }.items():
         assert repr(found).startswith(begins) and len(repr(found)) < 400 and "\n" not in repr(found)
-
-
-def test_keyword_types_are_those_of_the_settings() -> None:
-    fields = {entry.name for entry in dataclasses.fields(CompressSpec)}
-    assert set(CompressKeywords.__annotations__) == fields - {
-        "ratio",
-        "calibration",
-        "arch",
-        "trust_pickle",
-        "max_memory",
-    }
 
 
 IMAGES = torch.randn(32, 1, 8, 8)

@@ -8,12 +8,12 @@ import pytest
 
 from slimkit import methods, provenance
 from slimkit.errors import SpecError
-from slimkit.methods import METHODS
+from slimkit.methods import METHODS, EarlyBirdConfig
 from slimkit.models import load_slim
 from slimkit.runs.plan import plan
 from slimkit.runs.train import train_network
 from slimkit.settings import METHODS as NAMES
-from slimkit.settings import REMOVE_NONE, TrainSpec, from_toml, to_toml
+from slimkit.settings import REMOVE_NONE, CompressSpec, TrainSpec, from_toml, to_toml
 
 FOLDER = Path(methods.__file__).parent
 
@@ -47,6 +47,46 @@ def test_settings_of_a_method_are_its_own_complete_and_written_down(method):
     assert from_toml(to_toml(config), method.config) == config
     asked = plan({"arch": "zoo:resnet8", "data": "digits", "method": method.name})
     assert asked.config == config and asked.settings()["ranking"] == method.ranking
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_settings_given_as_an_object_are_those_given_as_words(method):
+    words = {"arch": "zoo:resnet8", "data": "digits", "epochs": 3}
+    assert plan({**words, "method": method.config()}) == plan({**words, "method": method.name})
+    assert getattr(methods, method.config.__name__) is method.config and method.config.__name__ in methods.__all__
+
+
+def test_an_object_of_settings_is_planned_as_it_is():
+    asked = plan({"arch": "zoo:resnet8", "data": "digits", "method": EarlyBirdConfig(deadline=0.2), "epochs": 3})
+    assert (asked.config, asked.spec.epochs) == (EarlyBirdConfig(deadline=0.2), 3)
+    assert (asked.settings()["method"], asked.settings()["deadline"]) == ("early-bird", 0.2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"deadline": 0.02},
+            r"deadline is 0\.02, and method is EarlyBirdConfig\(\.\.\.\), where it is 0\.2: both .*\(deadline=0\.02\)",
+        ),
+        ({"deadline": 0.2}, "both say it"),
+        ({"at": 2}, r"at is 2, .* is None: both say it.*Write EarlyBirdConfig\(at=2\)"),
+        ({"passes": 2}, "'passes' .*'early-bird' has no such.*It is one of network-slimming"),
+        ({"tresh": 0.2}, "Did you mean threshold"),
+        ({"epoch": 2}, "Did you mean epochs"),
+        ({"draw": "end"}, r"draw is 'end', and method is EarlyBirdConfig\(.*both say how"),
+        (
+            {"method": EarlyBirdConfig},
+            "method is the class EarlyBirdConfig: .* or an object.*there are EarlyBirdConfig,",
+        ),
+        ({"method": CompressSpec()}, "method is a CompressSpec: .* or an object of the settings of a method"),
+        ({"method": None}, "method is None: it must be 'early-bird' or"),
+    ],
+)
+def test_what_contradicts_an_object_of_settings_is_refused(settings, words):
+    given = {"arch": "zoo:resnet8", "data": "digits", "method": EarlyBirdConfig(deadline=0.2)}
+    with pytest.raises(SpecError, match=f"(?s){words}"):
+        plan(given | settings)
 
 
 def test_settings_of_one_name_are_of_one_kind_in_all_methods():

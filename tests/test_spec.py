@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from slimkit.settings import (
     Budget,
     CompressSpec,
     RunSpec,
+    Settings,
     TrainSpec,
     from_toml,
     make,
@@ -21,6 +23,7 @@ from slimkit.settings import (
     read_words,
     to_toml,
 )
+from slimkit.settings.keywords import CompressKeywords, TrainKeywords
 
 TRAIN = {"arch": "zoo:resnet8", "data": "digits"}
 
@@ -186,3 +189,17 @@ def test_specs_are_frozen_values():
 )
 def test_a_pace_that_was_asked_for_is_told_from_the_usual_one(asked):
     assert CompressSpec(**asked).pace == asked
+
+
+@pytest.mark.parametrize(
+    ("spec", "keywords", "not_words"),
+    [
+        (CompressSpec, CompressKeywords, {"ratio", "calibration", "arch", "trust_pickle", "max_memory"}),
+        (TrainSpec, TrainKeywords, {"ratio", "arch", "data"}),
+    ],
+)
+def test_keywords_are_the_settings_but_for_what_a_call_gives_otherwise(spec, keywords, not_words):
+    settings = {name: kind for name, kind in get_type_hints(spec).items() if name not in not_words}
+    if spec is TrainSpec:
+        settings["method"] |= Settings  # also with its own settings
+    assert get_type_hints(keywords) == settings

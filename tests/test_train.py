@@ -19,7 +19,7 @@ from slimkit.data.dataset import Dataset
 from slimkit.data.tensor_split import in_memory
 from slimkit.errors import BudgetError, DataError, MaskError, ProofError, SpecError, TrainingError
 from slimkit.measure.macs import count_macs
-from slimkit.methods import penalised
+from slimkit.methods import EarlyBirdConfig, penalised
 from slimkit.progress import quiet
 from slimkit.results import MeasuredBudget, ledger
 from slimkit.runs import begin
@@ -65,7 +65,7 @@ def net(seed: int = 0) -> nn.Module:
 def test_a_run_draws_shrinks_and_accounts_for_it(toy, tmp_path):
     dense = net()
     before = copy.deepcopy(dense.state_dict())
-    result = train_run.train(dense, toy, 0.5, at=1, out=tmp_path / "out", **FEW)
+    result = train_run.train(dense, toy, 0.5, out=tmp_path / "out", **FEW | {"method": EarlyBirdConfig(at=1)})
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     shape = toy.input_shape
     full, small = count_macs(dense, shape), count_macs(result.model, shape)
@@ -236,7 +236,7 @@ def test_states_of_other_runs_and_damaged_ones(toy, tmp_path, monkeypatch):
 
 
 def test_a_share_that_the_epochs_exceed_is_warned_of(toy):
-    result = train_run.train(net(), toy, 0.5, spend=0.01, deadline=0.5, **FEW | {"epochs": 1})
+    result = train_run.train(net(), toy, 0.5, **FEW | {"epochs": 1, "spend": 0.01, "deadline": 0.5})
     assert any("spend is 0.01, but the search and the 1 epochs" in warning for warning in result.report.warnings)
     times = result.report.cost.times
     assert 0 < times.search.seconds < times.search.seconds + times.training.seconds < result.report.cost.seconds
@@ -402,7 +402,7 @@ def test_of_several_processes_the_first_one_measures(tmp_path):
 
 def test_bad_input(toy, tmp_path):
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+ of 24 \(learning rate"):
-        train_run.train(net(), toy, 0.5, at=1, learning_rate=1e30, out=tmp_path / "a", **FEW)
+        train_run.train(net(), toy, 0.5, out=tmp_path / "a", **FEW | {"at": 1, "learning_rate": 1e30})
     assert not (tmp_path / "a").exists()
     with pytest.raises(DataError, match="3 classes, the network 5"):
         train_run.train(zoo.resnet8(num_classes=5, in_channels=1), toy, 0.5, **FEW)

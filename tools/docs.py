@@ -33,13 +33,14 @@ def settings_table(name: str) -> str:
 
 
 def methods_tables(which: str) -> str:
-    """Return what every method does, and a table of its settings."""
+    """Return what every method does, the class of its settings, and a table of them."""
     from slimkit.methods import METHODS
 
     parts = []
     for method in METHODS.values():
         rows = ((code(f.name), default(f), f.metadata["help"]) for f in fields(method.config))
-        parts.append(f"### `{method.name}`\n\n{method.summary}\n\n{table(('setting', 'default', 'meaning'), rows)}")
+        about = f"{method.summary}. In Python: {code(f'slimkit.methods.{method.config.__name__}')}"
+        parts.append(f"### `{method.name}`\n\n{about}\n\n{table(('setting', 'default', 'meaning'), rows)}")
     return "\n\n".join(parts)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from slimkit.errors import SpecError
 from slimkit.methods import METHODS, Method
 from slimkit.settings import Settings, TrainSpec, new_words, read_words
+from slimkit.settings.checks import choice
 
 log = logging.getLogger("slimkit")
 
@@ -35,12 +36,13 @@ def plan(settings: Mapping[str, Any], words: Mapping[str, str] | None = None, so
     """Make a plan from settings by name, the method's among them.
 
     Args:
-        settings: values.
+        settings: values; `method` is a name, or an object of the settings of one.
         words: further settings as they stand on a command line; they win.
         source: of the settings, for messages.
 
     Raises:
-        SpecError: a name is unknown to the method (the nearest known ones are listed), or a value is refused.
+        SpecError: a name is unknown to the method (the nearest known ones are listed), a value is refused, or a setting
+            of the method stands beside the object that has it.
     """
     given, said = new_words({**settings, **(words or {})})
     if said:
@@ -49,19 +51,43 @@ def plan(settings: Mapping[str, Any], words: Mapping[str, str] | None = None, so
     read = {name: value for name, value in given.items() if words and (name in words or name not in settings)}
     given |= read_words(TrainSpec, {name: word for name, word in read.items() if name in own})
     shared = {name: value for name, value in given.items() if name in own}
-    method = METHODS.get(str(shared.get("method", "scratch")))
-    if method is None:
-        TrainSpec(**shared)  # says which there are
-        raise AssertionError(shared["method"])
+    asked = shared.get("method", "scratch")
+    method = _method(asked)
     rest = {name: value for name, value in given.items() if name not in own}
     known = {entry.name for entry in fields(method.config)}
     for name in rest.keys() - known:
         raise SpecError(_unknown(name, method, own | known, source))
     rest |= read_words(method.config, {name: word for name, word in rest.items() if name in read})
-    spec = TrainSpec(**shared)
+    spec = TrainSpec(**shared | {"method": method.name})
     if not method.removes:
         _refuse_idle(spec, method)
-    return Plan(spec, method, method.config(**rest))
+    return Plan(spec, method, _alone(asked, rest) if isinstance(asked, Settings) else method.config(**rest))
+
+
+def _method(asked: object) -> Method:
+    """Return the method of a name, or of an object of its settings."""
+    if not isinstance(asked, (Settings, type)):
+        return METHODS[choice(*METHODS)("method", asked)]
+    for method in METHODS.values():
+        if type(asked) is method.config:
+            return method
+    given = f"the class {asked.__name__}" if isinstance(asked, type) else f"a {type(asked).__name__}"
+    configs = ", ".join(method.config.__name__ for method in METHODS.values())
+    raise SpecError(
+        f"method is {given}: it must be a name, or an object of the settings of a method.\n"
+        f"  Give one, such as `method='early-bird'` or slimkit.methods.EarlyBirdConfig(at=2); there are {configs}"
+    )
+
+
+def _alone(config: Settings, rest: Mapping[str, Any]) -> Settings:
+    """Return the settings of a method that were given as an object; what else says them is refused."""
+    for name, value in rest.items():
+        kind = type(config).__name__
+        raise SpecError(
+            f"{name} is {value!r}, and method is {kind}(...), where it is {getattr(config, name)!r}: both say it.\n"
+            f"  Write {kind}({name}={value!r}), or give the method by name"
+        )
+    return config
 
 
 _OF_CHANNELS = ("ratio", "ranking", "scope", "without_bn", "keep", "cap", "round_to", "constants", "latency_table")

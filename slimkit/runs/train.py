@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
@@ -28,6 +28,7 @@ from slimkit.runs.plan import Plan, plan
 from slimkit.runs.result import CommandOutcome, Result
 from slimkit.runs.start import allowed_widths, note, proof_inputs, random_input
 from slimkit.selection.mask import Mask
+from slimkit.settings.keywords import TrainKeywords
 from slimkit.surgery import rows
 from slimkit.surgery.prove import Slimmed, prove
 from slimkit.training import distributed, trackers
@@ -42,7 +43,7 @@ def train(
     resume: bool = False,
     progress: Progress = quiet,
     watchers: Sequence[Watcher] = (),
-    **settings: Any,
+    **settings: Unpack[TrainKeywords],
 ) -> Result:
     """Train a network, and make it smaller as a method says.
 
@@ -55,17 +56,20 @@ def train(
         resume: go on from the state that an interrupted run to `out` has left.
         progress: called with what is being done, and the share done where that is known.
         watchers: told how each training goes, step by step and epoch by epoch; see `slimkit.trackers`.
-        settings: any field of `TrainSpec`, as `method="progressive"`, and of the method's settings.
+        settings: fields of `slimkit.settings.TrainSpec`, as `epochs=60`. `method` takes a method with its own settings,
+            `slimkit.methods.EarlyBirdConfig(deadline=0.02)`, which is how a type checker knows them; or its name, and
+            then they may stand beside it as keywords, `method="early-bird", deadline=0.02`, checked only when called.
 
     Raises:
         SlimkitError: whatever the caller can mend; see `slimkit.errors`.
     """
     resuming.refuse_without_folder(out, resume=resume)
-    for twice in {"arch", "data"} & settings.keys():
-        raise SpecError(f"{twice} is {settings[twice]!r}: model and dataset are given already.\n  Leave `{twice}` out")
+    words = dict(settings)
+    for twice in {"arch", "data"} & words.keys():
+        raise SpecError(f"{twice} is {words[twice]!r}: model and dataset are given already.\n  Leave `{twice}` out")
     arch = provenance.of(model).arch or type(model).__name__
     name = dataset if isinstance(dataset, str) else getattr(dataset, "name", "dataset")
-    asked = plan({"arch": arch, "data": name, "ratio": ratio, **settings})
+    asked = plan({"arch": arch, "data": name, "ratio": ratio, **words})
     images = opened(asked.spec, dataset)
     network = models.as_network(model, images.input_shape)
     note(network.model, images)

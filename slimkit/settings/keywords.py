@@ -1,10 +1,15 @@
-"""The settings of `slimkit.compress` as keyword arguments, for editors and type checkers; a test holds them equal."""
+"""Settings as keyword arguments of `slimkit.compress` and `slimkit.train`, for editors and type checkers.
+
+A test holds them equal to the fields of the specs.
+"""
 
 from typing import TypedDict
 
+from slimkit.settings.setting import Settings
+
 
 class RunKeywords(TypedDict, total=False):
-    """Fields of `RunSpec` but for the ratio; their meanings stand there."""
+    """Fields of `RunSpec` but for the ratio and the epochs; their meanings stand there."""
 
     task: str | None
     data_root: str | None
@@ -38,7 +43,6 @@ class RunKeywords(TypedDict, total=False):
     fixed_batch: bool
     free_size: bool
     embed_normalisation: bool
-    epochs: float
     seed: int
     precision: str
     device: str
@@ -52,7 +56,18 @@ class CompressKeywords(RunKeywords, total=False):
     max_drop: float | None
     minimise: str
     recover: bool
+    epochs: float
     batch_size: str | int
     optimizer: str
     learning_rate: str | float
     distill: bool
+
+
+class TrainKeywords(RunKeywords, total=False):
+    """Fields of `TrainSpec` but for the ratio, the network and the data; a method also as an object of its settings."""
+
+    method: str | Settings
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    schedule: str
