@@ -29,6 +29,7 @@ from slimkit.models import (
 from slimkit.models.network import Network
 from slimkit.models.recognition import recognise
 from slimkit.models.reference import EXPORTED, Reference, parse
+from slimkit.models.signatures import Match
 from slimkit.modules import copied, unwrapped
 from slimkit.provenance import Provenance, Use
 
@@ -108,7 +109,7 @@ def build(arch: str, classes: int | None = None, input_shape: tuple[int, ...] | 
     if input_shape is not None and not channels:
         attributes = _set_channels(model, input_shape[0], arch)
     said = tuple(f"{path} was made anew for images of {input_shape[0]} channels" for path in attributes if input_shape)
-    return _network(model, reference, arguments, attributes, classes, "fresh", said, input_shape)
+    return _network(model, Match(reference, arguments, classes, attributes), "fresh", said, input_shape)
 
 
 def as_network(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> Network:
@@ -232,32 +233,30 @@ def _from_state(state: Any, path: Path, arch: str | None, said: tuple[str, ...],
                 with contextlib.suppress(SlimkitError):
                     return _from_state(state, path, name, (*said, f"the file says that it is {stated}"))
             raise
-        reference, arguments, attributes = fit.reference, fit.arguments, fit.attributes
-        classes = fit.classes
     else:
         reference = parse(arch)
         tensors = _like(readings, reference)
-        arguments, attributes, classes = _arguments_for(reference, tensors)
-    model = building.skeleton(reference, arguments)
-    building.set_attributes(model, attributes)
+        fit = _fitted(reference, tensors)
+    model = building.skeleton(fit.reference, fit.arguments)
+    building.set_attributes(model, fit.attributes)
     wanted = signatures.shapes_of(model.state_dict())
-    for module_path, values in attributes.items():
+    for module_path, values in fit.attributes.items():
         stem = f"{module_path}.weight"
         wanted[stem] = (wanted[stem][0], values["in_channels"], *wanted[stem][2:])
     given = signatures.shapes_of(tensors)
     if given != wanted:
         raise ArchitectureError(
             f"{path}: the weights do not fit `arch={arch}`: "
-            f"{signatures.describe(given, wanted, str(reference))}.\n{_advice(readings, path, reference)}"
+            f"{signatures.describe(given, wanted, str(fit.reference))}.\n{_advice(readings, path)}"
         )
     building.fill(model, tensors)
     if building.hollow(model):
-        model = building.create(reference, arguments)  # it computes tensors that are in no state dict
-        building.set_attributes(model, attributes)
+        model = building.create(fit.reference, fit.arguments)  # it computes tensors that are in no state dict
+        building.set_attributes(model, fit.attributes)
         building.fill(model, tensors)
     if detectors.is_detector(model):
         model = detectors.frozen(model)
-    return _network(model, reference, arguments, attributes, classes, "state dict", (*said, *changed))
+    return _network(model, fit, "state dict", (*said, *changed))
 
 
 def _stated(raw: Any) -> str | None:
@@ -268,32 +267,26 @@ def _stated(raw: Any) -> str | None:
 
 
 def _network(
-    model: nn.Module,
-    reference: Reference,
-    arguments: dict[str, Any],
-    attributes: dict[str, dict[str, Any]],
-    classes: int | None,
-    source: str,
-    said: tuple[str, ...] = (),
-    input_shape: tuple[int, ...] | None = None,
+    model: nn.Module, fit: Match, source: str, said: tuple[str, ...], input_shape: tuple[int, ...] | None = None
 ) -> Network:
+    """Put together a network and what is known of it; what was assumed is said, but of fresh weights."""
     model = detectors.seen(model.float().eval())
-    shape = input_shape or defaults.input_shape(reference, model)[0]
+    shape = input_shape or defaults.input_shape(fit.reference, model)[0]
     known = Provenance(
-        arch=str(reference),
-        arguments=arguments,
+        arch=str(fit.reference),
+        arguments=fit.arguments,
         input_shape=shape,
-        classes=classes if classes is not None else _classes(model),
-        normalisation=defaults.normalisation(reference, model, shape[0]) if shape else None,
-        use=Use(crop=defaults.crop(reference, model)),
-        attributes=attributes,
+        classes=fit.classes if fit.classes is not None else _classes(model),
+        normalisation=defaults.normalisation(fit.reference, model, shape[0]) if shape else None,
+        use=Use(crop=defaults.crop(fit.reference, model)),
+        attributes=fit.attributes,
     )
     provenances.attach(model, detectors.known(known, model) if isinstance(model, detectors.Heads) else known)
-    assumed = _assumed(reference, model) if source != "fresh" else ()
+    assumed = _assumed(fit.reference, model) if source != "fresh" else ()
     return Network(model, source, (*said, *assumed))
 
 
-def _identified(readings: list[dict[str, Tensor]], path: Path) -> tuple[signatures.Match, dict[str, Tensor]]:
+def _identified(readings: list[dict[str, Tensor]], path: Path) -> tuple[Match, dict[str, Tensor]]:
     for tensors in readings:
         given = signatures.shapes_of(tensors)
         if any(signatures.match(given, entry) for entry in signatures.index()):
@@ -309,24 +302,21 @@ def _like(readings: list[dict[str, Tensor]], reference: Reference) -> dict[str, 
     return max(readings, key=lambda tensors: len(tensors.keys() & names), default={})
 
 
-def _arguments_for(
-    reference: Reference, tensors: dict[str, Tensor]
-) -> tuple[dict[str, Any], dict[str, dict[str, Any]], int | None]:
-    """Find the factory's arguments that a state dict tells: classes, channels of the image, auxiliary "
-    "heads."""
+def _fitted(reference: Reference, tensors: dict[str, Tensor]) -> Match:
+    """Fit an architecture to what a state dict tells of it: classes, channels of the image, auxiliary heads."""
     plain = dict(reference.arguments)
     if detector_builders.builds_detectors(reference):
-        return detector_builders.arguments(reference, signatures.shapes_of(tensors)), {}, None
+        return Match(reference, detector_builders.arguments(reference, signatures.shapes_of(tensors)), None)
     if reference.name in ("googlenet", "inception_v3") and reference.source == "torchvision":
         plain.setdefault("aux_logits", any(name.lower().startswith("aux") for name in tensors))
     entry = signatures.signature(Reference(reference.source, reference.name), plain)
     fit = signatures.match(signatures.shapes_of(tensors), entry)
     if fit is None:
-        return {**building.placeholders(reference), **plain}, {}, None
-    return {**plain, **fit.arguments}, fit.attributes, fit.classes
+        return Match(reference, {**building.placeholders(reference), **plain}, None)
+    return Match(reference, {**plain, **fit.arguments}, fit.classes, fit.attributes)
 
 
-def _advice(readings: list[dict[str, Tensor]], path: Path, reference: Reference) -> str:
+def _advice(readings: list[dict[str, Tensor]], path: Path) -> str:
     try:
         found, _ = _identified(readings, path)
     except SlimkitError:

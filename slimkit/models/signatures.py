@@ -45,7 +45,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Match:
-    """An architecture that fits a state dict.
+    """An architecture as a state dict tells it, or as it was asked for.
 
     Attributes:
         reference: the architecture.
