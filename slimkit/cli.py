@@ -4,6 +4,7 @@ Nothing heavy is imported before a command runs, so that every help text is ther
 """
 
 import errno
+import functools
 import io
 import os
 import signal
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -22,6 +23,7 @@ from slimkit.errors import SlimkitError
 from slimkit.flags import Function, SettingsCommand, first_of_several, input_shapes, settings_of, show, working
 from slimkit.results import study_file
 from slimkit.settings import RUNTIMES, CompressSpec, StudySpec, TrainSpec, command_line
+from slimkit.settings.output import OutputOptions
 from slimkit.settings.words import as_flags, printable
 
 if TYPE_CHECKING:
@@ -35,15 +37,20 @@ STUDY = ("arch", "data", "methods", "ratio", "seeds", "images", "pixels")
 
 
 def output_options(command: Function) -> Function:
-    """Add what every command that writes a folder takes."""
-    click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and nothing else.")(command)
+    """Add what every command that writes a folder takes; it comes as one argument, `options`."""
+
+    @functools.wraps(command)
+    def gathered(*words: Any, out: Path | None, force: bool, resume: bool, track: Sequence[str], **rest: Any) -> Any:
+        return command(*words, options=OutputOptions(out=out, force=force, resume=resume, track=track), **rest)
+
+    click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and nothing else.")(gathered)
     again = "Go on with the interrupted run of the same settings; say so where it is complete."
     where = "Also log the training to tensorboard (files beside the output) or wandb; may be given twice."
-    click.option("--track", multiple=True, metavar="NAME", hidden=True, help=where)(command)
-    click.option("--resume", is_flag=True, help=again)(command)
-    click.option("--force", is_flag=True, help="Replace the output folder of an earlier run.")(command)
-    click.option("--out", type=Path, metavar="DIR", help="Folder to write; default: NAME-slim.")(command)
-    return command
+    click.option("--track", multiple=True, metavar="NAME", hidden=True, help=where)(gathered)
+    click.option("--resume", is_flag=True, help=again)(gathered)
+    click.option("--force", is_flag=True, help="Replace the output folder of an earlier run.")(gathered)
+    click.option("--out", type=Path, metavar="DIR", help="Folder to write; default: NAME-slim.")(gathered)
+    return cast(Function, gathered)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -56,9 +63,7 @@ def slimkit() -> None:
 @click.argument("checkpoint", type=Path)
 @settings_of(CompressSpec, COMPRESS)
 @output_options
-def compress(
-    checkpoint: Path, out: Path | None, force: bool, resume: bool, track: Sequence[str], as_json: bool, **words: Any
-) -> None:
+def compress(checkpoint: Path, options: OutputOptions, as_json: bool, **words: Any) -> None:
     """Shrink a trained network; write ONNX, weights and a report.
 
     \b
@@ -68,15 +73,14 @@ def compress(
     """
     specs = command_line.gather_each(CompressSpec, words)
     with working() as progress:
-        how = out, force, resume, progress, [progress.watch], track
         if len(specs) == 1:
             from slimkit.runs.compress import compress_checkpoint
 
-            outcome = compress_checkpoint(checkpoint, specs[0], *how)
+            outcome = compress_checkpoint(checkpoint, specs[0], options, progress, [progress.watch])
         else:
             from slimkit.runs.sweep import sweep_checkpoint
 
-            found = sweep_checkpoint(checkpoint, specs, *how)
+            found = sweep_checkpoint(checkpoint, specs, options, progress, [progress.watch])
     if len(specs) == 1:
         show_run(outcome, as_json)
     else:
@@ -90,10 +94,7 @@ def compress(
 @settings_of(TrainSpec, TRAIN)
 @output_options
 @click.pass_context
-def train(
-    ctx: click.Context, /, out: Path | None, force: bool, resume: bool, track: Sequence[str], as_json: bool,
-    **words: Any,
-) -> None:  # fmt: skip
+def train(ctx: click.Context, /, options: OutputOptions, as_json: bool, **words: Any) -> None:
     """Train a network, and make it smaller as a method says; its settings are options too: slimkit methods NAME.
 
     \b
@@ -106,7 +107,7 @@ def train(
         from slimkit.runs.plan import plan
         from slimkit.runs.train import train_network
 
-        outcome = train_network(plan(settings, given), out, force, resume, progress, [progress.watch], track)
+        outcome = train_network(plan(settings, given), options, progress, [progress.watch])
     show_run(outcome, as_json)
 
 

@@ -18,6 +18,7 @@ from slimkit.results import Benched, InspectedGroup, Inspection, LatencyEntry, T
 from slimkit.runs import bench as benching
 from slimkit.runs.plan import plan
 from slimkit.settings import CompressSpec, from_toml, to_toml
+from slimkit.settings.output import OutputOptions
 
 HEAVY = (
     "torch",
@@ -48,12 +49,12 @@ class FakeRuns(types.ModuleType):
             raise self.error
         return types.SimpleNamespace(report=REPORT, folder=Path("resnet8-slim"), before=False)
 
-    def compress_checkpoint(self, path, spec, out, force, resume, progress, watchers, track):
+    def compress_checkpoint(self, path, spec, options, progress, watchers):
         progress("tracing", 0.5)
-        return self._answer(path, spec, out, force)
+        return self._answer(path, spec, options)
 
-    def train_network(self, spec, out, force, resume, progress, watchers, track):
-        return self._answer(spec, out, force, resume)
+    def train_network(self, spec, options, progress, watchers):
+        return self._answer(spec, options)
 
     def inspect_checkpoint(self, path, spec, progress):
         self._answer(path, spec)
@@ -163,8 +164,8 @@ def test_flags_are_few():
 def test_flags_reach_the_spec(run):
     words = "compress net.pt --ratio 0.3 --data digits --round-to 16 --no-distill --trust-pickle --out o --force"
     assert main(words.split()) == 0
-    path, spec, out, force = run.calls[0]
-    assert (path, out, force) == (Path("net.pt"), Path("o"), True)
+    path, spec, options = run.calls[0]
+    assert (path, options) == (Path("net.pt"), OutputOptions(out=Path("o"), force=True))
     assert spec == CompressSpec(ratio=0.3, data="digits", round_to=16, distill=False, trust_pickle=True)
 
 
@@ -175,9 +176,7 @@ def test_train_flags_reach_the_spec(run):
     assert run.calls == [
         (
             plan({**known, "max_latency": "2.5ms", "watch": (0.3, 0.7), "at": 2, "method": "early-bird"}),
-            None,
-            False,
-            True,
+            OutputOptions(resume=True),
         )
     ]
     for words, settings in (

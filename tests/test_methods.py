@@ -14,6 +14,7 @@ from slimkit.runs.plan import plan
 from slimkit.runs.train import train_network
 from slimkit.settings import METHODS as NAMES
 from slimkit.settings import REMOVE_NONE, CompressSpec, TrainSpec, from_toml, to_toml
+from slimkit.settings.output import OutputOptions
 
 FOLDER = Path(methods.__file__).parent
 
@@ -107,7 +108,7 @@ def test_settings_of_one_name_are_of_one_kind_in_all_methods():
 )
 def test_methods_that_remove_no_channel_end_with_a_file_that_says_what_was_done(method, settings, edit, tmp_path):
     asked = plan({"arch": "zoo:resnet8", "data": "digits", "method": method, "epochs": 1, **settings})
-    done = train_network(asked, tmp_path / "out", False, False)
+    done = train_network(asked, OutputOptions(out=tmp_path / "out"))
     again = load_slim(tmp_path / "out" / "model.safetensors")
     [made] = provenance.of(again).edits
     assert type(made).__name__ == edit

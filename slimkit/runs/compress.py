@@ -36,6 +36,7 @@ from slimkit.runs.result import CommandOutcome, Result
 from slimkit.settings import CompressSpec, make, source
 from slimkit.settings.data import READING
 from slimkit.settings.keywords import CompressKeywords
+from slimkit.settings.output import OutputOptions
 from slimkit.surgery import rows
 from slimkit.training import trackers
 
@@ -117,22 +118,19 @@ def _refuse_idle(spec: CompressSpec, sources: Sequence[Any], retrain: Retrain | 
 def compress_checkpoint(
     path: Path,
     spec: CompressSpec,
-    out: Path | None,
-    force: bool,
-    resume: bool = False,
+    options: OutputOptions,
     progress: Progress = quiet,
     watchers: Sequence[Watcher] = (),
-    track: Sequence[str] = (),
 ) -> CommandOutcome:
     """Make the network in a file smaller and write the files of a run; see `slimkit compress --help`."""
-    target = out or Path(f"{path.stem}-slim")
+    target = options.folder(path.stem)
     stages = Stages()
-    if done := resuming.complete(target, resume, force, asdict(spec), reads(path, spec)):
+    if done := resuming.complete(target, options, asdict(spec), reads(path, spec)):
         return CommandOutcome(done, target, before=True)
-    with output.claim(target, force, reads(path, spec)) as work:
-        store = store_of(target, resume, spec)
+    with output.claim(target, options.force, reads(path, spec)) as work:
+        store = store_of(target, options.resume, spec)
         given = replace(opened(path, spec, progress, stages), store=store)
-        with trackers.opened(track, target, asdict(spec)) as more:
+        with trackers.opened(options.track, target, asdict(spec)) as more:
             begun = begin(replace(given, watchers=(*watchers, *more)), stages)
             result = finished(begun, spec, work, stages)
     training.forget(store)

@@ -16,6 +16,7 @@ from slimkit.runs.cut.begun import begin, opened
 from slimkit.runs.folder import output
 from slimkit.runs.folder import resume as resuming
 from slimkit.settings import CompressSpec
+from slimkit.settings.output import OutputOptions
 from slimkit.training import trackers
 
 PAGE = "comparison.html"
@@ -37,32 +38,26 @@ class Sweep:
 def sweep_checkpoint(
     path: Path,
     specs: Sequence[CompressSpec],
-    out: Path | None,
-    force: bool,
-    resume: bool = False,
+    options: OutputOptions,
     progress: Progress = quiet,
     watchers: Sequence[Watcher] = (),
-    track: Sequence[str] = (),
 ) -> Sweep:
     """Make the network in a file smaller, once for each of several budgets.
 
     Args:
         path: the checkpoint.
         specs: settings that differ in the value of the budget alone.
-        out: folder to write into; default: the name of the checkpoint and `-slim`.
-        force: replace folders of earlier runs, and their page.
-        resume: go on with a sweep that was interrupted; what is complete stays.
+        options: of the folder in which each budget gets its own, and the page lies.
         progress: called with what is being done, and the share done.
         watchers: told how retrainings go.
-        track: trackers to open for each run.
 
     Raises:
         BudgetError: some were out of reach; those that were reached are written, and the message says which.
         SlimkitError: whatever else the caller can mend.
     """
-    target = out or Path(f"{path.stem}-slim")
+    target = options.folder(path.stem)
     names = [named(spec) for spec in specs]
-    if not force and not resume and target.exists():
+    if not options.force and not options.resume and target.exists():
         raise OutputError(
             f"{target}: the output folder exists already.\n  Give another `out`, or replace it: `force=True`"
         )
@@ -76,15 +71,15 @@ def sweep_checkpoint(
     for number, (name, spec) in enumerate(zip(names, specs, strict=True), 1):
         progress(f"{name}, {number} of {len(specs)}", None)
         home = target / name
-        if done := resuming.complete(home, resume, force, asdict(spec), reads(path, spec)):
+        if done := resuming.complete(home, options, asdict(spec), reads(path, spec)):
             reports[name] = done
             continue
         try:
             with (
-                output.claim(home, force, reads(path, spec)) as work,
-                trackers.opened(track, home, asdict(spec)) as more,
+                output.claim(home, options.force, reads(path, spec)) as work,
+                trackers.opened(options.track, home, asdict(spec)) as more,
             ):
-                store = store_of(home, resume, spec)
+                store = store_of(home, options.resume, spec)
                 given = replace(begun.given, store=store, watchers=(*watchers, *more))
                 result = finished(replace(begun, given=given), spec, work, stages.branch())
             training.forget(store)

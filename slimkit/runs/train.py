@@ -29,6 +29,7 @@ from slimkit.runs.result import CommandOutcome, Result
 from slimkit.runs.start import allowed_widths, note, proof_inputs, random_input
 from slimkit.selection.mask import Mask
 from slimkit.settings.keywords import TrainKeywords
+from slimkit.settings.output import OutputOptions
 from slimkit.surgery import rows
 from slimkit.surgery.prove import Slimmed, prove
 from slimkit.training import distributed, trackers
@@ -94,30 +95,24 @@ def train(
 
 
 def train_network(
-    asked: Plan,
-    out: Path | None,
-    force: bool,
-    resume: bool,
-    progress: Progress = quiet,
-    watchers: Sequence[Watcher] = (),
-    track: Sequence[str] = (),
+    asked: Plan, options: OutputOptions, progress: Progress = quiet, watchers: Sequence[Watcher] = ()
 ) -> CommandOutcome:
     """Train an architecture by name and write the files of a run; see `slimkit train --help`.
 
     Of several processes, as `torch.distributed.run` starts them, all train and the first one writes. Those that it
     starts again, since one had died, go on from the state that is there.
     """
-    spec, resume = asked.spec, resume or distributed.restarted()
-    target = out or Path(f"{begin.short_name(spec.arch)}-slim")
-    if done := resuming.complete(target, resume, force, asked.settings()):
+    spec, options = asked.spec, replace(options, resume=options.resume or distributed.restarted())
+    target = options.folder(begin.short_name(spec.arch))
+    if done := resuming.complete(target, options, asked.settings()):
         return CommandOutcome(done, target, before=True)
     stages = Stages()
-    with begin.joined(spec) as world, begin.claimed(target, force, world) as work:
+    with begin.joined(spec) as world, begin.claimed(target, options.force, world) as work:
         progress("building the network", None)
         with stages.stage("load"):
             dataset = opened(spec)
             network = begin.fresh_network(spec, dataset, spec.seed)
-        store = begin.store(asked.settings(), target, resume, network.model, dataset)
+        store = begin.store(asked.settings(), target, options.resume, network.model, dataset)
 
         def fresh() -> nn.Module:
             return begin.fresh_network(spec, dataset, spec.seed + 1).model
@@ -127,7 +122,7 @@ def train_network(
         if world.rank:
             asked.method(replace(job, speaks=False), asked.config)
             return CommandOutcome(None, target)
-        with trackers.opened(track, target, asked.settings()) as more:
+        with trackers.opened(options.track, target, asked.settings()) as more:
             result = _train(network, asked, replace(job, watchers=(*watchers, *more)), work, stages)
     training.forget(store)
     return CommandOutcome(result.report, target)

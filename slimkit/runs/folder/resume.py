@@ -16,6 +16,7 @@ from slimkit._version import __version__
 from slimkit.errors import OutputError, RecordError, SpecError
 from slimkit.results import Report, report_file
 from slimkit.runs.folder import output
+from slimkit.settings.output import OutputOptions
 from slimkit.training import state
 
 
@@ -42,14 +43,14 @@ def store(target: Path, resume: bool, settings: Mapping[str, Any], about: Mappin
 
 
 def complete(
-    target: Path, resume: bool, force: bool, settings: Mapping[str, Any], read: Sequence[Path] = ()
+    target: Path, options: OutputOptions, settings: Mapping[str, Any], read: Sequence[Path] = ()
 ) -> Report | None:
     """Return the report of the run that is to be resumed, where it has been completed; else None.
 
     Args:
         target: its output folder.
-        resume: whether it is to be resumed at all.
-        force: what is complete is to be replaced; where that has begun, it goes on.
+        options: whether it is to be resumed at all; with `force` what is complete is to be replaced, and where that has
+            begun, it goes on.
         settings: all of the run.
         read: files that it reads.
 
@@ -57,7 +58,7 @@ def complete(
         OutputError: what is complete there is another run.
     """
     interrupted = state.anywhere(training.Store(folder_of(target)))
-    if not resume or (force and interrupted) or not (target / output.MANIFEST).is_file():
+    if not options.resume or (options.force and interrupted) or not (target / output.MANIFEST).is_file():
         return None
     try:
         report = report_file.read(target)
