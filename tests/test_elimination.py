@@ -13,7 +13,7 @@ from slimkit.recovery import elimination, widths
 from slimkit.recovery.calibration import Chunk, chunks
 from slimkit.recovery.curvature import curvature
 from slimkit.recovery.gap import between, divergence
-from slimkit.recovery.rounds import look_again
+from slimkit.recovery.rounds import half_way, look_again
 from slimkit.recovery.sensitivity import Sensitivity
 from slimkit.selection.budget import Widths
 from slimkit.selection.mask import Mask
@@ -201,7 +201,11 @@ def test_channels_are_looked_at_again_from_half_way(rounds: int) -> None:
     graph = trace(net, example(net, 1))
     before, images = copy.deepcopy(net.state_dict()), example(net, 64)
     first = elimination.losses(net, graph, [images])
-    again = look_again(net, graph, first, 0.3, [images], example(net, 1), rounds=rounds)
+    again = first
+    for number in range(1, rounds):
+        mask = half_way(graph, again, 0.3 ** (number / rounds))
+        assert graph.macs(mask.keep) <= 0.3 ** (number / rounds) * graph.macs(Mask.full(graph).keep)
+        again = look_again(net, graph, again, mask, [images], example(net, 1))
     torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
     for a, b in ((first.estimated, again.estimated), (first.measured, again.measured)):
         assert torch.equal(a.isnan(), b.isnan()) and not torch.equal(a.nan_to_num(), b.nan_to_num())
@@ -210,4 +214,3 @@ def test_channels_are_looked_at_again_from_half_way(rounds: int) -> None:
             gone = (a == b)[group.members]
             own = b[group.members].nan_to_num()
             assert not bool(gone.any()) or bool(gone.all()) or own[gone].max() <= own[~gone].min()
-    assert look_again(net, graph, first, 0.3, [images], example(net, 1), rounds=1) is first

@@ -1,7 +1,8 @@
 """What channels are worth, looked at again from half way: deep cuts change what is left.
 
     losses = elimination.losses(dense, graph, batches)
-    losses = look_again(dense, graph, losses, 0.14, batches, example)
+    mask = half_way(graph, losses, 0.14**0.5)    # on the way to 0.14
+    losses = look_again(dense, graph, losses, mask, batches, example)
 
 The losses then serve as the first ones did: `widths.candidates`, `widths.timed`.
 """
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels import Graph
-from slimkit.errors import BudgetError, MaskError
 from slimkit.example import Example
 from slimkit.progress import Progress
 from slimkit.recovery import elimination
@@ -26,47 +26,47 @@ from slimkit.surgery.remove import remove
 from slimkit.surgery.traced import trace
 
 
+def half_way(graph: Graph, losses: Losses, share: float, fixed: Tensor | None = None) -> Mask:
+    """Return the mask that leaves a share of the multiply-adds, in (0, 1), and loses least; widths are any.
+
+    Args:
+        fixed: bool [U], units that stay.
+
+    Raises:
+        MaskError, BudgetError: so little cannot be left.
+    """
+    scores = fill_unranked(losses.measured.float(), torch.arange(graph.units).float())
+    return least_loss(graph, scores, "macs", share * graph.macs(Mask.full(graph).keep), Widths(1), fixed)
+
+
 def look_again(
     dense: nn.Module,
     graph: Graph,
     losses: Losses,
-    share: float,
+    mask: Mask,
     batches: Sequence[Example],
     example: Example,
     *,
-    rounds: int = 2,
-    fixed: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Losses:
-    """Return losses of which those of channels that stay half way were measured there.
+    """Return losses of which those of channels that a mask keeps are measured where it has been applied.
 
-    The network is cut to `share ** (1 / rounds)` of its multiply-adds, fitted to what the original computes, and its
-    channels are measured again; and so on, in equal steps. Losses of two looks are comparable as far as they add up.
+    The network is cut by the mask and fitted to what the original computes, and its channels are measured again. Losses
+    of two looks are comparable as far as they add up.
 
     Args:
-        losses: of the dense network.
-        share: of its multiply-adds that are to be left in the end, in (0, 1).
+        losses: of the network before; those of channels that the mask removes stay.
         batches: as for `elimination.losses`.
         example: an input, or all of them.
-        rounds: looks in all, the first included.
-        fixed: bool [U], units that stay.
     """
-    whole = graph.macs(Mask.full(graph).keep)
-    for number in range(1, rounds):
-        scores = fill_unranked(losses.measured.float(), torch.arange(graph.units).float())
-        try:
-            mask = least_loss(graph, scores, "macs", share ** (number / rounds) * whole, Widths(1), fixed)
-        except (MaskError, BudgetError):  # half way cannot be had; whoever chooses the mask says what can
-            return losses
-        half_way = reconstruct(dense, remove(dense, graph, mask), graph, mask, batches, progress=progress).model
-        smaller = trace(half_way, example)
-        now = elimination.losses(half_way, smaller, batches, progress=progress)
-        places = graph.places(mask.keep, smaller)
-        losses = Losses(
-            estimated=_joined(graph, mask, places, losses.estimated, now.estimated),
-            measured=_joined(graph, mask, places, losses.measured, now.measured),
-        )
-    return losses
+    nearer = reconstruct(dense, remove(dense, graph, mask), graph, mask, batches, progress=progress).model
+    smaller = trace(nearer, example)
+    now = elimination.losses(nearer, smaller, batches, progress=progress)
+    places = graph.places(mask.keep, smaller)
+    return Losses(
+        estimated=_joined(graph, mask, places, losses.estimated, now.estimated),
+        measured=_joined(graph, mask, places, losses.measured, now.measured),
+    )
 
 
 def _joined(graph: Graph, mask: Mask, places: Tensor, before: Tensor, now: Tensor) -> Tensor:

@@ -1,13 +1,16 @@
 """Which channels go in a run of `compress`: by what reconstruction can do without, or by a criterion."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from slimkit.channels import Graph
+from slimkit.errors import BudgetError, MaskError
+from slimkit.example import Example
 from slimkit.recovery.elimination import Losses
 from slimkit.recovery.reconstruct import Reconstruction, reconstruct
-from slimkit.recovery.rounds import look_again
+from slimkit.recovery.rounds import half_way, look_again
 from slimkit.recovery.widths import affordable, best, candidates, nearest, timed
 from slimkit.results import MeasuredBudget
 from slimkit.runs.cut.begun import Begun
@@ -67,11 +70,7 @@ def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | N
         rounds = _rounds(begun, spec, mask)
         if batches and rebuilt and order.losses and rounds > 1:
             progress("looking again at what channels are worth", None)
-            share = graph.macs(mask.keep) / graph.macs(Mask.full(graph).keep)
-            nearer = look_again(
-                dense, graph, order.losses, share, batches, begun.given.example, rounds=rounds, fixed=fixed,
-                progress=progress,
-            )  # fmt: skip
+            nearer = _looked_again(begun, order.losses, batches, mask, rounds, fixed)
             more = _tries(begun, spec, solver, nearer, fixed)
             second = best(dense, graph, [one.mask for one in more], batches, progress=progress)
             mask, rebuilt = nearest(dense, [(mask, rebuilt), second], batches)
@@ -125,6 +124,21 @@ def _rounds(begun: Begun, spec: CompressSpec, mask: Mask) -> int:
     whole = begun.graph.macs(Mask.full(begun.graph).keep)
     made = begun.calibration is not None and begun.calibration.made  # where it would take longer than all else
     return 2 if not made and begun.graph.macs(mask.keep) <= _DEEP * whole else 1
+
+
+def _looked_again(
+    begun: Begun, losses: Losses, batches: Sequence[Example], mask: Mask, rounds: int, fixed: Tensor
+) -> Losses:
+    """Return losses measured again on the way to what a mask leaves, in equal steps, the first look being taken."""
+    given, graph = begun.given, begun.graph
+    share = graph.macs(mask.keep) / graph.macs(Mask.full(graph).keep)
+    for number in range(1, rounds):
+        try:
+            nearer = half_way(graph, losses, share ** (number / rounds), fixed)
+        except (MaskError, BudgetError):  # whoever chooses the mask says what can be had
+            break
+        losses = look_again(given.dense, graph, losses, nearer, batches, given.example, progress=given.progress)
+    return losses
 
 
 def note_on_widths(made: ChosenCut, graph: Graph, spec: CompressSpec) -> list[str]:
