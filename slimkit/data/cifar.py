@@ -10,7 +10,7 @@ from torch import Tensor
 
 from slimkit.data.augmentation import Augmentation
 from slimkit.data.dataset import Dataset
-from slimkit.data.tensor_split import in_memory
+from slimkit.data.tensor_split import held_out, in_memory
 from slimkit.errors import DataError
 from slimkit.pickled import machine, values
 
@@ -45,8 +45,9 @@ def _cifar(
     if root is None:
         raise DataError(f"{name}: no folder was given to read it from.\n{how}")
     train, test = ([_read(root / folder / file, key, name, how) for file in part] for part in files)
+    rest, validation = held_out(name, _join(train), seed)
     augmentation = Augmentation(pad=4, flip=True)
-    return in_memory(name, _join(train), _join(test), classes=classes, seed=seed, augmentation=augmentation)
+    return in_memory(name, rest, validation, _join(test), classes=classes, augmentation=augmentation)
 
 
 def _join(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from slimkit.data.augmentation import Augmentation
 from slimkit.data.dataset import Dataset
 from slimkit.data.order import split_indices
-from slimkit.data.tensor_split import in_memory
+from slimkit.data.tensor_split import held_out, in_memory
 from slimkit.errors import EngineError
 
 
@@ -29,12 +29,13 @@ def digits(root: Path | None, seed: int) -> Dataset:
     images = torch.from_numpy(raw.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)  # were 0 .. 16
     labels = torch.from_numpy(raw.target).to(torch.int64)
     rest, test = split_indices(len(images), 0.2, "digits", "test")
+    train, validation = held_out("digits", (images[rest], labels[rest]), seed)
     return in_memory(
         "digits",
-        (images[rest], labels[rest]),
+        train,
+        validation,
         (images[test], labels[test]),
         classes=10,
-        seed=seed,
         augmentation=Augmentation(pad=1),
         class_names=[str(digit) for digit in range(10)],
     )

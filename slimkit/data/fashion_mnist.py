@@ -12,7 +12,7 @@ from torch import Tensor
 
 from slimkit.data.augmentation import Augmentation
 from slimkit.data.dataset import Dataset
-from slimkit.data.tensor_split import in_memory
+from slimkit.data.tensor_split import held_out, in_memory
 from slimkit.errors import DataError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -34,9 +34,10 @@ def fashion_mnist(root: Path | None, seed: int) -> Dataset:
         if len(images) != len(labels) or images.shape[2:] != (28, 28):
             found = f"{list(images.shape)} pixels and {len(labels)} labels"
             raise DataError(f"fashion-mnist: {folder} has {found}, which do not go together.\n{_HOW}")
+    train, validation = held_out("fashion-mnist", train, seed)
     augmentation = Augmentation(pad=2, flip=True)
     return in_memory(
-        "fashion-mnist", train, test, classes=10, seed=seed, augmentation=augmentation, class_names=_CLASSES
+        "fashion-mnist", train, validation, test, classes=10, augmentation=augmentation, class_names=_CLASSES
     )
 
 

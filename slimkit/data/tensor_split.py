@@ -80,28 +80,30 @@ class TensorSplit:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
+Labelled = tuple[Tensor, Tensor]  # images uint8 [N, C, H, W] and labels int64 [N]
+
+
+def held_out(name: str, train: Labelled, seed: int) -> tuple[Labelled, Labelled]:
+    """Part the training images of a named set into those to train on and a tenth, drawn by seed, to choose by."""
+    images, labels = train
+    rest, taken = split_indices(len(images), 0.1, name, "validation", seed)
+    return (images[rest], labels[rest]), (images[taken], labels[taken])
+
+
 def in_memory(
     name: str,
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
-    validation: tuple[Tensor, Tensor] | None = None,
+    train: Labelled,
+    validation: Labelled,
+    test: Labelled,
     *,
     classes: int,
-    seed: int,
     augmentation: Augmentation,
     class_names: Sequence[str] = (),
 ) -> Dataset:
-    """Make a data set of images uint8 [N, C, H, W] and labels int64 [N].
-
-    Without a validation split, a tenth of the training images, drawn by seed, becomes one.
-    """
-    if validation is None:
-        images, labels = train
-        rest, taken = split_indices(len(images), 0.1, name, "validation", seed)
-        train, validation = (images[rest], labels[rest]), (images[taken], labels[taken])
+    """Make a data set of three splits, normalised as the training images ask for."""
     mean, std = statistics(train[0])
 
-    def split(part: tuple[Tensor, Tensor]) -> TensorSplit:
+    def split(part: Labelled) -> TensorSplit:
         return TensorSplit(images=part[0], labels=part[1], mean=mean, std=std, augmentation=augmentation)
 
     _, channels, height, width = train[0].shape
