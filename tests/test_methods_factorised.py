@@ -5,12 +5,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from slimkit import models, provenance
+from slimkit import models, provenance, training
 from slimkit.errors import SpecError
 from slimkit.methods import factorised
 from slimkit.methods.factorised import RankConfig
 from slimkit.models.factors import Factors
 from slimkit.surgery import rows, thin_times
+from slimkit.training.frobenius import frobenius_decay
 from tests.training_sample import accuracy, network, recipe, stripes
 
 
@@ -89,8 +90,9 @@ def test_time_is_measured_on_the_layer_alone() -> None:
 
 @pytest.mark.parametrize("frobenius", [False, True])
 def test_thin_layers_are_trained(frobenius: bool) -> None:
-    config = RankConfig(max_params=0.7, keep_ends=False, frobenius=frobenius)
-    done = factorised.reduce(network(), (1, 6, 6), config)
-    trained = factorised.retrain(done.model, stripes(), recipe(epochs=30), config)
+    done = factorised.reduce(network(), (1, 6, 6), RankConfig(max_params=0.7, keep_ends=False))
+    asked = recipe(epochs=30)
+    hooks = [frobenius_decay(asked.weight_decay)] if frobenius else []
+    trained = training.train(done.model, stripes(), asked, hooks=hooks)
     assert accuracy(trained.model) > 0.9
     assert sum(isinstance(module, Factors) for module in trained.model.modules()) == len(done.ranks)

@@ -5,14 +5,12 @@ values of the trained ones, then training in which the product is decayed, not t
 can be merged into one layer again (`surgery.factorise.merge`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from slimkit import training
-from slimkit.data import Batches
 from slimkit.errors import SpecError
 from slimkit.example import Example
 from slimkit.measure.macs import count_macs
@@ -39,7 +37,6 @@ class RankConfig:
         max_params, max_macs: share of the network's parameters or MACs that may be left, in (0, 1].
         keep_ends: leave the first and the last layer whole, as in the paper.
         only_faster: leave a layer whole where two thin ones were measured to be slower.
-        frobenius: decay the product of two factors instead of each.
     """
 
     energy: float | None = None
@@ -47,7 +44,6 @@ class RankConfig:
     max_macs: float | None = None
     keep_ends: bool = True
     only_faster: bool = False
-    frobenius: bool = True
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, name) for name in ("energy", "max_params", "max_macs")}
@@ -151,24 +147,6 @@ def _params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def retrain(
-    thin: nn.Module,
-    split: Batches,
-    recipe: training.Recipe,
-    config: RankConfig,
-    *,
-    teacher: nn.Module | None = None,
-    evaluate: Callable[[nn.Module], float] | None = None,
-    progress: Callable[[training.Run], None] | None = None,
-    store: training.Store | None = None,
-) -> training.Trained:
-    """Train a network with thin layers; their decay is the recipe's, on the product where `frobenius` says so."""
-    hooks = [frobenius_decay(recipe.weight_decay)] if config.frobenius else []
-    return training.train(
-        thin, split, recipe, teacher=teacher, hooks=hooks, evaluate=evaluate, progress=progress, store=store
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class FactorisedConfig(Settings):
     """Which ranks, and what decays."""
@@ -197,7 +175,6 @@ class FactorisedConfig(Settings):
             max_params=share if by == "params" else None,
             max_macs=share if by == "macs" else None,
             only_faster=self.only_faster,
-            frobenius=self.frobenius,
         )
 
 
