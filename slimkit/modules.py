@@ -156,13 +156,26 @@ def module_paths(model: nn.Module) -> Iterator[list[str]]:
 
 
 @contextmanager
-def quiet(level: int = logging.ERROR) -> Iterator[None]:
-    """Keep to itself what an exporter prints on stdout, warns of, and logs up to a level."""
+def unlogged(level: int) -> Iterator[None]:
+    """Keep back what is logged up to a level, whoever logs it."""
     disabled = logging.root.manager.disable
     logging.disable(level)
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         logging.disable(disabled)
+
+
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """Keep the warnings of other people's code from the user's terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def quiet(level: int = logging.ERROR) -> Iterator[None]:
+    """Keep to itself what an exporter prints on stdout, warns of, and logs up to a level."""
+    with unlogged(level), unwarned(), redirect_stdout(io.StringIO()):
+        yield

@@ -10,7 +10,8 @@ from torch.overrides import TorchFunctionMode
 
 from slimkit.errors import ArchitectureError, CheckpointError
 from slimkit.models import memory
-from slimkit.models.reference import Reference, check_arguments, factory, quiet
+from slimkit.models.reference import Reference, check_arguments, factory
+from slimkit.modules import unwarned
 
 _CREATORS = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full}
 _INITIALISERS = frozenset(
@@ -55,7 +56,7 @@ def create(reference: Reference, arguments: Mapping[str, Any]) -> nn.Module:
     if reference.source == "torchvision":
         wanted = {**_torchvision_defaults(build), **wanted}
     try:
-        with quiet(), memory.watched():
+        with unwarned(), memory.watched():
             model = build(**wanted)
     except CheckpointError:  # more than the file may take
         raise

@@ -19,7 +19,7 @@ from slimkit.errors import ArchitectureError, CheckpointError
 from slimkit.example import Example, of_batch
 from slimkit.models import exported_check, exported_graph
 from slimkit.models.files import damaged
-from slimkit.models.reference import quiet
+from slimkit.modules import unlogged, unwarned
 
 _EXTRA = "slimkit.json"  # the record of a slim network, among the program's extra files
 _WRITTEN = "written"  # what a program is called in messages that are quoted
@@ -44,7 +44,7 @@ def _network(data: bytes, name: object) -> tuple[exported_graph.ExportedNetwork,
     from torch.export.pt2_archive import PT2ArchiveReader
 
     extra = {_EXTRA: ""}
-    with _careful(), quiet():
+    with _careful():
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archived:
                 members = archived.namelist()
@@ -105,13 +105,13 @@ def to_bytes(model: nn.Module, text: str, example: Example | None = None) -> byt
     kwargs = dict(given) if isinstance(given, Mapping) else {}
     free = tree_map(_free_batch, kwargs if named else args)
     try:
-        with quiet(), _careful():
+        with _careful():
             program = torch.export.export(model, args, kwargs, dynamic_shapes=free)
     except Exception as error:
         line = (str(error).strip() or "no message").splitlines()[0]
         raise _unwritable(model, f"{type(error).__name__}: {line}") from error
     buffer = io.BytesIO()
-    with quiet(), _careful():
+    with _careful():
         torch.export.save(program, buffer, extra_files={_EXTRA: text})
     if trained := exported_graph.in_training(program):
         raise _unwritable(model, f"in evaluation mode it does what others do in training ({trained})")
@@ -135,16 +135,14 @@ def _free_batch(tensor: Any) -> dict[int, Any] | None:
 
 @contextlib.contextmanager
 def _careful() -> Iterator[None]:
-    """Make torch.load safe wherever it is called, and keep torch's log from the terminal."""
+    """Make torch.load safe wherever it is called, and keep torch's log and warnings from the terminal."""
     before = {name: os.environ.get(name) for name in (_FORCE, _FORCE_NOT)}
     os.environ[_FORCE] = "1"
     os.environ.pop(_FORCE_NOT, None)
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
     try:
-        yield
+        with unlogged(logging.CRITICAL), unwarned():
+            yield
     finally:
-        logging.disable(disabled)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

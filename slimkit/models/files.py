@@ -87,8 +87,7 @@ def _kind_of_zip(path: Path, file: BinaryIO) -> Kind:
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
         raise CheckpointError(
             f"{path}: is a TorchScript archive (torch.jit.save), whose layers are frozen into compiled code "
-            "and "
-            "cannot be taken apart.\n"
+            "and cannot be taken apart.\n"
             "  Give the weights instead: torch.save(scripted.state_dict(), PATH), with "
             "`arch` where the architecture is not found by itself;\n  or export the Python module: "
             "torch.export.save(torch.export.export(model, (example,)), 'model.pt2')"

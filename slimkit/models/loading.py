@@ -96,8 +96,7 @@ def build(arch: str, classes: int | None = None, input_shape: tuple[int, ...] | 
         name = building.takes(reference, *building.CLASSES)
         if name is None:
             raise ArchitectureError(
-                f"`arch={arch}`: its factory takes no num_classes, so it cannot be built for {classes} "
-                "classes.\n"
+                f"`arch={arch}`: its factory takes no num_classes, so it cannot be built for {classes} classes.\n"
                 "  Give the factory a parameter num_classes."
             )
         arguments[name] = classes
@@ -204,8 +203,7 @@ def _from_torch(path: Path, arch: str | None, trust_pickle: bool) -> Network:
 def _from_exported(path: Path, arch: str | None) -> Network:
     if arch is not None:
         raise ArchitectureError(
-            f"{path}: is an exported program, which brings its own architecture; `arch={arch}` does not "
-            "apply.\n"
+            f"{path}: is an exported program, which brings its own architecture; `arch={arch}` does not apply.\n"
             "  Leave `arch` out, or give a state dict."
         )
     model, text = exported.read(path)
@@ -367,8 +365,7 @@ def _set_channels(model: nn.Module, channels: int, arch: str) -> dict[str, dict[
         return {}
     if not first:
         raise ArchitectureError(
-            f"`arch={arch}`: its factory takes no in_channels, so it cannot be built for {channels} "
-            "channels.\n"
+            f"`arch={arch}`: its factory takes no in_channels, so it cannot be built for {channels} channels.\n"
             "  Give the factory a parameter in_channels."
         )
     path, convolution = first

@@ -1,13 +1,11 @@
-"""An architecture by name: `resnet18`, `zoo:resnet8`, `timm:NAME`, `package.module:factory`, "
-"`file.py:factory`."""
+"""An architecture by name: `resnet18`, `zoo:resnet8`, `timm:NAME`, `package.module:factory`, `file.py:factory`."""
 
 import ast
 import contextlib
 import difflib
 import functools
 import re
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +13,7 @@ from torch import nn
 
 from slimkit import own_code
 from slimkit.errors import ArchitectureError, EngineError
+from slimkit.modules import unwarned
 
 EXPORTED = "exported"  # stands where the network itself is the only description of it
 
@@ -107,14 +106,6 @@ def check_arguments(reference: Reference, arguments: dict[str, Any]) -> None:
         )
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the warnings of other people's code from the user's terminal."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _split_arguments(text: str) -> tuple[str, dict[str, Any]]:
     if not text.endswith(")"):
         return text, {}
@@ -143,13 +134,13 @@ def _names(source: str) -> frozenset[str]:
         from slimkit import zoo
 
         return frozenset(zoo.ARCHITECTURES)
-    with quiet():
+    with unwarned():
         return frozenset(_timm().list_models())
 
 
 def _timm() -> Any:
     try:
-        with quiet():
+        with unwarned():
             import timm
     except ImportError:
         raise EngineError(

@@ -160,8 +160,7 @@ def _recognised(model: nn.Module, known: Provenance) -> Provenance:
 
 
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Collect parameters and buffers, also those that no state dict has; a shared one once, with its other "
-    "names."""
+    """Collect parameters and buffers, also those that no state dict has; a shared one once, with its other names."""
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
