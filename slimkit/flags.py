@@ -19,7 +19,7 @@ from slimkit.settings.words import printable
 if TYPE_CHECKING:
     from slimkit.report.progress import Screen
 
-Found = TypeVar("Found", bound=Record)
+Shown = TypeVar("Shown", bound=Record)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -94,7 +94,7 @@ def working() -> Iterator["Screen"]:
         yield show_progress
 
 
-def show(found: Found, as_json: bool, table: Callable[[Found], Any]) -> None:
+def show(found: Shown, as_json: bool, table: Callable[[Shown], Any]) -> None:
     """Print what a command found as JSON, or as tables."""
     if as_json:
         from slimkit.results import report_file

@@ -10,7 +10,7 @@ INPUT = "input"
 _LAYOUTS = {1: "NC", 2: "NCL", 3: "NCHW", 4: "NCDHW"}  # by the dimensions of one image
 _COLOURS = {1: "grey", 3: "RGB"}
 
-Shape = tuple[int | None, ...]
+OpenShape = tuple[int | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class Usage(Record):
 
 def described(
     known: Provenance,
-    inputs: Mapping[str, tuple[Shape, str]] | None = None,
+    inputs: Mapping[str, tuple[OpenShape, str]] | None = None,
     outputs: Sequence[str] = (),
     embedded: bool = False,
     batch: int | None = None,

@@ -170,7 +170,7 @@ def costs(net: nn.Module) -> dict[str, int]:
 
 @pytest.mark.parametrize("cost", ["params", "macs"])
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
-def test_a_budget_is_reached_within_a_percent(cost: ranks.Cost, share: float) -> None:
+def test_a_budget_is_reached_within_a_percent(cost: ranks.CostKind, share: float) -> None:
     net = wide()
     found, before = ranks.layers(net, EXAMPLE), costs(net)[cost]
     chosen = ranks.to_budget(found, before, round(share * before), cost)
@@ -191,7 +191,7 @@ def test_a_layer_stays_one_where_two_cost_as_much() -> None:
 
 @given(st.floats(0.25, 1.0), st.sampled_from(["params", "macs"]))
 @settings(max_examples=25, deadline=None, derandomize=True)
-def test_what_a_budget_leaves_fits_no_further_rank(share: float, cost: ranks.Cost) -> None:
+def test_what_a_budget_leaves_fits_no_further_rank(share: float, cost: ranks.CostKind) -> None:
     net = wide()
     found, before = ranks.layers(net, EXAMPLE), costs(net)[cost]
     chosen = ranks.to_budget(found, before, round(share * before), cost)

@@ -32,7 +32,7 @@ KEPT = {  # modules whose function changes with the number of channels, or that 
     tp.ops.OPTYPE.MHA: "enters attention over channels",
     tp.ops.OPTYPE.LSTM: "enters a recurrent layer",
 }
-Side = tuple[Any, Any]  # a node, and the function that prunes its inputs or its outputs
+NodeSide = tuple[Any, Any]  # a node, and the function that prunes its inputs or its outputs
 
 
 def trace(model: nn.Module, example_input: Example) -> Graph:
@@ -58,7 +58,7 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
             dependencies = tp.DependencyGraph().build_dependency(
                 twin, inputs, output_transform=lambda out: _note_ends(out, ends), verbose=False
             )
-            sides = _Sides(seen, dependencies)
+            sides = _NodeSides(seen, dependencies)
             _layers(seen, sides, calls)
     except Exception as error:
         line = (str(error).strip() or "no message").splitlines()[0]
@@ -105,13 +105,13 @@ def _calls(seen: Observed, model: nn.Module, example_input: Example) -> dict[nn.
     return calls
 
 
-class _Sides:
+class _NodeSides:
     """A name for every index of every side of every node, tied along the dependencies."""
 
     def __init__(self, seen: Observed, dependencies: Any) -> None:
         self.seen = seen
         self.graph = dependencies
-        self.names: dict[Side, dict[int, int]] = {}
+        self.names: dict[NodeSide, dict[int, int]] = {}
         self.pairs: list[tuple[int, int]] = []
         waiting = []
         for node in dependencies.module2node.values():
@@ -134,7 +134,7 @@ class _Sides:
             a, b = torch.tensor(self.pairs).T
             seen.names.tie(a, b)
 
-    def _new(self, side: Side, indices: Any) -> list[int]:
+    def _new(self, side: NodeSide, indices: Any) -> list[int]:
         """Name the indices of a side that have no name yet, and return them."""
         known = self.names.setdefault(side, {})
         new = [index for index in indices if index not in known]
@@ -142,7 +142,7 @@ class _Sides:
             known[index] = name
         return new
 
-    def _tie(self, source: Side, target: Side, pairs: list[tuple[int, int]]) -> list[int]:
+    def _tie(self, source: NodeSide, target: NodeSide, pairs: list[tuple[int, int]]) -> list[int]:
         new = self._new(target, dict.fromkeys(there for _, there in pairs))
         ours, theirs = self.names[source], self.names[target]
         self.pairs += [(ours[here], theirs[there]) for here, there in pairs]
@@ -167,7 +167,7 @@ def _send(dependency: Any, indices: list[int]) -> list[tuple[int, int]]:
     return [(index.root_idx, index.idx) for index in sent]
 
 
-def _layers(seen: Observed, sides: _Sides, calls: dict[nn.Module, int]) -> None:
+def _layers(seen: Observed, sides: _NodeSides, calls: dict[nn.Module, int]) -> None:
     """Tie the dimensions of parameters to the names of the sides they belong to."""
     names = seen.names
     for module, positions in calls.items():
@@ -189,7 +189,7 @@ def _layers(seen: Observed, sides: _Sides, calls: dict[nn.Module, int]) -> None:
     _folds(seen, sides)
 
 
-def _weighted(seen: Observed, sides: _Sides, module: Any, positions: int) -> None:
+def _weighted(seen: Observed, sides: _NodeSides, module: Any, positions: int) -> None:
     path, weight = seen.at.paths[id(module)], module.weight
     transposed, groups = getattr(module, "transposed", False), getattr(module, "groups", 1)
     into, out = (0, 1) if transposed else (1, 0)
@@ -234,7 +234,7 @@ def _vectors(seen: Observed, module: nn.Module, own: Tensor) -> None:
             seen.names.tie(seen.named(vector, 0), own)
 
 
-def _folds(seen: Observed, sides: _Sides) -> None:
+def _folds(seen: Observed, sides: _NodeSides) -> None:
     """Note which BatchNorm is the only reader of a convolution or linear layer."""
     for node in sides.graph.module2node.values():
         only = node.outputs[0].module if len(node.outputs) == 1 else None

@@ -16,8 +16,8 @@ from slimkit.provenance import UNKNOWN, Provenance
 
 _HOW = "  Give a folder with a sub-folder of pictures for each class, or train/, val/ and test/ of such"
 
-Picture = tuple[Path, int]
-Entry = TypeVar("Entry")
+LabelledFile = tuple[Path, int]
+Item = TypeVar("Item")
 
 
 def folder(
@@ -71,7 +71,7 @@ def folder(
 class Pictures:
     """Reads pictures, each with its class number."""
 
-    files: tuple[Picture, ...]
+    files: tuple[LabelledFile, ...]
     view: View
 
     def __call__(self, index: int, seed: int | None) -> tuple[Tensor, int]:
@@ -81,7 +81,7 @@ class Pictures:
         return as_tensor(image), label
 
 
-def arranged(parts: dict[str, list[Entry]], seed: int, given: str) -> tuple[dict[str, list[Entry]], tuple[str, ...]]:
+def arranged(parts: dict[str, list[Item]], seed: int, given: str) -> tuple[dict[str, list[Item]], tuple[str, ...]]:
     """Complete the splits of a folder, where it has not all three; say what was done."""
     parts = dict(parts)
     if set(parts) == {"train"}:
@@ -96,7 +96,7 @@ def arranged(parts: dict[str, list[Entry]], seed: int, given: str) -> tuple[dict
     return {**parts, "test": parts["validation"]}, ("there is no test/ folder: test figures are those of val/",)
 
 
-def _listed(root: Path, given: str) -> tuple[list[str], dict[str, list[Picture]]]:
+def _listed(root: Path, given: str) -> tuple[list[str], dict[str, list[LabelledFile]]]:
     if not root.is_dir():
         raise DataError(f"{given} is not a folder.\n{_HOW}")
     folders = split_folders(root)
@@ -108,7 +108,7 @@ def _listed(root: Path, given: str) -> tuple[list[str], dict[str, list[Picture]]
     return classes, {part: _of_classes(path, classes, given) for part, path in folders.items()}
 
 
-def _of_classes(folder: Path, classes: list[str], given: str) -> list[Picture]:
+def _of_classes(folder: Path, classes: list[str], given: str) -> list[LabelledFile]:
     strange = sorted(set(sub_folders(folder)) - set(classes))
     if strange:
         raise DataError(f"{given}: {folder} has the class {strange[0]!r}, which training has not.\n{_HOW}")
@@ -121,8 +121,8 @@ def _of_classes(folder: Path, classes: list[str], given: str) -> list[Picture]:
 
 
 def _checked(
-    parts: dict[str, list[Picture]], given: str, allow: float
-) -> tuple[dict[str, list[Picture]], tuple[str, ...]]:
+    parts: dict[str, list[LabelledFile]], given: str, allow: float
+) -> tuple[dict[str, list[LabelledFile]], tuple[str, ...]]:
     """Leave out files that cannot be read; their share is that of all splits together."""
     entries = [entry for files in parts.values() for entry in files]
     good, notes = readable(entries, lambda entry: problem(entry[0]), lambda entry: entry[0], given, allow)
@@ -132,6 +132,6 @@ def _checked(
     return {part: [entry for entry in files if entry in kept] for part, files in parts.items()}, notes
 
 
-def _divide(entries: list[Entry], share: float, *parts: object) -> tuple[list[Entry], list[Entry]]:
+def _divide(entries: list[Item], share: float, *parts: object) -> tuple[list[Item], list[Item]]:
     rest, taken = split_indices(len(entries), share, *parts)
     return [entries[i] for i in rest.tolist()], [entries[i] for i in taken.tolist()]

@@ -111,7 +111,7 @@ def _split(anything: Any, name: str) -> Split:
         split: Split = anything
         return split
     if isinstance(anything, MapDataset) and hasattr(anything, "__len__"):
-        return LoaderSplit(fetch=_Unlabelled(anything, name), count=len(anything), collate=stacked)
+        return LoaderSplit(fetch=_InputAlone(anything, name), count=len(anything), collate=stacked)
     if isinstance(anything, Iterable) and not isinstance(anything, (str, bytes, Mapping)):
         return BatchSplit(anything, name, counted(anything, name), inputs_alone)
     raise DataError(f"{name}: it is {type(anything).__name__}.\n{_HOW}")
@@ -123,7 +123,7 @@ def stacked(items: list[Any]) -> tuple[Any, None]:
 
 
 @dataclass(frozen=True)
-class _Unlabelled:
+class _InputAlone:
     source: Any
     name: str
 

@@ -26,7 +26,7 @@ PARTS = {
 }
 _SHOWN = 10
 
-Entry = TypeVar("Entry")
+Item = TypeVar("Item")
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -77,12 +77,12 @@ def problem(path: Path) -> str | None:
 
 
 def readable(
-    entries: Sequence[Entry],
-    check: Callable[[Entry], str | None],
-    path_of: Callable[[Entry], Path],
+    entries: Sequence[Item],
+    check: Callable[[Item], str | None],
+    path_of: Callable[[Item], Path],
     given: str,
     allow: float,
-) -> tuple[list[Entry], tuple[str, ...]]:
+) -> tuple[list[Item], tuple[str, ...]]:
     """Check all files at once, in parallel, and leave out those that cannot be read.
 
     Args:

@@ -25,7 +25,7 @@ _HOW = (
     f"  whose values are class numbers, {IGNORED} where there is none. train/, val/ and test/ may stand above or below"
 )
 
-Pair = tuple[Path, Path | None]  # a picture and its mask, None where there is none
+MaskedPicture = tuple[Path, Path | None]  # a picture and its mask, None where there is none
 
 
 def mask_folder(
@@ -75,7 +75,7 @@ def mask_folder(
 class MaskReader:
     """Reads pictures, each with its mask int64 [H, W]; what lies beyond a picture is of no class."""
 
-    files: tuple[Pair, ...]
+    files: tuple[MaskedPicture, ...]
     view: View
     binary: bool
 
@@ -92,7 +92,7 @@ class MaskReader:
         return as_tensor(image), mask.as_subclass(Tensor)[0]
 
 
-def _listed(root: Path, given: str) -> dict[str, list[Pair]]:
+def _listed(root: Path, given: str) -> dict[str, list[MaskedPicture]]:
     if not root.is_dir():
         raise DataError(f"{given} is not a folder.\n{_HOW}")
     places: dict[str, tuple[Path | None, Path | None]] = {"train": (_one(root, _IMAGES), _one(root, _MASKS))}
@@ -118,7 +118,7 @@ def _one(folder: Path, names: tuple[str, ...]) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_dir()), None)
 
 
-def _pairs(images: Path, masks: Path) -> list[Pair]:
+def _pairs(images: Path, masks: Path) -> list[MaskedPicture]:
     """Pair files by their path without suffix; a mask may end in `_mask`."""
 
     def name(path: Path, folder: Path) -> str:
@@ -138,7 +138,7 @@ def _read(path: Path) -> Tensor:
         return torch.from_numpy(np.asarray(opened).astype(np.int64))
 
 
-def _problem(pair: Pair, values: dict[Path, int]) -> str | None:
+def _problem(pair: MaskedPicture, values: dict[Path, int]) -> str | None:
     """Say why a picture and its mask cannot be used; note the values of the mask."""
     import numpy as np
 

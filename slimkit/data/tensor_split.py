@@ -80,10 +80,10 @@ class TensorSplit:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
-Labelled = tuple[Tensor, Tensor]  # images uint8 [N, C, H, W] and labels int64 [N]
+ImagesAndLabels = tuple[Tensor, Tensor]  # images uint8 [N, C, H, W] and labels int64 [N]
 
 
-def held_out(name: str, train: Labelled, seed: int) -> tuple[Labelled, Labelled]:
+def held_out(name: str, train: ImagesAndLabels, seed: int) -> tuple[ImagesAndLabels, ImagesAndLabels]:
     """Part the training images of a named set into those to train on and a tenth, drawn by seed, to choose by."""
     images, labels = train
     rest, taken = split_indices(len(images), 0.1, name, "validation", seed)
@@ -92,9 +92,9 @@ def held_out(name: str, train: Labelled, seed: int) -> tuple[Labelled, Labelled]
 
 def in_memory(
     name: str,
-    train: Labelled,
-    validation: Labelled,
-    test: Labelled,
+    train: ImagesAndLabels,
+    validation: ImagesAndLabels,
+    test: ImagesAndLabels,
     *,
     classes: int,
     augmentation: Augmentation,
@@ -103,7 +103,7 @@ def in_memory(
     """Make a data set of three splits, normalised as the training images ask for."""
     mean, std = statistics(train[0])
 
-    def split(part: Labelled) -> TensorSplit:
+    def split(part: ImagesAndLabels) -> TensorSplit:
         return TensorSplit(images=part[0], labels=part[1], mean=mean, std=std, augmentation=augmentation)
 
     _, channels, height, width = train[0].shape

@@ -183,9 +183,9 @@ def _refusal(model: nn.Module, error: Exception) -> EngineError:
     )
 
 
-def _ends(proto: onnx.ModelProto) -> tuple[dict[str, tuple[usage.Shape, str]], list[str]]:
+def _ends(proto: onnx.ModelProto) -> tuple[dict[str, tuple[usage.OpenShape, str]], list[str]]:
     """Return the inputs of a graph, name -> (shape of one image, type), and the names of its outputs."""
-    inputs: dict[str, tuple[usage.Shape, str]] = {}
+    inputs: dict[str, tuple[usage.OpenShape, str]] = {}
     for entry in proto.graph.input:
         kind = entry.type.tensor_type
         sizes = [None if size.dim_param else int(size.dim_value) for size in kind.shape.dim]

@@ -13,11 +13,11 @@ from slimkit.errors import EngineError
 from slimkit.example import Example
 from slimkit.modules import private
 
-Normalisation = Mapping[str, Sequence[float]]
+MeanAndStd = Mapping[str, Sequence[float]]
 _WHITE = 255.0
 
 
-def normalisation_of(model: nn.Module, example_input: Example) -> Normalisation:
+def normalisation_of(model: nn.Module, example_input: Example) -> MeanAndStd:
     """Return `mean` and `std` of the images that a network takes, of images in [0, 1].
 
     Raises:
@@ -38,13 +38,13 @@ def normalisation_of(model: nn.Module, example_input: Example) -> Normalisation:
     return known
 
 
-def as_pixels(images: Tensor, normalisation: Normalisation) -> Tensor:
+def as_pixels(images: Tensor, normalisation: MeanAndStd) -> Tensor:
     """Return normalised images [N, C, ...] as the pixels that they were, 0 to 255."""
     mean, std = _columns(normalisation, images)
     return images * std + mean
 
 
-def normalising(model: nn.Module, normalisation: Normalisation) -> nn.Module:
+def normalising(model: nn.Module, normalisation: MeanAndStd) -> nn.Module:
     """Return a copy of a network that takes pixels [N, C, ...] of 0 to 255; its layers keep their names.
 
     Args:
@@ -62,7 +62,7 @@ def normalising(model: nn.Module, normalisation: Normalisation) -> nn.Module:
     return twin
 
 
-def _columns(normalisation: Normalisation, images: Tensor) -> tuple[Tensor, Tensor]:
+def _columns(normalisation: MeanAndStd, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and std of pixels, each [C, 1, ...] as images [N, C, ...] need it."""
     rest = [1] * (images.dim() - 2)
     mean, std = (torch.tensor(normalisation[name], dtype=images.dtype) * _WHITE for name in ("mean", "std"))

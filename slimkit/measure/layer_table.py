@@ -15,7 +15,7 @@ from typing import Literal
 from slimkit.errors import EngineError, OutputError, RecordError
 from slimkit.measure.environment import cpu_name, preferred_step
 from slimkit.measure.latency import Latency, measure
-from slimkit.measure.layer_times import Point, times
+from slimkit.measure.layer_times import LayerSize, times
 from slimkit.measure.layers import DEPTHWISE, LINEAR, Layer, layers
 from slimkit.measure.node_times import NodeTime, latency_by_node, unprofiled
 from slimkit.progress import Progress, quiet
@@ -146,7 +146,7 @@ def time_layers(
         )
     batch = whole.batch  # that of the file, where it is fixed
     grids = [_grid(layer, preferred_step()) for layer in found]
-    points: list[Point] = [
+    points: list[LayerSize] = [
         (layer.shape, i, o)
         for layer, (_, inputs, outputs) in zip(found, grids, strict=True)
         for i in inputs

@@ -22,10 +22,10 @@ from slimkit.progress import Progress
 _REPEATS = 8
 _ROUNDED = 0.0005  # milliseconds that a profiler of whole microseconds leaves out, on average
 _SCHEMA = "slimkit.layer-times/3"
-Point = tuple[Shape, int, int]  # shape, inputs (of one group), outputs
+LayerSize = tuple[Shape, int, int]  # shape, inputs (of one group), outputs
 
 
-def times(points: Iterable[Point], engine: str, threads: int, batch: int, progress: Progress) -> dict[str, float]:
+def times(points: Iterable[LayerSize], engine: str, threads: int, batch: int, progress: Progress) -> dict[str, float]:
     """Return milliseconds by `Shape.key`, of what is kept from before and of what is measured now.
 
     A layer is timed from its start to that of the next node, finer than the profiler's whole microseconds. What the
@@ -48,7 +48,7 @@ def times(points: Iterable[Point], engine: str, threads: int, batch: int, progre
     return {key: max(turn - between, fastest) for key, (turn, fastest) in whole.items()}
 
 
-def _time(point: Point, path: Path, engine: str, threads: int, batch: int) -> tuple[float, float]:
+def _time(point: LayerSize, path: Path, engine: str, threads: int, batch: int) -> tuple[float, float]:
     """Time one layer by the engine's profiler, without changes of layout around it: `turn_ms` and `fastest_ms`."""
     path.write_bytes(small_model(*point, batch).SerializeToString())
     nodes = latency_by_node(path, engine=engine, threads=threads, batch=batch, repeats=_REPEATS)

@@ -19,7 +19,7 @@ from slimkit.measure.engines import Runner, open_runner
 from slimkit.modules import evaluating
 from slimkit.tasks import CLASSIFICATION, Measurement, Task
 from slimkit.tasks.measurement import deviation, share
-from slimkit.tasks.metric import Rows, joined
+from slimkit.tasks.metric import BatchRows, joined
 
 
 class Readable(Protocol):
@@ -119,7 +119,7 @@ def drop(dense: nn.Module, slim: nn.Module, split: Readable, task: Task) -> Drop
 LIKELY = 1.2816  # of a normal distribution, 90 % of which are below
 
 
-def _rows(network: nn.Module, split: Readable, task: Task) -> list[Rows]:
+def _rows(network: nn.Module, split: Readable, task: Task) -> list[BatchRows]:
     metric, found = task.metrics[task.metric], []
     with evaluating(network), torch.inference_mode():
         for inputs, targets in split.batches(250):
@@ -159,7 +159,7 @@ def disagreement(dense: nn.Module, slim: nn.Module, batches: Sequence[Example]) 
 
 
 def _measured(run: Callable[[Example], Any], split: Readable, task: Task, batch_size: int) -> dict[str, Measurement]:
-    rows: dict[str, list[Rows]] = {name: [] for name in task.metrics}
+    rows: dict[str, list[BatchRows]] = {name: [] for name in task.metrics}
     seen = 0
     for inputs, targets in split.batches(batch_size):
         outputs, *_ = task.outputs(run(task.called(inputs, targets)))

@@ -10,7 +10,7 @@ from torch import nn
 from slimkit.models import building
 from slimkit.models.detectors import Heads
 from slimkit.models.reference import Reference, factory
-from slimkit.models.signatures import Shapes, shapes_of
+from slimkit.models.signatures import TensorShapes, shapes_of
 
 _NUMBERS = ("num_classes", "num_keypoints")  # arguments that weights tell
 _LOW, _HIGH = 7, 11  # values to try them with
@@ -21,7 +21,7 @@ def builds_detectors(reference: Reference) -> bool:
     return reference.source == "torchvision" and reference.name in _names()
 
 
-def arguments(reference: Reference, given: Shapes) -> dict[str, Any]:
+def arguments(reference: Reference, given: TensorShapes) -> dict[str, Any]:
     """Return the arguments of torchvision's builder that tensors tell: how many classes and keypoints.
 
     Args:
@@ -54,7 +54,7 @@ def candidates(model: nn.Module) -> Iterator[tuple[Reference, dict[str, Any], in
             yield reference, taken, Heads(model).classes, {}
 
 
-def _number(low: Shapes, high: Shapes, given: Shapes) -> int | None:
+def _number(low: TensorShapes, high: TensorShapes, given: TensorShapes) -> int | None:
     """Return the value of an argument by the first size that follows it."""
     for name, shape in low.items():
         for dim, size in enumerate(shape):
@@ -65,7 +65,7 @@ def _number(low: Shapes, high: Shapes, given: Shapes) -> int | None:
     return None
 
 
-def _shapes(reference: Reference, taken: Mapping[str, Any]) -> Shapes:
+def _shapes(reference: Reference, taken: Mapping[str, Any]) -> TensorShapes:
     return shapes_of(building.skeleton(reference, taken).state_dict())
 
 

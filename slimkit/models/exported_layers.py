@@ -11,7 +11,7 @@ from slimkit.models.names import is_plain
 
 aten = torch.ops.aten
 
-_Made = tuple[Callable[..., nn.Module], dict[str, Any]]  # class and its arguments
+_ClassAndArguments = tuple[Callable[..., nn.Module], dict[str, Any]]  # class and its arguments
 
 _CONVOLUTIONS = {
     aten.conv1d.default: nn.Conv1d, aten.conv1d.padding: nn.Conv1d,
@@ -94,7 +94,7 @@ class Layers:
             path = self._weighted(given, _convolution(node, given))
         return (path, (source,)) if path is not None else None
 
-    def _weighted(self, given: dict[str, Any], made: _Made | None) -> str | None:
+    def _weighted(self, given: dict[str, Any], made: _ClassAndArguments | None) -> str | None:
         weight, bias = given.get("weight"), given.get("bias")
         if made is None or not isinstance(weight, fx.Node) or not str(weight.target).endswith(".weight"):
             return None
@@ -229,14 +229,14 @@ def _shape(given: dict[str, Any]) -> tuple[int, ...] | None:
     return tuple(weight.meta["val"].shape) if known else None  # type: ignore[union-attr]
 
 
-def _linear(given: dict[str, Any]) -> _Made | None:
+def _linear(given: dict[str, Any]) -> _ClassAndArguments | None:
     shape = _shape(given)
     if shape is None:
         return None
     return nn.Linear, {"in_features": shape[1], "out_features": shape[0], "bias": given["bias"] is not None}
 
 
-def _convolution(node: fx.Node, given: dict[str, Any]) -> _Made | None:
+def _convolution(node: fx.Node, given: dict[str, Any]) -> _ClassAndArguments | None:
     """Return the class and the arguments of a convolution's module, None for other operators."""
     shape = _shape(given)
     if shape is None:

@@ -14,7 +14,7 @@ from slimkit.errors import ArchitectureError
 from slimkit.models import building
 from slimkit.models.reference import Reference
 
-Shapes = dict[str, tuple[int, ...]]
+TensorShapes = dict[str, tuple[int, ...]]
 _UNCOUNTED = "num_batches_tracked"  # absent from state dicts of torch before 0.4.1
 
 
@@ -33,7 +33,7 @@ class Signature:
 
     arch: str
     arguments: dict[str, Any]
-    shapes: Shapes
+    shapes: TensorShapes
     classes: tuple[tuple[str, int], ...]
     channels: tuple[str, int, int] | None
     names: tuple[str | None, str | None]
@@ -60,7 +60,7 @@ class Match:
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def shapes_of(tensors: Mapping[str, Any]) -> Shapes:
+def shapes_of(tensors: Mapping[str, Any]) -> TensorShapes:
     """Return names and shapes of a state dict's tensors, without batch counters."""
     return {
         name: tuple(tensor.shape)
@@ -97,7 +97,7 @@ def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
     return found if found and found[1].groups == 1 else None
 
 
-def match(given: Shapes, entry: Signature) -> Match | None:
+def match(given: TensorShapes, entry: Signature) -> Match | None:
     """Fit a state dict to one signature; None where it does not fit."""
     if given.keys() != entry.shapes.keys():
         return None
@@ -164,7 +164,7 @@ def index() -> tuple[Signature, ...]:
 
 
 def _varied(
-    reference: Reference, wanted: Mapping[str, Any], shapes: Shapes, argument: str | None
+    reference: Reference, wanted: Mapping[str, Any], shapes: TensorShapes, argument: str | None
 ) -> list[tuple[tuple[str, int], int, int]]:
     """List (tensor name, dimension) that follow an argument, with the size they have for one value of it."""
     if argument is None:
@@ -198,7 +198,7 @@ def _matched(entry: Signature, classes: int | None, channels: int | None) -> Mat
     return Match(reference, arguments, classes, attributes)
 
 
-def _nothing_fits(given: Shapes, where: str) -> str:
+def _nothing_fits(given: TensorShapes, where: str) -> str:
     ranked = sorted(index(), key=lambda entry: -_likeness(given, entry))[:3]
     best = ranked[0]
     ranked = [entry for entry in ranked if 2 * _likeness(given, entry) > _likeness(given, best)]
@@ -228,7 +228,7 @@ def _nothing_fits(given: Shapes, where: str) -> str:
     )
 
 
-def describe(given: Shapes, wanted: Shapes, arch: str) -> str:
+def describe(given: TensorShapes, wanted: TensorShapes, arch: str) -> str:
     """Say in one clause how a state dict differs from an architecture."""
     equal = sum(given.get(name) == shape for name, shape in wanted.items())
     clauses = []
@@ -244,14 +244,14 @@ def describe(given: Shapes, wanted: Shapes, arch: str) -> str:
     return f"{arch} ({equal} of {len(wanted)} tensors agree; {', '.join(clauses)})"
 
 
-def _likeness(given: Shapes, entry: Signature) -> float:
+def _likeness(given: TensorShapes, entry: Signature) -> float:
     """Rate 0 to 1 how much two state dicts have in common: names count once, equal shapes once more."""
     names = given.keys() & entry.shapes.keys()
     equal = sum(given[name] == entry.shapes[name] for name in names)
     return (len(names) + equal) / (2 * len(given.keys() | entry.shapes.keys()) or 1)
 
 
-def _narrower(given: Shapes, entry: Signature) -> bool:
+def _narrower(given: TensorShapes, entry: Signature) -> bool:
     free = {name for name, _ in entry.classes} | ({entry.channels[0]} if entry.channels else set())
     different = [name for name in given if given[name] != entry.shapes[name] and name not in free]
     return len(different) > 1 and all(
@@ -262,7 +262,7 @@ def _narrower(given: Shapes, entry: Signature) -> bool:
     )
 
 
-def _count(given: Shapes, entry: Signature) -> int:
+def _count(given: TensorShapes, entry: Signature) -> int:
     return sum(given[name] != shape for name, shape in entry.shapes.items())
 
 

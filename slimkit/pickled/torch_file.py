@@ -14,10 +14,10 @@ from slimkit.pickled.values import Stored
 
 WHOLE_NETWORK = "a whole network in the format of torch before 1.6"
 
-Names = Callable[[str], Any]
+Lookup = Callable[[str], Any]
 
 
-def load(file: BinaryIO, names: Names) -> Any:
+def load(file: BinaryIO, names: Lookup) -> Any:
     """Read what torch.save wrote.
 
     Args:
@@ -33,7 +33,7 @@ def load(file: BinaryIO, names: Names) -> Any:
     return _from_zip(file, names) if zipped else _from_stream(file, names)
 
 
-def _from_zip(file: BinaryIO, names: Names) -> Any:
+def _from_zip(file: BinaryIO, names: Lookup) -> Any:
     """Read the format of torch since 1.6: one pickle, and a member of the archive for every storage."""
     reader: Any = torch._C.PyTorchFileReader(file)
     if reader.has_record("byteorder") and reader.get_record("byteorder").decode() != sys.byteorder:
@@ -49,7 +49,7 @@ def _from_zip(file: BinaryIO, names: Names) -> Any:
     return machine.run(io.BytesIO(reader.get_record("data.pkl")), names, storage)
 
 
-def _from_stream(file: BinaryIO, names: Names) -> Any:
+def _from_stream(file: BinaryIO, names: Lookup) -> Any:
     """Read the format before that: five pickles in a row, then the bytes of the storages."""
     known: dict[str, tuple[torch.UntypedStorage, torch.dtype]] = {}
     size = file.seek(0, io.SEEK_END)

@@ -27,7 +27,7 @@ from slimkit.recovery.calibration import chunks
 from slimkit.recovery.curvature import curvature
 from slimkit.recovery.inputs import WeightInputs, gather
 from slimkit.recovery.readers import Reader
-from slimkit.recovery.sensitivity import Sensitivity, Use
+from slimkit.recovery.sensitivity import Sensitivity, WeightAndBias
 
 # Added to the variance of each value that is read, as a share of it: correlations that so few inputs cannot tell from
 # chance count for little, and scores do not depend on the scale of a channel.
@@ -212,7 +212,7 @@ def _correction(dense: nn.Module, half: _Half, measure: Sensitivity) -> float:
     if not half.lost > 0:
         return 1.0
     matrices: dict[str, tuple[Reader, Tensor]] = {}
-    constants: dict[Use, Tensor] = {}
+    constants: dict[WeightAndBias, Tensor] = {}
     for system in half.systems:
         use, weight = system.use, dense.get_parameter(system.use.name).detach()
         _, matrix = matrices.setdefault(use.name, (use, use.matrix(weight).cpu().double().clone()))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 aten = torch.ops.aten
-Names = dict[int, tuple[str, Tensor]]  # data pointer of each parameter -> its name and itself
+WeightNames = dict[int, tuple[str, Tensor]]  # data pointer of each parameter -> its name and itself
 _BLOCK = 1 << 23  # numbers unfolded at a time
 
 
@@ -124,7 +124,7 @@ class Reader:
         return x
 
 
-def reader(func: Any, args: tuple[Any, ...], names: Names) -> tuple[Reader, Tensor] | None:
+def reader(func: Any, args: tuple[Any, ...], names: WeightNames) -> tuple[Reader, Tensor] | None:
     """Return the reader that an operator call is, with the activations it reads; None for other operators.
 
     Args:
@@ -141,7 +141,7 @@ def reader(func: Any, args: tuple[Any, ...], names: Names) -> tuple[Reader, Tens
     return None
 
 
-def _convolution(args: tuple[Any, ...], names: Names) -> tuple[Reader, Tensor] | None:
+def _convolution(args: tuple[Any, ...], names: WeightNames) -> tuple[Reader, Tensor] | None:
     x, weight, bias, stride, padding, dilation, transposed, extra, groups = args
     found = names.get(weight.data_ptr())
     if found is None or found[1].shape != weight.shape:
@@ -169,7 +169,7 @@ def _each(given: Sequence[int], rank: int) -> tuple[int, ...]:
     return tuple(given) * (rank if len(given) == 1 else 1)
 
 
-def _product(a: Tensor, b: Tensor, names: Names) -> tuple[Reader, Tensor] | None:
+def _product(a: Tensor, b: Tensor, names: WeightNames) -> tuple[Reader, Tensor] | None:
     """Return the reader that a product of matrices is, one factor a stored matrix or its transpose."""
     for x, weight, left in ((a, b, False), (b, a, True)):
         found = names.get(weight.data_ptr())
@@ -182,9 +182,9 @@ def _product(a: Tensor, b: Tensor, names: Names) -> tuple[Reader, Tensor] | None
     return None
 
 
-def parameters(model: nn.Module) -> Names:
+def parameters(model: nn.Module) -> WeightNames:
     """Return the data pointer of each parameter -> its first name and itself."""
-    found: Names = {}
+    found: WeightNames = {}
     for name, parameter in model.named_parameters():
         found.setdefault(parameter.data_ptr(), (name, parameter))
     return found

@@ -17,7 +17,7 @@ from slimkit.recovery.gap import divergence
 from slimkit.recovery.readers import parameters, reader
 
 _NUMBERS = 64 * 3 * 224 * 224  # of all inputs that are measured on, about: more of them where they are small
-Use = tuple[str, str | None]  # of a weight: its name, and the name of the bias that is added
+WeightAndBias = tuple[str, str | None]  # of a weight: its name, and the name of the bias that is added
 
 
 class Sensitivity:
@@ -41,7 +41,7 @@ class Sensitivity:
             self._wanted = [call(self._model, example) for example in self._inputs]
 
     @torch.no_grad()
-    def __call__(self, weights: Mapping[str, Tensor], constants: Mapping[Use, Tensor]) -> float:
+    def __call__(self, weights: Mapping[str, Tensor], constants: Mapping[WeightAndBias, Tensor]) -> float:
         """Return the mean divergence of the predictions, in nats, with other weights.
 
         Args:
@@ -69,7 +69,7 @@ class Sensitivity:
 class _Added(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds constants to what weights make."""
 
-    def __init__(self, model: nn.Module, constants: Mapping[Use, Tensor]) -> None:
+    def __init__(self, model: nn.Module, constants: Mapping[WeightAndBias, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names, self.constants = parameters(model), constants
 

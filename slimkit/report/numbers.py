@@ -1,6 +1,9 @@
 """Numbers as people read them: three digits, a unit, the same in the terminal and on the page."""
 
 import math
+from collections.abc import Callable
+
+Show = Callable[[float | None], str]  # writes a number, or says that it is missing
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 MISSING = "–"

@@ -240,7 +240,7 @@ def _fit(dense: nn.Module, model: nn.Module, made: ChosenCut, calibration: Calib
     )
 
 
-def _smallest(begun: Begun, spec: CompressSpec, attempt: drop.Try) -> tuple[ChosenCut, Recovered, WithinDrop]:
+def _smallest(begun: Begun, spec: CompressSpec, attempt: drop.CutAndRecover) -> tuple[ChosenCut, Recovered, WithinDrop]:
     """Return the smallest network within `max_drop`, by labels where there are some, else by agreement."""
     given, calibration = begun.given, begun.calibration
     dense, dataset = given.dense, given.dataset

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from slimkit import data
-from slimkit.export.pixels import Normalisation, as_pixels
+from slimkit.export.pixels import MeanAndStd, as_pixels
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class PixelSplit:
     """
 
     split: data.Split
-    normalisation: Normalisation
+    normalisation: MeanAndStd
 
     def __len__(self) -> int:
         return len(self.split)
@@ -33,7 +33,7 @@ class PixelSplit:
         return self
 
 
-def pixels(dataset: data.Dataset, normalisation: Normalisation) -> data.Dataset:
+def pixels(dataset: data.Dataset, normalisation: MeanAndStd) -> data.Dataset:
     """Return a data set of normalised images as one of pixels."""
     train, validation, test = (
         PixelSplit(split, normalisation) for split in (dataset.train, dataset.validation, dataset.test)

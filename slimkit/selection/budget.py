@@ -18,7 +18,7 @@ from slimkit.channels import Graph, Group
 from slimkit.errors import BudgetError, MaskError, OutOfReachError
 from slimkit.selection.mask import Mask
 
-Found = TypeVar("Found")
+Tried = TypeVar("Tried")
 
 _NARROW = 0.1  # share of channels in narrow groups from which a network itself is narrow
 
@@ -79,7 +79,7 @@ class Widths:
         return [n, *(count for count in range(start, 0, -step) if count >= least)]
 
 
-def within_reach(graph: Graph, widths: Widths, attempt: Callable[[Widths], Found]) -> Found:
+def within_reach(graph: Graph, widths: Widths, attempt: Callable[[Widths], Tried]) -> Tried:
     """Return what an attempt gives for the widths; for the next finer ones that reach the budget, where they do not.
 
     That an engine likes a step is no reason to refuse what was asked for; a step that was asked for is.

@@ -9,7 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from slimkit.channels import Graph
-from slimkit.selection.measured.cost import Counts, Side, group_of, side
+from slimkit.selection.measured.cost import Side, group_of, side
+from slimkit.selection.measured.knapsack import GroupCounts
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ class Products:
     touched: tuple[tuple[int, ...], ...]
     still: float
 
-    def total(self, counts: Counts) -> float:
+    def total(self, counts: GroupCounts) -> float:
         """Return the cost of the network."""
         return self.still + sum(self._term(number, counts) for number in range(len(self.terms)))
 
-    def saved(self, group: int, after: int, counts: Counts) -> float:
+    def saved(self, group: int, after: int, counts: GroupCounts) -> float:
         """Return what another count of one group saves."""
         before = int(counts[group])
         old = sum(self._term(number, counts) for number in self.touched[group])
@@ -39,7 +40,7 @@ class Products:
         counts[group] = before
         return old - new
 
-    def _term(self, number: int, counts: Counts) -> float:
+    def _term(self, number: int, counts: GroupCounts) -> float:
         factor, sides = self.terms[number]
         return factor * prod(one.at(counts) for one in sides)
 

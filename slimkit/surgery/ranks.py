@@ -17,7 +17,7 @@ from slimkit.models.factors import matrix
 from slimkit.modules import evaluating
 from slimkit.surgery.factorise import left_dense, singular_values
 
-Cost = Literal["params", "macs"]
+CostKind = Literal["params", "macs"]
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Spectrum:
     macs_a_rank: int
     shape: tuple[int, ...]
 
-    def at(self, rank: int | None, cost: Cost) -> int:
+    def at(self, rank: int | None, cost: CostKind) -> int:
         """Return what the layer costs at a rank; None: as one layer."""
         dense, each = (self.params, self.params_a_rank) if cost == "params" else (self.macs, self.macs_a_rank)
         return dense if rank is None else each * rank
 
-    def paying(self, rank: int, cost: Cost) -> int | None:
+    def paying(self, rank: int, cost: CostKind) -> int | None:
         """Return the rank, None where two layers of that rank cost as much as one."""
         return rank if self.at(rank, cost) < self.at(None, cost) else None
 
@@ -107,7 +107,7 @@ def _layer(path: str, layer: nn.Module, positions: tuple[int, int], shape: tuple
     )
 
 
-def by_energy(found: Sequence[Spectrum], energy: float, cost: Cost = "params") -> dict[str, int]:
+def by_energy(found: Sequence[Spectrum], energy: float, cost: CostKind = "params") -> dict[str, int]:
     """Return the least ranks that keep a share of the energy, by path; layers that do not pay are left out.
 
     Args:
@@ -124,12 +124,12 @@ def _least(layer: Spectrum, energy: float) -> int:
     return min(int(torch.searchsorted(layer.energy, energy - 1e-12)) + 1, len(layer.energy))
 
 
-def total(found: Sequence[Spectrum], ranks: Mapping[str, int], whole: int, cost: Cost) -> int:
+def total(found: Sequence[Spectrum], ranks: Mapping[str, int], whole: int, cost: CostKind) -> int:
     """Return the cost of a network, of `whole` before, with layers at these ranks."""
     return whole - sum(layer.at(None, cost) - layer.at(ranks.get(layer.path), cost) for layer in found)
 
 
-def to_budget(found: Sequence[Spectrum], whole: int, budget: int, cost: Cost) -> dict[str, int]:
+def to_budget(found: Sequence[Spectrum], whole: int, budget: int, cost: CostKind) -> dict[str, int]:
     """Return ranks of one and the same energy for all layers, the highest that a budget allows, by bisection.
 
     What is left of the budget then goes rank by rank to the layers that keep least of their energy.
@@ -160,7 +160,7 @@ def to_budget(found: Sequence[Spectrum], whole: int, budget: int, cost: Cost) ->
     return _filled(found, ranks, budget - total(found, ranks, whole, cost), cost)
 
 
-def _filled(found: Sequence[Spectrum], ranks: dict[str, int], spare: int, cost: Cost) -> dict[str, int]:
+def _filled(found: Sequence[Spectrum], ranks: dict[str, int], spare: int, cost: CostKind) -> dict[str, int]:
     by_path = {layer.path: layer for layer in found}
     while True:
         fitting = [

@@ -11,10 +11,10 @@ from slimkit.errors import DataError
 from slimkit.tasks import measurement
 from slimkit.tasks.measurement import Measurement
 
-Rows = Tensor | list[Any]
+BatchRows = Tensor | list[Any]
 
 
-def joined(batches: Sequence[Rows]) -> Tensor:
+def joined(batches: Sequence[BatchRows]) -> Tensor:
     """Return the rows of all batches as one tensor."""
     return torch.cat([rows for rows in batches if isinstance(rows, Tensor)])
 
@@ -41,7 +41,7 @@ class Metric:
     of_all: Callable[[Sequence[Any]], Measurement] | None = None
     draws: Callable[[Sequence[Any]], Any] | None = None
 
-    def spread(self, one: Sequence[Rows], other: Sequence[Rows]) -> float:
+    def spread(self, one: Sequence[BatchRows], other: Sequence[BatchRows]) -> float:
         """Return the standard deviation over draws of the difference between two networks; 0 where nothing is drawn."""
         if self.draws is None:
             return 0.0
@@ -51,7 +51,7 @@ class Metric:
         count = min(len(before), len(after))
         return float((before[:count] - after[:count]).std())
 
-    def rows(self, name: str, outputs: Any, targets: Any, images: int) -> Rows:
+    def rows(self, name: str, outputs: Any, targets: Any, images: int) -> BatchRows:
         """Return what is known of each image of a batch, on the CPU.
 
         Raises:
@@ -69,7 +69,7 @@ class Metric:
             )
         return found.double().expand(images, 1)  # a second dimension: alike within a batch, so no interval
 
-    def measured(self, batches: Sequence[Rows]) -> Measurement:
+    def measured(self, batches: Sequence[BatchRows]) -> Measurement:
         """Return the metric of all images, from the rows of their batches."""
         if self.of_all is not None:
             return self.of_all([row for rows in batches for row in rows])

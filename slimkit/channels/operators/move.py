@@ -7,12 +7,10 @@ import torch
 from torch import Tensor
 
 from slimkit.channels.labels import alone, blocks, reshape, varies, varying
-from slimkit.channels.observed import Observed
+from slimkit.channels.observed import Args, Kwargs, Observed
 from slimkit.channels.operators.pointwise import merge, pointwise
 
 aten = torch.ops.aten
-Args = tuple[Any, ...]
-Kwargs = dict[str, Any]
 
 
 def itself(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:

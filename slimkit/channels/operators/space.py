@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 
 from slimkit.channels.labels import varies, varying
-from slimkit.channels.observed import Observed
+from slimkit.channels.observed import Args, Kwargs, Observed
 from slimkit.channels.operators.pointwise import merge
 
 aten = torch.ops.aten
-Args = tuple[Any, ...]
-Kwargs = dict[str, Any]
 
 
 def pass_on(seen: Observed, x: Tensor, outs: Any, over: set[int], meet: Callable[[Tensor], None]) -> None:

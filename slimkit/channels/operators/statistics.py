@@ -12,15 +12,13 @@ from torch import Tensor
 
 from slimkit.channels.labelled import Loud
 from slimkit.channels.labels import alone, varying
-from slimkit.channels.observed import Observed
+from slimkit.channels.observed import Args, Kwargs, Observed
 from slimkit.channels.operators.multiply import FIXED_INPUT, put_channels, tie_vector
 from slimkit.channels.operators.pointwise import merge
 from slimkit.channels.operators.space import dims_of, name_of, pass_on
 
 aten = torch.ops.aten
-Args = tuple[Any, ...]
-Kwargs = dict[str, Any]
-Kept = Mapping[int, Tensor]  # dimension -> indices of it that stay
+Staying = Mapping[int, Tensor]  # dimension -> indices of it that stay
 
 REDUCTIONS = (aten.mean, aten.sum, aten.amax, aten.amin, aten.max, aten.min, aten.var, aten.std, aten.var_mean,
               aten.std_mean, aten.linalg_vector_norm, aten.norm)  # fmt: skip
@@ -150,7 +148,7 @@ def _kept(seen: Observed, gone: Tensor, x: Tensor, over: set[int]) -> dict[int, 
     return found
 
 
-def _reduced(func: Any, args: Args, kwargs: Kwargs, kept: Kept) -> Any:
+def _reduced(func: Any, args: Args, kwargs: Kwargs, kept: Staying) -> Any:
     out = func(_only(args[0], kept), *args[1:], **kwargs)
     if func.overloadpacket in (aten.max, aten.min) and not isinstance(out, Tensor):
         (index,) = kept.values()
@@ -158,7 +156,7 @@ def _reduced(func: Any, args: Args, kwargs: Kwargs, kept: Kept) -> Any:
     return out
 
 
-def _layer_norm(func: Any, args: Args, kept: Kept) -> Any:
+def _layer_norm(func: Any, args: Args, kept: Staying) -> Any:
     x, shape, *rest = args
     first = x.dim() - len(shape)
     of_shape = {dim - first: index for dim, index in kept.items()}
@@ -168,7 +166,7 @@ def _layer_norm(func: Any, args: Args, kept: Kept) -> Any:
     return (_among_all(out[0], kept, x), *out[1:])
 
 
-def _group_norm(func: Any, args: Args, kept: Kept) -> Any | None:
+def _group_norm(func: Any, args: Args, kept: Staying) -> Any | None:
     x, weight, bias, images, _, positions, groups, eps = args
     (index,) = kept.values()
     of_group = torch.zeros(x.shape[1], dtype=torch.bool).index_fill(0, index.cpu(), True).reshape(groups, -1)
@@ -179,13 +177,13 @@ def _group_norm(func: Any, args: Args, kept: Kept) -> Any | None:
     return (_among_all(out[0], kept, x), *out[1:])
 
 
-def _only(tensor: Tensor, kept: Kept) -> Tensor:
+def _only(tensor: Tensor, kept: Staying) -> Tensor:
     for dim, index in kept.items():
         tensor = tensor.index_select(dim, index)
     return tensor
 
 
-def _among_all(tensor: Tensor, kept: Kept, like: Tensor) -> Tensor:
+def _among_all(tensor: Tensor, kept: Staying, like: Tensor) -> Tensor:
     """Return a tensor of kept channels with zeros for the removed ones."""
     for dim, index in kept.items():
         shape = [like.shape[dim] if d == dim else size for d, size in enumerate(tensor.shape)]

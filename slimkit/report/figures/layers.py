@@ -1,18 +1,16 @@
 """A network over its depth: channels and work of every layer, before and after."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 
 from slimkit.report.figures.canvas import AFTER, BEFORE, INK, MUTED, RULE, Drawing, canvas, measure
-from slimkit.report.numbers import amount, milliseconds, percent, short
+from slimkit.report.numbers import Show, amount, milliseconds, percent, short
 from slimkit.results import LayerEntry
 
-Layers = Sequence[LayerEntry]
 
-
-def channels(layers: Layers, width: int) -> Drawing:
+def channels(layers: Sequence[LayerEntry], width: int) -> Drawing:
     """Draw the silhouette of the network: a layer is as high as it has channels; inside, what is left."""
     drawing, (axes,) = canvas(width, 260, margins=(6, 6, 34, 30))
     old = [layer.channels_before for layer in layers]
@@ -42,17 +40,17 @@ def channels(layers: Layers, width: int) -> Drawing:
     return drawing
 
 
-def macs(layers: Layers, width: int) -> Drawing:
+def macs(layers: Sequence[LayerEntry], width: int) -> Drawing:
     """Draw the MACs of every layer, before and after."""
     return _bars(layers, width, "macs", "MACs an image", amount)
 
 
-def times(layers: Layers, width: int) -> Drawing:
+def times(layers: Sequence[LayerEntry], width: int) -> Drawing:
     """Draw the time of every layer, before and after, ms."""
     return _bars(layers, width, "ms", "time an image", milliseconds)
 
 
-def _bars(layers: Layers, width: int, key: str, name: str, show: Callable[[float | None], str]) -> Drawing:
+def _bars(layers: Sequence[LayerEntry], width: int, key: str, name: str, show: Show) -> Drawing:
     drawing, (axes,) = canvas(width, 220, margins=(28, 6, 34, 54))
     old = [getattr(layer, f"{key}_before") or 0 for layer in layers]
     new = [getattr(layer, f"{key}_after") or 0 for layer in layers]
@@ -68,7 +66,7 @@ def _bars(layers: Layers, width: int, key: str, name: str, show: Callable[[float
     return drawing
 
 
-def _bar_width(layers: Layers, width: int) -> float:
+def _bar_width(layers: Sequence[LayerEntry], width: int) -> float:
     return 1.0 if len(layers) > width / 12 else 0.86
 
 
@@ -76,7 +74,7 @@ def _name(layer: LayerEntry) -> str:
     return f"{layer.name} ({layer.kind})"
 
 
-def _stages(axes: Axes, layers: Layers, width: int) -> None:
+def _stages(axes: Axes, layers: Sequence[LayerEntry], width: int) -> None:
     """Name the parts of the network below, where there is room; a line where one begins."""
     parts: list[list[Any]] = []  # [name, first place, last place]
     depth = 1 if len({layer.name.split(".")[0] for layer in layers}) > 2 else 2

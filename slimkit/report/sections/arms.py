@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from slimkit.report.figures import tradeoff
-from slimkit.report.numbers import MISSING, amount, change, digits, interval, metric, milliseconds
+from slimkit.report.numbers import MISSING, Show, amount, change, digits, interval, metric, milliseconds
 from slimkit.report.parts import Cell, Section, Table, picture, quantity, words
 from slimkit.report.verdict import Headline, Verdict
 from slimkit.results import Accuracy, Arm
@@ -21,8 +21,6 @@ from slimkit.results.comparison import (
     step_of,
     student,
 )
-
-Show = Callable[[float | None], str]
 
 
 @dataclass(frozen=True)

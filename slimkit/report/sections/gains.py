@@ -1,9 +1,8 @@
 """Before and after in numbers."""
 
-from collections.abc import Callable
-
 from slimkit.report.numbers import (
     MISSING,
+    Show,
     amount,
     change,
     interval,
@@ -15,8 +14,6 @@ from slimkit.report.numbers import (
 )
 from slimkit.report.parts import Cell, Section, Table
 from slimkit.results import Figures, LatencyEntry, Report
-
-Show = Callable[[float | None], str]
 
 
 def gains(report: Report) -> Section | None:

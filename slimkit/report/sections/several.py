@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from slimkit.report.figures import tradeoff
-from slimkit.report.numbers import MISSING, amount, change, interval, metric, milliseconds, ratio
+from slimkit.report.numbers import MISSING, Show, amount, change, interval, metric, milliseconds, ratio
 from slimkit.report.parts import Cell, Section, Table, picture, words
 from slimkit.report.verdict import Headline, Verdict, asked, short_name
 from slimkit.results import Accuracy, Figures, LatencyEntry, Measured, Report
 
-Show = Callable[[float | None], str]
 # Shares by which ratios of two times were off: of files timed in turns, and of runs that were timed one after another.
 _IN_TURNS, _APART = 0.02, 0.1
 

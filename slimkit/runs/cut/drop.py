@@ -15,7 +15,7 @@ from slimkit.runs.cut.choose import ChosenCut
 from slimkit.runs.cut.recover import Recovered
 from slimkit.settings import CompressSpec
 
-Try = Callable[[CompressSpec], tuple[ChosenCut, Recovered]]
+CutAndRecover = Callable[[CompressSpec], tuple[ChosenCut, Recovered]]
 _SMALLEST, _LARGEST = 0.05, 0.95  # shares of the work that are looked between
 _LOOKS, _RETRAININGS = 6, 4
 
@@ -49,7 +49,9 @@ def check(spec: CompressSpec, images: int | None) -> None:
         )
 
 
-def smallest(spec: CompressSpec, attempt: Try, judge: Callable[[nn.Module], Drop], progress: Progress) -> Smallest:
+def smallest(
+    spec: CompressSpec, attempt: CutAndRecover, judge: Callable[[nn.Module], Drop], progress: Progress
+) -> Smallest:
     """Return the smallest network whose drop stays within `spec.max_drop`, its margin included.
 
     First networks that are only reconstructed are halved in on, which is quick; where there is retraining, smaller

@@ -12,8 +12,7 @@ from torch import Tensor
 from slimkit.channels import Graph
 from slimkit.channels.graph import Work
 from slimkit.measure.layer_table import LatencyTable, LayerTimes
-
-Counts = NDArray[np.int64]  # [G], units kept in each group
+from slimkit.selection.measured.knapsack import GroupCounts
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Side:
     groups: tuple[int, ...]
     times: tuple[float, ...]
 
-    def at(self, counts: Counts) -> int:
+    def at(self, counts: GroupCounts) -> int:
         """Return the number of channels."""
         return self.stays + round(sum(t * int(counts[g]) for g, t in zip(self.groups, self.times, strict=True)))
 
@@ -47,17 +46,17 @@ class Costs:
     still: float
     per_activation: float
 
-    def layer(self, number: int, counts: Counts) -> float:
+    def layer(self, number: int, counts: GroupCounts) -> float:
         """Return milliseconds of one layer."""
         row, inputs, outputs = self.rows[number]
         return row.at(inputs.at(counts), outputs.at(counts))
 
-    def total(self, counts: Counts) -> float:
+    def total(self, counts: GroupCounts) -> float:
         """Return milliseconds of the network."""
         layers = sum(self.layer(number, counts) for number in range(len(self.rows)))
         return self.still + layers + self.per_activation * float(self.activations @ counts)
 
-    def saved(self, group: int, after: int, counts: Counts) -> float:
+    def saved(self, group: int, after: int, counts: GroupCounts) -> float:
         """Return the milliseconds saved by another count of one group."""
         before = int(counts[group])
         old = sum(self.layer(number, counts) for number in self.touched[group])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from slimkit.progress import Progress, quiet
 from slimkit.results import MeasuredBudget
 from slimkit.selection.budget import Widths, amount, to_limit
 from slimkit.selection.mask import Mask
+from slimkit.selection.measured.solve import Remove
 from slimkit.settings import Budget
 
-Remove = Callable[[nn.Module, Graph, Mask], nn.Module]
 _ROUNDS = 4
 _PARAMETER = 4  # bytes
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 _FAR = 64  # widths ahead that are looked at: a single step may save nothing
 
-Counts = NDArray[np.int64]
-Saved = Callable[[int, int, Counts], float]  # (group, count after, counts now) -> milliseconds
+GroupCounts = NDArray[np.int64]  # [G], units kept in each group
+Saved = Callable[[int, int, GroupCounts], float]  # (group, count after, counts now) -> milliseconds
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class Choice:
     losses: tuple[float, ...]
 
 
-def solve(choices: Sequence[Choice], saved: Saved, counts: Counts, now: float, limit: float) -> tuple[Counts, float]:
+def solve(
+    choices: Sequence[Choice], saved: Saved, counts: GroupCounts, now: float, limit: float
+) -> tuple[GroupCounts, float]:
     """Narrow groups until the network takes no longer than a limit; then widen again what still fits.
 
     Greedy: of all groups and widths the one that loses least per millisecond saved goes next. As milliseconds
@@ -87,7 +89,7 @@ def solve(choices: Sequence[Choice], saved: Saved, counts: Counts, now: float, l
     return counts, now
 
 
-def bound(choices: Sequence[Choice], saved: Saved, counts: Counts, now: float, limit: float) -> float:
+def bound(choices: Sequence[Choice], saved: Saved, counts: GroupCounts, now: float, limit: float) -> float:
     """Return a loss that no widths within the limit can be below, with each group's savings as at `counts`.
 
     The Lagrangian dual: for any price of a millisecond, every group at its own best width and the price of

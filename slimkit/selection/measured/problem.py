@@ -13,8 +13,8 @@ from torch import Tensor
 from slimkit.channels import Graph
 from slimkit.selection.budget import Blocks
 from slimkit.selection.measured import knapsack
-from slimkit.selection.measured.cost import Costs, Counts
-from slimkit.selection.measured.knapsack import Choice
+from slimkit.selection.measured.cost import Costs
+from slimkit.selection.measured.knapsack import Choice, GroupCounts
 
 Aim = Literal["importance", "losses", "even"]
 
@@ -39,7 +39,7 @@ class Problem:
         """Take the removable blocks of a graph, their scores [U], and what widths cost."""
         self.costs, self.aim = costs, aim
         self.graph = graph
-        self.full: Counts = np.array([len(group.members) for group in graph.groups])
+        self.full: GroupCounts = np.array([len(group.members) for group in graph.groups])
         self._order: list[Tensor] = [group.members[:0] for group in graph.groups]  # what goes first, first
         steps: list[list[int]] = [[] for _ in graph.groups]
         for block, place in enumerate(found.groups):
@@ -67,11 +67,11 @@ class Problem:
         return self.costs.total(self.full)
 
     @cached_property
-    def least(self) -> Counts:
+    def least(self) -> GroupCounts:
         """The counts, [G], below which nothing more is saved."""
         return self.solve(0.0)[0]
 
-    def solve(self, share: float) -> tuple[Counts, float]:
+    def solve(self, share: float) -> tuple[GroupCounts, float]:
         """Return counts [G] for a share of the original time, and the share that they take by the table."""
         limit = share * self.original
         if self.aim == "even":
@@ -79,10 +79,10 @@ class Problem:
         counts, now = knapsack.solve(self.choices, self.costs.saved, self.full, self.original, limit)
         return counts, now / self.original
 
-    def _even(self, limit: float) -> tuple[Counts, float]:
+    def _even(self, limit: float) -> tuple[GroupCounts, float]:
         """Return the counts of the largest share of every group that is within a time, else of the smallest."""
 
-        def counts(share: float) -> Counts:
+        def counts(share: float) -> GroupCounts:
             near = (min(c.counts, key=lambda n: abs(n - share * c.counts[0])) for c in self.choices)
             return np.array(list(near))
 
@@ -94,20 +94,20 @@ class Problem:
         found = counts(low / _SHARES)
         return found, self.costs.total(found) / self.original
 
-    def keep(self, counts: Counts) -> Tensor:
+    def keep(self, counts: GroupCounts) -> Tensor:
         """Return which units stay, bool [U]: of every group those that go last."""
         keep = torch.ones(self.graph.units, dtype=torch.bool)
         for order, count, full in zip(self._order, counts.tolist(), self.full.tolist(), strict=True):
             keep[order[: full - count]] = False
         return keep
 
-    def loss(self, counts: Counts) -> tuple[float, float]:
+    def loss(self, counts: GroupCounts) -> tuple[float, float]:
         """Return the importance lost, and a bound that no counts as fast are below, savings as at these."""
         losses = (c.losses[c.counts.index(n)] for c, n in zip(self.choices, counts.tolist(), strict=True))
         now = self.costs.total(counts)
         return sum(losses), knapsack.bound(self.choices, self.costs.saved, counts, now, now)
 
-    def holders(self, counts: Counts) -> list[str]:
+    def holders(self, counts: GroupCounts) -> list[str]:
         """Return the names of the groups whose layers take the longest, the longest first."""
         held = [
             (sum(self.costs.layer(number, counts) for number in touched), group.name)

@@ -1,13 +1,16 @@
 """What chooses a mask for a budget that has to be measured."""
 
+from collections.abc import Callable
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimkit.channels import Graph
 from slimkit.results import MeasuredBudget
 from slimkit.selection.budget import Widths
 from slimkit.selection.mask import Mask
+
+Remove = Callable[[nn.Module, Graph, Mask], nn.Module]  # (network, graph, mask) -> a new one without the rest
 
 
 class Solve(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from math import log
 from pathlib import Path
@@ -24,11 +23,12 @@ from slimkit.progress import Progress, quiet
 from slimkit.results import MeasuredBudget, RoundEntry
 from slimkit.selection.budget import Widths, amount, blocks, nothing
 from slimkit.selection.mask import Mask
-from slimkit.selection.measured.cost import Counts, join
+from slimkit.selection.measured.cost import join
+from slimkit.selection.measured.knapsack import GroupCounts
 from slimkit.selection.measured.problem import Aim, Problem
+from slimkit.selection.measured.solve import Remove
 from slimkit.settings import Budget
 
-Remove = Callable[[nn.Module, Graph, Mask], nn.Module]
 _CORRECTIONS, _MORE = 3, 8  # once a mask is near the target, and while all are far below or above it
 _AIM, _CLOSER = 0.98, 0.99  # of the target, by the table and by measured masks: noise must not lift it above
 _ENOUGH, _FAR = 0.98, 0.94  # of the target: closer from below needs no correction; below that, it needs some
@@ -141,7 +141,7 @@ class LatencySolver:
         layer_table.check_fits(costs, self.table, layers(dense), **self._conditions)
         return costs
 
-    def _by_table(self, problem: Problem, costs: layer_table.LatencyTable) -> Counts:
+    def _by_table(self, problem: Problem, costs: layer_table.LatencyTable) -> GroupCounts:
         """Return counts by a table of another machine: what they reach there cannot be measured here."""
         self._aim_from(costs.network_ms)
         counts, predicted = problem.solve(_AIM * self._goal)
@@ -155,9 +155,9 @@ class LatencySolver:
             self.notes.append("The machine of the table was too noisy for wall times: its times are CPU times.")
         return counts
 
-    def _by_measuring(self, problem: Problem, dense: Path, slim: Path) -> Counts:
+    def _by_measuring(self, problem: Problem, dense: Path, slim: Path) -> GroupCounts:
         """Return counts whose network was measured to be within the budget, and as near to it as can be."""
-        tried: dict[bytes, tuple[float, Counts]] = {}  # counts as a key, share measured
+        tried: dict[bytes, tuple[float, GroupCounts]] = {}  # counts as a key, share measured
         self._aim_from(self._value(self._measure([dense])[0]))
         asked = self._next_share() if self.seen else _AIM * self._goal
         for number in itertools.count():
@@ -181,7 +181,7 @@ class LatencySolver:
             raise OutOfReachError(self._out_of_reach(problem, counts))
         return counts
 
-    def _try(self, problem: Problem, counts: Counts, predicted: float, dense: Path, slim: Path) -> float:
+    def _try(self, problem: Problem, counts: GroupCounts, predicted: float, dense: Path, slim: Path) -> float:
         """Make the network with these counts, measure it beside the dense one, and return its share."""
         smaller = self.remove(self.dense, problem.graph, Mask(problem.keep(counts)))
         export_onnx(smaller, slim, self.example)
@@ -246,7 +246,7 @@ class LatencySolver:
             return energy.per_inference(latency).value
         return replace(latency, noisy=bool(self.notes)).typical_ms
 
-    def _out_of_reach(self, problem: Problem, counts: Counts) -> str:
+    def _out_of_reach(self, problem: Problem, counts: GroupCounts) -> str:
         kind = self.budget.kind
         least = bool(np.all(counts == problem.least))
         how = "the smallest that the allowed widths reach" if least else "the nearest that was reached"
