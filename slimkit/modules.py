@@ -175,7 +175,7 @@ def unwarned() -> Iterator[None]:
 
 
 @contextmanager
-def quiet(level: int = logging.ERROR) -> Iterator[None]:
-    """Keep to itself what an exporter prints on stdout, warns of, and logs up to a level."""
-    with unlogged(level), unwarned(), redirect_stdout(io.StringIO()):
+def quiet() -> Iterator[None]:
+    """Keep to itself what an exporter prints on stdout, warns of, and logs up to errors."""
+    with unlogged(logging.ERROR), unwarned(), redirect_stdout(io.StringIO()):
         yield

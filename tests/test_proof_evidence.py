@@ -13,6 +13,7 @@ from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
 from slimkit.surgery.evidence import Evidence
 from slimkit.surgery.prove import prove
+from slimkit.surgery.trials import Trial
 from tests.nets import randomise_
 
 X = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -85,7 +86,7 @@ def test_a_fault_that_hides_is_found_and_its_group_kept(case: str) -> None:
 
 def fully(net: nn.Module, example: Any = X, real: tuple[Any, ...] = ()) -> Evidence:
     """Hold a network against itself."""
-    return proof.evidence(net, net, proof.trials(example, real=real))
+    return proof.evidence(net, net, (*proof.trials(example), *(Trial("real data", one) for one in real)))
 
 
 def test_the_record_says_what_was_shown_on_what() -> None:

@@ -110,9 +110,12 @@ class Dataset:
         )
 
 
-def statistics(images: Tensor, at_most: int = 20_000) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and std per channel of images uint8 [N, C, H, W] taken as [0, 1]; of `at_most` of them."""
-    stride = max(1, len(images) // at_most)
+_MOST = 20_000  # images that statistics are of
+
+
+def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and std per channel of images uint8 [N, C, H, W] taken as [0, 1]; of so many, of some of them."""
+    stride = max(1, len(images) // _MOST)
     pixels = images[::stride].transpose(0, 1).flatten(1).to(torch.float64) / 255
     std = pixels.std(1, correction=0).clamp_min(1e-3)  # a constant channel must not blow up
     return tuple(pixels.mean(1).tolist()), tuple(std.tolist())

@@ -66,15 +66,15 @@ def _is_package(domain: Path) -> bool:
     return (domain / "name").read_text().startswith("package")
 
 
-def gpu_meters(device: str = "cuda") -> list[Meter]:
-    """Open the counter of torch's GPU `device`; none without `nvidia-ml-py`, the GPU or its counter."""
+def gpu_meters() -> list[Meter]:
+    """Open the counter of torch's GPU; none without `nvidia-ml-py`, the GPU or its counter."""
     import torch
 
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        uuid = torch.cuda.get_device_properties(torch.device(device)).uuid
+        uuid = torch.cuda.get_device_properties(torch.device("cuda")).uuid
         return [NvmlMeter(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))]
     except Exception:  # ImportError, NVMLError, or no GPU: all mean the same
         return []

@@ -86,10 +86,10 @@ def check_size(size: int, what: str) -> None:
         limit.check(size, what)
 
 
-def check_tensors(tensors: Iterable[Any], what: str = "its tensors") -> None:
+def check_tensors(tensors: Iterable[Any]) -> None:
     """Refuse tensors that would take too much memory written out, as float32 or wider."""
     dense = [tensor for tensor in tensors if isinstance(tensor, Tensor) and not tensor.is_sparse]
-    check_size(sum(tensor.numel() * max(tensor.element_size(), 4) for tensor in dense), what)
+    check_size(sum(tensor.numel() * max(tensor.element_size(), 4) for tensor in dense), "its tensors")
 
 
 def watched() -> Any:

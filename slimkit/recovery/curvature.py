@@ -7,7 +7,7 @@ channel, errors of positions and channels as independent, that is a sum of mean 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,6 @@ from slimkit.recovery.calibration import Chunk
 from slimkit.recovery.readers import parameters
 
 aten = torch.ops.aten
-Drawn = Callable[[Any, torch.Generator], Tensor]
 
 
 def drawn_class(output: Any, generator: torch.Generator) -> Tensor:
@@ -67,20 +66,16 @@ class _Gradients(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.sums[found[0]] = self.sums[found[0]] + squares if found[0] in self.sums else squares
 
 
-def curvature(
-    model: nn.Module, chunks: Sequence[Chunk], drawn: Drawn = drawn_class, seed: int = 0
-) -> dict[str, Tensor]:
+def curvature(model: nn.Module, chunks: Sequence[Chunk]) -> dict[str, Tensor]:
     """Return, for each weight, what a mean squared error of 1 at each of its outputs costs, [outputs], in nats.
 
     Args:
         model: left as found; runs in evaluation mode.
         chunks: inputs, without labels.
-        drawn: (output, generator) -> the log-probability of something drawn from the output, summed over images.
-        seed: of what is drawn.
     """
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     floating = [parameter for parameter, _ in flags if parameter.is_floating_point()]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     watch = _Gradients(model)
     images = 0
     try:
@@ -88,7 +83,7 @@ def curvature(
             parameter.requires_grad_(True)
         with evaluating(model), torch.enable_grad():
             for chunk in chunks:
-                loss = drawn(call(model, chunk.example), generator)
+                loss = drawn_class(call(model, chunk.example), generator)
                 with watch:
                     torch.autograd.grad(loss, floating, allow_unused=True)
                 images += batch_size(chunk.example)

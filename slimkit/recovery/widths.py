@@ -183,7 +183,6 @@ def best(
     masks: Sequence[Mask],
     batches: Sequence[Example],
     *,
-    mode: str = "sequential",
     progress: Progress | None = None,
 ) -> tuple[Mask, Reconstruction]:
     """Reconstruct the network of each mask; return the one whose predictions stay nearest to the dense network's.
@@ -194,13 +193,13 @@ def best(
 
     Args:
         masks: at least one; equal ones are tried once.
-        dense, graph, batches, mode, progress: as for `reconstruct`.
+        dense, graph, batches, progress: as for `reconstruct`.
     """
     tried: list[tuple[Mask, Reconstruction]] = []
     for mask in masks:
         if not any(torch.equal(mask.keep, other.keep) for other, _ in tried):
             slim = remove(dense, graph, mask)
-            tried.append((mask, reconstruct(dense, slim, graph, mask, batches, mode=mode, progress=progress)))
+            tried.append((mask, reconstruct(dense, slim, graph, mask, batches, progress=progress)))
     return nearest(dense, tried, batches)
 
 

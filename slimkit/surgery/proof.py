@@ -115,16 +115,16 @@ def _to_blame(graph: Graph, mask: Mask, passes: Callable[[Mask], bool]) -> list[
     return search(touched, False)
 
 
-def require(error: float, what: str, tolerance: float = TOLERANCE) -> float:
-    """Return the error if it is within tolerance.
+def require(error: float, what: str) -> float:
+    """Return the error if it is within `TOLERANCE`.
 
     Raises:
         ProofError: it is not; nothing may be written.
     """
-    if not error <= tolerance:
+    if not error <= TOLERANCE:
         raise ProofError(
             f"{what}: the outputs differ by {error:.2g} of their standard deviation, "
-            f"more than {tolerance:.0e}.\n"
+            f"more than {TOLERANCE:.0e}.\n"
             "  Nothing was written. Please report the network: this is what the proof is for."
         )
     return error

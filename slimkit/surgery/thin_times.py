@@ -13,6 +13,8 @@ from slimkit.measure.latency import measure
 from slimkit.surgery.factorise import split
 from slimkit.surgery.ranks import Spectrum
 
+_SECONDS = 0.3  # that each layer is timed, each way
+
 
 @dataclass(frozen=True)
 class ThinTime:
@@ -29,22 +31,13 @@ class ThinTime:
         return self.thin_ms < self.dense_ms
 
 
-def times(
-    model: nn.Module,
-    found: Sequence[Spectrum],
-    ranks: Mapping[str, int],
-    *,
-    engine: str = "onnxruntime",
-    seconds: float = 0.3,
-) -> list[ThinTime]:
-    """Time every layer that is to be two, both ways in turns.
+def times(model: nn.Module, found: Sequence[Spectrum], ranks: Mapping[str, int]) -> list[ThinTime]:
+    """Time every layer that is to be two, both ways in turns, in ONNX Runtime.
 
     Args:
         model: holds the layers; not changed.
         found: its layers.
         ranks: path -> rank.
-        engine: a name in `engines.ENGINES`.
-        seconds: about how long each layer is timed, each way.
     """
     shapes = {layer.path: layer.shape for layer in found}
     timed = []
@@ -54,6 +47,6 @@ def times(
             layer, image = model.get_submodule(path), torch.zeros(1, *shapes[path])
             for file, network in zip(files, (layer, split(layer, rank)), strict=True):
                 export_onnx(nn.Sequential(network).eval(), file, image)
-            dense, thin = measure(files, engine=engine, seconds=seconds)
+            dense, thin = measure(files, seconds=_SECONDS)
             timed.append(ThinTime(path, rank, dense.typical_ms, thin.typical_ms))
     return timed

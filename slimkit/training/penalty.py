@@ -47,9 +47,9 @@ def penalise_gamma_(model: nn.Module, strength: float, only: Collection[str] | N
             gamma.grad.add_(torch.sign(gamma.detach()), alpha=strength)
 
 
-def gamma_penalty(strength: Callable[[int], float], only: Collection[str] | None = None) -> Hook:
+def gamma_penalty(strength: Callable[[int], float]) -> Hook:
     """Return a hook for `train` that penalises gamma; the strength is a pure function of the step."""
-    return Hook(gradients=lambda run: penalise_gamma_(run.model, strength(run.step), only))
+    return Hook(gradients=lambda run: penalise_gamma_(run.model, strength(run.step)))
 
 
 def pull(strength: float, sum_of_rates: float, momentum: float) -> float:
