@@ -26,13 +26,13 @@ from slimkit.measure import layer_times as samples
 from slimkit.measure.conditions import Conditions
 from slimkit.measure.engines import open_runner
 from slimkit.measure.latency import Latency
-from slimkit.measure.layer_table import LayerTimes, check_fits
+from slimkit.measure.layer_table import LatencyTable, LayerTimes, check_fits, load, save, time_layers
 from slimkit.measure.layers import Layer, Shape, layers
 from slimkit.measure.node_times import NodeTime
 from slimkit.runs.start import allowed_widths, measured_budget
 from slimkit.selection.budget import Widths, blocks
 from slimkit.selection.mask import Mask
-from slimkit.selection.measured import LatencySolver, LatencyTable, SizeSolver, knapsack, load, save, time_layers
+from slimkit.selection.measured import LatencySolver, SizeSolver, knapsack
 from slimkit.selection.measured import solver as solver_module
 from slimkit.selection.measured.cost import Costs, join
 from slimkit.selection.measured.knapsack import Choice

@@ -12,10 +12,9 @@ from torch import nn
 import slimkit
 from slimkit.cli import main
 from slimkit.errors import EngineError, OutputError
-from slimkit.measure.layer_table import check_fits
+from slimkit.measure.layer_table import LatencyTable, check_fits, load
 from slimkit.measure.layers import layers
 from slimkit.runs import bench as benching
-from slimkit.selection.measured import LatencyTable, load
 
 IMAGE = torch.randn(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
 

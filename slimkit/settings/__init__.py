@@ -4,7 +4,7 @@ from slimkit.settings.budget import Budget, parse_budget
 from slimkit.settings.compress import CompressSpec
 from slimkit.settings.evaluate import EvaluateSpec
 from slimkit.settings.export import ExportSpec
-from slimkit.settings.run import BUDGETS, RUNTIMES, SCOPE, RunSpec
+from slimkit.settings.run import RUNTIMES, SCOPE, RunSpec
 from slimkit.settings.setting import Settings, setting
 from slimkit.settings.study import StudySpec, study_spec
 from slimkit.settings.toml_file import from_toml, make, read_config, read_pairs, read_words, to_toml
@@ -12,7 +12,6 @@ from slimkit.settings.train import METHODS, REMOVE_NONE, TrainSpec, new_words
 
 __all__ = [
     "RUNTIMES",
-    "BUDGETS",
     "METHODS",
     "REMOVE_NONE",
     "SCOPE",

@@ -1,6 +1,6 @@
 """What networks are for: a task gives the loss, the metrics, and how outputs are read."""
 
-from slimkit.tasks.catalogue import TASKS, fitting, open
+from slimkit.tasks.catalogue import fitting, open
 from slimkit.tasks.classification import CLASSIFICATION
 from slimkit.tasks.detection import DETECTION
 from slimkit.tasks.measurement import Measurement
@@ -12,7 +12,6 @@ __all__ = [
     "CLASSIFICATION",
     "DETECTION",
     "SEGMENTATION",
-    "TASKS",
     "Measurement",
     "Metric",
     "Task",

@@ -1,6 +1,5 @@
 """Budgets that have to be measured: what each layer costs on an engine, and masks that meet a time."""
 
-from slimkit.measure.layer_table import LatencyTable, load, save, time_layers
 from slimkit.selection.measured.agree import agreed
 from slimkit.selection.measured.file_size import SizeSolver
 from slimkit.selection.measured.remember import remembered
@@ -9,12 +8,8 @@ from slimkit.selection.measured.solver import LatencySolver
 
 __all__ = [
     "LatencySolver",
-    "LatencyTable",
     "SizeSolver",
     "Solve",
     "agreed",
-    "time_layers",
-    "load",
     "remembered",
-    "save",
 ]
