@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 COMPRESS = ("ratio", "max_macs", "max_latency", "data", "epochs", "arch", "input_shape", "trust_pickle")
 TRAIN = ("arch", "data", "method", "ratio", "max_macs", "epochs", "seed")
 INSPECT = ("arch", "input_shape", "trust_pickle", "max_memory", "without_bn", "tracer")
+_OF_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 STUDY = ("arch", "data", "methods", "ratio", "seeds", "images", "pixels")
 
 
@@ -270,6 +271,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             slimkit.main(words, prog_name="slimkit", standalone_mode=False)
         sys.stdout.flush()
     except OSError as error:
+        if error.filename is not None and error.errno in _OF_PATHS:
+            return refuse(f"{error.filename}: {error.strerror}.\n  Give another path, or mend this one")
         if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EPIPE):
             raise
         return unprinted(error)

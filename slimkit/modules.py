@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from typing import Any
 
@@ -176,6 +176,6 @@ def unwarned() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep to itself what an exporter prints on stdout, warns of, and logs up to errors."""
-    with unlogged(logging.ERROR), unwarned(), redirect_stdout(io.StringIO()):
+    """Keep to itself what an exporter prints, warns of, and logs up to errors."""
+    with unlogged(logging.ERROR), unwarned(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         yield

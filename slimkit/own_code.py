@@ -1,8 +1,10 @@
 """Functions of the user's own, by name: `package.module:function` or `path/to/file.py:function`."""
 
 import contextlib
+import functools
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -25,7 +27,8 @@ def find(name: str, given: str, error: type[SlimkitError]) -> Callable[..., Any]
     """
     place, _, attribute = name.rpartition(":")
     in_file = place.endswith(".py")
-    with _on_path(str(Path(place).resolve().parent) if in_file else str(Path.cwd())):
+    folder = str(Path(place).resolve().parent) if in_file else str(Path.cwd())
+    with _on_path(folder):
         found: Any = _run_file(place, given, error) if in_file else _import(place, given, error)
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -38,7 +41,15 @@ def find(name: str, given: str, error: type[SlimkitError]) -> Callable[..., Any]
     if not callable(found):
         raise error(f"{given}: is {type(found).__name__}, not a function.\n  Wrap it: def make(): return {attribute}")
     function: Callable[..., Any] = found
-    return function
+    if not inspect.isroutine(found):  # a class, or an object that can be called, is looked at as what it is
+        return function
+
+    @functools.wraps(function)
+    def called(*given: Any, **named: Any) -> Any:
+        with _on_path(folder):  # it may import what lies beside it only now
+            return function(*given, **named)
+
+    return called
 
 
 def _import(place: str, given: str, error: type[SlimkitError]) -> Any:
@@ -72,6 +83,7 @@ def _run_file(place: str, given: str, error: type[SlimkitError]) -> Any:
 
 @contextlib.contextmanager
 def _on_path(folder: str) -> Iterator[None]:
+    """Look in a folder first."""
     sys.path.insert(0, folder)
     try:
         yield

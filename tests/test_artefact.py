@@ -221,7 +221,8 @@ def test_without_onnx(tmp_path: Path) -> None:
     "settings",
     [
         {"int8": True}, {"opset": 20}, {"fixed_batch": True}, {"free_size": True}, {"embed_normalisation": True},
-        {"max_bytes": 0.5}, {"max_latency": 0.5}, {"max_energy": 0.5},
+        {"max_bytes": 0.5}, {"max_latency": 0.5}, {"max_energy": 0.5}, {"runtime": "openvino"}, {"threads": 2},
+        {"batch": 8},
     ],
     ids=lambda settings: next(iter(settings)),
 )  # fmt: skip
@@ -229,6 +230,20 @@ def test_settings_of_a_file_that_is_not_written_are_refused(settings: dict[str, 
     name = next(iter(settings))
     with pytest.raises(SpecError, match=rf"{name} is .*, and onnx is False.\n.*Leave out `onnx=False`, or `{name}`"):
         CompressSpec(onnx=False, **settings)
+
+
+@pytest.mark.parametrize("opset", [15, 17, 19, 21])
+def test_a_file_is_of_the_opset_that_was_asked_for(opset: int, tmp_path: Path) -> None:
+    export_onnx(Unet().eval(), tmp_path / "net.onnx", X, opset=opset)
+    assert [entry.version for entry in onnx.load(tmp_path / "net.onnx").opset_import] == [opset]
+
+
+def test_an_opset_that_is_not_known_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="opset is 99: the installed onnx knows none above"):
+        slimkit.compress(Unet().eval(), X, 0.5, opset=99, out=tmp_path / "out")
+    with pytest.raises(EngineError, match="(?s)opset is 5: the network is in opset 18, and cannot be converted.*opset"):
+        export_onnx(Unet().eval(), tmp_path / "net.onnx", X, opset=5)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_opset_is_that_which_was_asked_for(tmp_path: Path) -> None:

@@ -247,6 +247,8 @@ def test_flags_win_over_the_settings_file(run, tmp_path):
             "threshold is 2: it must be in (0, 1]",
         ),
         ("report nowhere", "nowhere: no report can be read there"),
+        (f"compress net.pt --seed {2**64}", f"seed is {2**64}: it must be below"),
+        ("compress net.pt --opset 7", "opset is 7: it must be a whole number, 15 or more"),
     ],
 )
 def test_what_the_user_can_mend(run, capsys, tmp_path, monkeypatch, words, message):
@@ -257,6 +259,30 @@ def test_what_the_user_can_mend(run, capsys, tmp_path, monkeypatch, words, messa
     assert said.err.startswith("slimkit: ") and message in said.err
     assert "Traceback" not in said.err
     assert run.calls == [] and list(tmp_path.iterdir()) == []
+
+
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"compress {LONG}.pt", f"compress NET --data folder:{LONG}", f"compress NET --calibration folder:{LONG}",
+        f"compress NET --arch {LONG}.py:make", f"compress NET --out {LONG}", f"compress NET --out {LONG[:252]}",
+        f"compress NET --config {LONG}", f"compress NET --max-latency 0.5 --latency-table {LONG}", f"inspect {LONG}",
+        f"train --arch zoo:resnet8 --data fashion-mnist --data-root {LONG}", f"report {LONG}", f"bench {LONG}",
+        f"bench NET --table {LONG}",
+        f"evaluate {LONG} --data digits", f"export {LONG}", f"export NET --out {LONG}", f"study {LONG}.toml",
+        f"train --arch zoo:resnet8 --data digits --epochs 1 --out {LONG[:252]}",
+    ],
+    ids=lambda words: words.replace(LONG, "LONG").replace(LONG[:252], "LONG"),
+)  # fmt: skip
+def test_names_longer_than_a_file_system_takes(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    net = Path(__file__).parents[1] / "model_zoo" / "resnet8-digits.safetensors"
+    assert main(words.replace("NET", str(net)).split()) == 2
+    assert "Traceback" not in (said := capsys.readouterr().err) and said.startswith("slimkit: ")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_of_the_run_is_one_message(run, capsys):

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -158,6 +159,11 @@ def test_own_retraining_and_own_figures(resnet: nn.Module) -> None:
     assert (result.report.own.after["weights"], result.report.own.before["weights"]) == seen[0]
 
 
+def diverged(model: nn.Module, teacher: nn.Module) -> nn.Module:
+    model.get_parameter("conv1.weight").data.fill_(float("nan"))
+    return model
+
+
 LOADERS = ([(torch.randn(8, 1, 8, 8), torch.arange(8))] * 4,) * 2
 REFUSED: dict[str, tuple[dict[str, Any], type[SlimkitError], str]] = {
     "unknown data": ({"data": "nowhere"}, DataError, "nowhere"),
@@ -189,6 +195,15 @@ REFUSED: dict[str, tuple[dict[str, Any], type[SlimkitError], str]] = {
         SpecError,
         "batch_size is 4: `epochs`",
     ),
+    "watchers of nothing": ({"watchers": [lambda *_: None]}, SpecError, "watchers are given: nothing is retrained"),
+    "a device for nothing": ({"device": "cpu"}, SpecError, "device is 'cpu': there is nothing to retrain on"),
+    "figures without names": ({"evaluate": lambda net: 3}, SpecError, "evaluate returned 3: it must return numbers"),
+    "figures that are words": ({"evaluate": lambda net: {"a": "x"}}, SpecError, "(?s)it must return numbers.*return {"),
+    "retraining that diverged": (
+        {"retrain": diverged},
+        TrainingError,
+        "conv1.weight holds NaN.*\n.*lower",
+    ),
     "a layer that is not there": ({"keep": ("nowhere.*",)}, SlimkitError, "keep is 'nowhere"),
     "retraining that gives nothing back": ({"retrain": lambda *_: None}, TrainingError, "NoneType"),
     "retraining that gives another network": ({"retrain": lambda *_: nn.Linear(2, 2)}, TrainingError, "other weights"),
@@ -200,6 +215,30 @@ def test_what_cannot_be_done_says_why(resnet: nn.Module, name: str) -> None:
     settings, kind, says = REFUSED[name]
     with pytest.raises(kind, match=says):
         slimkit.compress(resnet, DIGIT, **settings)
+
+
+def test_networks_and_examples_that_are_not_there_yet(resnet: nn.Module) -> None:
+    with pytest.raises(ArchitectureError, match="(?s)'0.weight'.*Call it once on an input"):
+        slimkit.compress(nn.Sequential(nn.LazyConv2d(8, 3)), DIGIT, 0.5)
+    with pytest.raises(DataError, match="example_input is .0, 1, 8, 8.: it is empty"):
+        slimkit.compress(resnet, DIGIT[:0], 0.5)
+    with pytest.raises(SpecError, match="ratio is 'a'"):
+        slimkit.EarlyBird(slimkit.trace(resnet, DIGIT), ratio="a")  # type: ignore[arg-type]
+
+
+def test_numbers_as_numpy_makes_them_are_taken(resnet: nn.Module) -> None:
+    images, labels = torch.randn(32, 1, 8, 8), torch.arange(32) % 10
+    figures = {"a tensor": torch.tensor(0.5), "numpy's": np.float32(0.25), "none": float("nan")}
+    settings: dict[str, Any] = {"epochs": 1, "onnx": False, "evaluate": lambda net: figures}
+    doubled = [slimkit.compress(resnet, DIGIT, 0.5, dataset=part, **settings) for part in (
+        ((images.double(), labels), (images, labels)),
+        ([(images.double(), labels)], [(images.double(), labels)]),
+    )]  # fmt: skip
+    plain = slimkit.compress(resnet, DIGIT, 0.5, dataset=((images, labels), (images, labels)), **settings)
+    assert doubled[0].report.own == plain.report.own
+    assert plain.report.own is not None and plain.report.own.after == {"a tensor": 0.5, "numpy's": 0.25, "none": None}
+    for made, wanted in zip(doubled[0].model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(made, wanted)
 
 
 def test_torchscript_is_refused_by_its_name() -> None:
@@ -346,7 +385,7 @@ def test_a_retraining_steps_by_the_optimizer_that_was_asked_for(
 
 
 def test_a_retraining_that_does_harm_is_not_delivered(resnet: nn.Module, digits: Any) -> None:
-    asked: dict[str, Any] = {"dataset": digits, "device": "cpu"}
+    asked: dict[str, Any] = {"dataset": digits}
     start = slimkit.compress(resnet, DIGIT, 0.5, epochs=0, **asked)
     result = slimkit.compress(resnet, DIGIT, 0.5, epochs=1, learning_rate=1.0, **asked)
     report = result.report

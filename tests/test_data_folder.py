@@ -214,6 +214,18 @@ def test_a_file_that_was_cut_off_is_seen(tmp_path: Path, suffix: str) -> None:
         assert problem(path), share
 
 
+def test_pictures_of_16_bits_are_not_white(tmp_path: Path) -> None:
+    values = RANDOM.integers(0, 65536, (12, 16), np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    Image.fromarray(np.rint(values / 257).astype(np.uint8)).save(tmp_path / "plain.png")
+    for channels in (1, 3):
+        view = View(shape=(channels, 8, 8), mean=(0.0,) * channels, std=(1.0,) * channels)
+        deep, plain = (np.asarray(view.open(tmp_path / f"{name}.png")) for name in ("deep", "plain"))
+        assert deep.std() > 50 and np.array_equal(deep, plain)
+    Image.fromarray(RANDOM.random((12, 16)).astype(np.float32)).save(tmp_path / "floats.tif")
+    assert "nothing says where its values begin and end" in (problem(tmp_path / "floats.tif") or "")
+
+
 def test_a_class_without_pictures_is_named(tmp_path: Path) -> None:
     classes(tmp_path, ("train", "val"))
     (tmp_path / "train" / "cow").mkdir()

@@ -29,6 +29,7 @@ from slimkit.measure.latency import Latency
 from slimkit.measure.layer_table import LatencyTable, LayerTimes, check_fits, load, save, time_layers
 from slimkit.measure.layers import Layer, Shape, layers
 from slimkit.measure.node_times import NodeTime
+from slimkit.models import build
 from slimkit.runs.start import allowed_widths, measured_budget
 from slimkit.selection.budget import Widths, blocks
 from slimkit.selection.mask import Mask
@@ -678,6 +679,15 @@ def test_a_budget_of_bytes_is_met_by_the_real_file(small: SimpleNamespace, tmp_p
     export_onnx(remove(small.model, small.graph, mask), tmp_path / "slim.onnx", IMAGE)
     share = (tmp_path / "slim.onnx").stat().st_size / small.path.stat().st_size
     assert 0.485 <= share <= 0.5
+
+
+@pytest.mark.parametrize("share", [0.6, 0.503])
+def test_the_file_that_is_delivered_is_within_a_budget_of_bytes(share: float, tmp_path: Path) -> None:
+    net = build("zoo:resnet8", classes=10, input_shape=(1, 8, 8)).model  # its name stands in the file
+    images = torch.randn(64, 1, 8, 8)
+    found = slimkit.compress(net, images[:1], max_bytes=share, calibration=images, round_to=1, out=tmp_path / "slim")
+    budget = found.report.budget
+    assert budget is not None and budget.reached == (tmp_path / "slim" / "model.onnx").stat().st_size <= budget.target
 
 
 def test_bytes_out_of_reach_are_refused(small: SimpleNamespace, tmp_path: Path) -> None:

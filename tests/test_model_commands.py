@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import slimkit
-from slimkit import provenance, zoo
+from slimkit import models, provenance, zoo
 from slimkit.cli import main
 from slimkit.errors import EngineError, SpecError
 from slimkit.export.formats import FORMATS, Source
@@ -99,6 +99,55 @@ def test_what_cannot_be_done_is_said(
     err = capsys.readouterr().err
     assert message in err and "Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+def test_an_onnx_file_is_held_against_the_data(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By its classes, as a slim file is, and by whether it runs at all."""
+    write_fashion(tmp_path)
+    words = ["evaluate", str(run / "model.onnx"), "--data", "fashion-mnist", "--data-root", str(tmp_path)]
+    assert main(words) == 2
+    assert "the ONNX file does not run on inputs of shape [" in capsys.readouterr().err
+    (tmp_path / "own.py").write_text(
+        "import torch\n"
+        "def make():\n"
+        "    part = torch.randn(30, 1, 8, 8), torch.arange(30) % 3\n"
+        "    return {'train': part, 'validation': part, 'test': part}\n"
+    )
+    assert main(["evaluate", str(run / "model.onnx"), "--data", f"{tmp_path / 'own.py'}:make"]) == 2
+    assert "the data has 3 classes, the network 10" in capsys.readouterr().err
+
+
+OWN = """
+from torch import nn
+def make():
+    from beside_own import last
+    return nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 8, 3), *last())
+"""
+BESIDE = """
+from torch import nn
+class Loud(nn.Module):
+    def forward(self, x):
+        return x * float(x.max())
+def last():
+    return Loud(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+"""
+
+
+def test_own_code_may_import_what_lies_beside_it_when_called_and_exporters_are_kept_quiet(
+    tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a shape that was given is no guess."""
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "beside_own.py").write_text(BESIDE)
+    own = f"{tmp_path / 'own.py'}:make"
+    torch.save(models.build(own).model.state_dict(), tmp_path / "net.pt")
+    words = ["compress", str(tmp_path / "net.pt"), "--arch", own, "--input-shape", "3,12,12"]
+    assert main([*words, "--out", str(tmp_path / "slim")]) == 0
+    said = capfd.readouterr()
+    assert "a guess" not in said.out and "which normalisation" in said.out
+    assert said.err.strip() == ""
+    assumed = json.loads((tmp_path / "slim" / "report.json").read_text())["arch"]["assumptions"]
+    assert assumed and not any("12" in words or "224" in words for words in assumed)
 
 
 def test_labels_outside_the_classes_are_no_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

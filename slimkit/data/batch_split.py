@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from slimkit.data.order import number
 from slimkit.errors import DataError
@@ -24,18 +25,23 @@ def pair(batch: Any, name: str) -> tuple[Any, Any]:
     if isinstance(batch, Mapping):
         key = next((key for key in _TARGETS if key in batch), None)
         if key is not None:
-            return {entry: value for entry, value in batch.items() if entry != key}, batch[key]
+            return single({entry: value for entry, value in batch.items() if entry != key}), single(batch[key])
         raise DataError(f"{name}: a batch is a dict of {', '.join(map(str, batch))}, without targets.\n  {_PAIR}")
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return batch[0], batch[1]
+        return single(batch[0]), single(batch[1])
     raise DataError(f"{name}: a batch is {_described(batch)}, not (inputs, targets).\n  {_PAIR}")
+
+
+def single(tree: Any) -> Any:
+    """Return tensors of floats as float32, in which networks are computed: what NumPy makes is float64."""
+    return tree_map_only(Tensor, lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, tree)
 
 
 def inputs_alone(batch: Any, name: str) -> tuple[Any, None]:
     """Take the inputs of a batch that may have targets: its first entry, or all of a dict but its targets."""
     if isinstance(batch, Mapping):
-        return {key: value for key, value in batch.items() if key not in _TARGETS}, None
-    return (batch[0] if isinstance(batch, (tuple, list)) and batch else batch), None
+        return single({key: value for key, value in batch.items() if key not in _TARGETS}), None
+    return single(batch[0] if isinstance(batch, (tuple, list)) and batch else batch), None
 
 
 class Rows(list[Any]):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as MapDataset
 from torch.utils.data import default_collate
 
-from slimkit.data.batch_split import BatchSplit, counted, inputs_alone
+from slimkit.data.batch_split import BatchSplit, counted, inputs_alone, single
 from slimkit.data.dataset import Dataset, Split
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.tensor_split import TensorSplit
@@ -106,7 +106,7 @@ def _split(anything: Any, name: str) -> Split:
     if isinstance(anything, Tensor):
         if anything.dim() < 2:
             raise DataError(f"{name}: a tensor {list(anything.shape)} holds no inputs [N, ...].\n{_HOW}")
-        return TensorSplit(images=anything, labels=torch.zeros(len(anything)))
+        return TensorSplit(images=single(anything), labels=torch.zeros(len(anything)))
     if hasattr(anything, "batches") and hasattr(anything, "__len__"):
         split: Split = anything
         return split

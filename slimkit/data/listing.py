@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 from PIL import Image
 
 from slimkit.errors import DataError
@@ -58,6 +59,19 @@ def split_folders(root: Path) -> dict[str, Path]:
     return {part: path for part, path in found.items() if path is not None}
 
 
+def in_bytes(picture: Any) -> Any:
+    """Return a picture with values of 0 to 255: Pillow itself would take all above 255 of 16 bits for white.
+
+    Raises:
+        ValueError: the range of its values is not known.
+    """
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
+        return Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"nothing says where its values begin and end (mode {picture.mode}: 32 bits, one channel)")
+    return picture
+
+
 def problem(path: Path) -> str | None:
     """Say why a file cannot be read as a picture, None where it can.
 
@@ -71,6 +85,7 @@ def problem(path: Path) -> str | None:
             opened.draft("RGB", (max(1, opened.width // 8), max(1, opened.height // 8)))
             with _ALONE if opened.width * opened.height > _VAST else nullcontext():
                 opened.load()
+            in_bytes(opened)
     except Exception as error:  # decoders raise what they like
         return str(error).replace(f"{str(path)!r}", "it") or type(error).__name__
     return None

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset as MapDataset
 from torch.utils.data import IterableDataset
 
 from slimkit.data.augmentation import Augmentation
-from slimkit.data.batch_split import BatchSplit, counted, listed, pair
+from slimkit.data.batch_split import BatchSplit, counted, listed, pair, single
 from slimkit.data.dataset import Dataset, Split, statistics
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.order import split_indices
@@ -152,7 +152,7 @@ def _split(part: Any, given: str, task: Task, mean: tuple[float, ...], std: tupl
 
 def _unchecked(part: Any, given: str, task: Task, mean: tuple[float, ...], std: tuple[float, ...]) -> Split:
     if _is_tensors(part):
-        inputs, targets = part
+        inputs, targets = single(part)
         if len(inputs) != len(targets):
             raise DataError(f"{given}: {len(inputs)} inputs, but {len(targets)} targets.\n  Give as many of both")
         if bool(mean) != (inputs.dtype == torch.uint8 and inputs.dim() == 4):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimkit.data.listing import FORMATS, open_picture
+from slimkit.data.listing import FORMATS, in_bytes, open_picture
 from slimkit.data.order import number
 from slimkit.errors import DataError, SpecError
 from slimkit.provenance import Provenance
@@ -97,7 +97,7 @@ class View:
 
         try:
             with open_picture(path, formats=FORMATS) as opened:
-                return opened.convert("RGB" if self.shape[0] == 3 else "L")
+                return in_bytes(opened).convert("RGB" if self.shape[0] == 3 else "L")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"{path} cannot be read as a picture: {error}.\n  Mend or remove it") from error
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import onnx
+import onnx.version_converter
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -20,6 +21,7 @@ from slimkit.modules import evaluating, quiet
 from slimkit.settings.files import OPSET
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # the modules around a node, from the network itself inwards
+_EMPTY_AXES = 18  # the opset that gave reductions this attribute
 _SPATIAL = {3: ("length",), 4: ("height", "width"), 5: ("depth", "height", "width")}  # by the rank of an input
 
 
@@ -59,11 +61,34 @@ def translate(
                 "  Rewrite that operation, or keep the network as the .safetensors file"
             ) from error
     assert program is not None
-    proto: onnx.ModelProto = program.model_proto
+    proto: onnx.ModelProto = _of_version(program.model_proto, opset)
     _rename_outputs(proto)
     _name_after_modules(proto)
     strip(proto)
     return OnnxModel(proto)
+
+
+def _of_version(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """Return a model in the operators that were asked for: the exporter keeps to its own where it cannot convert.
+
+    Raises:
+        EngineError: they cannot be had.
+    """
+    [written] = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
+    if written == opset:
+        return proto
+    try:
+        found: onnx.ModelProto = onnx.version_converter.convert_version(proto, opset)
+    except Exception as error:  # of ONNX's C++ code
+        raise EngineError(
+            f"opset is {opset}: the network is in opset {written}, and cannot be converted ({_reason(error)}).\n"
+            "  Give another `opset`, or leave it out"
+        ) from error
+    for node in found.graph.node if opset < _EMPTY_AXES else ():
+        kept = [attribute for attribute in node.attribute if attribute.name != "noop_with_empty_axes"]
+        del node.attribute[:]
+        node.attribute.extend(kept)  # else ONNX refuses what its own converter has left there
+    return found
 
 
 def _free(tensor: Any, batch: int, free_batch: bool, free_size: bool) -> dict[int, str] | None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from slimkit.errors import DataError
-from slimkit.example import Example, call, first, named, on
+from slimkit.example import Example, call, describe, first, named, on
 from slimkit.measure.engines import Runner, open_runner
 from slimkit.modules import evaluating
 from slimkit.tasks import CLASSIFICATION, Measurement, Task
@@ -31,7 +31,12 @@ class Readable(Protocol):
 
 
 def evaluate(
-    network: nn.Module | str | Path, split: Readable, task: Task = CLASSIFICATION, *, batch_size: int = 250
+    network: nn.Module | str | Path,
+    split: Readable,
+    task: Task = CLASSIFICATION,
+    *,
+    batch_size: int = 250,
+    classes: int | None = None,
 ) -> dict[str, Measurement]:
     """Measure every metric of a task, of a network or of an ONNX file (in ONNX Runtime, one thread).
 
@@ -40,18 +45,19 @@ def evaluate(
         split: inputs as the network expects them, normalised, with their targets.
         task: gives the metrics.
         batch_size: inputs at a time; no influence on the result.
+        classes: of the data, where they are known.
 
     Raises:
-        DataError: the split is empty, or outputs or targets are not of this task.
+        DataError: the split is empty, outputs or targets are not of this task, or the network does not run on them.
         CheckpointError: the ONNX file is missing or damaged.
     """
     if isinstance(network, nn.Module):
         device = next((t.device for t in chain(network.parameters(), network.buffers())), torch.device("cpu"))
         with evaluating(network), torch.inference_mode():
-            return _measured(lambda asked: call(network, on(device, asked)), split, task, batch_size)
+            return _measured(lambda asked: call(network, on(device, asked)), split, task, batch_size, classes)
     runner = open_runner(network)
 
-    return _measured(lambda asked: _run(runner, asked), split, task, batch_size)
+    return _measured(lambda asked: _run(runner, asked), split, task, batch_size, classes)
 
 
 def _run(runner: Runner, inputs: Example) -> list[torch.Tensor]:
@@ -59,10 +65,16 @@ def _run(runner: Runner, inputs: Example) -> list[torch.Tensor]:
     given = named(inputs)
     found = list(given.values()) if len(runner.inputs) == 1 else [given[port.name] for port in runner.inputs]
     size = runner.inputs[0].shape[0] or len(found[0])
-    parts = [
-        runner.run([tensor[begin : begin + size].numpy() for tensor in found])
-        for begin in range(0, len(found[0]), size)
-    ]
+    try:
+        parts = [
+            runner.run([tensor[begin : begin + size].numpy() for tensor in found])
+            for begin in range(0, len(found[0]), size)
+        ]
+    except Exception as error:  # each engine has kinds of its own
+        raise DataError(
+            f"the ONNX file does not run on inputs of shape {describe(inputs)}: {str(error).splitlines()[0]}.\n"
+            "  Give the data the network was trained for"
+        ) from error
     return [torch.from_numpy(np.concatenate(outputs)) for outputs in zip(*parts, strict=True)]
 
 
@@ -158,14 +170,16 @@ def disagreement(dense: nn.Module, slim: nn.Module, batches: Sequence[Example]) 
     return Drop(100 * (1 - found.value), 100 * LIKELY * math.sqrt(2) * spread, found.images)
 
 
-def _measured(run: Callable[[Example], Any], split: Readable, task: Task, batch_size: int) -> dict[str, Measurement]:
+def _measured(
+    run: Callable[[Example], Any], split: Readable, task: Task, batch_size: int, classes: int | None
+) -> dict[str, Measurement]:
     rows: dict[str, list[BatchRows]] = {name: [] for name in task.metrics}
     seen = 0
     for inputs, targets in split.batches(batch_size):
         outputs, *_ = task.outputs(run(task.called(inputs, targets)))
         where = first(outputs)
         targets = on(where.device, targets) if where is not None else targets
-        if not seen and (why := task.misfit(outputs, targets, None)):
+        if not seen and (why := task.misfit(outputs, targets, classes)):
             raise DataError(f"{task.name}: {why}.\n  Give the task and the data that the network was made for")
         batch = first(inputs)
         images = len(batch) if batch is not None else 0

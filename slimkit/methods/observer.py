@@ -96,8 +96,8 @@ class EarlyBird:
             SpecError: the rule or the scope is unknown, or a number is out of range.
         """
         for name, value, low in (("cap", cap, False), *(("ratio", r, True) for r in (ratio, *watch))):
-            if not (0 < value < 1 or (low and value == 0)):
-                raise SpecError(f"{name} is {value}: it must be in {'[' if low else '('}0, 1).")
+            if not isinstance(value, (int, float)) or not (0 < value < 1 or (low and value == 0)):
+                raise SpecError(f"{name} is {value!r}: it must be in {'[' if low else '('}0, 1).")
         check_ranked(graph, ranking)
         self.graph, self.ratio = graph, ratio
         self.rule = Rule(rule) if isinstance(rule, str) else rule

@@ -105,7 +105,7 @@ def to_bytes(model: nn.Module, text: str, example: Example | None = None) -> byt
     kwargs = dict(given) if isinstance(given, Mapping) else {}
     free = tree_map(_free_batch, kwargs if named else args)
     try:
-        with _careful():
+        with _careful(), contextlib.redirect_stderr(io.StringIO()):  # where it prints a graph that it cannot export
             program = torch.export.export(model, args, kwargs, dynamic_shapes=free)
     except Exception as error:
         line = (str(error).strip() or "no message").splitlines()[0]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from slimkit import provenance as provenances
 from slimkit.errors import ArchitectureError, SlimkitError
@@ -131,6 +132,12 @@ def as_network(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> 
             "model is TorchScript, whose layers cannot be changed any more.\n"
             "  Give the Python module that it was made from"
         )
+    unmade = [path for path, value in (*model.named_parameters(), *model.named_buffers()) if is_lazy(value)]
+    if unmade:
+        raise ArchitectureError(
+            f"model has weights without a shape yet (in {unmade[0]!r}): it was never run.\n"
+            "  Call it once on an input, then give it"
+        )
     known = provenances.of(model)
     model = copied(model).cpu().float().eval()
     if ultralytics.is_network(model):
@@ -190,14 +197,14 @@ def _from_torch(path: Path, arch: str | None, trust_pickle: bool) -> Network:
     if known is not None:
         provenances.attach(model, known)
         reference = parse(known.arch or "")
-        return Network(model, "pickled module", (*said, *_assumed(reference, model)))
+        return Network(model, "pickled module", (*said, *_assumed(reference, model)), _guess(reference, model))
     assert unnamed is not None
     provenances.attach(model, unnamed)
     note = (
         f"no known factory builds this {type(model).__name__}, so the slim network is saved as an exported "
         "program (.pt2)"
     )
-    return Network(model, "pickled module", (*said, note, *_assumed(None, model)))
+    return Network(model, "pickled module", (*said, note, *_assumed(None, model)), _guess(None, model))
 
 
 def _from_exported(path: Path, arch: str | None) -> Network:
@@ -280,8 +287,9 @@ def _network(
         attributes=fit.attributes,
     )
     provenances.attach(model, detectors.known(known, model) if isinstance(model, detectors.Heads) else known)
-    assumed = _assumed(fit.reference, model) if source != "fresh" else ()
-    return Network(model, source, (*said, *assumed))
+    if source == "fresh":
+        return Network(model, source, said)
+    return Network(model, source, (*said, *_assumed(fit.reference, model)), _guess(fit.reference, model))
 
 
 def _identified(readings: list[dict[str, Tensor]], path: Path) -> tuple[Match, dict[str, Tensor]]:
@@ -322,15 +330,22 @@ def _advice(readings: list[dict[str, Tensor]], path: Path) -> str:
     return f"  They fit {found.reference}: leave `arch` out, or give `arch={found.reference}`"
 
 
-def _assumed(reference: Reference | None, model: nn.Module) -> tuple[str, ...]:
-    """Say what the weights do not tell."""
+def _guess(reference: Reference | None, model: nn.Module) -> str:
+    """Say what shape images are taken to have."""
     shape, known = defaults.input_shape(reference, model)
     if shape is None:
-        return ()
-    channels, height, width = shape
+        return ""
     why = "the usual size of this architecture" if known else "a guess"
-    said = [f"images are {channels}x{height}x{width}: {why}; weights do not tell"]
-    if defaults.normalisation(reference, model, channels):
+    return f"images are {'x'.join(map(str, shape))}: {why}; weights do not tell"
+
+
+def _assumed(reference: Reference | None, model: nn.Module) -> tuple[str, ...]:
+    """Say what else the weights do not tell."""
+    shape, _ = defaults.input_shape(reference, model)
+    if shape is None:
+        return ()
+    said = []
+    if defaults.normalisation(reference, model, shape[0]):
         said.append("images are normalised as for the published weights; weights do not tell")
     else:
         said.append("which normalisation the images had is not known; weights do not tell")

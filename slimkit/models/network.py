@@ -12,9 +12,16 @@ class Network:
     Attributes:
         model: float32, on the CPU, in eval mode, with its `slimkit.provenance` attached.
         source: `state dict`, `slim file`, `exported program`, `pickled module`, `module` or `fresh`.
-        assumptions: sentences about what the file did not tell and slimkit took for granted.
+        said: sentences about what the file did not tell and slimkit took for granted.
+        guess: such a sentence about the shape of the images, which may yet be given; empty where it is known.
     """
 
     model: nn.Module
     source: str
-    assumptions: tuple[str, ...]
+    said: tuple[str, ...]
+    guess: str = ""
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """All that was taken for granted, where nothing else is given."""
+        return (self.guess, *self.said) if self.guess else self.said

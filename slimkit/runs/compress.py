@@ -23,11 +23,11 @@ from slimkit.results import Fit, Own, Report, WithinDrop
 from slimkit.runs import detection, start
 from slimkit.runs.cost import compress_cost
 from slimkit.runs.cut import drop
-from slimkit.runs.cut.begun import Begun, begin, opened
+from slimkit.runs.cut.begun import Begun, begin, check_watched, opened
 from slimkit.runs.cut.calibrate import Calibration
 from slimkit.runs.cut.choose import ChosenCut, cut, note_on_widths
 from slimkit.runs.cut.recover import Recovered, recover, without_gain
-from slimkit.runs.figures import architecture, measure, now, timed_layers
+from slimkit.runs.figures import architecture, measure, now, timed_layers, weighed
 from slimkit.runs.folder import output
 from slimkit.runs.folder import resume as resuming
 from slimkit.runs.folder.files import Delivery, finish, write_model
@@ -90,6 +90,8 @@ def compress(
     if isinstance(network.model, Heads):
         retrain, evaluate = detection.with_detectors(retrain, evaluate)
     given = Given(network, example, spec, labelled, unlabelled, retrain, evaluate, watchers, progress=progress)
+    if watchers:
+        check_watched(given, "watchers are given")
     stages = Stages()
     if out is None:
         begun = begin(given, stages)
@@ -130,6 +132,8 @@ def compress_checkpoint(
     with output.claim(target, options.force, reads(path, spec)) as work:
         store = store_of(target, options.resume, spec)
         given = replace(opened(path, spec, progress, stages), store=store)
+        if options.track:
+            check_watched(given, f"track is {', '.join(options.track)}")
         with trackers.opened(options.track, target, asdict(spec)) as more:
             begun = begin(replace(given, watchers=(*watchers, *more)), stages)
             result = finished(begun, spec, work, stages)
@@ -190,15 +194,13 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         sides = measure(delivery, dataset, begun.judged, given.judge)
         layers = timed_layers(delivery, sides)
     trained = (*detection.without_teacher(model, spec, recovered.record), *without_gain(recovered.record))
-    own = None
-    if given.evaluate is not None:
-        own = Own(before=dict(given.evaluate(dense)), after=dict(given.evaluate(model)))
+    own = None if begun.own is None else Own(before=begun.own, after=given.own(model) or {})
     report = Report(
         slimkit=__version__,
         created=now(),
         command="compress",
         spec=asdict(spec),
-        arch=architecture(given.network, example, dataset),
+        arch=architecture(given.network, example, dataset, shape_given=spec.input_shape is not None),
         environment=environment(),
         channels=rows.channels(graph, slimmed.mask, slimmed.fixed, slimmed.failing, spec.ratio),
         groups=rows.groups(graph, slimmed.mask, made.widths),
@@ -214,7 +216,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         after_cut=recovered.after_cut,
         fit=_fit(dense, model, made, calibration),
         recovery=recovered.record,
-        budget=made.budget,
+        budget=weighed(made.budget, sides),
         drop=dropped,
         own=own,
         warnings=(*written.failed, *note_on_widths(made, graph, spec), *sides.notes, *trained),

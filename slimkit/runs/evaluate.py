@@ -38,7 +38,8 @@ def evaluate_model(path: Path, spec: EvaluateSpec, progress: Progress = quiet) -
         network, (known, embedded) = path, _told(path)
     else:
         found = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
-        network, known, assumed = found.model, provenance.of(found.model), found.assumptions
+        network, known = found.model, provenance.of(found.model)
+        assumed = found.assumptions if spec.input_shape is None else found.said
         if isinstance(network, Maps):
             progress("measuring", None)
             right = yolo.evaluated(network, spec)

@@ -20,7 +20,7 @@ from slimkit.measure.macs import count_macs
 from slimkit.measure.node_times import PROFILED, latency_by_node, unprofiled
 from slimkit.measure.size import count_params
 from slimkit.models import Network
-from slimkit.results import Accuracy, Architecture, Figures, LayerEntry, Normalisation
+from slimkit.results import Accuracy, Architecture, Figures, LayerEntry, MeasuredBudget, Normalisation
 from slimkit.runs.folder.files import DENSE_ONNX, INT8_ONNX, ONNX, Delivery
 from slimkit.runs.given import Judge
 from slimkit.runs.pixels import pixels
@@ -52,7 +52,9 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def architecture(network: Network, example: Example, dataset: data.Dataset | None = None) -> Architecture:
+def architecture(
+    network: Network, example: Example, dataset: data.Dataset | None = None, shape_given: bool = False
+) -> Architecture:
     """Return the network before anything was done to it, and what had to be assumed of it and of the data."""
     known = provenance.of(network.model)
     normal = known.normalisation
@@ -63,7 +65,7 @@ def architecture(network: Network, example: Example, dataset: data.Dataset | Non
         input_shape=tuple(example.shape[1:]) if isinstance(example, Tensor) else None,
         classes=known.classes,
         normalisation=Normalisation(mean=tuple(normal["mean"]), std=tuple(normal["std"])) if normal else None,
-        assumptions=(*network.assumptions, *(dataset.notes if dataset else ())),
+        assumptions=(*(network.said if shape_given else network.assumptions), *(dataset.notes if dataset else ())),
     )
 
 
@@ -109,6 +111,13 @@ def measure(
     return Sides(before, after, int8, notes)
 
 
+def weighed(budget: MeasuredBudget | None, sides: Sides) -> MeasuredBudget | None:
+    """Return how a budget was met, of bytes by the file that was written after recovery."""
+    if budget is None or budget.kind != "bytes" or sides.after.bytes is None:
+        return budget
+    return replace(budget, reached=sides.after.bytes)
+
+
 def shapes_of(example: Example) -> dict[str, tuple[int, ...]]:
     """Return the shapes of one image's inputs, by the names that an ONNX file gives them."""
     return {name: tuple(tensor.shape[1:]) for name, tensor in named(example).items()}
@@ -124,8 +133,8 @@ def _of_file(path: Path, timed: Mapping[Path, Latency]) -> Figures:
 def judged(network: nn.Module | Path, dataset: data.Dataset) -> Accuracy:
     """Return how good a network or an ONNX file is at its task, on the validation and on the test split."""
     task = dataset.task
-    decided = quality.evaluate(network, dataset.validation, task)[task.metric]
-    found = quality.evaluate(network, dataset.test, task)
+    decided = quality.evaluate(network, dataset.validation, task, classes=dataset.classes)[task.metric]
+    found = quality.evaluate(network, dataset.test, task, classes=dataset.classes)
     last = found[task.metric]
     return Accuracy(
         task=task.name,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -12,13 +13,14 @@ from torch.utils._pytree import tree_map_only
 from slimkit import data, provenance, tasks
 from slimkit.channels import Graph
 from slimkit.errors import DataError, SpecError
-from slimkit.example import Example
+from slimkit.example import Example, describe, tensors
 from slimkit.measure import layer_table
 from slimkit.measure.conditions import Conditions
 from slimkit.measure.environment import preferred_step
 from slimkit.models import Network
 from slimkit.progress import Progress
 from slimkit.runs import detection
+from slimkit.runs.folder.files import export_network
 from slimkit.selection.budget import Widths
 from slimkit.selection.choose import Chooser, choose_within_reach, fixed_units
 from slimkit.selection.mask import Mask
@@ -211,6 +213,8 @@ def example_of(model: nn.Module, given: Example) -> Example:
         return tensor.float() if tensor.is_floating_point() else tensor
 
     example: Example = tree_map_only(Tensor, plain, given)
+    if any(tensor.dim() and not len(tensor) for tensor in tensors(example)):
+        raise DataError(f"example_input is {describe(example)}: it is empty.\n  Give one input or more")
     if isinstance(example, Tensor):
         provenance.attach(model, replace(provenance.of(model), input_shape=tuple(example.shape[1:])))
     return example
@@ -262,7 +266,7 @@ def context(spec: CompressSpec | TrainSpec, dataset: data.Dataset | None) -> Con
 
 def of_retraining(spec: CompressSpec) -> set[str]:
     """Return the names of the settings that only a retraining has a use for; `epochs` where they ask for one."""
-    names = {"optimizer", "learning_rate", "batch_size", "precision", "distill", "epochs"}
+    names = {"optimizer", "learning_rate", "batch_size", "precision", "device", "distill", "epochs"}
     if spec.ranking != "auto" and criterion(spec.ranking).needs == "data":
         names.remove("batch_size")
     return names if spec.epochs else names - {"epochs"}
@@ -302,7 +306,7 @@ def measured_budget(
         )
     if budget.kind in ("latency", "energy"):
         return LatencySolver(dense, remove, budget, example, conditions(spec), spec.latency_table, progress)
-    return SizeSolver(dense, remove, budget, example, progress)
+    return SizeSolver(dense, remove, budget, example, progress, partial(export_network, spec=spec))
 
 
 def slim(

@@ -12,7 +12,7 @@ from slimkit.progress import Progress, Watcher, quiet
 from slimkit.report.page import comparison_page
 from slimkit.results import Report, SweepReport
 from slimkit.runs.compress import finished, reads, store_of
-from slimkit.runs.cut.begun import begin, opened
+from slimkit.runs.cut.begun import begin, check_watched, opened
 from slimkit.runs.folder import output
 from slimkit.runs.folder import resume as resuming
 from slimkit.settings import CompressSpec
@@ -66,6 +66,8 @@ def sweep_checkpoint(
         raise OutputError(f"{page}: slimkit did not write it, so it is not replaced.\n  Give another `out`")
     stages = Stages()
     begun = begin(opened(path, specs[0], progress, stages), stages)
+    if options.track:
+        check_watched(begun.given, f"track is {', '.join(options.track)}")
     reports: dict[str, Report] = {}
     missed: dict[str, BudgetError | MaskError] = {}
     for number, (name, spec) in enumerate(zip(names, specs, strict=True), 1):

@@ -19,7 +19,7 @@ from slimkit.progress import Progress, Watcher, quiet
 from slimkit.results import Report
 from slimkit.runs import begin
 from slimkit.runs.cost import training_cost
-from slimkit.runs.figures import Sides, architecture, judged, measure, now, timed_layers
+from slimkit.runs.figures import Sides, architecture, judged, measure, now, timed_layers, weighed
 from slimkit.runs.folder import output as folder
 from slimkit.runs.folder import resume as resuming
 from slimkit.runs.folder.files import Delivery, finish, write_model
@@ -163,7 +163,7 @@ def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages) 
         stages=(),
         after_cut=(found.cut.after,) if found.cut else (),
         search=found.search,
-        budget=found.cut.budget if found.cut else None,
+        budget=weighed(found.cut.budget, sides) if found.cut else None,
         warnings=(*found.warnings, *written.failed, *notes, *sides.notes),
     )
     resuming.keep_log(job.store, work)

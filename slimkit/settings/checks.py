@@ -28,12 +28,17 @@ def number(low: float, high: float = math.inf, *, above: bool = False, below: bo
     return check
 
 
+_MOST = 2**63 - 1  # what torch takes as a whole number; the seed of a second network is one more
+
+
 def whole(low: int) -> Check:
-    """Accept a whole number, `low` or more."""
+    """Accept a whole number, `low` or more, of less than 64 bits."""
 
     def check(name: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise SpecError(f"{name} is {value!r}: it must be a whole number, {low} or more.")
+        if value >= _MOST:
+            raise SpecError(f"{name} is {value}: it must be below {_MOST}.")
         return value
 
     return check

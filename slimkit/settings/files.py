@@ -6,8 +6,10 @@ from slimkit.settings.checks import flag, whole
 from slimkit.settings.setting import Settings, setting
 
 _OF_ONNX = (
-    "opset", "fixed_batch", "free_size", "embed_normalisation", "int8", "max_bytes", "max_latency", "max_energy"
+    "opset", "fixed_batch", "free_size", "embed_normalisation", "int8", "max_bytes", "max_latency", "max_energy",
+    "runtime", "threads", "batch",
 )  # fmt: skip
+_OLDEST = 15  # nothing converts to an older one
 OPSET = 18  # the lowest that has all that our own export writes: ONNX Runtime 1.14 (2023) and later read it
 
 
@@ -15,7 +17,7 @@ OPSET = 18  # the lowest that has all that our own export writes: ONNX Runtime 1
 class OnnxSpec(Settings):
     """How an ONNX file is written."""
 
-    opset: int = setting(OPSET, "version of ONNX's operators", whole(1))
+    opset: int = setting(OPSET, "version of ONNX's operators, 15 or later", whole(_OLDEST))
     fixed_batch: bool = setting(False, "bind the ONNX file to one image at a time", flag)
     free_size: bool = setting(
         False, "leave height and width free in the ONNX file, and prove it at a second size too", flag

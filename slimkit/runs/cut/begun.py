@@ -85,6 +85,16 @@ def _check_retraining(given: Given) -> None:
         spec.refuse_idle(start.of_retraining(spec), "there is nothing to retrain on", remedy)
 
 
+def check_watched(given: Given, named: str) -> None:
+    """Refuse who is to be told of a retraining where there is none; `named`: by which setting, and who.
+
+    Raises:
+        SpecError: nothing is retrained.
+    """
+    if not given.spec.epochs or (given.retrain is None and given.dataset is None and given.calibration is None):
+        raise SpecError(f"{named}: nothing is retrained.\n  Give `epochs` and `data`, or leave it out")
+
+
 def opened(path: Path, spec: CompressSpec, progress: Progress, stages: Stages) -> Given:
     """Return what a run starts from whose network is in a file."""
     progress("reading the checkpoint", None)
@@ -123,6 +133,7 @@ class Begun:
         order: how much channels matter.
         solver: chooses masks for budgets that have to be measured.
         judged: how good the network is at its task, for the report; None without labels.
+        own: somebody's own figures of the network; None where nobody has any.
     """
 
     given: Given
@@ -132,6 +143,7 @@ class Begun:
     order: Ranked
     solver: LatencySolver | SizeSolver | None
     judged: Accuracy | None
+    own: dict[str, float | None] | None
 
 
 def begin(given: Given, stages: Stages) -> Begun:
@@ -156,4 +168,5 @@ def begin(given: Given, stages: Stages) -> Begun:
         order = ranked(given, graph, ranked_with, calibration)
     with stages.stage("measure the original"):
         before = judged(dense, dataset) if dataset else given.judge(dense) if given.judge else None
-    return Begun(given, graph, calibration, inputs, order, solver, before)
+        own = given.own(dense)
+    return Begun(given, graph, calibration, inputs, order, solver, before, own)

@@ -189,6 +189,12 @@ def _own(retrain: Retrain, model: nn.Module, dense: nn.Module) -> Retrained:
             f"retrain returned {what}: it must return the slim network that it was given, or one like it.\n"
             "  End it with: return model"
         )
+    wrong = [name for name, tensor in found.state_dict().items() if not bool(tensor.isfinite().all())]
+    if wrong:
+        raise TrainingError(
+            f"retrain returned a network whose {wrong[0]} holds NaN or infinite values: it has diverged.\n"
+            "  Train with a lower learning rate"
+        )
     found = found.cpu().float().eval()
     provenance.attach(found, provenance.of(model))
     return Retrained(found, replace(record, seconds=time.perf_counter() - began))

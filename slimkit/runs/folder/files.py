@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from slimkit import export, models, provenance
 from slimkit.errors import ArchitectureError, EngineError, ProofError, SlimkitError, TraceError
 from slimkit.example import Example, describe, larger, mapped, named, of_batch
+from slimkit.export.onnx import Exported
 from slimkit.export.pixels import as_pixels, normalisation_of
 from slimkit.measure.engines import onnxruntime_session
 from slimkit.measure.stages import Stages
@@ -72,6 +73,10 @@ def check_files(spec: OnnxSpec, model: nn.Module, example: Example) -> None:
     Raises:
         EngineError: they cannot; the message says which setting to leave out.
     """
+    if spec.opset > (newest := onnx.defs.onnx_opset_version()):
+        raise EngineError(
+            f"opset is {spec.opset}: the installed onnx knows none above {newest}.\n  Give a lower `opset`"
+        )
     if spec.embed_normalisation:
         normalisation_of(model, example)
     if spec.free_size:
@@ -148,6 +153,11 @@ def _missing(kind: str, error: SlimkitError) -> str:
     return f"No {kind} file: " + "\n".join(str(error).splitlines()[:2])
 
 
+def export_network(model: nn.Module, path: Path, example: Example, spec: FileSpec) -> Exported:
+    """Write a network as ONNX as the settings say, with what is known of its architecture."""
+    return export.export_onnx(model, path, example, {"arch": str(provenance.of(model).arch)}, **_ways(spec))
+
+
 def _ways(spec: FileSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in ("opset", "fixed_batch", "free_size", "embed_normalisation")}
 
@@ -156,8 +166,7 @@ def _write_onnx(
     model: nn.Module, example: Example, path: Path, inputs: Sequence[Example], spec: FileSpec
 ) -> tuple[float, Usage, list[str]]:
     """Write the ONNX file and prove it; return its largest error, how it is used, and what is to be said of it."""
-    known = provenance.of(model)
-    made = export.export_onnx(model, path, example, {"arch": str(known.arch)}, **_ways(spec))
+    made = export_network(model, path, example, spec)
     if made.batch is not None:
         inputs = [of_batch(one, made.batch) for one in inputs]
     if spec.free_size:

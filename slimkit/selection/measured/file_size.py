@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from slimkit.channels import Graph
 from slimkit.errors import BudgetError
+from slimkit.example import Example
 from slimkit.export import export_onnx
 from slimkit.progress import Progress, quiet
 from slimkit.results import MeasuredBudget
@@ -35,6 +37,7 @@ class SizeSolver:
         budget: of kind `bytes`.
         example: an image [N, C, H, W].
         progress: called with what is being done, and the share done.
+        write: (network, path, example) -> the ONNX file that a run delivers, metadata and all.
         original, target, reached: of the last mask, bytes.
     """
 
@@ -43,6 +46,7 @@ class SizeSolver:
     budget: Budget
     example: Tensor
     progress: Progress = quiet
+    write: Callable[[nn.Module, Path, Example], object] = export_onnx
     original: float = 0.0
     target: float = 0.0
     reached: float = 0.0
@@ -87,5 +91,5 @@ class SizeSolver:
         )
 
     def _bytes(self, model: nn.Module, path: Path) -> int:
-        export_onnx(model, path, self.example)
+        self.write(model, path, self.example)
         return path.stat().st_size
