@@ -93,9 +93,10 @@ def evaluation_table(found: Evaluation) -> RenderableType:
     if any(spans):
         _add(table, "  95 % interval", *spans)
     _add(table, "images", *(str(side.images or MISSING) if side else MISSING for side in sides))
-    for name, value in right.metrics.items():
-        if name != right.metric and value is not None:
-            _add(table, name, "", f"{value:.4g}")
+    for one in right.others:
+        _add(table, one.metric, "", metric(one.value, one.unit, 2) if one.value is not None else MISSING)
+        if one.interval:
+            _add(table, "  95 % interval", "", interval((one.interval[0], one.interval[1]), one.unit))
     assumed = [Text(f"Assumed: {words}") for words in found.assumptions]
     return Group(Text(f"{found.model} on {found.data}", style="bold"), *assumed, table)
 
@@ -115,12 +116,12 @@ def exports_table(found: Exports) -> RenderableType:
 
 def _accuracies(before: Figures, after: Figures) -> list[tuple[str, str, str, str]]:
     rows = []
-    for split in ("validation", "test"):
-        old, new = ((side.accuracy.of(split) if side.accuracy else None) for side in (before, after))
+    olds, news = (side.accuracy.each if side.accuracy else {} for side in (before, after))
+    for key in dict.fromkeys((*olds, *news)):
+        old, new = olds.get(key), news.get(key)
         known = new or old
-        if known is None:
-            continue
-        unit = known.by.unit
+        assert known is not None
+        unit, split = known.by.unit, known.split
         moved = MISSING if old is None or new is None else change(new.value, old.value, unit)
         label = f"{known.by.metric} ({known.images or ''} {split})".replace("( ", "(")
         first, last = (metric(side.value, unit, 2) if side else MISSING for side in (old, new))

@@ -2,7 +2,7 @@
 
 from slimkit.record import Record
 from slimkit.results.costs import Cost, Spent, Stage, Times
-from slimkit.results.figures import Accuracy, Energy, Figures, LatencyEntry, Measured, Proof
+from slimkit.results.figures import Accuracy, Energy, Figures, LatencyEntry, Measured, OtherMetric, Proof
 from slimkit.results.model import Evaluation, ExportedFile, Exports
 from slimkit.results.network import Architecture, Channels, Gammas, GroupEntry, KeptEntry, LayerEntry, Normalisation
 from slimkit.results.report import (
@@ -67,6 +67,7 @@ __all__ = [
     "Measured",
     "MeasuredBudget",
     "Normalisation",
+    "OtherMetric",
     "Outcome",
     "Own",
     "PenaltyEntry",

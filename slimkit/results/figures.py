@@ -69,6 +69,27 @@ class Energy(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OtherMetric(Record):
+    """What a network is judged by beside the metric by which networks are compared.
+
+    Attributes:
+        metric: its name.
+        unit: as in `Accuracy`.
+        value: on the split that the accuracy's own figure is quoted of: test, or where there is none validation.
+        interval: lowest and highest value that may well be so for all images of the kind, 95 %; None where unknown.
+    """
+
+    metric: str
+    unit: str
+    value: float | None
+    interval: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.interval is not None and len(self.interval) != 2:
+            raise ValueError("interval must have two ends")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Accuracy(Record):
     """How good a network is at its task: the share of images that it gets right, or what that task has instead.
 
@@ -83,6 +104,7 @@ class Accuracy(Record):
         interval: lowest and highest value on test that may well be so for all images of the kind, 95 %.
         validation_interval: the same on validation, where the task's metric gives one.
         metrics: every metric of the task: on test, or where there is none on validation.
+        others: those of them by which networks are not compared, with unit and interval.
     """
 
     task: str = "classification"
@@ -96,6 +118,7 @@ class Accuracy(Record):
     interval: tuple[float, ...] | None = None
     validation_interval: tuple[float, ...] | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
+    others: tuple[OtherMetric, ...] = ()
 
     def __post_init__(self) -> None:
         if any(span is not None and len(span) != 2 for span in (self.interval, self.validation_interval)):
@@ -120,6 +143,19 @@ class Accuracy(Record):
     def quoted(self) -> "Measured | None":
         """The figure to quote: on test where there is one."""
         return self.of("test") or self.of("validation")
+
+    @property
+    def each(self) -> "dict[tuple[str, str], Measured]":
+        """All that was measured, by metric and split: the metric that decides on both, then the others."""
+        found = [self.of("validation"), self.of("test")]
+        if quoted := self.quoted:
+            for one in self.others:
+                if one.value is None:
+                    continue
+                by = Accuracy(task=self.task, metric=one.metric, unit=one.unit, validation=None)
+                span = (one.interval[0], one.interval[1]) if one.interval else None
+                found.append(Measured(by, quoted.split, one.value, quoted.images, span))
+        return {(one.by.metric, one.split): one for one in found if one is not None}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from slimkit.measure.macs import count_macs
 from slimkit.measure.node_times import PROFILED, latency_by_node, unprofiled
 from slimkit.measure.size import count_params
 from slimkit.models import Network
-from slimkit.results import Accuracy, Architecture, Figures, LayerEntry, MeasuredBudget, Normalisation
+from slimkit.results import Accuracy, Architecture, Figures, LayerEntry, MeasuredBudget, Normalisation, OtherMetric
 from slimkit.runs.folder.files import DENSE_ONNX, INT8_ONNX, ONNX, Delivery
 from slimkit.runs.given import Judge
 from slimkit.runs.pixels import pixels
@@ -148,6 +148,11 @@ def judged(network: nn.Module | Path, dataset: data.Dataset) -> Accuracy:
         interval=last.interval,
         validation_interval=decided.interval if task.metrics[task.metric].of_all else None,
         metrics={name: one.value for name, one in found.items()},
+        others=tuple(
+            OtherMetric(metric=name, unit=metric.unit, value=found[name].value, interval=found[name].interval)
+            for name, metric in task.metrics.items()
+            if name != task.metric
+        ),
     )
 
 

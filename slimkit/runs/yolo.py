@@ -11,7 +11,7 @@ from slimkit.errors import SpecError
 from slimkit.models import Network
 from slimkit.models.ultralytics import Maps, installed, task_of
 from slimkit.progress import Progress
-from slimkit.results import Accuracy, Recovery
+from slimkit.results import Accuracy, OtherMetric, Recovery
 from slimkit.runs import start
 from slimkit.runs.given import Judge, Retrain, Retrained
 from slimkit.selection.ranking import criterion
@@ -104,6 +104,11 @@ def _judge(workshop: Workshop) -> Judge:
             test_images=on_test.images if on_test else None,
             interval=on_test.interval if on_test else None,
             metrics={name: measured.value for name, measured in last.items()},
+            others=tuple(
+                OtherMetric(metric=name, unit="share", value=measured.value, interval=measured.interval)
+                for name, measured in last.items()
+                if name not in (workshop.metric, "fitness")  # which is the sum of the others
+            ),
         )
 
     return judge

@@ -30,12 +30,12 @@ def gains(report: Report) -> Section | None:
 
 def _accuracies(before: Figures, after: Figures) -> list[tuple[Cell, ...]]:
     rows: list[tuple[Cell, ...]] = []
-    for split in ("validation", "test"):
-        old, new = (side.accuracy.of(split) if side.accuracy else None for side in (before, after))
+    olds, news = (side.accuracy.each if side.accuracy else {} for side in (before, after))
+    for key in dict.fromkeys((*olds, *news)):
+        old, new = olds.get(key), news.get(key)
         known = new or old
-        if known is None:
-            continue
-        unit = known.by.unit
+        assert known is not None
+        unit, split = known.by.unit, known.split
         cells = [
             Cell(
                 text=metric(found.value, unit, 2) if found else MISSING,
