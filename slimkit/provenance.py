@@ -53,6 +53,24 @@ class Use:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Finds:
+    """What a detector finds of an object beside its box and its class.
+
+    Attributes:
+        masks: whether it finds which pixels are of it.
+        keypoints: how many points of it; 0 for none.
+    """
+
+    masks: bool = False
+    keypoints: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a detector calls them, in outputs and in targets."""
+        return tuple(name for name, there in vars(self).items() if there)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Provenance:
     """Architecture reference and surgery record of one network; JSON-able values only.
 
@@ -62,6 +80,7 @@ class Provenance:
         arguments: keyword arguments of the factory.
         input_shape: shape of one image, (C, H, W).
         classes: number of classes, None where the network is no classifier.
+        finds: what a detector finds beside boxes and classes.
         normalisation: `mean` and `std` per input channel, of images in [0, 1].
         use: what it is for, and how its pictures are read.
         attributes: module path -> attribute -> the value it has where the factory sets another, before any edit.
@@ -72,6 +91,7 @@ class Provenance:
     arguments: dict[str, Any] = field(default_factory=dict)
     input_shape: tuple[int, ...] | None = None
     classes: int | None = None
+    finds: Finds = Finds()
     normalisation: dict[str, list[float]] | None = None
     use: Use = Use()
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 NAMES = ("disc", "square", "triangle")
+KEYPOINTS = ("left", "right", "top")  # the outermost corners of a shape
 
 
 def outlines(random: np.random.Generator, size: int) -> Iterator[tuple[int, list[tuple[float, float]]]]:
@@ -70,8 +71,15 @@ def write(root: Path, images: dict[str, int], size: int = 96, task: str = "detec
     return yaml
 
 
+def outermost(corners: np.ndarray) -> np.ndarray:
+    """Return the keypoints of a shape, [3, 2], of its corners [K, 2]."""
+    return corners[[corners[:, 0].argmin(), corners[:, 0].argmax(), corners[:, 1].argmin()]]
+
+
 def coco(root: Path, images: dict[str, int], size: int = 96, seed: int = 0) -> Path:
     """Write a data set as COCO has it: `images/SPLIT` and `annotations/instances_SPLIT.json`; return its folder.
+
+    Objects have boxes, polygons and keypoints.
 
     Args:
         root: folder to make.
@@ -84,16 +92,18 @@ def coco(root: Path, images: dict[str, int], size: int = 96, seed: int = 0) -> P
     for split, count in images.items():
         (root / "images" / split).mkdir(parents=True, exist_ok=True)
         made: dict[str, list[Any]] = {"images": [], "annotations": []}
-        made["categories"] = [{"id": number, "name": name} for number, name in enumerate(NAMES, 1)]
+        categories = enumerate(NAMES, 1)
+        made["categories"] = [{"id": number, "name": name, "keypoints": KEYPOINTS} for number, name in categories]
         for number in range(count):
             image, found = picture(random, size)
             image.save(root / "images" / split / f"{number}.png")
             made["images"].append({"id": number, "file_name": f"{number}.png", "width": size, "height": size})
             for kind, corners in found:
                 low, high = (corners.min(0) * size).tolist(), (corners.max(0) * size).tolist()
-                box = [*low, high[0] - low[0], high[1] - low[1]]
-                made["annotations"].append(
-                    {"id": len(made["annotations"]), "image_id": number, "category_id": kind + 1, "bbox": box}
-                )
+                entry = {"id": len(made["annotations"]), "image_id": number, "category_id": kind + 1}
+                entry |= {"bbox": [*low, high[0] - low[0], high[1] - low[1]]}
+                entry |= {"segmentation": [(corners * size).flatten().tolist()]}
+                entry |= {"keypoints": [side for x, y in outermost(corners * size).tolist() for side in (x, y, 2)]}
+                made["annotations"].append(entry)
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(made))
     return root

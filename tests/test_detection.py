@@ -18,9 +18,8 @@ import tiny_detector
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
-from torchvision.models.detection import MaskRCNN, ssdlite320_mobilenet_v3_large
-from torchvision.models.detection.rpn import AnchorGenerator
-from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
+from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+from torchvision.ops import FrozenBatchNorm2d
 
 import slimkit
 from slimkit import cli, data, models, provenance, training
@@ -178,24 +177,6 @@ def test_crowds_are_not_trained_on_but_judged_by() -> None:
     _, [ready] = heads.prepared_with([torch.rand(3, 64, 64)], [{**target, "iscrowd": torch.tensor([False, True])}])
     assert ready["labels"].tolist() == [1] and ready["boxes"].shape == (1, 4)
     assert ready["truth"]["labels"].tolist() == [1, 2]
-
-
-def mask_rcnn() -> nn.Module:
-    torch.manual_seed(0)
-    one: dict[str, Any] = {"rpn_anchor_generator": AnchorGenerator(((16,),), ((1.0,),))}
-    one |= {f"{kind}_roi_pool": MultiScaleRoIAlign(["0"], size, 2) for kind, size in (("box", 7), ("mask", 14))}
-    return MaskRCNN(tiny_detector.Body(), num_classes=4, min_size=SIDE, max_size=SIDE, box_score_thresh=0, **one).eval()
-
-
-def test_a_detector_with_masks_is_judged_by_its_boxes_alone() -> None:
-    net = mask_rcnn()
-    heads, (images, targets) = Heads(net), pictures(2)
-    x, ready = heads.eval().prepared_with(images, targets)
-    with torch.no_grad():
-        found, expected = heads(x, ready), net(images)
-    for one, other in zip(found, expected, strict=True):
-        assert "masks" not in one and len(other["masks"])
-        torch.testing.assert_close(one["boxes"], other["boxes"], rtol=0, atol=0)
 
 
 def test_pictures_come_few_at_a_time_but_for_training(folder: Path) -> None:
@@ -640,7 +621,7 @@ def test_a_detector_is_cut_fitted_retrained_and_judged(compressed: Any, folder: 
 
 def detection_of(net: nn.Module, folder: Path) -> data.Dataset:
     heads = Heads(net)
-    return data.prepared(opened(folder), heads.prepared_with, heads.input_shape, heads.classes, heads.wants)
+    return data.prepared(opened(folder), heads.prepared_with, heads.input_shape, heads.classes, heads.finds)
 
 
 def test_what_comes_out_runs_trains_saves_and_loads(compressed: Any, tmp_path: Path) -> None:
@@ -749,13 +730,6 @@ def test_what_does_not_apply_is_refused(folder: Path, how: dict[str, Any], words
         given["calibration"] = pictures(16)[0]
     with pytest.raises(SlimkitError, match=words):
         slimkit.compress(detector(), [torch.rand(3, SIDE, SIDE)], 0.3, **given)
-
-
-def test_losses_of_masks_want_masks(folder: Path) -> None:
-    net = mask_rcnn()
-    x = [torch.rand(3, SIDE, SIDE)]
-    with pytest.raises(DataError, match="losses want 'masks' of a target"):
-        slimkit.compress(net, x, 0.3, data=f"folder:{folder}", epochs=1)
 
 
 def test_other_networks_have_no_boxes(folder: Path) -> None:

@@ -15,17 +15,20 @@ from slimkit.data.dataset import Dataset
 from slimkit.data.folder import arranged
 from slimkit.data.listing import PARTS, pictures, readable
 from slimkit.data.loader_split import LoaderSplit
+from slimkit.data.mirror import mirrored, partners
 from slimkit.data.order import number
 from slimkit.data.pictures import Reading, View, as_tensor
 from slimkit.errors import DataError
-from slimkit.provenance import UNKNOWN, Provenance
+from slimkit.provenance import UNKNOWN, Finds, Provenance
 from slimkit.tasks import DETECTION
+from slimkit.tasks.average_precision import installed
 
 _HOW = (
     "  Give a folder with annotations/instances_train.json (or train.json) and images/, as COCO has it; with\n"
     "  train/_annotations.coco.json beside its pictures, as Roboflow writes it; or with images/ and labels/ of YOLO"
 )
 _ROBOFLOW = "_annotations.coco.json"
+_BEGINNINGS = ("person_keypoints_", "(instances_)?")  # of names of files, the first one of keypoints alone
 _BACKGROUND = "__background__"  # as torchvision names class 0
 _NOBODY = "N/A"
 _SHOWN = 12  # classes
@@ -35,23 +38,29 @@ def box_folder(root: Path, seed: int, reading: Reading | None = None, own: Prove
     """Open a folder of pictures with boxes; splits are those of `folder.folder`.
 
     Inputs are lists of images float32 [3, h, w] in [0, 1], of any size; targets are lists of dicts with `boxes` float32
-    [K, 4] (left, top, right, bottom in pixels), `labels` int64 [K] from 1, and `iscrowd` [K]. A detector resizes and
-    normalises by itself, so that a reading says nothing but `allow_bad`.
+    [K, 4] (left, top, right, bottom in pixels), `labels` int64 [K] from 1, and `iscrowd` [K]; for networks that find
+    them `masks` uint8 [K, h, w], or `keypoints` float32 [K, points, 3] (x, y in pixels, and 2: seen, 1: hidden, 0: not
+    labelled) with `area` [K]. A detector resizes and normalises by itself, so that a reading says nothing but
+    `allow_bad`.
 
     Args:
         root: the folder.
         seed: draws the validation split, where there is none.
         reading: how many files may be left out.
-        own: what is known of the network: its number of classes says how categories are numbered.
+        own: what is known of the network: its number of classes says how categories are numbered, and what it finds
+            is what is read of an object.
 
     Raises:
         DataError: there are no annotations, or damaged ones; more pictures than allowed cannot be used; classes that
-            are not those of the network; no boxes at all.
+            are not those of the network; no boxes at all, or not what the network finds beside them.
+        EngineError: masks are to be read, and what draws them is not installed.
     """
     given = f"folder:{root}"
     _refuse(reading or Reading(), given)
     allow = reading.allow_bad if reading else 0.0
-    parts, names = _listed(root, given)
+    if own.finds.masks:
+        installed()
+    parts, names, keypoints = _listed(root, given, own.finds)
     entries = [entry for found in parts.values() for entry in found]
     good, left_out = readable(entries, Boxed.problem, lambda entry: entry.path, given, allow)
     kept = set(map(id, good))
@@ -64,8 +73,11 @@ def box_folder(root: Path, seed: int, reading: Reading | None = None, own: Prove
     bare = next((part for part, found in parts.items() if not any(not all(entry.crowd) for entry in found)), None)
     if bare is not None:  # nothing could be learnt from it, and whatever is judged on it would be as good
         raise DataError(f"{given}: there is not one box in the {bare} split, but of crowds at most.\n{_HOW}")
+    swapped = partners(keypoints)
     splits = {
-        part: LoaderSplit(fetch=BoxReader(tuple(found), labels), count=len(found), collate=DETECTION.collate)
+        part: LoaderSplit(
+            fetch=BoxReader(tuple(found), labels, own.finds, swapped), count=len(found), collate=DETECTION.collate
+        )
         for part, found in parts.items()
     }
     called = {label: names.get(category, str(category)) for category, label in labels.items()}
@@ -75,7 +87,7 @@ def box_folder(root: Path, seed: int, reading: Reading | None = None, own: Prove
         classes=classes,
         class_names=(_BACKGROUND, *(called.get(label, _NOBODY) for label in range(1, classes))),
         input_shape=own.input_shape or (3, 0, 0),
-        notes=(_said(labels, called, used), *left_out, *drawn),
+        notes=(_said(labels, called, used), *_said_of_sides(own.finds, keypoints, swapped), *left_out, *drawn),
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
@@ -84,21 +96,38 @@ def box_folder(root: Path, seed: int, reading: Reading | None = None, own: Prove
 
 @dataclass(frozen=True)
 class BoxReader:
-    """Reads pictures, each with its objects; with a seed one of two is mirrored."""
+    """Reads pictures, each with its objects; with a seed one of two is mirrored.
+
+    Attributes:
+        files: the pictures.
+        labels: class of each category.
+        finds: what is read of an object beside its box and its class.
+        swapped: which keypoints change places in a mirror; None where that is not known, and nothing is mirrored.
+    """
 
     files: tuple[Boxed, ...]
     labels: dict[int, int]
+    finds: Finds = Finds()
+    swapped: tuple[int, ...] | None = None
 
     def __call__(self, index: int, seed: int | None) -> tuple[Tensor, dict[str, Tensor]]:
         entry = self.files[index]
         picture = entry.shown(_VIEW.open(entry.path))
-        boxes = entry.within(*picture.size)
-        image = as_tensor(picture)
-        if seed is not None and number("mirror", seed) % 2:
-            image = image.flip(-1)
-            boxes = torch.stack([picture.width - boxes[:, 2], boxes[:, 1], picture.width - boxes[:, 0], boxes[:, 3]], 1)
         labels = torch.tensor([self.labels[category] for category in entry.categories], dtype=torch.int64)
-        return image, {"boxes": boxes, "labels": labels, "iscrowd": torch.tensor(entry.crowd, dtype=torch.bool)}
+        target = {"boxes": entry.within(*picture.size), "labels": labels, "iscrowd": torch.tensor(entry.crowd).bool()}
+        if self.finds.masks:
+            target["masks"] = entry.masks(*picture.size)
+        if self.finds.keypoints:
+            target |= {"keypoints": entry.points(self.finds.keypoints), "area": torch.tensor(entry.areas)}
+        image = as_tensor(picture)
+        if seed is None or self._one_way or not number("mirror", seed) % 2:
+            return image, target
+        return mirrored(image, target, self.swapped)
+
+    @property
+    def _one_way(self) -> bool:
+        """Whether a picture in a mirror would be of other keypoints than are known."""
+        return bool(self.finds.keypoints) and self.swapped is None
 
 
 _VIEW = View(shape=(3, 0, 0), mean=(), std=())  # opens pictures as RGB; a detector resizes them
@@ -114,17 +143,26 @@ def _refuse(reading: Reading, given: str) -> None:
         )
 
 
-def _listed(root: Path, given: str) -> tuple[dict[str, list[Boxed]], dict[int, str]]:
-    """Return the pictures of each split, and the names of categories by their ids; no names where nothing says them."""
+def _listed(root: Path, given: str, finds: Finds) -> tuple[dict[str, list[Boxed]], dict[int, str], tuple[str, ...]]:
+    """Return the pictures of each split, the names of categories by their ids, and those of keypoints.
+
+    No names where nothing says them, or where categories have different ones.
+    """
     if not root.is_dir():
         raise DataError(f"{given} is not a folder.\n{_HOW}")
-    files = _annotations(root, given)
+    files = _annotations(root, given, finds)
     if not files:
-        return _of_yolo(root, given), {}
+        if finds.names:
+            raise DataError(
+                f"{given}: there are no annotations of COCO, and the network is trained and judged by "
+                f"{' and '.join(finds.names)}.\n  Give a folder as COCO or Roboflow has it, with a JSON that holds them"
+            )
+        return _of_yolo(root, given), {}, ()
     parts: dict[str, list[Boxed]] = {}
     names: dict[int, str] = {}
+    keypoints: set[tuple[str, ...]] = set()
     for part, path in files.items():
-        found = coco.read(path, _homes(root, part, path))
+        found = coco.read(path, _homes(root, part, path), finds)
         strange = sorted(one for one in found.names if names and names.get(one) != found.names[one])
         if strange:
             raise DataError(
@@ -132,13 +170,14 @@ def _listed(root: Path, given: str) -> tuple[dict[str, list[Boxed]], dict[int, s
                 f"{names.get(strange[0], 'there is none')!r}.\n  Give all splits the same categories"
             )
         names = names or found.names
+        keypoints |= {named for named in found.keypoints.values() if named}
         parts[part] = list(found.pictures)
         if not parts[part]:
             raise DataError(f"{path}: it lists no pictures.\n{_HOW}")
-    return parts, names
+    return parts, names, keypoints.pop() if len(keypoints) == 1 else ()
 
 
-def _annotations(root: Path, given: str) -> dict[str, Path]:
+def _annotations(root: Path, given: str, finds: Finds) -> dict[str, Path]:
     """Return the JSON files of the splits, that of training first; a single one is of training."""
     inside = {part: [root / name / _ROBOFLOW for name in names] for part, names in PARTS.items()}
     found = {part: [path for path in paths if path.is_file()] for part, paths in inside.items()}
@@ -146,9 +185,12 @@ def _annotations(root: Path, given: str) -> dict[str, Path]:
         if any(found.values()):
             break
         files = sorted(folder.glob("*.json")) if folder.is_dir() else []
-        for part, names in PARTS.items():
-            pattern = rf"(instances_)?({'|'.join(names)})\d*\.json"
-            found[part] = [path for path in files if re.fullmatch(pattern, path.name)]
+        for begin in _BEGINNINGS if finds.keypoints else _BEGINNINGS[1:]:
+            if any(found.values()):
+                break
+            for part, names in PARTS.items():
+                pattern = rf"{begin}({'|'.join(names)})\d*\.json"
+                found[part] = [path for path in files if re.fullmatch(pattern, path.name)]
         if not any(found.values()):
             found["train"] = files
     double = next((paths for paths in found.values() if len(paths) > 1), None)
@@ -162,7 +204,7 @@ def _annotations(root: Path, given: str) -> dict[str, Path]:
 
 def _homes(root: Path, part: str, path: Path) -> list[Path]:
     """Return where the pictures of a file of annotations may lie."""
-    stem = path.stem.removeprefix("instances_")
+    stem = path.stem.removeprefix("instances_").removeprefix("person_keypoints_")
     names = [stem, *PARTS[part]]
     inside = [top / name for top in (root / "images", root) for name in names]
     return [folder for folder in (*inside, root / "images", path.parent, root) if folder.is_dir()]
@@ -212,6 +254,16 @@ def _said(labels: dict[int, int], called: dict[int, str], used: set[int]) -> str
     moved = any(category != label for category, label in labels.items())
     how = "categories in the order of their ids" if moved else "the ids of their categories"
     return f"classes are {how}: {_few(numbers)}; 0 is the background"
+
+
+def _said_of_sides(finds: Finds, names: Sequence[str], swapped: Sequence[int] | None) -> tuple[str, ...]:
+    """Say what a mirror does to keypoints."""
+    if not finds.keypoints:
+        return ()
+    if swapped is None:
+        return ("pictures are not mirrored in training: the names of keypoints do not tell left from right",)
+    pairs = [f"{names[one]} and {names[other]}" for one, other in enumerate(swapped) if one < other]
+    return (f"keypoints that change places where a picture is mirrored: {_few(pairs)}",)
 
 
 def _few(words: Sequence[Any]) -> str:

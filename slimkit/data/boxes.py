@@ -11,6 +11,7 @@ from PIL.ExifTags import Base
 from torch import Tensor
 
 from slimkit.data.listing import FORMATS, open_picture, problem
+from slimkit.data.outlines import Outline
 
 _OVER = 2.0  # pixels by which a box may reach over the edge: tools round, and some count from 1
 
@@ -18,6 +19,7 @@ _ACROSS = (5, 6, 7, 8)  # orientations that change width and height
 _LEAST = 0.01  # pixels of a side within the picture: less is gone once a picture is mirrored
 
 Box = tuple[float, float, float, float]
+Point = tuple[float, float, float]  # x and y in pixels; 2 seen, 1 hidden, 0 not labelled
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,9 @@ class Boxed:
         categories: K numbers, as the file has them.
         crowd: K, whether it is a crowd rather than one object.
         shares: boxes are shares.
+        outlines: K, where they were asked for; None where the file says nothing.
+        keypoints: K times as many as were asked for; none where the file says nothing.
+        areas: K pixels of each object itself, by which keypoints are judged.
         size: width and height, where the file says them.
         wrong: what is wrong with what the file says, where that was seen already.
     """
@@ -39,6 +44,9 @@ class Boxed:
     categories: tuple[int, ...] = ()
     crowd: tuple[bool, ...] = ()
     shares: bool = False
+    outlines: tuple[Outline | None, ...] = ()
+    keypoints: tuple[tuple[Point, ...], ...] = ()
+    areas: tuple[float, ...] = ()
     size: tuple[int, int] | None = None
     wrong: str | None = None
 
@@ -47,6 +55,15 @@ class Boxed:
         sides = torch.tensor([width, height, width, height], dtype=torch.float32)
         boxes = torch.tensor(self.boxes, dtype=torch.float32).reshape(-1, 4)
         return torch.minimum((boxes * sides if self.shares else boxes).clamp_min(0), sides)
+
+    def masks(self, width: int, height: int) -> Tensor:
+        """Return which pixels are of each object, uint8 [K, H, W]."""
+        found = [outline.mask(width, height) for outline in self.outlines if outline is not None]
+        return torch.stack(found) if found else torch.zeros(0, height, width, dtype=torch.uint8)
+
+    def points(self, count: int) -> Tensor:
+        """Return the keypoints, float32 [K, count, 3], each a `Point`."""
+        return torch.tensor(self.keypoints, dtype=torch.float32).reshape(-1, count, 3)
 
     def shown(self, picture: Any) -> Any:
         """Return a picture as its boxes are of it: turned as its EXIF says, unless its size unturned is the file's."""
@@ -81,4 +98,22 @@ class Boxed:
                 return f"{words} is outside of the picture of {width}x{height}"
             if min(min(right, width) - max(left, 0), min(bottom, height) - max(top, 0)) < _LEAST:
                 return f"{words} is within the picture by less than {_LEAST:g} pixels"
+        return self._outlined(width, height) or self._pointed(width, height)
+
+    def _outlined(self, width: int, height: int) -> str | None:
+        for number, outline in enumerate(self.outlines, 1):
+            if outline is None:
+                return f"object {number} has no `segmentation`"
+            if (why := outline.problem(width, height)) is not None:
+                return f"`segmentation` of object {number} {why}"
+        return None
+
+    def _pointed(self, width: int, height: int) -> str | None:
+        for number, points in enumerate(self.keypoints, 1):
+            for place, (x, y, seen) in enumerate(points, 1):
+                words = f"keypoint {place} of object {number} ({x:g}, {y:g}, {seen:g})"
+                if seen not in (0, 1, 2):
+                    return f"{words} is neither 2, seen, nor 1, hidden, nor 0, not labelled"
+                if seen and not (-_OVER <= x <= width + _OVER and -_OVER <= y <= height + _OVER):
+                    return f"{words} is outside of the picture of {width}x{height}"
         return None

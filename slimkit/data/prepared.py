@@ -9,8 +9,10 @@ from torch import Tensor
 
 from slimkit.data.dataset import Dataset, Split
 from slimkit.errors import DataError
+from slimkit.provenance import Finds
 
 AT_ONCE = 16  # pictures, where nothing is trained on them: large ones fill the memory
+_WITH_MASKS = 4  # of each of which up to a hundred maps of all classes are made
 
 # Images, each [3, h, w] in [0, 1], and their targets -> images [N, 3, H, W], and targets in their pixels.
 Prepare = Callable[[Sequence[Tensor], Sequence[Mapping[str, Any]]], tuple[Tensor, Sequence[Mapping[str, Any]]]]
@@ -21,28 +23,28 @@ class Prepared:
     """A split whose pictures are resized, normalised and padded by a detector; targets are checked.
 
     Attributes:
-        split: gives lists of images in [0, 1], and of dicts with `boxes` and `labels`.
+        split: gives lists of images in [0, 1], and of dicts with `boxes`, `labels` and what the detector finds.
         prepare: the detector's own.
         classes: its number of classes; None where that is not known.
-        wants: what its losses want of a target beside boxes and labels.
+        finds: what it finds beside boxes and labels, and is trained and judged by.
         name: for messages.
     """
 
     split: Split
     prepare: Prepare
     classes: int | None
-    wants: tuple[str, ...]
+    finds: Finds
     name: str
 
     def __len__(self) -> int:
         return len(self.split)
 
     def batches(self, batch_size: int, *, augment: bool = False, **how: Any) -> Iterator[tuple[Tensor, Any]]:
-        """Give batches as `Split.batches` says; those that are not for training are of at most `AT_ONCE` pictures."""
-        size = batch_size if augment else min(batch_size, AT_ONCE)
+        """Give batches as `Split.batches` says; those that are not for training are of a few pictures at most."""
+        size = batch_size if augment else min(batch_size, _WITH_MASKS if self.finds.masks else AT_ONCE)
         for images, targets in self.split.batches(size, augment=augment, **how):
             for image, target in zip(images, targets, strict=True):
-                if (why := _wrong(image, target, self.classes, self.wants if augment else ())) is not None:
+                if (why := _wrong(image, target, self.classes, self.finds)) is not None:
                     raise DataError(f"{self.name}: {why}.\n  {_HOW}")
             yield self.prepare(images, targets)
 
@@ -52,23 +54,24 @@ class Prepared:
 
 
 _HOW = (
-    "Give images float [3, h, w] in [0, 1], and dicts with boxes [K, 4] (left, top, right, bottom in pixels) and\n"
-    "  labels [K], whole numbers from 1"
+    "Give images float [3, h, w] in [0, 1], and dicts with boxes [N, 4] (left, top, right, bottom in pixels) and\n"
+    "  labels [N], whole numbers from 1; for a network that finds them masks uint8 [N, h, w], or keypoints float\n"
+    "  [N, K, 3] (x, y, and 2: seen, 1: hidden, 0: not labelled)"
 )
 
 
 def prepared(
-    dataset: Dataset, prepare: Prepare, shape: tuple[int, int, int], classes: int | None, wants: tuple[str, ...]
+    dataset: Dataset, prepare: Prepare, shape: tuple[int, int, int], classes: int | None, finds: Finds
 ) -> Dataset:
     """Return a data set of pictures with boxes as a detector's layers get them.
 
     Args:
         dataset: gives lists of images and of targets.
-        prepare, classes, wants: as in `Prepared`.
+        prepare, classes, finds: as in `Prepared`.
         shape: (3, H, W) of an image as the layers get it.
     """
     train, validation, test = (
-        Prepared(split, prepare, classes, wants, f"data {dataset.name!r}")
+        Prepared(split, prepare, classes, finds, f"data {dataset.name!r}")
         for split in (dataset.train, dataset.validation, dataset.test)
     )
     return replace(
@@ -76,7 +79,7 @@ def prepared(
     )
 
 
-def _wrong(image: Any, target: Any, classes: int | None, wants: Sequence[str]) -> str | None:
+def _wrong(image: Any, target: Any, classes: int | None, finds: Finds) -> str | None:
     """Say what is wrong with a picture and its objects, None where nothing is."""
     if not isinstance(image, Tensor) or image.dim() != 3 or len(image) != 3 or not image.is_floating_point():
         said = f"{image.dtype} {list(image.shape)}".removeprefix("torch.") if isinstance(image, Tensor) else type(image)
@@ -96,5 +99,20 @@ def _wrong(image: Any, target: Any, classes: int | None, wants: Sequence[str]) -
     if len(labels) and (labels.min() < 1 or (classes is not None and labels.max() >= classes)):
         span = f"{int(labels.min())} to {int(labels.max())}"
         return f"labels reach from {span}, the network has classes 1 to {(classes or 2) - 1}, and 0 is the background"
-    missing = [name for name in wants if name not in target]
-    return f"the network's losses want {missing[0]!r} of a target, which are not there" if missing else None
+    return _unfound(target, finds, len(labels), image.shape[-2:])
+
+
+def _unfound(target: Mapping[str, Any], finds: Finds, objects: int, size: Sequence[int]) -> str | None:
+    """Say what is wrong with the masks and keypoints of a target, where the network finds such."""
+    missing = [name for name in finds.names if not isinstance(target.get(name), Tensor)]
+    if missing:
+        return f"the network is trained and judged by {missing[0]!r} of a target, which are not there"
+    wanted = {"masks": (objects, *size), "keypoints": (objects, finds.keypoints, 3)}
+    for name in finds.names:
+        if target[name].shape != wanted[name]:
+            return f"{name} are {list(target[name].shape)}, not {list(wanted[name])}"
+    if finds.masks and target["masks"].dtype not in (torch.uint8, torch.bool):
+        return f"masks are {target['masks'].dtype}".replace("torch.", "") + ", not uint8"
+    if finds.keypoints and not target["keypoints"].is_floating_point():
+        return f"keypoints are {target['keypoints'].dtype}".replace("torch.", "") + ", not floats"
+    return None

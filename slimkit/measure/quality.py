@@ -183,8 +183,12 @@ def _measured(
             raise DataError(f"{task.name}: {why}.\n  Give the task and the data that the network was made for")
         batch = first(inputs)
         images = len(batch) if batch is not None else 0
+        shared: dict[Any, Rows] = {}  # by several thresholds: drawing masks takes longer than anything else here
         for name, metric in task.metrics.items():
-            rows[name].append(metric.rows(name, outputs, targets, images))
+            by = metric.per_image if metric.of_all else name
+            if by not in shared:
+                shared[by] = metric.rows(name, outputs, targets, images)
+            rows[name].append(shared[by])
         seen += images
     if not seen:
         raise DataError(f"{task.name}: the split holds no images.\n  Give a data set with images in every split")

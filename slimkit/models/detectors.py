@@ -2,7 +2,7 @@
 
 Faster R-CNN with its masks and keypoints, RetinaNet, FCOS, SSD and SSDLite. A detector itself takes a list of images,
 and what it returns depends on what it finds; what its layers compute is told by its heads. It is trained by the losses
-that it gives itself, and judged by the boxes that it finds.
+that it gives itself, and judged by the boxes, masks and keypoints that it finds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from slimkit import provenance
 from slimkit.modules import copied
-from slimkit.provenance import Provenance
+from slimkit.provenance import Finds, Provenance
 
 _REGIONS = ((0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 0.6, 0.5), (0.3, 0.4, 1.0, 1.0))  # of an image, that second stages look at
 _TRAINED_ON = ("boxes", "labels", "masks", "keypoints")  # of a target
@@ -40,8 +40,9 @@ class Heads(nn.Module):
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Any:
         """Return the maps of every head by name; with targets what the detector itself returns.
 
-        That is in training its losses by name, in evaluation of each image `boxes` in pixels of the picture that it
-        was made from, `labels` and `scores`.
+        That is in training its losses by name, in evaluation of each image `boxes` and `keypoints` in pixels of the
+        picture that it was made from, `labels` and `scores`, and `masks` as its head gives them, [D, 1, M, M] in [0, 1]
+        over the boxes: pasting all of them into pictures takes gigabytes.
 
         Args:
             images: [N, 3, H, W], as `prepared` gives them.
@@ -100,12 +101,13 @@ class Heads(nn.Module):
         return found if isinstance(found, int) else None
 
     @property
-    def wants(self) -> tuple[str, ...]:
-        """What its own losses want of a target beside boxes and labels."""
+    def finds(self) -> Finds:
+        """What it finds beside boxes and labels, and its own losses want of a target."""
         heads: Any = getattr(self.net, "roi_heads", None)
         if heads is None:
-            return ()
-        return tuple(k for k, there in {"masks": heads.has_mask(), "keypoints": heads.has_keypoint()}.items() if there)
+            return Finds()
+        points = _keypoints(heads.keypoint_predictor) if heads.has_keypoint() else 0
+        return Finds(masks=heads.has_mask(), keypoints=points)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -171,6 +173,7 @@ def known(said: Provenance, heads: Heads) -> Provenance:
         said,
         input_shape=said.input_shape or heads.input_shape,
         classes=heads.classes,
+        finds=heads.finds,
         normalisation=heads.normalisation,
         use=replace(said.use, task="detection", resize="squash" if heads.squashes else None),
     )
@@ -213,6 +216,11 @@ def _exchanged(net: nn.Module, kind: type[nn.Module], make: Callable[[Any], nn.M
     return net
 
 
+def _keypoints(predictor: nn.Module) -> int:
+    """Return how many maps a predictor ends in, one a keypoint."""
+    return [m.out_channels for m in predictor.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)][-1]
+
+
 def _trained_on(target: Target) -> dict[str, Tensor]:
     found = {name: target[name] for name in _TRAINED_ON if name in target}
     crowd = target.get("iscrowd")
@@ -232,22 +240,36 @@ def _detected(net: Any, images: Tensor, targets: Sequence[Target]) -> Any:
             return batch, targets
 
         def postprocess(self, found: Any, _: Any, __: Any) -> Any:
-            return found if net.training else transform.postprocess(found, sizes, originals)
+            if net.training:
+                return found
+            bare = [{name: value for name, value in entry.items() if name != "masks"} for entry in found]
+            made = transform.postprocess(bare, sizes, originals)
+            return [entry | one for entry, one in zip(found, made, strict=True)]
 
     batch = ImageList(images, sizes)
     views = [image[:, :height, :width] for image, (height, width) in zip(images, sizes, strict=True)]
-    with exchanged(net, "transform", Done()), _boxes_alone(net):
+    with exchanged(net, "transform", Done()), _keypoints_in_rows(net):
         return net(views, wanted if net.training else None)
 
 
+class _InRows(nn.Module):
+    def __init__(self, predictor: nn.Module) -> None:
+        super().__init__()
+        self.predictor = predictor
+
+    def forward(self, features: Tensor) -> Tensor:
+        found: Tensor = self.predictor(features)
+        return found.contiguous()
+
+
 @contextmanager
-def _boxes_alone(net: Any) -> Iterator[None]:
-    """Leave out masks and keypoints while a detector is judged by its boxes: pasting masks takes gigabytes."""
+def _keypoints_in_rows(net: Any) -> Iterator[None]:
+    """Let torchvision's loss of keypoints view their maps as rows, which it cannot in channels-last layout."""
     heads: Any = getattr(net, "roi_heads", None)
-    if net.training or heads is None:
+    if heads is None or not heads.has_keypoint():
         yield
         return
-    with exchanged(heads, "mask_roi_pool", None), exchanged(heads, "keypoint_roi_pool", None):
+    with exchanged(heads, "keypoint_predictor", _InRows(heads.keypoint_predictor)):
         yield
 
 

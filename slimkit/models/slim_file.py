@@ -143,7 +143,8 @@ def rebuild(tensors: Mapping[str, Tensor], made: metadata.Metadata, path: Path, 
         raise ArchitectureError(f"{path}: {error}") from None
     if isinstance(model, detectors.Heads):
         detectors.frozen(model.net)
-    provenances.attach(model, dataclasses.replace(known, arch=str(reference)))
+    finds = model.finds if isinstance(model, detectors.Heads) else known.finds
+    provenances.attach(model, dataclasses.replace(known, arch=str(reference), finds=finds))
     return model.eval()
 
 

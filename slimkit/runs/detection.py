@@ -17,7 +17,7 @@ from slimkit.results import Recovery
 from slimkit.runs.given import Evaluate, Retrain, Retrained
 from slimkit.selection.ranking import criterion
 from slimkit.settings import CompressSpec, EvaluateSpec
-from slimkit.tasks import DETECTION, Task
+from slimkit.tasks import DETECTION, Task, detects
 from slimkit.tasks.average_precision import installed
 from slimkit.training import Recipe
 
@@ -37,8 +37,9 @@ def fitted(dataset: data.Dataset, model: nn.Module) -> data.Dataset:
     if not isinstance(model, Heads):
         return dataset
     installed()
-    found = data.prepared(dataset, model.prepared_with, model.input_shape, model.classes, model.wants)
-    return replace(found, resize=provenance.of(model).use.resize)
+    found = data.prepared(dataset, model.prepared_with, model.input_shape, model.classes, model.finds)
+    task = detects(model.finds) if dataset.task is DETECTION else dataset.task
+    return replace(found, task=task, resize=provenance.of(model).use.resize)
 
 
 def by_engine(path: Path, spec: EvaluateSpec) -> Heads:

@@ -2,7 +2,7 @@
 
 from slimkit.tasks.catalogue import fitting, open
 from slimkit.tasks.classification import CLASSIFICATION
-from slimkit.tasks.detection import DETECTION
+from slimkit.tasks.detection import DETECTION, detects
 from slimkit.tasks.measurement import Measurement
 from slimkit.tasks.metric import Metric, psnr
 from slimkit.tasks.segmentation import SEGMENTATION
@@ -15,6 +15,7 @@ __all__ = [
     "Measurement",
     "Metric",
     "Task",
+    "detects",
     "fitting",
     "heads",
     "open",

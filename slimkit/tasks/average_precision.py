@@ -1,12 +1,13 @@
-"""Mean average precision of boxes, by COCO's own code (pycocotools), with an interval from a bootstrap over images.
+"""Mean average precision, by COCO's own code (pycocotools), with an interval from a bootstrap over images.
 
-T = thresholds of overlap, D = detections of a class in all images. At most 100 detections of a class and image count,
-as in COCO; a crowd is neither to be found nor wrong to be found.
+Of boxes and masks, that overlap, and of keypoints, that are near. T = thresholds of overlap, D = detections of a class
+in all images. At most 100 detections of a class and image count, of keypoints 20, as in COCO; a crowd is neither to be
+found nor wrong to be found.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +18,12 @@ from slimkit.modules import quiet
 from slimkit.tasks.measurement import Measurement
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
-_MOST = 100  # detections of a class in an image
+_MOST = {"bbox": 100, "segm": 100, "keypoints": 20}  # detections of a class in an image
 _RECALLS = np.linspace(0, 1, 101)
 _DRAWS, _EFFORT = 200, 600_000_000  # of a bootstrap; detections times thresholds that may be gone through for it
 
 Array = NDArray[Any]
+Kind = Literal["bbox", "segm", "keypoints"]  # as COCO calls what is compared
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Pair:
     Attributes:
         boxes, labels, scores: detections: [D, 4] left, top, right, bottom in pixels; [D]; [D].
         true_boxes, true_labels, crowd: objects: [K, 4]; [K]; [K], whether it is a crowd.
+        shapes, true_shapes: what is compared where that is no boxes, D and K entries as COCO's code reads them.
     """
 
     boxes: Array
@@ -39,6 +42,8 @@ class Pair:
     true_boxes: Array
     true_labels: Array
     crowd: Array
+    shapes: Sequence[Mapping[str, Any]] = ()
+    true_shapes: Sequence[Mapping[str, Any]] = ()
 
 
 def pairs(outputs: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Any]]) -> list[Pair]:
@@ -51,27 +56,31 @@ def pairs(outputs: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str
     found = []
     for said, target in zip(outputs, targets, strict=True):
         truth = target["truth"]
-        labels = _numbers(truth["labels"])
-        crowd = _numbers(truth["iscrowd"]).astype(bool) if "iscrowd" in truth else np.zeros(len(labels), bool)
-        boxes, kinds, scores = (_numbers(said[name]) for name in ("boxes", "labels", "scores"))
-        found.append(Pair(boxes, kinds, scores, _numbers(truth["boxes"]).reshape(-1, 4), labels, crowd))
+        labels = numbers(truth["labels"])
+        crowd = numbers(truth["iscrowd"]).astype(bool) if "iscrowd" in truth else np.zeros(len(labels), bool)
+        boxes, kinds, scores = (numbers(said[name]) for name in ("boxes", "labels", "scores"))
+        found.append(Pair(boxes, kinds, scores, numbers(truth["boxes"]).reshape(-1, 4), labels, crowd))
     return found
 
 
-def mean_average_precision(found: Sequence[Pair], thresholds: Sequence[float] = THRESHOLDS) -> Measurement:
+def mean_average_precision(
+    found: Sequence[Pair], thresholds: Sequence[float] = THRESHOLDS, kind: Kind = "bbox"
+) -> Measurement:
     """Return the mean over classes and thresholds of the average precision, in [0, 1].
 
     Classes without an object are left aside.
 
     Args:
         found: all images.
-        thresholds: of overlap (intersection over union), from which a box counts as found.
+        thresholds: of overlap, from which an object counts as found: of boxes and masks intersection over union, of
+            keypoints COCO's similarity.
+        kind: what is compared.
 
     Raises:
         EngineError: pycocotools is not installed.
         DataError: there is no object.
     """
-    value, made = _judged(found, thresholds)
+    value, made = _judged(found, thresholds, kind)
     values = drawn(made, len(found))
     if values is None:
         return Measurement(value, len(found), None)
@@ -79,22 +88,23 @@ def mean_average_precision(found: Sequence[Pair], thresholds: Sequence[float] = 
     return Measurement(value, len(found), (float(low), float(high)))
 
 
-def draws(found: Sequence[Pair], thresholds: Sequence[float] = THRESHOLDS) -> Array | None:
+def draws(found: Sequence[Pair], thresholds: Sequence[float] = THRESHOLDS, kind: Kind = "bbox") -> Array | None:
     """Return `mean_average_precision` of images drawn anew, float64 [draws]; always the same draws of as many images.
 
     None where so few images, or so many boxes, allow none. The errors are those of `mean_average_precision`.
     """
-    return drawn(_judged(found, thresholds)[1], len(found))
+    return drawn(_judged(found, thresholds, kind)[1], len(found))
 
 
-def _judged(found: Sequence[Pair], thresholds: Sequence[float]) -> tuple[float, list["Curve"]]:
+def _judged(found: Sequence[Pair], thresholds: Sequence[float], kind: Kind) -> tuple[float, list["Curve"]]:
     """Return the figure, and the curves it is of; none where nothing was detected."""
     COCO, COCOeval = installed()
     images, objects, detections = _as_coco(found)
-    if all(entry["iscrowd"] for entry in objects):
+    if not any(entry.get("num_keypoints", 1) and not entry["iscrowd"] for entry in objects):
+        without = ", or such without keypoints" if kind == "keypoints" else ""
         raise DataError(
-            f"there is not one object in {len(found)} images, but crowds at most: no network can be judged on them.\n"
-            "  Give images with boxes"
+            f"there is not one object in {len(found)} images, but crowds{without} at most: no network can be judged on "
+            "them.\n  Give images with objects"
         )
     if not detections:
         return 0.0, []
@@ -103,10 +113,12 @@ def _judged(found: Sequence[Pair], thresholds: Sequence[float]) -> tuple[float, 
         truth = COCO()
         truth.dataset = {"images": images, "annotations": objects, "categories": [{"id": c} for c in classes]}
         truth.createIndex()
-        judge = COCOeval(truth, truth.loadRes(detections), "bbox")
+        judge = COCOeval(truth, truth.loadRes(detections), kind)
         judge.params.iouThrs = np.array(thresholds)
         judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
-        judge.params.maxDets = [_MOST]
+        judge.params.maxDets = [_MOST[kind]]
+        if kind == "keypoints":
+            judge.params.kpt_oks_sigmas = _sigmas(len(detections[0]["keypoints"]) // 3, judge.params.kpt_oks_sigmas)
         judge.evaluate()
         judge.accumulate()
     precision = judge.eval["precision"]
@@ -130,7 +142,13 @@ def installed() -> tuple[Any, Any]:
     return COCO, COCOeval
 
 
-def _numbers(tensor: Tensor) -> Array:
+def _sigmas(count: int, of_coco: Array) -> Array:
+    """Return how far a keypoint may be off, as a share of the object's side: of COCO's 17 its own, else 1/K of all."""
+    return of_coco if count == len(of_coco) else np.full(count, 1 / count)
+
+
+def numbers(tensor: Tensor) -> Array:
+    """Return a tensor of any device as an array."""
     found: Array = tensor.detach().cpu().numpy()
     return found
 
@@ -140,13 +158,15 @@ def _as_coco(found: Sequence[Pair]) -> tuple[list[dict[str, Any]], list[dict[str
     objects: list[dict[str, Any]] = []
     detections: list[dict[str, Any]] = []
     for image, pair in enumerate(found):
-        for box, label, crowd in zip(_sized(pair.true_boxes), pair.true_labels, pair.crowd, strict=True):
-            entry = {"id": len(objects) + 1, "image_id": image, "category_id": int(label), "bbox": box.tolist()}
-            objects.append({**entry, "area": float(box[2] * box[3]), "iscrowd": int(crowd)})
-        for box, label, score in zip(_sized(pair.boxes), pair.labels, pair.scores, strict=True):
-            entry = {"image_id": image, "category_id": int(label), "bbox": box.tolist()}
-            detections.append({**entry, "score": float(score)})
-    return [{"id": image} for image in range(len(found))], objects, detections
+        boxes, true = ([{"bbox": box.tolist()} for box in _sized(one)] for one in (pair.boxes, pair.true_boxes))
+        more = pair.true_shapes or [{}] * len(true)
+        for box, shape, label, crowd in zip(true, more, pair.true_labels, pair.crowd, strict=True):
+            entry = {"id": len(objects) + 1, "image_id": image, "category_id": int(label), "iscrowd": int(crowd)}
+            objects.append({**entry, **box, "area": box["bbox"][2] * box["bbox"][3], **shape})
+        for shape, label, score in zip(pair.shapes or boxes, pair.labels, pair.scores, strict=True):
+            detections.append({"image_id": image, "category_id": int(label), "score": float(score), **shape})
+    images = [{"id": image, "height": 0, "width": 0} for image in range(len(found))]  # read for masks, and not used
+    return images, objects, detections
 
 
 def _sized(boxes: Array) -> Array:
@@ -204,10 +224,10 @@ def curves(judged: Sequence[Any], images: int, thresholds: int) -> list[Curve]:
             objects[i] = np.count_nonzero(np.asarray(entry["gtIgnore"]) == 0)
         if not objects.any():
             continue
-        scores = np.concatenate([np.asarray(entry["dtScores"][:_MOST], float) for _, entry in entries])
+        scores = np.concatenate([np.asarray(entry["dtScores"], float) for _, entry in entries])
         matched = np.concatenate([_rows(entry["dtMatches"], thresholds) for _, entry in entries], 1) > 0
         counted = np.concatenate([_rows(entry["dtIgnore"], thresholds) for _, entry in entries], 1) == 0
-        image = np.concatenate([np.full(len(entry["dtScores"][:_MOST]), i) for i, entry in entries])
+        image = np.concatenate([np.full(len(entry["dtScores"]), i) for i, entry in entries])
         order = np.argsort(-scores, kind="mergesort")
         right, wrong = (matched & counted)[:, order], (~matched & counted)[:, order]
         made.append(Curve(image[order].astype(int), right.astype(float), wrong.astype(float), objects))
@@ -215,7 +235,7 @@ def curves(judged: Sequence[Any], images: int, thresholds: int) -> list[Curve]:
 
 
 def _rows(values: Any, thresholds: int) -> Array:
-    return np.asarray(values, float).reshape(thresholds, -1)[:, :_MOST]
+    return np.asarray(values, float).reshape(thresholds, -1)
 
 
 def drawn(made: Sequence[Curve], images: int) -> Array | None:

@@ -1,9 +1,12 @@
 """Detection: boxes with classes, the detector's own losses, mean average precision as COCO counts it.
 
+A detector that finds masks or keypoints is judged by these first, and by its boxes beside.
+
 Shapes: K = objects of a picture, D = detections of one. Boxes are float [K, 4]: left, top, right, bottom in pixels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +14,9 @@ import torch
 from torch import Tensor
 
 from slimkit.example import Example
-from slimkit.tasks.average_precision import THRESHOLDS, draws, mean_average_precision, pairs
+from slimkit.provenance import Finds
+from slimkit.tasks import keypoint_precision, mask_precision
+from slimkit.tasks.average_precision import THRESHOLDS, Kind, draws, mean_average_precision, pairs
 from slimkit.tasks.metric import Metric
 from slimkit.tasks.task import Task
 
@@ -46,18 +51,20 @@ def _are(entries: Any, *names: str) -> bool:
     return isinstance(entries, (list, tuple)) and all(isinstance(e, Mapping) and set(names) <= set(e) for e in entries)
 
 
+def _metrics(kind: Kind, compared: Callable[[Any, Any], Any], prefix: str = "") -> dict[str, Metric]:
+    def at(thresholds: tuple[float, ...]) -> Metric:
+        how: dict[str, Any] = {"thresholds": thresholds, "kind": kind}
+        return Metric(
+            compared, unit="share", of_all=partial(mean_average_precision, **how), draws=partial(draws, **how)
+        )
+
+    return {f"{prefix}mAP50-95": at(THRESHOLDS), f"{prefix}mAP50": at(THRESHOLDS[:1])}
+
+
 DETECTION = Task(
     name="detection",
     loss=own_losses,
-    metrics={
-        "mAP50-95": Metric(pairs, unit="share", of_all=mean_average_precision, draws=draws),
-        "mAP50": Metric(
-            pairs,
-            unit="share",
-            of_all=partial(mean_average_precision, thresholds=THRESHOLDS[:1]),
-            draws=partial(draws, thresholds=THRESHOLDS[:1]),
-        ),
-    },
+    metrics=_metrics("bbox", pairs),
     better="higher",
     collate=listed,
     called=_called,
@@ -65,3 +72,10 @@ DETECTION = Task(
     imitation=None,
     misfit=_misfit,
 )
+
+
+def detects(finds: Finds) -> Task:
+    """Return the task of a detector, by what it finds: masks are judged first, then keypoints, then boxes."""
+    masks = _metrics("segm", mask_precision.pairs, "mask ") if finds.masks else {}
+    keypoints = _metrics("keypoints", keypoint_precision.pairs, "keypoint ") if finds.keypoints else {}
+    return replace(DETECTION, metrics={**masks, **keypoints, **DETECTION.metrics})
