@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import pycocotools.cocoeval  # noqa: F401  # before the forks, in which nothing may be imported
 import torch
 from onnx import TensorProto, helper
 from PIL import Image
@@ -43,6 +44,7 @@ from slimkit.data.loader_split import LoaderSplit
 from slimkit.errors import SlimkitError
 from slimkit.measure import layer_table, probe
 from slimkit.models import memory, metadata
+from slimkit.provenance import Finds, Provenance
 from slimkit.report import rebuild
 from slimkit.runs.inspect import inspect_checkpoint
 from slimkit.settings import CompressSpec, make, read_config
@@ -55,6 +57,7 @@ SECONDS = 40  # of CPU time for one input; the slowest sound one takes 4
 ADDRESSES = memory.FLOOR + 2 * 2**30  # bytes beyond what the parent has; a file may take memory.FLOOR of them
 CANARY = "slimkit_fuzz_canary"
 _PICTURES = 8  # that annotations are of
+_NOTHING = Finds()
 _ROOTS = frozenset(sys.stdlib_module_names) | {
     "torch", "torchvision", "timm", "numpy", "sympy", "mpmath", "onnx", "onnxruntime", "onnxscript", "slimkit", "rich",
     "click", "safetensors", "scipy", "sklearn", "google", "matplotlib", "fvcore", "PIL",
@@ -121,7 +124,12 @@ def seeds() -> dict[str, list[bytes]]:
 
 def _annotations() -> dict[str, Any]:
     """Return COCO's annotations of the pictures that `_pictures` makes."""
-    names = [{"id": 1, "name": "disc"}, {"id": 3, "name": "square"}]
+    names = [{"id": n, "name": name, "keypoints": ["left", "right"]} for n, name in ((1, "disc"), (3, "square"))]
+    outlines: list[Any] = [
+        [[5, 5, 15, 5, 15, 15.5]],
+        {"size": [30, 40], "counts": [155, 5, 1040]},
+        {"size": [30, 40], "counts": "k45`P1"},  # the same
+    ]
     images = [{"id": n, "file_name": f"{n}.png", "width": 40, "height": 30} for n in range(_PICTURES)]
     boxes = [
         {
@@ -131,6 +139,8 @@ def _annotations() -> dict[str, Any]:
             "bbox": [5, 5, 10 + n, 10.5],
             "area": 105,
             "iscrowd": 0,
+            "segmentation": outlines[n % 3],
+            "keypoints": [5, 6, 2, 15, 6, n % 3],
         }
         for n in range(_PICTURES)
     ]
@@ -453,10 +463,10 @@ def _pictures(folder: Path) -> None:
         Image.new("RGB", (40, 30), (number,) * 3).save(folder / f"{number}.png")
 
 
-def _boxes(path: Path) -> None:
+def _boxes(path: Path, finds: Finds = _NOTHING) -> None:
     """Open a folder with the annotations, and read every picture of it."""
     _pictures(path.parent / "images")
-    dataset = open_data(f"folder:{path.parent}", task=DETECTION)
+    dataset = open_data(f"folder:{path.parent}", task=DETECTION, own=Provenance(finds=finds))
     for split in (dataset.train, dataset.validation, dataset.test):
         assert isinstance(split, LoaderSplit)
         for index in range(len(split)):
@@ -482,7 +492,7 @@ READ: dict[str, Callable[[Path], None]] = {
     "resume state": _resumed,
     "ONNX": _bench,
     "latency table": lambda path: layer_table.load(path) and None,
-    "annotations": _boxes,
+    "annotations": lambda path: _boxes(path, Finds(masks=True, keypoints=2)),
     "YOLO labels": _labelled,
 }
 FILES = {"resume state": "state.bin", "report": "report.json", "annotations": "annotations.json"}
