@@ -293,7 +293,7 @@ def test_masks_come_small_and_are_judged_as_torchvision_pastes_them(folder: Path
     net = network("masks")
     net.roi_heads.score_thresh = 0.0
     heads = Heads(net).eval()
-    (images, targets), *_ = opened(folder, MASKS).validation.batches(4)
+    (images, targets), *_ = opened(folder, MASKS).validation.batches(8)  # more than are looked at at once
     x, ready = heads.prepared_with(images, targets)
     with torch.no_grad():
         found, expected = heads(x, ready), net(images)

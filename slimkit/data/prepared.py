@@ -12,7 +12,6 @@ from slimkit.errors import DataError
 from slimkit.provenance import Finds
 
 AT_ONCE = 16  # pictures, where nothing is trained on them: large ones fill the memory
-_WITH_MASKS = 4  # of each of which up to a hundred maps of all classes are made
 
 # Images, each [3, h, w] in [0, 1], and their targets -> images [N, 3, H, W], and targets in their pixels.
 Prepare = Callable[[Sequence[Tensor], Sequence[Mapping[str, Any]]], tuple[Tensor, Sequence[Mapping[str, Any]]]]
@@ -40,8 +39,8 @@ class Prepared:
         return len(self.split)
 
     def batches(self, batch_size: int, *, augment: bool = False, **how: Any) -> Iterator[tuple[Tensor, Any]]:
-        """Give batches as `Split.batches` says; those that are not for training are of a few pictures at most."""
-        size = batch_size if augment else min(batch_size, _WITH_MASKS if self.finds.masks else AT_ONCE)
+        """Give batches as `Split.batches` says; those that are not for training are of at most `AT_ONCE` pictures."""
+        size = batch_size if augment else min(batch_size, AT_ONCE)
         for images, targets in self.split.batches(size, augment=augment, **how):
             for image, target in zip(images, targets, strict=True):
                 if (why := _wrong(image, target, self.classes, self.finds)) is not None:

@@ -21,6 +21,7 @@ from slimkit.modules import copied
 from slimkit.provenance import Finds, Provenance
 
 _REGIONS = ((0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 0.6, 0.5), (0.3, 0.4, 1.0, 1.0))  # of an image, that second stages look at
+_WITH_MASKS = 4  # images to find masks in at once: of up to a hundred objects each, maps of all classes are made
 _TRAINED_ON = ("boxes", "labels", "masks", "keypoints")  # of a target
 
 Target = Mapping[str, Any]
@@ -48,14 +49,17 @@ class Heads(nn.Module):
             images: [N, 3, H, W], as `prepared` gives them.
             targets: as `prepared_with` gives them.
         """
-        if targets is not None:
+        if targets is not None and self.training:
             return _detected(self.net, images, targets)
+        if targets is not None:
+            at_once = _WITH_MASKS if self.finds.masks else len(images)
+            places = [slice(begin, begin + at_once) for begin in range(0, len(images), at_once)]
+            return [found for place in places for found in _detected(self.net, images[place], targets[place])]
         net: Any = self.net
         features = net.backbone(images)
         features = dict(features) if isinstance(features, Mapping) else {"0": features}
         if not hasattr(net, "rpn"):
-            found: dict[str, Any] = net.head(list(features.values()))
-            return found
+            return net.head(list(features.values()))
         objectness, boxes = net.rpn.head(list(features.values()))
         return {"objectness": objectness, "boxes": boxes} | _second_stage(net.roi_heads, features, images)
 
