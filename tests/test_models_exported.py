@@ -289,12 +289,13 @@ def test_recurrent_layers_are_modules_again(kind, tmp_path):
     slimkit.compress(again.eval(), torch.randn(1, 1, 40), 0.5, out=tmp_path / "slimmer", recover=False)
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attributes self")
 @pytest.mark.parametrize("name", ["weight_ih_l0", "bias_hh_l0"])
 def test_recurrent_weights_of_other_shapes_are_refused(name, tmp_path):
     """The operator would read beyond them."""
     net = recurrent("LSTM")
     program = torch.export.export(net, (torch.randn(2, 1, 40),), dynamic_shapes=FREE)
-    short = torch.zeros_like(program.state_dict[f"reader.{name}"])[:4]
+    short = torch.zeros_like(program.state_dict[f"reader.{name}"])[:4].clone()
     program._state_dict[f"reader.{name}"] = nn.Parameter(short)
     torch.export.save(program, tmp_path / "net.pt2")
     with pytest.raises(CheckpointError, match="lstm.input are not those of one torch.nn layer"):
@@ -332,12 +333,14 @@ class Head(nn.Module):
 
 
 WAVES = {
+    "dropouts in place": nn.Sequential(
+        nn.Dropout2d(inplace=True), nn.AlphaDropout(inplace=True), nn.FeatureAlphaDropout(inplace=True)
+    ),
     "rrelu": nn.RReLU(),
     "spectrum": lambda x: x + torch.fft.irfft2(torch.fft.rfft2(x) * 0.5, s=x.shape[-2:]),
     "unpooling": lambda x: nn.functional.max_unpool2d(*nn.functional.max_pool2d(x, 2, return_indices=True), 2),
     "a grid": lambda x: nn.functional.grid_sample(
-        x, nn.functional.affine_grid(torch.eye(2, 3).expand(len(x), 2, 3), [len(x), 1, 8, 8], align_corners=False),
-        align_corners=False,
+        x, torch.linspace(-1, 1, 128).reshape(1, 8, 8, 2).expand(x.shape[0], 8, 8, 2), align_corners=False
     ),
 }  # fmt: skip
 

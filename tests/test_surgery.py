@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimkit import provenance
+from slimkit import provenance, zoo
 from slimkit.channels import trace
 from slimkit.errors import MaskError
 from slimkit.selection.mask import Mask
@@ -166,3 +166,14 @@ def test_the_copy_is_a_faithful_one() -> None:
     slim.out.weight.data.zero_()
     slim.notes["a"].append(3)
     assert net.out.weight.abs().max() > 0 and net.notes["a"] == [1, 2]
+
+
+def test_a_graph_of_another_network_and_a_mask_of_scores_are_refused():
+    narrow, wide = (zoo.resnet8(width=width) for width in (8, 16))
+    graph = trace(narrow, torch.randn(1, 1, 8, 8))
+    with pytest.raises(MaskError, match=r"(?s)another network: conv1.weight is \[16, 1, 3, 3\].* had 8.*Trace this"):
+        remove(wide, graph, Mask.full(graph))
+    with pytest.raises(MaskError, match="another network: .* is not there"):
+        remove(nn.Linear(2, 2), graph, Mask.full(graph))
+    with pytest.raises(MaskError, match=r"keep is float32 \[5\]: it must be bool"):
+        Mask(torch.rand(5))

@@ -183,7 +183,7 @@ def _measured(
             raise DataError(f"{task.name}: {why}.\n  Give the task and the data that the network was made for")
         batch = first(inputs)
         images = len(batch) if batch is not None else 0
-        shared: dict[Any, Rows] = {}  # by several thresholds: drawing masks takes longer than anything else here
+        shared: dict[Any, BatchRows] = {}  # by several thresholds: drawing masks takes longer than anything else here
         for name, metric in task.metrics.items():
             by = metric.per_image if metric.of_all else name
             if by not in shared:

@@ -125,7 +125,7 @@ def to_bytes(model: nn.Module, text: str, example: Example | None = None) -> byt
 def _unwritable(model: nn.Module, why: str) -> ArchitectureError:
     return ArchitectureError(
         f"cannot export {type(model).__name__}: {why.rstrip('.')}.\n"
-        "  Give slimkit the factory that builds the network: `arch='file.py:factory'`"
+        "  Say how it is built: `slimkit.models.build('file.py:make')`, or give a checkpoint and `arch='file.py:make'`"
     )
 
 

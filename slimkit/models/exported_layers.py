@@ -27,7 +27,10 @@ _NORMS = (aten.batch_norm.default, aten._native_batch_norm_legit_no_training.def
 _NORM_BY_RANK = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 DROPOUTS = {
     aten.dropout.default: nn.Dropout, aten.dropout_.default: nn.Dropout,
-    aten.feature_dropout.default: nn.Dropout2d, aten.alpha_dropout.default: nn.AlphaDropout,
+    aten.feature_dropout.default: nn.Dropout2d, aten.feature_dropout_.default: nn.Dropout2d,
+    aten.alpha_dropout.default: nn.AlphaDropout, aten.alpha_dropout_.default: nn.AlphaDropout,
+    aten.feature_alpha_dropout.default: nn.FeatureAlphaDropout,
+    aten.feature_alpha_dropout_.default: nn.FeatureAlphaDropout,
 }  # fmt: skip
 
 

@@ -12,10 +12,11 @@ import torch
 
 _WORDS = """
     conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
-    linear addmm mm bmm baddbmm matmul einsum mv dot addmv embedding
+    linear addmm mm bmm baddbmm matmul einsum mv dot vdot addmv embedding
     batch_norm native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training
     _native_batch_norm_legit_functional layer_norm native_layer_norm group_norm native_group_norm instance_norm rms_norm
-    dropout dropout_ feature_dropout alpha_dropout native_dropout
+    dropout dropout_ feature_dropout feature_dropout_ alpha_dropout alpha_dropout_
+    feature_alpha_dropout feature_alpha_dropout_ native_dropout
     softmax _softmax log_softmax _log_softmax scaled_dot_product_attention
     lstm gru rnn_tanh rnn_relu
     cumsum cumprod sort topk roll flip index_select index gather

@@ -21,9 +21,17 @@ class Mask:
 
     Attributes:
         keep: bool [U], true where the unit stays.
+
+    Raises:
+        MaskError: `keep` is not of this kind.
     """
 
     keep: Tensor
+
+    def __post_init__(self) -> None:
+        if self.keep.dtype != torch.bool or self.keep.dim() != 1:
+            kind = f"{str(self.keep.dtype).removeprefix('torch.')} {list(self.keep.shape)}"
+            raise MaskError(f"keep is {kind}: it must be bool, one entry a unit.\n  Give scores > a threshold")
 
     def __repr__(self) -> str:
         return f"Mask({self.removed} of {len(self.keep)} units removed)"
