@@ -396,6 +396,18 @@ def test_a_retraining_that_does_harm_is_not_delivered(resnet: nn.Module, digits:
     assert slimkit.compress(resnet, DIGIT, 0.5, epochs=1, **asked).report.recovery.delivered
 
 
+def test_a_seed_draws_the_calibration_inputs(resnet: nn.Module, digits: Any) -> None:
+    few = {"dataset": digits, "epochs": 0, "ranking": "group-norm", "onnx": False}
+    images = next(iter(digits.train.batches(1294)))[0].repeat(4, 1, 1, 1) + torch.rand(4 * 1294, 1, 8, 8)
+    few = few | {"calibration": images}  # more than are taken
+
+    def fitted(seed: int) -> torch.Tensor:
+        return slimkit.compress(resnet, DIGIT, 0.5, seed=seed, **few).model.get_parameter("fc.weight")
+
+    assert torch.equal(fitted(3), fitted(3))
+    assert not torch.allclose(fitted(3), fitted(4), rtol=1e-3, atol=1e-4)
+
+
 def test_short_retrainings_do_no_harm(resnet: nn.Module, digits: Any) -> None:
     cut = slimkit.compress(resnet, DIGIT, 0.5, dataset=digits, epochs=0).model
     start = quality(cut, digits.validation, digits.task)

@@ -36,7 +36,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
-from torch import nn
+from torch import Tensor, nn
 
 from slimkit import compress, models, training
 from slimkit.data import open as open_data
@@ -88,6 +88,18 @@ def small() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(216, 3)).eval()
 
 
+class Recurrent(nn.Module):
+    """Rows of a picture, read by an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.reader, self.head = nn.Conv2d(1, 2, 3), nn.LSTM(12, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        head: Tensor = self.head(self.reader(self.stem(x).permute(0, 2, 1, 3).flatten(2))[0][:, -1])
+        return head
+
+
 def seeds() -> dict[str, list[bytes]]:
     """Make sound files of each kind."""
     torch.manual_seed(0)
@@ -105,8 +117,10 @@ def seeds() -> dict[str, list[bytes]]:
         torch.jit.save(torch.jit.trace(small(), torch.randn(1, 1, 8, 8)), str(path))
         found["TorchScript"] = [path.read_bytes()]
         free = ({0: torch.export.Dim.DYNAMIC},)
-        for shapes in (free, None):
-            torch.export.save(torch.export.export(small(), (torch.randn(2, 1, 8, 8),), dynamic_shapes=shapes), path)
+        for net, shapes in ((small(), free), (small(), None), (Recurrent().eval(), free)):
+            with warnings.catch_warnings(action="ignore"):  # of recurrent layers
+                program = torch.export.export(net, (torch.randn(2, 1, 8, 8),), dynamic_shapes=shapes)
+            torch.export.save(program, path)
             found.setdefault("exported program", []).append(path.read_bytes())
         store = training.Store(Path(folder) / "state", identity={"x": 1})
         state.write(store, {"step": 1, "model": small().state_dict(), "hooks": [None], "history": []})

@@ -58,7 +58,7 @@ def calibrate(given: Given) -> Calibration | None:
         each = sum(prod(tensor.shape[1:]) for tensor in tensors(next(iter(source.batches(1)))))
         count = min(_MOST, max(_FEWEST, _NUMBERS // max(1, each)))
         held_of = data.Inputs(dataset.validation) if dataset and given.calibration is None else source
-        batches = list(source.batches(_BATCH, at_most=count))
+        batches = list(source.batches(_BATCH, at_most=count, seed=spec.seed))
         if spec.fits:
             chunks(batches, source.name)
         held = list(held_of.batches(_BATCH, at_most=4 * _BATCH, seed=spec.seed + 1))
