@@ -8,10 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import slimkit
 from slimkit import provenance, zoo
 from slimkit.channels import trace
 from slimkit.errors import MaskError
+from slimkit.selection.choose import choose
 from slimkit.selection.mask import Mask
+from slimkit.selection.ranking import rank
+from slimkit.settings import parse_budget
 from slimkit.surgery.remove import kept_indices, remove, take
 from tests.blocks import C2f, SplitUnequal, conv_bn
 from tests.nets import randomise_
@@ -177,3 +181,53 @@ def test_a_graph_of_another_network_and_a_mask_of_scores_are_refused():
         remove(nn.Linear(2, 2), graph, Mask.full(graph))
     with pytest.raises(MaskError, match=r"keep is float32 \[5\]: it must be bool"):
         Mask(torch.rand(5))
+
+
+def stages() -> dict[str, Any]:
+    """Calls of single stages with what does not fit."""
+    net, other = zoo.resnet8(width=4), zoo.resnet8(width=8)
+    graph = trace(net, torch.randn(1, 1, 8, 8))
+    scores = rank("group-norm", net, graph)
+    half = parse_budget(0.5, "macs")
+    strength: Any = "1e-3"
+    keep: Any = [True] * graph.units
+    return {
+        "scores that are no numbers": lambda: choose(graph, scores * torch.nan, half),
+        "scores of too few units": lambda: choose(graph, scores[:-3], half),
+        "a budget that has to be measured": lambda: choose(graph, scores, parse_budget(0.5, "latency")),
+        "a budget of no kind": lambda: parse_budget(0.5, "mac"),
+        "a graph of another network": lambda: rank("gamma", other, graph),
+        "the same, watched": lambda: slimkit.EarlyBird(graph, 0.5).observe(other),
+        "a strength that is a word": lambda: slimkit.penalise_gamma_(net, strength),
+        "a mask that is a list": lambda: Mask(keep),
+        "an optimizer of another network": lambda: slimkit.follow(
+            torch.optim.SGD(other.parameters(), 0.1), net, net, {}
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", stages())
+def test_a_stage_alone_refuses_what_does_not_fit(name):
+    with pytest.raises(slimkit.SlimkitError, match=r"\S"):
+        stages()[name]()
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_what_is_learnt_beside_the_network_goes_along(named):
+    net = zoo.resnet8(width=4)
+    beside = nn.Parameter(torch.ones(3))
+    members = [*net.named_parameters(), ("temperature", beside)]
+    optimizer = torch.optim.AdamW(members if named else [p for _, p in members], lr=0.1)
+    (net(torch.randn(4, 1, 8, 8)).square().sum() + beside.sum()).backward()
+    optimizer.step()
+    graph = trace(net, torch.randn(1, 1, 8, 8))
+    mask = choose(graph, rank("group-norm", net, graph), parse_budget(0.5, "macs"))
+    small = remove(net, graph, mask)
+    after = slimkit.follow(optimizer, net, small, kept_indices(graph, mask))
+    assert len(after.param_groups[0]["params"]) == len(optimizer.param_groups[0]["params"])
+    assert after.param_groups[0]["params"][-1] is beside
+    assert torch.equal(after.state[beside]["exp_avg"], optimizer.state[beside]["exp_avg"])
+    before = beside.clone()
+    (small(torch.randn(4, 1, 8, 8)).square().sum() + beside.sum()).backward()
+    after.step()
+    assert not torch.equal(before, beside)

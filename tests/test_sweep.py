@@ -40,7 +40,16 @@ def test_each_value_of_a_budget_is_a_run(given: dict[str, str], values: list[Any
 
 
 @pytest.mark.parametrize(
-    "given", [{"ratio": "0.5,0.5"}, {"ratio": "0.3,"}, {"ratio": "0.3,half"}, {"max_macs": "1,-1"}]
+    "given",
+    [
+        {"ratio": "0.5,0.50"},
+        {"max_macs": "0.5,50%"},
+        {"max_params": "1M,1000k"},
+        {"max_drop": "1,1.0"},
+        {"ratio": "0.3,"},
+        {"ratio": "0.3,half"},
+        {"max_macs": "1,-1"},
+    ],
 )
 def test_a_value_that_cannot_be_is_refused(given: dict[str, str]) -> None:
     with pytest.raises(SpecError):

@@ -9,10 +9,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimkit.channels.counts import Counts
 from slimkit.channels.coupled import Coupled
+from slimkit.errors import MaskError
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,23 @@ class Graph:
         return (
             f"Graph({self.units} removable units in {len(self.groups)} groups, {self.total - self.units} channels kept)"
         )
+
+    def check_of(self, model: nn.Module) -> None:
+        """Check that these are the channels of a network.
+
+        Raises:
+            MaskError: a tensor is not there, or of another shape.
+        """
+        named = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+        shapes = {name: tuple(tensor.shape) for tensors in named for name, tensor in tensors}
+        for axis in self.axes:
+            shape = shapes.get(axis.tensor, ())
+            if axis.dim >= len(shape) or shape[axis.dim] != len(axis.unit_of):
+                found = f"is {list(shape)}" if shape else "is not there"
+                raise MaskError(
+                    f"the graph is of another network: {axis.tensor} {found}, "
+                    f"and dimension {axis.dim} had {len(axis.unit_of)} entries.\n  Trace this very network"
+                )
 
     @cached_property
     def total(self) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from slimkit.channels import Graph
-from slimkit.errors import MaskError
+from slimkit.errors import BudgetError, MaskError
 from slimkit.selection.budget import Widths, to_limit, to_ratio, within_reach
 from slimkit.selection.mask import Mask
 from slimkit.settings import Budget
@@ -29,8 +29,14 @@ def choose(
         fixed: bool [U], units that stay.
 
     Raises:
-        BudgetError: out of reach; MaskError: nothing to remove.
+        BudgetError: out of reach, or of a kind that has to be measured; MaskError: nothing to remove, or the scores do
+            not fit.
     """
+    if tuple(scores.shape) != (graph.units,) or not bool(scores.isfinite().all()):
+        raise MaskError(
+            f"scores are {list(scores.shape)}{'' if scores.isfinite().all() else ' and hold what is no number'}: "
+            f"it takes [{graph.units}], one finite score a unit.\n  Make them from this graph: slimkit.rank"
+        )
     widths = widths or Widths()
     if budget.kind == "ratio":
         return to_ratio(graph, scores, budget.value, widths, fixed)
@@ -39,6 +45,11 @@ def choose(
         "params": graph.params,
         "bytes": lambda keep: 4 * graph.params(keep),
     }
+    if budget.kind not in measures:
+        raise BudgetError(
+            f"the budget is one of {budget.kind}, which has to be measured.\n"
+            "  Choose by `slimkit.selection.measured.LatencySolver`, or give one of macs, params or bytes"
+        )
     measure = measures[budget.kind]
     limit = budget.value if budget.absolute else budget.value * measure(Mask.full(graph).keep)
     return to_limit(graph, scores, measure, limit, widths, budget.kind, fixed)

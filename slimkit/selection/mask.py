@@ -29,6 +29,8 @@ class Mask:
     keep: Tensor
 
     def __post_init__(self) -> None:
+        if not isinstance(self.keep, Tensor):
+            raise MaskError(f"keep is {type(self.keep).__name__}, not a tensor.\n  Give torch.tensor(keep)")
         if self.keep.dtype != torch.bool or self.keep.dim() != 1:
             kind = f"{str(self.keep.dtype).removeprefix('torch.')} {list(self.keep.shape)}"
             raise MaskError(f"keep is {kind}: it must be bool, one entry a unit.\n  Give scores > a threshold")

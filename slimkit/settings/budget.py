@@ -56,8 +56,10 @@ def parse_budget(given: str | float, kind: str) -> Budget:
     A number above 1 without a unit is an amount where no unit is needed (MACs, parameters, bytes).
 
     Raises:
-        SpecError: it is neither, or not positive.
+        SpecError: it is neither, or not positive; there is no such kind.
     """
+    if kind not in _UNITS:
+        raise SpecError(f"kind is {kind!r}: it must be one of {', '.join(_UNITS)}.")
     match = None if isinstance(given, bool) else _AMOUNT.fullmatch(str(given))
     if match is None or not math.isfinite(float(match[1])):
         raise SpecError(_refusal(given, kind, "neither a share nor an amount"))

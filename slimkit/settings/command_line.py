@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slimkit.errors import SpecError
+from slimkit.settings.compress import CompressSpec
 from slimkit.settings.run import BUDGETS, RUNTIMES, TRACERS
 from slimkit.settings.setting import Settings
 from slimkit.settings.study import BUDGET_AXES, StudySpec, study_spec
@@ -58,7 +59,7 @@ def gather(kind: type[Spec], words: dict[str, Any]) -> Spec:
     return make(kind, settings | read_words(kind, given))
 
 
-def gather_each(kind: type[Spec], words: dict[str, Any]) -> list[Spec]:
+def gather_each(kind: type[CompressSpec], words: dict[str, Any]) -> list[CompressSpec]:
     """Make a spec for each value of the budget: `--ratio 0.3,0.5` are two.
 
     Raises:
@@ -68,9 +69,11 @@ def gather_each(kind: type[Spec], words: dict[str, Any]) -> list[Spec]:
     for name in ("ratio", *(f"max_{kind}" for kind in BUDGETS), "max_drop"):
         values = [word.strip() for word in given.get(name, "").split(",")]
         if len(values) > 1:
-            if len(set(values)) < len(values):
+            specs = [make(kind, settings | read_words(kind, given | {name: value})) for value in values]
+            asked = [(spec.budget, spec.max_drop) for spec in specs]
+            if any(one in asked[:place] for place, one in enumerate(asked)):  # 0.50 and 50% are 0.5
                 raise SpecError(f"{name} is {given[name]}: a value is there twice.\n  Leave one of them out")
-            return [make(kind, settings | read_words(kind, given | {name: value})) for value in values]
+            return specs
     return [make(kind, settings | read_words(kind, given))]
 
 

@@ -10,7 +10,6 @@ from torch import Tensor, fx, nn
 from slimkit import provenance
 from slimkit.channels import Graph, stays
 from slimkit.channels.written import Place, repeats, write
-from slimkit.errors import MaskError
 from slimkit.modules import copied
 from slimkit.selection.mask import Mask
 
@@ -56,8 +55,8 @@ def remove(model: nn.Module, graph: Graph, mask: Mask) -> nn.Module:
         MaskError: the mask does not belong to the graph, or empties a group; the graph is of another network.
     """
     mask.check_fits(graph)
+    graph.check_of(model)
     modules = dict(model.named_modules())
-    _check_of(graph, dict(_named_tensors(modules)))
     indices = kept_indices(graph, mask)
     memo: dict[int, Any] = {}
     with torch.no_grad():
@@ -75,16 +74,6 @@ def remove(model: nn.Module, graph: Graph, mask: Mask) -> nn.Module:
     _write_nodes(small, graph, mask)
     _record(model, slim, graph, mask, attributes)
     return slim
-
-
-def _check_of(graph: Graph, tensors: dict[str, Tensor]) -> None:
-    for axis in graph.axes:
-        shape = tuple(tensors[axis.tensor].shape) if axis.tensor in tensors else ()
-        if axis.dim >= len(shape) or shape[axis.dim] != len(axis.unit_of):
-            raise MaskError(
-                f"the graph is of another network: {axis.tensor} {f'is {list(shape)}' if shape else 'is not there'}, "
-                f"and dimension {axis.dim} had {len(axis.unit_of)} entries.\n  Trace this very network"
-            )
 
 
 def _named_tensors(modules: dict[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:

@@ -52,20 +52,31 @@ def follow(optimizer: Some, old: nn.Module, new: nn.Module, kept: KeptIndices) -
         kept: which indices of each parameter of `old` are left in `new`.
 
     Parameters that only `new` has (a bias that took up folded constants) begin with nothing remembered, in the last
-    group; those of `old` that the optimizer did not have stay out of it. A scheduler of learning rates holds on to the
+    group; those of `old` that the optimizer did not have stay out of it. Those of neither, as a temperature that is
+    learnt beside the network, go along. A scheduler of learning rates holds on to the
     optimizer that it was made for: make it anew.
 
     Raises:
-        TrainingError: what it remembers is of another shape, so that it is not known which channel it belongs to.
+        TrainingError: what it remembers is of another shape, so that it is not known which channel it belongs to; it is
+            the optimizer of another network.
     """
     before = dict(old.named_parameters())
+    known = {id(p) for p in before.values()}
     home = {id(p): place for place, group in enumerate(optimizer.param_groups) for p in group["params"]}
     last = len(optimizer.param_groups) - 1  # new parameters are biases; in the last group of ours these don't decay
     homes: list[list[tuple[str, nn.Parameter]]] = [[] for _ in optimizer.param_groups]
+    if before and not known & home.keys():
+        raise TrainingError(
+            "the optimizer has no parameter of `old`: it is of another network.\n  Give the optimizer that trains it"
+        )
     for name, parameter in new.named_parameters():
         place = home.get(id(before[name])) if name in before else last
         if parameter.requires_grad and place is not None:
             homes[place].append((name, parameter))
+    own = [member for members in homes for member in members]
+    for group, members in zip(optimizer.param_groups, homes, strict=True):
+        names = group.get("param_names", [""] * len(group["params"]))
+        members += [(name, p) for name, p in zip(names, group["params"], strict=True) if id(p) not in known]
     made = copy.copy(optimizer)  # as from a pickle: without the functions that a scheduler put in its place
     made.state, made.param_groups = defaultdict(dict), []
     for group, members in zip(optimizer.param_groups, homes, strict=True):
@@ -73,7 +84,8 @@ def follow(optimizer: Some, old: nn.Module, new: nn.Module, kept: KeptIndices) -
             settings = {key: value for key, value in group.items() if key not in ("params", "param_names")}
             given = members if "param_names" in group else [parameter for _, parameter in members]
             made.add_param_group({**settings, "params": given})
-    for name, parameter in (member for members in homes for member in members):
+    made.state.update({p: copy.deepcopy(memory) for p, memory in optimizer.state.items() if id(p) not in known})
+    for name, parameter in own:
         memory = optimizer.state.get(before[name], {}) if name in before else {}
         for what, value in memory.items():
             made.state[parameter][what] = _taken(value, before[name], parameter, kept.get(name, {}), (optimizer, what))

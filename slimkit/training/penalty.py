@@ -40,8 +40,8 @@ def penalise_gamma_(model: nn.Module, strength: float, only: Collection[str] | N
     Raises:
         TrainingError: the strength is negative, infinite or NaN.
     """
-    if not 0 <= strength < math.inf:
-        raise TrainingError(f"the strength of the penalty is {strength}: it must be a number of 0 or more.")
+    if not isinstance(strength, (int, float)) or not 0 <= strength < math.inf:
+        raise TrainingError(f"the strength of the penalty is {strength!r}: it must be a number of 0 or more.")
     for name, gamma in gammas(model):
         if gamma.grad is not None and (only is None or name in only):
             gamma.grad.add_(torch.sign(gamma.detach()), alpha=strength)

@@ -44,7 +44,9 @@ def scores(name: str, model: nn.Module, graph: Graph, context: Context | None = 
 
     Raises:
         SpecError: the criterion is unknown, or needs data that was not given.
+        MaskError: the graph is of another network.
     """
+    graph.check_of(model)
     return criterion(name).scores(model, graph, context or Context())
 
 
