@@ -70,7 +70,7 @@ def gather_each(kind: type[CompressSpec], words: dict[str, Any]) -> list[Compres
         values = [word.strip() for word in given.get(name, "").split(",")]
         if len(values) > 1:
             specs = [make(kind, settings | read_words(kind, given | {name: value})) for value in values]
-            asked = [(spec.budget, spec.max_drop) for spec in specs]
+            asked = [spec.max_drop or spec.budget for spec in specs]
             if any(one in asked[:place] for place, one in enumerate(asked)):  # 0.50 and 50% are 0.5
                 raise SpecError(f"{name} is {given[name]}: a value is there twice.\n  Leave one of them out")
             return specs
