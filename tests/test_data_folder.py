@@ -195,6 +195,14 @@ def test_all_bad_files_are_listed_together_or_left_out(tmp_path: Path) -> None:
         data.open(f"folder:{tmp_path}", reading=Reading(allow_bad=0.02))
 
 
+def test_where_all_files_are_bad_none_is_offered_to_be_left_out(tmp_path: Path) -> None:
+    for number in range(3):
+        picture(tmp_path / "images" / f"{number}.png")
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(DataError, match=r"(?s)3 of 3 files cannot be used.*\n  Mend them$"):
+        open_at(tmp_path, task=SEGMENTATION)
+
+
 def test_a_long_list_of_bad_files_is_cut(tmp_path: Path) -> None:
     classes(tmp_path)
     for number in range(10):

@@ -20,6 +20,7 @@ from slimkit.provenance import Provenance
 from slimkit.settings import EvaluateSpec, ExportSpec
 from slimkit.settings.export import FORMATS as NAMES
 from tests.test_data import write_fashion
+from tests.test_data_folder import pairs
 
 CHECKPOINT = Path(zoo.__file__).parent / "resnet8-digits.safetensors"
 PACKAGES = {"openvino": ["openvino"], "coreml": ["coremltools"], "ncnn": ["ncnn", "pnnx"], "tflite": ["litert_torch"]}
@@ -115,6 +116,19 @@ def test_an_onnx_file_is_held_against_the_data(run: Path, tmp_path: Path, capsys
     )
     assert main(["evaluate", str(run / "model.onnx"), "--data", f"{tmp_path / 'own.py'}:make"]) == 2
     assert "the data has 3 classes, the network 10" in capsys.readouterr().err
+
+
+def test_a_file_that_says_its_task_is_measured_by_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And a class that is in none of the masks is no reason to refuse the data."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    pairs(tmp_path / "data", count=20)  # of classes 0, 1, 2
+    given: dict[str, Any] = {"data": f"folder:{tmp_path / 'data'}", "task": "segmentation", "epochs": 0}
+    result = slimkit.compress(net, torch.randn(1, 3, 8, 8), 0.5, out=tmp_path / "run", **given)
+    assert result.report.after.accuracy is not None
+    for name in ("model.onnx", "model.pt2"):
+        found = printed(capsys, "evaluate", str(tmp_path / "run" / name), "--data", given["data"])
+        assert found["accuracy"]["metric"] == "mean IoU"
+        assert found["accuracy"]["test"] == pytest.approx(result.report.after.accuracy.test, abs=1e-3)
 
 
 OWN = """

@@ -1,8 +1,10 @@
 """Exported programs become trainable networks; nothing in them is run on loading."""
 
 import builtins
+import collections
 import contextlib
 import copy
+import dataclasses
 import io
 import json
 import os
@@ -629,3 +631,37 @@ def test_damaged_program(file, tmp_path):
         else:  # between the members of a zip lies padding that nothing reads
             assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
     assert refused > 6
+
+
+@dataclasses.dataclass
+class Answer:
+    logits: torch.Tensor
+    hidden: tuple[torch.Tensor, ...] | None = None
+    missing: torch.Tensor | None = None
+
+
+class Answering(nn.Module):
+    """Returns an object, as networks of transformers do."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.body, self.head, self.kind = nn.Conv2d(3, 16, 3), nn.Linear(16, 3), kind
+
+    def forward(self, x):
+        logits = self.head(self.body(x).relu().mean((2, 3)))
+        return self.kind(logits=logits, hidden=(logits.sigmoid(), 2 * logits))
+
+
+torch.utils._pytree.register_dataclass(Answer, serialized_type_name="slimkit.tests.Answer")
+
+
+@pytest.mark.parametrize("kind", [Answer, dict, collections.OrderedDict])
+def test_objects_that_a_network_returns_are_dicts_in_its_file(kind, tmp_path):
+    result = slimkit.compress(Answering(kind).eval(), torch.randn(1, 3, 8, 8), 0.5, out=tmp_path / "slim")
+    again = models.load_slim(tmp_path / "slim" / "model.pt2")
+    images = torch.randn(5, 3, 8, 8)
+    wanted, found = result.model(images), again(images)
+    wanted = vars(wanted) if kind is Answer else wanted
+    torch.testing.assert_close(found["logits"], wanted["logits"])
+    torch.testing.assert_close(found["hidden"], wanted["hidden"])
+    assert isinstance(result.model(images), kind) and "missing" not in found

@@ -123,11 +123,9 @@ def readable(
     lines = [f"    {_shown(path)}: {why}" for path, why in bad[:_SHOWN]]
     lines += [f"    and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
     if len(bad) > allow * len(entries):
-        share = f"{len(bad) / len(entries):.4f}".rstrip("0")
-        raise DataError(
-            f"{given}: {count}:\n" + "\n".join(lines) + "\n  Mend or remove them, or let a share be left out, as "
-            f"`allow_bad={float(share) + 1e-4:.4f}`"
-        )
+        share = len(bad) / len(entries) + 1e-4
+        or_less = f"or remove them, or let a share be left out, as `allow_bad={share:.4f}`" if share < 1 else "them"
+        raise DataError(f"{given}: {count}:\n" + "\n".join(lines) + f"\n  Mend {or_less}")
     good = [entry for entry, why in zip(entries, reasons, strict=True) if why is None]
     return good, ("\n".join([f"{count} and were left out:", *lines]),)
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import dataclasses
+import functools
 import io
 import logging
 import os
@@ -98,7 +100,7 @@ def to_bytes(model: nn.Module, text: str, example: Example | None = None) -> byt
             "cannot save a network of unknown input shape as an exported program.\n"
             "  Attach a provenance with input_shape=(C, H, W)."
         )
-    model = copy.deepcopy(model).cpu().eval()
+    model = _plainly(copy.deepcopy(model).cpu().eval())
     given = of_batch(torch.zeros(1, *(shape or ())) if example is None else example, 2)
     named = isinstance(given, Mapping)
     args = given if isinstance(given, tuple) else () if named else (given,)
@@ -120,6 +122,30 @@ def to_bytes(model: nn.Module, text: str, example: Example | None = None) -> byt
     except CheckpointError as error:
         raise _unwritable(model, str(error).splitlines()[0].removeprefix(f"{_WRITTEN}: ")) from error
     return buffer.getvalue()
+
+
+def _plainly(model: nn.Module) -> nn.Module:
+    """Let a network return tuples, lists and dicts for classes of somebody's own: a file must not name these."""
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        return _plain(forward(*args, **kwargs))
+
+    if not isinstance(model, torch.fx.GraphModule):  # which returns such already
+        model.forward = plain
+    return model
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, (type, Mapping)):
+        value = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
+        value = {name: one for name, one in value.items() if one is not None}
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, tuple | list):
+        return (tuple if isinstance(value, tuple) else list)(map(_plain, value))
+    return value
 
 
 def _unwritable(model: nn.Module, why: str) -> ArchitectureError:

@@ -239,9 +239,9 @@ def _int8(side: Figures, before: Figures) -> list[str]:
     """Say what the INT8 file is worth."""
     found = []
     if side.accuracy and (right := side.accuracy.quoted):
-        unit = right.by.unit
-        known = f"{metric(right.value, unit, 2)} on {right.of}"
-        found.append(f"{metric(right.value, unit, 2)} of the {right.of} right" if unit == "share" else known)
+        value = metric(right.value, right.by.unit, 2)
+        by = right.by.metric
+        found.append(f"{value} of the {right.of} right" if by == "accuracy" else f"{by} {value} on {right.of}")
     if side.latency_ms:
         old = before.latency_ms.quoted if before.latency_ms else None
         times = f", {ratio(side.latency_ms.quoted, old)} of the original’s time" if old else ""

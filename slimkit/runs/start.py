@@ -32,6 +32,8 @@ from slimkit.surgery.prove import Slimmed, prove
 from slimkit.surgery.remove import remove
 from slimkit.surgery.traced import trace
 from slimkit.surgery.trials import Trial
+from slimkit.tasks import CLASSIFICATION
+from slimkit.tasks.catalogue import TASKS
 
 _RANDOM, _REAL_IMAGES = 2, 16  # inputs of the proof; images of the validation split
 
@@ -134,9 +136,9 @@ def given_inputs(given: Any, spec: CompressSpec, network: Network) -> data.Input
 
 
 def task(spec: DataSpec, known: provenance.Provenance = provenance.UNKNOWN) -> tasks.Task | None:
-    """Return the task that the settings name; of a detector its only one; None where it is left to the data."""
+    """Return the task that the settings name, else the network's file; None where it is left to the data."""
     if spec.task is None:
-        return tasks.DETECTION if known.use.task == tasks.DETECTION.name else None
+        return None if known.use.task == CLASSIFICATION.name else TASKS.get(known.use.task or "")
     return tasks.open(spec.task)
 
 
