@@ -446,6 +446,8 @@ def put(kind: str, number: int, **values: Any) -> Callable[[dict[str, Any]], Non
         (put("images", 2, id=1), "the image id 1 is there twice"),
         (put("images", 2, id="two"), "`id` of image 3 is 'two', not a whole number"),
         (put("categories", 0, id=...), "`id` of category 1 is missing"),
+        (lambda made: made["categories"].append(made["categories"][0]), "the category id 1 is there twice"),
+        (put("images", 0, file_name="../../0.png"), "(?s)1 of 20 files.*'../../0.png', which is not within"),
         (put("images", 2, file_name=...), "`file_name` of image 3 is None"),
         (put("annotations", 4, image_id=99), "annotation 5 is of image 99, which is not there"),
         (put("annotations", 4, category_id=7), "annotation 5 is of category 7; there are 1"),

@@ -208,11 +208,16 @@ def each(**values: Any) -> Callable[[dict[str, Any]], Any]:
     return change
 
 
+def unmarked(made: dict[str, Any]) -> None:
+    for entry in made["annotations"]:
+        entry["keypoints"] = [0] * 9
+
+
 @pytest.mark.parametrize(
     ("finds", "change", "words"),
     [
-        (MASKS, each(segmentation=...), "no annotation has `segmentation`, and the network is .* by masks"),
-        (POINTS, each(keypoints=...), "no annotation has `keypoints`, and the network is .* by keypoints"),
+        (MASKS, each(segmentation=...), "no annotation has `segmentation` to learn from, .* by masks"),
+        (POINTS, each(keypoints=...), "no annotation has `keypoints` to learn from, .* by keypoints"),
         (MASKS, each(segmentation=[]), "0.png: object 1 has no `segmentation`"),
         (MASKS, each(segmentation=[[1, 2, 3, 4]]), "0.png: `segmentation` of object 1 has a polygon of 4 numbers"),
         (MASKS, each(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "has a polygon of 7 numbers: x and y of three corners"),
@@ -231,6 +236,7 @@ def each(**values: Any) -> Callable[[dict[str, Any]], Any]:
         (MASKS, each(segmentation={"counts": " ", "size": [64, 64]}), "' ' is none of its characters"),
         (MASKS, each(segmentation={"counts": "o" * 99, "size": [64, 64]}), "is none of its characters"),
         (MASKS, each(segmentation={"counts": "@", "size": [64, 64]}), "a run is of less than no pixels"),
+        (POINTS, unmarked, "no annotation has `keypoints` to learn from"),
         (POINTS, each(keypoints=None), "0.png: object 1 has no `keypoints`"),
         (POINTS, each(keypoints=[1, 2, 2]), "`keypoints` of object 1 are 3 numbers: 3 times x, y, v are needed"),
         (POINTS, each(keypoints="left"), "`keypoints` of object 1 are 'left', not numbers"),

@@ -347,6 +347,24 @@ WAVES = {
 }  # fmt: skip
 
 
+class Cells(nn.Module):
+    """Rows of a map, read one after the other."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.cell = kind(16, 16)
+
+    def forward(self, x):
+        state = None
+        for row in x.mean(3).unbind(2)[:3]:
+            state = self.cell(row, state)
+        state = state[0] if isinstance(state, tuple) else state
+        return x * state[:, :, None, None]
+
+
+WAVES |= {kind.__name__: Cells(kind) for kind in (nn.LSTMCell, nn.GRUCell, nn.RNNCell)}
+
+
 @pytest.mark.parametrize("name", WAVES)
 def test_what_is_computed_between_is_written_and_read(name, tmp_path):
     result = slimkit.compress(Head(WAVES[name]).eval(), torch.randn(1, 3, 8, 8), 0.5, out=tmp_path / "slim")

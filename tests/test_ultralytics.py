@@ -16,6 +16,7 @@ from slimkit import models
 from slimkit.cli import main
 from slimkit.errors import ArchitectureError, CheckpointError, DataError, SlimkitError, SpecError, TrainingError
 from slimkit.models.ultralytics import Deployed, Maps, from_checkpoint, save
+from slimkit.runs.cut import begun
 from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
 from slimkit.training.ultralytics import Workshop, keep_widths, penalty
@@ -321,6 +322,20 @@ def test_a_layer_may_be_called_what_it_is_but_nothing_that_runs(tmp_path):
     net.model[0].type = print
     with pytest.raises(CheckpointError, match=r"print|a method of a module"):
         models.load(written(net, tmp_path / "yolo.pt"))
+
+
+def test_another_number_of_classes_is_refused_before_anything_is_cut(trained, data, tmp_path, monkeypatch, capsys):
+    other = tmp_path / "two.yaml"
+    other.write_text(data.read_text().replace("  2: triangle\n", ""))
+    monkeypatch.setattr(begun, "ranked", lambda *_: pytest.fail("it was begun"))
+    words = [trained, "--data", other, "--epochs", "1", "--out", tmp_path / "out"]
+    assert main(["compress", *map(str, words)]) == 2
+    assert "data has 2 classes, the network 3" in capsys.readouterr().err
+
+
+def test_the_default_side_is_a_guess_that_may_be_known_better(tmp_path):
+    found = models.load(written(fresh("yolo11n"), tmp_path / "yolo.pt", train_args={}))
+    assert "3x640x640: Ultralytics' default" in found.guess and not found.said
 
 
 def test_another_number_of_classes_is_refused_before_training(slim, data, tmp_path):

@@ -15,6 +15,7 @@ from slimkit.errors import DataError
 from slimkit.provenance import Finds
 
 _LARGEST = 2**30  # bytes; COCO's own have 0.47e9, and become ten times as many in memory
+_SAMPLED = 100  # names by which the folder of the pictures is found
 _LONGEST = 255  # bytes of a file's name
 _HOW = (
     "  Give a JSON with `images` (id, file_name), `annotations` (image_id, category_id, bbox: left, top, width,\n"
@@ -42,7 +43,7 @@ def read(path: Path, folders: Sequence[Path], finds: Finds) -> Annotations:
 
     Args:
         path: the file.
-        folders: where its pictures may lie: the first one in which there is the first of them.
+        folders: where its pictures may lie: the first one in which there is one of the first of them.
         finds: what to read of an object beside its box and its category.
 
     Raises:
@@ -53,6 +54,8 @@ def read(path: Path, folders: Sequence[Path], finds: Finds) -> Annotations:
     keypoints: dict[int, tuple[str, ...]] = {}
     for number, entry in enumerate(_entries(found, "categories", path)):
         one = _whole(entry, "id", path, "category", number)
+        if one in names:
+            raise DataError(f"{path}: the category id {one} is there twice.\n  Give every category an id of its own")
         names[one] = str(entry.get("name", one))
         said = entry.get("keypoints")
         keypoints[one] = tuple(map(str, said)) if isinstance(said, list) else ()
@@ -73,7 +76,8 @@ def read(path: Path, folders: Sequence[Path], finds: Finds) -> Annotations:
         _check_box(entry, path, number)
         of_image[image].append(entry)
     named = [_named(entry, path, number) for number, entry in enumerate(images)]
-    home = next((folder for folder in folders if named and (folder / named[0]).is_file()), folders[0])
+    likely = [name for name in named if not _climbs(name)][:_SAMPLED]
+    home = next((folder for folder in folders if any((folder / name).is_file() for name in likely)), folders[0])
     both = zip(images, ids, named, strict=True)
     pictures = tuple(_labelled(home, name, entry, of_image[one], finds) for entry, one, name in both)
     return Annotations(pictures, names, keypoints)
@@ -116,9 +120,9 @@ def _check_finds(found: dict[str, Any], finds: Finds, keypoints: dict[int, tuple
     """Refuse a file that says nothing of what the network finds, or is of other keypoints."""
     entries = _entries(found, "annotations", path)
     for name, key in (("masks", "segmentation"), ("keypoints", "keypoints")):
-        if name in finds.names and entries and not any(entry.get(key) for entry in entries):
+        if name in finds.names and entries and not any(_tells(entry.get(key), key) for entry in entries):
             raise DataError(
-                f"{path}: no annotation has `{key}`, and the network is trained and judged by {name}.\n"
+                f"{path}: no annotation has `{key}` to learn from, and the network is trained and judged by {name}.\n"
                 f"  Give annotations with `{key}`, or a network that finds boxes alone"
             )
     for category, names in keypoints.items():
@@ -128,6 +132,13 @@ def _check_finds(found: dict[str, Any], finds: Finds, keypoints: dict[int, tuple
                 f"{finds.keypoints}.\n"
                 f"  Give the data that it was trained on, or a network with num_keypoints={len(names)}"
             )
+
+
+def _tells(value: Any, key: str) -> bool:
+    """Tell whether an object has an outline, or one keypoint that is marked."""
+    if key != "keypoints" or not isinstance(value, list):
+        return bool(value)
+    return any(isinstance(mark, (int, float)) and mark > 0 for mark in value[2::3])
 
 
 def _whole(entry: dict[str, Any], key: str, path: Path, kind: str, number: int) -> int:
@@ -154,8 +165,12 @@ def _named(entry: dict[str, Any], path: Path, number: int) -> str:
     return name.replace("\\", "/")
 
 
+def _climbs(name: str) -> bool:
+    return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
+
+
 def _labelled(home: Path, name: str, entry: dict[str, Any], objects: list[dict[str, Any]], finds: Finds) -> Boxed:
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+    if _climbs(name):
         return Boxed(home / PurePosixPath(name).name, wrong=f"it is {name!r}, which is not within {home}")
     points: tuple[tuple[Point, ...], ...] = ()
     if finds.keypoints:

@@ -73,7 +73,7 @@ class EarlyBirdConfig(Watched, Penalised, StartSettings, SpendSettings, Lowered)
         if self.at is None:
             return max(1, round((self.deadline or LATEST) * job.steps * job.recipe.epochs))
         if self.at > job.recipe.epochs:
-            raise SpecError(f"at is {self.at}: the run has only {job.recipe.epochs} epochs.\n  Draw sooner")
+            raise SpecError(f"at is {self.at}: the run has {job.recipe.epochs:g} epochs in all.\n  Draw sooner")
         return self.at * job.steps
 
 

@@ -18,7 +18,7 @@ _WORDS = """
     dropout dropout_ feature_dropout feature_dropout_ alpha_dropout alpha_dropout_
     feature_alpha_dropout feature_alpha_dropout_ native_dropout
     softmax _softmax log_softmax _log_softmax scaled_dot_product_attention
-    lstm gru rnn_tanh rnn_relu
+    lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell
     cumsum cumprod sort topk roll flip index_select index gather
     mean sum amax amin var std var_mean std_mean max min prod linalg_vector_norm norm argmax argmin logsumexp any all
     max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices

@@ -187,8 +187,8 @@ def as_maps(net: Any, version: str = "another version", where: str = "model") ->
             use=Use(task=task, class_names=tuple(str(net.names[number]) for number in sorted(net.names))),
         ),
     )
-    said = () if side else (f"images are {channels}x{height}x{width}: Ultralytics' default; the file does not tell",)
-    return Network(model, "Ultralytics checkpoint", said)
+    guess = "" if side else f"images are {channels}x{height}x{width}: Ultralytics' default; the file does not tell"
+    return Network(model, "Ultralytics checkpoint", (), guess)
 
 
 def _check_runs(model: Maps, shape: tuple[int, ...], version: str, where: str) -> None:

@@ -16,7 +16,7 @@ from slimkit.runs import start
 from slimkit.runs.given import Judge, Retrain, Retrained
 from slimkit.selection.ranking import criterion
 from slimkit.settings import CompressSpec, EvaluateSpec
-from slimkit.training.ultralytics import Workshop
+from slimkit.training.ultralytics import Workshop, check_classes
 
 _OPTIMIZERS = {"auto": "auto", "sgd": "SGD", "adamw": "AdamW"}
 _BATCH = 16  # images a step, as Ultralytics has it; the setting's own default is for small pictures
@@ -58,6 +58,8 @@ def of_data(network: Network, spec: CompressSpec, progress: Progress) -> Made | 
     if spec.epochs != int(spec.epochs):
         raise SpecError(f"epochs is {spec.epochs:g}: Ultralytics trains whole epochs.\n  Give a whole number")
     workshop = _workshop(network.model, spec, spec.data)
+    if spec.epochs:
+        check_classes(workshop.check(), network.model.net)
     judge = _judge(workshop)
     calibration = data.as_inputs(workshop.images())
 

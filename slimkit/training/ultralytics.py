@@ -60,15 +60,24 @@ def keep_widths(trainer: Any) -> None:
             raise TrainingError(
                 "pretrained is False: a narrowed network cannot be built anew.\n  Leave it out: train from its weights"
             )
-        classes, known = trainer.data["nc"], len(weights.names)
-        if classes != known:
-            raise DataError(
-                f"data has {classes} classes, the network {known}.\n"
-                "  Train the original on this data first, and make that one narrower"
-            )
+        check_classes(trainer.data, weights)
         return weights
 
     trainer.get_model = given
+
+
+def check_classes(data: Mapping[str, Any], net: Any) -> None:
+    """Check that a data set has as many classes as a network.
+
+    Raises:
+        DataError: it has another number.
+    """
+    classes, known = data["nc"], len(net.names)
+    if classes != known:
+        raise DataError(
+            f"data has {classes} classes, the network {known}.\n"
+            "  Train the original on this data first, and make that one narrower"
+        )
 
 
 def penalty(strength: float, only: Collection[str] | None = None) -> Callable[[Any], None]:

@@ -106,7 +106,7 @@ def _notes(found: Sequence[Difference], seeds: int) -> list[str]:
         return ["Give more seeds: differences between trainings of one seed are no smaller than those between seeds."]
     said = [
         "Differences are paired: an arm and the other one share data, order and seed. Intervals are Student's, 95 %, "
-        f"over {_seeds(seeds)}; of {len(found)} such intervals about {digits(0.05 * len(found), 2)} miss by chance."
+        f"over {_seeds(seeds)}; one of twenty misses by chance."
     ]
     more = [one for one in found if one.more is not None]
     if more:
