@@ -71,8 +71,9 @@ def _run(runner: Runner, inputs: Example) -> list[torch.Tensor]:
             for begin in range(0, len(found[0]), size)
         ]
     except Exception as error:  # each engine has kinds of its own
+        why = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"the ONNX file does not run on inputs of shape {describe(inputs)}: {str(error).splitlines()[0]}.\n"
+            f"the ONNX file does not run on inputs of shape {describe(inputs)}: {why}.\n"
             "  Give the data the network was trained for"
         ) from error
     return [torch.from_numpy(np.concatenate(outputs)) for outputs in zip(*parts, strict=True)]

@@ -143,6 +143,8 @@ class Layers:
             for name, value in self.root.get_submodule(path)._parameters.items()
             if value is not None
         }
+        if any(len(shape) != 1 + name.startswith("weight") for name, shape in shapes.items()):
+            return None
         kind, gates, words = RECURRENT[node.target]
         wanted = {
             "input_size": shapes.get("weight_ih_l0", (0,))[-1],

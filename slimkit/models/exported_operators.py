@@ -66,6 +66,8 @@ def admitted(target: object) -> bool:
     operator: Any = getattr(packet, found[2], None) if found else None
     if not isinstance(operator, torch._ops.OpOverload):
         return False
+    if found and found[2] == "data":  # recurrent layers over packed sequences, whose sizes are in a tensor
+        return False
     in_place = operator._schema.is_mutable
     if any(argument.is_out for argument in operator._schema.arguments):
         return False
