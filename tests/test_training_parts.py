@@ -9,13 +9,13 @@ from torch import nn
 from torch.nn import functional as F
 from training_sample import mean_and_variance, network, recipe, stripes
 
-from slimkit import recovery, training
+from slimkit import hardware, recovery, training
 from slimkit.channels import trace
 from slimkit.errors import EngineError, SpecError, TrainingError
 from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import kept_indices, remove
 from slimkit.tasks import CLASSIFICATION
-from slimkit.training import hardware, penalty, schedules
+from slimkit.training import penalty, schedules
 from slimkit.training.loss import Objective
 
 

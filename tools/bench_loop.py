@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from slimkit import data, zoo
 from slimkit.data import Dataset
+from slimkit.hardware import pick_device, pick_precision
 from slimkit.training import Hook, Recipe, Run, make_optimizer, penalise_gamma_, train
-from slimkit.training.hardware import pick_device, pick_precision
 
 
 def bare(arch: str, dataset: Dataset, steps: int, device: torch.device, precision: str) -> float:

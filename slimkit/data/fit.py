@@ -1,7 +1,6 @@
 """Do a data set and a network go together?"""
 
 import copy
-from itertools import chain
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from slimkit.data.dataset import Dataset
 from slimkit.data.inputs import Inputs
 from slimkit.errors import DataError
 from slimkit.example import Example, call, describe, first, on
+from slimkit.hardware import device_of
 
 
 def check_fits(dataset: Dataset, model: nn.Module) -> None:
@@ -52,7 +52,7 @@ def check_runs(inputs: Inputs, model: nn.Module) -> None:
 
 def _outputs(name: str, inputs: Example, asked: Example, model: nn.Module) -> Any:
     copied = copy.deepcopy(model).eval()
-    device = next((t.device for t in chain(copied.parameters(), copied.buffers())), torch.device("cpu"))
+    device = device_of(copied)
     try:
         with torch.no_grad():
             return call(copied, on(device, asked))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +14,7 @@ from torch import nn
 
 from slimkit.errors import DataError
 from slimkit.example import Example, call, describe, first, named, on
+from slimkit.hardware import device_of, on_device
 from slimkit.measure.engines import Runner, open_runner
 from slimkit.modules import evaluating
 from slimkit.tasks import CLASSIFICATION, Measurement, Task
@@ -37,6 +37,7 @@ def evaluate(
     *,
     batch_size: int = 250,
     classes: int | None = None,
+    device: torch.device | None = None,
 ) -> dict[str, Measurement]:
     """Measure every metric of a task, of a network or of an ONNX file (in ONNX Runtime, one thread).
 
@@ -46,18 +47,24 @@ def evaluate(
         task: gives the metrics.
         batch_size: inputs at a time; no influence on the result.
         classes: of the data, where they are known.
+        device: where the network is computed; None: where it is.
 
     Raises:
         DataError: the split is empty, outputs or targets are not of this task, or the network does not run on them.
         CheckpointError: the ONNX file is missing or damaged.
     """
     if isinstance(network, nn.Module):
-        device = next((t.device for t in chain(network.parameters(), network.buffers())), torch.device("cpu"))
-        with evaluating(network), torch.inference_mode():
-            return _measured(lambda asked: call(network, on(device, asked)), split, task, batch_size, classes)
+        model = on_device(network, device)
+        with evaluating(model), torch.inference_mode():
+            return _measured(lambda asked: _called(model, asked), split, task, batch_size, classes)
     runner = open_runner(network)
 
     return _measured(lambda asked: _run(runner, asked), split, task, batch_size, classes)
+
+
+def _called(model: nn.Module, inputs: Example) -> Any:
+    """Call a network on inputs that may be elsewhere."""
+    return call(model, on(device_of(model), inputs))
 
 
 def _run(runner: Runner, inputs: Example) -> list[torch.Tensor]:
@@ -80,10 +87,15 @@ def _run(runner: Runner, inputs: Example) -> list[torch.Tensor]:
 
 
 def quality(
-    network: nn.Module | str | Path, split: Readable, task: Task = CLASSIFICATION, *, batch_size: int = 250
+    network: nn.Module | str | Path,
+    split: Readable,
+    task: Task = CLASSIFICATION,
+    *,
+    batch_size: int = 250,
+    device: torch.device | None = None,
 ) -> float:
     """Return the first metric of a task, by which networks are chosen and compared; see `evaluate`."""
-    return evaluate(network, split, task, batch_size=batch_size)[task.metric].value
+    return evaluate(network, split, task, batch_size=batch_size, device=device)[task.metric].value
 
 
 @dataclass(frozen=True)
@@ -101,13 +113,14 @@ class Drop:
     images: int
 
 
-def drop(dense: nn.Module, slim: nn.Module, split: Readable, task: Task) -> Drop:
+def drop(dense: nn.Module, slim: nn.Module, split: Readable, task: Task, device: torch.device | None = None) -> Drop:
     """Return what `slim` loses against `dense` in the first metric of a task, image by image.
 
     Both are judged on the same images, so that only those count on which they differ: McNemar's variance where images
-    are right or wrong, else a bootstrap over images. A metric that is one figure a batch has no margin.
+    are right or wrong, else a bootstrap over images. A metric that is one figure a batch has no margin. `device`: where
+    they are computed; None: where they are.
     """
-    batches = [_rows(network, split, task) for network in (dense, slim)]
+    batches = [_rows(on_device(network, device), split, task) for network in (dense, slim)]
     metric = task.metrics[task.metric]
     values = [metric.measured(one).value for one in batches]
     sign = 1.0 if task.better == "higher" else -1.0
@@ -136,18 +149,25 @@ def _rows(network: nn.Module, split: Readable, task: Task) -> list[BatchRows]:
     metric, found = task.metrics[task.metric], []
     with evaluating(network), torch.inference_mode():
         for inputs, targets in split.batches(250):
-            outputs, *_ = task.outputs(call(network, task.called(inputs, targets)))
-            batch = first(inputs)
+            outputs, *_ = task.outputs(_called(network, task.called(inputs, targets)))
+            batch, where = first(inputs), first(outputs)
+            targets = on(where.device, targets) if where is not None else targets
             found.append(metric.rows(task.metric, outputs, targets, len(batch) if batch is not None else 0))
     return found
 
 
-def agreement(dense: nn.Module, slim: nn.Module, batches: Sequence[Example]) -> Measurement | None:
-    """Return the share of inputs that two classifiers put into the same class; None where they are no classifiers."""
+def agreement(
+    dense: nn.Module, slim: nn.Module, batches: Sequence[Example], device: torch.device | None = None
+) -> Measurement | None:
+    """Return the share of inputs that two classifiers put into the same class; None where they are no classifiers.
+
+    `device`: where they are computed; None: where they are, which is in one place.
+    """
     same: list[torch.Tensor] = []
+    dense, slim = on_device(dense, device), on_device(slim, device)
     with evaluating(dense), evaluating(slim), torch.inference_mode():
         for inputs in batches:
-            a, b = call(dense, inputs), call(slim, inputs)
+            a, b = _called(dense, inputs), _called(slim, inputs)
             if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor) or a.dim() != 2 or a.shape[1] < 2:
                 return None
             same.append(a.argmax(1) == b.argmax(1))
@@ -155,13 +175,15 @@ def agreement(dense: nn.Module, slim: nn.Module, batches: Sequence[Example]) -> 
     return share(int(right.sum()), len(right))
 
 
-def disagreement(dense: nn.Module, slim: nn.Module, batches: Sequence[Example]) -> Drop:
+def disagreement(
+    dense: nn.Module, slim: nn.Module, batches: Sequence[Example], device: torch.device | None = None
+) -> Drop:
     """Return the points of agreement that are lacking to 100; without labels that is what can be told.
 
     Raises:
         DataError: the networks are no classifiers.
     """
-    found = agreement(dense, slim, batches)
+    found = agreement(dense, slim, batches, device)
     if found is None:
         raise DataError(
             "max_drop without labels counts classes that agree, and the network is no classifier.\n"

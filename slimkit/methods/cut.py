@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from slimkit import provenance, recovery, training
 from slimkit.channels import Graph
+from slimkit.hardware import on_device
 from slimkit.measure.quality import quality
 from slimkit.methods.job import Choose, Job
 from slimkit.recovery import fold
@@ -109,13 +110,13 @@ def settle(job: Job, dense: nn.Module, made: Slimmed, fold_constants: bool) -> C
     histograms = rows.gammas(dense, small)
     if fold_constants:
         batches = [images for images, _ in islice(dataset.train.batches(128, seed=seed), FOLD_BATCHES)]
-        means = fold.input_means(dense, graph, made.mask, batches, measured=True)
+        means = fold.input_means(on_device(dense, job.device), graph, made.mask, batches, measured=True)
         fold.fold_(small, dense, graph, made.mask, means)
-    recovery.reestimate(small, dataset.train, batches=STATISTICS_BATCHES, seed=seed)
+    recovery.reestimate(small, dataset.train, batches=STATISTICS_BATCHES, seed=seed, device=job.device)
     after = AfterCut(
         constants="fold" if job.selection.fold else "zero",
         batch_norm="re-estimated",
-        accuracy=quality(small, dataset.validation, dataset.task),
+        accuracy=quality(small, dataset.validation, dataset.task, device=job.device),
     )
     sizes = torch.cat([gamma.detach().abs() for _, gamma in gammas(dense)] or [torch.zeros(1)])
     norms = training.unit_norms(dense, graph) / graph.coupled.tensors[:-1].sqrt() if graph.units else torch.zeros(1)

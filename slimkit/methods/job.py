@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from slimkit import data, training
 from slimkit.channels import Example, Graph
+from slimkit.hardware import pick_device
 from slimkit.progress import Progress, Watcher
 from slimkit.selection.budget import Widths
 from slimkit.selection.choose import choose_within_reach, fixed_units
@@ -21,6 +22,7 @@ from slimkit.selection.scope import by_scope
 from slimkit.settings import Budget
 from slimkit.surgery.prove import Slimmed, prove
 from slimkit.surgery.trials import Trial
+from slimkit.training.distributed import local_device
 
 Choose = Callable[[Graph, Tensor, Tensor], Mask]  # (graph, scores [U], fixed bool [U]) -> mask
 
@@ -116,6 +118,11 @@ class Job:
     progress: Progress
     watchers: Sequence[Watcher] = ()
     speaks: bool = True
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks are trained and judged."""
+        return local_device(pick_device(self.recipe.device))
 
     @property
     def steps(self) -> int:

@@ -108,14 +108,22 @@ def by_sign(model: nn.Module, scale: float) -> nn.Module:
 
 
 def shared_magnitude(
-    model: nn.Module, calibration: Batches, test: Batches, scales: Sequence[float] = SCALES, task: Task = CLASSIFICATION
+    model: nn.Module,
+    calibration: Batches,
+    test: Batches,
+    scales: Sequence[float] = SCALES,
+    task: Task = CLASSIFICATION,
+    device: torch.device | None = None,
 ) -> dict[float, tuple[nn.Module, float]]:
-    """Return, for each scale, a trained network `by_sign` with BatchNorm measured anew, and how good it is."""
+    """Return, for each scale, a trained network `by_sign` with BatchNorm measured anew, and how good it is.
+
+    `device`: where they are computed; None: where the network is.
+    """
     found = {}
     for scale in scales:
         constant = by_sign(model, scale)
-        reestimate(constant, calibration)
-        found[scale] = constant, quality(constant, test, task)
+        reestimate(constant, calibration, device=device)
+        found[scale] = constant, quality(constant, test, task, device=device)
     return found
 
 
@@ -139,13 +147,14 @@ def run(job: Job, config: WeightAgnosticConfig) -> Found:
     """Train, and leave of every weight its sign and of every layer one size: what is then right is in the wiring."""
     trained = train(job, job.dense)
     task, validation = job.dataset.task, job.dataset.validation
-    tried = shared_magnitude(trained.model, job.dataset.train, validation, config.scales, task)
+    tried = shared_magnitude(trained.model, job.dataset.train, validation, config.scales, task, job.device)
     sign = 1 if task.better == "higher" else -1
     best = max(tried, key=lambda scale: sign * tried[scale][1])
+    with_weights = quality(trained.model, validation, task, device=job.device)
     notes = [
         "of every trained weight only the sign is left, and of every layer one size: by scale "
         + ", ".join(f"{scale:g}: {value:.4g}" for scale, (_, value) in tried.items())
-        + f" ({task.metric} on validation; with its trained weights {quality(trained.model, validation, task):.4g})"
+        + f" ({task.metric} on validation; with its trained weights {with_weights:.4g})"
     ]
     if task.classifies:
         same = identical(trained.model, validation)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimkit.channels import Example, Graph, stays
-from slimkit.example import call
+from slimkit.example import call, on
+from slimkit.hardware import device_of
 from slimkit.modules import private, unwrapped
 from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import kept_indices, take
@@ -30,10 +31,11 @@ _KEEP_MEAN = {aten._adaptive_avg_pool2d, aten.avg_pool2d, aten.mean, aten.clone,
 _REJOIN = {aten.cat, aten.view, aten._unsafe_view, aten.expand}
 
 
-def _nodes() -> tuple[Tensor, Tensor]:
+def _nodes(device: torch.device) -> tuple[Tensor, Tensor]:
     """Return nodes z and weights w, [Q] each, with sum w f(z) = E[f(z)] for z ~ N(0, 1)."""
     z, w = np.polynomial.hermite_e.hermegauss(_NODES)
-    return torch.tensor(z, dtype=torch.float32), torch.tensor(w / w.sum(), dtype=torch.float32)
+    numbers = torch.tensor(np.stack([z, w / w.sum()]), dtype=torch.float32, device=device)
+    return numbers[0], numbers[1]
 
 
 class _Means(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -43,13 +45,13 @@ class _Means(TorchDispatchMode):  # type: ignore[no-untyped-call]
     [Q, C] beside each tensor, through the operators that work element by element.
     """
 
-    def __init__(self, readers: dict[int, str], measured: bool) -> None:
+    def __init__(self, readers: dict[int, str], measured: bool, device: torch.device) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.readers = readers  # data pointer of a weight -> its name
         self.measured = measured
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
-        self.z, self.w = _nodes()
+        self.z, self.w = _nodes(device)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -146,10 +148,11 @@ def input_means(
     """
     gone = {name for name, _ in _readers(graph, mask)}
     tensors = dict(model.named_parameters())
-    collect = _Means({tensors[name].data_ptr(): name for name in gone}, measured)
+    device = device_of(model)
+    collect = _Means({tensors[name].data_ptr(): name for name in gone}, measured, device)
     with torch.no_grad(), collect:
         for example in inputs:
-            call(unwrapped(private(model)), example)
+            call(unwrapped(private(model)), on(device, example))
     return {name: total / collect.counts[name] for name, total in collect.sums.items()}
 
 
@@ -194,7 +197,7 @@ def fold_(slim: nn.Module, model: nn.Module, graph: Graph, mask: Mask, means: di
         constant = (rows[:, :, gone] * mean[:, None, gone]).sum(2).flatten()  # [O]
         kept_rows = indices[name].get(0)
         constant = constant if kept_rows is None else take(constant, {0: kept_rows})
-        target.add_(sign * constant)
+        target.add_((sign * constant).to(target.device))
         done += 1
     return done, len(readers)
 

@@ -10,10 +10,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit.data import Batches
 from slimkit.example import call, on
+from slimkit.hardware import device_of, on_device
 from slimkit.modules import evaluating
 
 
-def reestimate(model: nn.Module, split: Batches, batches: int = 100, batch_size: int = 128, seed: int = 0) -> None:
+def reestimate(
+    model: nn.Module,
+    split: Batches,
+    batches: int = 100,
+    batch_size: int = 128,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> None:
     """Replace the running mean and variance of every BN by the exact average over some batches.
 
     Every other module stays in eval mode, so dropout is off. Mode, momentum and batch counter of every module
@@ -23,14 +31,22 @@ def reestimate(model: nn.Module, split: Batches, batches: int = 100, batch_size:
         model: changed in place: running statistics only.
         split: gives the inputs; shuffled by `seed`, not augmented.
         batches: how many at most.
+        device: where they are run; None: where the network is.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    twin = on_device(model, device)
+    norms, kept = _norms(twin), _norms(model)
     if not norms:
         return
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with evaluating(model), _measuring(norms), torch.no_grad():
+    with evaluating(twin), _measuring(norms), torch.no_grad():
         for inputs, _ in islice(split.batches(batch_size, seed=seed), batches):
-            call(model, on(device, inputs))
+            call(twin, on(device_of(twin), inputs))
+    for norm, found in zip(kept, norms, strict=True):
+        for buffer, new in zip(norm.buffers(), found.buffers(), strict=True):
+            buffer.copy_(new)
+
+
+def _norms(model: nn.Module) -> list[_BatchNorm]:
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
 @contextmanager

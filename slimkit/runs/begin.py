@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from slimkit import data, models, provenance, training
+from slimkit.hardware import pick_device
 from slimkit.runs.folder import output as folder
 from slimkit.runs.folder import resume
 from slimkit.runs.start import note
 from slimkit.settings import TrainSpec
 from slimkit.training import distributed
-from slimkit.training.hardware import pick_device
 
 
 def joined(spec: TrainSpec) -> AbstractContextManager[distributed.World]:

@@ -191,7 +191,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         written = write_model(delivery, inputs, slimmed, keep_files)
     given.progress("measuring", None)
     with stages.stage("measure"):
-        sides = measure(delivery, dataset, begun.judged, given.judge)
+        sides = measure(delivery, dataset, begun.judged, given.judge, given.device)
         layers = timed_layers(delivery, sides)
     trained = (*detection.without_teacher(model, spec, recovered.record), *without_gain(recovered.record))
     own = None if begun.own is None else Own(before=begun.own, after=given.own(model) or {})
@@ -214,7 +214,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         cost=compress_cost(sides.before, sides.after, recovered.images, stages),
         stages=(),
         after_cut=recovered.after_cut,
-        fit=_fit(dense, model, made, calibration),
+        fit=_fit(given, model, made, calibration),
         recovery=recovered.record,
         budget=weighed(made.budget, sides),
         drop=dropped,
@@ -225,12 +225,12 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
     return Result(model, slimmed.mask, finish(report, [spec], work, stages))
 
 
-def _fit(dense: nn.Module, model: nn.Module, made: ChosenCut, calibration: Calibration | None) -> Fit | None:
+def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibration | None) -> Fit | None:
     """Return the part of the report on what was fitted, and how often the two networks agree on other inputs."""
     found = made.reconstruction
     if found is None or calibration is None:
         return None
-    same = quality.agreement(dense, model, calibration.held)
+    same = quality.agreement(given.at_work, model, calibration.held, given.device)
     return Fit(
         on=calibration.name,
         made=calibration.made,
@@ -245,14 +245,14 @@ def _fit(dense: nn.Module, model: nn.Module, made: ChosenCut, calibration: Calib
 def _smallest(begun: Begun, spec: CompressSpec, attempt: drop.CutAndRecover) -> tuple[ChosenCut, Recovered, WithinDrop]:
     """Return the smallest network within `max_drop`, by labels where there are some, else by agreement."""
     given, calibration = begun.given, begun.calibration
-    dense, dataset = given.dense, given.dataset
+    dense, dataset = given.at_work, given.dataset
     held = calibration.held if calibration and not calibration.made else []
     drop.check(spec, len(dataset.validation) if dataset else sum(map(batch_size, held)) or None)
 
     def judge(net: nn.Module) -> quality.Drop:
         if dataset is not None:
-            return quality.drop(dense, net, dataset.validation, dataset.task)
-        return quality.disagreement(dense, net, held)
+            return quality.drop(dense, net, dataset.validation, dataset.task, given.device)
+        return quality.disagreement(dense, net, held, given.device)
 
     found = drop.smallest(spec, attempt, judge, given.progress)
     return found.cut, found.recovered, found.record

@@ -11,6 +11,7 @@ from torch import nn
 from slimkit import data, models, provenance
 from slimkit._version import __version__
 from slimkit.errors import CheckpointError, RecordError, SpecError
+from slimkit.hardware import working_device
 from slimkit.models.ultralytics import Maps
 from slimkit.progress import Progress, quiet
 from slimkit.provenance import UNKNOWN, Provenance
@@ -61,7 +62,7 @@ def evaluate_model(path: Path, spec: EvaluateSpec, progress: Progress = quiet) -
         slimkit=__version__,
         model=str(path),
         data=dataset.name,
-        accuracy=judged(network, dataset),
+        accuracy=judged(network, dataset, working_device("auto")),
         assumptions=(*assumed, *dataset.notes),
     )
 

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -14,6 +15,7 @@ from slimkit import data, provenance
 from slimkit.example import Example, named
 from slimkit.export.int8 import quantise
 from slimkit.export.pixels import normalisation_of
+from slimkit.hardware import on_device
 from slimkit.measure import energy, latency, quality
 from slimkit.measure.latency import Latency
 from slimkit.measure.macs import count_macs
@@ -70,7 +72,11 @@ def architecture(
 
 
 def measure(
-    delivery: Delivery, dataset: data.Dataset | None, known: Accuracy | None = None, judge: Judge | None = None
+    delivery: Delivery,
+    dataset: data.Dataset | None,
+    known: Accuracy | None = None,
+    judge: Judge | None = None,
+    device: torch.device | None = None,
 ) -> Sides:
     """Return the figures of both networks, and of the INT8 file if one is asked for.
 
@@ -79,9 +85,10 @@ def measure(
         dataset: what accuracy is of; None measures none.
         known: accuracy of the dense network, where it was measured before.
         judge: says how good a network is where there is no data set of ours.
+        device: where networks are judged; None: where they are.
     """
     example, spec, work = delivery.example, delivery.spec, delivery.work
-    judge = judge or (partial(judged, dataset=dataset) if dataset else None)
+    judge = judge or (partial(judged, dataset=dataset, device=device) if dataset else None)
     for_files = dataset
     if dataset is not None and spec.embed_normalisation:
         for_files = pixels(dataset, normalisation_of(delivery.dense, example))
@@ -130,9 +137,13 @@ def _of_file(path: Path, timed: Mapping[Path, Latency]) -> Figures:
     return Figures(bytes=path.stat().st_size, latency_ms=time.record(), energy_mj=energy.per_inference(time))
 
 
-def judged(network: nn.Module | Path, dataset: data.Dataset) -> Accuracy:
-    """Return how good a network or an ONNX file is at its task, on the validation and on the test split."""
+def judged(network: nn.Module | Path, dataset: data.Dataset, device: torch.device | None = None) -> Accuracy:
+    """Return how good a network or an ONNX file is at its task, on the validation and on the test split.
+
+    `device`: where a network is computed; None: where it is.
+    """
     task = dataset.task
+    network = network if isinstance(network, Path) else on_device(network, device)
     decided = quality.evaluate(network, dataset.validation, task, classes=dataset.classes)[task.metric]
     found = quality.evaluate(network, dataset.test, task, classes=dataset.classes)
     last = found[task.metric]

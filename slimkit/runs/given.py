@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 
+import torch
 from torch import nn
 
 from slimkit import data, training
 from slimkit.errors import SpecError
 from slimkit.example import Example
+from slimkit.hardware import on_device, working_device
 from slimkit.measure.quality import quality
 from slimkit.models import Network
 from slimkit.progress import Progress, Watcher, quiet
@@ -60,6 +63,16 @@ class Given:
     judge: Judge | None = None
     progress: Progress = quiet
 
+    @cached_property
+    def device(self) -> torch.device:
+        """Where networks are fitted, retrained and judged; proof, export and latency are the CPU's."""
+        return working_device(self.spec.device)
+
+    @cached_property
+    def at_work(self) -> nn.Module:
+        """The network before anything is removed, on `device`."""
+        return on_device(self.dense, self.device)
+
     @property
     def dense(self) -> nn.Module:
         """The network before anything is removed."""
@@ -86,4 +99,6 @@ class Given:
         """Return how good a network is on the validation split, by the task's first metric; None without labels."""
         if self.judge is not None:
             return self.judge(model).validation
-        return quality(model, self.dataset.validation, self.dataset.task) if self.dataset else None
+        if self.dataset is None:
+            return None
+        return quality(model, self.dataset.validation, self.dataset.task, device=self.device)

@@ -268,7 +268,7 @@ def context(spec: CompressSpec | TrainSpec, dataset: data.Dataset | None) -> Con
 
 def of_retraining(spec: CompressSpec) -> set[str]:
     """Return the names of the settings that only a retraining has a use for; `epochs` where they ask for one."""
-    names = {"optimizer", "learning_rate", "batch_size", "precision", "device", "distill", "epochs"}
+    names = {"optimizer", "learning_rate", "batch_size", "precision", "distill", "epochs"}
     if spec.ranking != "auto" and criterion(spec.ranking).needs == "data":
         names.remove("batch_size")
     return names if spec.epochs else names - {"epochs"}

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
+import torch
 from torch import nn
 
 from slimkit import data, models, provenance, training
@@ -140,7 +141,7 @@ def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages) 
         written = write_model(delivery, proof_inputs(example, dataset, spec.seed), slimmed)
     job.progress("measuring", None)
     with stages.stage("measure"):
-        sides = _sides(delivery, dataset)
+        sides = _sides(delivery, dataset, job.device)
         layers = timed_layers(delivery, sides)
     cost, notes = training_cost(job, found, sides.before, sides.after, stages, asked.settings())
     report = Report(
@@ -170,10 +171,10 @@ def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages) 
     return Result(model, slimmed.mask, finish(report, [spec, asked.config], work, stages))
 
 
-def _sides(delivery: Delivery, dataset: data.Dataset) -> Sides:
+def _sides(delivery: Delivery, dataset: data.Dataset, device: torch.device) -> Sides:
     """Return the figures before and after; the dense network was not trained to the end: no accuracy."""
-    sides = measure(delivery, dataset if delivery.spec.int8 else None)
-    after = replace(sides.after, accuracy=sides.after.accuracy or judged(delivery.model, dataset))
+    sides = measure(delivery, dataset if delivery.spec.int8 else None, device=device)
+    after = replace(sides.after, accuracy=sides.after.accuracy or judged(delivery.model, dataset, device))
     return replace(sides, before=replace(sides.before, accuracy=None), after=after)
 
 

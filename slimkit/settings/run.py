@@ -107,8 +107,8 @@ class RunSpec(FileSpec, DataSpec):
     )
     device: str = setting(
         "auto",
-        "of training: auto, cpu, cuda, cuda:N, mps",
-        pattern(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, cuda, cuda:N or mps"),
+        "where networks are fitted, trained and judged: auto, cpu, cuda, cuda:N, mps, xpu",
+        pattern(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", "auto, cpu, cuda, cuda:N, mps or xpu"),
     )
 
     def __post_init__(self) -> None:

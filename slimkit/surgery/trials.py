@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.example import Example, larger, mapped, of_batch, tensors
+from slimkit.hardware import device_of
 
 _BATCH = 3
 # Images of a wide range: as many as these numbers hold, of small ones more, since each position of a large one is a
@@ -70,7 +71,7 @@ def wilder(example: Example, seed: int) -> Trial:
 
 def placed(example: Example, model: nn.Module, dtype: torch.dtype | None = None) -> Example:
     """Return an example on the device of a network, its floating-point numbers of a type."""
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    device = device_of(model)
 
     def move(tensor: Tensor) -> Tensor:
         return tensor.to(device, dtype if tensor.is_floating_point() else None)

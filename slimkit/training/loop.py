@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from slimkit.data import Batches
 from slimkit.errors import SpecError, TrainingError
 from slimkit.example import Example, call, first, mapped, on
+from slimkit.hardware import pick_device, pick_precision
 from slimkit.modules import evaluating
 from slimkit.results import Epoch
 from slimkit.tasks import CLASSIFICATION, Task
 from slimkit.training import distributed, state
-from slimkit.training.hardware import pick_device, pick_precision
 from slimkit.training.loss import Objective
 from slimkit.training.optimizer import make_optimizer
 from slimkit.training.recipe import Recipe

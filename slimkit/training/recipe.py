@@ -27,7 +27,7 @@ class Recipe:
         augment: shift and mirror the images, as suits the data set.
         seed: of data order, augmentation and dropout.
         precision: `fp32`, `bf16` (autocast), or `auto`: bf16 where the hardware has instructions for it.
-        device: `cpu`, `cuda`, `cuda:N`, `mps`, or `auto`: the fastest there is.
+        device: `cpu`, `cuda`, `cuda:N`, `mps`, `xpu`, or `auto`: the accelerator that PyTorch finds, else the CPU.
     """
 
     epochs: float
@@ -67,9 +67,9 @@ class Recipe:
             ("schedule", tuple(SCHEDULES)),
             ("optimizer", ("sgd", "adamw")),
             ("precision", ("auto", "fp32", "bf16")),
-            ("device", ("auto", "cpu", "cuda", "mps")),
+            ("device", ("auto", "cpu", "cuda", "mps", "xpu")),
         ):
-            if re.sub(r"^cuda:\d+$", "cuda", getattr(self, name)) not in known:
+            if re.sub(r"^(cuda|xpu):\d+$", r"\1", getattr(self, name)) not in known:
                 raise SpecError(f"{name} is {getattr(self, name)!r}: unknown.\n  Give one of {', '.join(known)}")
 
     @property

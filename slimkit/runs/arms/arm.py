@@ -61,7 +61,8 @@ def train_arm(work: Assignment) -> dict[str, Any]:
         found = asked.method(job, asked.config)
     task = job.dataset.task
     validation, test = (
-        quality.evaluate(found.model, split, task)[task.metric] for split in (job.dataset.validation, job.dataset.test)
+        quality.evaluate(found.model, split, task, device=job.device)[task.metric]
+        for split in (job.dataset.validation, job.dataset.test)
     )
     unit = task.metrics[task.metric].unit
     arm = Arm(

@@ -45,7 +45,7 @@ class Ranked:
 
 def ranked(given: Given, graph: Graph, context: Context, calibration: Calibration | None) -> Ranked:
     """Rank channels: by what the others can make up for where there are inputs, else as the settings say."""
-    spec, dense = given.spec, given.dense
+    spec, dense = given.spec, given.at_work
     if spec.ranking == "auto" and calibration and spec.fits:
         given.progress("ranking channels by what can be done without them", None)
         losses = elimination.losses(dense, graph, calibration.batches, progress=given.progress)
@@ -73,6 +73,8 @@ def _check_rounds(spec: CompressSpec, calibration: Calibration | None) -> None:
 def _check_retraining(given: Given) -> None:
     """Refuse settings of a retraining that there will not be, or not with labels."""
     spec = given.spec
+    if not spec.fits and given.dataset is None and given.calibration is None:
+        spec.refuse_idle(("device",), "nothing is fitted, retrained or judged")
     if not spec.epochs:
         remedy = "Give `epochs`, or leave `{name}` out"
         spec.refuse_idle(start.of_retraining(spec), "`epochs` is 0, so nothing is retrained", remedy)
@@ -167,6 +169,6 @@ def begin(given: Given, stages: Stages) -> Begun:
     with stages.stage("rank"):
         order = ranked(given, graph, ranked_with, calibration)
     with stages.stage("measure the original"):
-        before = judged(dense, dataset) if dataset else given.judge(dense) if given.judge else None
+        before = judged(given.at_work, dataset) if dataset else given.judge(dense) if given.judge else None
         own = given.own(dense)
     return Begun(given, graph, calibration, inputs, order, solver, before, own)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit import data
-from slimkit.example import Example, batch_size, tensors
+from slimkit.example import Example, batch_size, on, tensors
+from slimkit.hardware import device_of
 from slimkit.measure.macs import count_macs
 from slimkit.recovery.calibration import chunks
 from slimkit.recovery.made_images import made_images
@@ -27,7 +28,7 @@ _EFFORT = 4e12
 
 @dataclass(frozen=True)
 class Calibration:
-    """Unlabelled inputs.
+    """Unlabelled inputs, where the networks are computed.
 
     Attributes:
         name: what they are, for the report: `1,024 inputs of digits`.
@@ -53,15 +54,15 @@ def calibrate(given: Given) -> Calibration | None:
     Raises:
         DataError: those given are too few, all equal, or not finite.
     """
-    dense, example, dataset, spec = given.dense, given.example, given.dataset, given.spec
+    dense, example, dataset, spec = given.at_work, given.example, given.dataset, given.spec
     if (source := given.calibration or (data.as_inputs(dataset) if dataset else None)) is not None:
         each = sum(prod(tensor.shape[1:]) for tensor in tensors(next(iter(source.batches(1)))))
         count = min(_MOST, max(_FEWEST, _NUMBERS // max(1, each)))
         held_of = data.Inputs(dataset.validation) if dataset and given.calibration is None else source
-        batches = list(source.batches(_BATCH, at_most=count, seed=spec.seed))
+        batches = [on(given.device, one) for one in source.batches(_BATCH, at_most=count, seed=spec.seed)]
         if spec.fits:
             chunks(batches, source.name)
-        held = list(held_of.batches(_BATCH, at_most=4 * _BATCH, seed=spec.seed + 1))
+        held = [on(given.device, one) for one in held_of.batches(_BATCH, at_most=4 * _BATCH, seed=spec.seed + 1)]
         name = f"{sum(map(batch_size, batches)):,} inputs of {source.name}"
         return Calibration(name, batches, held, source=source)
     if not spec.fits or not isinstance(example, Tensor) or not any(map(_learned, dense.modules())):
@@ -102,7 +103,7 @@ def _runs(dense: nn.Module, shape: tuple[int, ...]) -> bool:
     """Tell whether a network takes images of this shape: some layers want the size of training."""
     try:
         with torch.no_grad():
-            dense(torch.zeros(2, *shape))
+            dense(torch.zeros(2, *shape, device=device_of(dense)))
     except RuntimeError:
         return False
     return True

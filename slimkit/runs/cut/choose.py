@@ -7,7 +7,8 @@ from torch import Tensor
 
 from slimkit.channels import Graph
 from slimkit.errors import BudgetError, MaskError
-from slimkit.example import Example
+from slimkit.example import Example, on
+from slimkit.hardware import on_device
 from slimkit.recovery.elimination import Losses
 from slimkit.recovery.reconstruct import Reconstruction, reconstruct
 from slimkit.recovery.rounds import half_way, look_again
@@ -56,7 +57,7 @@ def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | N
         solver: chooses masks for budgets that have to be measured.
     """
     graph, calibration, order = begun.graph, begun.calibration, begun.order
-    dense, inputs, progress = begun.given.dense, begun.inputs, begun.given.progress
+    dense, inputs, progress = begun.given.at_work, begun.inputs, begun.given.progress
     fixed = fixed_units(graph, spec.keep, spec.without_bn)
     batches = calibration.batches if calibration and spec.fits else None
     found: dict[bytes, tuple[_Try, Reconstruction | None]] = {}
@@ -78,11 +79,14 @@ def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | N
         found[_key(mask)] = next(one for one in tries if _key(one.mask) == _key(mask)), rebuilt
         return mask
 
-    slimmed = prove(dense, graph, chosen, told_apart(inputs), fixed)
+    slimmed = prove(begun.given.dense, graph, chosen, told_apart(inputs), fixed)
     made, rebuilt = found[_key(slimmed.mask)]
     if rebuilt is None and batches:
         progress("fitting what is left", None)
-        rebuilt = reconstruct(dense, slimmed.model, graph, slimmed.mask, batches, progress=progress)
+        slim = on_device(slimmed.model, begun.given.device)
+        rebuilt = reconstruct(dense, slim, graph, slimmed.mask, batches, progress=progress)
+    if rebuilt is not None:
+        rebuilt.model.cpu()
     return ChosenCut(slimmed, rebuilt, made.record, made.widths)
 
 
@@ -131,13 +135,14 @@ def _looked_again(
 ) -> Losses:
     """Return losses measured again on the way to what a mask leaves, in equal steps, the first look being taken."""
     given, graph = begun.given, begun.graph
+    example = on(given.device, given.example)
     share = graph.macs(mask.keep) / graph.macs(Mask.full(graph).keep)
     for number in range(1, rounds):
         try:
             nearer = half_way(graph, losses, share ** (number / rounds), fixed)
         except (MaskError, BudgetError):  # whoever chooses the mask says what can be had
             break
-        losses = look_again(given.dense, graph, losses, nearer, batches, given.example, progress=given.progress)
+        losses = look_again(given.at_work, graph, losses, nearer, batches, example, progress=given.progress)
     return losses
 
 

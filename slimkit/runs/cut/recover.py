@@ -81,9 +81,9 @@ def recover(begun: Begun, made: ChosenCut, spec: CompressSpec, store: training.S
         model = made.reconstruction.model
         rows.append(row("reconstructed", "as trained", model))
     else:
-        model = folded(dense, slimmed, spec, inputs, calibration)
+        model = folded(given.at_work, slimmed, spec, inputs, calibration)
         if source is not None:
-            recovery.reestimate(model, source.split, batches=_STATISTICS_BATCHES, seed=spec.seed)
+            recovery.reestimate(model, source.split, batches=_STATISTICS_BATCHES, seed=spec.seed, device=given.device)
         weights = "zero" if spec.constants == "zero" else "fold"
         rows.append(row(weights, "re-estimated" if source else "as trained", model))
     if given.retrain is not None:
@@ -144,7 +144,9 @@ def _retrained(
     provenance.attach(trained.model, provenance.of(model))
     history = trained.history
     if trained.images < _SHORT * recipe.batch_size:
-        recovery.reestimate(trained.model, source.split, batches=_STATISTICS_BATCHES, seed=spec.seed)
+        recovery.reestimate(
+            trained.model, source.split, batches=_STATISTICS_BATCHES, seed=spec.seed, device=given.device
+        )
         if dataset is not None:  # the last epoch is what is delivered
             last = given.quality(trained.model)
             history = (*history[:-1], replace(history[-1], validation_accuracy=last))

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from slimkit.channels import Graph
 from slimkit.errors import SlimkitError
+from slimkit.hardware import pick_device
 from slimkit.results import MeasuredBudget
 from slimkit.selection.budget import Widths
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured.solve import Solve
 from slimkit.training import distributed
-from slimkit.training.hardware import pick_device
 
 
 @dataclass(frozen=True)

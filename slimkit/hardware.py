@@ -1,0 +1,65 @@
+"""Where to compute, and in which precision."""
+
+import platform
+from itertools import chain
+
+import torch
+from torch import nn
+
+from slimkit.errors import EngineError
+from slimkit.modules import copied
+
+CPU = torch.device("cpu")
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of that name, as `cpu` or `cuda:1`; `auto`: the accelerator that PyTorch finds, else the CPU.
+
+    Raises:
+        EngineError: the device asked for is not there.
+    """
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return torch.device(found.type) if found else CPU
+    device = torch.device(name)
+    if device.type == CPU.type:
+        return device
+    if found is None or found.type != device.type or (device.index or 0) >= torch.accelerator.device_count():
+        raise EngineError(f"`device={name}`: PyTorch {torch.__version__} finds none here.\n  Use `device='auto'`")
+    return device
+
+
+def working_device(name: str) -> torch.device:
+    """Return the device of that name for what sums over many rows; MPS has no double precision, so the CPU for it."""
+    found = pick_device(name)
+    return CPU if found.type == "mps" else found
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a network is."""
+    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), CPU)
+
+
+def on_device(model: nn.Module, device: torch.device | None) -> nn.Module:
+    """Return a network as it is where it is on that device, or anywhere with None; else a copy there."""
+    if device is None or all(_is_on(tensor.device, device) for tensor in chain(model.parameters(), model.buffers())):
+        return model
+    return copied(model).to(device)
+
+
+def _is_on(found: torch.device, device: torch.device) -> bool:
+    return found.type == device.type and device.index in (None, found.index)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Tell whether the hardware computes in bf16 itself; emulated, it would be slower than fp32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    return False
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return float32, or bfloat16 if asked for or, with `auto`, if the hardware has it."""
+    return torch.bfloat16 if name == "bf16" or (name == "auto" and has_bf16(device)) else torch.float32
