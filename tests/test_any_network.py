@@ -221,11 +221,11 @@ def test_several_inputs(example: Any) -> None:
     assert count_macs(net, example) == 64 * (2 * 3 * 8 * 9 + 8 * 4)
 
 
-def test_wrapped_networks_keep_their_names_and_compiled_code_is_refused() -> None:
-    for wrap, prefix in ((nn.DataParallel, "module."), (torch.compile, "_orig_mod.")):
+def test_wrapped_networks_have_the_names_of_what_is_inside_and_compiled_code_is_refused() -> None:
+    for wrap in (nn.DataParallel, torch.compile):
         net = wrap(body())
         graph = check(net, X, units=8)
-        assert graph.groups[0].name == f"{prefix}0.0"
+        assert graph.groups[0].name == "0.0"
     for scripted in (torch.jit.trace, lambda net, _: torch.jit.script(net)):
         with pytest.warns(), pytest.raises(TraceError, match=r"(?s)model is TorchScript.*Give the nn.Module"):
             trace(scripted(body().eval(), X), X)

@@ -179,7 +179,7 @@ def test_inference_mode_and_data_parallel() -> None:
     net = nn.DataParallel(nn.Sequential(conv_bn(3, 4), nn.Flatten(), nn.Linear(144, 2)))
     with torch.inference_mode():
         graph = graph_of(net, X.clone())
-    assert [(g.name, g.norms) for g in graph.groups] == [("module.0.0", ("module.0.1.weight",))]
+    assert [(g.name, g.norms) for g in graph.groups] == [("0.0", ("0.1.weight",))]
     assert proven(net, graph)
 
 

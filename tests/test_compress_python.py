@@ -1,5 +1,6 @@
 """`slimkit.compress` in Python: whatever runs is taken, whatever is given is used, whatever is refused says why."""
 
+import copy
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -196,7 +197,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[SlimkitError], str]] = {
         "batch_size is 4: `epochs`",
     ),
     "watchers of nothing": ({"watchers": [lambda *_: None]}, SpecError, "watchers are given: nothing is retrained"),
-    "a device for nothing": ({"device": "cpu"}, SpecError, "device is 'cpu': there is nothing to retrain on"),
+    "a device for nothing": ({"device": "cpu", "recover": False}, SpecError, "device is 'cpu': nothing is fitted"),
     "figures without names": ({"evaluate": lambda net: 3}, SpecError, "evaluate returned 3: it must return numbers"),
     "figures that are words": ({"evaluate": lambda net: {"a": "x"}}, SpecError, "(?s)it must return numbers.*return {"),
     "retraining that diverged": (
@@ -414,3 +415,48 @@ def test_short_retrainings_do_no_harm(resnet: nn.Module, digits: Any) -> None:
     for epochs in (0.25, 1, 2):
         model = slimkit.compress(resnet, DIGIT, 0.5, dataset=digits, epochs=epochs).model
         assert quality(model, digits.validation, digits.task) > start - 0.015
+
+
+def tripled(net: nn.Module) -> None:
+    net.bn1.register_forward_hook(lambda module, inputs, out: 3 * out)  # type: ignore[union-attr]
+
+
+def smooth(net: nn.Module) -> None:
+    net.fc = nn.Sequential(net.fc, nn.Softmax(1))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("change", [tripled, smooth])
+def test_a_network_that_was_changed_since_it_was_loaded_is_the_one_that_is_cut(
+    change: Callable[[nn.Module], None], resnet: nn.Module, tmp_path: Path
+) -> None:
+    net = copy.deepcopy(resnet)
+    change(net)
+    result = slimkit.compress(net, DIGIT, 0.3, out=tmp_path / "out", recover=False)
+    x = torch.randn(4, 1, 8, 8)
+    with torch.no_grad():
+        again = slimkit.load(tmp_path / "out" / "model.pt2")(x)
+        torch.testing.assert_close(again, result.model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_what_evaluate_does_to_a_network_it_does_to_a_copy(resnet: nn.Module) -> None:
+    def ruin(net: nn.Module) -> dict[str, float]:
+        for parameter in net.parameters():
+            parameter.data.zero_()
+        return {"zeros": 1.0}
+
+    kept = slimkit.compress(resnet, DIGIT, 0.3, evaluate=ruin, recover=False)
+    wanted = slimkit.compress(resnet, DIGIT, 0.3, recover=False)
+    torch.testing.assert_close(dict(kept.model.state_dict()), dict(wanted.model.state_dict()), rtol=0, atol=0)
+
+
+def test_calibration_inputs_may_be_a_numpy_array(resnet: nn.Module) -> None:
+    images = torch.randn(32, 1, 8, 8)
+    found, wanted = (slimkit.compress(resnet, DIGIT, 0.3, calibration=given) for given in (images.numpy(), images))
+    torch.testing.assert_close(dict(found.model.state_dict()), dict(wanted.model.state_dict()), rtol=0, atol=0)
+
+
+def test_labels_beyond_the_classes_are_said_to_be_that(resnet: nn.Module) -> None:
+    images, labels = torch.randn(32, 1, 8, 8), torch.arange(32) % 10
+    train, validation = [(images, labels + 5)], [(images, labels)]
+    with pytest.raises(DataError, match=r"(?s)targets of training do not fit.*out of bounds.*labels from 0"):
+        slimkit.compress(resnet, DIGIT, 0.3, dataset=(train, validation), epochs=1, batch_size=16)

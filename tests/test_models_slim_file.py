@@ -207,6 +207,54 @@ def test_torchvision_network_without_provenance_is_recognised(name, tmp_path):
     assert all(torch.equal(before[key], tensor) for key, tensor in network.state_dict().items())
 
 
+def silu(network):
+    network.layer1.get_submodule("0").add_module("act", nn.SiLU())
+
+
+def without_norm(network):
+    network.bn1 = nn.Identity()
+
+
+def another_forward(network):
+    network.forward = lambda x: x
+
+
+def stride(network):
+    network.conv1.stride = (2, 2)
+
+
+def eps(network):
+    network.bn1.eps = 0.5
+
+
+@pytest.mark.parametrize("change", [stride, eps])
+def test_numbers_that_were_changed_since_the_network_was_made_are_in_the_file(change, tmp_path):
+    network, x = narrowed(), torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        before = network(x)
+        change(network)
+        wanted = network(x)
+        assert not torch.equal(before, wanted)
+        models.save(network, tmp_path / "slim")
+        torch.testing.assert_close(models.load_slim(tmp_path / "slim")(x), wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("change", [silu, without_norm, another_forward])
+def test_layers_that_were_changed_since_the_network_was_made_cannot_be_saved_by_its_name(change, tmp_path):
+    network = narrowed()
+    change(network)
+    with pytest.raises(ArchitectureError, match="no more those that zoo:resnet8 builds"):
+        models.save(network, tmp_path / "slim")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda network: torch.compile(network, backend="eager")])
+def test_what_is_inside_a_wrapper_is_saved(wrap, tmp_path):
+    network = narrowed()
+    models.save(wrap(network), tmp_path / "slim")
+    equal(network, models.load_slim(tmp_path / "slim"))
+
+
 def test_unknown_network_is_refused(tmp_path):
     with pytest.raises(ArchitectureError, match="how to build it is not known"):
         models.save(nn.Sequential(nn.Conv2d(1, 1, 1)), tmp_path / "slim")

@@ -161,3 +161,25 @@ def test_lightning(tmp_path):
     loader = torch.utils.data.DataLoader([(x, y) for batch in batches() for x, y in zip(*batch, strict=True)], 16)
     trainer.fit(module, loader)
     check(module.net)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda net: torch.compile(net, backend="eager")])
+def test_what_is_inside_a_wrapper_is_traced_watched_penalised_and_followed(wrap: Any) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 3))
+    wrapped, x = wrap(net), torch.randn(4, 1, 8, 8)
+    graph = slimkit.trace(wrapped, x)
+    assert [group.name for group in graph.groups] == [group.name for group in slimkit.trace(net, x).groups] == ["0"]
+    decayed, others = ([p for p in net.parameters() if (p.dim() > 1) == matrix] for matrix in (True, False))
+    optimizer = torch.optim.SGD([{"params": decayed, "weight_decay": 0.1}, {"params": others}], lr=0.1, momentum=0.9)
+    net(x).square().sum().backward()
+    slimkit.penalise_groups_(wrapped, graph, 0.1)
+    optimizer.step()
+    slimkit.EarlyBird(graph, 0.5).observe(wrapped)
+    mask = slimkit.Mask.full(graph)
+    mask.keep[:3] = False
+    small = slimkit.remove(wrapped, graph, mask)
+    later = slimkit.follow(optimizer, wrapped, wrap(small), slimkit.kept_indices(graph, mask))
+    assert [len(group["params"]) for group in later.param_groups] == [2, 4]
+    memory = later.state[dict(small.named_parameters())["0.weight"]]["momentum_buffer"]
+    assert torch.equal(memory, optimizer.state[net[0].weight]["momentum_buffer"][3:])

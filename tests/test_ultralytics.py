@@ -333,6 +333,23 @@ def test_another_number_of_classes_is_refused_before_anything_is_cut(trained, da
     assert "data has 2 classes, the network 3" in capsys.readouterr().err
 
 
+def test_classes_in_another_order_are_refused_before_anything_is_cut(trained, data, tmp_path, monkeypatch, capsys):
+    other = tmp_path / "order.yaml"
+    names = YAML.load(data)["names"]
+    turned = {number: names[(number + 1) % len(names)] for number in names}
+    YAML.save(other, YAML.load(data) | {"names": turned})
+    monkeypatch.setattr(begun, "ranked", lambda *_: pytest.fail("it was begun"))
+    words = [trained, "--data", other, "--epochs", "1", "--out", tmp_path / "out"]
+    assert "the network's classes in another order" in refused(capsys, *words)
+
+
+def test_a_checkpoint_tells_the_size_that_it_is_used_at(tmp_path):
+    model = models.load(written(fresh("yolov8n"), tmp_path / "yolo.pt", train_args={})).model
+    models.save(model, tmp_path / "slim.pt", torch.zeros(1, 3, 64, 96))
+    again = models.load(tmp_path / "slim.pt")
+    assert not again.guess and slimkit.provenance.of(again.model).input_shape == (3, 64, 96)
+
+
 def test_the_default_side_is_a_guess_that_may_be_known_better(tmp_path):
     found = models.load(written(fresh("yolo11n"), tmp_path / "yolo.pt", train_args={}))
     assert "3x640x640: Ultralytics' default" in found.guess and not found.said

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from slimkit.channels.counts import Counts
 from slimkit.channels.coupled import Coupled
 from slimkit.errors import MaskError
+from slimkit.modules import unwrapped
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,8 @@ class Graph:
         Raises:
             MaskError: a tensor is not there, or of another shape.
         """
-        named = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+        inner = unwrapped(model)
+        named = (inner.named_parameters(remove_duplicate=False), inner.named_buffers(remove_duplicate=False))
         shapes = {name: tuple(tensor.shape) for tensors in named for name, tensor in tensors}
         for axis in self.axes:
             shape = shapes.get(axis.tensor, ())

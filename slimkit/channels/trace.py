@@ -32,9 +32,9 @@ def trace(model: nn.Module, example_input: Example, sized: frozenset[type[nn.Mod
             "  Give the nn.Module that it was scripted or traced from."
         )
     try:
-        return _trace(private(model), example_input, sized, values=False)
+        return _trace(private(unwrapped(model)), example_input, sized, values=False)
     except shortcuts.ValuesMatterError:
-        return _trace(private(model), example_input, sized, values=True)
+        return _trace(private(unwrapped(model)), example_input, sized, values=True)
 
 
 def _trace(model: nn.Module, example_input: Example, sized: frozenset[type[nn.Module]], values: bool) -> Graph:
@@ -56,7 +56,7 @@ def _trace(model: nn.Module, example_input: Example, sized: frozenset[type[nn.Mo
 def _forward(model: nn.Module, example_input: Example, seen: Observed, values: bool) -> None:
     with walking(seen, _run if values else _without_arithmetic) as walk:
         try:
-            out = call(unwrapped(model), example_input)
+            out = call(model, example_input)
         except Exception as error:
             if walk.fault is not None:
                 raise walk.fault from None

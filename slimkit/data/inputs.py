@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset as MapDataset
@@ -81,8 +82,8 @@ def inputs_of(anything: Any, *, name: str = "calibration") -> Inputs:
     """Make inputs of what somebody has.
 
     Args:
-        anything: `Inputs`; a `Dataset` (its training inputs); a `Split`; a tensor [N, ...]; a PyTorch data set; any
-            iterable of batches that begins anew each time. A batch is a tensor, a dict, or a tuple or list whose
+        anything: `Inputs`; a `Dataset` (its training inputs); a `Split`; a tensor or array [N, ...]; a PyTorch data
+            set; any iterable of batches that begins anew each time. A batch is a tensor, a dict, or a tuple or list whose
             first entry is what the network takes; what follows is left aside, as targets are.
         name: for messages.
 
@@ -103,6 +104,8 @@ def inputs_of(anything: Any, *, name: str = "calibration") -> Inputs:
 
 
 def _split(anything: Any, name: str) -> Split:
+    if isinstance(anything, np.ndarray):
+        anything = torch.from_numpy(anything)
     if isinstance(anything, Tensor):
         if anything.dim() < 2:
             raise DataError(f"{name}: a tensor {list(anything.shape)} holds no inputs [N, ...].\n{_HOW}")

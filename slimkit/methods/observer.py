@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from slimkit.channels import Graph
 from slimkit.errors import MaskError, SpecError
@@ -148,7 +147,7 @@ class EarlyBird:
         """Look at the network; call it once every `rule.interval` epochs.
 
         Args:
-            model: the network that `graph` was traced from, also within DistributedDataParallel; read only.
+            model: the network that `graph` was traced from, also compiled or wrapped; read only.
 
         Returns:
             True once the mask of `ratio` has settled; the mask is then in `mask` and stays.
@@ -176,10 +175,9 @@ class EarlyBird:
 
     def scores(self, model: nn.Module) -> Tensor:
         """Return what ranks the units, [U]; one without BatchNorm takes the quantile of its weights' norm."""
-        inner = model.module if isinstance(model, DistributedDataParallel) else model
-        scores = ranking.scores(self.ranking, inner, self.graph)
+        scores = ranking.scores(self.ranking, model, self.graph)
         if bool(scores.isnan().any()):
-            scores = fill_unranked(scores, ranking.scores("group-norm", inner, self.graph))
+            scores = fill_unranked(scores, ranking.scores("group-norm", model, self.graph))
         return scores
 
     def _settled(self, recent: deque[Mask], ratio: float) -> bool:

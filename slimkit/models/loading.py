@@ -28,7 +28,7 @@ from slimkit.models import (
     weights,
 )
 from slimkit.models.network import Network
-from slimkit.models.recognition import recognise
+from slimkit.models.recognition import current, recognise
 from slimkit.models.reference import EXPORTED, Reference, parse
 from slimkit.models.signatures import Match
 from slimkit.modules import copied, unwrapped
@@ -145,6 +145,8 @@ def as_network(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> 
         model, known = network.model, provenances.of(network.model)
     else:
         model = detectors.seen(model)
+        nothing = dataclasses.replace(known, arch=None, arguments={}, attributes={}, edits=())
+        known = current(model, known) or nothing  # which was changed by hand since it was made
         if known.arch is None:
             known = _kept(known, recognise(model) or _unnamed(model))
         if isinstance(model, detectors.Heads):

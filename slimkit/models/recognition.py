@@ -8,13 +8,14 @@ from typing import Any
 from torch import nn
 
 from slimkit.errors import ArchitectureError, EngineError
-from slimkit.models import building, defaults, detector_builders, signatures
+from slimkit.models import building, defaults, detector_builders, edits, signatures
 from slimkit.models.detectors import Heads, known, thawed
-from slimkit.models.reference import Reference, parse
+from slimkit.models.reference import EXPORTED, Reference, parse
 from slimkit.provenance import Provenance, Use
 
 # Reference, factory's arguments, number of classes, attributes.
 _Candidate = tuple[Reference, dict[str, Any], int | None, dict[str, dict[str, Any]]]
+_PUBLIC = ("torchvision", "zoo", "timm")
 _FUNCTION_TYPES = (FunctionType, BuiltinFunctionType, type)
 
 
@@ -32,6 +33,34 @@ def recognise(model: nn.Module) -> Provenance | None:
         if found is not None:
             return found
     return None
+
+
+def current(model: nn.Module, known: Provenance) -> Provenance | None:
+    """Return what builds a network that may have been changed since that was noted; None where it is no more known.
+
+    Numbers, flags and words that were changed are noted; a layer or a function of another kind cannot be. Whether a
+    detector or one of the user's own factories still builds it is not asked.
+
+    Args:
+        known: names what built it.
+    """
+    if known.arch is None or known.arch == EXPORTED or isinstance(model, Heads):
+        return known
+    reference = parse(known.arch)
+    if reference.source not in _PUBLIC:
+        return known
+    changed = _changed(model, _rebuilt(reference, known))
+    if not changed:
+        return None if changed is None else known
+    noted = replace(known, attributes=_merged(known.attributes, changed))
+    return None if _changed(model, _rebuilt(reference, noted)) else noted
+
+
+def _rebuilt(reference: Reference, known: Provenance) -> nn.Module:
+    twin = building.skeleton(reference, known.arguments)
+    building.set_attributes(twin, known.attributes)
+    edits.replay_(twin, known.edits)
+    return twin
 
 
 def _detector(heads: Heads) -> Provenance | None:

@@ -16,8 +16,9 @@ from slimkit import provenance as provenances
 from slimkit.errors import ArchitectureError, CheckpointError, OutputError
 from slimkit.example import Example
 from slimkit.models import building, detectors, edits, exported, files, memory, metadata, ultralytics
-from slimkit.models.recognition import recognise
+from slimkit.models.recognition import current, recognise
 from slimkit.models.reference import EXPORTED, parse
+from slimkit.modules import unwrapped
 from slimkit.provenance import Provenance
 
 _KEY = "slimkit"  # of the safetensors metadata
@@ -29,7 +30,8 @@ def save(model: nn.Module, path: str | Path, example_input: Example | None = Non
     Written as safetensors with the architecture's reference in its metadata; a network that is only described
     by itself (from a .pt2 file, or a pickled module of no known factory) is written as an exported program; one of
     Ultralytics as its checkpoint, which `slimkit.models.load` reads.
-    A whole file appears, or none: an existing one is replaced only when the new one is complete.
+    Hooks are no part of it. A whole file appears, or none: an existing one is replaced only when the new one is
+    complete.
 
     Args:
         model: any network from slimkit, or an unchanged torchvision, zoo or timm network; of a detector its heads, or
@@ -41,15 +43,14 @@ def save(model: nn.Module, path: str | Path, example_input: Example | None = Non
         ArchitectureError: nothing is known of how to rebuild the network.
         OutputError: the file cannot be written.
     """
-    path = Path(path)
+    path, model = Path(path), unwrapped(model)
     if isinstance(model, ultralytics.Maps):
         net = model
-        _write(path, lambda target: ultralytics.save(net, target))
+        _write(path, lambda target: ultralytics.save(net, target, example_input))
         return
     model = detectors.seen(model)
     known = provenances.of(model)
-    if known.arch is None:
-        known = _recognised(model, known)
+    known = _recognised(model, known) if known.arch is None else _current(model, known)
     if known.arch == EXPORTED:
         data = exported.to_bytes(model, metadata.write(known, {}, {}), example_input)
         _write(path, lambda target: _dump(data, target))
@@ -146,6 +147,18 @@ def rebuild(tensors: Mapping[str, Tensor], made: metadata.Metadata, path: Path, 
     finds = model.finds if isinstance(model, detectors.Heads) else known.finds
     provenances.attach(model, dataclasses.replace(known, arch=str(reference), finds=finds))
     return model.eval()
+
+
+def _current(model: nn.Module, known: Provenance) -> Provenance:
+    found = current(model, known)
+    if found is None:
+        raise ArchitectureError(
+            f"cannot save {type(model).__name__}: its layers or functions are no more those that {known.arch} builds, "
+            "so another network would be loaded.\n"
+            "  Say how to build it: slimkit.provenance.attach(model, Provenance(arch='file.py:factory', ...)); or make "
+            "it smaller, and slimkit writes an exported program"
+        )
+    return found
 
 
 def _recognised(model: nn.Module, known: Provenance) -> Provenance:

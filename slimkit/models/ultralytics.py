@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from slimkit import provenance
 from slimkit._version import __version__
 from slimkit.errors import ArchitectureError, CheckpointError
-from slimkit.example import tensors
+from slimkit.example import Example, tensors
 from slimkit.models import memory
 from slimkit.models.network import Network
 from slimkit.modules import copied
@@ -232,8 +232,11 @@ def _numbers(model: nn.Module) -> Iterator[Tensor]:
     return (tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point())
 
 
-def save(model: Maps, path: Path) -> None:
-    """Write a network as a checkpoint that plain Ultralytics loads; nothing in it is of slimkit."""
+def save(model: Maps, path: Path, example: Example | None = None) -> None:
+    """Write a network as a checkpoint that plain Ultralytics loads; nothing in it is of slimkit.
+
+    `example`: images of the size that it is used at, which the checkpoint then tells.
+    """
     net: Any = copied(model.net).half()
     vars(net).pop("_slimkit_provenance", None)
     net.criterion = None
@@ -245,6 +248,10 @@ def save(model: Maps, path: Path) -> None:
     if provenance.of(model).edits and not _is_narrowed(net):
         net.yaml = {**net.yaml, "backbone": [[-1, 1, _NARROWED, []], *rows]}
     arguments = vars(net).pop("args", {})
+    told = dict(arguments) if isinstance(arguments, Mapping) else dict(vars(arguments))
+    if isinstance(example, Tensor):
+        height, width = map(int, example.shape[-2:])
+        told["imgsz"] = height if height == width else [height, width]
     checkpoint = {
         "epoch": -1,
         "best_fitness": None,
@@ -252,7 +259,7 @@ def save(model: Maps, path: Path) -> None:
         "ema": None,
         "updates": None,
         "optimizer": None,
-        "train_args": dict(arguments) if isinstance(arguments, Mapping) else dict(vars(arguments)),
+        "train_args": told,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": installed(),
         "license": "AGPL-3.0 (https://ultralytics.com/license)",

@@ -147,7 +147,7 @@ def input_means(
             whose input does not come from a BatchNorm through known operators are then left out.
     """
     gone = {name for name, _ in _readers(graph, mask)}
-    tensors = dict(model.named_parameters())
+    tensors = dict(unwrapped(model).named_parameters())
     device = device_of(model)
     collect = _Means({tensors[name].data_ptr(): name for name in gone}, measured, device)
     with torch.no_grad(), collect:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from slimkit.channels import Graph
 from slimkit.errors import SpecError
 from slimkit.example import Example, batch_size
-from slimkit.modules import evaluating
+from slimkit.modules import evaluating, unwrapped
 from slimkit.progress import Progress, quiet
 from slimkit.recovery.calibration import Chunk, chunks
 from slimkit.recovery.equations import LARGEST, MOST_ROWS, Moments, Solution, WeightUse, solve, solve_rows
@@ -122,7 +122,7 @@ def reconstruct(
     """
     if mode not in MODES:
         raise SpecError(f"mode is {mode!r}: it must be one of {', '.join(MODES)}.")
-    parts = chunks(batches)
+    dense, slim, parts = unwrapped(dense), unwrapped(slim), chunks(batches)
     report: Progress = progress or (quiet)
     made = _Made(dense, copy.deepcopy(slim), graph, mask)
     with evaluating(dense), evaluating(slim), evaluating(made.slim):

@@ -109,9 +109,10 @@ def compress(
 def _refuse_idle(spec: CompressSpec, sources: Sequence[Any], retrain: Retrain | None) -> None:
     """Refuse settings that a call has no use for: of files, where there are none, and of our own retraining."""
     spec.refuse_idle(source.READING, "the network is given, not read")
-    if sources.count(None) < len(sources) and not any(isinstance(one, str) for one in sources):
+    given = [one for one in sources if one is not None]
+    if given and not any(isinstance(one, str) for one in given):
         spec.refuse_idle(READING, "the data is given as it is, not read")
-    elif sources.count(None) == len(sources):
+    elif not given:
         spec.refuse_idle(("input_shape",), "example_input has it")
     if retrain is not None:
         spec.refuse_idle(start.of_retraining(spec), "`retrain` takes the place of the retraining that it is about")

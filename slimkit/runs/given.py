@@ -14,6 +14,7 @@ from slimkit.example import Example
 from slimkit.hardware import on_device, working_device
 from slimkit.measure.quality import quality
 from slimkit.models import Network
+from slimkit.modules import copied
 from slimkit.progress import Progress, Watcher, quiet
 from slimkit.results import Accuracy, Recovery
 from slimkit.settings import CompressSpec
@@ -86,7 +87,7 @@ class Given:
         """
         if self.evaluate is None:
             return None
-        found = self.evaluate(model)
+        found = self.evaluate(copied(model))  # which may fold or quantise what it is given
         try:
             return {str(name): number if isfinite(number := float(value)) else None for name, value in found.items()}
         except (AttributeError, TypeError, ValueError, RuntimeError):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from slimkit.channels import Graph, stays
 from slimkit.errors import MaskError
+from slimkit.modules import unwrapped
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def apply_(model: nn.Module, graph: Graph, mask: Mask) -> None:
     set to zero, too.
     """
     mask.check_fits(graph)
+    model = unwrapped(model)
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     for axis in graph.axes:
         tensor = tensors[axis.tensor]

@@ -57,7 +57,7 @@ def compare(expected: Sequence[Any], model: nn.Module, inputs: Sequence[Example]
 
 def masked(model: nn.Module, graph: Graph, mask: Mask) -> nn.Module:
     """Return a copy of a network in which the removed units are silent, and left out of statistics across channels."""
-    silent = copied(model)
+    silent = copied(unwrapped(model))
     apply_(silent, graph, mask)
     return left_out(silent, graph, mask.keep)
 

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from slimkit import provenance
 from slimkit.channels import Graph, stays
 from slimkit.channels.written import Place, repeats, write
-from slimkit.modules import copied
+from slimkit.modules import copied, unwrapped
 from slimkit.selection.mask import Mask
 
 NORMS = (nn.modules.batchnorm._NormBase,)
@@ -47,7 +47,7 @@ def remove(model: nn.Module, graph: Graph, mask: Mask) -> nn.Module:
     inherited; what a removed channel contributed is lost (see `slimkit.recovery.fold`).
 
     Args:
-        model: the network that `graph` was traced from.
+        model: the network that `graph` was traced from; of a compiled or wrapped one what is inside.
         graph: its channels.
         mask: [U], at least one unit kept in every group.
 
@@ -56,6 +56,7 @@ def remove(model: nn.Module, graph: Graph, mask: Mask) -> nn.Module:
     """
     mask.check_fits(graph)
     graph.check_of(model)
+    model = unwrapped(model)
     modules = dict(model.named_modules())
     indices = kept_indices(graph, mask)
     memo: dict[int, Any] = {}

@@ -13,6 +13,7 @@ from torch import nn
 from slimkit import channels
 from slimkit.channels import Graph
 from slimkit.example import Example
+from slimkit.modules import unwrapped
 from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
 from slimkit.surgery.evidence import raised
@@ -41,6 +42,7 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
         TraceError: the model raises on this input (the message has its own line and the module it came from), gives
             no tensor, or is a compiled TorchScript.
     """
+    model = unwrapped(model)
     graph = channels.trace(model, example_input)
     trial = Trial("as given", example_input)
     sized: frozenset[type[nn.Module]] = frozenset()

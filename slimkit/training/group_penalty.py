@@ -19,9 +19,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from slimkit.channels import Graph
+from slimkit.modules import unwrapped
 from slimkit.training.run import Hook, Run
 
 
@@ -39,7 +39,7 @@ def penalise_groups_(model: nn.Module, graph: Graph, strength: float) -> None:
     Under mixed precision with a gradient scaler call it after `scaler.unscale_`.
 
     Args:
-        model: the network that `graph` was traced from, also within DistributedDataParallel.
+        model: the network that `graph` was traced from, also compiled or wrapped.
         graph: its channels, U units.
         strength: weight of the penalty in the loss, >= 0.
     """
@@ -68,7 +68,7 @@ def group_penalty(graph: Graph, strength: Callable[[int], float]) -> Hook:
 
 
 def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    return dict((model.module if isinstance(model, DistributedDataParallel) else model).named_parameters())
+    return dict(unwrapped(model).named_parameters())
 
 
 def _squares(model: nn.Module, graph: Graph) -> Tensor:

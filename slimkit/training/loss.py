@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimkit.errors import SpecError, TrainingError
+from slimkit.errors import DataError, SpecError, TrainingError
 from slimkit.example import Example
 from slimkit.tasks import Task
 from slimkit.training.recipe import Recipe
@@ -52,7 +52,13 @@ class Objective:
             if imitation is None:
                 raise TrainingError("the inputs have no targets, and there is no teacher.\n  Give one of them")
             return imitation
-        value = self.loss(outputs, targets)
+        try:
+            value = self.loss(outputs, targets)
+        except IndexError as error:
+            raise DataError(
+                f"targets of training do not fit the outputs of the network: {error}\n"
+                "  Give labels from 0 to its number of classes, less 1"
+            ) from error
         if imitation is not None:
             value = torch.lerp(value, imitation, recipe.distillation)
         for head in auxiliary:

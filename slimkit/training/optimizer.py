@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from slimkit.errors import TrainingError
+from slimkit.modules import unwrapped
 from slimkit.training.recipe import Recipe
 
 # Parameter name -> dimension -> indices kept along it, int64; what is not named stays whole.
@@ -47,8 +48,8 @@ def follow(optimizer: Some, old: nn.Module, new: nn.Module, kept: KeptIndices) -
 
     Args:
         optimizer: of `old`; read, not changed.
-        old: the network before surgery.
-        new: the network after it, with the parameters of the same names on the same device.
+        old: the network before surgery, also compiled or wrapped.
+        new: the network after it, with the parameters of the same names on the same device; the same.
         kept: which indices of each parameter of `old` are left in `new`.
 
     Parameters that only `new` has (a bias that took up folded constants) begin with nothing remembered, in the last
@@ -60,6 +61,7 @@ def follow(optimizer: Some, old: nn.Module, new: nn.Module, kept: KeptIndices) -
         TrainingError: what it remembers is of another shape, so that it is not known which channel it belongs to; it is
             the optimizer of another network.
     """
+    old, new = unwrapped(old), unwrapped(new)
     before = dict(old.named_parameters())
     known = {id(p) for p in before.values()}
     home = {id(p): place for place, group in enumerate(optimizer.param_groups) for p in group["params"]}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,10 +67,10 @@ def keep_widths(trainer: Any) -> None:
 
 
 def check_classes(data: Mapping[str, Any], net: Any) -> None:
-    """Check that a data set has as many classes as a network.
+    """Check that a data set has as many classes as a network, and not the same ones in another order.
 
     Raises:
-        DataError: it has another number.
+        DataError: it has another number, or another order.
     """
     classes, known = data["nc"], len(net.names)
     if classes != known:
@@ -78,6 +78,17 @@ def check_classes(data: Mapping[str, Any], net: Any) -> None:
             f"data has {classes} classes, the network {known}.\n"
             "  Train the original on this data first, and make that one narrower"
         )
+    ordered = [[str(names[number]) for number in sorted(names)] for names in (data["names"], net.names)]
+    if ordered[0] != ordered[1] and sorted(ordered[0]) == sorted(ordered[1]):
+        raise DataError(
+            f"data has the network's classes in another order, {_few(ordered[0])}; the network has "
+            f"{_few(ordered[1])}.\n"
+            "  Name them in the yaml in the order of the network, and number the labels so"
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def penalty(strength: float, only: Collection[str] | None = None) -> Callable[[Any], None]:
@@ -230,6 +241,7 @@ class Workshop:
             trainer = yolo.trainer
             found: Any = trainer.ema.ema.float().cpu()
         found.args, found.criterion = getattr(model.net, "args", {}), None
+        found.names = model.net.names
         images = len(trainer.train_loader.dataset) * epochs
         return Maps(found).eval(), tuple(rows.values()), images, str(trainer.device)
 

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from slimkit.channels import Graph
 from slimkit.errors import MaskError, SpecError
+from slimkit.modules import unwrapped
 from slimkit.selection.ranking import chance, gamma, group_norm, popup, reader_norm, taylor
 from slimkit.selection.ranking.context import Context
 from slimkit.selection.ranking.criterion import Criterion
@@ -47,7 +48,7 @@ def scores(name: str, model: nn.Module, graph: Graph, context: Context | None = 
         MaskError: the graph is of another network.
     """
     graph.check_of(model)
-    return criterion(name).scores(model, graph, context or Context())
+    return criterion(name).scores(unwrapped(model), graph, context or Context())
 
 
 def rank(name: str, model: nn.Module, graph: Graph, scope: str = "group", context: Context | None = None) -> Tensor:
