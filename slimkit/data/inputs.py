@@ -83,8 +83,8 @@ def inputs_of(anything: Any, *, name: str = "calibration") -> Inputs:
 
     Args:
         anything: `Inputs`; a `Dataset` (its training inputs); a `Split`; a tensor or array [N, ...]; a PyTorch data
-            set; any iterable of batches that begins anew each time. A batch is a tensor, a dict, or a tuple or list whose
-            first entry is what the network takes; what follows is left aside, as targets are.
+            set; any iterable of batches that begins anew each time. A batch is a tensor, a dict, or a tuple or list
+            whose first entry is what the network takes; what follows is left aside, as targets are.
         name: for messages.
 
     Raises:
