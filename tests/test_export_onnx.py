@@ -253,6 +253,37 @@ def test_a_network_whose_path_depends_on_its_values_is_refused_with_the_exporter
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("where", ["weight", "running_var"])
+def test_a_network_that_gives_no_number_is_refused(tmp_path, where):
+    model = network()
+    tensor = model[1].running_var if where == "running_var" else model[0].weight
+    tensor.data.fill_(float("nan"))
+    with pytest.raises(TraceError, match="gives no finite number"):
+        export_onnx(model, tmp_path / "net.onnx", torch.randn(1, 3, 6, 6))
+    assert not list(tmp_path.iterdir())
+
+
+class Logarithm(nn.Module):
+    """No number where the input is below 0; of its own linear layer nowhere, but for inputs above 0."""
+
+    def __init__(self, read: bool):
+        super().__init__()
+        self.read = nn.Linear(9, 6) if read else nn.ReLU()
+
+    def forward(self, x):
+        return self.read(x.log()) if isinstance(self.read, nn.Linear) else self.read(x).log()
+
+
+@pytest.mark.parametrize("read", [True, False], ids=["nowhere", "somewhere"])
+def test_what_is_no_number_on_random_inputs_is_held_against_others(tmp_path, monkeypatch, read):
+    model = Logarithm(read)
+    export_onnx(model, tmp_path / "net.onnx", torch.rand(1, 9))
+    monkeypatch.setitem(direct._RULES, "log", unary("Sqrt"))
+    monkeypatch.setattr(general, "translate", lambda model, example, **how: direct.translate(model, example))
+    with pytest.raises(EngineError, match="something else than torch"):
+        export_onnx(model, tmp_path / "wrong.onnx", torch.rand(1, 9))
+
+
 def test_a_network_over_two_gigabytes_is_refused(tmp_path):
     with torch.device("meta"):
         model = nn.Linear(1, 2**29)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from slimkit import tasks
 from slimkit.errors import DataError, SpecError, TrainingError
-from slimkit.measure.quality import evaluate
+from slimkit.measure.quality import agreement, drop, evaluate
 from slimkit.tasks import CLASSIFICATION, SEGMENTATION, Metric, Task, measurement
 from slimkit.training import Recipe, train
 from slimkit.training.loss import Objective
@@ -280,6 +280,30 @@ def test_what_is_not_of_a_task_is_told(
     task: Task, outputs: Any, targets: Tensor, classes: int | None, why: str
 ) -> None:
     assert re.search(why, task.misfit(outputs, targets, classes) or "")
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs", "targets"),
+    [
+        (CLASSIFICATION, torch.zeros(6, 3), torch.zeros(6).long()),
+        (SEGMENTATION, torch.zeros(6, 3, 4, 4), torch.zeros(6, 4, 4).long()),
+        (Task.of(loss=F.mse_loss, metrics={"right": lambda a, b: a.argmax(1) == b}, better="higher"),
+         torch.zeros(6, 3), torch.zeros(6).long()),
+    ],
+)  # fmt: skip
+def test_nothing_is_judged_by_outputs_that_are_no_numbers(task: Task, outputs: Tensor, targets: Tensor) -> None:
+    outputs[-1, 1] = math.nan  # in the last batch, and of one class
+    for measured in (evaluate, lambda *given: drop(nn.Identity(), *given)):
+        with pytest.raises(DataError, match="outputs hold NaN"):
+            measured(nn.Identity(), Batches(outputs, targets, 2), task)
+    nothing = torch.full((4, 3), math.nan)
+    found = agreement(nn.Identity(), nn.Identity(), [nothing])
+    assert found is not None and found.value == 0
+
+
+def test_detections_that_are_no_numbers_are_told() -> None:
+    found = {"boxes": torch.full((1, 4), math.nan), "labels": torch.tensor([1]), "scores": torch.tensor([0.5])}
+    assert "NaN" in (tasks.DETECTION.misfit([found], [found], None) or "")
 
 
 def test_tasks_are_found_by_name_and_in_files(tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ def evaluate(
         device: where the network is computed; None: where it is.
 
     Raises:
-        DataError: the split is empty, outputs or targets are not of this task, or the network does not run on them.
+        DataError: the split is empty, outputs or targets are not of this task, outputs hold NaN, or the network does
+            not run on them.
         CheckpointError: the ONNX file is missing or damaged.
     """
     if isinstance(network, nn.Module):
@@ -149,9 +150,8 @@ def _rows(network: nn.Module, split: Readable, task: Task) -> list[BatchRows]:
     metric, found = task.metrics[task.metric], []
     with evaluating(network), torch.inference_mode():
         for inputs, targets in split.batches(250):
-            outputs, *_ = task.outputs(_called(network, task.called(inputs, targets)))
-            batch, where = first(inputs), first(outputs)
-            targets = on(where.device, targets) if where is not None else targets
+            outputs, targets = _judgeable(_called(network, task.called(inputs, targets)), targets, task)
+            batch = first(inputs)
             found.append(metric.rows(task.metric, outputs, targets, len(batch) if batch is not None else 0))
     return found
 
@@ -170,7 +170,8 @@ def agreement(
             a, b = _called(dense, inputs), _called(slim, inputs)
             if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor) or a.dim() != 2 or a.shape[1] < 2:
                 return None
-            same.append(a.argmax(1) == b.argmax(1))
+            known = ~(a.isnan().any(1) | b.isnan().any(1))  # of NaN argmax makes a class
+            same.append((a.argmax(1) == b.argmax(1)) & known)
     right = torch.cat(same)
     return share(int(right.sum()), len(right))
 
@@ -193,17 +194,29 @@ def disagreement(
     return Drop(100 * (1 - found.value), 100 * LIKELY * math.sqrt(2) * spread, found.images)
 
 
+def _judgeable(returned: Any, targets: Any, task: Task, classes: int | None = None) -> tuple[Any, Any]:
+    """Return the main output that a network returned, and the targets where it is.
+
+    Raises:
+        DataError: they are not of the task.
+    """
+    outputs, *_ = task.outputs(returned)
+    where = first(outputs)
+    targets = on(where.device, targets) if where is not None else targets
+    if why := task.misfit(outputs, targets, classes):
+        raise DataError(
+            f"{task.name}: {why}.\n  Give a network of finite weights, and the task and the data that it was made for"
+        )
+    return outputs, targets
+
+
 def _measured(
     run: Callable[[Example], Any], split: Readable, task: Task, batch_size: int, classes: int | None
 ) -> dict[str, Measurement]:
     rows: dict[str, list[BatchRows]] = {name: [] for name in task.metrics}
     seen = 0
     for inputs, targets in split.batches(batch_size):
-        outputs, *_ = task.outputs(run(task.called(inputs, targets)))
-        where = first(outputs)
-        targets = on(where.device, targets) if where is not None else targets
-        if not seen and (why := task.misfit(outputs, targets, classes)):
-            raise DataError(f"{task.name}: {why}.\n  Give the task and the data that the network was made for")
+        outputs, targets = _judgeable(run(task.called(inputs, targets)), targets, task, classes)
         batch = first(inputs)
         images = len(batch) if batch is not None else 0
         shared: dict[Any, BatchRows] = {}  # by several thresholds: drawing masks takes longer than anything else here

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimkit.tasks.metric import Metric
-from slimkit.tasks.task import Loss, Task
+from slimkit.tasks.task import Loss, Task, no_numbers
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -47,7 +47,7 @@ def _misfit(outputs: Any, targets: Any, classes: int | None) -> str | None:
     if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
         span = f"{int(targets.min())} to {int(targets.max())}"
         return f"class numbers reach from {span}, the network has classes 0 to {outputs.shape[1] - 1}"
-    return None
+    return no_numbers(outputs)
 
 
 def _named(value: Any) -> str:

@@ -18,7 +18,7 @@ from slimkit.provenance import Finds
 from slimkit.tasks import keypoint_precision, mask_precision
 from slimkit.tasks.average_precision import THRESHOLDS, Kind, draws, mean_average_precision, pairs
 from slimkit.tasks.metric import Metric
-from slimkit.tasks.task import Task
+from slimkit.tasks.task import Task, no_numbers
 
 
 def own_losses(outputs: Mapping[str, Tensor], targets: Any) -> Tensor:
@@ -44,7 +44,7 @@ def _misfit(outputs: Any, targets: Any, classes: int | None) -> str | None:
         return f"the network does not return boxes, labels and scores of each picture, but {type(outputs).__name__}"
     if not _are(targets, "boxes", "labels"):
         return f"a target must be a dict with boxes [K, 4] and labels [K], but these are {type(targets).__name__}"
-    return None
+    return no_numbers(outputs)
 
 
 def _are(entries: Any, *names: str) -> bool:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from slimkit.tasks.classification import divergence
 from slimkit.tasks.metric import Metric
-from slimkit.tasks.task import Loss, Task
+from slimkit.tasks.task import Loss, Task, no_numbers
 
 IGNORED = 255  # a pixel of no class, as Pascal VOC and Cityscapes mark it
 
@@ -97,7 +97,7 @@ def _misfit(outputs: Any, targets: Any, classes: int | None) -> str | None:
     labels = targets[targets != IGNORED]
     if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < maps:
         return f"class numbers reach from {int(labels.min())} to {int(labels.max())}, the network has 0 to {maps - 1}"
-    return None
+    return no_numbers(outputs)
 
 
 SEGMENTATION = Task(

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.data import default_collate
 
 from slimkit.errors import SpecError
-from slimkit.example import Example
+from slimkit.example import Example, tensors
 from slimkit.tasks.metric import Metric
 
 Loss = Callable[[Any, Any], Tensor]
@@ -54,7 +54,14 @@ def inputs_alone(inputs: Any, targets: Any) -> Example:
 
 
 def any_outputs(outputs: Any, targets: Any, classes: int | None) -> str | None:
-    """Take whatever outputs and targets there are."""
+    """Take whatever outputs and targets there are, so long as they are numbers."""
+    return no_numbers(outputs)
+
+
+def no_numbers(outputs: Any) -> str | None:
+    """Say that outputs hold NaN, which any metric may take for something; None where they do not."""
+    if any(tensor.is_floating_point() and bool(tensor.isnan().any()) for tensor in tensors(outputs)):
+        return "the network's outputs hold NaN, by which nothing can be judged"
     return None
 
 
@@ -76,7 +83,8 @@ class Task:
         outputs: what the network returns -> (main output, those of auxiliary heads).
         imitation: (outputs, teacher's outputs, temperature) -> mean loss of not being like the teacher, []; None:
             there is no teacher.
-        misfit: (outputs, targets, number of classes or None) -> why they are not of this task; None: they are.
+        misfit: (outputs, targets, number of classes or None) -> why they are not of this task; None: they are. Asked
+            of every batch that is judged.
         smoothed: share -> the loss with that share of every target spread over all classes; None where targets
             are no classes.
         auxiliary: weight of the loss of each auxiliary head.
