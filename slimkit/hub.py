@@ -22,6 +22,8 @@ _FILES = (*_SLIM, "model.onnx", "model.int8.onnx", "report.json")
 def push(folder: str | Path, repository: str, *, private: bool = True, message: str = "Slim network") -> str:
     """Upload the output folder of a run: its networks, its report, and a card made of the report.
 
+    They take the place of those of an earlier run; other files of the repository stay.
+
     Args:
         folder: as `compress` and `train` leave it.
         repository: `owner/name`; made where it is not there.
@@ -49,7 +51,10 @@ def push(folder: str | Path, repository: str, *, private: bool = True, message: 
         (Path(staged) / "README.md").write_text(text, encoding="utf-8")
         try:
             api.create_repo(repository, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repository, folder_path=staged, commit_message=message))
+            older = list(_FILES)  # of an earlier run: what this one left none of goes
+            return str(
+                api.upload_folder(repo_id=repository, folder_path=staged, commit_message=message, delete_patterns=older)
+            )
         except Exception as error:  # of the network and of the hub, without a common base
             raise _refused(repository, error) from error
 

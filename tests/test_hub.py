@@ -35,11 +35,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     class Api:
         def create_repo(self, repository: str, private: bool, exist_ok: bool) -> None:
             assert private and exist_ok
-            (place(repository) / "refs").mkdir(parents=True)
+            (place(repository) / "refs").mkdir(parents=True, exist_ok=True)
             (place(repository) / "refs" / "main").write_text(COMMIT)
 
-        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> str:
-            shutil.copytree(folder_path, place(repo_id) / "snapshots" / COMMIT)
+        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str, delete_patterns: list[str]) -> str:
+            there = place(repo_id) / "snapshots" / COMMIT
+            for name in delete_patterns:
+                (there / name).unlink(missing_ok=True)
+            shutil.copytree(folder_path, there, dirs_exist_ok=True)
             return f"hub:{repo_id}"
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
@@ -54,6 +57,42 @@ def test_a_network_that_was_pushed_is_pulled_bit_by_bit(run: Path, cache: Path) 
         assert torch.equal(found.state_dict()[name], tensor)
     pushed = cache / "models--me--slim-digits" / "snapshots" / COMMIT
     assert {path.name for path in pushed.iterdir()} == {"model.safetensors", "model.onnx", "report.json", "README.md"}
+
+
+def test_a_run_takes_the_place_of_an_earlier_one(run: Path, cache: Path, tmp_path: Path) -> None:
+    hub.push(run, "me/twice")
+    there = cache / "models--me--twice" / "snapshots" / COMMIT
+    (there / "notes.txt").write_text("my own")
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 2, 3))
+    slimkit.compress(net, torch.randn(1, 1, 8, 8), 0.5, out=tmp_path / "own", onnx=False)
+    hub.push(tmp_path / "own", "me/twice")
+    assert {path.name for path in there.iterdir()} == {"model.pt2", "report.json", "README.md", "notes.txt"}
+    found = hub.pull("me/twice", cache=cache, offline=True)
+    assert found(torch.zeros(1, 1, 8, 8)).shape == (1, 2, 4, 4)
+
+
+FACTORY = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 2, 3))
+"""
+
+
+def test_the_card_of_somebodys_own_code_names_it(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(FACTORY)
+    made: dict[str, Any] = {}
+    exec(FACTORY, made)
+    torch.save(made["make"]().state_dict(), "mine.pt")
+    given = ["compress", "mine.pt", "--arch", "mine.py:make", "--input-shape", "1,8,8", "--no-onnx", "--out", "slim"]
+    assert main(given) == 0
+    hub.push("slim", "me/own")
+    card = (cache / "models--me--own" / "snapshots" / COMMIT / "README.md").read_text()
+    call = next(line for line in card.splitlines() if line.startswith("model = "))
+    assert call.startswith('model = hub.pull("me/own", arch="mine.py:make")')
+    slim = eval(call[8:].replace(")  #", ", cache=cache, offline=True)  #"), {"hub": hub, "cache": cache})
+    assert slim(torch.zeros(1, 1, 8, 8)).shape == (1, 2, 4, 4)
 
 
 def test_the_card_says_what_the_report_says(run: Path, cache: Path) -> None:

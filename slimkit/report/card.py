@@ -11,6 +11,7 @@ _PIPELINES = {
     "segmentation": "image-segmentation",
     "detection": "object-detection",
 }
+_SOURCES = ("torchvision", "zoo", "timm")  # of architectures that slimkit builds on a file's word
 
 
 def card(report: Report, repository: str) -> str:
@@ -25,8 +26,10 @@ def card(report: Report, repository: str) -> str:
     head = ["library_name: slimkit", "tags: [slimkit, pruning]"]
     head += [f"pipeline_tag: {_PIPELINES[task]}"] if task in _PIPELINES else []
     rows = [f"| {' | '.join(cells)} |" for cells in comparison(report.before, report.after)]
-    name = json.dumps(repository)
-    code = ["from slimkit import hub", "", f"model = hub.pull({name})  # a torch.nn.Module, in eval mode"]
+    asked, made = json.dumps(repository), report.arch.name
+    if ":" in made and made.partition(":")[0] not in _SOURCES:
+        asked += f", arch={json.dumps(made)}"  # code of somebody's own, which has to be named
+    code = ["from slimkit import hub", "", f"model = hub.pull({asked})  # a torch.nn.Module, in eval mode"]
     parts = [
         "\n".join(["---", *head, "---"]),
         f"# {repository.rpartition('/')[2]}",
