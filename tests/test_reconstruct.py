@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import model_zoo
 import slimkit
@@ -15,8 +16,10 @@ from slimkit.channels import Graph, trace
 from slimkit.errors import DataError, SpecError
 from slimkit.example import Example, tensors
 from slimkit.measure.quality import quality as accuracy
+from slimkit.modules import evaluating
 from slimkit.recovery import fold, reestimate
 from slimkit.recovery import reconstruct as module
+from slimkit.recovery.elimination import losses
 from slimkit.recovery.reconstruct import MODES, Reconstruction, reconstruct
 from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
@@ -171,6 +174,51 @@ def test_each_bias_of_a_shared_weight_takes_its_own_constant(mode: str) -> None:
         net.first.weight[gone] = 0.0  # what is left is a constant: sigmoid of the bias, and its square
     found = run(net, graph, Mask(keep), [images], mode)
     torch.testing.assert_close(found.model(images), net(images), rtol=1e-3, atol=1e-3)
+
+
+class Ways(nn.Module):
+    """One weight that is used in two ways, of other outputs: by a convolution and its transpose, and so on."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.before, self.norm = way, nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(12)
+        self.weight = nn.Parameter(torch.randn(12, 8, 1, 1) if way == "transpose" else torch.randn(12, 8))
+        self.after = nn.Conv2d(12 if way == "part" else 8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x).relu()
+        if self.way == "transpose":
+            y = self.norm(F.conv2d(x, self.weight)).relu()
+            z = F.conv_transpose2d(y, self.weight)
+        elif self.way == "linear":
+            y = self.norm(F.linear(x.mT.transpose(1, 3), self.weight).transpose(1, 3)).relu()
+            z = F.linear(y.transpose(1, 3), self.weight.T).transpose(1, 3)
+        else:
+            z = self.norm(F.conv2d(x, self.weight[..., None, None])).relu()
+            few = F.conv2d(x, self.weight[:4, :, None, None])
+            z = z + few.mean((1, 2, 3), keepdim=True)
+        return self.after(z.relu()).mean((2, 3))
+
+
+@pytest.mark.parametrize("way", ["transpose", "linear", "part"])
+def test_a_weight_that_is_used_in_several_ways_is_left_as_it_was(way: str) -> None:
+    net, images = Ways(way).eval(), torch.rand(64, 3, 6, 6)
+    with evaluating(net), torch.no_grad():
+        net.train()(images)
+    graph = trace(net, images[:1])
+    mask = half(graph)
+    lost = losses(net, graph, [images])
+    assert bool((lost.measured >= 0)[lost.measured.isfinite()].all())
+    slim = remove(net, graph, mask)
+    for mode in MODES:
+        found = reconstruct(net, slim, graph, mask, [images], mode=mode)
+        assert found.after <= found.before
+        assert "weight" not in {one.weight for one in found.fitted}
+        assert found.left["weight"] == ("is not used as it is stored" if way == "part" else "is used in several ways")
+    for measured in (False, True):
+        means = fold.input_means(net, graph, mask, [images], measured=measured)
+        fold.fold_(copy.deepcopy(slim), net, graph, mask, means)
+    assert slimkit.compress(net, images[:1], ratio=0.4, calibration=images).report.proof.masked_vs_slim <= 1e-4
 
 
 def test_chunks_join_where_there_is_room_and_change_nothing_but_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from slimkit.channels import Example, Graph, stays
 from slimkit.example import call, on
 from slimkit.hardware import device_of
 from slimkit.modules import private, unwrapped
+from slimkit.recovery.readers import Reader, WeightNames, reader
 from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import kept_indices, take
 
@@ -45,9 +46,9 @@ class _Means(TorchDispatchMode):  # type: ignore[no-untyped-call]
     [Q, C] beside each tensor, through the operators that work element by element.
     """
 
-    def __init__(self, readers: dict[int, str], measured: bool, device: torch.device) -> None:
+    def __init__(self, names: WeightNames, measured: bool, device: torch.device) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.readers = readers  # data pointer of a weight -> its name
+        self.names = names
         self.measured = measured
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
@@ -56,19 +57,17 @@ class _Means(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         packet = func.overloadpacket
-        if packet is aten.convolution:
-            self._read(args[1], args[0], 1, args[8])
-        elif packet in (aten.addmm, aten.mm):
-            x, weight = args[-2:] if packet is aten.mm else args[1:3]
-            self._read(weight, x, x.dim() - 1, 1)
+        found = reader(func, args, self.names)
+        if found is not None:
+            self._read(*found)
         elif not self.measured:
             self._carry(packet, func, args, kwargs or {}, out)
         return out
 
-    def _read(self, weight: Tensor, x: Tensor, dim: int, groups: int) -> None:
-        name = self.readers.get(weight.data_ptr())
-        if name is None:
+    def _read(self, found: Reader, x: Tensor) -> None:
+        if found.makes:  # then what it reads lies along dimension 0
             return
+        name, dim = found.name, found.channels(x)
         if self.measured:
             mean = x.float().mean(dim=[d for d in range(x.dim()) if d != dim])
         else:
@@ -149,7 +148,8 @@ def input_means(
     gone = {name for name, _ in _readers(graph, mask)}
     tensors = dict(unwrapped(model).named_parameters())
     device = device_of(model)
-    collect = _Means({tensors[name].data_ptr(): name for name in gone}, measured, device)
+    names: WeightNames = {tensors[name].data_ptr(): (name, tensors[name]) for name in gone}
+    collect = _Means(names, measured, device)
     with torch.no_grad(), collect:
         for example in inputs:
             call(unwrapped(private(model)), on(device, example))

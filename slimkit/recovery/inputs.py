@@ -82,6 +82,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.only = only
         self.held = False
         self.found: dict[str, dict[str | None, WeightInputs]] = {}
+        self.ways: dict[str, set[tuple[int, int]]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -91,7 +92,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _add(self, found: Reader, x: Tensor, out: Tensor) -> None:
-        uses = self.found.setdefault(found.name, {})
+        uses, ways = self.found.setdefault(found.name, {}), self.ways.setdefault(found.name, set())
+        ways.add(found.way)
+        if len(ways) > 1:
+            return
         for rows, _ in found.rows(x, out):
             if rows.shape[2] > LARGEST:
                 return
@@ -109,7 +113,8 @@ def gather(
     """Run a network once over calibration inputs; return what each of its weights reads, by the weight's name.
 
     Args:
-        only: these weights alone; those that read more than `LARGEST` values for one output are left out.
+        only: these weights alone; those that read more than `LARGEST` values for one output are left out, and those
+            that are used in several ways, as by a convolution and by its transpose: they are no one linear system.
     """
     watch = _Watch(model, only)
     with evaluating(model), watch:
@@ -118,4 +123,4 @@ def gather(
             call(model, chunk.example)
             if progress is not None:
                 progress("reading calibration inputs", (number + 1) / len(chunks))
-    return {name: list(uses.values()) for name, uses in watch.found.items() if uses}
+    return {name: list(uses.values()) for name, uses in watch.found.items() if uses and len(watch.ways[name]) == 1}

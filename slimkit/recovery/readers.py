@@ -47,8 +47,13 @@ class Reader:
     left: bool = False
     bias: str | None = None
 
+    @property
+    def way(self) -> tuple[int, int]:
+        """What calls of one weight have in common that read as one matrix."""
+        return self.makes, self.groups
+
     def channels(self, out: Tensor) -> int:
-        """Return the dimension of an output along which its channels lie."""
+        """Return the dimension of an output, or of what is read, along which channels lie."""
         return 1 if self.kernel else out.dim() - (2 if self.left else 1)
 
     def kept(self, weight: Tensor, indices: dict[int, Tensor], groups: int) -> Tensor | None:

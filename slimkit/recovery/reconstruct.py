@@ -17,7 +17,8 @@ inputs in memory, and second moments of all readers. ResNet-20 on Fashion-MNIST 
 widths, 1,024 images: 92.3 % sequential, 89.1 parallel (dense 94.0).
 
 A weight that reads more than 5,000 values for one output (a linear layer behind large maps) is fitted to 4,096 rows at
-most, spread evenly; in `parallel` mode, as all weights with several uses are, it is left as it was.
+most, spread evenly; in `parallel` mode, as all weights with several uses are, it is left as it was. So is a weight
+that is used in several ways, as by a convolution and by its transpose.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def reconstruct(
         before, after = (between(dense, network, held) for network in (slim, made.slim))
     if not after < before:
         made.slim.load_state_dict(slim.state_dict())
-    left = _left(graph, mask, made, set(names))
+    left = _left(graph, mask, made, calls)
     images = [sum(batch_size(part.example) for part in parts if part.held == side) for side in (False, True)]
     return Reconstruction(made.slim, mode, tuple(made.fitted), left, (images[0], images[1]), before, after)
 
@@ -238,23 +239,26 @@ def _along(vector: Tensor, like: Tensor, dim: int) -> Tensor:
     return vector.reshape([-1 if d == dim else 1 for d in range(like.dim())])
 
 
-def _left(graph: Graph, mask: Mask, made: _Made, called: set[str]) -> dict[str, str]:
+def _left(graph: Graph, mask: Mask, made: _Made, calls: Sequence[_Call]) -> dict[str, str]:
     """Return the weights that read removed units and were not fitted, and why."""
     stays = torch.cat([mask.keep, torch.ones(1, dtype=torch.bool)])
     fitted = {one.weight for one in made.fitted}
     found = {}
     for axis in graph.axes:
-        if axis.reads and axis.tensor not in fitted and not bool(stays[axis.unit_of].all()):
+        ways = len({call.way for call in calls if call.name == axis.tensor})
+        reads = axis.reads or ways > 1  # what one use makes, another may read
+        if reads and axis.tensor not in fitted and not bool(stays[axis.unit_of].all()):
             large = f"reads more than {LARGEST} values for one output"
-            found[axis.tensor] = large if axis.tensor in called else "is not used as it is stored"
+            found[axis.tensor] = ("is not used as it is stored", large, "is used in several ways")[min(ways, 2)]
     return found
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A weight that reads something: its name, and the bytes that it reads and makes of one chunk."""
+    """A weight that reads something: its name, in which way, and the bytes that it reads and makes of one chunk."""
 
     name: str
+    way: tuple[int, int]
     size: int
 
 
@@ -265,7 +269,7 @@ def _calls(model: nn.Module, example: Example) -> list[_Call]:
     found = []
     while (event := lane.advance()) is not None:
         (one, x), out = event
-        found.append(_Call(one.name, x.element_size() * (x.numel() + out.numel())))
+        found.append(_Call(one.name, one.way, x.element_size() * (x.numel() + out.numel())))
     return found
 
 
