@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import model_zoo
+import slimkit
 from slimkit import data, models, provenance
 from slimkit.channels import trace
-from slimkit.errors import DataError
+from slimkit.errors import DataError, TrainingError
 from slimkit.measure.quality import quality as accuracy
 from slimkit.recovery.made_images import made_images
 from slimkit.recovery.reconstruct import reconstruct
@@ -50,6 +51,53 @@ def test_made_images_depend_on_nothing_but_network_and_seed() -> None:
 def test_without_learned_statistics_nothing_can_be_made(net: nn.Module) -> None:
     with pytest.raises(DataError, match="no BatchNorm with learned statistics"):
         made_images(net, (1, 6, 6), count=8, steps=1)
+
+
+class Odd(nn.Module):
+    """A network that runs on its example input, and of which no images can be made."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.words = kind, nn.Embedding(20, 12)
+        self.first, self.norm = nn.Conv1d(12 if kind == "words" else 3, 12, 3, padding=1), nn.BatchNorm1d(12)
+        self.second, self.last = nn.Conv1d(12, 12, 3, padding=1), nn.Linear(12, 3)
+        nn.init.normal_(self.norm.running_mean)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "words":
+            x = self.words(x).mT
+        if self.kind == "rounded":
+            x = x.to(torch.uint8).float()
+        if self.kind == "detached":
+            x = x.detach()
+        with torch.set_grad_enabled(self.kind != "without gradients"):
+            x = self.norm(self.first(x)).relu()
+            if self.kind == "in place":
+                x += 1
+            if self.kind == "one at a time":
+                x = x.reshape(1, 12, 8)
+            return self.last(self.second(x).relu().mean(2))
+
+
+KINDS = ("words", "in place", "rounded", "detached", "without gradients", "one at a time")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_no_images_can_be_made_the_run_goes_on_without(kind: str) -> None:
+    example = torch.randint(20, (1, 8)) if kind == "words" else 9 * torch.rand(1, 3, 8)
+    result = slimkit.compress(Odd(kind).eval(), example, ratio=0.4, onnx=False)
+    assert result.mask.removed and result.report.fit is None
+    assert "Not recovered" in result.report.verdict
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("words", "one at a time")])
+def test_networks_without_gradients_are_fitted_to_what_is_given_and_not_trained(kind: str) -> None:
+    inputs, net = 9 * torch.rand(64, 3, 8), Odd(kind).eval()
+    result = slimkit.compress(net, inputs[:1], ratio=0.4, calibration=inputs, epochs=0, onnx=False)
+    assert result.report.fit is not None
+    if kind in ("in place", "without gradients"):
+        with pytest.raises(TrainingError, match="(?s)Odd cannot be trained.*`epochs=0`"):
+            slimkit.compress(net, inputs[:1], ratio=0.4, calibration=inputs, epochs=1, onnx=False)
 
 
 def test_a_network_is_halved_with_nothing_but_its_checkpoint() -> None:

@@ -71,6 +71,8 @@ class _Gradients(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def curvature(model: nn.Module, chunks: Sequence[Chunk]) -> dict[str, Tensor]:
     """Return, for each weight, what a mean squared error of 1 at each of its outputs costs, [outputs], in nats.
 
+    Weights that no gradient reaches are not there, nor is any where one is lost on its way.
+
     Args:
         model: left as found; runs in evaluation mode.
         chunks: inputs, without labels.
@@ -86,8 +88,11 @@ def curvature(model: nn.Module, chunks: Sequence[Chunk]) -> dict[str, Tensor]:
         with evaluating(model), torch.enable_grad():
             for chunk in chunks:
                 loss = drawn_class(call(model, chunk.example), generator)
-                with watch:
-                    torch.autograd.grad(loss, floating, allow_unused=True)
+                try:
+                    with watch:
+                        torch.autograd.grad(loss, floating, allow_unused=True)
+                except RuntimeError:  # computed without gradients, or changed in place: nothing leads back
+                    return {}
                 images += batch_size(chunk.example)
     finally:
         for parameter, flag in flags:

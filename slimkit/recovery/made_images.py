@@ -48,14 +48,12 @@ def made_images(
         progress: called with what is being done, and the share done.
 
     Raises:
-        DataError: no BatchNorm of the network has learned statistics.
+        DataError: no BatchNorm of the network has learned statistics, or the network runs on no such images, or no
+            gradient reaches them.
     """
     norms = [m for m in dense.modules() if isinstance(m, _BatchNorm) and _learned(m)]
     if not norms:
-        raise DataError(
-            "no images can be made: the network has no BatchNorm with learned statistics.\n"
-            "  Give calibration images; a folder of unlabelled ones will do"
-        )
+        raise _refused("the network has no BatchNorm with learned statistics")
     flags = [(parameter, parameter.requires_grad) for parameter in dense.parameters()]
     generator = torch.Generator().manual_seed(seed)
     read: list[tuple[_BatchNorm, Tensor]] = []
@@ -98,17 +96,29 @@ def _descend(
         for group in optimizer.param_groups:
             group["lr"] = _RATE * (1 + math.cos(math.pi * step / steps)) / 2
         read.clear()
-        out = dense(images)
+        try:
+            out = dense(images)
+        except Exception as error:  # whatever it raises: it may take one image at a time, or none below 0
+            raise _refused(f"the network does not run on {list(images.shape)} from noise: {error}") from error
         gap = torch.stack([_gap(norm, x) for norm, x in read]).sum()
         if isinstance(out, Tensor) and out.dim() == 2 and out.shape[1] > 1:
             if classes is None:
                 classes = torch.randint(out.shape[1], (len(images),), generator=generator).to(out.device)
             gap = gap + _CLASS * cross_entropy(out, classes)
         optimizer.zero_grad()
-        gap.backward()  # type: ignore[no-untyped-call]
+        try:
+            gap.backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:  # it is detached or rounded on its way, or changed in place
+            raise _refused(f"no gradient of the network reaches them: {error}") from error
         optimizer.step()
     read.clear()
     return images.detach()
+
+
+def _refused(why: str) -> DataError:
+    return DataError(
+        f"no images can be made: {why[:300]}.\n  Give calibration images; a folder of unlabelled ones will do"
+    )
 
 
 def _noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

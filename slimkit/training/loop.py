@@ -19,7 +19,7 @@ from slimkit.modules import evaluating
 from slimkit.results import Epoch
 from slimkit.tasks import CLASSIFICATION, Task
 from slimkit.training import distributed, state
-from slimkit.training.loss import Objective
+from slimkit.training.loss import Objective, backward
 from slimkit.training.optimizer import make_optimizer
 from slimkit.training.recipe import Recipe
 from slimkit.training.run import Hook, Phase, Run, align
@@ -276,7 +276,7 @@ class _Stepper:
                 wanted = call(self.teacher, inputs) if self.teacher is not None else None
         value = self.criterion(returned, targets, wanted)
         run.optimizer.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
+        backward(value, run.model)
         self.unread.append((run.step, rate, value.detach()))
         if run.device.type == "cpu" or len(self.unread) >= LOSSES_AT_A_TIME:
             self.read_losses()  # before the step, so that a bad one leaves the weights as they were

@@ -1,9 +1,9 @@
-"""What training minimises: the loss of the task, and being unlike a teacher."""
+"""What training minimises: the loss of the task, and being unlike a teacher; and its gradients."""
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimkit.errors import DataError, SpecError, TrainingError
 from slimkit.example import Example
@@ -64,3 +64,21 @@ class Objective:
         for head in auxiliary:
             value = value + task.auxiliary * task.loss(head, targets)
         return value
+
+
+def backward(value: Tensor, model: nn.Module) -> None:
+    """Give the parameters of a network the gradients of a loss, [].
+
+    Raises:
+        TrainingError: no gradient leads back.
+    """
+    try:
+        value.backward()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        if value.requires_grad and "inplace operation" not in str(error):
+            raise
+        raise TrainingError(
+            f"{type(model).__name__} cannot be trained: "
+            f"{'an activation is changed in place' if value.requires_grad else 'it computes without gradients'}.\n"
+            "  Mend its forward, or do without training: `epochs=0`"
+        ) from error

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit import data
+from slimkit.errors import DataError
 from slimkit.example import Example, batch_size, on, tensors
 from slimkit.hardware import device_of
 from slimkit.measure.macs import count_macs
@@ -48,8 +49,9 @@ class Calibration:
 def calibrate(given: Given) -> Calibration | None:
     """Return inputs to recover on: those given, else the training inputs, else images made from noise.
 
-    Between 256 and 2,048 of them, as memory allows. None where there is nothing to make images from: no BatchNorm with
-    learned statistics, a network that takes no single tensor, or no wish to recover.
+    Between 256 and 2,048 of them, as memory allows. None where no images can be made: no BatchNorm with learned
+    statistics, a network that takes no single tensor of floats or through which no gradient reaches it, or no wish to
+    recover.
 
     Raises:
         DataError: those given are too few, all equal, or not finite.
@@ -65,11 +67,16 @@ def calibrate(given: Given) -> Calibration | None:
         held = [on(given.device, one) for one in held_of.batches(_BATCH, at_most=4 * _BATCH, seed=spec.seed + 1)]
         name = f"{sum(map(batch_size, batches)):,} inputs of {source.name}"
         return Calibration(name, batches, held, source=source)
-    if not spec.fits or not isinstance(example, Tensor) or not any(map(_learned, dense.modules())):
+    if not spec.fits or not isinstance(example, Tensor) or not example.is_floating_point():
+        return None
+    if not any(map(_learned, dense.modules())):
         return None
     shape, count, steps = _affordable(dense, tuple(example.shape[1:]))
     more = round(_HELD * count)
-    images = made_images(dense, shape, count + more, steps, seed=spec.seed, progress=given.progress)
+    try:
+        images = made_images(dense, shape, count + more, steps, seed=spec.seed, progress=given.progress)
+    except DataError:  # no gradient reaches them, or the network runs on no batch of them
+        return None
     batches = [images[start : min(start + _BATCH, count)] for start in range(0, count, _BATCH)]
     return Calibration(f"{count} images made from noise", batches, [images[count:]], made=True)
 
@@ -104,6 +111,6 @@ def _runs(dense: nn.Module, shape: tuple[int, ...]) -> bool:
     try:
         with torch.no_grad():
             dense(torch.zeros(2, *shape, device=device_of(dense)))
-    except RuntimeError:
+    except Exception:  # whatever it raises
         return False
     return True

@@ -202,6 +202,7 @@ def _own(retrain: Retrain, model: nn.Module, dense: nn.Module) -> Retrained:
     return Retrained(found, replace(record, seconds=time.perf_counter() - began))
 
 
+@torch.no_grad()
 def _error(expected: Sequence[Any], found: Sequence[Any]) -> float:
     """Return the root mean square of the difference, over the standard deviation of what was expected."""
     pairs = [(a, b) for x, y in zip(expected, found, strict=True) for a, b in zip(tensors(x), tensors(y), strict=True)]
