@@ -1,6 +1,8 @@
 """Where to compute, and in which precision."""
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 
 import torch
@@ -58,6 +60,22 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
         return bool(torch.cpu._is_avx512_bf16_supported())
     return False
+
+
+@contextmanager
+def plain_precision() -> Iterator[None]:
+    """Let numbers that are given no type be float32, and all be computed in the type that they have.
+
+    Whatever the caller's default, and whatever autocast the call is in: what is proven and held against files is the
+    network itself.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.autocast(CPU.type, enabled=False), torch.autocast(pick_device("auto").type, enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:

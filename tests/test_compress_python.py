@@ -242,6 +242,28 @@ def test_numbers_as_numpy_makes_them_are_taken(resnet: nn.Module) -> None:
         torch.testing.assert_close(made, wanted)
 
 
+@pytest.mark.parametrize("around", ["float64", "autocast"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_callers_precision_is_not_the_runs(around: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    net = headed(block(nn.ReLU)).to(dtype).eval()
+    nn.init.normal_(net[0][1].running_mean)  # type: ignore[index, arg-type]
+    inputs = torch.randn(64, 3, 8, 8, dtype=dtype)
+    wanted = slimkit.compress(net, inputs[:1], ratio=0.4, calibration=inputs, epochs=0)
+    torch.set_default_dtype(torch.float64 if around == "float64" else torch.float32)
+    try:
+        with torch.autocast("cpu", torch.bfloat16, enabled=around == "autocast"):
+            found = slimkit.compress(net, inputs[:1], ratio=0.4, calibration=inputs, epochs=0)
+            slimkit.compress(net, inputs[:1], ratio=0.4)
+            slimkit.export_onnx(copy.deepcopy(net).float(), tmp_path / "net.onnx", inputs[:1].float())
+            assert torch.is_autocast_enabled("cpu") == (around == "autocast")
+        assert torch.get_default_dtype() == (torch.float64 if around == "float64" else torch.float32)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found.mask.keep, wanted.mask.keep)
+    torch.testing.assert_close(found.model.state_dict(), wanted.model.state_dict())
+    assert found.report.proof == wanted.report.proof
+
+
 def test_torchscript_is_refused_by_its_name() -> None:
     with warnings.catch_warnings(action="ignore"):
         scripted = torch.jit.script(headed(block(nn.ReLU)))

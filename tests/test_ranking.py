@@ -1,12 +1,16 @@
 """Scores of units, against sums written out by hand."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+import slimkit
 from slimkit.channels import Graph, trace
 from slimkit.errors import SpecError
 from slimkit.selection import ranking
+from slimkit.selection.scope import SCOPES
 
 
 @pytest.fixture
@@ -90,3 +94,17 @@ def test_popup_raises_the_channels_that_tell_the_classes_apart(chain: tuple[nn.S
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     with pytest.raises(SpecError, match="popup': it needs data"):
         ranking.scores("popup", model, graph)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_another_default_type_changes_no_mask(chain: tuple[nn.Sequential, Graph], dtype: torch.dtype) -> None:
+    model, graph = chain
+    before = [ranking.rank(name, model, graph, scope) for name in ("group-norm", "gamma") for scope in SCOPES]
+    torch.set_default_dtype(torch.float64)
+    try:
+        twin = copy.deepcopy(model).to(dtype)
+        after = [ranking.rank(name, twin, graph, scope) for name in ("group-norm", "gamma") for scope in SCOPES]
+        assert not slimkit.EarlyBird(graph, ratio=0.5).observe(twin)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(after, before)

@@ -28,6 +28,7 @@ from slimkit.export import direct, general
 from slimkit.export.check import SEVERAL, check, line, references
 from slimkit.export.file import OnnxModel
 from slimkit.export.pixels import as_pixels, normalisation_of, normalising
+from slimkit.hardware import plain_precision
 from slimkit.modules import copied, dtype_of, private, unwrapped
 from slimkit.settings.files import OPSET
 
@@ -51,6 +52,7 @@ class Exported:
     why: str = ""
 
 
+@plain_precision()
 def export_onnx(
     model: nn.Module,
     path: str | Path,

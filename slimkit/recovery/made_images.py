@@ -21,7 +21,8 @@ from torch.nn.functional import avg_pool2d, cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit.errors import DataError
-from slimkit.modules import evaluating
+from slimkit.hardware import device_of
+from slimkit.modules import dtype_of, evaluating
 from slimkit.progress import Progress
 
 _BATCH = 32  # images made together: their statistics are matched as one
@@ -89,7 +90,7 @@ def _descend(
     generator: torch.Generator,
 ) -> Tensor:
     """Return images that meet the statistics of every BatchNorm, from noise; `read` gets what each of them reads."""
-    images = images.to(next(dense.parameters()).device).requires_grad_(True)
+    images = images.to(device_of(dense), dtype_of(dense)).requires_grad_(True)
     optimizer = torch.optim.Adam([images], lr=_RATE)
     classes: Tensor | None = None
     for step in range(steps):

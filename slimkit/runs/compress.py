@@ -12,6 +12,7 @@ from torch import nn
 from slimkit import models, training
 from slimkit._version import __version__
 from slimkit.example import Example, batch_size
+from slimkit.hardware import plain_precision
 from slimkit.measure import quality
 from slimkit.measure.environment import environment
 from slimkit.measure.stages import Stages
@@ -41,6 +42,7 @@ from slimkit.surgery import rows
 from slimkit.training import trackers
 
 
+@plain_precision()
 def compress(
     model: nn.Module,
     example_input: Example,

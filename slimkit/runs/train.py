@@ -12,6 +12,7 @@ from torch import nn
 from slimkit import data, models, provenance, training
 from slimkit._version import __version__
 from slimkit.errors import SpecError
+from slimkit.hardware import plain_precision
 from slimkit.measure.environment import environment
 from slimkit.measure.stages import Stages
 from slimkit.methods import Job
@@ -36,6 +37,7 @@ from slimkit.surgery.prove import Slimmed, prove
 from slimkit.training import distributed, trackers
 
 
+@plain_precision()
 def train(
     model: nn.Module,
     dataset: Any,

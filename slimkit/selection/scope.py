@@ -19,8 +19,8 @@ def fill_unranked(scores: Tensor, fallback: Tensor) -> Tensor:
         return scores
     known = scores[~unknown].sort().values
     order = fallback[unknown].argsort(stable=True)
-    place = torch.empty(len(order))
-    place[order] = (torch.arange(len(order)) + 0.5) / len(order)
+    place = torch.empty_like(scores[unknown])
+    place[order] = (torch.arange(len(order)) + 0.5).to(place) / len(order)
     filled = scores.clone()
     if len(known):
         index = (place * len(known)).long().clamp(max=len(known) - 1)
@@ -58,8 +58,8 @@ def by_scope(graph: Graph, scores: Tensor, scope: str) -> Tensor:
     result = scores.clone()
     for units in pools(graph, scope):
         order = scores[units].argsort(stable=True)
-        quantile = torch.empty(len(units))
-        quantile[order] = (torch.arange(len(units)) + 0.5) / len(units)
+        quantile = torch.empty_like(scores[units])
+        quantile[order] = (torch.arange(len(units)) + 0.5).to(quantile) / len(units)
         result[units] = quantile
     return result
 

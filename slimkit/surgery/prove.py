@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from slimkit.channels import Graph
 from slimkit.errors import ProofError
 from slimkit.example import Example
+from slimkit.hardware import plain_precision
 from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
 from slimkit.surgery.evidence import Evidence
@@ -47,6 +48,7 @@ class Slimmed:
         return self.evidence.error
 
 
+@plain_precision()
 def prove(
     model: nn.Module,
     graph: Graph,
