@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 import slimkit
 from slimkit import provenance, zoo
 from slimkit.channels import trace
 from slimkit.errors import MaskError
+from slimkit.recovery.fold import fold_, input_means
 from slimkit.selection.choose import choose
 from slimkit.selection.mask import Mask
 from slimkit.selection.ranking import rank
@@ -200,6 +202,18 @@ def stages() -> dict[str, Any]:
         "the same, watched": lambda: slimkit.EarlyBird(graph, 0.5).observe(other),
         "a strength that is a word": lambda: slimkit.penalise_gamma_(net, strength),
         "a mask that is a list": lambda: Mask(keep),
+        "a mask of another network": lambda: kept_indices(graph, Mask.full(trace(other, torch.randn(1, 1, 8, 8)))),
+        "the same, counted": lambda: Mask.full(trace(other, torch.randn(1, 1, 8, 8))).counts(graph),
+        "means by a graph of another network": lambda: input_means(other, graph, Mask.full(graph), [], True),
+        "groups of another network": lambda: slimkit.penalise_groups_(other, graph, 0.1),
+        "a strength below 0": lambda: slimkit.penalise_groups_(net, graph, -1),
+        "BatchNorms that are not there": lambda: slimkit.penalise_gamma_(net, 0.1, only=["bn7"]),
+        "what is left of another network": lambda: slimkit.follow(
+            torch.optim.SGD(net.parameters(), 0.1), net, nn.Linear(2, 2), {}
+        ),
+        "what another mask leaves": lambda: slimkit.follow(
+            torch.optim.SGD(net.parameters(), 0.1), net, net, kept_indices(graph, choose(graph, scores, half))
+        ),
         "an optimizer of another network": lambda: slimkit.follow(
             torch.optim.SGD(other.parameters(), 0.1), net, net, {}
         ),
@@ -210,6 +224,46 @@ def stages() -> dict[str, Any]:
 def test_a_stage_alone_refuses_what_does_not_fit(name):
     with pytest.raises(slimkit.SlimkitError, match=r"\S"):
         stages()[name]()
+
+
+def ddp(net: nn.Module) -> nn.Module:
+    return nn.parallel.DistributedDataParallel(net)
+
+
+def compiled(net: nn.Module) -> nn.Module:
+    found: Any = torch.compile(net, backend="eager")
+    return found
+
+
+@pytest.mark.parametrize("traced", ["as it is", "wrapped"])
+@pytest.mark.parametrize("wrap", [ddp, compiled, nn.DataParallel])
+def test_every_stage_looks_through_what_wraps_a_network(wrap, traced, tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
+    try:
+        net = zoo.resnet8(width=4)
+        twin, images = copy.deepcopy(net), torch.randn(4, 1, 8, 8)
+        wrapped = wrap(net)
+        graph, of_twin = trace(wrapped if traced == "wrapped" else net, images), trace(twin, images)
+        found = []
+        for given, channels in ((wrapped, graph), (twin, of_twin)):
+            optimizer = torch.optim.SGD(
+                [{"params": [p]} for p in given.parameters()], lr=0.1, momentum=0.9, weight_decay=0.1
+            )
+            given(images).square().sum().backward()
+            slimkit.penalise_gamma_(given, 0.1)
+            slimkit.penalise_groups_(given, channels, 0.1)
+            optimizer.step()
+            assert not slimkit.EarlyBird(channels, 0.5).observe(given)
+            mask = choose(channels, rank("group-norm", given, channels), parse_budget(0.5, "macs"))
+            small = remove(given, channels, mask)
+            after = slimkit.follow(optimizer, given, small, kept_indices(channels, mask))
+            assert len(after.state) == len(after.param_groups) == len(list(net.parameters()))
+            means = input_means(given, channels, mask, [images], True)
+            fold_(small, given, channels, mask, means)
+            found.append([mask.keep, *small.parameters(), *(m["momentum_buffer"] for m in after.state.values())])
+        torch.testing.assert_close(found[0], found[1])
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("named", [False, True])

@@ -268,3 +268,24 @@ class Graph:
             {"name": g.name, "layers": list(g.layers), "channels": len(g.members), "norm": bool(g.norms)}
             for g in self.groups
         ]
+
+
+def check_left(old: nn.Module, new: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> None:
+    """Check that a network is what is left of another one.
+
+    Args:
+        kept: name -> dimension -> indices that are left of each parameter of `old`.
+
+    Raises:
+        MaskError: it has no parameter of it, or one of another shape.
+    """
+    before, after = (dict(unwrapped(one).named_parameters()) for one in (old, new))
+    for name in before.keys() & after.keys():
+        shape = [len(kept.get(name, {}).get(dim, range(size))) for dim, size in enumerate(before[name].shape)]
+        if shape != list(after[name].shape):
+            raise MaskError(
+                f"the small network is not what this mask leaves: {name} is {list(after[name].shape)}, not {shape}.\n"
+                "  Give the network and the mask that belong together"
+            )
+    if before and after and not before.keys() & after.keys():
+        raise MaskError("the small network has no parameter of the large one.\n  Give what is left of it")

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimkit.channels import Example, Graph, stays
+from slimkit.channels.graph import check_left
+from slimkit.errors import DataError
 from slimkit.example import call, on
 from slimkit.hardware import device_of
 from slimkit.modules import private, unwrapped
@@ -144,7 +146,11 @@ def input_means(
         inputs: what to run it on: real batches if `measured`, else any example input.
         measured: average the inputs that arrive; otherwise use each BatchNorm's own gamma and beta. Readers
             whose input does not come from a BatchNorm through known operators are then left out.
+
+    Raises:
+        MaskError: graph or mask are of another network.
     """
+    graph.check_of(model)
     gone = {name for name, _ in _readers(graph, mask)}
     tensors = dict(unwrapped(model).named_parameters())
     device = device_of(model)
@@ -158,6 +164,7 @@ def input_means(
 
 def _readers(graph: Graph, mask: Mask) -> list[tuple[str, Tensor]]:
     """Return the weights that read removed units, and the units of their input channels."""
+    mask.check_fits(graph)
     return [
         (axis.tensor, axis.unit_of)
         for axis in graph.axes
@@ -179,10 +186,17 @@ def fold_(slim: nn.Module, model: nn.Module, graph: Graph, mask: Mask, means: di
 
     Returns:
         The number of readers that took up their constant, and of all that read removed channels.
+
+    Raises:
+        MaskError: graph, mask and networks do not belong together. DataError: means are not finite.
     """
-    dense, small = dict(model.named_parameters()), dict(slim.named_parameters())
-    buffers = dict(slim.named_buffers())
+    graph.check_of(model)
     indices = kept_indices(graph, mask)
+    check_left(model, slim, indices)
+    if wrong := [name for name, mean in means.items() if not bool(mean.isfinite().all())]:
+        raise DataError(f"the mean input of {wrong[0]} is not finite.\n  Take the means of inputs without NaN")
+    dense, small = (dict(unwrapped(net).named_parameters()) for net in (model, slim))
+    buffers = dict(unwrapped(slim).named_buffers())
     readers = _readers(graph, mask)
     done = 0
     for name, units in readers:

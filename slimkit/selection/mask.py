@@ -50,7 +50,16 @@ class Mask:
         return int((~self.keep).sum())
 
     def counts(self, graph: Graph) -> list[int]:
-        """Return the units kept in each group, in the order of `graph.groups`."""
+        """Return the units kept in each group, in the order of `graph.groups`.
+
+        Raises:
+            MaskError: the mask has another number of units than the graph.
+        """
+        if len(self.keep) != graph.units:
+            raise MaskError(
+                f"a mask of {len(self.keep)} units was given for a network of {graph.units}.\n"
+                "  Make the mask from the graph of this very network."
+            )
         return [int(self.keep[group.members].sum()) for group in graph.groups]
 
     def check_fits(self, graph: Graph) -> None:
@@ -59,11 +68,6 @@ class Mask:
         Raises:
             MaskError: it has another number of units, or empties a group.
         """
-        if len(self.keep) != graph.units:
-            raise MaskError(
-                f"a mask of {len(self.keep)} units was given for a network of {graph.units}.\n"
-                "  Make the mask from the graph of this very network."
-            )
         for group, count in zip(graph.groups, self.counts(graph), strict=True):
             if count == 0:
                 raise MaskError(

@@ -21,7 +21,11 @@ def kept_indices(graph: Graph, mask: Mask) -> dict[str, dict[int, Tensor]]:
     """Return, for every parameter and buffer that changes, the indices kept along each dimension.
 
     Whatever has the shape of a parameter (momentum, an average of weights) is sliced by the same indices.
+
+    Raises:
+        MaskError: the mask does not belong to the graph, or empties a group.
     """
+    mask.check_fits(graph)
     found: dict[str, dict[int, Tensor]] = {}
     known: dict[int, Tensor] = {}  # axes of the same channels share their units
     for axis in graph.axes:
@@ -54,7 +58,6 @@ def remove(model: nn.Module, graph: Graph, mask: Mask) -> nn.Module:
     Raises:
         MaskError: the mask does not belong to the graph, or empties a group; the graph is of another network.
     """
-    mask.check_fits(graph)
     graph.check_of(model)
     model = unwrapped(model)
     modules = dict(model.named_modules())

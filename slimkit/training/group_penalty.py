@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from slimkit.channels import Graph
 from slimkit.modules import unwrapped
+from slimkit.training.penalty import check_strength
 from slimkit.training.run import Hook, Run
 
 
@@ -42,7 +43,12 @@ def penalise_groups_(model: nn.Module, graph: Graph, strength: float) -> None:
         model: the network that `graph` was traced from, also compiled or wrapped.
         graph: its channels, U units.
         strength: weight of the penalty in the loss, >= 0.
+
+    Raises:
+        MaskError: the graph is of another network. TrainingError: the strength is negative, infinite or NaN.
     """
+    check_strength(strength)
+    graph.check_of(model)
     parameters = _parameters(model)
     squares = _squares(model, graph)
     coupled = graph.coupled.to(squares.device)

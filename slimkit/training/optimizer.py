@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from slimkit.channels.graph import check_left
 from slimkit.errors import TrainingError
 from slimkit.modules import unwrapped
 from slimkit.training.recipe import Recipe
@@ -59,7 +60,7 @@ def follow(optimizer: Some, old: nn.Module, new: nn.Module, kept: KeptIndices) -
 
     Raises:
         TrainingError: what it remembers is of another shape, so that it is not known which channel it belongs to; it is
-            the optimizer of another network.
+            the optimizer of another network. MaskError: `new` is not what `kept` leaves of `old`.
     """
     old, new = unwrapped(old), unwrapped(new)
     before = dict(old.named_parameters())
@@ -71,6 +72,7 @@ def follow(optimizer: Some, old: nn.Module, new: nn.Module, kept: KeptIndices) -
         raise TrainingError(
             "the optimizer has no parameter of `old`: it is of another network.\n  Give the optimizer that trains it"
         )
+    check_left(old, new, kept)
     for name, parameter in new.named_parameters():
         place = home.get(id(before[name])) if name in before else last
         if parameter.requires_grad and place is not None:

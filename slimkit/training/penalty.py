@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit.errors import TrainingError
+from slimkit.modules import unwrapped
 from slimkit.training.run import Hook
 
 
@@ -38,13 +39,23 @@ def penalise_gamma_(model: nn.Module, strength: float, only: Collection[str] | N
         only: paths of the BNs to penalise; all of them unless given.
 
     Raises:
-        TrainingError: the strength is negative, infinite or NaN.
+        TrainingError: the strength is negative, infinite or NaN, or there is no such BN.
     """
-    if not isinstance(strength, (int, float)) or not 0 <= strength < math.inf:
-        raise TrainingError(f"the strength of the penalty is {strength!r}: it must be a number of 0 or more.")
-    for name, gamma in gammas(model):
+    check_strength(strength)
+    found = dict(gammas(unwrapped(model)))
+    if only is not None and (unknown := sorted(set(only) - found.keys())):
+        raise TrainingError(
+            f"only has {unknown[0]!r}: no BatchNorm with a scale is called so.\n  They are {', '.join(found) or 'none'}"
+        )
+    for name, gamma in found.items():
         if gamma.grad is not None and (only is None or name in only):
             gamma.grad.add_(torch.sign(gamma.detach()), alpha=strength)
+
+
+def check_strength(strength: float) -> None:
+    """Refuse a strength of a penalty that is none."""
+    if not isinstance(strength, (int, float)) or not 0 <= strength < math.inf:
+        raise TrainingError(f"the strength of the penalty is {strength!r}: it must be a number of 0 or more.")
 
 
 def gamma_penalty(strength: Callable[[int], float]) -> Hook:
