@@ -11,11 +11,12 @@ from typing import Any
 from torch import nn
 
 from slimkit.errors import CheckpointError, EngineError
-from slimkit.models import load_slim
+from slimkit.models import load, load_slim
 from slimkit.report.card import card
 from slimkit.results import report_file
 
-_SLIM = ("model.safetensors", "model.pt2")
+_CHECKPOINT = "model.pt"  # of Ultralytics
+_SLIM = ("model.safetensors", "model.pt2", _CHECKPOINT)
 _FILES = (*_SLIM, "model.onnx", "model.int8.onnx", "report.json")
 
 
@@ -69,6 +70,8 @@ def pull(
 ) -> nn.Module:
     """Fetch a slim network and load it, as `slimkit.load` does: no code from the repository is run.
 
+    Of Ultralytics it is what surgery sees of a network, `.net` the network itself.
+
     Args:
         repository: `owner/name`.
         revision: a commit, branch or tag.
@@ -90,7 +93,7 @@ def pull(
     found = next((Path(folder) / name for name in _SLIM if (Path(folder) / name).is_file()), None)
     if found is None:
         raise CheckpointError(f"{repository}: has no {' or '.join(_SLIM)}.\n  Name a repository that slimkit pushed")
-    return load_slim(found, arch=arch)
+    return load(found).model if found.name == _CHECKPOINT else load_slim(found, arch=arch)
 
 
 def _library() -> Any:

@@ -107,7 +107,7 @@ def test_the_card_says_what_the_report_says(run: Path, cache: Path) -> None:
 
 
 def test_what_is_not_there_is_said(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CheckpointError, match=r"has no model.safetensors or model.pt2"):
+    with pytest.raises(CheckpointError, match=r"has no model.safetensors or model.pt2 or model.pt"):
         hub.push(tmp_path, "me/none")
     with pytest.raises(EngineError, match="(?s)me/none: the hub cannot be reached or refuses.*hf auth login"):
         hub.pull("me/none", cache=cache, offline=True)

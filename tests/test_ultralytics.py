@@ -195,6 +195,23 @@ def test_a_slim_file_can_be_cut_again(slim):
     assert sum(p.numel() for p in found.model.parameters()) < sum(p.numel() for p in model.parameters())
 
 
+def test_its_run_goes_to_the_hub_and_comes_back(slim, tmp_path, monkeypatch):
+    from huggingface_hub import HfApi
+
+    def upload(self, repo_id, folder_path, **_):
+        shutil.copytree(folder_path, tmp_path / "hub")
+        return repo_id
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda *_, **__: None)
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path / "hub"))
+    slimkit.hub.push(slim, "me/slim-yolo")
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert 'hub.pull("me/slim-yolo")' in card and "pipeline_tag: object-detection" in card
+    found, wanted = slimkit.hub.pull("me/slim-yolo"), models.load(slim / "model.pt").model
+    torch.testing.assert_close(dict(found.state_dict()), dict(wanted.state_dict()), rtol=0, atol=0)
+
+
 def test_compress_takes_a_network_in_memory():
     net = fresh("yolov8n")
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}

@@ -10,8 +10,12 @@ _PIPELINES = {
     "classification": "image-classification",
     "segmentation": "image-segmentation",
     "detection": "object-detection",
+    "classify": "image-classification",  # as Ultralytics names its tasks
+    "segment": "image-segmentation",
+    "detect": "object-detection",
+    "pose": "keypoint-detection",
 }
-_SOURCES = ("torchvision", "zoo", "timm")  # of architectures that slimkit builds on a file's word
+_SOURCES = ("torchvision", "zoo", "timm", "ultralytics")  # of networks that slimkit builds on a file's word
 
 
 def card(report: Report, repository: str) -> str:
