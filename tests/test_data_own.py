@@ -1,13 +1,17 @@
 """Data of the user's own: loaders, data sets, tensors and functions become one kind of data set, or say why not."""
 
+import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import Dataset as MapDataset
 
 from slimkit import data
 from slimkit.errors import DataError, TrainingError
@@ -87,6 +91,39 @@ def test_a_loader_that_shuffles_does_so_by_seed_and_epoch() -> None:
     torch.set_rng_state(before)
     seen(split, seed=5)
     assert torch.equal(before, torch.get_rng_state())
+
+
+class Varied(MapDataset[Any]):
+    """Items that are made of random numbers, as augmentation is."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.tensor([torch.rand(()), np.random.rand(), random.random()]).view(3, 1, 1), index % 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("of", ["loader", "data set"])
+def test_what_random_numbers_an_input_is_made_of_is_a_matter_of_seed_and_epoch_alone(of: str, workers: int) -> None:
+    made = Varied() if of == "data set" else DataLoader(Varied(), batch_size=5, shuffle=True, num_workers=workers)
+    split = data.as_dataset((made, numbered())).train
+    if isinstance(split, data.LoaderSplit):
+        split = replace(split, workers=workers)
+
+    def drawn(seed: int | None, epoch: int, **how: Any) -> Tensor:
+        return torch.cat([inputs for inputs, _ in split.batches(6, seed=seed, epoch=epoch, **how)]).flatten(1)
+
+    state = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    whole = drawn(3, 1)
+    for generator in range(3):  # no number comes twice, in one epoch or in two, or with another seed
+        numbers = torch.cat([whole, drawn(3, 0), drawn(4, 1), drawn(None, 0)])[:, generator]
+        assert len(numbers.unique()) == 4 * 24
+    now = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert torch.equal(state[0], now[0]) and state[1:] == now[1:]
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    assert torch.equal(drawn(3, 1), whole)
+    assert torch.equal(drawn(3, 1, start=2), whole[12:])
 
 
 def test_a_loader_says_how_many_inputs_it_gives() -> None:

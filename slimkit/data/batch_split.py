@@ -1,5 +1,6 @@
 """A split that somebody's own loader gives batch by batch."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from slimkit.data.order import number
+from slimkit.data.order import drawing
 from slimkit.errors import DataError
 from slimkit.example import first
 
 _TARGETS = ("labels", "label", "targets", "target")  # of batches that are dicts, as Hugging Face's are
+_END = object()
 _PAIR = "Give batches (inputs, targets), or dicts with the entry 'labels'"
 
 
@@ -74,8 +76,8 @@ def _described(batch: Any) -> str:
 class BatchSplit:
     """Batches of somebody's own loader, cut anew to the size that is asked for.
 
-    Order and augmentation are the loader's. Where it draws the order from PyTorch's random generator, it draws by
-    seed and epoch, so that an epoch can be had again.
+    Order and augmentation are the loader's. Where it draws them from the random generators of PyTorch, NumPy or Python,
+    it draws by seed, epoch and batch, so that an epoch can be had again, from any batch on.
 
     Attributes:
         source: gives all batches each time it is gone through.
@@ -145,19 +147,15 @@ def counted(source: Any, name: str, part: Callable[[Any, str], Any] | None = Non
 
 
 def _drawn(source: Iterable[Any], seed: int | None, epoch: int) -> Iterator[Any]:
-    """Go through a loader; the global random generator, from which it may draw its order, is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(number("order", seed, epoch))
+    """Go through a loader, which may draw its order and its augmentation: every batch draws by its own number."""
+    with drawing("order", seed, epoch):
         batches = iter(source)
-        head = list(_next(batches))  # a sampler draws when the first batch is asked for
-    yield from head
-    yield from batches
-
-
-def _next(batches: Iterator[Any]) -> Iterator[Any]:
-    for batch in batches:
+    for position in itertools.count():
+        with drawing("batch", seed, epoch, position):
+            batch = next(batches, _END)
+        if batch is _END:
+            return
         yield batch
-        return
 
 
 def _cut(batches: Iterable[tuple[Any, Any]], size: int, name: str) -> Iterator[tuple[Any, Any]]:

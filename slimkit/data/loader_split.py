@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as MapDataset
 
-from slimkit.data.order import batch_indices, number
+from slimkit.data.order import batch_indices, drawing, generator, number
 from slimkit.errors import DataError
 
 # An index, and the seed of its augmentation or None -> one input (an image: float32 [C, H, W] in [0, 1]), its target.
@@ -53,8 +53,9 @@ class LoaderSplit:
         """Give batches as `Split.batches` says."""
         chunks = batch_indices(self.count, batch_size, seed, epoch, start)
 
-        def key(index: int) -> tuple[int, int | None]:
-            return index, number("augment", seed, epoch, index) if augment else None
+        def key(index: int) -> tuple[int, int | None, int]:
+            augmenting = number("augment", seed, epoch, index) if augment else None
+            return index, augmenting, number("item", seed, epoch, index)
 
         keyed = [[key(index) for index in chunk[rank::ranks].tolist()] for chunk in chunks]
         workers = min(8, (os.cpu_count() or 1) - 1) if self.workers is None else self.workers
@@ -64,7 +65,7 @@ class LoaderSplit:
             num_workers=workers,
             collate_fn=self.collate,
             worker_init_fn=_ignore_interrupt,
-            generator=torch.Generator().manual_seed(0),  # so that iterating leaves the global generator alone
+            generator=generator("workers", seed, epoch),  # so that iterating leaves the global generator alone
         )
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
         try:
@@ -87,4 +88,6 @@ class _Fetched(MapDataset[tuple[Any, Any]]):
         self.fetch = fetch
 
     def __getitem__(self, key: Any) -> tuple[Any, Any]:
-        return self.fetch(*key)
+        index, augmenting, seed = key
+        with drawing(seed):  # as a data set of somebody's own may, whatever process reads it
+            return self.fetch(index, augmenting)

@@ -1,7 +1,11 @@
 """Which images come when: pure functions of (seed, epoch, batch), so that a resumed run sees the same."""
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +19,24 @@ def number(*parts: object) -> int:
 def generator(*parts: object) -> torch.Generator:
     """Return a fresh random generator for these parts; the global one is not touched."""
     return torch.Generator().manual_seed(number(*parts))
+
+
+@contextmanager
+def drawing(*parts: object) -> Iterator[None]:
+    """Let somebody else's code draw random numbers by these parts: PyTorch's on the CPU, NumPy's and Python's.
+
+    Afterwards all three go on as if nothing had been drawn.
+    """
+    seed, torchs, numpys, pythons = number(*parts), torch.get_rng_state(), np.random.get_state(), random.getstate()
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(torchs)
+        np.random.set_state(numpys)
+        random.setstate(pythons)
 
 
 def permutation(count: int, seed: int, epoch: int) -> Tensor:
