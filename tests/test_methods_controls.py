@@ -4,16 +4,40 @@ from typing import Any
 
 import pytest
 import torch
-from test_train import found, toy  # noqa: F401  the toy journey is the same
+from test_train import found, images, net, toy  # noqa: F401  the toy journey is the same
 
+import slimkit
 from slimkit.errors import SpecError
+from slimkit.methods import scratch
 from slimkit.models.factors import Factors
 from slimkit.runs.plan import plan
 from slimkit.selection.weight_mask import prunable
 
+CUTTING = [control for control in scratch.CONTROLS if control != "dense"]
 TICKET = {"method": "weight-ticket", "round_to": "auto", "rounds": 2, "round_share": 0.3, "epochs": 1}
 THIN = {"method": "factorised", "round_to": "auto", "rank_share": 0.6, "epochs": 1}
 SIGNS = {"method": "weight-agnostic", "round_to": "auto", "epochs": 2}
+
+
+@pytest.mark.parametrize("control", CUTTING)
+def test_every_control_leaves_kept_layers_whole_and_widths_that_are_allowed(toy, tmp_path, control):  # noqa: F811
+    asked = {"method": "scratch", "control": control, "epochs": 1, "keep": ("*.conv1",), "cap": 0.7, "round_to": 4}
+    run, job = found(toy, tmp_path, asked, ratio=0.3)
+    assert run.cut.mask.removed > 0
+    for group, count in zip(job.graph.groups, run.cut.mask.counts(job.graph), strict=True):
+        whole = any(layer.endswith(".conv1") for layer in group.layers)
+        assert count == len(group.members) if whole else (count % 4 == 0 and count >= 0.3 * len(group.members))
+
+
+@pytest.mark.parametrize(
+    ("kind", "control"), [("macs", "uniform"), ("params", "uniform"), ("params", "uniform-params")]
+)
+def test_uniform_widths_use_up_the_budget_of_the_run_and_keep_within(tmp_path, kind, control):
+    split = images(64, 0)
+    settings = {"control": control, "epochs": 1, "batch_size": 32, "round_to": 4, "onnx": False}
+    made = slimkit.train(net(), {"train": split, "validation": split}, **settings, **{f"max_{kind}": 0.5})
+    before, after = (getattr(side, kind) for side in (made.report.before, made.report.after))
+    assert 0.45 <= after / before <= 0.5
 
 
 def left(run: Any) -> dict[str, int]:

@@ -49,7 +49,7 @@ def test_uniform_widths_use_the_macs_and_take_equal_shares(graph):
         assert share - 0.12 <= reached <= share
         kept = [n / len(g.members) for n, g in zip(mask.counts(graph), graph.groups, strict=True)]
         assert max(kept) - min(kept) <= 0.13  # one of eight channels
-    with pytest.raises(BudgetError, match="one channel a group has"):
+    with pytest.raises(BudgetError, match="the smallest that the allowed widths reach"):
         scratch.scaled(graph, 1, graph.macs)
 
 

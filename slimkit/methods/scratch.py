@@ -15,12 +15,13 @@ from torch import Tensor
 
 from slimkit import training
 from slimkit.channels import Graph
-from slimkit.errors import BudgetError, SpecError
+from slimkit.errors import OutOfReachError, SpecError
 from slimkit.methods.cut import Cut, cut, named
-from slimkit.methods.job import Job
+from slimkit.methods.job import Choose, Job
 from slimkit.methods.method import Found, Method, leg
 from slimkit.methods.train import history, train
 from slimkit.results import Search, report_file
+from slimkit.selection.budget import Widths, out_of_reach, within_reach
 from slimkit.selection.mask import Mask
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, number, optional, several, text, whole
@@ -38,7 +39,8 @@ class ScratchConfig(Settings):
 
     control: str = setting(
         "uniform",
-        "uniform (widths of equal shares, at the MACs of the reference), uniform-params (at its parameters), permuted "
+        "uniform (equal shares of every layer, within the budget, or at the MACs of the reference where widths or a "
+        "ratio are given), uniform-params (at its parameters), permuted "
         "(its shares in another order, at its MACs), scratch-E (its widths), scratch-B (its widths, for the MACs of a "
         "dense training), random-channels and fine-tune (its widths, cut from a trained network), dense",
         choice(*CONTROLS),
@@ -83,6 +85,11 @@ class ScratchConfig(Settings):
                 given = f"{name} is {getattr(self, name)!r} and control is {self.control!r}"
                 raise SpecError(f"{given}: {why}.\n  Leave out {name}")
 
+    @property
+    def widths_given(self) -> bool:
+        """Whether the widths of the reference are known, not to be chosen by ranking and budget."""
+        return self.like is not None or bool(self.kept)
+
 
 def epochs_b(epochs: float, dense_macs: int, slim_macs: int, longest: float | None = None) -> int:
     """Return the epochs of scratch-B: as many MACs as training the dense network for `epochs`.
@@ -114,12 +121,17 @@ def of_widths(graph: Graph, counts: Sequence[int], scores: Tensor) -> Mask:
 
 def scaled(
     graph: Graph,
-    limit: int,
+    limit: float,
     measure: Callable[[Tensor], int],
-    what: str = "MACs",
+    what: str = "macs",
+    *,
     shares: Sequence[float] | None = None,
+    widths: Widths | None = None,
+    fixed: Tensor | None = None,
 ) -> Mask:
     """Return the widest mask that takes these shares of the groups, times one factor, within a limit.
+
+    Groups keep the counts that are allowed and nearest, and some the next one, where that is within the limit still.
 
     Args:
         graph: U units in groups.
@@ -127,33 +139,60 @@ def scaled(
         measure: keep [U] -> MACs, or parameters.
         what: its name, for the message.
         shares: one a group; equal ones (uniform widths) unless given.
+        widths: counts that groups may keep; any by default.
+        fixed: bool [U], units that stay, and their groups with them.
 
     Raises:
-        BudgetError: one unit in each group has more.
+        OutOfReachError: the narrowest that are allowed have more.
     """
     parts = [1.0] * len(graph.groups) if shares is None else shares
 
-    def keeping(factor: float) -> Tensor:
-        keep = torch.zeros(graph.units, dtype=torch.bool)
-        for group, part in zip(graph.groups, parts, strict=True):
-            keep[group.members[: min(len(group.members), max(1, round(factor * part * len(group.members))))]] = True
-        return keep
+    def attempt(allowed: Widths) -> Mask:
+        allowed = allowed.fitted(graph)
+        stay = [fixed is not None and bool(fixed[group.members].any()) for group in graph.groups]
+        options = [
+            [len(group.members)] if whole else allowed.of(group)
+            for group, whole in zip(graph.groups, stay, strict=True)
+        ]
 
-    factors = [step / 1000 / min(1.0, *parts) for step in range(1001)]
-    place = bisect_right(factors, limit, key=lambda factor: measure(keeping(factor)))
-    if not place:
-        raise BudgetError(
-            f"{limit} {what} were given for widths by shares, but one channel a group has {measure(keeping(0))}.\n"
-            "  Raise the budget"
-        )
-    return Mask(keeping(factors[place - 1]))
+        def wished(factor: float) -> list[float]:
+            return [factor * part * full for part, (full, *_) in zip(parts, options, strict=True)]
+
+        def nearest(factor: float) -> list[int]:
+            near = zip(options, wished(factor), strict=True)
+            return [min(counts, key=lambda count: abs(count - wish)) for counts, wish in near]
+
+        def cost(counts: Sequence[int]) -> int:
+            return measure(of_widths(graph, counts, torch.zeros(graph.units)).keep)
+
+        factors = [step / 1000 / min(1.0, *parts) for step in range(1001)]
+        place = bisect_right(factors, limit, key=lambda factor: cost(nearest(factor)))
+        if not place:
+            least = of_widths(graph, nearest(0.0), torch.zeros(graph.units)).keep
+            raise OutOfReachError(out_of_reach(graph, least, measure, limit, what) + allowed.hint())
+        found, wish = nearest(factors[place - 1]), wished(factors[place - 1])
+        for i in sorted(range(len(found)), key=lambda i: (found[i] - wish[i]) / options[i][0]):  # what lacks most first
+            wider = [*found[:i], min((n for n in options[i] if n > found[i]), default=found[i]), *found[i + 1 :]]
+            found = wider if cost(wider) <= limit else found
+        return of_widths(graph, found, torch.zeros(graph.units))
+
+    return within_reach(graph, widths or Widths(), attempt)
 
 
-def permuted(graph: Graph, mask: Mask, seed: int) -> Mask:
-    """Return a mask whose shares of the groups are those of another, in another order, at no more MACs."""
+def permuted(graph: Graph, mask: Mask, seed: int, widths: Widths | None = None, fixed: Tensor | None = None) -> Mask:
+    """Return a mask whose shares of the groups are those of another, in another order, at no more MACs.
+
+    Args:
+        graph, widths, fixed: as for `scaled`; groups that stay have no part in the order.
+        mask: the other one.
+        seed: draws the order.
+    """
     shares = [count / len(group.members) for count, group in zip(mask.counts(graph), graph.groups, strict=True)]
-    order = torch.randperm(len(shares), generator=torch.Generator().manual_seed(seed)).tolist()
-    return scaled(graph, graph.macs(mask.keep), graph.macs, shares=[shares[i] for i in order])
+    free = [n for n, group in enumerate(graph.groups) if fixed is None or not bool(fixed[group.members].any())]
+    order = torch.randperm(len(free), generator=torch.Generator().manual_seed(seed)).tolist()
+    for place, share in zip(free, [shares[free[i]] for i in order], strict=True):
+        shares[place] = share
+    return scaled(graph, graph.macs(mask.keep), graph.macs, shares=shares, widths=widths, fixed=fixed)
 
 
 def run(job: Job, config: ScratchConfig) -> Found:
@@ -162,15 +201,8 @@ def run(job: Job, config: ScratchConfig) -> Found:
         return _dense(job)
     if config.control in _TRAINED:
         return _from_trained(job, config)
-    graph, seed = job.graph, job.recipe.seed
-    mask = reference(job, config)
-    if config.control == "uniform":
-        mask = scaled(graph, job.macs(mask), graph.macs)
-    elif config.control == "uniform-params":
-        mask = scaled(graph, graph.params(mask.keep), graph.params, "parameters")
-    elif config.control == "permuted":
-        mask = permuted(graph, mask, seed)
-    made = cut(job, job.dense, graph, lambda *_: mask, inherit=config.weights == "initial")
+    graph = job.graph
+    made = cut(job, job.dense, graph, _chooser(job, config), inherit=config.weights == "initial")
     mask = made.mask
     model = remove(job.fresh(), graph, mask) if config.weights == "fresh" else made.model
     trained = train(job, model, recipe=replace(job.recipe, epochs=_epochs(job, config, mask)))
@@ -179,17 +211,58 @@ def run(job: Job, config: ScratchConfig) -> Found:
     return Found(named(trained.model, made.model), (trained,), legs, search, made)
 
 
-def reference(job: Job, config: ScratchConfig) -> Mask:
-    """Return the mask whose widths the control has, or takes its MACs or parameters from."""
+def _chooser(job: Job, config: ScratchConfig) -> Choose:
+    """Return what chooses a control's mask, around the units that stay."""
+    selection, control, seed = job.selection, config.control, job.recipe.seed
+
+    def chosen(graph: Graph, scores: Tensor, fixed: Tensor) -> Mask:
+        widths = selection.widths
+        if control == "uniform" and selection.measured is not None and not config.widths_given:
+            return selection.choose(graph, torch.zeros(graph.units), fixed)  # of equal scores, equal shares go
+        if control == "fine-tune" and not config.widths_given:
+            return selection.choose(graph, scores, fixed)
+        mask = reference(job, config, fixed)
+        if control == "fine-tune":
+            mask = of_widths(graph, mask.counts(graph), scores)
+        elif control == "random-channels":
+            mask = random_channels(graph, mask, seed)
+        elif control == "permuted":
+            mask = permuted(graph, mask, seed, widths, fixed)
+        elif control in ("uniform", "uniform-params"):
+            mask = _uniform(job, config, mask, fixed)
+        return Mask(mask.keep | fixed)
+
+    return chosen
+
+
+def _uniform(job: Job, config: ScratchConfig, mask: Mask, fixed: Tensor) -> Mask:
+    """Return equal shares within the run's own budget of MACs or parameters, else within what the reference has."""
+    graph, budget = job.graph, job.selection.budget
+    own = not config.widths_given and budget.kind == "params"
+    kind = "params" if own or config.control == "uniform-params" else "macs"
+    measure = graph.params if kind == "params" else graph.macs
+    limit: float = measure(mask.keep)
+    if not config.widths_given and budget.kind == kind:
+        limit = budget.value if budget.absolute else budget.value * measure(Mask.full(graph).keep)
+    return scaled(graph, limit, measure, kind, widths=job.selection.widths, fixed=fixed)
+
+
+def reference(job: Job, config: ScratchConfig, fixed: Tensor | None = None) -> Mask:
+    """Return the mask whose widths the control has, or takes its MACs or parameters from.
+
+    Args:
+        job, config: what was asked.
+        fixed: bool [U], units that stay; those on request unless given.
+    """
     graph = job.graph
-    if config.like is None and not config.kept:
-        scores = job.selection.rank(job.dense, graph)
-        return job.selection.choose(graph, scores, job.selection.fixed(graph))
+    fixed = job.selection.fixed(graph) if fixed is None else fixed
+    if not config.widths_given:
+        return job.selection.choose(graph, job.selection.rank(job.dense, graph), fixed)
     counts = list(config.kept) if config.like is None else _widths_of_run(graph, config.like)
     sizes = [len(group.members) for group in graph.groups]
     if len(counts) != len(sizes) or any(count > size for count, size in zip(counts, sizes, strict=True)):
         raise SpecError(f"kept is {counts}: the groups of this network have {sizes} channels.\n  Give one number each")
-    return of_widths(graph, counts, torch.zeros(graph.units))
+    return Mask(of_widths(graph, counts, torch.zeros(graph.units)).keep | fixed)
 
 
 def _widths_of_run(graph: Graph, folder: str) -> list[int]:
@@ -217,17 +290,7 @@ def _dense(job: Job) -> Found:
 def _from_trained(job: Job, config: ScratchConfig) -> Found:
     """Train the dense network, cut it to the reference's widths, and train on for as long."""
     first = train(job, job.dense, part="dense")
-    mask = None
-    if config.like is not None or config.kept:
-        widths = reference(job, config).counts(job.graph)
-        mask = of_widths(job.graph, widths, job.selection.rank(first.model, job.graph))
-    elif config.control == "random-channels":
-        mask = reference(job, config)
-    if config.control == "random-channels":
-        assert mask is not None
-        mask = random_channels(job.graph, mask, job.recipe.seed)
-    chosen = mask
-    made = cut(job, first.model, job.graph, None if chosen is None else lambda *_: chosen)
+    made = cut(job, first.model, job.graph, _chooser(job, config))
     last = train(job, made.model, doing="retraining", part="retraining")
     return _found(job, made, (first, last))
 
