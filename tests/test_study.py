@@ -187,6 +187,8 @@ def test_a_study_of_a_version_that_knew_fewer_settings_goes_on(small: studying.S
     ("changes", "words"),
     [
         ({"epochs": 2}, "its epochs is 1, not 2"),
+        ({"images": 200}, "it was trained on digits, 256 training images of 8 x 8, not on digits, 200 training images"),
+        ({"pixels": 4}, "not on digits, 256 training images of 4 x 4"),
         ({"ratio": [0.3]}, "has no such arm"),
         ({"seeds": 1}, "has no such arm"),
     ],

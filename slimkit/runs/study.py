@@ -13,7 +13,7 @@ from slimkit.report import page
 from slimkit.results import Arm, study_file
 from slimkit.runs import begin
 from slimkit.runs.arms import ray_workers
-from slimkit.runs.arms.arm import Assignment, prepared, train_arm
+from slimkit.runs.arms.arm import Assignment, described, prepared, train_arm
 from slimkit.runs.arms.order import Planned, planned
 from slimkit.runs.arms.workers import Here, Processes, WorkerDied, Workers
 from slimkit.runs.folder import output as folder
@@ -64,9 +64,9 @@ def study(
     runs = planned(spec)
     target = Path(out) if out is not None else Path(f"{begin.short_name(spec.arch)}-study")
     progress("looking at the arms", None)
-    _try_out(spec, runs)
+    data = _try_out(spec, runs)
     with folder.kept(target, resume) as home:
-        done, notes = _earlier(home, runs)
+        done, notes = _earlier(home, runs, data)
         failed: dict[Key, SlimkitError | WorkerDied] = {}
         with hired(str(workers)) as hands:
             for key, answer in _trained(spec, runs, done, hands):
@@ -123,8 +123,11 @@ def _work(spec: StudySpec, run: Planned, found: Mapping[Key, Arm]) -> Assignment
     return Assignment(run.arm, run.budget, run.resolved(found), spec.images, spec.pixels, spec.latency)
 
 
-def _try_out(spec: StudySpec, runs: list[Planned]) -> None:
+def _try_out(spec: StudySpec, runs: list[Planned]) -> str:
     """Prepare the first run of every arm that waits for nobody, so that hours are not spent on a mistake.
+
+    Returns:
+        The data, as lines of arms have it.
 
     Raises:
         SlimkitError: the data is missing, does not fit, or a method cannot work on the network.
@@ -133,10 +136,11 @@ def _try_out(spec: StudySpec, runs: list[Planned]) -> None:
         asked = run.plan({})
         job = prepared(_work(spec, run, {}), asked)
         asked.method.check(job, asked.config)
+    return described(job.dataset)  # all arms share it, and one at least waits for nobody
 
 
-def _earlier(home: Path, runs: list[Planned]) -> tuple[dict[Key, Arm], list[str]]:
-    """Return the arms that are there already.
+def _earlier(home: Path, runs: list[Planned], data: str) -> tuple[dict[Key, Arm], list[str]]:
+    """Return the arms that are there already; `data` is what this study trains on.
 
     Raises:
         OutputError: some are none of this study.
@@ -159,6 +163,8 @@ def _earlier(home: Path, runs: list[Planned]) -> tuple[dict[Key, Arm], list[str]
                 if ready
                 else "the arm that it was compared with is gone"
             )
+            if arm.data != data:
+                wrong = f"it was trained on {arm.data}, not on {data}"
         if wrong:
             raise OutputError(
                 f"{path}: it holds {' '.join(map(str, key))} of another study: {wrong}.\n  Give another `out`"
