@@ -120,3 +120,39 @@ def test_methods_that_remove_no_channel_end_with_a_file_that_says_what_was_done(
 def test_what_a_method_has_no_use_for_is_refused(method: str, settings: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match=f"{next(iter(settings))} is .*the method '{method}' removes no channels"):
         plan({"arch": "zoo:resnet8", "data": "digits", "method": method, **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        *[({"method": m, "rewind_step": 7}, "rewind_step") for m in ("early-bird", "progressive", "network-slimming")],
+        ({"method": "early-bird", "init": "fresh", "rewind_step": 7}, "rewind_step"),
+        ({"method": "lottery-ticket", "weights": "fresh", "rewind_step": 7}, "rewind_step"),
+        *[
+            ({"method": m, "l1": 0.1, "penalty_total": 9.0}, "penalty_total")
+            for m in ("early-bird", "progressive", "network-slimming")
+        ],
+        *[
+            ({"control": "dense", name: value}, name)
+            for name, value in [
+                ("ratio", 0.7), ("max_macs", 0.5), ("max_params", "1M"), ("keep", ("conv1",)), ("round_to", 8),
+                ("ranking", "random"), ("spend", 2.0), ("kept", (1, 2)), ("like", "x"), ("weights", "initial"),
+            ]
+        ],
+        ({"kept": (4, 4), "ratio": 0.7}, "ratio"),
+        ({"like": "nowhere", "max_macs": 0.3}, "max_macs"),
+        ({"kept": (4, 4), "control": "scratch-E", "keep": ("conv1",)}, "keep"),
+        ({"like": "nowhere", "control": "fine-tune", "round_to": 8}, "round_to"),
+    ],
+)  # fmt: skip
+def test_what_other_settings_leave_without_effect_is_refused(settings: dict[str, Any], name: str) -> None:
+    with pytest.raises(SpecError, match=f"(?s)^{name} is .*[Ll]eave"):
+        plan({"arch": "zoo:resnet8", "data": "digits", **settings})
+
+
+def test_arms_of_a_study_may_share_what_one_of_them_has_no_use_for() -> None:
+    shared = {"arch": "zoo:resnet8", "data": "digits", "ratio": 0.3, "keep": ("conv1",), "round_to": 8}
+    for control in ({"control": "dense"}, {"control": "scratch-E", "kept": (4, 4)}):
+        with pytest.raises(SpecError, match="ratio is 0.3"):
+            plan({**shared, **control})
+        assert plan({**shared, **control}, one_of_many=True).spec.keep == ("conv1",)

@@ -222,7 +222,7 @@ def pulled_by(steps: int) -> int:
 
 
 def _penalty(job: Job, config: EarlyBirdConfig, ratio: float) -> Penalty:
-    if config.penalty_total is None:
+    if config.penalty_total is None and config.l1 is None:
         config = replace(config, penalty_total=pull_of(ratio, config.penalty))
     return penalty_of(job, config, config.penalty, last=pulled_by(round(job.steps * job.recipe.epochs)))
 

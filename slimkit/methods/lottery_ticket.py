@@ -26,6 +26,11 @@ class LotteryTicketConfig(Watched):
         choice("ticket", "fresh"),
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights == "fresh":
+            self.refuse_idle(("rewind_step",), "weights is 'fresh', which goes back to no step")
+
 
 def run(job: Job, config: LotteryTicketConfig) -> Found:
     """Train, cut, rewind, as often as asked; then train the ticket."""

@@ -68,6 +68,7 @@ class Method:
         run: does it.
         ranking: criterion that it ranks channels by where the run names none.
         removes: it removes channels, so that there must be some that can go.
+        idle: says which settings of a run it has no use for with its own as they are, and why.
         needs: refuses, before anything is trained, a network that it cannot work on.
     """
 
@@ -77,6 +78,7 @@ class Method:
     run: Callable[[Job, Any], Found]
     ranking: str = "gamma"
     removes: bool = True
+    idle: Callable[[Any], tuple[tuple[str, ...], str]] = lambda config: ((), "")
     needs: Callable[[Job, Any], object] = lambda job, config: None
 
     def __call__(self, job: Job, config: Settings) -> Found:

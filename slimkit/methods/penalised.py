@@ -39,6 +39,11 @@ class Pulled(Settings):
         optional(number(0)),
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.l1 is not None:
+            self.refuse_idle(("penalty_total",), f"l1 is {self.l1:g}, and it is of use only to find l1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Penalised(Pulled):

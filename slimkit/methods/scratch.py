@@ -25,12 +25,15 @@ from slimkit.selection.budget import Widths, out_of_reach, within_reach
 from slimkit.selection.mask import Mask
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, number, optional, several, text, whole
+from slimkit.settings.train import ALLOWED, BUDGETS, OF_CHANNELS
 from slimkit.surgery.remove import remove
 
 CONTROLS = (
     "uniform", "uniform-params", "permuted", "scratch-E", "scratch-B", "random-channels", "fine-tune", "dense",
 )  # fmt: skip
 _TRAINED = ("random-channels", "fine-tune")  # cut from a network that was trained before
+_TIMED = ("scratch-B", "dense", *_TRAINED)  # that say for how long they are trained
+_BY_SHARES = ("uniform", "uniform-params", "permuted")  # whose widths are those of the reference in MACs or parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +77,16 @@ class ScratchConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        dense = self.control == "dense"
         for name, wrong, why in (
             ("kept", bool(self.kept) and self.like is not None, "like says the same"),
             ("longest", self.longest is not None and self.control != "scratch-B", "only scratch-B trains longer"),
             ("worth", self.worth is not None and self.control != "scratch-B", "it is the budget of scratch-B"),
-            ("spend", self.spend is not None and self.control in ("scratch-B", *_TRAINED), "the control says how long"),
+            ("spend", self.spend is not None and self.control in _TIMED, "the control says how long"),
             ("weights", self.weights != "fresh" and self.control in _TRAINED, "the network is trained before"),
+            ("weights", self.weights != "fresh" and dense, "it is the network that weights are taken from"),
+            ("kept", bool(self.kept) and dense, "it keeps all channels"),
+            ("like", self.like is not None and dense, "it keeps all channels"),
         ):
             if wrong:
                 given = f"{name} is {getattr(self, name)!r} and control is {self.control!r}"
@@ -302,10 +309,21 @@ def _found(job: Job, made: Cut, trained: tuple[training.Trained, training.Traine
     return Found(named(last.model, made.model), trained, legs, search, made)
 
 
+def idle(config: ScratchConfig) -> tuple[tuple[str, ...], str]:
+    """Return the settings of a run that a control has no use for, and why."""
+    if config.control == "dense":
+        return OF_CHANNELS, "the control 'dense' removes no channels, so it has no use for it"
+    if not config.widths_given:
+        return (), ""
+    names = (*BUDGETS, "latency_table") if config.control in _BY_SHARES else (*BUDGETS, "latency_table", *ALLOWED)
+    return names, f"{'kept' if config.like is None else 'like'} says what is left"
+
+
 METHOD = Method(
     name="scratch",
     summary="controls: train a narrower network from its beginning, and others (Liu et al. 2019, Rethinking)",
     config=ScratchConfig,
     run=run,
     ranking="group-norm",
+    idle=idle,
 )

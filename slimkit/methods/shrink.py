@@ -18,6 +18,8 @@ from slimkit.settings.checks import choice, number, optional, whole
 from slimkit.surgery.remove import kept_indices, remove
 from slimkit.training import Run, follow, low_precision, make_optimizer
 
+_REWIND = "Add init='rewind', or leave it out"
+
 
 @dataclass(frozen=True, kw_only=True)
 class StartSettings(Settings):
@@ -29,6 +31,11 @@ class StartSettings(Settings):
         choice("inherit", "rewind", "fresh"),
     )
     rewind_step: int = setting(0, "step whose weights init = rewind goes back to", whole(0))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init != "rewind":
+            self.refuse_idle(("rewind_step",), f"init is {self.init!r}, which goes back to no step", _REWIND)
 
 
 @dataclass(frozen=True, kw_only=True)

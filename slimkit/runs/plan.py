@@ -10,6 +10,7 @@ from slimkit.errors import SpecError
 from slimkit.methods import METHODS, Method
 from slimkit.settings import Settings, TrainSpec, new_words, read_words
 from slimkit.settings.checks import choice
+from slimkit.settings.train import OF_CHANNELS
 
 log = logging.getLogger("slimkit")
 
@@ -32,13 +33,20 @@ class Plan:
         return asdict(replace(self.spec, ranking=self.ranking)) | asdict(self.config)
 
 
-def plan(settings: Mapping[str, Any], words: Mapping[str, str] | None = None, source: str = "the settings") -> Plan:
+def plan(
+    settings: Mapping[str, Any],
+    words: Mapping[str, str] | None = None,
+    source: str = "the settings",
+    *,
+    one_of_many: bool = False,
+) -> Plan:
     """Make a plan from settings by name, the method's among them.
 
     Args:
         settings: values; `method` is a name, or an object of the settings of one.
         words: further settings as they stand on a command line; they win.
         source: of the settings, for messages.
+        one_of_many: it is an arm of a study, whose arms share settings that one of them may have no use for.
 
     Raises:
         SpecError: a name is unknown to the method (the nearest known ones are listed), a value is refused, or a setting
@@ -59,9 +67,13 @@ def plan(settings: Mapping[str, Any], words: Mapping[str, str] | None = None, so
         raise SpecError(_unknown(name, method, own | known, source))
     rest |= read_words(method.config, {name: word for name, word in rest.items() if name in read})
     spec = TrainSpec(**shared | {"method": method.name})
+    config = _alone(asked, rest) if isinstance(asked, Settings) else method.config(**rest)
     if not method.removes:
-        _refuse_idle(spec, method)
-    return Plan(spec, method, _alone(asked, rest) if isinstance(asked, Settings) else method.config(**rest))
+        why = f"the method {method.name!r} removes no channels, so it has no use for it"
+        _refuse_idle(spec, OF_CHANNELS, why)
+    elif not one_of_many:
+        _refuse_idle(spec, *method.idle(config))
+    return Plan(spec, method, config)
 
 
 def _method(asked: object) -> Method:
@@ -90,18 +102,14 @@ def _alone(config: Settings, rest: Mapping[str, Any]) -> Settings:
     return config
 
 
-_OF_CHANNELS = ("ratio", "ranking", "scope", "without_bn", "keep", "cap", "round_to", "constants", "latency_table")
-
-
-def _refuse_idle(spec: TrainSpec, method: Method) -> None:
-    """Refuse what says which channels go, where none do. What a settings file holds by default may stay in it."""
+def _refuse_idle(spec: TrainSpec, names: tuple[str, ...], why: str) -> None:
+    """Refuse settings that would be accepted and ignored. What a settings file holds by default may stay in it."""
     usual = TrainSpec(arch=spec.arch, data=spec.data)
-    for name in dict.fromkeys((*spec.budgets(), *_OF_CHANNELS)):
+    for name in names:
         value = getattr(spec, name)
         if value is not None and value != getattr(usual, name):
             raise SpecError(
-                f"{name} is {value!r}: the method {method.name!r} removes no channels, so it has no use for it.\n"
-                f"  Leave `{name}` out, or give another method: slimkit methods"
+                f"{name} is {value!r}: {why}.\n  Leave `{name}` out, or give another method: slimkit methods"
             )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from slimkit.errors import SpecError
 from slimkit.settings.checks import choice, number, text, whole
 from slimkit.settings.data import DATA_MEANING
+from slimkit.settings.run import BUDGETS as KINDS
 from slimkit.settings.run import RANKING_MEANING, RANKINGS, RunSpec
 from slimkit.settings.setting import setting
 
@@ -15,6 +16,11 @@ METHODS = (
     "early-bird", "progressive", "network-slimming", "lottery-ticket", "weight-ticket", "edge-popup",
     "factorised", "weight-agnostic", "scratch",
 )  # fmt: skip
+
+# What says how far to go; which counts and layers are allowed; and all that says which channels go.
+BUDGETS = ("ratio", *(f"max_{kind}" for kind in KINDS))
+ALLOWED = ("keep", "without_bn", "cap", "round_to")
+OF_CHANNELS = (*BUDGETS, "ranking", "scope", *ALLOWED, "constants", "latency_table")
 
 REMOVE_NONE = ("weight-ticket", "edge-popup", "factorised", "weight-agnostic")  # these leave all channels
 

@@ -54,7 +54,7 @@ def train_arm(work: Assignment) -> dict[str, Any]:
     Raises:
         SlimkitError: whatever the caller can mend.
     """
-    asked = plan(work.settings, source=f"arm {work.arm!r}")
+    asked = plan(work.settings, source=f"arm {work.arm!r}", one_of_many=True)
     job = prepared(work, asked)
     stages = Stages()
     with stages.stage("training"):

@@ -66,7 +66,7 @@ class Planned:
 
     def plan(self, found: Mapping[tuple[str, str, int], Arm]) -> Plan:
         """Return the run as its method takes it."""
-        return plan(self.resolved(found), source=f"arm {self.arm!r}")
+        return plan(self.resolved(found), source=f"arm {self.arm!r}", one_of_many=True)
 
 
 def _epoch(arm: Arm) -> int | None:
@@ -104,7 +104,8 @@ def planned(spec: StudySpec) -> list[Planned]:
                 for seed in range(spec.seeds)
             ]
     for run in {run.arm: run for run in found}.values():
-        plan({name: value for name, value in run.settings.items() if value != REFERENCE}, source=f"arm {run.arm!r}")
+        known = {name: value for name, value in run.settings.items() if value != REFERENCE}
+        plan(known, source=f"arm {run.arm!r}", one_of_many=True)
     return sorted(found, key=lambda run: run.seed)  # so that a study that is cut short has whole seeds
 
 
