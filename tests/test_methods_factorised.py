@@ -48,6 +48,24 @@ def test_a_network_of_the_zoo_within_its_budget(budget: str, tmp_path) -> None: 
     assert all(layer.macs_after > 0 for layer in found) and len(found) == len(rows.layers(model, model, images[:1]))
 
 
+class HeadFirst(nn.Module):
+    """Makes its last layer first, and its first one in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.first = nn.Linear(36, 36), nn.Linear(36, 36)
+        self.middle, self.stem = nn.Linear(36, 36), nn.Linear(36, 36)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.middle(self.stem(self.first(x.flatten(1)).relu()).relu()).relu())
+        return logits
+
+
+def test_the_ends_that_stay_whole_are_those_of_the_execution() -> None:
+    done = factorised.reduce(HeadFirst(), (1, 6, 6), RankConfig(max_params=0.7))
+    assert set(done.ranks) == {"stem", "middle"}
+
+
 class Reads(nn.Module):
     """One layer is called, of the other only the weight is read."""
 

@@ -2,12 +2,14 @@
 
 import copy
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import nn
 
-from slimkit import training
+import slimkit
+from slimkit import training, zoo
 from slimkit.errors import MaskError, SpecError
 from slimkit.methods import weight_ticket
 from slimkit.methods.weight_ticket import Ticket, TicketConfig, after, find
@@ -41,6 +43,49 @@ def test_density_is_exact_to_one_weight_over_ten_rounds() -> None:
             assert not (by_layer.keep[name] & ~previous.keep[name]).any()
         assert abs(sum(everywhere.left.values()) - 1979 * 0.8**number) <= 0.5
     assert everywhere.density == sum(everywhere.left.values()) / 1979
+
+
+class HeadFirst(nn.Module):
+    """Makes its classifier before the layers that run before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.stem = nn.Linear(8, 3), nn.Conv2d(1, 8, 3, bias=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.stem(images).relu().mean((2, 3)))
+        return logits
+
+
+def test_the_layer_that_loses_half_the_share_is_the_one_that_runs_last() -> None:
+    found = find(HeadFirst(), stripes(), recipe(epochs=1), TicketConfig(rounds=1, share=0.5))
+    assert found.mask.left == {"head.weight": 18, "stem.weight": 36}
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_rounds_that_would_leave_nothing_are_refused_before_the_first_step(scope: Literal["layer", "global"]) -> None:
+    steps: list[int] = []
+    with pytest.raises(MaskError, match="rounds that each remove 0.5 of the weights leave none of the"):
+        find(
+            network(), stripes(), recipe(), TicketConfig(rounds=30, share=0.5, scope=scope),
+            progress=lambda run: steps.append(run.step),
+        )  # fmt: skip
+    assert steps == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"rounds": 60}, MaskError, "60 rounds that each remove 0.2 .* leave none of the 144 in conv1.weight"),
+        ({"rewind_step": 1000}, SpecError, "rewind_step is 1000: the schedule has only"),
+    ],
+)  # fmt: skip
+def test_a_run_that_cannot_end_is_refused_before_it_begins(settings: Any, error: Any, words: str) -> None:
+    moments: list[object] = []
+    model = zoo.resnet8(num_classes=10, in_channels=1)
+    with pytest.raises(error, match=words):
+        slimkit.train(model, "digits", method="weight-ticket", epochs=1, watchers=[moments.append], **settings)
+    assert moments == []
 
 
 def test_the_smallest_go_and_ties_go_by_position() -> None:

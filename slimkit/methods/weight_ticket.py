@@ -10,6 +10,7 @@ run, so that it is resumed like any other. What is left are zeros in dense layer
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 from slimkit import training
 from slimkit.data import Batches
-from slimkit.errors import SpecError
+from slimkit.errors import MaskError, SpecError
+from slimkit.example import Example
 from slimkit.methods import snapshot
 from slimkit.methods.cut import named
 from slimkit.methods.job import Job
@@ -112,10 +114,12 @@ def find(
 
     Raises:
         SpecError: the step to rewind to is not in the run; there are no epochs.
-        MaskError: a round would leave a layer without weights.
+        MaskError: the rounds would leave a layer without weights.
+        TraceError: the network does not run on the inputs.
         TrainingError: the loss is not finite.
     """
-    rounds = _Rounds(model, config)
+    [inputs, _], *_ = islice(split.batches(1), 1)
+    rounds = _Rounds(model, inputs, config)
     trained = training.train(
         model, split, recipe, hooks=[rounds.hook()], evaluate=evaluate, progress=progress, store=store
     )
@@ -123,26 +127,40 @@ def find(
 
 
 def after(mask: WeightMask, weights: dict[str, Tensor], config: TicketConfig, number: int) -> WeightMask:
-    """Return the mask after round `number`, counted from 1, of weights trained under the mask before it.
-
-    What is left is counted from the whole, so that rounding does not add up: n * (1 - share)^number to the
-    nearest weight, of a layer or of the network.
-    """
-    names = list(mask.keep)
-    if config.scope == "global":
-        total = sum(keep.numel() for keep in mask.keep.values())
-        return weight_mask.largest(weights, mask, names, round(total * (1 - config.share) ** number))
-    for name in names:
-        share = config.share / 2 if name == names[-1] and len(names) > 1 else config.share
-        mask = weight_mask.largest(weights, mask, [name], round(mask.keep[name].numel() * (1 - share) ** number))
+    """Return the mask after round `number`, counted from 1, of weights trained under the mask before it."""
+    for names, left in _left(mask, config, number):
+        mask = weight_mask.largest(weights, mask, names, left)
     return mask
+
+
+def _left(mask: WeightMask, config: TicketConfig, number: int) -> list[tuple[list[str], int]]:
+    """Return which tensors compete, and how many of their weights are left after a round.
+
+    That is counted from the whole, so that rounding does not add up: n * (1 - share)^number to the nearest weight, of a
+    layer or of the network.
+    """
+    sizes = {name: keep.numel() for name, keep in mask.keep.items()}
+    names = list(sizes)
+    if config.scope == "global":
+        return [(names, round(sum(sizes.values()) * (1 - config.share) ** number))]
+    shares = dict.fromkeys(names, config.share)
+    if len(names) > 1:
+        shares[names[-1]] /= 2
+    return [([name], round(sizes[name] * (1 - shares[name]) ** number)) for name in names]
 
 
 class _Rounds:
     """Prunes and rewinds at the end of the schedule, until all rounds are done."""
 
-    def __init__(self, model: nn.Module, config: TicketConfig) -> None:
-        self.config, self.mask = config, WeightMask.full(model)
+    def __init__(self, model: nn.Module, example: Example, config: TicketConfig) -> None:
+        self.config, self.mask = config, WeightMask.full(model, example)
+        for names, left in _left(self.mask, config, config.rounds):
+            if not left:
+                raise MaskError(
+                    f"{config.rounds} rounds that each remove {config.share:g} of the weights leave none of the "
+                    f"{sum(self.mask.keep[name].numel() for name in names)} in {', '.join(names)}.\n"
+                    "  Give a smaller share to remove, or fewer rounds"
+                )
         self.start = snapshot.take(model, None, 0) if config.rewind == 0 else None
         self.random: Tensor | None = None
         self.done: list[Round] = []
@@ -279,9 +297,7 @@ class WeightTicketConfig(Settings):
 
 def run(job: Job, config: WeightTicketConfig) -> Found:
     """Look for a ticket; deliver it, what it was trained to, or what a control was."""
-    scope: Literal["layer", "global"] = "layer" if config.compete == "layer" else "global"
-    own = TicketConfig(rounds=config.rounds, share=config.round_share, scope=scope, rewind=config.rewind_step)
-    rounds = _Rounds(job.dense, own)
+    rounds = _rounds(job, config)
     done = [train(job, job.dense, hooks=[rounds.hook()], part="rounds" if config.begin != "ticket" else "")]
     found = rounds.ticket(done[0])
     model, mask = found.trained, found.mask
@@ -300,6 +316,21 @@ def run(job: Job, config: WeightTicketConfig) -> Found:
     return Found(model, tuple(done), legs, search, notes=notes)
 
 
+def _rounds(job: Job, config: WeightTicketConfig) -> _Rounds:
+    """Return the rounds to come.
+
+    Raises:
+        MaskError: they would leave a layer without weights.
+        SpecError: the step to rewind to is not in the run.
+    """
+    steps = round(job.recipe.epochs * job.steps)
+    if config.rewind_step >= steps:
+        raise SpecError(f"rewind_step is {config.rewind_step}: the schedule has only {steps}.\n  Give an earlier step")
+    scope: Literal["layer", "global"] = "layer" if config.compete == "layer" else "global"
+    own = TicketConfig(rounds=config.rounds, share=config.round_share, scope=scope, rewind=config.rewind_step)
+    return _Rounds(job.dense, job.example, own)
+
+
 def _control(job: Job, config: WeightTicketConfig, found: Ticket) -> tuple[nn.Module, WeightMask]:
     """Return what a control is trained from, and which of its weights stay."""
     if config.begin == "random":
@@ -316,4 +347,5 @@ METHOD = Method(
     run=run,
     ranking="group-norm",
     removes=False,
+    needs=_rounds,
 )

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from slimkit.errors import MaskError
+from slimkit.example import Example
+from slimkit.measure.macs import macs_by_layer
 from slimkit.training.run import Hook, Run
 
 
@@ -19,15 +21,29 @@ class WeightMask:
     """The weights of one network that stay.
 
     Attributes:
-        keep: name of the parameter -> bool tensor of its shape, true where the weight stays; on the CPU.
+        keep: name of the parameter -> bool tensor of its shape, true where the weight stays; on the CPU. The last one
+            is the output layer's, as far as the order is known.
     """
 
     keep: Mapping[str, Tensor]
 
     @classmethod
-    def full(cls, model: nn.Module) -> "WeightMask":
-        """Return the mask that keeps everything."""
-        return cls({name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in prunable(model).items()})
+    def full(cls, model: nn.Module, example: Example | None = None) -> "WeightMask":
+        """Return the mask that keeps everything.
+
+        Args:
+            model: the network; untouched.
+            example: an input; with it weights are in the order of execution, those that never run first, without it
+                in that of the modules.
+
+        Raises:
+            TraceError: the network does not run on it.
+        """
+        weights = prunable(model)
+        ran = [] if example is None else [f"{path}.weight".lstrip(".") for path in macs_by_layer(model, example)]
+        order = {name: place for place, name in enumerate(ran)}
+        names = sorted(weights, key=lambda name: order.get(name, -1))
+        return cls({name: torch.ones(weights[name].shape, dtype=torch.bool) for name in names})
 
     @property
     def left(self) -> dict[str, int]:

@@ -51,7 +51,7 @@ class Spectrum:
 
 
 def layers(model: nn.Module, example: Example, keep: Collection[str] = ()) -> list[Spectrum]:
-    """Return the layers that can be two, in the order of the modules; those that never ran are left out.
+    """Return the layers that can be two, in the order of execution; those that never ran are left out.
 
     Args:
         model: run once in eval mode; left as it was found.
@@ -78,7 +78,7 @@ def layers(model: nn.Module, example: Example, keep: Collection[str] = ()) -> li
     finally:
         for handle in handles:
             handle.remove()
-    return [_layer(path, wanted[path], positions[path], shapes[path]) for path in wanted if path in positions]
+    return [_layer(path, wanted[path], positions[path], shapes[path]) for path in positions]
 
 
 def _positions(layer: nn.Module, images: Tensor, output: Tensor) -> tuple[int, int]:
