@@ -21,6 +21,7 @@ from slimkit.errors import BudgetError, DataError, MaskError, ProofError, SpecEr
 from slimkit.measure.macs import count_macs
 from slimkit.methods import EarlyBirdConfig, penalised
 from slimkit.progress import quiet
+from slimkit.recovery import fold
 from slimkit.results import MeasuredBudget, ledger
 from slimkit.runs import begin
 from slimkit.runs import train as train_run
@@ -322,11 +323,40 @@ def test_other_budgets_and_what_may_be_spent(toy, tmp_path):
     assert len(run.search.history) > 6
 
 
-def test_rewinding_past_the_draw_inherits_and_says_so(toy, tmp_path):
-    settings = {"at": 1, "init": "rewind", "rewind_step": 9, "epochs": 2}
-    run, job = found(toy, tmp_path, settings)
+EARLY = {"at": 1, "epochs": 2}
+DYING = {"method": "progressive", "removal": 2, "penalty_total": 8.0, "dead": 0.9, "until": 0.9, "epochs": 2}
+
+
+@pytest.mark.parametrize(("settings", "late"), [(EARLY, 9), (DYING, 10)])
+def test_rewinding_past_the_draw_inherits_and_says_so(toy, tmp_path, settings, late):
+    run, job = found(toy, tmp_path, {**settings, "init": "rewind", "rewind_step": late})
     assert sum(leg.images for leg in run.legs) == 2 * 192
-    assert any("before rewind_step = 9" in warning for warning in run.warnings)
+    assert any(f"before rewind_step = {late}" in warning for warning in run.warnings)
+    inherited, _ = found(toy, tmp_path, settings)
+    assert run.search.init == "inherit" and run.cut.after == inherited.cut.after
+    torch.testing.assert_close(run.model.state_dict(), inherited.model.state_dict(), rtol=0, atol=0)
+    with pytest.raises(SpecError, match="rewind_step is 12: the"):
+        found(toy, tmp_path, {**settings, "init": "rewind", "rewind_step": 12})
+
+
+@pytest.mark.parametrize(
+    ("settings", "fresh"),
+    [
+        (EARLY, {"init": "fresh"}),
+        (EARLY, {"init": "rewind", "rewind_step": 2}),
+        (DYING, {"init": "fresh"}),
+        ({"method": "network-slimming", "epochs": 1}, {"init": "fresh"}),
+        ({"method": "scratch", "control": "fine-tune", "epochs": 1}, {"control": "scratch-E"}),
+    ],
+)
+def test_constants_are_folded_where_it_is_said_that_they_are(toy, tmp_path, monkeypatch, settings, fresh):
+    folded = []
+    real = fold.fold_
+    monkeypatch.setattr(fold, "fold_", lambda *given: folded.append(1) or real(*given))
+    for more, constants in (({}, "fold"), (fresh, "zero")):
+        folded.clear()
+        run, _ = found(toy, tmp_path, {**settings, **more})
+        assert (run.cut.after.constants, bool(folded)) == (constants, constants == "fold")
 
 
 def test_draws_at_the_beginning_and_at_the_end(toy, tmp_path):

@@ -114,7 +114,7 @@ def settle(job: Job, dense: nn.Module, made: Slimmed, fold_constants: bool) -> C
         fold.fold_(small, dense, graph, made.mask, means)
     recovery.reestimate(small, dataset.train, batches=STATISTICS_BATCHES, seed=seed, device=job.device)
     after = AfterCut(
-        constants="fold" if job.selection.fold else "zero",
+        constants="fold" if fold_constants else "zero",
         batch_norm="re-estimated",
         accuracy=quality(small, dataset.validation, dataset.task, device=job.device),
     )

@@ -25,7 +25,9 @@ from slimkit.methods.shrink import (
     go_on,
     lengthen,
     lowered,
+    refuse_late,
     resume_small,
+    too_late,
 )
 from slimkit.methods.snapshot import Snapshot, take
 from slimkit.methods.train import train
@@ -137,7 +139,9 @@ class Shrinking:
 
     def _draw(self, run: Run) -> None:
         job, config, graph = self.job, self.config, self.job.graph
-        self.drawn = cut_in(run, lambda dense: cut(job, dense, graph, inherit=config.init == "inherit"))
+        self.never_rewound = config.init == "rewind" and self.snapshot is None
+        inherit = config.init == "inherit" or self.never_rewound
+        self.drawn = cut_in(run, lambda dense: cut(job, dense, graph, inherit=inherit))
         self.drawn_step, mask = run.step, self.drawn.mask
         spent = float(run.done)
         if config.init == "fresh":
@@ -145,13 +149,9 @@ class Shrinking:
         elif config.init == "rewind" and self.snapshot is not None:
             go_back(run, run.model, run.optimizer, graph, mask, self.snapshot)
         else:
-            self.never_rewound = config.init == "rewind"
             go_on(run, graph, mask, self.drawn.model)
         if self.never_rewound:
-            run.notes.append(
-                f"the mask was drawn at step {run.step}, before rewind_step = {config.rewind_step}: "
-                "weights were inherited instead"
-            )
+            run.notes.append(too_late(run.step, config))
         if config.spend is not None:
             self.epochs = affordable(run, config.spend, spent, job.macs(mask) / job.macs())
             lengthen(run, self.epochs)
@@ -181,6 +181,7 @@ class Shrinking:
 def run(job: Job, config: EarlyBirdConfig) -> Found:
     """Train with the penalty, draw once the mask has settled, and train the small network on, in one schedule."""
     at = config.latest(job)
+    refuse_late(config, round(job.steps * job.recipe.epochs))
     shrinking = Shrinking(job, config, looks_of(job, config, at), at)
     if config.init == "rewind" and config.rewind_step == 0:
         shrinking.snapshot = take(job.dense, None, 0)

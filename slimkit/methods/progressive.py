@@ -32,6 +32,7 @@ from slimkit.methods.shrink import (
     lengthen,
     on_cpu,
     resume_small,
+    too_late,
 )
 from slimkit.methods.snapshot import Snapshot, take
 from slimkit.methods.train import train
@@ -96,6 +97,11 @@ class Removal:
     snapshot: Snapshot | None = None
     epochs: int | None = None
     evidence: list[Evidence] = field(default_factory=list)
+
+    @property
+    def never_rewound(self) -> bool:
+        """Whether the last removal came before the step to rewind to."""
+        return self.config.init == "rewind" and (self.cut_step or 0) < self.config.rewind_step
 
     def hook(self) -> Hook:
         """Return what `training.train` takes."""
@@ -163,7 +169,8 @@ class Removal:
         job, config = self.job, self.config
         spent = self._spent(run)
         made = self._prove(model, mask)
-        cut = settle(job, model, made, job.selection.fold and config.init == "inherit")
+        inherit = config.init == "inherit" or (config.init == "rewind" and self.snapshot is None)
+        cut = settle(job, model, made, job.selection.fold and inherit)
         before = self.graph
         self._took(made)
         whole = replace(
@@ -179,6 +186,8 @@ class Removal:
             go_back(run, dense, optimizer, job.graph, whole.mask, self.snapshot)
         else:
             go_on(run, before, made.mask, cut.model)
+        if self.never_rewound:
+            run.notes.append(too_late(run.step, config))
         if config.spend is not None:
             self.epochs = affordable(run, config.spend, spent, job.macs(whole.mask) / job.macs())
             lengthen(run, self.epochs)
@@ -235,7 +244,7 @@ def run(job: Job, config: ProgressiveConfig) -> Found:
     legs.append(leg(job.macs(cut.mask), [trained.phases[-1]], search=False))
     search = Search(
         method=METHOD.name,
-        init=config.init,
+        init="inherit" if removal.never_rewound else config.init,
         history=trained.history,
         penalty=penalty.record(cut, removal.cut_step),
         drawn_epoch=removal.cut_step / job.steps,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from slimkit.channels import Graph
-from slimkit.errors import ProofError
+from slimkit.errors import ProofError, SpecError
 from slimkit.methods import snapshot as snapshots
 from slimkit.methods.cut import Cut
 from slimkit.methods.snapshot import Snapshot
@@ -36,6 +36,20 @@ class StartSettings(Settings):
         super().__post_init__()
         if self.init != "rewind":
             self.refuse_idle(("rewind_step",), f"init is {self.init!r}, which goes back to no step", _REWIND)
+
+
+def refuse_late(config: StartSettings, steps: int) -> None:
+    """Refuse to rewind to a step that a schedule of so many has not."""
+    if config.init == "rewind" and config.rewind_step >= steps:
+        raise SpecError(
+            f"rewind_step is {config.rewind_step}: the schedule has only {steps} steps.\n  Give an earlier one"
+        )
+
+
+def too_late(step: int, config: StartSettings) -> str:
+    """Say that a cut came before the step to rewind to."""
+    drawn = f"the mask was drawn at step {step}, before rewind_step = {config.rewind_step}"
+    return f"{drawn}: weights were inherited instead"
 
 
 @dataclass(frozen=True, kw_only=True)
