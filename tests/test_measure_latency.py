@@ -1,6 +1,7 @@
 """Latency: what is timed, in which order, what it is made of, and the refusals."""
 
 import re
+import resource
 import subprocess
 import sys
 from functools import partial
@@ -143,6 +144,16 @@ def test_the_time_of_every_layer_is_found(files):
     assert max(nodes, key=lambda node: node.fastest_ms).layer == "3"
     assert all(node.turn_ms > node.fastest_ms for node in nodes)  # finer than microseconds, and with what lies between
     assert any(abs(1e3 * node.turn_ms % 1 - 0.5) < 0.49 for node in nodes)
+
+
+def test_a_profile_that_does_not_fit_on_the_disk_is_said(files):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # as full as a disk gets in a test
+        with pytest.raises(EngineError, match="(?s)profile .* is not whole: the disk is full.*TMPDIR"):
+            latency_by_node(files[1], repeats=300)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("engine", ["openvino", "openvino-bf16"])

@@ -295,6 +295,9 @@ def test_what_training_cost_is_said_and_how_to_spend_what_was_saved():
     assert any(note.endswith(uniform) for note in verdict(report).notes)
     alone = changed(report, {"search/method": "scratch"})
     assert not any("uniform" in note for note in verdict(alone).notes)
+    without = {name: value for name, value in report.spec.items() if name != "spend"}
+    for spec in (without, report.spec | {"control": "scratch-B"}):  # where spend would be refused
+        assert not any("0.55 is used up" in note for note in verdict(replace(report, spec=spec)).notes)
     spent = {"spec/spend": 0.55, "cost/search_precision": "int8-emulated", "search/precision": "int8-emulated"}
     report = changed(report, spent)
     assert said in verdict(report).notes and any("emulated INT8" in note for note in verdict(report).notes)

@@ -1,5 +1,6 @@
 """Studies: arms that share what they must, lines that nothing loses, differences that are not made up."""
 
+import errno
 import json
 import math
 import re
@@ -247,6 +248,25 @@ def test_an_arm_that_fails_costs_only_itself(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "out" / "study.html").exists()
 
 
+@pytest.mark.parametrize("function", ["append", "write"])
+def test_a_full_disk_is_one_message_and_what_was_finished_is_kept(
+    function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, given: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    done = arm("dense", 900, budget="")
+    monkeypatch.setattr(studying, "train_arm", lambda work: replace(done, seed=work.settings["seed"]).to_dict())
+    monkeypatch.setattr(study_file, function, full)
+    words = ["study", "--arch", SETTINGS["arch"], "--data", "digits", "--images", "256", "--methods", "dense"]
+    assert main([*words, "--seeds", "1", "--workers", "0", "--out", str(tmp_path / "out")]) == 2
+    assert (
+        "the disk is full; what was finished is kept.\n  Free some space, and go on: --resume"
+        in capsys.readouterr().err
+    )
+    assert (tmp_path / "out" / study_file.NAME).exists() == (function == "write")
+
+
 class Dying(Here):
     """Workers of which the first few die."""
 
@@ -370,6 +390,22 @@ def test_a_fake_method_that_is_random_is_not_reported_as_better(
         "No arm is better than random-channels at 4 seeds (0 better, 0 worse, 1 without" in said_of(found.arms).sentence
     )
     assert SAME in (tmp_path / "out" / "study.html").read_text()
+
+
+def test_controls_that_are_better_are_said_beside_the_methods() -> None:
+    def study(*arms: tuple[str, int]) -> list[Arm]:
+        return [arm(name, right + seed, seed) for name, right in arms for seed in range(3)]
+
+    none = said_of(study(("early-bird", 500), ("uniform", 500), ("uniform-params", 800))).sentence
+    assert none == (
+        "No method is better than uniform at 3 seeds (0 better, 0 worse, 1 without a difference); of the controls, "
+        "better is uniform-params at ratio 0.5 by 30.0 points."
+    )
+    one = said_of(study(("early-bird", 700), ("uniform", 500), ("uniform-params", 600))).sentence
+    assert one.startswith("Better than uniform: early-bird at ratio 0.5 by 20.0 points (1 better, 0 worse, 0 without")
+    assert one.endswith("of the controls, better is uniform-params at ratio 0.5 by 10.0 points.")
+    alone = said_of(study(("uniform", 500), ("uniform-params", 800))).sentence
+    assert alone.startswith("Better than uniform: uniform-params at ratio 0.5 by 30")
 
 
 # What is shown ----------------------------------------------------------------------------------------------------

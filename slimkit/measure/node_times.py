@@ -105,7 +105,13 @@ def _onnxruntime(path: Path, input_shape: Shapes | None, threads: int, batch: in
         each = (time.perf_counter() - began) / repeats
         for _ in range(min(int(_SHORT / each), _MANY)):
             runner.run(image)
-        events = json.loads(Path(session.end_profiling()).read_text())
+        try:
+            events = json.loads(Path(session.end_profiling()).read_text())
+        except (OSError, ValueError):  # ONNX Runtime says nothing where it cannot write
+            raise EngineError(
+                f"{path.name}: the profile that ONNX Runtime writes of it is not whole: the disk is full.\n"
+                f"  Free some space in {Path(folder).parent}, or name another folder for such files: TMPDIR"
+            ) from None
     times: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     turns: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     last: list[float] | None = None

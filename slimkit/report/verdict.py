@@ -221,7 +221,7 @@ def _training(cost: Cost, report: Report) -> list[str]:
         f"Training cost {ratio(share, 1)} of one dense training in MACs; train, prune, retrain costs "
         f"{ratio(instead, dense)}."
     )
-    if report.spec.get("spend") is None and share < 0.5:
+    if "spend" in report.spec and report.spec["spend"] is None and _at_will(report) and share < 0.5:
         said += " With --spend 0.55 the small network trains on until 0.55 is used up."
     emulated = (
         "The search ran in emulated INT8: values were rounded as INT8 would, the arithmetic was that of floats, so "
@@ -233,6 +233,11 @@ def _training(cost: Cost, report: Report) -> list[str]:
     )
     chosen = bool(report.channels.removed and report.search and report.search.method != "scratch")
     return [said] + [uniform] * chosen + [emulated] * (cost.search_precision == "int8-emulated")
+
+
+def _at_will(report: Report) -> bool:
+    """Tell whether the small network can be trained for any cost: some controls say for how long."""
+    return report.spec.get("control") in (None, "uniform", "uniform-params", "permuted", "scratch-E")
 
 
 def _int8(side: Figures, before: Figures) -> list[str]:

@@ -86,19 +86,25 @@ def said_of(arms: Sequence[Arm]) -> Verdict:
     unit = arms[0].unit
     best = max(rows(arms), key=lambda row: row.test.value if arms[0].better == "higher" else -row.test.value)
     headline = Headline(f"best mean on test, {_seeds(best.test.seeds)}", metric(best.test.value, unit, 2), best.title)
-    return Verdict(_sentence(tested, against[0], seeds, unit), (headline,), tuple(_notes(tested, seeds)))
+    better = [one for one in found if one not in tested and one.verdict == BETTER]  # controls, told apart
+    sentence = _sentence(tested, better, against[0], seeds, unit)
+    return Verdict(sentence, (headline,), tuple(_notes(tested, seeds)))
 
 
-def _sentence(found: Sequence[Difference], against: str, seeds: int, unit: str) -> str:
+def _sentence(found: Sequence[Difference], controls: Sequence[Difference], against: str, seeds: int, unit: str) -> str:
     if seeds < 2:
         return "One seed: nothing can be told between these arms."
+
+    def listed(better: Sequence[Difference]) -> str:
+        return "; ".join(f"{_title(one)} by {change(one.mean.value, 0, unit).lstrip('+−')}" for one in better)
+
     by = {verdict: [one for one in found if one.verdict == verdict] for verdict in (BETTER, WORSE, SAME)}
     if by[BETTER]:
-        named = "; ".join(f"{_title(one)} by {change(one.mean.value, 0, unit).lstrip('+−')}" for one in by[BETTER])
-        sentence = f"Better than {against}: {named}"
+        sentence = f"Better than {against}: {listed(by[BETTER])}"
     else:
-        sentence = f"No arm is better than {against} at {_seeds(seeds)}"
-    return f"{sentence} ({len(by[BETTER])} better, {len(by[WORSE])} worse, {len(by[SAME])} without a difference)."
+        sentence = f"No {'method' if controls else 'arm'} is better than {against} at {_seeds(seeds)}"
+    sentence += f" ({len(by[BETTER])} better, {len(by[WORSE])} worse, {len(by[SAME])} without a difference)"
+    return f"{sentence}; of the controls, better is {listed(controls)}." if controls else f"{sentence}."
 
 
 def _notes(found: Sequence[Difference], seeds: int) -> list[str]:

@@ -50,20 +50,25 @@ def claim(out: Path, force: bool = False, inputs: Sequence[Path] = ()) -> Iterat
             _check(out, force, inputs)
             read = {path.name: _digest(path) for path in inputs if path.is_file()}
             _make(work, out)
-            try:
+            with _told_when_full(out, "nothing was written.\n  Free some space, or give another `out`"):
                 yield work
-            except Exception as error:
-                if isinstance(error, OutputError) or not disk_is_full(error):
-                    raise
-                raise OutputError(
-                    f"{out}: the disk is full; nothing was written.\n  Free some space, or give another `out`"
-                ) from error
             _move_in_place(work, out, force, inputs, read)
     finally:
         shutil.rmtree(work, ignore_errors=True)
         for folder in missing:  # the innermost first; those that now hold the result stay
             with suppress(OSError):
                 folder.rmdir()
+
+
+@contextmanager
+def _told_when_full(out: Path, what: str) -> Iterator[None]:
+    """Say what a full disk means for a folder."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OutputError) or not disk_is_full(error):
+            raise
+        raise OutputError(f"{out}: the disk is full; {what}") from error
 
 
 def disk_is_full(error: BaseException | None) -> bool:
@@ -104,8 +109,8 @@ def kept(out: Path, resume: bool = False) -> Iterator[Path]:
         resume: it may be there, and hold what an earlier run has left.
 
     Raises:
-        OutputError: it is there (without `resume`), is a file or a link, is being written by another run, or cannot be
-            written.
+        OutputError: it is there (without `resume`), is a file or a link, is being written by another run, cannot be
+            written, or the disk is full.
     """
     out = Path(os.path.abspath(out))
     missing = [folder for folder in (out, *out.parents) if not folder.exists()]
@@ -115,7 +120,8 @@ def kept(out: Path, resume: bool = False) -> Iterator[Path]:
         if out.is_dir() and not resume and any(out.iterdir()):
             raise OutputError(f"{out}: the folder exists already.\n  Go on in it: `resume=True`, or give another `out`")
         try:
-            with _writable(out, [out]):
+            rest = "what was finished is kept.\n  Free some space, and go on: `resume=True`"
+            with _writable(out, [out]), _told_when_full(out, rest):
                 yield out
         finally:
             for folder in missing:  # the innermost first; those that hold something stay
