@@ -226,7 +226,12 @@ def bench(
 
 @slimkit.command()
 @click.argument("folders", type=Path, nargs=-1, required=True, metavar="DIR...")
-@click.option("--out", type=Path, metavar="FILE", help="Page to write; default: DIR/report.html, comparison.html.")
+@click.option(
+    "--out",
+    type=Path,
+    metavar="FILE",
+    help="Page to write; default: report.html or study.html in DIR, comparison.html.",
+)
 @click.option("--force", is_flag=True, help="Replace a comparison page that exists.")
 def report(folders: tuple[Path, ...], out: Path | None, force: bool) -> None:
     """Write the page of a run again, or one that compares several runs."""

@@ -37,6 +37,7 @@ from slimkit.settings import StudySpec, study_spec
 from tests.study_sample import SETTINGS, arm, dies_once, fails
 
 WHOLE = {name: value for name, value in SETTINGS.items() if name != "round_to"}  # of methods that remove no channel
+CONTROL = {"method": "scratch", "control": "scratch-E"}
 THREE = "lottery-ticket", "uniform", "dense"
 
 
@@ -90,6 +91,15 @@ def test_scratch_is_all_of_its_controls() -> None:
         ({"ratio": [], "arm": {"x": {"method": "edge-popup", "density": 1.5}}}, "density is 1.5"),
         ({"ratio": [], "arm": {"x": {"method": "factorised", "rank_share": 0.0}}}, "rank_share is 0"),
         ({"arm": {"x": {"keeps": 3}}}, "'keeps' in arm 'x'"),
+        ({"methods": ["uniform"], "equal_cost": True}, "equal_cost is true: the study has no arm"),
+        (
+            {"methods": ["early-bird"], "arm": {"x": {"rewind_step": "reference"}}},
+            "rewind_step is 'reference', which",
+        ),
+        (
+            {"methods": ["early-bird"], "arm": {"x": {**CONTROL, "control": "uniform", "worth": "reference"}}},
+            "worth is 1.0 and control is 'uniform'",
+        ),
     ],
 )
 def test_a_study_that_cannot_be_is_refused(changes: dict[str, Any], words: str) -> None:
@@ -100,6 +110,21 @@ def test_a_study_that_cannot_be_is_refused(changes: dict[str, Any], words: str) 
 def test_methods_that_remove_nothing_share_no_budget_and_need_none() -> None:
     runs = planned(study_spec({**WHOLE, "methods": ["weight-ticket", "factorised", "dense"], "seeds": 1}))
     assert [run.budget for run in runs] == ["", "", ""]
+
+
+def test_a_budget_that_is_there_twice_is_trained_once() -> None:
+    for budgets in ({"ratio": [0.5, 0.50]}, {"ratio": [], "max_macs": [0.5, "0.5"]}):
+        assert len(planned(spec("early-bird", "uniform", **budgets))) == 2
+
+
+def test_widths_that_an_arm_has_of_its_own_stay() -> None:
+    given = {"mine": {"kept": [1, 2]}, "its": {"like": "x"}}
+    own = {name: {**CONTROL, **widths, "spend": "reference"} for name, widths in given.items()}
+    runs = {run.arm: run for run in planned(spec("early-bird", arm=own))}
+    reference = arm("early-bird", 900, widths=(3, 5))
+    found = {name: run.resolved({reference.key: reference}) for name, run in runs.items()}
+    assert (found["mine"]["kept"], found["mine"]["spend"]) == ([1, 2], 0.5)
+    assert "kept" not in found["its"] and found["its"]["spend"] == 0.5
 
 
 def test_controls_take_widths_and_cost_of_the_reference() -> None:
@@ -227,6 +252,13 @@ def test_a_line_that_is_no_arm_is_refused_with_its_number(tmp_path: Path) -> Non
         file.write_text(study_file.line(arm("uniform", 900)) + second + "\n" + study_file.line(arm("dense", 900)))
         with pytest.raises(RecordError, match=words):
             study_file.read(tmp_path)
+
+
+def test_an_arm_that_is_there_twice_is_no_second_seed(tmp_path: Path) -> None:
+    lines = [study_file.line(arm("uniform", right)) for right in (900, 901)]
+    (tmp_path / study_file.NAME).write_text("".join(lines))
+    with pytest.raises(RecordError, match=r"uniform ratio 0\.5 0 is there twice"):
+        study_file.read(tmp_path)
 
 
 def test_an_arm_that_fails_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

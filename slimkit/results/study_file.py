@@ -37,7 +37,7 @@ def read(path: Path) -> tuple[list[Arm], str]:
         was.
 
     Raises:
-        RecordError: there is no such file, or a line before the last is no arm.
+        RecordError: there is no such file, a line before the last is no arm, or an arm is there twice.
     """
     file = path / NAME if path.is_dir() else path
     try:
@@ -47,6 +47,10 @@ def read(path: Path) -> tuple[list[Arm], str]:
     except OSError as error:
         raise RecordError(f"{file}: no study can be read there ({error.strerror}).\n  Give its folder") from None
     arms = [_arm(file, number, text) for number, text in enumerate(whole.splitlines(), 1) if text.strip()]
+    keys = [arm.key for arm in arms]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        name = " ".join(map(str, twice[0]))
+        raise RecordError(f"{file}: {name} is there twice, and would count as two seeds.\n  Move one of the lines away")
     try:
         return ([*arms, _arm(file, len(arms) + 1, rest)] if rest.strip() else arms), ""
     except RecordError:

@@ -17,7 +17,8 @@ CONTROLS: dict[str, dict[str, Any]] = {
     STRICT: {"method": "scratch", "control": "scratch-B", "worth": REFERENCE},
 }
 _AT_WILL = ("uniform", "uniform-params", "permuted", "scratch-E")  # controls that may be trained for any cost
-_MEANT = {"spend": "its cost", "worth": "its cost", "at": "the epoch of its draw"}
+# What may be the word `reference`, and what stands in for it until the reference is trained.
+_STAND_INS: dict[str, Any] = {"spend": 1.0, "worth": 1.0, "at": 1}
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Planned:
         if self.waits is None:
             return settings
         other = found[self.waits]
-        if settings["method"] == "scratch":
+        if settings["method"] == "scratch" and not _has_widths(settings):
             settings["kept"] = list(other.widths)
         known = {"spend": other.spent.dense_trainings, "worth": other.spent.dense_trainings, "at": _epoch(other)}
         for name, value in settings.items():
@@ -83,14 +84,20 @@ def planned(spec: StudySpec) -> list[Planned]:
     removing = [name for name, settings in arms.items() if METHODS[settings["method"]].removes and not _dense(settings)]
     _share_budget(spec, arms, removing)
     like = _reference(spec, arms)
-    budgets = spec.budgets or ((("ratio", 0.5),) if removing else ())
+    if spec.equal_cost and like is None:
+        raise SpecError(
+            "equal_cost is true: the study has no arm whose cost is to be equalled.\n"
+            "  Add a method that removes channels, or leave it out"
+        )
+    given_budgets = spec.budgets or ((("ratio", 0.5),) if removing else ())
+    budgets = {f"{name} {value}": (name, value) for name, value in given_budgets}  # one that is there twice is one
     found = []
     for name, settings in arms.items():
-        for budget in budgets if name in removing else (None,):
+        for words in budgets if name in removing else ("",):
             given = {**spec.shared, "arch": spec.arch, "data": spec.data, **settings}
-            words = "" if budget is None else f"{budget[0]} {budget[1]}"
-            if budget is not None:
-                given[budget[0]] = budget[1]
+            if words:
+                axis, value = budgets[words]
+                given[axis] = value
             waits = like if name != like and _takes(settings, like) else None
             if waits and spec.equal_cost and settings["method"] == "scratch" and settings.get("control") in _AT_WILL:
                 given.setdefault("spend", REFERENCE)
@@ -104,9 +111,26 @@ def planned(spec: StudySpec) -> list[Planned]:
                 for seed in range(spec.seeds)
             ]
     for run in {run.arm: run for run in found}.values():
-        known = {name: value for name, value in run.settings.items() if value != REFERENCE}
-        plan(known, source=f"arm {run.arm!r}", one_of_many=True)
+        plan(_stood_in(run), source=f"arm {run.arm!r}", one_of_many=True)
     return sorted(found, key=lambda run: run.seed)  # so that a study that is cut short has whole seeds
+
+
+def _stood_in(run: Planned) -> dict[str, Any]:
+    """Return the settings of a run with something in place of what the reference will say.
+
+    Raises:
+        SpecError: the reference has no such thing.
+    """
+    for name, value in run.settings.items():
+        if value == REFERENCE and name not in _STAND_INS:
+            raise SpecError(
+                f"arm {run.arm!r}: {name} is {REFERENCE!r}, which only {', '.join(_STAND_INS)} may be.\n  Give a value"
+            )
+    return {name: _STAND_INS[name] if value == REFERENCE else value for name, value in run.settings.items()}
+
+
+def _has_widths(settings: Mapping[str, Any]) -> bool:
+    return bool(settings.get("kept") or settings.get("like"))
 
 
 def _by_name(spec: StudySpec) -> dict[str, dict[str, Any]]:
@@ -138,8 +162,7 @@ def _dense(settings: Mapping[str, Any]) -> bool:
 def _takes(settings: Mapping[str, Any], like: str | None) -> bool:
     """Tell whether an arm needs a reference that the study has."""
     control = settings["method"] == "scratch" and not _dense(settings)
-    own = settings.get("kept") or settings.get("like")
-    return like is not None and ((control and not own) or REFERENCE in settings.values())
+    return like is not None and ((control and not _has_widths(settings)) or REFERENCE in settings.values())
 
 
 def _reference(spec: StudySpec, arms: Mapping[str, Mapping[str, Any]]) -> str | None:
