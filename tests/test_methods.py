@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from slimkit import methods, provenance
+import slimkit
+from slimkit import methods, provenance, zoo
 from slimkit.errors import SpecError
 from slimkit.methods import METHODS, EarlyBirdConfig
 from slimkit.models import load_slim
@@ -156,3 +158,17 @@ def test_arms_of_a_study_may_share_what_one_of_them_has_no_use_for() -> None:
         with pytest.raises(SpecError, match="ratio is 0.3"):
             plan({**shared, **control})
         assert plan({**shared, **control}, one_of_many=True).spec.keep == ("conv1",)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [{"method": "network-slimming", "passes": 2, "penalty_total": 0}, {"method": "lottery-ticket", "rounds": 2}],
+)
+def test_the_cap_is_of_the_whole_run_in_rounds_too(method: dict[str, Any]) -> None:
+    model = zoo.resnet8(num_classes=10, in_channels=1, width=8)
+    with torch.no_grad():  # all that would go is in one layer
+        model.get_parameter("layer3.0.bn1.weight").mul_(1e-3)
+    settings = {**method, "ranking": "gamma", "scope": "global", "round_to": 1, "epochs": 1, "learning_rate": 1e-3}
+    done = slimkit.train(model, "digits", 0.25, cap=0.5, onnx=False, **settings)
+    shares = [1 - group.after / group.before for group in done.report.groups]
+    assert max(shares) == 0.5

@@ -139,13 +139,19 @@ def _penalty_on(penalty: Penalty, graph: Graph) -> Hook:
 
 
 def _shared_out(job: Job, rounds: Rounds) -> Job:
-    """Return a job whose budget is that of one round."""
+    """Return a job whose budget is that of one round, and whose cap is that of all of them.
+
+    Raises:
+        SpecError: the budget is not a ratio.
+    """
     ratio = job.selection.ratio
     if rounds.count == 1:
         return job
     if ratio is None:
         raise SpecError(f"{rounds.count} rounds were asked for: they share out a ratio.\n  Give ratio as the budget")
-    return replace(job, selection=job.selection.part(ratio_of_round(ratio, rounds.count)))
+    widths = replace(job.selection.widths, first={group.name: len(group.members) for group in job.graph.groups})
+    part = replace(job.selection.part(ratio_of_round(ratio, rounds.count)), widths=widths)
+    return replace(job, selection=part)
 
 
 def _weights(start: _First) -> dict[str, Tensor] | None:
