@@ -85,6 +85,17 @@ def test_what_is_found_stands_alone() -> None:
     assert found.density == sum(round(0.3 * size) for size in sizes) / sum(sizes)
 
 
+def test_layers_that_share_a_weight_share_its_scores() -> None:
+    """Else the weight that is delivered has the choice of one of them only."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 36), nn.ReLU(), nn.Linear(36, 36), nn.ReLU(), nn.Linear(36, 3))
+    net[3].weight = net[1].weight
+    found = training.train(scored(net, PopupConfig()), stripes(), recipe(epochs=1)).model
+    alone = edge_popup.merged(found, net).eval()
+    [(images, _)] = stripes().batches(96)
+    assert sum(len(p) for n, p in found.named_parameters() if n.endswith("scores")) == 36 + 3
+    torch.testing.assert_close(alone(images), found.eval()(images), rtol=0, atol=0)
+
+
 def test_a_network_without_weights_is_refused() -> None:
     with pytest.raises(SpecError, match="no weights to choose"):
         scored(nn.Sequential(nn.BatchNorm2d(3)), PopupConfig())

@@ -137,12 +137,14 @@ def scored(model: nn.Module, config: PopupConfig) -> nn.Module:
     found = layers(model)
     if not found:
         raise SpecError("the network has no convolution and no linear layer, so there are no weights to choose.")
-    for _, layer in found:
-        weight = cast(nn.Parameter, layer.weight)
+    ones = config.choose == "channels"
+    by_weight: dict[int, ScoredWeight] = {}  # layers that share a weight share its scores
+    for weight in prunable(model).values():
         weight.copy_(signed_constant(weight, config.keep, config.scaled, random))
-        ones = config.choose == "channels"
         shape = torch.Size([len(weight), *([1] * (weight.dim() - 1))]) if ones else weight.shape
-        parametrize.register_parametrization(layer, "weight", ScoredWeight(shape, config.keep, random))
+        by_weight[id(weight)] = ScoredWeight(shape, config.keep, random)
+    for layer, scores in [(layer, by_weight[id(layer.weight)]) for _, layer in found]:
+        parametrize.register_parametrization(layer, "weight", scores)
     return model
 
 
