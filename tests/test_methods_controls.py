@@ -7,10 +7,13 @@ import torch
 from test_train import found, images, net, toy  # noqa: F401  the toy journey is the same
 
 import slimkit
+from slimkit import models
 from slimkit.errors import SpecError
 from slimkit.methods import scratch
 from slimkit.models.factors import Factors
+from slimkit.runs.job import job_of
 from slimkit.runs.plan import plan
+from slimkit.selection.measured import LatencySolver
 from slimkit.selection.weight_mask import prunable
 
 CUTTING = [control for control in scratch.CONTROLS if control != "dense"]
@@ -38,6 +41,13 @@ def test_uniform_widths_use_up_the_budget_of_the_run_and_keep_within(tmp_path, k
     made = slimkit.train(net(), {"train": split, "validation": split}, **settings, **{f"max_{kind}": 0.5})
     before, after = (getattr(side, kind) for side in (made.report.before, made.report.after))
     assert 0.45 <= after / before <= 0.5
+
+
+@pytest.mark.parametrize(("control", "aim"), [("uniform", "even"), ("scratch-E", "importance")])
+def test_uniform_widths_that_meet_a_time_take_equal_shares(toy, control, aim):  # noqa: F811
+    asked = plan({"arch": "zoo:resnet8", "data": "toy", "max_latency": 0.5, "control": control})
+    solver = job_of(models.as_network(net(), toy.input_shape), net, toy, asked).selection.measured
+    assert isinstance(solver, LatencySolver) and solver.aim == aim
 
 
 def left(run: Any) -> dict[str, int]:

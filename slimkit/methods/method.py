@@ -14,6 +14,7 @@ from slimkit.methods.job import Job
 from slimkit.results import Search
 from slimkit.results.ledger import Leg
 from slimkit.selection.budget import nothing
+from slimkit.selection.measured import Aim
 from slimkit.settings import Settings
 from slimkit.surgery.prove import Slimmed
 
@@ -68,6 +69,7 @@ class Method:
         run: does it.
         ranking: criterion that it ranks channels by where the run names none.
         removes: it removes channels, so that there must be some that can go.
+        aim: what is wanted of masks for a budget that has to be measured, see `LatencySolver`.
         idle: says which settings of a run it has no use for with its own as they are, and why.
         needs: refuses, before anything is trained, a network that it cannot work on.
     """
@@ -78,6 +80,7 @@ class Method:
     run: Callable[[Job, Any], Found]
     ranking: str = "gamma"
     removes: bool = True
+    aim: Callable[[Any], Aim] = lambda config: "importance"
     idle: Callable[[Any], tuple[tuple[str, ...], str]] = lambda config: ((), "")
     needs: Callable[[Job, Any], object] = lambda job, config: None
 

@@ -23,6 +23,7 @@ from slimkit.methods.train import history, train
 from slimkit.results import Search, report_file
 from slimkit.selection.budget import Widths, out_of_reach, within_reach
 from slimkit.selection.mask import Mask
+from slimkit.selection.measured import Aim
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, number, optional, several, text, whole
 from slimkit.settings.train import ALLOWED, BUDGETS, OF_CHANNELS
@@ -309,6 +310,11 @@ def _found(job: Job, made: Cut, trained: tuple[training.Trained, training.Traine
     return Found(named(last.model, made.model), trained, legs, search, made)
 
 
+def aim(config: ScratchConfig) -> Aim:
+    """Return what is wanted of a mask that meets a time: of uniform widths equal shares."""
+    return "even" if config.control == "uniform" and not config.widths_given else "importance"
+
+
 def idle(config: ScratchConfig) -> tuple[tuple[str, ...], str]:
     """Return the settings of a run that a control has no use for, and why."""
     if config.control == "dense":
@@ -325,5 +331,6 @@ METHOD = Method(
     config=ScratchConfig,
     run=run,
     ranking="group-norm",
+    aim=aim,
     idle=idle,
 )

@@ -66,7 +66,7 @@ def job_of(
     check_files(spec, network.model, example)
     progress("tracing channels", None)
     graph = trace_with(spec, network.model, example)
-    solver = measured_budget(spec, network.model, example, progress)
+    solver = measured_budget(spec, network.model, example, progress, asked.method.aim(asked.config))
     recipe = training.Recipe(
         epochs=spec.epochs,
         batch_size=spec.batch_size,

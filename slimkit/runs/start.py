@@ -24,7 +24,7 @@ from slimkit.runs.folder.files import export_network
 from slimkit.selection.budget import Widths
 from slimkit.selection.choose import Chooser, choose_within_reach, fixed_units
 from slimkit.selection.mask import Mask
-from slimkit.selection.measured import LatencySolver, SizeSolver
+from slimkit.selection.measured import Aim, LatencySolver, SizeSolver
 from slimkit.selection.ranking import Context, criterion, rank
 from slimkit.settings import CompressSpec, EvaluateSpec, ExportSpec, RunSpec, TrainSpec
 from slimkit.settings.data import READING, DataSpec
@@ -291,9 +291,11 @@ def allowed_widths(spec: RunSpec) -> Widths:
 
 
 def measured_budget(
-    spec: RunSpec, dense: nn.Module, example: Example, progress: Progress
+    spec: RunSpec, dense: nn.Module, example: Example, progress: Progress, aim: Aim = "importance"
 ) -> LatencySolver | SizeSolver | None:
     """Return what chooses the mask where the budget has to be measured: latency, energy, bytes; else None.
+
+    `aim`: what is wanted of a mask that meets a time, see `LatencySolver`.
 
     Raises:
         SpecError: it has to be measured, and the network takes several inputs.
@@ -307,7 +309,7 @@ def measured_budget(
             "  Give another budget, such as `max_macs=0.5`"
         )
     if budget.kind in ("latency", "energy"):
-        return LatencySolver(dense, remove, budget, example, conditions(spec), spec.latency_table, progress)
+        return LatencySolver(dense, remove, budget, example, conditions(spec), spec.latency_table, progress, aim=aim)
     return SizeSolver(dense, remove, budget, example, progress, partial(export_network, spec=spec))
 
 
