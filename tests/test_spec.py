@@ -58,7 +58,7 @@ def test_half_the_channels_where_nothing_is_asked():
         ({"max_drop": 1, "ratio": 0.5}, "a run has one budget"),
         ({"max_drop": 0}, "max_drop is 0"),
         ({"learning_rate": 0}, "learning_rate is 0: it must be in (0, infinity)"),
-        ({"device": "gpu"}, "device is 'gpu': it must be auto, cpu, cuda, cuda:N or mps"),
+        ({"device": "gpu"}, "device is 'gpu': it must be auto, cpu, cuda, cuda:N, mps or xpu"),
         ({"arch": 18}, "arch is 18: it must be text"),
     ],
 )
