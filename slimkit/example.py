@@ -33,12 +33,12 @@ def tensors(tree: Any, depth: int = 9) -> list[Tensor]:
     return [tensor for item in tree for tensor in tensors(item, depth - 1)] if depth else []
 
 
-def named(example: Example) -> dict[str, Tensor]:
-    """Return the tensors of an example input under the names that an ONNX file gives them."""
+def named(example: Example, word: str = INPUT) -> dict[str, Tensor]:
+    """Return the tensors of an example input, with `OUTPUT` those of outputs, by their names in an ONNX file."""
     if isinstance(example, Mapping):
         return {name: value for name, value in example.items() if isinstance(value, Tensor)}
     found = tensors(example)
-    return {INPUT: found[0]} if len(found) == 1 else {f"{INPUT}_{i}": tensor for i, tensor in enumerate(found)}
+    return {word: found[0]} if len(found) == 1 else {f"{word}_{i}": tensor for i, tensor in enumerate(found)}
 
 
 def describe(example: Example) -> str:

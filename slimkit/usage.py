@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from slimkit.provenance import Provenance, Use
 from slimkit.record import Amount, Positive, Record
 
-INPUT = "input"
+INPUT, OUTPUT = "input", "output"
 _LAYOUTS = {1: "NC", 2: "NCL", 3: "NCHW", 4: "NCDHW"}  # by the dimensions of one image
 _COLOURS = {1: "grey", 3: "RGB"}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from slimkit.cli import main
 from slimkit.errors import EngineError, SpecError
 from slimkit.export.formats import FORMATS, Source
 from slimkit.export.formats.source import Format
+from slimkit.modules import unwarned
 from slimkit.provenance import Provenance
 from slimkit.settings import EvaluateSpec, ExportSpec
 from slimkit.settings.export import FORMATS as NAMES
@@ -195,6 +197,67 @@ def test_a_network_is_written_and_computes_the_same(
         assert file["error"] <= (0.05 if half else 1e-4)
     plain = printed(capsys, *[word for word in words if word != "--fp16"], "--out", str(tmp_path / "plain"))["files"][0]
     assert file["bytes"] < 0.75 * plain["bytes"] if half else file["bytes"] == pytest.approx(plain["bytes"], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("to", "flags", "batch", "batches", "shape"),
+    [
+        ("onnx,torchscript", [], None, [None, None], [1, 8, 8]),
+        ("onnx", ["--fixed-batch"], 1, [1], [1, 8, 8]),
+        ("onnx,torchscript", ["--fixed-batch", "--fp16"], None, [1, None], [1, 8, 8]),
+        ("torchscript,onnx", ["--free-size"], None, [None, None], [1, None, None]),
+    ],
+)
+def test_what_is_said_of_the_use_of_files_is_so(
+    to: str, flags: list[str], batch: Any, batches: Any, shape: Any, tmp_path: Path, capsys: Any
+) -> None:
+    found = printed(capsys, "export", str(CHECKPOINT), "--to", to, *flags, "--out", str(tmp_path / "out"))
+    used = found["usage"]
+    assert (used["batch"], [file["batch"] for file in found["files"]]) == (batch, batches)
+    assert used["inputs"][0]["shape"] == shape and used["outputs"] == ["output"]
+    sizes = [size or 10 for size in used["inputs"][0]["shape"]]
+    for file in found["files"]:
+        images = torch.zeros(file["batch"] or 3, *sizes, dtype=getattr(torch, used["inputs"][0]["dtype"]))
+        path = str(tmp_path / "out" / file["file"])
+        if file["format"] == "torchscript":
+            with unwarned():
+                assert torch.jit.load(path)(images).dtype == torch.float32
+        else:
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            session.run(used["outputs"], {used["inputs"][0]["name"]: images.numpy()})
+
+
+SEVERAL = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+    def forward(self, left, scale=None, right=None):
+        return {"logits": (self.left(left).relu() - self.right(right)).mean((2, 3)), "map": self.left(left)}
+"""
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
+def test_networks_of_named_inputs_and_outputs_are_torchscript(
+    half: bool, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("nets.py").write_text(SEVERAL)
+    made: dict[str, Any] = {}
+    exec(SEVERAL, made)
+    net = made["Net"]().eval()
+    torch.save(net.state_dict(), "net.pt")
+    shapes = ["--input-shape", "right=3,8,8", "--input-shape", "left=3,8,8"]  # not in the order of its forward
+    words = ["export", "net.pt", "--arch", "nets.py:Net", "--to", "torchscript", *shapes, *(["--fp16"] * half)]
+    used = printed(capsys, *words, "--out", "out")["usage"]
+    images = {entry["name"]: torch.randn(3, *entry["shape"]) for entry in used["inputs"]}
+    with unwarned(), torch.no_grad():
+        found = torch.jit.load("out/model.torchscript")(*images.values())
+    torch.testing.assert_close(found, net(**images), rtol=0.05 if half else 1e-4, atol=0.05 if half else 1e-4)
+    assert used["outputs"] == ["output_0", "output_1"]
 
 
 def test_formats_do_not_touch_the_network_that_the_next_one_gets(tmp_path: Path, capsys: Any) -> None:

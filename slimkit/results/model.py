@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from slimkit.record import Amount, Count, Record
+from slimkit.record import Amount, Count, Positive, Record
 from slimkit.results.figures import Accuracy
 from slimkit.usage import Usage
 
@@ -40,6 +40,7 @@ class ExportedFile(Record):
         error: largest difference of its outputs from the network's, over their spread; None where
             it cannot be run here.
         note: why it cannot.
+        batch: number of inputs that it takes at a time; None where that is free.
     """
 
     format: str
@@ -47,6 +48,7 @@ class ExportedFile(Record):
     bytes: Count
     error: Amount | None
     note: str = ""
+    batch: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,7 @@ class Exports(Record):
         model: path of the network, as it was given.
         fp16: whether weights are 16-bit floats.
         tolerance: up to which outputs count as equal.
-        usage: how the network is used.
+        usage: how the files are used; its batch is the one that all of them are bound to.
         files: one entry a format.
     """
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimkit import models, provenance
 from slimkit._version import __version__
@@ -22,7 +22,7 @@ from slimkit.runs.folder.files import check_files
 from slimkit.runs.start import example as example_for
 from slimkit.settings import ExportSpec
 from slimkit.surgery import proof
-from slimkit.usage import described
+from slimkit.usage import OUTPUT, OpenShape, described
 
 RECORD = "export.json"
 _IMAGES = 3
@@ -53,25 +53,43 @@ def export_model(path: Path, spec: ExportSpec, out: Path | None, force: bool, pr
         for name in dict.fromkeys(spec.to):
             progress(f"writing {name}", None)
             files.append(_written(name, source, work, tolerance))
-        known = provenance.of(network.model)
-        inputs = {key: (tuple(tensor.shape[1:]), str(tensor.dtype)[6:]) for key, tensor in named(example).items()}
+        batches = {file.batch for file in files}
         made = Exports(
             slimkit=__version__,
             model=str(path),
             fp16=spec.fp16,
             tolerance=tolerance,
-            usage=described(known, inputs, embedded=spec.embed_normalisation),
+            usage=described(
+                provenance.of(network.model),
+                {name: _taken(tensor, spec.free_size) for name, tensor in named(example).items()},
+                _given(network.model, example),
+                embedded=spec.embed_normalisation,
+                batch=batches.pop() if len(batches) == 1 else None,
+            ),
             files=tuple(files),
         )
         (work / RECORD).write_text(json.dumps(made.to_dict(), indent=1) + "\n", encoding="utf-8")
     return made
 
 
+def _taken(tensor: Tensor, free_size: bool) -> tuple[OpenShape, str]:
+    """Return the shape of one image of an input, and its type."""
+    free = free_size and tensor.dim() > 2 and tensor.is_floating_point()
+    sizes = (*tensor.shape[1:2], *[None] * (tensor.dim() - 2)) if free else tuple(tensor.shape[1:])
+    return sizes, str(tensor.dtype).removeprefix("torch.")
+
+
+def _given(model: nn.Module, example: Example) -> list[str]:
+    """Return the names of the outputs, as an ONNX file has them."""
+    (returned,) = proof.outputs(model, [example])
+    return list(named(tuple(tensors(returned)), OUTPUT))
+
+
 def _written(name: str, source: Source, work: Path, tolerance: float) -> ExportedFile:
     made, before = FORMATS[name], set(work.rglob("*"))
     path = work / made.file
     try:
-        made.convert(source, path)
+        batch = made.convert(source, path)
     except SlimkitError:
         raise
     except Exception as error:  # converters have no base class of their own
@@ -82,14 +100,14 @@ def _written(name: str, source: Source, work: Path, tolerance: float) -> Exporte
     size = sum(file.stat().st_size for file in set(work.rglob("*")) - before if file.is_file())
     run = _runner(made, path)
     if run is None:
-        return ExportedFile(format=name, file=made.file, bytes=size, error=None, note=made.note)
+        return ExportedFile(format=name, file=made.file, bytes=size, error=None, note=made.note, batch=batch)
     off = _error(source, run)
     if not off <= tolerance:
         raise EngineError(
             f"{name}: what its converter made differs from the network by {off:.2g} of the outputs' spread, more "
             f"than {tolerance:g}.\n  Leave {name!r} out of `to`"
         )
-    return ExportedFile(format=name, file=made.file, bytes=size, error=off)
+    return ExportedFile(format=name, file=made.file, bytes=size, error=off, batch=batch)
 
 
 def _runner(made: Format, path: Path) -> Compute | None:

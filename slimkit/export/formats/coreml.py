@@ -13,7 +13,7 @@ from slimkit.modules import quiet
 from slimkit.usage import INPUT
 
 
-def _convert(source: Source, path: Path) -> None:
+def _convert(source: Source, path: Path) -> int | None:
     image = source.image("coreml")
     tools = needed("coremltools", "coreml")
     with quiet():
@@ -30,6 +30,7 @@ def _convert(source: Source, path: Path) -> None:
     shapes = {entry.name: list(entry.type.multiArrayType.shape) for entry in said.input}
     if shapes != {INPUT: list(image.shape)}:
         raise EngineError(f"coreml: the package takes {shapes}, not {list(image.shape)}.\n  Leave 'coreml' out of `to`")
+    return int(image.shape[0])
 
 
 def _run(path: Path) -> Compute:

@@ -18,7 +18,7 @@ _SHORTCUTS = (
 )  # fmt: skip
 
 
-def _convert(source: Source, path: Path) -> None:
+def _convert(source: Source, path: Path) -> int | None:
     image = source.image("ncnn")
     pnnx = needed("pnnx", "ncnn")
     with tempfile.TemporaryDirectory() as folder:
@@ -32,6 +32,7 @@ def _convert(source: Source, path: Path) -> None:
     if done.returncode or not left or foreign:
         why = f"no layer for {foreign}" if foreign else (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
         raise EngineError(f"ncnn: pnnx cannot convert this network: {why[:300]}.\n  Leave 'ncnn' out of `to`")
+    return 1
 
 
 def _weights(path: Path) -> Path:

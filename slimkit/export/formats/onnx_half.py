@@ -9,10 +9,10 @@ from slimkit.export.formats.source import Format, Source
 from slimkit.modules import quiet
 
 
-def _convert(source: Source, path: Path) -> None:
-    source.onnx(path)
+def _convert(source: Source, path: Path) -> int | None:
+    batch = source.onnx(path)
     if not source.half:
-        return
+        return batch
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = onnx.load(str(path))
@@ -21,6 +21,7 @@ def _convert(source: Source, path: Path) -> None:
         small = convert_float_to_float16(model, keep_io_types=True)
     onnx.helper.set_model_props(small, dict(sorted({**said, "floats": json.dumps("float16")}.items())))
     path.write_bytes(small.SerializeToString(deterministic=True))
+    return batch
 
 
 FORMAT = Format("model.onnx", _convert, engine="onnxruntime")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.errors import EngineError
-from slimkit.example import Example, tensors
-from slimkit.export.onnx import Exported, export_onnx
+from slimkit.example import Example, call, mapped, tensors
+from slimkit.export.onnx import export_onnx
 from slimkit.export.pixels import normalisation_of, normalising
 from slimkit.modules import copied, quiet
 from slimkit.settings.files import OnnxSpec
@@ -39,13 +40,13 @@ class Source:
     spec: OnnxSpec
     half: bool = False
 
-    def onnx(self, path: Path) -> Exported:
-        """Write the ONNX file that others are made of."""
+    def onnx(self, path: Path) -> int | None:
+        """Write the ONNX file that others are made of; return the batch that it is bound to, None where it is free."""
         spec = self.spec
         return export_onnx(
             self.model, path, self.example, opset=spec.opset, fixed_batch=spec.fixed_batch, free_size=spec.free_size,
             embed_normalisation=spec.embed_normalisation,
-        )  # fmt: skip
+        ).batch  # fmt: skip
 
     def network(self) -> nn.Module:
         """Return a copy of the network that takes what the file takes: pixels, where those are asked for."""
@@ -54,10 +55,16 @@ class Source:
             return own
         return normalising(own, normalisation_of(self.model, self.example))
 
-    def scripted(self) -> Any:
-        """Return the network as TorchScript, by tracing."""
+    def scripted(self, half: bool = False) -> Any:
+        """Return the network as TorchScript, by tracing: of one argument a tensor of its example, in their order.
+
+        `half`: it computes in 16-bit floats; what goes in and out stays float32.
+        """
+        network = self.network()
+        if half or not isinstance(self.example, Tensor):
+            network = _Called(network.half() if half else network, self.example, half)
         with quiet(), torch.no_grad():
-            return jit.trace(self.network(), tuple(tensors(self.example)), check_trace=False)
+            return jit.trace(network, tuple(tensors(self.example)), check_trace=False, strict=False)
 
     def image(self, name: str) -> Tensor:
         """Return the one image tensor that it takes.
@@ -70,20 +77,37 @@ class Source:
         return self.example
 
 
+class _Called(nn.Module):
+    """A network that is called with the tensors of an example, one by one, and computes in its own precision."""
+
+    def __init__(self, network: nn.Module, example: Example, half: bool) -> None:
+        super().__init__()
+        self.network, self.example, self.half_way = network, example, half
+
+    def forward(self, *given: Tensor) -> Any:
+        left = iter(given)
+        returned = call(self.network, mapped(self.example, lambda _: self._as(torch.float16, next(left))))
+        return mapped(returned, partial(self._as, torch.float32))
+
+    def _as(self, dtype: torch.dtype, tensor: Tensor) -> Tensor:
+        return tensor.to(dtype) if self.half_way and tensor.is_floating_point() else tensor
+
+
 @dataclass(frozen=True)
 class Format:
     """A format that a network can be written in.
 
     Attributes:
         file: name of the file or folder.
-        convert: writes it; raises whatever its converter does.
+        convert: writes it; returns the batch that it is bound to, None where it is free; raises whatever its converter
+            does.
         engine: of `slimkit.measure.engines`, that runs it; None where there is none.
         run: opens it in a runtime of its own; None where that runs nowhere here.
         note: why it is not run here.
     """
 
     file: str
-    convert: Callable[[Source, Path], None]
+    convert: Callable[[Source, Path], int | None]
     engine: str | None = None
     run: Callable[[Path], Compute] | None = None
     note: str = ""

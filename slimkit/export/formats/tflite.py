@@ -11,13 +11,14 @@ from slimkit.export.formats.source import Compute, Format, Source, needed
 from slimkit.modules import quiet
 
 
-def _convert(source: Source, path: Path) -> None:
+def _convert(source: Source, path: Path) -> int | None:
     image = source.image("tflite")
     if source.half:
         raise EngineError("tflite: litert-torch writes 32-bit floats.\n  Leave out `fp16`, or 'tflite' of `to`")
     litert = needed("litert_torch", "tflite")
     with quiet():
         litert.convert(source.network(), (image,)).export(str(path))
+    return 1
 
 
 def _run(path: Path) -> Compute:

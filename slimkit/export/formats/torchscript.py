@@ -6,29 +6,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from slimkit.example import mapped, tensors
+from slimkit.example import tensors
 from slimkit.export.formats.source import Compute, Format, Source, jit
 from slimkit.modules import quiet
 
 
-def _convert(source: Source, path: Path) -> None:
-    if not source.half:
-        source.scripted().save(str(path))
-        return
-    network = source.network().half()
-    example = mapped(source.example, lambda tensor: tensor.half() if tensor.is_floating_point() else tensor)
-    with quiet(), torch.no_grad():
-        jit.trace(network, tuple(tensors(example)), check_trace=False).save(str(path))
+def _convert(source: Source, path: Path) -> int | None:
+    source.scripted(source.half).save(str(path))
+    return None
 
 
 def _run(path: Path) -> Compute:
     with quiet():
         network = jit.load(str(path))
-    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
 
     def run(given: Sequence[Tensor]) -> list[Tensor]:
         with torch.no_grad():
-            return tensors(network(*(t.to(dtype) if t.is_floating_point() else t for t in given)))
+            return tensors(network(*given))
 
     return run
 
