@@ -50,7 +50,7 @@ def batch_size(example: Example) -> int:
     """Return the number of images in an example input.
 
     Raises:
-        TraceError: it holds no tensor with a batch dimension.
+        TraceError: it holds no tensor with a batch dimension, or no image.
     """
     found = tensors(example)
     if not found or found[0].dim() == 0:
@@ -58,6 +58,8 @@ def batch_size(example: Example) -> int:
             f"example_input is {type(example).__name__} without a tensor: nothing to trace.\n"
             "  Give a tensor [N, C, H, W], a tuple of arguments, or a dict of keyword arguments."
         )
+    if not len(found[0]):
+        raise TraceError(f"example_input is {describe(example)}: it is empty.\n  Give one input or more")
     return int(found[0].shape[0])
 
 

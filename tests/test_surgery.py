@@ -13,14 +13,20 @@ import slimkit
 from slimkit import provenance, zoo
 from slimkit.channels import trace
 from slimkit.errors import MaskError
+from slimkit.measure.quality import evaluate
+from slimkit.recovery.elimination import losses
 from slimkit.recovery.fold import fold_, input_means
+from slimkit.recovery.reconstruct import reconstruct
+from slimkit.recovery.statistics import reestimate
+from slimkit.selection.budget import Widths
 from slimkit.selection.choose import choose
 from slimkit.selection.mask import Mask
 from slimkit.selection.ranking import rank
-from slimkit.settings import parse_budget
+from slimkit.settings import Budget, parse_budget
 from slimkit.surgery.remove import kept_indices, remove, take
 from tests.blocks import C2f, SplitUnequal, conv_bn
 from tests.nets import randomise_
+from tests.test_tasks import Batches
 
 
 def keep_of(units: int, *gone: int) -> Mask:
@@ -187,16 +193,61 @@ def test_a_graph_of_another_network_and_a_mask_of_scores_are_refused():
 
 def stages() -> dict[str, Any]:
     """Calls of single stages with what does not fit."""
-    net, other = zoo.resnet8(width=4), zoo.resnet8(width=8)
+    net, other = zoo.resnet8(width=4).eval(), zoo.resnet8(width=8)
     graph = trace(net, torch.randn(1, 1, 8, 8))
     scores = rank("group-norm", net, graph)
     half = parse_budget(0.5, "macs")
     strength: Any = "1e-3"
     keep: Any = [True] * graph.units
+    share: Any = 0.5
+    whole, images = Mask.full(graph), torch.randn(16, 1, 8, 8)
+    mask = choose(graph, scores, half)
+    small = remove(net, graph, mask)
+    means = input_means(net, graph, mask, [images], True)
+    broken = copy.deepcopy(net)
+    broken.bn1.weight.data[0] = torch.nan
+    few = torch.zeros(3, dtype=torch.bool)
+    loader: Any = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, torch.zeros(16).long()))
+    splits = {
+        "of NaN": images * torch.nan, "of two channels": images.expand(-1, 2, -1, -1), "of float64": images.double(),
+    }  # fmt: skip
     return {
         "scores that are no numbers": lambda: choose(graph, scores * torch.nan, half),
         "scores of too few units": lambda: choose(graph, scores[:-3], half),
         "a budget that has to be measured": lambda: choose(graph, scores, parse_budget(0.5, "latency")),
+        "a budget of a share below 0": lambda: Budget("ratio", -0.5),
+        "a budget that is no number": lambda: Budget("macs", torch.nan),
+        "a budget of infinitely much": lambda: Budget("macs", torch.inf, absolute=True),
+        "a budget of what": lambda: choose(graph, scores, share),
+        "scores in a list": lambda: choose(graph, scores.tolist(), half),
+        "units that stay, too few": lambda: choose(graph, scores, half, fixed=few),
+        "the same, watched from the start": lambda: slimkit.EarlyBird(graph, fixed=few),
+        "widths in steps below 1": lambda: Widths(step=-8),
+        "weights that are no numbers": lambda: rank("group-norm", broken, graph),
+        "gammas that are no numbers": lambda: slimkit.EarlyBird(graph).observe(broken),
+        "weights that are not there": lambda: rank("group-norm", copy.deepcopy(net).to("meta"), graph),
+        "a ranking by data, watched": lambda: slimkit.EarlyBird(graph, ranking="taylor"),
+        "no network": lambda: trace(net.state_dict(), images),
+        "no images": lambda: trace(net, images[:0]),
+        "no images to export": lambda: slimkit.export_onnx(net, "never.onnx", images[:0]),
+        "a mask of another kind": lambda: remove(net, graph, whole.keep),
+        "means that are no numbers": lambda: fold_(
+            copy.deepcopy(small), net, graph, mask, {name: mean * torch.nan for name, mean in means.items()}
+        ),
+        "constants for the large network": lambda: fold_(copy.deepcopy(net), net, graph, mask, means),
+        "batches with labels": lambda: reconstruct(net, small, graph, mask, [(images, torch.zeros(16).long())]),
+        "batches in one": lambda: reconstruct(net, small, graph, mask, images),
+        "batches of another shape": lambda: reconstruct(net, small, graph, mask, [splits["of two channels"]]),
+        "the small network of another mask": lambda: reconstruct(net, net, graph, mask, [images]),
+        "losses on another shape": lambda: losses(net, graph, [splits["of two channels"]]),
+        "statistics of a loader": lambda: reestimate(net, loader),
+        "statistics that are no numbers": lambda: reestimate(net, Batches(splits["of NaN"], torch.zeros(16))),
+        "a loader, judged by": lambda: evaluate(net, loader),
+        "images of two channels, judged by": lambda: evaluate(
+            net, Batches(splits["of two channels"], torch.zeros(16).long())
+        ),
+        "images of float64, judged by": lambda: evaluate(net, Batches(splits["of float64"], torch.zeros(16).long())),
+        "fewer targets than images": lambda: evaluate(net, Batches(images, torch.zeros(12).long())),
         "a budget of no kind": lambda: parse_budget(0.5, "mac"),
         "a graph of another network": lambda: rank("gamma", other, graph),
         "the same, watched": lambda: slimkit.EarlyBird(graph, 0.5).observe(other),

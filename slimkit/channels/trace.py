@@ -24,6 +24,11 @@ def trace(model: nn.Module, example_input: Example, sized: frozenset[type[nn.Mod
 
     Modules of the classes `sized` are known to take counts from the shape of their input, which are tied to it.
     """
+    if not isinstance(model, nn.Module):
+        raise TraceError(
+            f"model is {model.__name__ if isinstance(model, type) else type(model).__name__}, not a network.\n"
+            "  Give a torch.nn.Module, made and loaded"
+        )
     scripted = [path for path, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
     if scripted:
         raise TraceError(

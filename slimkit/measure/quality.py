@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from slimkit.errors import DataError
-from slimkit.example import Example, call, describe, first, named, on
+from slimkit.example import Example, call, describe, first, named, on, tensors
 from slimkit.hardware import device_of, on_device
 from slimkit.measure.engines import Runner, open_runner
 from slimkit.modules import evaluating
@@ -65,7 +65,16 @@ def evaluate(
 
 def _called(model: nn.Module, inputs: Example) -> Any:
     """Call a network on inputs that may be elsewhere."""
-    return call(model, on(device_of(model), inputs))
+    try:
+        return call(model, on(device_of(model), inputs))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        kinds = " and ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors(inputs)}))
+        raise DataError(
+            f"the network does not run on inputs of shape {describe(inputs)}, {kinds}: {str(error).splitlines()[0]}.\n"
+            "  Give the data the network was trained for"
+        ) from error
 
 
 def _run(runner: Runner, inputs: Example) -> list[torch.Tensor]:
@@ -213,6 +222,11 @@ def _judgeable(returned: Any, targets: Any, task: Task, classes: int | None = No
 def _measured(
     run: Callable[[Example], Any], split: Readable, task: Task, batch_size: int, classes: int | None
 ) -> dict[str, Measurement]:
+    if not hasattr(split, "batches"):
+        raise DataError(
+            f"split is {type(split).__name__}: it has no batches().\n"
+            "  Give a split of a data set, as slimkit.data.as_dataset((train, validation)).validation"
+        )
     rows: dict[str, list[BatchRows]] = {name: [] for name in task.metrics}
     seen = 0
     for inputs, targets in split.batches(batch_size):

@@ -19,6 +19,7 @@ from slimkit.methods import settled as rules
 from slimkit.methods.settled import Rule
 from slimkit.selection import exact, ranking
 from slimkit.selection.mask import Mask
+from slimkit.selection.ranking import criterion as ranked_by
 from slimkit.selection.scope import by_scope, fill_unranked, pools
 from slimkit.settings import SCOPE
 
@@ -47,7 +48,13 @@ def check_ranked(graph: Graph, ranking: str) -> None:
 
     Raises:
         MaskError: gammas rank them, and no channel has one.
+        SpecError: the criterion is unknown, or needs data.
     """
+    if ranked_by(ranking).needs == "data":
+        raise SpecError(
+            f"ranking is {ranking!r}: it needs data, and a mask is looked at without.\n"
+            "  Leave it out, or give `ranking='group-norm'`"
+        )
     if ranking == "gamma" and not bool(graph.has_norm.any()):
         raise MaskError(
             "no channel that can be removed has a BatchNorm, so there is no gamma that could settle.\n"

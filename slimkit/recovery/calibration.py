@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from slimkit.errors import DataError
-from slimkit.example import Example, tensors
+from slimkit.example import Example, call, describe, tensors
+from slimkit.modules import private
 
 LEAST = 8  # images
 _CHUNK = 32  # images at most
@@ -24,17 +26,21 @@ class Chunk:
     held: bool
 
 
-def chunks(batches: Sequence[Example], name: str = "batches") -> list[Chunk]:
+def chunks(batches: Iterable[Example], name: str = "batches", model: nn.Module | None = None) -> list[Chunk]:
     """Cut batches into chunks: a quarter of them held out, spread evenly.
 
     Args:
         batches: what the network is called with: tensors, or tuples or dicts of tensors, with the images along
             dimension 0. Any other batch stays whole, and counts as one image.
         name: what they are called in messages.
+        model: that has to run on them.
 
     Raises:
-        DataError: fewer than 8 images, all of them equal, or numbers that are not finite.
+        DataError: fewer than 8 images, all of them equal, or numbers that are not finite; the network does not run.
     """
+    if isinstance(batches, Tensor):
+        raise DataError(f"{name} is one tensor {list(batches.shape)}: it takes a list of batches.\n  Give [tensor]")
+    batches = list(batches)
     images = sum(_images(batch) for batch in batches)
     if images < LEAST:
         raise DataError(f"{name} has {images} images: too few to reconstruct a network from.\n{_HOW}")
@@ -45,6 +51,16 @@ def chunks(batches: Sequence[Example], name: str = "batches") -> list[Chunk]:
         raise DataError(f"{name} holds {images} times the same image.\n{_HOW}")
     size = max(1, min(_CHUNK, images // 16))
     parts = [part for batch in batches for part in _split(batch, size)]
+    if model is not None:
+        try:
+            with torch.no_grad():
+                call(private(model), parts[0])
+        except Exception as error:  # whatever it raises
+            lines = str(error).splitlines() or [type(error).__name__]
+            raise DataError(
+                f"{name}: the network does not run on inputs {describe(parts[0])}: {lines[0]}.\n"
+                "  Give what it is called with, without labels: [images for images, labels in loader]"
+            ) from error
     return [Chunk(part, number % _HOLD == _HOLD - 1) for number, part in enumerate(parts)]
 
 

@@ -125,8 +125,12 @@ def losses(dense: nn.Module, graph: Graph, batches: Sequence[Example], *, progre
         graph: its channels.
         batches: inputs without labels, as for `reconstruct`.
         progress: called with what is being done, and the share done.
+
+    Raises:
+        DataError: as `reconstruct`. MaskError: the graph is of another network.
     """
-    parts = chunks(batches)
+    graph.check_of(dense)
+    parts = chunks(batches, model=dense)
     report: Progress = progress or (quiet)
     costs = curvature(dense, parts)
     readers = {axis.tensor for axis in graph.axes if axis.reads}

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels import Graph
+from slimkit.channels.graph import check_left
 from slimkit.errors import SpecError
 from slimkit.example import Example, batch_size
 from slimkit.modules import evaluating, unwrapped
@@ -119,11 +120,14 @@ def reconstruct(
         progress: called with what is being done, and the share done.
 
     Raises:
-        SpecError: the mode is unknown. DataError: too few inputs, all equal, or not finite.
+        SpecError: the mode is unknown. DataError: too few inputs, all equal, not finite, or not what the network takes.
+        MaskError: graph, mask and networks do not belong together.
     """
     if mode not in MODES:
         raise SpecError(f"mode is {mode!r}: it must be one of {', '.join(MODES)}.")
-    dense, slim, parts = unwrapped(dense), unwrapped(slim), chunks(batches)
+    graph.check_of(dense)
+    check_left(dense, slim, kept_indices(graph, mask))
+    dense, slim, parts = unwrapped(dense), unwrapped(slim), chunks(batches, model=dense)
     report: Progress = progress or (quiet)
     made = _Made(dense, copy.deepcopy(slim), graph, mask)
     with evaluating(dense), evaluating(slim), evaluating(made.slim):

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit.data import Batches
+from slimkit.errors import DataError
 from slimkit.example import call, on
 from slimkit.hardware import device_of, on_device
 from slimkit.modules import evaluating
@@ -25,14 +26,21 @@ def reestimate(
     """Replace the running mean and variance of every BN by the exact average over some batches.
 
     Every other module stays in eval mode, so dropout is off. Mode, momentum and batch counter of every module
-    are left as found; when a batch cannot be run, so are the statistics.
+    are left as found; when a batch cannot be run, or they would not be finite, so are the statistics.
 
     Args:
         model: changed in place: running statistics only.
         split: gives the inputs; shuffled by `seed`, not augmented.
         batches: how many at most.
         device: where they are run; None: where the network is.
+
+    Raises:
+        DataError: the statistics are not finite, or the split is none.
     """
+    if not hasattr(split, "batches"):
+        raise DataError(
+            f"split is {type(split).__name__}: it has no batches().\n  Give slimkit.data.as_inputs(it).split"
+        )
     twin = on_device(model, device)
     norms, kept = _norms(twin), _norms(model)
     if not norms:
@@ -40,6 +48,8 @@ def reestimate(
     with evaluating(twin), _measuring(norms), torch.no_grad():
         for inputs, _ in islice(split.batches(batch_size, seed=seed), batches):
             call(twin, on(device_of(twin), inputs))
+        if not all(bool(buffer.isfinite().all()) for norm in norms for buffer in norm.buffers()):
+            raise DataError("statistics would not be finite.\n  Give inputs without NaN, and weights without")
     for norm, found in zip(kept, norms, strict=True):
         for buffer, new in zip(norm.buffers(), found.buffers(), strict=True):
             buffer.copy_(new)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from slimkit.channels import Graph, Group
-from slimkit.errors import BudgetError, MaskError, OutOfReachError
+from slimkit.errors import BudgetError, MaskError, OutOfReachError, SpecError
 from slimkit.selection.mask import Mask
 
 Tried = TypeVar("Tried")
@@ -40,12 +40,22 @@ class Widths:
         adapt: the step is what an engine likes, not one that was asked for.
         cap: largest share of a group that may be removed, in (0, 1).
         first: channels that groups began with, by name, where some of them went before: the cap is a share of those.
+
+    Raises:
+        SpecError: a number is out of range.
     """
 
     step: int = 1
     adapt: bool = True
     cap: float = 0.9
     first: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.step, int) and self.step >= 1 and 0 < self.cap < 1):
+            raise SpecError(
+                f"widths have the step {self.step!r} and the cap {self.cap!r}: a step is a whole number of 1 or more, "
+                "a cap lies in (0, 1).\n  Give Widths(step=8, cap=0.9)"
+            )
 
     def fitted(self, graph: Graph) -> "Widths":
         """Return these widths with the largest step that a network is not too narrow for."""
@@ -135,7 +145,21 @@ def blocks(graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor | None = 
         scores: [U], finite; ties are cut by index.
         widths: which counts are allowed.
         fixed: bool [U], units that must stay though they could be removed; the rest of their group stays too.
+
+    Raises:
+        MaskError: scores or `fixed` are not of this kind.
     """
+    whole = (graph.units,)
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != whole or not bool(scores.isfinite().all()):
+        raise MaskError(
+            f"scores are {_kind(scores)}: it takes [{graph.units}], one finite score a unit.\n"
+            "  Make them from this graph: slimkit.selection.ranking.rank"
+        )
+    if fixed is not None and (not isinstance(fixed, Tensor) or fixed.dtype != torch.bool or fixed.shape != whole):
+        raise MaskError(
+            f"fixed is {_kind(fixed)}: it takes bool [{graph.units}], true where a unit must stay.\n"
+            "  Make it from this graph: slimkit.selection.choose.fixed_units"
+        )
     widths = widths.fitted(graph)
     units: list[Tensor] = []
     costs: list[Tensor] = []
@@ -171,6 +195,13 @@ def blocks(graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor | None = 
         ends=ends.tolist(),
         units=torch.cat(units)[torch.from_numpy(place_in_all)],
     )
+
+
+def _kind(given: object) -> str:
+    if not isinstance(given, Tensor):
+        return type(given).__name__
+    holes = "" if bool(given.isfinite().all()) else ", and hold what is no number"
+    return f"{str(given.dtype).removeprefix('torch.')} {list(given.shape)}{holes}"
 
 
 def without(graph: Graph, units: Tensor) -> Tensor:

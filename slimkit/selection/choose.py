@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from slimkit.channels import Graph
-from slimkit.errors import BudgetError, MaskError
+from slimkit.errors import BudgetError, MaskError, SpecError
 from slimkit.selection.budget import Widths, to_limit, to_ratio, within_reach
 from slimkit.selection.mask import Mask
 from slimkit.settings import Budget
@@ -29,13 +29,12 @@ def choose(
         fixed: bool [U], units that stay.
 
     Raises:
-        BudgetError: out of reach, or of a kind that has to be measured; MaskError: nothing to remove, or the scores do
-            not fit.
+        BudgetError: out of reach, or of a kind that has to be measured. SpecError: it is no budget. MaskError: nothing
+            to remove, or scores or `fixed` do not fit.
     """
-    if tuple(scores.shape) != (graph.units,) or not bool(scores.isfinite().all()):
-        raise MaskError(
-            f"scores are {list(scores.shape)}{'' if scores.isfinite().all() else ' and hold what is no number'}: "
-            f"it takes [{graph.units}], one finite score a unit.\n  Make them from this graph: slimkit.rank"
+    if not isinstance(budget, Budget):
+        raise SpecError(
+            f"budget is {budget!r}: it must say what of.\n  Give slimkit.settings.parse_budget({budget!r}, 'macs')"
         )
     widths = widths or Widths()
     if budget.kind == "ratio":

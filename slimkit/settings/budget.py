@@ -42,12 +42,23 @@ class Budget:
             bytes, ms or mJ.
         absolute: whether `value` is an amount.
         asked: as it was written.
+
+    Raises:
+        SpecError: there is no such kind, or the value is out of range.
     """
 
     kind: str
     value: float
     absolute: bool = False
     asked: str | float | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("ratio", *_UNITS):
+            raise SpecError(f"kind is {self.kind!r}: it must be one of ratio, {', '.join(_UNITS)}.")
+        ratio, most = self.kind == "ratio", math.inf if self.absolute else 1
+        if not (0 <= self.value < 1 if ratio else 0 < self.value <= most and self.value < math.inf):
+            span = "[0, 1)" if ratio else "(0, infinity)" if self.absolute else "(0, 1]"
+            raise SpecError(f"the budget of {self.kind} is {self.value}: it must be a number in {span}.")
 
 
 def parse_budget(given: str | float, kind: str) -> Budget:

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from slimkit import provenance
 from slimkit.channels import Graph, stays
 from slimkit.channels.written import Place, repeats, write
+from slimkit.errors import MaskError
 from slimkit.modules import copied, unwrapped
 from slimkit.selection.mask import Mask
 
@@ -25,6 +26,8 @@ def kept_indices(graph: Graph, mask: Mask) -> dict[str, dict[int, Tensor]]:
     Raises:
         MaskError: the mask does not belong to the graph, or empties a group.
     """
+    if not isinstance(mask, Mask):
+        raise MaskError(f"mask is {type(mask).__name__}, not a mask.\n  Give slimkit.Mask(keep), of bool [units]")
     mask.check_fits(graph)
     found: dict[str, dict[int, Tensor]] = {}
     known: dict[int, Tensor] = {}  # axes of the same channels share their units

@@ -42,6 +42,8 @@ def _misfit(outputs: Any, targets: Any, classes: int | None) -> str | None:
         return f"the network does not return one row of class scores per image, [N, classes], but {_named(outputs)}"
     if not isinstance(targets, Tensor) or targets.dim() != 1 or targets.is_floating_point():
         return f"a target must be one class number per image, whole numbers [N], but these are {_named(targets)}"
+    if len(targets) != len(outputs):
+        return f"there are {len(targets)} targets of {len(outputs)} outputs"
     if classes is not None and outputs.shape[1] != classes:
         return f"the data has {classes} classes, the network {outputs.shape[1]}"
     if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:

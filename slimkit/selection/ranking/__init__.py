@@ -45,10 +45,17 @@ def scores(name: str, model: nn.Module, graph: Graph, context: Context | None = 
 
     Raises:
         SpecError: the criterion is unknown, or needs data that was not given.
-        MaskError: the graph is of another network.
+        MaskError: the graph is of another network, or a weight is not finite.
     """
     graph.check_of(model)
-    return criterion(name).scores(unwrapped(model), graph, context or Context())
+    inner = unwrapped(model)
+    for path, parameter in inner.named_parameters():
+        if path in graph.by_tensor and (parameter.is_meta or not bool(parameter.isfinite().all())):
+            raise MaskError(
+                f"{path} is not finite: channels cannot be ranked by it.\n"
+                "  Its training has diverged, or it was never loaded: give a network with weights"
+            )
+    return criterion(name).scores(inner, graph, context or Context())
 
 
 def rank(name: str, model: nn.Module, graph: Graph, scope: str = "group", context: Context | None = None) -> Tensor:
