@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from slimkit.errors import CheckpointError, EngineError
+from slimkit.errors import CheckpointError, EngineError, SpecError
 from slimkit.export import export_onnx
 from slimkit.measure import engines, latency
 from slimkit.measure.engines import Port, Runner, open_runner
@@ -131,6 +131,27 @@ def test_a_fixed_batch_stays_and_a_free_size_must_be_given(tmp_path):
             dim.dim_value = size
     onnx.save(proto, tmp_path / "fixed.onnx")
     assert measure([tmp_path / "fixed.onnx"], seconds=0.01, batch=2)[0].batch == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "why"),
+    [
+        ({"batch": 0}, SpecError, "batch is 0"),
+        ({"threads": 0}, SpecError, "threads is 0"),
+        ({"threads": "2"}, SpecError, "threads is '2'"),
+        ({"seconds": -1.0}, SpecError, "seconds is -1"),
+        ({"seconds": float("nan")}, SpecError, "seconds is nan"),
+        ({"input_shape": (3, 17, 17)}, EngineError, r"input_shape is \(3, 17, 17\).*takes \(3, 32, 32\)"),
+        ({"input_shape": (4, 32, 32)}, EngineError, r"input_shape is \(4, 32, 32\)"),
+        ({"input_shape": (3, 32)}, EngineError, r"input_shape is \(3, 32\)"),
+        ({"input_shape": {"input": (3, 16, 16)}}, EngineError, r"input_shape is \(3, 16, 16\)"),
+        ({"paths": []}, SpecError, "nothing to time"),
+    ],
+)
+def test_nothing_is_timed_otherwise_than_asked(files, given, error, why):
+    with pytest.raises(error, match=why):
+        measure(**{"paths": files[:1], "seconds": 0.01, **given})
+    assert measure(files[:1], (3, 32, 32), seconds=0.01)[0].batch == 1
 
 
 def test_the_time_of_every_layer_is_found(files):

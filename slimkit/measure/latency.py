@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from slimkit import results
-from slimkit.errors import EngineError
+from slimkit.errors import EngineError, SpecError
 from slimkit.measure.engines import Array, Port, Runner, open_runner
 from slimkit.measure.environment import cpu_name
 from slimkit.measure.power import processor_meters
 from slimkit.progress import quiet
+from slimkit.settings.checks import number, whole
 from slimkit.settings.data import Shapes
 
 WARM_UPS = 5
@@ -111,8 +112,14 @@ def measure(
 
     Raises:
         CheckpointError: a file is missing or damaged.
-        EngineError: the engine is missing, or the input shape cannot be told.
+        EngineError: the engine is missing, or the input shape cannot be told, or is not the one of the file.
+        SpecError: there is no file, or a number is out of range.
     """
+    if not paths:
+        raise SpecError("paths are none: there is nothing to time.\n  Give ONNX files")
+    for name, count in (("threads", threads), ("batch", batch)):
+        whole(1)(name, count)
+    number(0)("seconds", seconds)
     runners = [open_runner(path, engine, threads) for path in paths]
     images = [random_batch(p, runner, input_shape, batch) for p, runner in zip(paths, runners, strict=True)]
     for runner, image in zip(runners, images, strict=True):
@@ -147,9 +154,11 @@ def random_batch(path: str | Path, runner: Runner, input_shape: Shapes | None, b
         batch: images, where the file leaves that free.
 
     Raises:
-        EngineError: the file leaves more free than the batch, and `input_shape` doesn't say it.
+        EngineError: the file leaves more free than the batch, and `input_shape` doesn't say it, or says something else.
     """
     generator = np.random.default_rng(0)
+    if len(runner.inputs) == 1 and input_shape is not None and not isinstance(input_shape, Mapping):
+        input_shape = {runner.inputs[0].name: input_shape}  # of several inputs one shape is that of those it fits
     return [_random(path, port, input_shape, batch, generator) for port in runner.inputs]
 
 
@@ -158,7 +167,15 @@ def _random(path: str | Path, port: Port, given: Shapes | None, batch: int, gene
         raise EngineError(f"{path}: its input is a single number.\n  Give a file that takes a tensor of images")
     shape = [port.shape[0] or batch, *port.shape[1:]]
     own = given.get(port.name) if isinstance(given, Mapping) else given
-    if own is not None and len(own) == len(shape) - 1:
+    fits = own is not None and len(own) == len(shape) - 1
+    if isinstance(given, Mapping) and own is not None:
+        fits = fits and all(size in (None, asked) for size, asked in zip(shape[1:], own, strict=True))
+        if not fits:
+            raise EngineError(
+                f"input_shape is {tuple(own)}: {path} takes {port.shape[1:]}, None where it is free.\n"
+                "  Leave it out, or give a file of that shape"
+            )
+    if own is not None and fits:
         shape = [shape[0], *(size or asked for size, asked in zip(shape[1:], own, strict=True))]
     if None in shape:
         raise EngineError(
