@@ -260,6 +260,25 @@ def test_networks_of_named_inputs_and_outputs_are_torchscript(
     assert used["outputs"] == ["output_0", "output_1"]
 
 
+class Nested(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 2, 3)
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        return {"a": self.a(x), "rest": [self.b(x), {"mean": self.b(x).mean((2, 3))}]}
+
+
+def test_outputs_in_a_nest_are_torchscript_one_by_one(tmp_path: Path) -> None:
+    net, images = Nested().eval(), torch.randn(3, 3, 8, 8)
+    source = Source(net, images[:1], ExportSpec(to=("torchscript",)))
+    path = tmp_path / "model.torchscript"
+    FORMATS["torchscript"].convert(source, path)
+    with unwarned(), torch.no_grad():
+        found, wanted = torch.jit.load(str(path))(images), net(images)
+    torch.testing.assert_close(found, (wanted["a"], wanted["rest"][0], wanted["rest"][1]["mean"]))
+
+
 def test_formats_do_not_touch_the_network_that_the_next_one_gets(tmp_path: Path, capsys: Any) -> None:
     words = ["export", str(CHECKPOINT), "--to", "torchscript,onnx,torchscript", "--fp16"]
     files = printed(capsys, *words, "--out", str(tmp_path / "out"))["files"]

@@ -179,10 +179,8 @@ def _roads(opset: int, fixed_batch: bool, free_size: bool) -> Iterator[tuple[boo
 def _refusal(model: nn.Module, error: Exception) -> EngineError:
     if isinstance(error, EngineError):
         return error
-    return EngineError(
-        f"{type(model).__name__} cannot be exported to ONNX: {line(error)}.\n"
-        "  Keep the network as the .safetensors file"
-    )
+    remedy = "Export model.float()" if dtype_of(model) == torch.float64 else "Keep the network as the .safetensors file"
+    return EngineError(f"{type(model).__name__} cannot be exported to ONNX: {line(error)}.\n  {remedy}")
 
 
 def _ends(proto: onnx.ModelProto) -> tuple[dict[str, tuple[usage.OpenShape, str]], list[str]]:

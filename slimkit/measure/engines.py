@@ -65,7 +65,8 @@ def open_runner(path: str | Path, engine: str = "onnxruntime", threads: int = 1)
     """
     require(engine)
     if not Path(path).is_file():
-        raise CheckpointError(f"{path}: no such file.\n  Give the path of an ONNX file")
+        there = "is no file" if Path(path).exists() else "no such file"
+        raise CheckpointError(f"{path}: {there}.\n  Give the path of an ONNX file")
     return ENGINES[engine](Path(path), threads)
 
 

@@ -58,12 +58,15 @@ class Source:
     def scripted(self, half: bool = False) -> Any:
         """Return the network as TorchScript, by tracing: of one argument a tensor of its example, in their order.
 
+        Outputs stay a tensor, several in a row, or by name; what is nested deeper becomes a tuple of all its tensors.
+
         `half`: it computes in 16-bit floats; what goes in and out stays float32.
         """
         network = self.network()
-        if half or not isinstance(self.example, Tensor):
-            network = _Called(network.half() if half else network, self.example, half)
         with quiet(), torch.no_grad():
+            plain = isinstance(self.example, Tensor) and isinstance(network(self.example), Tensor)
+            if half or not plain:
+                network = _Called(network.half() if half else network, self.example, half)
             return jit.trace(network, tuple(tensors(self.example)), check_trace=False, strict=False)
 
     def image(self, name: str) -> Tensor:
@@ -87,6 +90,10 @@ class _Called(nn.Module):
     def forward(self, *given: Tensor) -> Any:
         left = iter(given)
         returned = call(self.network, mapped(self.example, lambda _: self._as(torch.float16, next(left))))
+        row = isinstance(returned, (tuple, list))
+        members = returned.values() if isinstance(returned, dict) else returned if row else [returned]
+        if not all(isinstance(member, Tensor) for member in members):
+            returned = tuple(tensors(returned))
         return mapped(returned, partial(self._as, torch.float32))
 
     def _as(self, dtype: torch.dtype, tensor: Tensor) -> Tensor:
