@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 
 import torch
@@ -71,8 +71,11 @@ def plain_precision() -> Iterator[None]:
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
+    kinds = {CPU.type, pick_device("auto").type}
     try:
-        with torch.autocast(CPU.type, enabled=False), torch.autocast(pick_device("auto").type, enabled=False):
+        with ExitStack() as stack:
+            for kind in filter(torch.is_autocast_enabled, kinds):  # not every device knows autocast at all
+                stack.enter_context(torch.autocast(kind, enabled=False))
             yield
     finally:
         torch.set_default_dtype(before)
