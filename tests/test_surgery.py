@@ -242,6 +242,7 @@ def stages() -> dict[str, Any]:
         "losses on another shape": lambda: losses(net, graph, [splits["of two channels"]]),
         "statistics of a loader": lambda: reestimate(net, loader),
         "statistics that are no numbers": lambda: reestimate(net, Batches(splits["of NaN"], torch.zeros(16))),
+        "statistics of another shape": lambda: reestimate(net, Batches(splits["of two channels"], torch.zeros(16))),
         "a loader, judged by": lambda: evaluate(net, loader),
         "images of two channels, judged by": lambda: evaluate(
             net, Batches(splits["of two channels"], torch.zeros(16).long())

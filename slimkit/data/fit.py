@@ -10,7 +10,7 @@ from slimkit import provenance, tasks
 from slimkit.data.dataset import Dataset
 from slimkit.data.inputs import Inputs
 from slimkit.errors import DataError
-from slimkit.example import Example, call, describe, first, on
+from slimkit.example import Example, call, describe, first, on, tensors
 from slimkit.hardware import device_of
 
 
@@ -51,13 +51,28 @@ def check_runs(inputs: Inputs, model: nn.Module) -> None:
 
 
 def _outputs(name: str, inputs: Example, asked: Example, model: nn.Module) -> Any:
-    copied = copy.deepcopy(model).eval()
-    device = device_of(copied)
+    with torch.no_grad():
+        return called(copy.deepcopy(model).eval(), asked, inputs, name)
+
+
+def called(model: nn.Module, asked: Example, inputs: Example, name: str = "data") -> Any:
+    """Call a network, wherever it is, on inputs from anywhere.
+
+    Args:
+        asked: what it is called with.
+        inputs: those of them that the data gives, for the message.
+        name: of the data.
+
+    Raises:
+        DataError: it does not run on them.
+    """
     try:
-        with torch.no_grad():
-            return call(copied, on(device, asked))
+        return call(model, on(device_of(model), asked))
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
+        kinds = " and ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors(inputs)}))
         raise DataError(
-            f"{name}: the network does not run on its inputs of shape {describe(inputs)}: "
-            f"{str(error).splitlines()[0]}.\n  Give the data the network was trained for"
+            f"{name}: the network does not run on its inputs of shape {describe(inputs)}, {kinds}: "
+            f"{(str(error).splitlines() or ['no message'])[0]}.\n  Give the data the network was trained for"
         ) from error

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from slimkit.data.fit import called
 from slimkit.errors import DataError
-from slimkit.example import Example, call, describe, first, named, on, tensors
-from slimkit.hardware import device_of, on_device
+from slimkit.example import Example, describe, first, named, on
+from slimkit.hardware import on_device
 from slimkit.measure.engines import Runner, open_runner
 from slimkit.modules import evaluating
 from slimkit.tasks import CLASSIFICATION, Measurement, Task
@@ -64,17 +65,7 @@ def evaluate(
 
 
 def _called(model: nn.Module, inputs: Example) -> Any:
-    """Call a network on inputs that may be elsewhere."""
-    try:
-        return call(model, on(device_of(model), inputs))
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        kinds = " and ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors(inputs)}))
-        raise DataError(
-            f"the network does not run on inputs of shape {describe(inputs)}, {kinds}: {str(error).splitlines()[0]}.\n"
-            "  Give the data the network was trained for"
-        ) from error
+    return called(model, inputs, inputs)
 
 
 def _run(runner: Runner, inputs: Example) -> list[torch.Tensor]:

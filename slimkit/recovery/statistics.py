@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit.data import Batches
+from slimkit.data.fit import called
 from slimkit.errors import DataError
-from slimkit.example import call, on
-from slimkit.hardware import device_of, on_device
+from slimkit.hardware import on_device
 from slimkit.modules import evaluating
 
 
@@ -35,7 +35,7 @@ def reestimate(
         device: where they are run; None: where the network is.
 
     Raises:
-        DataError: the statistics are not finite, or the split is none.
+        DataError: the statistics are not finite, the network does not run on the inputs, or the split is none.
     """
     if not hasattr(split, "batches"):
         raise DataError(
@@ -47,7 +47,7 @@ def reestimate(
         return
     with evaluating(twin), _measuring(norms), torch.no_grad():
         for inputs, _ in islice(split.batches(batch_size, seed=seed), batches):
-            call(twin, on(device_of(twin), inputs))
+            called(twin, inputs, inputs)
         if not all(bool(buffer.isfinite().all()) for norm in norms for buffer in norm.buffers()):
             raise DataError("statistics would not be finite.\n  Give inputs without NaN, and weights without")
     for norm, found in zip(kept, norms, strict=True):
