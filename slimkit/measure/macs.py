@@ -2,7 +2,8 @@
 
 One MAC is two FLOPs. Counted are convolutions (also transposed ones), linear layers, matrix products and those
 of attention, by the formulas of `torch.utils.flop_counter`; not counted are biases, BatchNorm, activations,
-pooling and interpolation.
+pooling and interpolation, nor what it has no formula of: deformable convolutions, bilinear layers, products of a matrix
+with a vector. Budgets count the same.
 """
 
 from __future__ import annotations
