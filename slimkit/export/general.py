@@ -142,7 +142,10 @@ def _rename_outputs(proto: onnx.ModelProto) -> None:
     new = dict(zip(old, output_names(len(old)), strict=True))
     for output in proto.graph.output:
         output.name = new[output.name]
-    _rename(proto, new)
+    given = {entry.name for entry in proto.graph.input}
+    for node in proto.graph.node:  # the exporter may call an output that is an input by the input's name
+        node.output[:] = [new[name] if name in given else name for name in node.output]
+    _rename(proto, {name: output for name, output in new.items() if name not in given})
 
 
 def _rename(proto: onnx.ModelProto, new: Mapping[str, str]) -> None:
