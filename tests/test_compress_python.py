@@ -17,7 +17,15 @@ from torch.utils.data import DataLoader, TensorDataset
 import slimkit
 from slimkit import zoo
 from slimkit.data import open as open_data
-from slimkit.errors import ArchitectureError, DataError, OutOfReachError, SlimkitError, SpecError, TrainingError
+from slimkit.errors import (
+    ArchitectureError,
+    DataError,
+    OutOfReachError,
+    ProofError,
+    SlimkitError,
+    SpecError,
+    TrainingError,
+)
 from slimkit.measure import latency
 from slimkit.measure.quality import quality
 
@@ -458,6 +466,15 @@ def test_a_network_that_was_changed_since_it_was_loaded_is_the_one_that_is_cut(
     with torch.no_grad():
         again = slimkit.load(tmp_path / "out" / "model.pt2")(x)
         torch.testing.assert_close(again, result.model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_that_gives_another_network_back_is_a_fault_of_ours(
+    resnet: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slimkit.models.load_slim", lambda *_, **__: copy.deepcopy(resnet))  # not the small one
+    with pytest.raises(ProofError, match="(?s)against its file, read again.*report"):
+        slimkit.compress(resnet, DIGIT, 0.5, out=tmp_path / "out", recover=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_evaluate_does_to_a_network_it_does_to_a_copy(resnet: nn.Module) -> None:

@@ -248,6 +248,14 @@ def test_layers_that_were_changed_since_the_network_was_made_cannot_be_saved_by_
     assert not list(tmp_path.iterdir())
 
 
+def test_what_builds_nothing_is_not_saved_and_not_believed(tmp_path):
+    network = narrowed()
+    provenance.attach(network, dataclasses.replace(provenance.of(network), arguments={"no_such": 1}))
+    with pytest.raises(ArchitectureError, match="no more those that zoo:resnet8 builds"):
+        models.save(network, tmp_path / "slim")
+    assert provenance.of(models.as_network(network).model).arch == "exported"
+
+
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda network: torch.compile(network, backend="eager")])
 def test_what_is_inside_a_wrapper_is_saved(wrap, tmp_path):
     network = narrowed()

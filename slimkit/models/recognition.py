@@ -49,11 +49,14 @@ def current(model: nn.Module, known: Provenance) -> Provenance | None:
     reference = parse(known.arch)
     if reference.source not in _PUBLIC:
         return known
-    changed = _changed(model, _rebuilt(reference, known))
-    if not changed:
-        return None if changed is None else known
-    noted = replace(known, attributes=_merged(known.attributes, changed))
-    return None if _changed(model, _rebuilt(reference, noted)) else noted
+    try:
+        changed = _changed(model, _rebuilt(reference, known))
+        if not changed:
+            return None if changed is None else known
+        noted = replace(known, attributes=_merged(known.attributes, changed))
+        return noted if _changed(model, _rebuilt(reference, noted)) == {} else None
+    except ArchitectureError:  # what was noted builds nothing
+        return None
 
 
 def _rebuilt(reference: Reference, known: Provenance) -> nn.Module:
