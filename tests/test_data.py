@@ -4,6 +4,7 @@ import gzip
 import pickle
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,13 @@ def write_pictures(root: Path, parts: list[str], classes: tuple[str, ...] = ("ca
             for number in range(10):
                 pixels = np.full((12, 16, 3), 100 * label + number, np.uint8)
                 Image.fromarray(pixels).save(root / part / name / f"{number}.png")
+
+
+@pytest.mark.parametrize("name", ["digits", "folder:photos", "own.py:make"])
+@pytest.mark.parametrize("opener", [data.open, data.open_inputs])
+def test_a_folder_in_which_nothing_is_looked_for_is_refused(name: str, opener: Callable[..., object]) -> None:
+    with pytest.raises(DataError, match=r"data_root is 'elsewhere'.*not looked for there"):
+        opener(name, root="elsewhere")
 
 
 def test_every_image_comes_once_in_an_order_of_seed_and_epoch() -> None:

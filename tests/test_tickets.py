@@ -281,6 +281,8 @@ def test_messages():
         _ = EarlyBird(graph).mask
     with pytest.raises(SpecError, match="rule is 'sometimes': it must be one of consecutive, window"):
         EarlyBird(graph, rule="sometimes")
+    with pytest.raises(SpecError, match="rule is 5: it must be the name of a rule"):
+        EarlyBird(graph, rule=5)
     with pytest.raises(SpecError, match=r"threshold of the draw rule is 2: out of range"):
         Rule(threshold=2)
     for wrong, words in (

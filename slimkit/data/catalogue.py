@@ -27,6 +27,7 @@ NAMES: dict[str, Callable[[Path | None, int], Dataset]] = {
     "cifar10": cifar10,
     "cifar100": cifar100,
 }
+_IN_FOLDERS = ("fashion-mnist", "cifar10", "cifar100")  # that a root is for
 _FOLDER = "folder:"
 _OF_TASK = {SEGMENTATION.name: mask_folder, DETECTION.name: box_folder}  # folders that are not of classes
 
@@ -52,8 +53,9 @@ def open(
             reading says otherwise.
 
     Raises:
-        DataError: unknown name; files missing or damaged; the reading does not suit the data.
+        DataError: unknown name; files missing or damaged; the reading does not suit the data, or a root does not.
     """
+    _refuse_root(root, name)
     if name.startswith(_FOLDER):
         opener = _OF_TASK.get(task.name, folder) if task else folder
         opened = opener(_path(name), seed, reading, own)
@@ -93,6 +95,7 @@ def open_inputs(
     Raises:
         DataError: as `open` does.
     """
+    _refuse_root(root, name)
     if name.startswith(_FOLDER):
         return photos(_path(name), reading, own)
     if name not in NAMES and ":" in name:
@@ -124,6 +127,15 @@ def as_inputs(anything: object) -> Inputs:
 
 def _path(name: str) -> Path:
     return Path(name.removeprefix(_FOLDER)).expanduser()
+
+
+def _refuse_root(root: str | Path | None, name: str) -> None:
+    """Refuse a folder in which nothing would be looked for."""
+    if root is not None and name not in _IN_FOLDERS:
+        raise DataError(
+            f"data_root is {str(root)!r}: {name!r} is not looked for there, only {', '.join(_IN_FOLDERS)} are.\n"
+            "  Leave `data_root` out"
+        )
 
 
 def _refuse(reading: Reading | None, name: str, dataset: Dataset) -> None:

@@ -12,7 +12,7 @@ from slimkit.errors import EngineError
 
 
 def digits(root: Path | None, seed: int) -> Dataset:
-    """Open the digits; a fifth is the test split, for every seed the same. `root` is not needed.
+    """Open the digits; a fifth is the test split, for every seed the same. It has no `root`: the package has them.
 
     Raises:
         EngineError: scikit-learn is not installed.

@@ -104,6 +104,8 @@ class EarlyBird:
         for name, value, low in (("cap", cap, False), *(("ratio", r, True) for r in (ratio, *watch))):
             if not isinstance(value, (int, float)) or not (0 < value < 1 or (low and value == 0)):
                 raise SpecError(f"{name} is {value!r}: it must be in {'[' if low else '('}0, 1).")
+        if not isinstance(rule, (str, Rule)):
+            raise SpecError(f"rule is {rule!r}: it must be the name of a rule, or a slimkit.methods.settled.Rule.")
         check_ranked(graph, ranking)
         self.graph, self.ratio = graph, ratio
         self.rule = Rule(rule) if isinstance(rule, str) else rule

@@ -154,10 +154,10 @@ def paced(recipe: Recipe) -> Recipe:
 
 
 def without_teacher(model: nn.Module, spec: CompressSpec, trained: Recovery | None) -> tuple[str, ...]:
-    """Say that a retraining had no teacher though one was asked for."""
+    """Say that a retraining had no teacher, where networks of other tasks have one."""
     if not isinstance(model, Heads) or not spec.distill or trained is None or trained.by == "own":
         return ()
-    return ("The detector was retrained by its own losses: `distill` is of no use to it, the original is no teacher.",)
+    return ("The detector was retrained by its own losses, without the original as its teacher.",)
 
 
 def inputs_of(model: nn.Module, given: Any) -> Any:
