@@ -230,6 +230,31 @@ def test_evaluate_measures_a_file_again(slim, data, capsys):
     assert "crop is 0.5: a network of Ultralytics" in capsys.readouterr().err
 
 
+def test_its_onnx_file_is_measured_as_well_and_plain_ultralytics_takes_it(slim, data, capsys):
+    capsys.readouterr()
+    assert main(["evaluate", str(slim / "model.onnx"), "--data", str(data), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["accuracy"]
+    before = json.loads((slim / "report.json").read_text())["after"]["accuracy"]
+    assert found["metric"] == "mAP50-95" and found["validation_images"] == 12
+    assert found["validation"] == pytest.approx(before["validation"], abs=0.01)
+
+    engine = ultralytics.YOLO(slim / "model.onnx", task="detect")
+    (seen,) = engine.predict(torch.rand(1, 3, SIDE, SIDE), imgsz=SIDE, verbose=False, conf=0.001)
+    assert seen.names == ultralytics.YOLO(slim / "model.pt").names and len(seen.boxes)
+
+
+def test_what_is_exported_for_engines_is_decoded(slim, tmp_path):
+    from slimkit.measure.engines import open_runner
+
+    out = tmp_path / "out"
+    assert main(["export", str(slim / "model.pt"), "--to", "onnx,torchscript", "--out", str(out)]) == 0
+    x = torch.rand(3, 3, SIDE, SIDE)
+    expected = Deployed(models.load(slim / "model.pt").model.net).eval()(x)
+    (found,) = open_runner(out / "model.onnx").run(x.numpy())
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-3, atol=1e-3)
+    assert ultralytics.YOLO(out / "model.onnx", task="detect").names == ultralytics.YOLO(slim / "model.pt").names
+
+
 def refused(capsys, *words: object) -> str:
     assert main(["compress", *map(str, words)]) == 2
     said = capsys.readouterr()

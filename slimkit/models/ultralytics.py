@@ -91,12 +91,23 @@ class Deployed(nn.Module):
         return (decoded, found["proto"]) if "proto" in found else decoded
 
 
-def against_one(model: Deployed, found: Any) -> Any:
-    """Return what a network gave with 1 added to the scores of its boxes.
+def deployed(model: nn.Module) -> nn.Module:
+    """Return a network as its files for engines compute it: itself, unless it is one of Ultralytics."""
+    if not isinstance(model, Maps):
+        return model
+    found = Deployed(model.net).eval()
+    provenance.attach(found, provenance.of(model))
+    return found
+
+
+def against_one(model: nn.Module, found: Any) -> Any:
+    """Return what a network gave, if it is a `Deployed` one with 1 added to the scores of its boxes.
 
     A score is a share: 1e-7 is nothing, also where all scores of a class are below that, as they are on noise; ONNX
     Runtime's sigmoid is off by that much. So they are to be held against 1, and not against their own spread.
     """
+    if not isinstance(model, Deployed):
+        return found
     classes = getattr(_head(model.net), "nc", 0) if hasattr(_head(model.net), "cv2") else 0
     first, *others = tensors(found)
     lifted = first.clone()
@@ -267,6 +278,33 @@ def save(model: Maps, path: Path, example: Example | None = None) -> None:
         "slimkit": __version__,
     }
     torch.save(checkpoint, path)
+
+
+def told_in_onnx(model: nn.Module, example: Example, free_size: bool) -> dict[str, str]:
+    """Return what Ultralytics reads in an ONNX file, by which `YOLO("model.onnx")` knows how to run and judge it.
+
+    Args:
+        model: as the file computes it; what is no `Deployed` has nothing to tell.
+        example: images [N, C, H, W] of the size that the file takes.
+        free_size: whether it takes others too.
+    """
+    if not (isinstance(model, Deployed) and isinstance(example, Tensor)):
+        return {}
+    net: Any = model.net
+    channels, height, width = map(int, example.shape[1:])
+    words: dict[str, Any] = {
+        "task": task_of(net),
+        "names": dict(net.names),
+        "stride": int(max(net.stride)),
+        "imgsz": [height, width],
+        "batch": 1,
+        "channels": channels,
+        "end2end": False,
+        "args": {"dynamic": free_size, "nms": False},
+    }
+    if shape := getattr(_head(net), "kpt_shape", None):
+        words["kpt_shape"] = list(shape)
+    return {name: str(value) for name, value in words.items()}
 
 
 def _is_narrowed(net: Any) -> bool:

@@ -22,6 +22,7 @@ from slimkit.runs.pixels import pixels
 from slimkit.runs.start import data_of, task
 from slimkit.settings import EvaluateSpec
 from slimkit.tasks import DETECTION
+from slimkit.training.ultralytics import TASKS
 from slimkit.usage import Usage
 
 
@@ -41,10 +42,10 @@ def evaluate_model(path: Path, spec: EvaluateSpec, progress: Progress = quiet) -
         found = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
         network, known = found.model, provenance.of(found.model)
         assumed = found.assumptions if spec.input_shape is None else found.said
-        if isinstance(network, Maps):
-            progress("measuring", None)
-            right = yolo.evaluated(network, spec)
-            return Evaluation(slimkit=__version__, model=str(path), data=spec.data, accuracy=right, assumptions=assumed)
+    if isinstance(network, Maps) or (isinstance(network, Path) and known.use.task in TASKS):
+        progress("measuring", None)
+        right = yolo.evaluated(network, known, spec)
+        return Evaluation(slimkit=__version__, model=str(path), data=spec.data, accuracy=right, assumptions=assumed)
     if isinstance(network, Path) and known.use.task == DETECTION.name:
         network = detection.by_engine(path, spec)
     if embedded and spec.mean:

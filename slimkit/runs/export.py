@@ -15,6 +15,7 @@ from slimkit.export.formats import FORMATS, Format, Source
 from slimkit.export.formats.source import Compute
 from slimkit.export.pixels import as_pixels, normalisation_of
 from slimkit.measure.engines import open_runner
+from slimkit.models.ultralytics import against_one, deployed, told_in_onnx
 from slimkit.progress import Progress, quiet
 from slimkit.results import ExportedFile, Exports
 from slimkit.runs.folder import output
@@ -46,7 +47,8 @@ def export_model(path: Path, spec: ExportSpec, out: Path | None, force: bool, pr
     network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
     example = example_for(network.model, spec)
     check_files(spec, network.model, example)
-    source = Source(network.model, example, spec, spec.fp16)
+    model = deployed(network.model)
+    source = Source(model, example, spec, spec.fp16, told_in_onnx(model, example, spec.free_size))
     tolerance = _HALF if spec.fp16 else proof.TOLERANCE
     with output.claim(out or Path(f"{path.stem}-export"), force, [path]) as work:
         files = []
@@ -62,7 +64,7 @@ def export_model(path: Path, spec: ExportSpec, out: Path | None, force: bool, pr
             usage=described(
                 provenance.of(network.model),
                 {name: _taken(tensor, spec.free_size) for name, tensor in named(example).items()},
-                _given(network.model, example),
+                _given(model, example),
                 embedded=spec.embed_normalisation,
                 batch=batches.pop() if len(batches) == 1 else None,
             ),
@@ -141,4 +143,5 @@ def _error(source: Source, run: Compute) -> float:
     given = images
     if source.spec.embed_normalisation and isinstance(images, Tensor):
         given = as_pixels(images, normalisation_of(source.model, images))
-    return proof.relative_error(tensors(expected), run(tensors(given)))
+    found = run(tensors(given))
+    return proof.relative_error(against_one(source.model, tensors(expected)), against_one(source.model, found))

@@ -1,7 +1,8 @@
 """What a run of `compress` does with a network of Ultralytics: its own data sets, trainer, losses and metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -74,25 +75,30 @@ def of_data(network: Network, spec: CompressSpec, progress: Progress) -> Made | 
     return Made(replace(calibration, name=f"{spec.data}, train"), judge, retrain if spec.epochs else None)
 
 
-def evaluated(model: Maps, spec: EvaluateSpec) -> Accuracy:
-    """Return how good a network of Ultralytics is on one of its data sets.
+def evaluated(network: Maps | Path, known: provenance.Provenance, spec: EvaluateSpec) -> Accuracy:
+    """Return how good a network of Ultralytics, or the ONNX file of one, is on one of its data sets.
+
+    Args:
+        network: to be judged.
+        known: of it: its task, and the size of its images.
+        spec: names the data.
 
     Raises:
         SpecError: a setting does not apply to its networks.
         DataError: the data set cannot be used.
     """
     _refuse(spec, _DATA)
-    known = provenance.of(model).input_shape
-    asked = tuple(map(int, spec.input_shape.split(","))) if spec.input_shape else known
-    assert asked is not None
-    return _judge(Workshop(spec.data, task_of(model.net), max(asked[1:]), _BATCH))(model)
+    asked = tuple(map(int, spec.input_shape.split(","))) if spec.input_shape else known.input_shape
+    side = max(asked[1:]) if asked else None
+    assert known.use.task is not None and side is not None
+    return _judge(Workshop(spec.data, known.use.task, side, _BATCH))(network)
 
 
-def _judge(workshop: Workshop) -> Judge:
+def _judge(workshop: Workshop) -> Callable[[nn.Module | Path], Accuracy]:
     """Return what measures a network on the validation split, and on test where the data set has one."""
     splits = ["val", *(["test"] if workshop.check().get("test") else [])]
 
-    def judge(model: nn.Module) -> Accuracy:
+    def judge(model: nn.Module | Path) -> Accuracy:
         found = {split: workshop.judge(model, split) for split in splits}
         last = found[splits[-1]]
         on_validation, on_test = found["val"][workshop.metric], last[workshop.metric] if "test" in found else None

@@ -36,6 +36,7 @@ _METRICS = {
     "pose": ("mAP50-95(P)", "pose mAP50-95", "tp_p"),
     "classify": ("accuracy_top1", "accuracy", ""),
 }
+TASKS = frozenset(_METRICS)
 # What a checkpoint's own training says of how its pictures are varied and its losses weighed; the pace is the run's.
 _RECIPE = (
     "hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr", "bgr",
@@ -172,13 +173,16 @@ class Workshop:
                 return _Images(ClassificationDataset(str(found["train"]), settings, augment=False))
             return _Images(build_yolo_dataset(settings, found["train"], self.batch, found, mode="val", rect=False))
 
-    def judge(self, model: nn.Module, split: str = "val") -> dict[str, Measurement]:
+    def judge(self, model: nn.Module | Path, split: str = "val") -> dict[str, Measurement]:
         """Return every metric of the validator on a split, by name, the one that decides first.
+
+        Args:
+            model: a network, or its ONNX file.
+            split: of the data set.
 
         Raises:
             DataError: the validator cannot use the data.
         """
-        assert isinstance(model, Maps)
         key, name, counted = _METRICS[self.task]
         boxes: dict[str, list[Any]] = {}
         ran: list[Any] = []
@@ -186,7 +190,7 @@ class Workshop:
         def remember(validator: Any) -> None:
             boxes.update({name: list(rows) for name, rows in getattr(validator.metrics, "stats", {}).items()})
 
-        with _opened(model) as (yolo, folder):
+        with _opened(model, self.task) as (yolo, folder):
             yolo.add_callback("on_val_batch_end", remember)
             yolo.add_callback("on_val_end", ran.append)
             _ran(
@@ -228,7 +232,7 @@ class Workshop:
             )
             progress(f"retraining with Ultralytics, epoch {number} of {epochs}", number / epochs)
 
-        with _opened(model) as (yolo, folder):
+        with _opened(model, self.task) as (yolo, folder):
             yolo.add_callback("on_pretrain_routine_start", keep_widths)
             yolo.add_callback("on_fit_epoch_end", keep)
             _ran(
@@ -273,14 +277,16 @@ def _recipe(net: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _opened(model: Maps) -> Iterator[tuple[Any, Path]]:
-    """Give a network as a YOLO of Ultralytics, and a folder for what it writes."""
+def _opened(model: nn.Module | Path, task: str) -> Iterator[tuple[Any, Path]]:
+    """Give a network, or its file, as a YOLO of Ultralytics, and a folder for what it writes."""
     from ultralytics import YOLO
 
     with tempfile.TemporaryDirectory(prefix="slimkit-") as folder, _silent():
-        path = Path(folder, "network.pt")
-        networks.save(model, path)
-        yield YOLO(str(path), task=networks.task_of(model.net)), Path(folder)
+        path = model if isinstance(model, Path) else Path(folder, "network.pt")
+        if not isinstance(model, Path):
+            assert isinstance(model, Maps)
+            networks.save(model, path)
+        yield YOLO(str(path), task=task), Path(folder)
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,19 +33,21 @@ class Source:
         example: what it is called with, normalised, one image.
         spec: how files are to be.
         half: weights, and where the engine does so arithmetic, in 16-bit floats.
+        metadata: what an ONNX file says of the network beside how it is used.
     """
 
     model: nn.Module
     example: Example
     spec: OnnxSpec
     half: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def onnx(self, path: Path) -> int | None:
         """Write the ONNX file that others are made of; return the batch that it is bound to, None where it is free."""
         spec = self.spec
         return export_onnx(
-            self.model, path, self.example, opset=spec.opset, fixed_batch=spec.fixed_batch, free_size=spec.free_size,
-            embed_normalisation=spec.embed_normalisation,
+            self.model, path, self.example, dict(self.metadata), opset=spec.opset, fixed_batch=spec.fixed_batch,
+            free_size=spec.free_size, embed_normalisation=spec.embed_normalisation,
         ).batch  # fmt: skip
 
     def network(self) -> nn.Module:

@@ -21,7 +21,7 @@ from slimkit.measure.engines import onnxruntime_session
 from slimkit.measure.stages import Stages
 from slimkit.models import detectors
 from slimkit.models.reference import EXPORTED, parse
-from slimkit.models.ultralytics import Deployed, Maps, against_one
+from slimkit.models.ultralytics import Maps, against_one, deployed, told_in_onnx
 from slimkit.report import page, verdict
 from slimkit.results import Proof, Report, report_file
 from slimkit.settings import RunSpec, Settings, to_toml
@@ -117,8 +117,7 @@ def write_model(delivery: Delivery, inputs: Sequence[Example], slimmed: Slimmed,
             unsaved = wrong
             failed.append(_missing("slim", wrong))
     error, used = None, described(provenance.of(model))
-    if isinstance(model, Maps) and isinstance(dense, Maps):
-        model, dense = _deployed(model), _deployed(dense)
+    model, dense = deployed(model), deployed(dense)
     if spec.onnx:
         try:
             error, used, said = _write_onnx(model, example, work / ONNX, inputs, spec)
@@ -142,13 +141,6 @@ def write_model(delivery: Delivery, inputs: Sequence[Example], slimmed: Slimmed,
     return Written(proven, used, failed)
 
 
-def _deployed(model: Maps) -> Deployed:
-    """Return a network of Ultralytics as its ONNX file computes it."""
-    found = Deployed(model.net).eval()
-    provenance.attach(found, provenance.of(model))
-    return found
-
-
 def _missing(kind: str, error: SlimkitError) -> str:
     """Say in two lines which file there is not, why, and what to do."""
     return f"No {kind} file: " + "\n".join(str(error).splitlines()[:2])
@@ -156,7 +148,8 @@ def _missing(kind: str, error: SlimkitError) -> str:
 
 def export_network(model: nn.Module, path: Path, example: Example, spec: FileSpec) -> Exported:
     """Write a network as ONNX as the settings say, with what is known of its architecture."""
-    return export.export_onnx(model, path, example, {"arch": str(provenance.of(model).arch)}, **_ways(spec))
+    said = {"arch": str(provenance.of(model).arch), **told_in_onnx(model, example, spec.free_size)}
+    return export.export_onnx(model, path, example, said, **_ways(spec))
 
 
 def _ways(spec: FileSpec) -> dict[str, Any]:
@@ -176,8 +169,7 @@ def _write_onnx(
     scale = normalisation_of(model, example) if spec.embed_normalisation else None
     given = inputs if scale is None else [mapped(one, partial(as_pixels, normalisation=scale)) for one in inputs]
     found: Sequence[Any] = run_onnx(path, given)
-    if isinstance(model, Deployed):
-        expected, found = ([against_one(model, one) for one in some] for some in (expected, found))
+    expected, found = ([against_one(model, one) for one in some] for some in (expected, found))
     error = max(proof.relative_error(a, b) for a, b in zip(expected, found, strict=True))
     proof.require(error, "network against its ONNX file")
     said = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
