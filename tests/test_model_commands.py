@@ -288,9 +288,10 @@ def test_formats_do_not_touch_the_network_that_the_next_one_gets(tmp_path: Path,
 
 @pytest.mark.parametrize("name", [needs("tflite")])
 def test_tflite(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (whole,) = printed(capsys, "export", str(CHECKPOINT), "--to", name, "--out", str(tmp_path / "out"))["files"]
+    words = ["export", str(CHECKPOINT), "--to", name]
+    (whole,) = printed(capsys, *words, "--out", str(tmp_path / "out"))["files"]
     assert whole["error"] <= 1e-4
-    (half,) = printed(capsys, "export", str(CHECKPOINT), "--to", name, "--fp16", "--out", str(tmp_path / "half"))["files"]
+    (half,) = printed(capsys, *words, "--fp16", "--out", str(tmp_path / "half"))["files"]
     assert 0 < half["error"] <= 0.05 and half["bytes"] < 0.6 * whole["bytes"]
 
 
