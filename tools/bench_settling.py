@@ -1,10 +1,10 @@
 """When masks of early bird settle, and how far they then are from those of the end of the training.
 
-    python tools/bench_settling.py [--ratios 0.3 0.5 0.7] [--seeds 0 1] [--pulls 1]
+    python tools/bench_settling.py [--ratios 0.3 0.5 0.7] [--seeds 0 1] [--pulls 1] [--epochs 60]
     python tools/bench_settling.py --table
 
-VGG-8 of width 16, 10,000 Fashion-MNIST images of 14 x 14, 60 epochs, a tenth of the learning rate from epoch 30 on:
-what `studies/early-bird-60.toml` trains. Here nothing is cut: the dense network is trained to the end under the penalty
+VGG-8 of width 16, 10,000 Fashion-MNIST images of 14 x 14, 60 or 160 epochs, a tenth of the learning rate from half of
+them on: what `studies/early-bird-60.toml` and `studies/early-bird-160.toml` train. Here nothing is cut: the dense network is trained to the end under the penalty
 of early bird, and the masks of all its looks are kept. `--pulls` is times the penalty that early bird takes for a
 ratio; 0.15 is about what 2 over the whole schedule comes to.
 """
@@ -29,15 +29,15 @@ from slimkit.training.schedules import total
 EPOCHS, IMAGES, PIXELS = 60, 10_000, 14
 
 
-def trained(ratio: float, seed: int, pull: float) -> Row:
+def trained(ratio: float, seed: int, pull: float, epochs: int) -> Row:
     """Train to the end; return the epoch at which the mask had settled, and how far it is from the last one."""
     dataset = data.smaller(data.open("fashion-mnist"), IMAGES, PIXELS)
     torch.manual_seed(seed)
     net = zoo.vgg8(width=16, in_channels=1)
     graph = trace(net, torch.randn(1, 1, PIXELS, PIXELS))
-    recipe = training.Recipe(epochs=EPOCHS, schedule="step", seed=seed, precision="fp32", device="cpu")
+    recipe = training.Recipe(epochs=epochs, schedule="step", seed=seed, precision="fp32", device="cpu")
     steps = len(dataset.train) // recipe.batch_size
-    rates = recipe.learning_rate * total(recipe.rate_share, EPOCHS * steps, 0, pulled_by(EPOCHS * steps))
+    rates = recipe.learning_rate * total(recipe.rate_share, epochs * steps, 0, pulled_by(epochs * steps))
     strength = solve_strength(pull * pull_of(ratio), rates, recipe.momentum)
     every = steps // LOOKS
     bird = EarlyBird(graph, ratio, rule=Rule(interval=every / steps))
@@ -57,13 +57,13 @@ def trained(ratio: float, seed: int, pull: float) -> Row:
 
 def table(rows: list[Row]) -> str:
     """Return a markdown table, a row a ratio and pull, the seeds in order."""
-    lines = ["| ratio | times early bird's penalty | settled at epoch, of 60 | distance to the last mask |"]
-    lines += ["|" + " --- |" * 4]
-    for ratio, pull in sorted({(row["ratio"], row["pull"]) for row in rows}):
-        of = [row for row in rows if (row["ratio"], row["pull"]) == (ratio, pull)]
+    lines = ["| epochs | ratio | times early bird's penalty | settled at epoch | distance to the last mask |"]
+    lines += ["|" + " --- |" * 5]
+    for length, ratio, pull in sorted({(row["epochs"], row["ratio"], row["pull"]) for row in rows}):
+        of = [row for row in rows if (row["epochs"], row["ratio"], row["pull"]) == (length, ratio, pull)]
         epochs = ", ".join("never" if row["epoch"] is None else f"{row['epoch']:.1f}" for row in of)
         far = ", ".join("" if row["epoch"] is None else f"{row['to_final']:.2f}" for row in of)
-        lines.append(f"| {ratio:g} | {pull:g} | {epochs} | {far} |")
+        lines.append(f"| {length} | {ratio:g} | {pull:g} | {epochs} | {far} |")
     return "\n".join(lines)
 
 
@@ -72,15 +72,16 @@ def main() -> None:
     parser.add_argument("--ratios", nargs="+", type=float, default=[0.3, 0.5, 0.7])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--pulls", nargs="+", type=float, default=[1.0])
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--out", type=Path, default=Path("docs/results/data/bench_settling.jsonl"))
     parser.add_argument("--table", action="store_true", help="print what is there, measure nothing")
     given = parser.parse_args()
     torch.set_num_threads(1)
     cases = [(seed, ratio, pull) for seed in given.seeds for pull in given.pulls for ratio in given.ratios]
     for seed, ratio, pull in [] if given.table else cases:
-        about: Row = {"ratio": ratio, "seed": seed, "pull": pull}
+        about: Row = {"epochs": given.epochs, "ratio": ratio, "seed": seed, "pull": pull}
         if not any(about.items() <= row.items() for row in read(given.out)):
-            append(given.out, about | trained(ratio, seed, pull))
+            append(given.out, about | trained(ratio, seed, pull, given.epochs))
     print(table(read(given.out)))
 
 
