@@ -4,9 +4,9 @@
     python tools/bench_settling.py --table
 
 VGG-8 of width 16, 10,000 Fashion-MNIST images of 14 x 14, 60 or 160 epochs, a tenth of the learning rate from half of
-them on: what `studies/early-bird-60.toml` and `studies/early-bird-160.toml` train. Here nothing is cut: the dense network is trained to the end under the penalty
-of early bird, and the masks of all its looks are kept. `--pulls` is times the penalty that early bird takes for a
-ratio; 0.15 is about what 2 over the whole schedule comes to.
+them on: what `studies/early-bird-60.toml` and `studies/early-bird-160.toml` train. Here nothing is cut: the dense
+network is trained to the end under the penalty of early bird, and the masks of all its looks are kept. `--pulls` is
+times the penalty that early bird takes for a ratio; 0.15 is about what 2 over the whole schedule comes to.
 """
 
 import argparse
