@@ -1,14 +1,16 @@
 """Controls, ledger, rewinding, passes and emulated precision: against closed forms and toys."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from slimkit import zoo
+from slimkit import training, zoo
 from slimkit.channels import trace
 from slimkit.errors import BudgetError
-from slimkit.methods import rounds, scratch, snapshot
+from slimkit.methods import early_bird, rounds, scratch, snapshot
 from slimkit.results import ledger
 from slimkit.selection import exact
 from slimkit.selection.mask import Mask
@@ -34,6 +36,16 @@ def test_ledger_in_closed_form():
     assert book.dense == 3 * 100 * 600 and book.train_prune_retrain == 3 * 600 * 130
     assert ledger.break_even(1000, 3.0, 1.0) == 500
     assert ledger.break_even(1000, 1.0, 1.0) is None
+
+
+def test_a_long_schedule_does_not_weaken_the_pull_that_settles_a_mask():
+    recipe, steps = training.Recipe(epochs=60, schedule="step"), 100
+    rates = [recipe.learning_rate * recipe.rate_share(step, 6000) for step in range(600)]  # a tenth of the steps
+    strength = early_bird.strength_of(recipe, steps, 2.0)
+    assert strength * sum(rates) / (1 - recipe.momentum) == pytest.approx(2.0)
+    for epochs in (100, 160, 1000):
+        assert early_bird.strength_of(replace(recipe, epochs=epochs), steps, 2.0) == strength
+    assert early_bird.strength_of(recipe, steps, 0.0) == 0.0
 
 
 @pytest.mark.parametrize(("cap", "epochs"), [(None, 50), (2.0, 24), (10.0, 50)])

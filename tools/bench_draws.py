@@ -22,14 +22,12 @@ from rows import Row, append, read
 from slimkit import data, training, zoo
 from slimkit.channels import Graph, trace
 from slimkit.measure import quality
-from slimkit.methods.early_bird import pull_of, pulled_by
+from slimkit.methods.early_bird import pull_of, strength_of
 from slimkit.methods.observer import EarlyBird
 from slimkit.methods.shrink import lowered, on_cpu
 from slimkit.selection.mask import Mask, distance
 from slimkit.surgery.remove import remove
 from slimkit.training import Hook, Run, low_precision, penalise_gamma_
-from slimkit.training.penalty import solve_strength
-from slimkit.training.schedules import total
 
 RATIO, RETRAINED = 0.5, 30
 DRAWS = (2, 5, 10, 20, 30, 45, 60)
@@ -53,8 +51,7 @@ def searched(split: data.Split, graph: Graph, seed: int, learning_rate: float, p
         epochs=EPOCHS, learning_rate=learning_rate, schedule="step", seed=seed, precision="fp32", device="cpu"
     )
     steps = len(split) // recipe.batch_size
-    rates = recipe.learning_rate * total(recipe.rate_share, EPOCHS * steps, 0, pulled_by(EPOCHS * steps))
-    strength = solve_strength(pull_of(RATIO), rates, recipe.momentum)
+    strength = strength_of(recipe, steps, pull_of(RATIO))
     drawn: Drawn = {}
 
     def draw(run: Run) -> None:

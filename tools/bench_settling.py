@@ -17,14 +17,12 @@ from rows import Row, append, read
 
 from slimkit import data, training, zoo
 from slimkit.channels import trace
-from slimkit.methods.early_bird import pull_of, pulled_by
+from slimkit.methods.early_bird import pull_of, strength_of
 from slimkit.methods.looks import LOOKS
 from slimkit.methods.observer import EarlyBird
 from slimkit.methods.settled import Rule
 from slimkit.selection.mask import distance
 from slimkit.training import Hook, Run, penalise_gamma_
-from slimkit.training.penalty import solve_strength
-from slimkit.training.schedules import total
 
 EPOCHS, IMAGES, PIXELS = 60, 10_000, 14
 
@@ -37,8 +35,7 @@ def trained(ratio: float, seed: int, pull: float, epochs: int) -> Row:
     graph = trace(net, torch.randn(1, 1, PIXELS, PIXELS))
     recipe = training.Recipe(epochs=epochs, schedule="step", seed=seed, precision="fp32", device="cpu")
     steps = len(dataset.train) // recipe.batch_size
-    rates = recipe.learning_rate * total(recipe.rate_share, epochs * steps, 0, pulled_by(epochs * steps))
-    strength = solve_strength(pull * pull_of(ratio), rates, recipe.momentum)
+    strength = strength_of(recipe, steps, pull * pull_of(ratio))
     every = steps // LOOKS
     bird = EarlyBird(graph, ratio, rule=Rule(interval=every / steps))
 

@@ -34,12 +34,15 @@ from slimkit.methods.train import train
 from slimkit.results import Search
 from slimkit.settings import setting
 from slimkit.settings.checks import number, optional, whole
-from slimkit.training import Hook, Run
+from slimkit.training import Hook, Recipe, Run
+from slimkit.training.penalty import solve_strength
+from slimkit.training.schedules import total
 
-# The penalty reaches its S within a tenth of the steps, or so many. Spread over a whole long schedule it is too weak to
-# hold small gammas down, and masks never settle: on 60 epochs of 78 steps they moved by 0.1 to 0.2 an epoch until the
-# learning rate fell at epoch 30. Over far fewer steps it takes from a network what it has not learnt yet.
-_TENTH, _FEWEST = 0.1, 450
+# The penalty reaches its S within a tenth of the steps, or so many, of a schedule of so many epochs at the most. Spread
+# over a whole long schedule it is too weak to hold small gammas down, and masks never settle: on 60 epochs of 78 steps
+# they moved by 0.1 to 0.2 an epoch until the learning rate fell at epoch 30; on 160, a tenth of them, masks of 0.5 and
+# 0.7 had not settled at epoch 80. Over far fewer steps it takes from a network what it has not learnt yet.
+_TENTH, _FEWEST, _LONGEST = 0.1, 450, 60
 # Times p / (1 - p) for a ratio of p, within these bounds: the more channels are to go, the harder it has to pull.
 # On those 60 epochs masks of 0.5 settled at epoch 12 with one pull, of 0.7 at epoch 12 with 2.3 times as much; of 0.3
 # with half as much at epochs 11 to 22.
@@ -54,7 +57,8 @@ class EarlyBirdConfig(Watched, Penalised, StartSettings, SpendSettings, Lowered)
     penalty_total: float | None = setting(
         None,
         "S = lambda * sum(learning rate) / (1 - momentum) to reach in the first tenth of the steps, or the first "
-        f"{_FEWEST}; default: 2 for gamma, 1 for group, times p / (1 - p) for a ratio p above 0.5",
+        f"{_FEWEST}; more than {_LONGEST} epochs count as {_LONGEST}; default: 2 for gamma, 1 for group, times "
+        "p / (1 - p) for a ratio p above 0.5",
         optional(number(0)),
     )
     deadline: float | None = setting(
@@ -217,15 +221,25 @@ def pull_of(ratio: float, kind: str = "gamma") -> float:
     return TOTAL[kind] * min(max(ratio / (1 - ratio), _LEAST), _MOST)
 
 
-def pulled_by(steps: int) -> int:
-    """Return the step at which the penalty reaches its pull, of so many in the whole schedule."""
-    return min(steps, max(_FEWEST, round(_TENTH * steps)))
+def strength_of(recipe: Recipe, steps: int, wanted: float) -> float:
+    """Return the weight lambda of the penalty that pulls by S = `wanted` early enough for a mask to settle.
+
+    Args:
+        recipe: of the training.
+        steps: of an epoch.
+        wanted: S, at least 0.
+    """
+    budget = round(min(recipe.epochs, _LONGEST) * steps)
+    last = min(budget, max(_FEWEST, round(_TENTH * budget)))
+    rates = recipe.learning_rate * total(recipe.rate_share, budget, 0, last)
+    return solve_strength(wanted, rates, recipe.momentum) if wanted else 0.0
 
 
 def _penalty(job: Job, config: EarlyBirdConfig, ratio: float) -> Penalty:
-    if config.penalty_total is None and config.l1 is None:
-        config = replace(config, penalty_total=pull_of(ratio, config.penalty))
-    return penalty_of(job, config, config.penalty, last=pulled_by(round(job.steps * job.recipe.epochs)))
+    if config.l1 is None:
+        wanted = pull_of(ratio, config.penalty) if config.penalty_total is None else config.penalty_total
+        config = replace(config, penalty_total=None, l1=strength_of(job.recipe, job.steps, wanted))
+    return penalty_of(job, config, config.penalty)
 
 
 def _why_unsettled(shrinking: Shrinking) -> str:
