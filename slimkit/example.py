@@ -52,8 +52,8 @@ def batch_size(example: Example) -> int:
     Raises:
         TraceError: it holds no tensor with a batch dimension, or no image.
     """
-    found = tensors(example)
-    if not found or found[0].dim() == 0:
+    found = [tensor for tensor in tensors(example) if tensor.dim()]
+    if not found:
         raise TraceError(
             f"example_input is {type(example).__name__} without a tensor: nothing to trace.\n"
             "  Give a tensor [N, C, H, W], a tuple of arguments, or a dict of keyword arguments."

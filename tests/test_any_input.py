@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import slimkit
 from slimkit.cli import main
-from slimkit.errors import SpecError
+from slimkit.errors import SpecError, TraceError
 from slimkit.settings import CompressSpec
 
 NETS = """
@@ -131,3 +132,72 @@ def test_half_networks_come_back_half(dtype: torch.dtype) -> None:
     result = slimkit.compress(net, torch.randn(1, 2, 40).to(dtype), 0.5)
     assert {p.dtype for p in result.model.parameters()} == {dtype}
     assert result.report.proof.slim_vs_onnx is not None
+
+
+class Chosen(nn.Module):
+    """A network that runs `extra` for large images, and scales what it reads by a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.extra = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU())
+        self.last, self.out = nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor, scale: torch.Tensor | float = 1.0) -> torch.Tensor:
+        x = self.first(x) * scale
+        if x.shape[-1] > 20:
+            x = self.extra(x)
+        return self.out(self.last(x).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize(("size", "said"), [(8, True), (24, False)])
+def test_layers_that_the_example_does_not_run_are_named(size: int, said: bool) -> None:
+    found = slimkit.compress(Chosen(), torch.randn(1, 3, size, size), 0.5, recover=False)
+    assert (
+        any("The example does not run these layers: extra.0 (1 in all)" in text for text in found.report.warnings)
+        is said
+    )
+
+
+def test_a_single_number_among_the_inputs_stays_as_it_is(tmp_path: Path) -> None:
+    given = {"x": torch.randn(2, 3, 24, 24), "scale": torch.tensor(0.5)}
+    found = slimkit.compress(Chosen(), given, 0.5, out=tmp_path / "out")
+    assert found.report.after.latency_ms is not None and found.report.proof.slim_vs_onnx is not None
+    torch.testing.assert_close(slimkit.load(tmp_path / "out" / "model.pt2")(**given), found.model(**given))
+
+
+class Alternates(nn.Module):
+    """Another layer at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.out = nn.Conv2d(3, 16, 3), nn.Linear(16, 4)
+        self.one, self.two = nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3)
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        layer = self.one if self.calls % 2 else self.two
+        return self.out(layer(self.first(x).relu()).relu().mean((2, 3)))
+
+
+def test_a_network_that_runs_another_way_at_each_call_is_not_fitted() -> None:
+    with pytest.raises(TraceError, match=r"runs another way each time(?s:.*)`recover=False`"):
+        slimkit.compress(Alternates(), torch.randn(1, 3, 12, 12), 0.5, calibration=torch.randn(64, 3, 12, 12))
+
+
+def test_what_is_no_tensor_among_the_inputs_of_a_file_is_named(tmp_path: Path) -> None:
+    example = {"x": torch.randn(1, 3, 24, 24), "scale": None}
+    found = slimkit.compress(Optional(), example, 0.5, recover=False, out=tmp_path / "out")
+    assert any(text.startswith("No slim file: ") and "takes None beside" in text for text in found.report.warnings)
+
+
+class Optional(nn.Module):
+    """A network with an input that may be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Chosen()
+
+    def forward(self, x: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+        return self.net(x, 1.0 if scale is None else scale)

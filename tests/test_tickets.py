@@ -283,6 +283,16 @@ def test_messages():
         EarlyBird(graph, rule="sometimes")
     with pytest.raises(SpecError, match="rule is 5: it must be the name of a rule"):
         EarlyBird(graph, rule=5)
+    with pytest.raises(SpecError, match=r"length of the draw rule is 2\.5: out of range"):
+        Rule(length=2.5)
+    with pytest.raises(SpecError, match=r"watch is 0\.3: it must be a list of ratios"):
+        EarlyBird(graph, watch=0.3)
+    with pytest.raises(MaskError, match="it must be what `slimkit.trace` gives"):
+        EarlyBird(net)
+    with pytest.raises(MaskError, match="the state is of a graph of"):
+        bird = EarlyBird(graph)
+        bird.observe(net)
+        EarlyBird(made(16)[1]).restore(bird.state())
     with pytest.raises(SpecError, match=r"threshold of the draw rule is 2: out of range"):
         Rule(threshold=2)
     for wrong, words in (

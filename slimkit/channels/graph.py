@@ -118,6 +118,7 @@ class Graph:
         loud: bool [U], units of which a constant is left for the weights that read them when they are silent.
         statistics: bool [U], units that a mean across channels, or its like, is taken over (`left_out`).
         products: bool [U], units that a product of two activations sums over, as attention does.
+        unseen: modules with parameters that no pass has run, so that nothing is known of what they read.
     """
 
     units: int
@@ -131,6 +132,7 @@ class Graph:
     loud: Tensor
     statistics: Tensor
     products: Tensor
+    unseen: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return (

@@ -4,6 +4,7 @@ Values do not matter where only names are wanted, so most arithmetic is left out
 """
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def _trace(model: nn.Module, example_input: Example, sized: frozenset[type[nn.Mo
                     module.training = True
                 with suppress(TraceError):  # it may want targets
                     _forward(model, example_input, seen, values)
-        return assemble(seen)
+        return replace(assemble(seen), unseen=tuple(seen.uncalled()))
     finally:
         seen.clear()
 

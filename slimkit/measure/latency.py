@@ -137,7 +137,7 @@ def measure(
                 wall[i, place], cpu[i, place] = _time(runner, image)
     joules = [_joules(runner, image) for runner, image in zip(runners, images, strict=True)]
     found = [
-        _summary(wall[i], cpu[i], joules[i], (runner.engine, threads, len(images[i][0])))
+        _summary(wall[i], cpu[i], joules[i], (runner.engine, threads, _images(images[i])))
         for i, runner in enumerate(runners)
     ]
     noisy = any(latency.noisy for latency in found)  # else a share would mix two clocks
@@ -145,7 +145,7 @@ def measure(
 
 
 def random_batch(path: str | Path, runner: Runner, input_shape: Shapes | None, batch: int) -> list[Array]:
-    """Return one random batch that fits the file, [batch, ...] for each input; seeded. Whole numbers are 0.
+    """Return one random batch that fits the file, [batch, ...] for each input; seeded. Whole numbers are 0, single 1.
 
     Args:
         path: for messages.
@@ -156,6 +156,8 @@ def random_batch(path: str | Path, runner: Runner, input_shape: Shapes | None, b
     Raises:
         EngineError: the file leaves more free than the batch, and `input_shape` doesn't say it, or says something else.
     """
+    if not any(port.shape for port in runner.inputs):
+        raise EngineError(f"{path}: its input is a single number.\n  Give a file that takes a tensor of images")
     generator = np.random.default_rng(0)
     if len(runner.inputs) == 1 and input_shape is not None and not isinstance(input_shape, Mapping):
         input_shape = {runner.inputs[0].name: input_shape}  # of several inputs one shape is that of those it fits
@@ -164,7 +166,7 @@ def random_batch(path: str | Path, runner: Runner, input_shape: Shapes | None, b
 
 def _random(path: str | Path, port: Port, given: Shapes | None, batch: int, generator: np.random.Generator) -> Array:
     if not port.shape:
-        raise EngineError(f"{path}: its input is a single number.\n  Give a file that takes a tensor of images")
+        return np.ones((), port.dtype)
     shape = [port.shape[0] or batch, *port.shape[1:]]
     own = given.get(port.name) if isinstance(given, Mapping) else given
     fits = own is not None and len(own) == len(shape) - 1
@@ -186,6 +188,11 @@ def _random(path: str | Path, port: Port, given: Shapes | None, batch: int, gene
     if port.dtype.kind != "f":
         return np.zeros(sizes, port.dtype)
     return generator.standard_normal(sizes).astype(port.dtype)
+
+
+def _images(arrays: Sequence[Array]) -> int:
+    """Return the batch of what one inference takes."""
+    return next(len(array) for array in arrays if array.ndim)
 
 
 def _time(runner: Runner, image: Sequence[Array]) -> tuple[float, float]:

@@ -101,6 +101,10 @@ class EarlyBird:
             MaskError: nothing can be removed, or no unit has a BatchNorm.
             SpecError: the rule or the scope is unknown, or a number is out of range.
         """
+        if not isinstance(graph, Graph):
+            raise MaskError(f"graph is {type(graph).__name__}: it must be what `slimkit.trace` gives.")
+        if not isinstance(watch, Sequence):
+            raise SpecError(f"watch is {watch!r}: it must be a list of ratios.")
         for name, value, low in (("cap", cap, False), *(("ratio", r, True) for r in (ratio, *watch))):
             if not isinstance(value, (int, float)) or not (0 < value < 1 or (low and value == 0)):
                 raise SpecError(f"{name} is {value!r}: it must be in {'[' if low else '('}0, 1).")
@@ -229,7 +233,17 @@ class EarlyBird:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave, with its ratios: one that follows a measured budget may be another now."""
+        """Go on from what `state` gave, with its ratios: one that follows a measured budget may be another now.
+
+        Raises:
+            MaskError: it is of another graph.
+        """
+        sizes = {len(keep) for masks in state["recent"].values() for keep in masks} - {self.graph.units}
+        if sizes:
+            raise MaskError(
+                f"the state is of a graph of {sizes.pop()} units, and this one has {self.graph.units}.\n"
+                "  Restore it on a graph of the same network"
+            )
         self._last, self._dead, self.ratio = state["last"], state["dead"], state["ratio"]
         self.ratios = tuple(map(float, state["recent"]))
         self._recent = {r: deque[Mask](maxlen=rules.needed(self.rule)) for r in self.ratios}

@@ -47,13 +47,13 @@ class Rule:
             raise SpecError(f"rule is {self.name!r}: it must be one of {', '.join(RULES)}.")
         for name, value, good in (
             ("threshold", self.threshold, 0 < self.threshold <= 1),
-            ("length", self.length, self.length >= 2),
+            ("length", self.length, isinstance(self.length, int) and self.length >= 2),
             ("interval", self.interval, self.interval > 0 and math.isfinite(self.interval)),
         ):
             if not good:
                 raise SpecError(
                     f"{name} of the draw rule is {value}: out of range.\n"
-                    "  threshold lies in (0, 1], length is 2 or more, interval (in epochs) is above 0"
+                    "  threshold lies in (0, 1], length is a whole number from 2 on, interval (in epochs) is above 0"
                 )
 
     @property

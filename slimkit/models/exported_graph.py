@@ -41,12 +41,19 @@ def network(program: ExportedProgram, name: object) -> ExportedNetwork:
         name: of its file, for messages.
 
     Raises:
-        CheckpointError: it takes no tensor of a batch, or works for one batch size only.
+        CheckpointError: it takes no tensor of a batch, or something else beside, or works for one batch size only.
     """
     lifted = program.module(check_guards=False)
     inputs = [node.meta.get("val") for node in lifted.graph.nodes if node.op == "placeholder"]
     example = inputs[0] if inputs else None
-    if not isinstance(example, Tensor) or example.dim() < 2 or not all(isinstance(one, Tensor) for one in inputs):
+    others = [one for one in inputs if not isinstance(one, Tensor)]
+    if others and len(others) < len(inputs):
+        kind = "None" if others[0] is None else type(others[0]).__name__
+        raise CheckpointError(
+            f"{name}: the exported program takes {kind} beside its tensors; what is read again takes tensors alone.\n"
+            "  Bind it in a module of your own, whose `forward` takes the tensors, and export that."
+        )
+    if not isinstance(example, Tensor) or example.dim() < 2:
         what = f"a tensor of {example.dim()} dimensions" if isinstance(example, Tensor) else "no tensor"
         raise CheckpointError(
             f"{name}: the exported program takes {what}; slimkit slims networks of a batch (N, C, ...).\n"

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from slimkit.channels import Graph
 from slimkit.channels.graph import check_left
-from slimkit.errors import SpecError
+from slimkit.errors import SpecError, TraceError
 from slimkit.example import Example, batch_size
 from slimkit.modules import evaluating, unwrapped
 from slimkit.progress import Progress, quiet
@@ -206,7 +206,11 @@ class _Sums:
         """Add what one chunk gives: a reader, its input and, of the dense network, its output."""
         (of_dense, x), out = dense
         self.reader, read = slim
-        assert of_dense.name == self.reader.name, "both networks run the same operators"
+        if of_dense.name != self.reader.name:
+            raise TraceError(
+                f"the network runs another way each time it is called: {of_dense.name} at first, {self.reader.name} "
+                "then, so it cannot be fitted.\n  Leave what is cut as it is, `recover=False`"
+            )
         if self.reader.name in self.skip or (x.shape == read.shape and torch.equal(x, read)):
             return
         wanted = self._kept(of_dense, out)

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from slimkit import data, provenance
-from slimkit.example import Example, named
+from slimkit.example import Example, named, of_batch
 from slimkit.export.int8 import quantise
 from slimkit.export.pixels import normalisation_of
 from slimkit.hardware import on_device
@@ -107,7 +106,7 @@ def measure(
         replace(
             _of_file(work / name, timed),
             params=count_params(network),
-            macs=count_macs(network, one_image(example)),
+            macs=count_macs(network, of_batch(example, 1)),
             accuracy=right or (judge(network) if judge else None),
         )
         for network, name, right in ((delivery.dense, DENSE_ONNX, known), (delivery.model, ONNX, None))
@@ -179,7 +178,7 @@ def timed_layers(delivery: Delivery, sides: Sides) -> tuple[LayerEntry, ...]:
             ms_before=None if before is None else before.get(layer.name, 0.0),
             ms_after=None if after is None else rows.summed(after, layer.name),
         )
-        for layer in rows.layers(delivery.dense, delivery.model, one_image(delivery.example))
+        for layer in rows.layers(delivery.dense, delivery.model, of_batch(delivery.example, 1))
     )
 
 
@@ -192,9 +191,3 @@ def _times(path: Path, whole: Figures, spec: RunSpec, example: Example) -> dict[
     for node in unprofiled(nodes, whole.latency_ms.fastest)[0]:
         spent[node.layer] = spent.get(node.layer, 0.0) + node.turn_ms
     return spent
-
-
-def one_image(example: Example) -> Example:
-    """Return the first image of an example input."""
-    found: Example = tree_map_only(Tensor, lambda tensor: tensor[:1], example)
-    return found

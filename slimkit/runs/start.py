@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 from slimkit import data, provenance, tasks
 from slimkit.channels import Graph
 from slimkit.errors import DataError, SpecError
-from slimkit.example import Example, describe, tensors
+from slimkit.example import Example, describe, of_batch, tensors
 from slimkit.measure import layer_table
 from slimkit.measure.conditions import Conditions
 from slimkit.measure.environment import preferred_step
@@ -227,15 +227,16 @@ def proof_inputs(
 ) -> list[Example]:
     """Return what the proof runs on: two random inputs like the example, and a real batch where there are some.
 
-    Whole numbers, as token indices are, stay those of the example.
+    Whole numbers, as token indices are, and single numbers, as a scale is, stay those of the example.
     """
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(tensor: Tensor) -> Tensor:
-        one = tensor[:1]
-        return torch.randn(one.shape, generator=generator) if tensor.is_floating_point() else one
+        kept = tensor.dim() == 0 or not tensor.is_floating_point()
+        return tensor if kept else torch.randn(tensor.shape, generator=generator)
 
-    inputs: list[Example] = [tree_map_only(Tensor, drawn, example) for _ in range(_RANDOM)]
+    one = of_batch(example, 1)
+    inputs: list[Example] = [tree_map_only(Tensor, drawn, one) for _ in range(_RANDOM)]
     if dataset is not None:
         images, _ = next(iter(dataset.validation.batches(_REAL_IMAGES)))
         inputs.append(images)

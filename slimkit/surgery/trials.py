@@ -29,17 +29,17 @@ class Trial:
 
 
 def trials(example: Example) -> tuple[Trial, ...]:
-    """Return inputs like an example, of several kinds; what is no floating-point tensor stays as it is."""
+    """Return inputs like an example, of several kinds; whole numbers and single ones, as a scale, stay as they are."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(tensor: Tensor) -> Tensor:
-        return torch.randn(tensor.shape, generator=generator).to(tensor) if tensor.is_floating_point() else tensor
+        return torch.randn(tensor.shape, generator=generator).to(tensor) if _varied(tensor) else tensor
 
     def pixels(tensor: Tensor) -> Tensor:
-        return 255 * torch.rand(tensor.shape, generator=generator).to(tensor) if tensor.is_floating_point() else tensor
+        return 255 * torch.rand(tensor.shape, generator=generator).to(tensor) if _varied(tensor) else tensor
 
     def times(factor: float, tensor: Tensor) -> Tensor:
-        return factor * tensor if tensor.is_floating_point() else tensor
+        return factor * tensor if _varied(tensor) else tensor
 
     batch, one = of_batch(example, _BATCH), of_batch(example, 1)
     several = of_batch(example, min(max(_NUMBERS // max(1, sum(t.numel() for t in tensors(one))), _FEWEST), _MOST))
@@ -61,12 +61,16 @@ def wilder(example: Example, seed: int) -> Trial:
     scale = 10 ** float(3 * torch.rand(1, generator=generator) - 1)
 
     def drawn(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
+        if not _varied(tensor):
             return tensor
         offsets = torch.randn(*tensor.shape[:2], *[1] * (tensor.dim() - 2), generator=generator)
         return (scale * (offsets + torch.randn(tensor.shape, generator=generator))).to(tensor)
 
     return Trial("scaled and shifted", mapped(of_batch(example, 4), drawn))
+
+
+def _varied(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dim() > 0
 
 
 def placed(example: Example, model: nn.Module, dtype: torch.dtype | None = None) -> Example:

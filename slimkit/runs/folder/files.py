@@ -108,7 +108,7 @@ def write_model(delivery: Delivery, inputs: Sequence[Example], slimmed: Slimmed,
     dense, model, example = delivery.dense, delivery.model, delivery.example
     spec, work = delivery.spec, delivery.work
     expected = proof.outputs(model, inputs)
-    failed = _unknown(slimmed.evidence, dense, model)
+    failed = [*_unseen(slimmed), *_unknown(slimmed.evidence, dense, model)]
     reloaded, unsaved = None, None
     if keep_files:
         try:
@@ -175,6 +175,18 @@ def _write_onnx(
     said = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
     bound = f"The ONNX file takes one image at a time, since its batch cannot be left free: {made.why}."
     return error, Usage.from_dict(json.loads(said["usage"])), [bound] if made.why else []
+
+
+def _unseen(slimmed: Slimmed) -> list[str]:
+    """Say which layers the example did not run, where something was removed that they may read."""
+    unseen = slimmed.graph.unseen
+    if not unseen or bool(slimmed.mask.keep.all()) or isinstance(slimmed.model, Maps):  # whose heads decode elsewhere
+        return []
+    names = ", ".join(unseen[:3]) + (", ..." if len(unseen) > 3 else "")
+    return [
+        f"The example does not run these layers: {names} ({len(unseen)} in all). They were left as they are, and "
+        "inputs that need them may fail in the smaller network. Give an example that does."
+    ]
 
 
 def _unknown(evidence: Evidence, dense: nn.Module, model: nn.Module) -> list[str]:
