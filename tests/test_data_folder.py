@@ -166,6 +166,18 @@ def test_sub_folders_are_taken_as_they_are(
     assert note is None or note in opened.notes[1]
 
 
+@pytest.mark.parametrize("parts", [("train", "val", "test"), ("training", "validation", "testing"), (".",)])
+def test_a_class_may_be_called_as_a_split_is(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    names = ("bus", "car", "train", "truck")
+    for part in parts:
+        for name in names:
+            for number in range(12):
+                picture(tmp_path / part / name / f"{number}.png")
+    found = open_at(tmp_path)
+    assert found.class_names == names and found.test is not None
+    assert len(found.train) + len(found.validation) + len(found.test) == 48 * len(parts)
+
+
 def test_hidden_files_and_folders_are_never_read(tmp_path: Path) -> None:
     classes(tmp_path)
     for hidden in (".cache/x.png", "cat/.x.png", "cat/._1.png", "dog/.thumbnails/1.png", "cat/Thumbs.db"):
@@ -282,6 +294,29 @@ def test_the_values_of_masks_are_classes(
     seen = torch.cat([masks.flatten() for _, masks in opened.train.batches(8)])
     assert set(seen.unique().tolist()) == left
     assert any("two classes" in note for note in opened.notes) == noted
+
+
+def test_what_lies_beyond_a_picture_is_of_no_class(tmp_path: Path) -> None:
+    pairs(tmp_path, values=(1, 2))
+    reading = Reading(input_shape=(3, 25, 31), resize=12)  # a picture of 16 x 12 in the middle
+    found = data.open(f"folder:{tmp_path}", task=SEGMENTATION, reading=reading)
+    masks = torch.cat([masks for _, masks in found.validation.batches(4)])
+    inside = torch.zeros(25, 31, dtype=torch.bool)
+    inside[6:18, 7:23] = True  # where center_crop puts the picture
+    assert (masks[:, ~inside] == 255).all() and (masks[:, inside] < 3).all()
+
+
+def test_masks_of_nothing_but_255_say_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="its masks are 255 everywhere"):
+        open_at(pairs(tmp_path, values=(255,)), task=SEGMENTATION)
+
+
+def test_masks_of_0_and_255_are_two_classes_unless_the_network_has_more(tmp_path: Path) -> None:
+    pairs(tmp_path, values=(0, 255))
+    for known, classes, values in ((None, 2, {0, 1}), (2, 2, {0, 1}), (4, 4, {0, 255})):
+        found = open_at(tmp_path, task=SEGMENTATION, own=Provenance(classes=known))
+        assert found.classes == classes
+        assert set(torch.cat([masks for _, masks in found.validation.batches(4)]).unique().tolist()) == values
 
 
 def test_a_mask_follows_its_picture(tmp_path: Path) -> None:

@@ -100,18 +100,22 @@ def _listed(root: Path, given: str) -> tuple[list[str], dict[str, list[LabelledF
     if not root.is_dir():
         raise DataError(f"{given} is not a folder.\n{_HOW}")
     folders = split_folders(root)
+    splits = {path.name for path in folders.values()}
+    if "train" in folders and not sub_folders(folders["train"]) and set(sub_folders(root)) - splits:
+        splits.remove(folders.pop("train").name)  # beside other classes one of that name
     training = folders.setdefault("train", root)
-    classes = sub_folders(training)
+    inside = {path: [n for n in sub_folders(path) if path != root or n not in splits] for path in folders.values()}
+    classes = inside[training]
     if len(classes) < 2:
         flat = "; its pictures can serve without classes, as calibration" if pictures(root) else ""
         raise DataError(f"{given}: {training} has {len(classes)} sub-folders, so no classes{flat}.\n{_HOW}")
+    for path, names in inside.items():
+        if strange := sorted(set(names) - set(classes)):
+            raise DataError(f"{given}: {path} has the class {strange[0]!r}, which training has not.\n{_HOW}")
     return classes, {part: _of_classes(path, classes, given) for part, path in folders.items()}
 
 
 def _of_classes(folder: Path, classes: list[str], given: str) -> list[LabelledFile]:
-    strange = sorted(set(sub_folders(folder)) - set(classes))
-    if strange:
-        raise DataError(f"{given}: {folder} has the class {strange[0]!r}, which training has not.\n{_HOW}")
     found = {name: pictures(folder / name) for name in classes}
     empty = [str(folder / name) for name, files in found.items() if not files and (folder / name).is_dir()]
     if empty or not any(found.values()):

@@ -47,10 +47,8 @@ def pictures(folder: Path) -> list[Path]:
 
 
 def sub_folders(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder that are neither hidden nor one of the splits', sorted."""
-    reserved = {name for names in PARTS.values() for name in names}
-    names = (entry.name for entry in folder.iterdir() if entry.is_dir())
-    return sorted(name for name in names if not name.startswith(".") and name not in reserved)
+    """Return the names of the folders in a folder that are not hidden, sorted."""
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def split_folders(root: Path) -> dict[str, Path]:

@@ -37,7 +37,7 @@ def mask_folder(
     """Open a folder of pictures and masks; arguments, splits and errors are those of `folder.folder`.
 
     Pictures are brought to the input shape whole (`resize squash`) unless the reading says otherwise. Masks whose
-    values are 0 and 255 alone are of two classes.
+    values are 0 and 255 alone are of two classes, unless the network is known to have more.
     """
     reading = reading or Reading()
     given = f"folder:{root}"
@@ -49,7 +49,7 @@ def mask_folder(
     kept = set(good)
     parts = {part: [pair for pair in found if pair in kept] for part, found in parts.items()}
     parts, drawn = arranged(parts, seed, given)
-    classes, binary = _classes(values.values(), given)
+    classes, binary = _classes(values.values(), given, own.classes)
     noted = ("masks hold 0 and 255 alone: read as two classes",) if binary else ()
     splits = {
         part: LoaderSplit(fetch=MaskReader(tuple(found), seen, binary), count=len(found), mean=seen.mean, std=seen.std)
@@ -160,13 +160,15 @@ def _problem(pair: MaskedPicture, values: dict[Path, int]) -> str | None:
     return None
 
 
-def _classes(values: Any, given: str) -> tuple[int, bool]:
-    """Return the number of classes, and whether masks hold 0 and 255 alone."""
+def _classes(values: Any, given: str, known: int | None) -> tuple[int, bool]:
+    """Return the number of classes, and whether masks hold 0 and 255 alone, which then are the two of a network."""
     together = 0
     for bits in values:
         together |= bits
-    if together & ~(1 | 1 << IGNORED) == 0 and together >> IGNORED & 1:
-        return 2, True
+    if together == 1 << IGNORED:
+        raise DataError(f"{given}: its masks are {IGNORED} everywhere, which is no class.\n{_HOW}")
+    if together == 1 | 1 << IGNORED:
+        return (2, True) if known in (None, 1, 2) else (known, False)
     classes = (together & ~(1 << IGNORED)).bit_length()
     if classes < 2:
         raise DataError(f"{given}: its masks hold {classes} class.\n{_HOW}")

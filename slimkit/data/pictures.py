@@ -11,6 +11,7 @@ from slimkit.data.listing import FORMATS, in_bytes, open_picture
 from slimkit.data.order import number
 from slimkit.errors import DataError, SpecError
 from slimkit.provenance import Provenance
+from slimkit.tasks.segmentation import IGNORED
 
 # Of ImageNet, and so of most networks that are trained on colour pictures; grey: of their brightness.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -109,7 +110,10 @@ class View:
         size = self._before_crop(*image.size)
         image = F.center_crop(F.resize(image, size, antialias=True), list(self.shape[1:]))
         if mask is not None:
-            mask = F.center_crop(F.resize(mask, size, InterpolationMode.NEAREST), list(self.shape[1:]))
+            mask = F.resize(mask, size, InterpolationMode.NEAREST)
+            down, across = (max(0, wanted - side) for wanted, side in zip(self.shape[1:], mask.shape[-2:], strict=True))
+            around = [across // 2, down // 2, (across + 1) // 2, (down + 1) // 2]  # as center_crop pads the picture
+            mask = F.center_crop(F.pad(mask, around, fill=IGNORED), list(self.shape[1:]))
         return image, mask
 
     def varied(self, seed: int, image: Any, mask: Any = None) -> tuple[Any, Any]:
