@@ -9,7 +9,7 @@ import torch
 
 import slimkit
 from slimkit import methods, provenance, zoo
-from slimkit.errors import SpecError
+from slimkit.errors import SlimkitError, SpecError
 from slimkit.methods import METHODS, EarlyBirdConfig
 from slimkit.models import load_slim
 from slimkit.runs.plan import plan
@@ -172,3 +172,36 @@ def test_the_cap_is_of_the_whole_run_in_rounds_too(method: dict[str, Any]) -> No
     done = slimkit.train(model, "digits", 0.25, cap=0.5, onnx=False, **settings)
     shares = [1 - group.after / group.before for group in done.report.groups]
     assert max(shares) == 0.5
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5])
+@pytest.mark.parametrize(
+    "method", [{"method": "network-slimming", "passes": 6}, {"method": "lottery-ticket", "rounds": 10}]
+)
+def test_rounds_remove_what_was_asked_for_however_many_they_are(method: dict[str, Any], ratio: float) -> None:
+    model = zoo.resnet8(num_classes=10, in_channels=1, width=4)
+    settings = {**method, "round_to": 1, "epochs": 1, "batch_size": 1024}
+    groups = slimkit.train(model, "digits", ratio, onnx=False, **settings).report.groups
+    units = sum(group.before for group in groups)
+    assert sum(group.before - group.after for group in groups) == round(ratio * units)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"method": "lottery-ticket", "rounds": 18, "ratio": 0.3}, "^rounds is 18: .* 0.3, that is 17 channels"),
+        ({"method": "network-slimming", "passes": 40, "ratio": 0.3}, "^passes is 40: .*Give fewer passes"),
+        ({"method": "lottery-ticket", "rounds": 5, "ratio": 0.3, "round_to": 4}, "^rounds is 5: .*round_to=1"),
+        ({"method": "lottery-ticket", "rounds": 2, "max_macs": 0.5}, "^rounds is 2: rounds share out a ratio"),
+        ({"method": "lottery-ticket", "ratio": 0.001}, "^ratio is 0.001: nothing would be removed"),
+        ({"method": "network-slimming", "ratio": 0.97}, "^ratio is 0.97: .* 0.857 is the most"),
+    ],
+)
+def test_rounds_that_would_remove_nothing_are_refused_before_training(settings: dict[str, Any], said: str) -> None:
+    steps: list[int] = []
+    model = zoo.resnet8(num_classes=10, in_channels=1, width=4)
+    with pytest.raises(SlimkitError, match=f"(?s){said}"):
+        slimkit.train(
+            model, "digits", epochs=1, watchers=[lambda now: steps.append(now.step)], **{"round_to": 1} | settings
+        )
+    assert not steps

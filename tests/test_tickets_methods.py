@@ -89,8 +89,15 @@ def test_passes_compose_to_one_cut(net, graph):
     second = exact.masks(later, torch.rand(later.units), [0.4], 0.9)[0.4]
     twice, at_once = remove(small, later, second), rounds.composed(graph, first, later, second)
     torch.testing.assert_close(remove(net, graph, at_once).state_dict(), twice.state_dict(), rtol=0, atol=0)
-    part = rounds.ratio_of_round(0.75, 2)
-    assert part == pytest.approx(0.5) and rounds.ratio_of_round(0.3, 1) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(("ratio", "count"), [(0.75, 2), (0.3, 1), (0.3, 7), (0.9, 20)])
+def test_every_round_takes_the_same_share_of_what_is_left(ratio, count):
+    left = [1 - rounds.gone_after(ratio, number, count) for number in range(count + 1)]
+    assert [after / before for before, after in zip(left, left[1:], strict=False)] == pytest.approx(
+        [(1 - ratio) ** (1 / count)] * count
+    )
+    assert rounds.gone_after(ratio, count, count) == ratio
 
 
 def test_rewinding_brings_back_weights_and_momentum(net):

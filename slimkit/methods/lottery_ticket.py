@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from slimkit.methods.job import Job
 from slimkit.methods.looks import Watched, looks_of
 from slimkit.methods.method import Found, Method
-from slimkit.methods.rounds import Rounds, train_in_rounds
+from slimkit.methods.rounds import Rounds, check_rounds, train_in_rounds
 from slimkit.settings import setting
 from slimkit.settings.checks import choice, whole
 
@@ -49,4 +49,5 @@ METHOD = Method(
     config=LotteryTicketConfig,
     run=run,
     ranking="group-norm",
+    needs=lambda job, config: check_rounds(job, config.rounds, "rounds"),
 )

@@ -6,7 +6,7 @@ from slimkit.methods.job import Job
 from slimkit.methods.looks import Watched, looks_of
 from slimkit.methods.method import Found, Method
 from slimkit.methods.penalised import Penalised, needed, penalty_of
-from slimkit.methods.rounds import Rounds, train_in_rounds
+from slimkit.methods.rounds import Rounds, check_rounds, train_in_rounds
 from slimkit.methods.shrink import Lowered, StartSettings
 from slimkit.settings import setting
 from slimkit.settings.checks import whole
@@ -32,10 +32,15 @@ def run(job: Job, config: NetworkSlimmingConfig) -> Found:
     return train_in_rounds(job, rounds, looks_of(job, config, None))
 
 
+def _needed(job: Job, config: NetworkSlimmingConfig) -> None:
+    needed(job, config)
+    check_rounds(job, config.passes, "passes")
+
+
 METHOD = Method(
     name="network-slimming",
     summary="train with a penalty on gamma to the end, cut, retrain for as long (Liu et al. 2017)",
     config=NetworkSlimmingConfig,
     run=run,
-    needs=needed,
+    needs=_needed,
 )

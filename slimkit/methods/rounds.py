@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from slimkit.channels import Graph
-from slimkit.errors import SpecError
+from slimkit.errors import MaskError, SpecError
 from slimkit.methods.cut import Cut, all_shown, begun, cut, named
-from slimkit.methods.job import Job
+from slimkit.methods.job import Choose, Job
 from slimkit.methods.looks import Looks
 from slimkit.methods.method import Found, leg
 from slimkit.methods.penalised import NO_GAP, Penalty
@@ -17,6 +18,7 @@ from slimkit.methods.train import history, train
 from slimkit.results import Search
 from slimkit.results.ledger import Leg
 from slimkit.selection.mask import Mask
+from slimkit.selection.scope import by_scope
 from slimkit.surgery.remove import remove
 from slimkit.surgery.traced import trace
 from slimkit.training import Hook, Run, Trained
@@ -68,9 +70,44 @@ class _First:
         self.snapshot = Snapshot(**state["snapshot"]) if state["snapshot"] else None  # type: ignore[arg-type]
 
 
-def ratio_of_round(ratio: float, rounds: int) -> float:
-    """Return what each round removes of what is left, so that `ratio` of the beginning is gone after all."""
-    return 1.0 - float((1 - ratio) ** (1 / rounds))
+def gone_after(ratio: float, number: int, rounds: int) -> float:
+    """Return the share of all units that is gone after a round, of which each removes as much of what is left."""
+    return ratio if number == rounds else 1.0 - float((1 - ratio) ** (number / rounds))
+
+
+def check_rounds(job: Job, count: int, name: str) -> None:
+    """Refuse rounds of which one would remove nothing, as far as the shapes of the network tell.
+
+    Args:
+        job: the network, and what is to go of it.
+        count: of rounds.
+        name: of the setting that says how many.
+
+    Raises:
+        SpecError: several rounds, but the budget is not a ratio, or shares of it are less than channels come in.
+        MaskError, OutOfReachError: the ratio itself is too small or too large.
+    """
+    graph, ratio, fixed = job.graph, job.selection.ratio, job.selection.fixed(job.graph)
+    if ratio is None and count > 1:
+        raise SpecError(f"{name} is {count}: rounds share out a ratio.\n  Give ratio as the budget")
+    if ratio is None:
+        return
+    chance = by_scope(graph, torch.rand(graph.units, generator=torch.Generator().manual_seed(0)), "group")
+    whole = job.selection.choose(graph, chance, fixed).removed
+
+    def gone(number: int) -> int:
+        try:
+            return job.selection.part(gone_after(ratio, number, count)).choose(graph, chance, fixed).removed
+        except MaskError:  # less than the smallest step
+            return 0
+
+    reached = [*(gone(number) for number in range(count)), whole]
+    if count > 1 and any(after <= before for before, after in zip(reached, reached[1:], strict=False)):
+        finer = ", or `round_to=1`" if job.selection.widths.step > 1 else ""
+        raise SpecError(
+            f"{name} is {count}: they share out a ratio of {ratio:g}, that is {whole} channels, so that one would "
+            f"remove nothing.\n  Give fewer {name}, or a larger ratio{finer}"
+        )
 
 
 def composed(graph: Graph, first: Mask, smaller: Graph, second: Mask) -> Mask:
@@ -92,9 +129,8 @@ def train_in_rounds(job: Job, rounds: Rounds, looks: Looks) -> Found:
     """Train and cut as often as asked, and train the small network; every training takes the whole schedule.
 
     Raises:
-        SpecError: several rounds, but the budget is not a ratio; a step to rewind to that the schedule has not.
+        SpecError: a step to rewind to that the schedule has not.
     """
-    job = _shared_out(job, rounds)
     first_step = rounds.rewind_step if rounds.init == "rewind" else 0
     if first_step >= job.recipe.epochs * job.steps:
         raise SpecError(f"rewind_step is {first_step}: the schedule has only {job.recipe.epochs * job.steps} steps.")
@@ -112,7 +148,8 @@ def train_in_rounds(job: Job, rounds: Rounds, looks: Looks) -> Found:
         low = lowered(model, rounds.precision)
         trained.append(train(job, low, hooks=hooks, part=f"pass{number + 1}", first_step=again))
         legs.append(leg(graph.macs(Mask.full(graph).keep), trained[-1].phases, search=True))
-        cuts.append(cut(job, trained[-1].model, graph, inherit=rounds.init == "inherit"))
+        choose = _from_whole(job, rounds.count, number + 1, mask, graph)
+        cuts.append(cut(job, trained[-1].model, graph, choose, inherit=rounds.init == "inherit"))
         mask = composed(job.graph, mask, graph, cuts[-1].mask) if number else cuts[-1].mask
         model = named(begun(job, mask, rounds.init, _weights(start)) or cuts[-1].model, cuts[-1].model)
         if number + 1 < rounds.count:
@@ -138,20 +175,37 @@ def _penalty_on(penalty: Penalty, graph: Graph) -> Hook:
     return penalty.hook(lambda: graph)
 
 
-def _shared_out(job: Job, rounds: Rounds) -> Job:
-    """Return a job whose budget is that of one round, and whose cap is that of all of them.
+def _from_whole(job: Job, count: int, number: int, before: Mask, smaller: Graph) -> Choose | None:
+    """Return what chooses the channels that a round removes; None where the run does, since it is the only one.
 
-    Raises:
-        SpecError: the budget is not a ratio.
+    They are counted, and held against widths and cap, in the whole network, so that rounding does not add up.
+
+    Args:
+        job: what is known of the run; its budget is a ratio.
+        count: of rounds.
+        number: of this one, from 1.
+        before: what earlier rounds have left.
+        smaller: the graph of that.
     """
     ratio = job.selection.ratio
-    if rounds.count == 1:
-        return job
-    if ratio is None:
-        raise SpecError(f"{rounds.count} rounds were asked for: they share out a ratio.\n  Give ratio as the budget")
-    widths = replace(job.selection.widths, first={group.name: len(group.members) for group in job.graph.groups})
-    part = replace(job.selection.part(ratio_of_round(ratio, rounds.count)), widths=widths)
-    return replace(job, selection=part)
+    if count == 1 or ratio is None:
+        return None
+    selection, whole = job.selection.part(gone_after(ratio, number, count)), job.graph
+    now = whole.places(before.keep, smaller)
+    here = now >= 0
+
+    def choose(graph: Graph, scores: Tensor, fixed: Tensor) -> Mask:
+        limits = torch.finfo(scores.dtype)
+        ranked = torch.full_like(now, limits.max, dtype=scores.dtype)  # what cannot go any more goes last
+        ranked[~before.keep] = limits.min  # what has gone goes first
+        ranked[here] = scores[now[here]]
+        stays = torch.zeros_like(here)
+        stays[here] = fixed[now[here]]
+        keep = torch.ones(graph.units, dtype=torch.bool)
+        keep[now[here]] = selection.choose(whole, ranked, stays).keep[here]
+        return Mask(keep)
+
+    return choose
 
 
 def _weights(start: _First) -> dict[str, Tensor] | None:

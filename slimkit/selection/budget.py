@@ -5,8 +5,8 @@ blocks of all groups compete by their mean score. U = units of the graph.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import ceil, gcd
 from typing import TypeVar
 
@@ -39,7 +39,6 @@ class Widths:
         step: counts are multiples of it, and at least it.
         adapt: the step is what an engine likes, not one that was asked for.
         cap: largest share of a group that may be removed, in (0, 1).
-        first: channels that groups began with, by name, where some of them went before: the cap is a share of those.
 
     Raises:
         SpecError: a number is out of range.
@@ -48,7 +47,6 @@ class Widths:
     step: int = 1
     adapt: bool = True
     cap: float = 0.9
-    first: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (isinstance(self.step, int) and self.step >= 1 and 0 < self.cap < 1):
@@ -86,7 +84,7 @@ class Widths:
     def of(self, group: Group) -> list[int]:
         """Return the counts that a group may keep, from all of its channels down."""
         n, step = len(group.members), self.of_step(group)
-        least = ceil(self.first.get(group.name, n) * (1 - self.cap) - 1e-9)
+        least = ceil(n * (1 - self.cap) - 1e-9)
         start = (n - 1) // step * step
         return [n, *(count for count in range(start, 0, -step) if count >= least)]
 
