@@ -189,19 +189,36 @@ def test_rounds_remove_what_was_asked_for_however_many_they_are(method: dict[str
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"method": "lottery-ticket", "rounds": 18, "ratio": 0.3}, "^rounds is 18: .* 0.3, that is 17 channels"),
-        ({"method": "network-slimming", "passes": 40, "ratio": 0.3}, "^passes is 40: .*Give fewer passes"),
+        (
+            {"method": "lottery-ticket", "rounds": 18, "ratio": 0.3, "round_to": 1},
+            "^rounds is 18: .* 0.3, that is 17 channels",
+        ),
+        (
+            {"method": "network-slimming", "passes": 40, "ratio": 0.3, "round_to": 1},
+            "^passes is 40: .*Give fewer passes",
+        ),
         ({"method": "lottery-ticket", "rounds": 5, "ratio": 0.3, "round_to": 4}, "^rounds is 5: .*round_to=1"),
         ({"method": "lottery-ticket", "rounds": 2, "max_macs": 0.5}, "^rounds is 2: rounds share out a ratio"),
         ({"method": "lottery-ticket", "ratio": 0.001}, "^ratio is 0.001: nothing would be removed"),
         ({"method": "network-slimming", "ratio": 0.97}, "^ratio is 0.97: .* 0.857 is the most"),
+        ({"method": "factorised", "rank_share": 0.01}, "^51 params were asked for"),
+        ({"method": "factorised", "rank_share": 0.01, "chosen_by": "macs"}, "^495 macs were asked for"),
+        ({"method": "factorised", "rank_share": 1.0}, "^no layer is cheaper as two thin ones"),
+        *(
+            ({"method": "scratch", "control": control, **settings}, said)
+            for control in ("fine-tune", "random-channels")
+            for settings, said in [
+                ({"ratio": 0.97}, "^ratio is 0.97"),
+                ({"max_macs": 0.001}, "^max_macs is 49.57"),
+                ({"kept": (1, 2)}, r"^kept is \[1, 2\]"),
+                ({"like": "nowhere"}, "^nowhere: no report"),
+            ]
+        ),
     ],
 )
-def test_rounds_that_would_remove_nothing_are_refused_before_training(settings: dict[str, Any], said: str) -> None:
+def test_what_no_weights_can_mend_is_refused_before_training(settings: dict[str, Any], said: str) -> None:
     steps: list[int] = []
     model = zoo.resnet8(num_classes=10, in_channels=1, width=4)
     with pytest.raises(SlimkitError, match=f"(?s){said}"):
-        slimkit.train(
-            model, "digits", epochs=1, watchers=[lambda now: steps.append(now.step)], **{"round_to": 1} | settings
-        )
+        slimkit.train(model, "digits", epochs=1, watchers=[lambda now: steps.append(now.step)], **settings)
     assert not steps

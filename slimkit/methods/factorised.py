@@ -6,7 +6,7 @@ can be merged into one layer again (`surgery.factorise.merge`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -26,6 +26,12 @@ from slimkit.surgery import proof, ranks, thin_times
 from slimkit.surgery.factorise import factorise, merge
 from slimkit.surgery.thin_times import ThinTime
 from slimkit.training.frobenius import frobenius_decay
+
+_LEAST = 1e-9  # share of the energy that rank 1 has at least
+_NONE = (
+    "no layer is cheaper as two thin ones at these settings.\n"
+    "  Lower the energy or the budget, or remove channels: slimkit compress"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +109,7 @@ def reduce(model: nn.Module, input_shape: tuple[int, ...], config: RankConfig) -
     if _error(model, chosen, images) > proof.TOLERANCE:  # a network may do more with a layer than call it
         chosen = {path: rank for path, rank in chosen.items() if _error(model, {path: rank}, images) <= proof.TOLERANCE}
     if not chosen:
-        raise SpecError(
-            "no layer is cheaper as two thin ones at these settings.\n"
-            "  Lower the energy or the budget, or remove channels: slimkit compress"
-        )
+        raise SpecError(_NONE)
     error = proof.require(_error(model, chosen, images), "thin layers against the same ones merged")
     thin = factorise(model, chosen).eval()
     return Factorisation(
@@ -178,6 +181,20 @@ class FactorisedConfig(Settings):
         )
 
 
+def needed(job: Job, config: FactorisedConfig) -> None:
+    """Refuse what no weights can mend: shapes say what a layer of rank 1 costs, and whether that meets a budget.
+
+    Raises:
+        BudgetError: the budget cannot be met.
+        SpecError: no layer would be two.
+    """
+    shape, ranks_of = job.dataset.input_shape, config.ranks
+    easiest = replace(ranks_of, energy=_LEAST) if ranks_of.energy is not None else ranks_of
+    found = _candidates(job.dense, proof.random_inputs(shape)[0], easiest)
+    if not _chosen(job.dense, shape, found, easiest):
+        raise SpecError(_NONE)
+
+
 def run(job: Job, config: FactorisedConfig) -> Found:
     """Train the dense network unless the thin layers begin without that, make its layers thin, and train on."""
     done = [train(job, job.dense, part="dense")] if config.begin == "trained" else []
@@ -213,4 +230,5 @@ METHOD = Method(
     run=run,
     ranking="group-norm",
     removes=False,
+    needs=needed,
 )

@@ -203,6 +203,17 @@ def permuted(graph: Graph, mask: Mask, seed: int, widths: Widths | None = None, 
     return scaled(graph, graph.macs(mask.keep), graph.macs, shares=shares, widths=widths, fixed=fixed)
 
 
+def needed(job: Job, config: ScratchConfig) -> None:
+    """Refuse widths that the network cannot have; where they have to be measured the run says so.
+
+    Raises:
+        MaskError, BudgetError: nothing can be removed, or not as much.
+        SpecError: the widths are another network's.
+    """
+    if config.control != "dense" and job.selection.measured is None:
+        _chooser(job, config)(job.graph, torch.zeros(job.graph.units), job.selection.fixed(job.graph))
+
+
 def run(job: Job, config: ScratchConfig) -> Found:
     """Train the control."""
     if config.control == "dense":
@@ -333,4 +344,5 @@ METHOD = Method(
     ranking="group-norm",
     aim=aim,
     idle=idle,
+    needs=needed,
 )
