@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from training_sample import accuracy, network, recipe, same, stripes
 
 from slimkit import recovery, training
@@ -109,6 +109,32 @@ def test_a_run_killed_anywhere_ends_with_the_same_bits(
     assert resumed.history == whole.history
     assert resumed.phases == whole.phases
     assert [p.images for p in whole.phases] == ([8 * 16, 10 * 16] if hooks else [18 * 16])
+
+
+class Restless(nn.Module):
+    """Draws random numbers and counts its calls, in evaluation mode too; what it gives depends on both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        calls = self.get_buffer("calls").add_(1)
+        return images * (1 + 0.1 * torch.rand_like(images)) + 0.01 * calls
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_what_a_network_does_when_it_is_looked_at_leaves_no_trace_in_a_run(tmp_path: Path, step: int) -> None:
+    def run(*more: Hook, store: Store | None = None) -> training.Trained:
+        model = nn.Sequential(Restless(), network())
+        return training.train(model, stripes(), recipe(epochs=2), hooks=more, evaluate=accuracy, store=store)
+
+    whole = run(Hook())
+    with pytest.raises(Killed):
+        run(killer(step), store=Store(tmp_path, seconds=0))
+    resumed = run(Hook(), store=Store(tmp_path, resume=True, seconds=0))
+    same(resumed.model, whole.model)
+    assert resumed.history == whole.history
 
 
 def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from slimkit.data import Batches
 from slimkit.errors import SpecError, TrainingError
 from slimkit.example import Example, call, first, mapped, on
 from slimkit.hardware import pick_device, pick_precision
-from slimkit.modules import evaluating
+from slimkit.modules import private
 from slimkit.results import Epoch
 from slimkit.tasks import CLASSIFICATION, Task
 from slimkit.training import distributed, state
@@ -93,7 +93,7 @@ def train(
     began = time.perf_counter()
     with ExitStack() as stack:
         world = stack.enter_context(distributed.joined(device))
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        stack.enter_context(_own_random(device))
         interrupt = stack.enter_context(state.delayed_interrupt(store is not None))
         torch.manual_seed(recipe.seed + world.rank)
         to = getattr(split, "to", None)
@@ -214,14 +214,22 @@ def _call(functions: Sequence[Callable[[Run], None] | None], run: Run) -> None:
             function(run)
 
 
+def _own_random(device: torch.device) -> AbstractContextManager[None]:
+    """Leave the random numbers of the CPU and of a device as they were before the block."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
 def _layout(model: nn.Module, inputs: Example) -> torch.memory_format:
-    """Try images [B, C, H, W] in channels-last layout; a network that views tensors as rows may refuse them."""
+    """Try images [B, C, H, W] in channels-last layout; a network that views tensors as rows may refuse them.
+
+    A run that is resumed tries again, so that no trace must be left: no buffer changed, no random number drawn.
+    """
     if not isinstance(inputs, Tensor) or inputs.dim() != 4:
         return torch.contiguous_format
     try:
         model.to(memory_format=torch.channels_last)
-        with evaluating(model), torch.no_grad():
-            model(inputs.contiguous(memory_format=torch.channels_last))
+        with _own_random(inputs.device), torch.no_grad():
+            private(model)(inputs.contiguous(memory_format=torch.channels_last))
     except RuntimeError:
         return torch.contiguous_format
     return torch.channels_last
