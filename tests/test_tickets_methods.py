@@ -100,25 +100,36 @@ def test_every_round_takes_the_same_share_of_what_is_left(ratio, count):
     assert rounds.gone_after(ratio, count, count) == ratio
 
 
-def test_rewinding_brings_back_weights_and_momentum(net):
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda own: torch.optim.SGD(own, lr=0.1, momentum=0.9),
+        lambda own: torch.optim.SGD(own, lr=0.1, momentum=0.9, nesterov=True, fused=True),
+        lambda own: torch.optim.AdamW(own, lr=0.1, fused=True),
+        lambda own: torch.optim.Adam(own, lr=0.1, amsgrad=True),
+        lambda own: torch.optim.RMSprop(own, lr=0.1, momentum=0.5, centered=True),
+    ],
+)
+def test_rewinding_brings_back_weights_and_all_that_an_optimizer_remembers(net, make):
     model = remove(net, trace(net, torch.zeros(1, 1, 8, 8)), Mask.full(trace(net, torch.zeros(1, 1, 8, 8))))
-    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = make(model.parameters())
 
     def step():
-        sgd.zero_grad()
+        optimizer.zero_grad()
         model(torch.ones(4, 1, 8, 8)).square().sum().backward()
-        sgd.step()
+        optimizer.step()
         return [p.detach().clone() for p in model.parameters()]
 
     start = snapshot.take(model, None, 0)
-    step()
-    taken = snapshot.take(model, sgd, 1)
-    wanted = step()
-    step()
-    snapshot.put_(snapshot.Snapshot(**taken.state()), model, sgd)
-    torch.testing.assert_close(step(), wanted, rtol=0, atol=0)
-    snapshot.put_(start, model, sgd)
-    assert all("momentum_buffer" not in state for state in sgd.state.values())
+    first = step()
+    taken = snapshot.take(model, optimizer, 1)
+    wanted = [step(), step()]
+    for _ in range(2):  # what is put back is a copy: steps after it leave the snapshot alone
+        snapshot.put_(snapshot.Snapshot(**taken.state()), model, optimizer)
+        torch.testing.assert_close([step(), step()], wanted, rtol=0, atol=0)
+    snapshot.put_(start, model, optimizer)
+    assert not any(optimizer.state.values())
+    torch.testing.assert_close(step(), first, rtol=0, atol=0)
 
 
 def test_rounding_to_eight_bits():

@@ -1,43 +1,48 @@
 """Rewinding: weights of an earlier step under a later mask, Frankle et al. 2019, arXiv:1903.01611."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from slimkit.training.run import align
+
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A network and its momentum after some steps; tensors by name, on the CPU."""
+    """A network after some steps, and what its optimizer remembers of each parameter; by name, tensors on the CPU."""
 
     step: int
     weights: dict[str, Tensor]
-    momentum: dict[str, Tensor]
+    memory: dict[str, dict[str, Any]]
 
     def state(self) -> dict[str, Any]:
         """Return what `Snapshot(**state)` takes."""
-        return {"step": self.step, "weights": self.weights, "momentum": self.momentum}
+        return {"step": self.step, "weights": self.weights, "memory": self.memory}
 
 
 def take(model: nn.Module, optimizer: torch.optim.Optimizer | None, step: int) -> Snapshot:
-    """Copy weights, buffers and momentum; without an optimizer there is no momentum yet."""
-    momentum = {}
+    """Copy weights, buffers, and the memory of an optimizer: momentum, moments, counts; without one there is none."""
+    memory = {}
     for name, parameter in model.named_parameters() if optimizer else ():
         assert optimizer is not None
-        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            momentum[name] = buffer.detach().cpu().clone()
+        found = optimizer.state.get(parameter, {}).items()
+        memory[name] = {what: _kept(value) for what, value in found if value is not None}
     weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    return Snapshot(step, weights, momentum)
+    return Snapshot(step, weights, memory)
 
 
-@torch.no_grad()
+def _kept(value: Any) -> Any:
+    return value.detach().cpu().clone() if isinstance(value, Tensor) else value
+
+
 def put_(snapshot: Snapshot, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Bring a network and its optimizer back, in place, to what they were."""
     model.load_state_dict(snapshot.weights)
-    for name, parameter in model.named_parameters():
-        optimizer.state[parameter].clear()
-        if name in snapshot.momentum:
-            buffer = torch.empty_like(parameter).copy_(snapshot.momentum[name])
-            optimizer.state[parameter]["momentum_buffer"] = buffer
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    places = enumerate(parameter for group in optimizer.param_groups for parameter in group["params"])
+    memory = {place: copy.deepcopy(snapshot.memory.get(names[parameter], {})) for place, parameter in places}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": memory})
+    align(optimizer)
