@@ -53,6 +53,17 @@ def test_scratch_b_trains_for_equal_macs(cap, epochs):
     assert scratch.epochs_b(12, 1000, 240, cap) == epochs  # 12 / 0.24 = 50
 
 
+def test_scratch_b_is_not_an_epoch_short_where_the_quotient_is_whole():
+    sizes = [
+        (epochs, dense, slim)
+        for epochs in (10, 11, 60, 160)
+        for slim in range(1, 60)
+        for dense in (slim, 3 * slim - 1, 30 * slim // 7)
+    ]
+    assert [scratch.epochs_b(*each) for each in sizes] == [epochs * dense // slim for epochs, dense, slim in sizes]
+    assert scratch.epochs_b(0.58 * 50, 7, 7) == 29
+
+
 def test_uniform_widths_use_the_macs_and_take_equal_shares(graph):
     full = graph.macs(Mask.full(graph).keep)
     for share in (0.1, 0.3, 0.6, 1.0):

@@ -565,6 +565,16 @@ def test_by_default_no_mask_is_drawn_while_what_ranks_channels_lies_where_it_beg
     assert run.slimmed.mask.removed
 
 
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_gammas_that_begin_at_zero_have_not_moved_either(toy, tmp_path, share):
+    model = net()
+    with torch.no_grad():
+        for _, gamma in gammas(model):
+            gamma[: round(share * len(gamma))] = 0.0
+    with pytest.raises(TrainingError, match="no gamma has moved away from the others"):
+        found(toy, tmp_path, {"learning_rate": 1e-9}, model=model)
+
+
 def test_a_mask_that_has_settled_among_scores_that_lie_still_is_waited_for(toy, tmp_path):
     """Norms of weights differ from the start, so that their masks agree before anything was learnt."""
     slow = {"ranking": "group-norm", "penalty_total": 0, "learning_rate": 1e-4, "epochs": 10}

@@ -102,16 +102,18 @@ class Looks:
     def apart(self, model: nn.Module) -> bool:
         """Tell whether what ranks the units has moved apart, so that their order is more than the chance of a start.
 
-        Units are compared within what competes. That all gammas fall together, as they do under a penalty while the
-        loss defends none of them yet, says nothing about which to lose.
+        Units are compared within what competes, but for those that begin at 0, where no penalty pulls. That all gammas
+        fall together, as they do under one while the loss defends none of them yet, says nothing about which to lose.
 
         Args:
             model: the network in training.
         """
         change = self.bird.scores(model).cpu() - self.start
-        parts = [change[units] - change[units].median() for units in pools(self.bird.graph, self.bird.scope)]
+        compared = self.start > 0 if bool(self.start.any()) else torch.ones_like(self.start, dtype=torch.bool)
+        found = [units[compared[units]] for units in pools(self.bird.graph, self.bird.scope)]
+        parts = [change[units] - change[units].median() for units in found if len(units)]
         low, high = torch.quantile(torch.cat(parts), torch.tensor([0.1, 0.9])).tolist()
-        return bool(high - low >= APART * float(self.start.median()))
+        return bool(high - low >= APART * (float(self.start[compared].median()) or 1.0))
 
     @property
     def moved(self) -> bool:

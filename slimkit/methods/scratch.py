@@ -19,7 +19,7 @@ from slimkit.errors import OutOfReachError, SpecError
 from slimkit.methods.cut import Cut, cut, named
 from slimkit.methods.job import Choose, Job
 from slimkit.methods.method import Found, Method, leg
-from slimkit.methods.train import history, train
+from slimkit.methods.train import history, train, whole_epochs
 from slimkit.results import Search, report_file
 from slimkit.selection.budget import Widths, out_of_reach, within_reach
 from slimkit.selection.mask import Mask
@@ -110,7 +110,7 @@ def epochs_b(epochs: float, dense_macs: int, slim_macs: int, longest: float | No
         longest: largest factor over `epochs`; 2 is the paper's for ImageNet, None its for network slimming.
     """
     factor = dense_macs / slim_macs
-    return int(epochs * (min(factor, longest) if longest is not None else factor))
+    return whole_epochs(epochs * (min(factor, longest) if longest is not None else factor))
 
 
 def random_channels(graph: Graph, mask: Mask, seed: int) -> Mask:
@@ -296,7 +296,7 @@ def _epochs(job: Job, config: ScratchConfig, mask: Mask) -> int:
     epochs, dense, small = int(job.recipe.epochs), job.macs(), job.macs(mask)
     if config.control == "scratch-B":
         return max(1, epochs_b(epochs * (config.worth or 1.0), dense, small, config.longest))
-    return epochs if config.spend is None else max(1, int(config.spend * epochs * dense / small))
+    return epochs if config.spend is None else max(1, whole_epochs(config.spend * epochs * dense / small))
 
 
 def _dense(job: Job) -> Found:

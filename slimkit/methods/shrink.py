@@ -12,6 +12,7 @@ from slimkit.errors import ProofError, SpecError
 from slimkit.methods import snapshot as snapshots
 from slimkit.methods.cut import Cut
 from slimkit.methods.snapshot import Snapshot
+from slimkit.methods.train import whole_epochs
 from slimkit.selection.mask import Mask
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, number, optional, whole
@@ -143,7 +144,7 @@ def affordable(run: Run, spend: float, spent: float, small: float) -> int:
         small: MACs of the small network as a share of the dense one's.
     """
     steps = run.step + (spend * run.budget - spent) / small
-    return max(int(run.recipe.epochs), int(steps / run.steps_per_epoch))
+    return max(int(run.recipe.epochs), whole_epochs(steps / run.steps_per_epoch))
 
 
 def lowered(model: nn.Module, precision: str) -> nn.Module:

@@ -1,5 +1,6 @@
 """One training of a run, with its progress and state."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -57,3 +58,8 @@ def history(trained: Sequence[training.Trained]) -> tuple[Epoch, ...]:
     """Return the epochs of several trainings, one after the other and counted so."""
     epochs = (epoch for one in trained for epoch in one.history)
     return tuple(replace(epoch, epoch=number) for number, epoch in enumerate(epochs, 1))
+
+
+def whole_epochs(epochs: float) -> int:
+    """Return as many whole epochs as fit; a number that is whole but for the rounding of floats is."""
+    return math.floor(epochs + 1e-9)
