@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 import torch
 from test_train import found, images, net, toy  # noqa: F401  the toy journey is the same
+from torch import nn
 
 import slimkit
 from slimkit import models
 from slimkit.errors import SpecError
 from slimkit.methods import scratch
 from slimkit.models.factors import Factors
+from slimkit.runs import begin
 from slimkit.runs.job import job_of
 from slimkit.runs.plan import plan
 from slimkit.selection.measured import LatencySolver
@@ -107,3 +109,35 @@ def test_of_every_weight_only_its_sign_is_left(toy, tmp_path):  # noqa: F811
 def test_sizes_out_of_range(scales):
     with pytest.raises(SpecError, match="scales"):
         plan({"arch": "zoo:resnet8", "data": "digits", "method": "weight-agnostic", "scales": scales})
+
+
+class Begun(nn.Module):
+    """A network that begins as its maker wants it: half gammas, a head of zeros, a scale, filters that stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8)
+        self.conv, self.head = nn.Conv2d(8, 8, 3), nn.Linear(8, 3)
+        self.scale = nn.Parameter(torch.full((8, 1, 1), 3.0))
+        nn.init.constant_(self.norm.weight, 0.5)
+        nn.init.zeros_(self.head.weight)
+        nn.init.kaiming_normal_(self.conv.weight)
+        self.stem.requires_grad_(False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head((self.scale * self.conv(self.norm(self.stem(images)).relu())).mean((2, 3)))
+
+
+def test_fresh_weights_are_of_the_distribution_that_the_network_began_with():
+    model = Begun()
+    model.train()(torch.randn(4, 1, 8, 8))  # statistics have moved
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    one, two = (begin.redrawn(model, seed).state_dict() for seed in (1, 2))
+    for name, given in model.named_parameters():
+        assert torch.equal(one[name].flatten().sort().values, given.detach().flatten().sort().values), name
+    for name in ("conv.weight", "conv.bias"):
+        assert not torch.equal(one[name], before[name]) and not torch.equal(one[name], two[name])
+    assert torch.equal(one["stem.weight"], before["stem.weight"])
+    assert not one["norm.running_mean"].any() and not one["norm.num_batches_tracked"]
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    torch.testing.assert_close(dict(begin.redrawn(model, 1).state_dict()), dict(one), rtol=0, atol=0)

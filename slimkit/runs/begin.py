@@ -1,6 +1,5 @@
 """How a training run begins: processes, folders, a fresh network, the state to resume from."""
 
-import copy
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -11,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from slimkit import data, models, provenance, training
 from slimkit.hardware import pick_device
+from slimkit.modules import copied
 from slimkit.runs.folder import output as folder
 from slimkit.runs.folder import resume
 from slimkit.runs.start import note
@@ -49,14 +50,21 @@ def fresh_network(spec: TrainSpec, dataset: data.Dataset, seed: int) -> models.N
 
 
 def redrawn(model: nn.Module, seed: int) -> nn.Module:
-    """Return a copy of a network with the weights that its modules draw by themselves."""
-    model = copy.deepcopy(model)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        for module in model.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
+    """Return a copy of an untrained network with fresh weights, of the distribution that its own are of.
+
+    Only its maker knows how they were drawn, so each tensor that is trained gets its own numbers in another order: what
+    began as a constant does so again. Statistics of BatchNorm begin anew.
+    """
+    model = copied(model)
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                order = torch.randperm(parameter.numel(), generator=random).to(parameter.device)
+                parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    for module in model.modules():
+        if isinstance(module, _NormBase):
+            module.reset_running_stats()
     return model
 
 

@@ -52,7 +52,8 @@ def train(
     """Train a network, and make it smaller as a method says.
 
     Args:
-        model: an untrained network; untouched.
+        model: an untrained network; untouched. Methods that begin from fresh weights give each of its tensors the same
+            numbers in another order, so that they are of the distribution that it was initialised by.
         dataset: what to train on: the name of a data set, (train, validation) loaders of (inputs, targets) batches,
             or whatever else `slimkit.data.as_dataset` takes.
         ratio: share of the removable channels to remove, in [0, 1).
