@@ -1,5 +1,10 @@
+from . import data as data
 from . import hub as hub
 from . import methods as methods
+from . import models as models
+from . import provenance as provenance
+from . import settings as settings
+from . import tasks as tasks
 from . import zoo as zoo
 from ._version import __version__ as __version__
 from .channels import Graph as Graph

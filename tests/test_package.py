@@ -1,6 +1,7 @@
 """The package as people get it: its surface, and a wheel that works outside the checkout."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -38,6 +39,14 @@ def test_what_there_is_is_listed_and_there() -> None:
     assert dir(slimkit) == sorted(slimkit.__all__)  # type: ignore[attr-defined]
     for name in dir(slimkit):
         assert getattr(slimkit, name) is not None
+
+
+def test_what_messages_and_pages_tell_to_call_is_there_after_import_slimkit_alone(tmp_path: Path) -> None:
+    files = [*(ROOT / "slimkit").rglob("*.py"), *(ROOT / "docs").rglob("*.md")]
+    told = {name for file in files for name in re.findall(r"\bslimkit(?:\.\w+){2,}(?=\()", file.read_text())}
+    assert len(told) > 5
+    names = sorted(told, reverse=True)  # trackers first, before anything else has imported them
+    run(sys.executable, "-c", "\n".join(["import slimkit", *names]), cwd=tmp_path, PYTHONPATH=str(ROOT))
 
 
 def test_every_kind_of_error_is_at_the_top() -> None:

@@ -254,6 +254,13 @@ def test_a_line_that_is_no_arm_is_refused_with_its_number(tmp_path: Path) -> Non
             study_file.read(tmp_path)
 
 
+@given(name=st.text(st.characters(codec="utf-8"), min_size=1))
+def test_an_arm_of_any_name_is_one_line_that_reads_back(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    arms, folder = [arm(name, 900), arm(f"{name}\u2028\x85\x1c\r\n2", 901)], tmp_path_factory.mktemp("names")
+    study_file.write(folder / study_file.NAME, arms)
+    assert study_file.read(folder) == (arms, "")
+
+
 def test_an_arm_that_is_there_twice_is_no_second_seed(tmp_path: Path) -> None:
     lines = [study_file.line(arm("uniform", right)) for right in (900, 901)]
     (tmp_path / study_file.NAME).write_text("".join(lines))

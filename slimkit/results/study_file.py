@@ -46,7 +46,7 @@ def read(path: Path) -> tuple[list[Arm], str]:
         whole, _, rest = file.read_text(encoding="utf-8", errors="replace").rpartition("\n")
     except OSError as error:
         raise RecordError(f"{file}: no study can be read there ({error.strerror}).\n  Give its folder") from None
-    arms = [_arm(file, number, text) for number, text in enumerate(whole.splitlines(), 1) if text.strip()]
+    arms = [_arm(file, number, text) for number, text in enumerate(whole.split("\n"), 1) if text.strip()]
     keys = [arm.key for arm in arms]
     if twice := [key for key in keys if keys.count(key) > 1]:
         name = " ".join(map(str, twice[0]))

@@ -1,5 +1,6 @@
 """One training loop, its schedules, penalties on gamma and on groups."""
 
+from slimkit.training import trackers
 from slimkit.training.group_penalty import group_penalty, penalise_groups_, unit_norms
 from slimkit.training.loop import Trained, train
 from slimkit.training.optimizer import follow, make_optimizer
@@ -23,6 +24,7 @@ __all__ = [
     "penalise_gamma_",
     "penalise_groups_",
     "solve_strength",
+    "trackers",
     "train",
     "unit_norms",
 ]
