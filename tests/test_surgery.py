@@ -187,6 +187,8 @@ def test_a_graph_of_another_network_and_a_mask_of_scores_are_refused():
         remove(wide, graph, Mask.full(graph))
     with pytest.raises(MaskError, match="another network: .* is not there"):
         remove(nn.Linear(2, 2), graph, Mask.full(graph))
+    with pytest.raises(MaskError, match=r"(?s)another network: it has no layer1.1.conv1.weight.*Trace this"):
+        remove(zoo.resnet20(width=8), graph, Mask.full(graph))
     with pytest.raises(MaskError, match=r"keep is float32 \[5\]: it must be bool"):
         Mask(torch.rand(5))
 

@@ -143,19 +143,23 @@ class Graph:
         """Check that these are the channels of a network.
 
         Raises:
-            MaskError: a tensor is not there, or of another shape.
+            MaskError: a tensor is not there, or of another shape; a parameter is there that the graph does not know.
         """
         inner = unwrapped(model)
         named = (inner.named_parameters(remove_duplicate=False), inner.named_buffers(remove_duplicate=False))
-        shapes = {name: tuple(tensor.shape) for tensors in named for name, tensor in tensors}
+        tensors = {name: tensor for pairs in named for name, tensor in pairs}
         for axis in self.axes:
-            shape = shapes.get(axis.tensor, ())
+            shape = tuple(tensors[axis.tensor].shape) if axis.tensor in tensors else ()
             if axis.dim >= len(shape) or shape[axis.dim] != len(axis.unit_of):
                 found = f"is {list(shape)}" if shape else "is not there"
                 raise MaskError(
                     f"the graph is of another network: {axis.tensor} {found}, "
                     f"and dimension {axis.dim} had {len(axis.unit_of)} entries.\n  Trace this very network"
                 )
+        known = {id(tensors[name]) for name in self.shapes if name in tensors}
+        for name, parameter in inner.named_parameters():
+            if id(parameter) not in known:
+                raise MaskError(f"the graph is of another network: it has no {name}.\n  Trace this very network")
 
     @cached_property
     def total(self) -> int:
