@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import slimkit
 from slimkit import methods, provenance, zoo
-from slimkit.errors import SlimkitError, SpecError
+from slimkit.errors import MaskError, SlimkitError, SpecError
 from slimkit.methods import METHODS, EarlyBirdConfig
 from slimkit.models import load_slim
 from slimkit.runs.plan import plan
@@ -222,3 +223,52 @@ def test_what_no_weights_can_mend_is_refused_before_training(settings: dict[str,
     with pytest.raises(SlimkitError, match=f"(?s){said}"):
         slimkit.train(model, "digits", epochs=1, watchers=[lambda now: steps.append(now.step)], **settings)
     assert not steps
+
+
+class Small(nn.Module):
+    """Two convolutions, the first one made by the test, and logits that come in a nest."""
+
+    def __init__(self, first: nn.Module, nest: Any = lambda logits, extra: logits) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = first, nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm2, self.head, self.extra, self.nest = nn.BatchNorm2d(8), nn.Linear(8, 10), nn.Linear(8, 10), nest
+
+    def forward(self, images: torch.Tensor) -> Any:
+        rows = self.norm2(self.second(self.norm(self.first(images)).relu())).relu().mean((2, 3))
+        return self.nest(self.head(rows), self.extra(rows))
+
+
+COMPUTED = {
+    "early-bird": {"ratio": 0.5, "deadline": 0.5},
+    "progressive": {"ratio": 0.5},
+    "factorised": {"rank_share": 0.95},
+    **dict.fromkeys(("edge-popup", "weight-agnostic", "weight-ticket")),
+}
+
+
+@pytest.mark.parametrize(("method", "settings"), COMPUTED.items())
+@pytest.mark.parametrize("normed", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_layers_that_compute_their_weight_are_trained_or_refused_before(
+    method: str, settings: Any, normed: Any
+) -> None:
+    steps: list[int] = []
+    given: Any = {"method": method, "epochs": 1, "batch_size": 512, "watchers": [lambda now: steps.append(now.step)]}
+    model = Small(normed(nn.Conv2d(1, 8, 3, padding=1)))
+    if settings is not None:
+        assert slimkit.train(model, "digits", **given, **settings).report.after.params
+        return
+    with pytest.raises(MaskError, match="^first computes its weight .* makes the weight a plain one"):
+        slimkit.train(model, "digits", **given)
+    assert not steps
+
+
+@pytest.mark.parametrize("method", [m.name for m in METHODS.values() if not m.removes])
+@pytest.mark.parametrize(
+    "nest", [lambda logits, extra: (logits, extra), lambda logits, extra: {"out": logits, "aux": extra}]
+)
+def test_logits_may_come_in_a_nest(method: str, nest: Any) -> None:
+    model = Small(nn.Conv2d(1, 8, 3, padding=1), nest)
+    settings: Any = {"rank_share": 0.95} if method == "factorised" else {}
+    result = slimkit.train(model, "digits", method=method, epochs=1, batch_size=512, onnx=False, **settings)
+    assert set(result.model(torch.zeros(2, 1, 8, 8))) and result.report.after.accuracy

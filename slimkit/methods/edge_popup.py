@@ -223,4 +223,5 @@ METHOD = Method(
     run=run,
     ranking="group-norm",
     removes=False,
+    needs=lambda job, config: prunable(job.dense),
 )

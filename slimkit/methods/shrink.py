@@ -13,6 +13,7 @@ from slimkit.methods import snapshot as snapshots
 from slimkit.methods.cut import Cut
 from slimkit.methods.snapshot import Snapshot
 from slimkit.methods.train import whole_epochs
+from slimkit.modules import copied
 from slimkit.selection.mask import Mask
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, number, optional, whole
@@ -76,7 +77,7 @@ class Lowered(Settings):
 
 def on_cpu(model: nn.Module) -> nn.Module:
     """Return a copy on the CPU, in eval mode, of a network in training."""
-    return copy.deepcopy(model).to("cpu").to(memory_format=torch.contiguous_format).eval()
+    return copied(model).to("cpu").to(memory_format=torch.contiguous_format).eval()
 
 
 def cut_in(run: Run, cutter: Callable[[nn.Module], Cut]) -> Cut:

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from slimkit import training
 from slimkit.data import Batches
 from slimkit.errors import SpecError
+from slimkit.example import call
 from slimkit.measure.quality import quality
 from slimkit.methods.cut import named
 from slimkit.methods.job import Job
@@ -51,7 +52,7 @@ class Identical:
     reason: str
 
 
-def identical(model: nn.Module, split: Batches, value: float = 0.1) -> Identical:
+def identical(model: nn.Module, split: Batches, value: float = 0.1, task: Task = CLASSIFICATION) -> Identical:
     """Give all weights of a network one value, and measure what is left.
 
     Biases and betas are 0, gammas 1, BatchNorm's statistics measured anew.
@@ -59,6 +60,7 @@ def identical(model: nn.Module, split: Batches, value: float = 0.1) -> Identical
     Args:
         model: a classifier; not changed.
         split: labelled images.
+        task: says which of its outputs are the logits.
     """
     same = copy.deepcopy(model)
     with torch.no_grad():
@@ -74,7 +76,7 @@ def identical(model: nn.Module, split: Batches, value: float = 0.1) -> Identical
     images_seen, classes = 0, 1
     with evaluating(same), torch.no_grad():
         for images, labels in split.batches(250):
-            logits = same(images)
+            logits, *_ = task.outputs(call(same, task.called(images, labels)))
             size = logits.abs().amax(1, keepdim=True)
             best = logits >= logits.amax(1, keepdim=True) - _TIE * size
             right += float((best.gather(1, labels[:, None])[:, 0].double() / best.sum(1)).sum())
@@ -157,7 +159,7 @@ def run(job: Job, config: WeightAgnosticConfig) -> Found:
         + f" ({task.metric} on validation; with its trained weights {with_weights:.4g})"
     ]
     if task.classifies:
-        same = identical(trained.model, validation)
+        same = identical(trained.model, validation, task=task)
         notes.append(f"with one weight for all connections: {100 * same.accuracy:.4g} % right, since {same.reason}")
     search = Search(method=METHOD.name, history=trained.history)
     legs = (leg(job.macs(), trained.phases, search=False),)
@@ -210,4 +212,5 @@ METHOD = Method(
     run=run,
     ranking="group-norm",
     removes=False,
+    needs=lambda job, config: prunable(job.dense),
 )

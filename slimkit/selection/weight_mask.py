@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import is_parametrized
 
+from slimkit.channels.labelled import advice
 from slimkit.errors import MaskError
 from slimkit.example import Example
 from slimkit.measure.macs import macs_by_layer
@@ -72,8 +74,20 @@ class WeightMask:
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the weights of convolutions and linear layers by name, in the order of the modules; shared ones once."""
-    wanted = {id(m.weight) for m in model.modules() if isinstance(m, (_ConvNd, nn.Linear))}
+    """Return the weights of convolutions and linear layers by name, in the order of the modules; shared ones once.
+
+    Raises:
+        MaskError: a layer computes its weight, as under weight normalisation: what it is computed from would move it.
+    """
+    found = {name: module for name, module in model.named_modules() if isinstance(module, (_ConvNd, nn.Linear))}
+    for name, layer in found.items():
+        if layer._parameters.get("weight") is None:
+            where = f"{name}.parametrizations" if is_parametrized(layer, "weight") else name
+            raise MaskError(
+                f"{name or 'the network'} computes its weight from other parameters, so that no single weight can "
+                f"be chosen or held{advice(layer, where) or '; make it a plain one'}."
+            )
+    wanted = {id(layer.weight) for layer in found.values()}
     return {name: p for name, p in model.named_parameters() if id(p) in wanted}
 
 

@@ -168,6 +168,8 @@ def left_dense(model: nn.Module) -> dict[str, str]:
     reasons = {}
     for path, module in model.named_modules():
         weight = module._parameters.get("weight")
+        if weight is None and matrix(module) is not None:
+            reasons[path] = "its weight is computed from other parameters"
         if weight is None or weight.dim() < 2:
             continue
         if not path:
