@@ -3,12 +3,14 @@
 import copy
 from collections import defaultdict
 from collections.abc import Mapping
+from types import BuiltinFunctionType, FunctionType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves, tree_map
 
 from slimkit.channels.graph import check_left
 from slimkit.errors import TrainingError
@@ -18,6 +20,19 @@ from slimkit.training.recipe import Recipe
 # Parameter name -> dimension -> indices kept along it, int64; what is not named stays whole.
 KeptIndices = Mapping[str, Mapping[int, Tensor]]
 Some = TypeVar("Some", bound=Optimizer)
+_PLAIN = (
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    type(None),
+    torch.dtype,
+    torch.device,
+    FunctionType,
+    BuiltinFunctionType,
+)
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
@@ -59,8 +74,9 @@ def follow(optimizer: Some, old: nn.Module, new: nn.Module, kept: KeptIndices) -
     optimizer that it was made for: make it anew.
 
     Raises:
-        TrainingError: what it remembers is of another shape, so that it is not known which channel it belongs to; it is
-            the optimizer of another network. MaskError: `new` is not what `kept` leaves of `old`.
+        TrainingError: what it remembers is of another shape, so that it is not known which channel it belongs to; it
+            holds more than numbers and functions beside that; it is the optimizer of another network. MaskError: `new`
+            is not what `kept` leaves of `old`.
     """
     old, new = unwrapped(old), unwrapped(new)
     before = dict(old.named_parameters())
@@ -82,6 +98,7 @@ def follow(optimizer: Some, old: nn.Module, new: nn.Module, kept: KeptIndices) -
         names = group.get("param_names", [""] * len(group["params"]))
         members += [(name, p) for name, p in zip(names, group["params"], strict=True) if id(p) not in known]
     made = copy.copy(optimizer)  # as from a pickle: without the functions that a scheduler put in its place
+    vars(made).update(_own(optimizer, {*vars(made), *dir(type(optimizer))}))
     made.state, made.param_groups = defaultdict(dict), []
     for group, members in zip(optimizer.param_groups, homes, strict=True):
         if members:
@@ -94,6 +111,22 @@ def follow(optimizer: Some, old: nn.Module, new: nn.Module, kept: KeptIndices) -
         for what, value in memory.items():
             made.state[parameter][what] = _taken(value, before[name], parameter, kept.get(name, {}), (optimizer, what))
     return made
+
+
+def _own(optimizer: Optimizer, known: set[str]) -> dict[str, Any]:
+    """Return copies of the attributes that a class of somebody's own keeps on its optimizers beside those `known`.
+
+    Raises:
+        TrainingError: one may hold what is of the old network, as an optimizer within does.
+    """
+    found = {name: value for name, value in vars(optimizer).items() if name not in known}
+    for name, value in found.items():
+        if not all(isinstance(one, _PLAIN) for one in tree_leaves(value)):
+            raise TrainingError(
+                f"the optimizer is {type(optimizer).__name__}: what its {name!r} holds may be of the old network, and "
+                "cannot follow the channels.\n  Make a new optimizer for the small network"
+            )
+    return {name: tree_map(lambda one: one, value) for name, value in found.items()}
 
 
 def _taken(
