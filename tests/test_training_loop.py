@@ -320,3 +320,38 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     alone, first, second = (torch.load(tmp_path / f"out.{name}") for name in ("alone", "0", "1"))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     torch.testing.assert_close(first, alone, rtol=1e-3, atol=1e-4)
+
+
+KILLED = """
+import pathlib, sys
+import torch.distributed as dist
+from test_training_loop import Killed, killer
+from training_sample import network, recipe, same, stripes
+from slimkit import training
+from slimkit.training import Hook, Store
+
+def run(hook, store=None):
+    return training.train(network(dropout=0.3), stripes(), recipe(), hooks=[hook], store=store).model
+
+folder = pathlib.Path(sys.argv[1])
+dist.init_process_group("gloo")
+whole = run(Hook())
+same(run(Hook()), whole)
+try:
+    run(killer(7), Store(folder, seconds=0))
+except Killed:
+    dist.barrier()
+same(run(Hook(), Store(folder, resume=True, seconds=0)), whole)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_were_killed_go_on_to_the_same_bits_with_random_numbers_of_their_own(tmp_path: Path) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
+    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    together += [str(script), str(tmp_path / "state")]
+    done = subprocess.run(together, env=environment, capture_output=True, timeout=300, text=True)
+    assert not done.returncode, done.stderr

@@ -278,6 +278,8 @@ class _Stepper:
         if isinstance(inputs, Tensor):
             inputs = inputs.contiguous(memory_format=run.memory_format)
         self.wrapped.train()
+        if self.world.ranks > 1:  # a state holds the random numbers of one process
+            torch.manual_seed(((recipe.seed * self.world.ranks + self.world.rank) << 32 ^ run.step) % 2**63)
         with self._autocast(), distributed.whole_batch_statistics(self.world):
             returned = call(self.wrapped, self.criterion.asked(inputs, targets))
             with torch.no_grad():
