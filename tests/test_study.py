@@ -447,6 +447,25 @@ def test_controls_that_are_better_are_said_beside_the_methods() -> None:
     assert alone.startswith("Better than uniform: uniform-params at ratio 0.5 by 30")
 
 
+@pytest.mark.parametrize(
+    ("seeds", "said", "over"),
+    [
+        ({"early-bird": 3, "uniform": 1}, "One seed in common: nothing can be told between these arms.", ""),
+        ({"early-bird": 1, "uniform": 1}, "One seed: nothing can be told between these arms.", ""),
+        ({"early-bird": 5, "uniform": 2}, "No arm is better than uniform at 2 seeds (0 better", "over 2 seeds;"),
+        (
+            {"early-bird": 2, "progressive": 4, "uniform": 5},
+            "No arm is better than uniform at 2 to 4 seeds",
+            "over 2 to 4 seeds",
+        ),
+    ],
+)
+def test_a_study_counts_the_seeds_that_arms_have_in_common(seeds: dict[str, int], said: str, over: str) -> None:
+    verdict = said_of([arm(name, 500, seed) for name, count in seeds.items() for seed in range(count)])
+    assert verdict.sentence.startswith(said)
+    assert over in " ".join(verdict.notes)
+
+
 # What is shown ----------------------------------------------------------------------------------------------------
 
 

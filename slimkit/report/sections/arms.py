@@ -82,19 +82,22 @@ def said_of(arms: Sequence[Arm]) -> Verdict:
     found = [one for one in differences(arms, against) if one.against == against[0]]
     methods = {arm.arm for arm in arms if not arm.control}
     tested = [one for one in found if one.arm in methods] or found
-    seeds = max(len(own) for own in grouped(arms).values())
     unit = arms[0].unit
     best = max(rows(arms), key=lambda row: row.test.value if arms[0].better == "higher" else -row.test.value)
     headline = Headline(f"best mean on test, {_seeds(best.test.seeds)}", metric(best.test.value, unit, 2), best.title)
     better = [one for one in found if one not in tested and one.verdict == BETTER]  # controls, told apart
-    sentence = _sentence(tested, better, against[0], seeds, unit)
-    return Verdict(sentence, (headline,), tuple(_notes(tested, seeds)))
+    pairs = [one.mean.seeds for one in (*tested, *better)] or [len(own) for own in grouped(arms).values()]
+    told = [count for count in pairs if count > 1]
+    if not told:
+        common = " in common" if any(len(own) > 1 for own in grouped(arms).values()) else ""
+        note = "Give more seeds: differences between trainings of one seed are no smaller than those between seeds."
+        return Verdict(f"One seed{common}: nothing can be told between these arms.", (headline,), (note,))
+    over = _seeds(max(told)) if len(set(told)) == 1 else f"{min(told)} to {_seeds(max(told))}"
+    sentence = _sentence(tested, better, against[0], over, unit)
+    return Verdict(sentence, (headline,), tuple(_notes(tested, over)))
 
 
-def _sentence(found: Sequence[Difference], controls: Sequence[Difference], against: str, seeds: int, unit: str) -> str:
-    if seeds < 2:
-        return "One seed: nothing can be told between these arms."
-
+def _sentence(found: Sequence[Difference], controls: Sequence[Difference], against: str, over: str, unit: str) -> str:
     def listed(better: Sequence[Difference]) -> str:
         return "; ".join(f"{_title(one)} by {change(one.mean.value, 0, unit).lstrip('+−')}" for one in better)
 
@@ -102,17 +105,15 @@ def _sentence(found: Sequence[Difference], controls: Sequence[Difference], again
     if by[BETTER]:
         sentence = f"Better than {against}: {listed(by[BETTER])}"
     else:
-        sentence = f"No {'method' if controls else 'arm'} is better than {against} at {_seeds(seeds)}"
+        sentence = f"No {'method' if controls else 'arm'} is better than {against} at {over}"
     sentence += f" ({len(by[BETTER])} better, {len(by[WORSE])} worse, {len(by[SAME])} without a difference)"
     return f"{sentence}; of the controls, better is {listed(controls)}." if controls else f"{sentence}."
 
 
-def _notes(found: Sequence[Difference], seeds: int) -> list[str]:
-    if seeds < 2:
-        return ["Give more seeds: differences between trainings of one seed are no smaller than those between seeds."]
+def _notes(found: Sequence[Difference], over: str) -> list[str]:
     said = [
         "Differences are paired: an arm and the other one share data, order and seed. Intervals are Student's, 95 %, "
-        f"over {_seeds(seeds)}; one of twenty misses by chance."
+        f"over {over}; one of twenty misses by chance."
     ]
     more = [one for one in found if one.more is not None]
     if more:
