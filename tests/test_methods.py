@@ -272,3 +272,18 @@ def test_logits_may_come_in_a_nest(method: str, nest: Any) -> None:
     settings: Any = {"rank_share": 0.95} if method == "factorised" else {}
     result = slimkit.train(model, "digits", method=method, epochs=1, batch_size=512, onnx=False, **settings)
     assert set(result.model(torch.zeros(2, 1, 8, 8))) and result.report.after.accuracy
+
+
+@pytest.mark.parametrize("method", [{"method": "early-bird", "at": 1}, {"method": "network-slimming"}])
+@pytest.mark.parametrize(
+    ("asked", "ran"),
+    [
+        ({"precision": "bf16"}, "bf16"),
+        ({"precision": "fp32"}, "fp32"),
+        ({"precision": "fp32", "search_precision": "bf16"}, "bf16"),
+    ],
+)
+def test_the_report_says_what_a_search_ran_in(method: dict[str, Any], asked: dict[str, str], ran: str) -> None:
+    model = zoo.resnet8(num_classes=10, in_channels=1, width=4)
+    report = slimkit.train(model, "digits", 0.5, epochs=1, batch_size=512, onnx=False, **method, **asked).report
+    assert report.cost.search_precision == report.search.precision == ran

@@ -27,6 +27,7 @@ from slimkit.methods.shrink import (
     lowered,
     refuse_late,
     resume_small,
+    searched_in,
     too_late,
 )
 from slimkit.methods.snapshot import Snapshot, take
@@ -208,7 +209,7 @@ def run(job: Job, config: EarlyBirdConfig) -> Found:
     search = Search(
         method=METHOD.name,
         init="inherit" if shrinking.never_rewound else config.init,
-        precision=config.search_precision,
+        precision=searched_in(config.search_precision, trained),
         history=trained.history,
         penalty=penalty.record(drawn, step),
     )

@@ -12,7 +12,7 @@ from slimkit.methods.job import Choose, Job
 from slimkit.methods.looks import Looks
 from slimkit.methods.method import Found, leg
 from slimkit.methods.penalised import NO_GAP, Penalty
-from slimkit.methods.shrink import lowered
+from slimkit.methods.shrink import lowered, searched_in
 from slimkit.methods.snapshot import Snapshot, take
 from slimkit.methods.train import history, train
 from slimkit.results import Search
@@ -159,7 +159,7 @@ def train_in_rounds(job: Job, rounds: Rounds, looks: Looks) -> Found:
     search = Search(
         method=rounds.method,
         init=rounds.init,
-        precision=rounds.precision,
+        precision=searched_in(rounds.precision, trained[0]),
         history=history(trained),
         penalty=rounds.penalty.record(cuts[0], None) if rounds.penalty else None,
     )

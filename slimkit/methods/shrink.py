@@ -18,7 +18,7 @@ from slimkit.selection.mask import Mask
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, number, optional, whole
 from slimkit.surgery.remove import kept_indices, remove
-from slimkit.training import Run, follow, low_precision, make_optimizer
+from slimkit.training import Run, Trained, follow, low_precision, make_optimizer
 
 _REWIND = "Add init='rewind', or leave it out"
 
@@ -71,7 +71,9 @@ class Lowered(Settings):
     """Setting of the arithmetic of a search."""
 
     search_precision: str = setting(
-        "fp32", "of the search: fp32, bf16, int8-emulated", choice("fp32", "bf16", "int8-emulated")
+        "fp32",
+        "of the search: fp32 (no lower than precision says), bf16, int8-emulated",
+        choice("fp32", "bf16", "int8-emulated"),
     )
 
 
@@ -155,3 +157,8 @@ def lowered(model: nn.Module, precision: str) -> nn.Module:
     model = copy.deepcopy(model)
     low_precision.lower_(model, precision)
     return model
+
+
+def searched_in(precision: str, trained: Trained) -> str:
+    """Return what a search ran in: the precision that it was lowered to, else that of its training."""
+    return trained.precision if precision == "fp32" else precision

@@ -71,5 +71,5 @@ def training_cost(
         break_even_inferences=repaid,
         device=last.device,
         precision=last.precision,
-        search_precision=settings.get("search_precision") if book.search else None,
+        search_precision=found.search.precision if book.search and "search_precision" in settings else None,
     ), notes
