@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import multiprocessing
 import re
 import statistics
 import sys
@@ -343,6 +344,20 @@ def test_a_process_that_is_killed_is_replaced(tmp_path: Path) -> None:
         assert (name, type(died)) == ("first", WorkerDied)
         workers.begin("again", str(tmp_path / "flag"))
         assert workers.finished() == [("again", "done")]
+    finally:
+        workers.close()
+
+
+def test_no_more_processes_are_started_than_there_is_work_for(tmp_path: Path) -> None:
+    before = len(multiprocessing.active_children())
+    workers = Processes(3, dies_once)
+    try:
+        (tmp_path / "flag").touch()
+        for name in ("first", "second"):  # one after the other: the process that is there does both
+            assert workers.free == 3
+            workers.begin(name, str(tmp_path / "flag"))
+            assert (workers.free, len(multiprocessing.active_children()) - before) == (2, 1)
+            assert workers.finished() == [(name, "done")]
     finally:
         workers.close()
 

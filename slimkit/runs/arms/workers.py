@@ -57,11 +57,11 @@ class Here:
 
 
 class Processes:
-    """Processes of this machine; one that dies takes its piece of work with it, and is replaced."""
+    """Processes of this machine, started as they are needed; one that dies takes its piece of work with it."""
 
     def __init__(self, count: int, task: Handler) -> None:
-        self._task = task
-        self._idle = [self._start() for _ in range(count)]
+        self._task, self._count = task, count
+        self._idle: list[tuple[Connection, BaseProcess]] = []
         self._busy: dict[Connection, tuple[BaseProcess, Any]] = {}
 
     def _start(self) -> tuple[Connection, BaseProcess]:
@@ -74,10 +74,10 @@ class Processes:
 
     @property
     def free(self) -> int:
-        return len(self._idle)
+        return self._count - len(self._busy)
 
     def begin(self, name: Any, work: Any) -> None:
-        link, process = self._idle.pop()
+        link, process = self._idle.pop() if self._idle else self._start()
         try:
             link.send(work)
         except OSError:  # it has died while it waited
@@ -96,7 +96,6 @@ class Processes:
             except (EOFError, OSError):
                 process.join(5)
                 done.append((name, WorkerDied(f"a process ended with {process.exitcode}")))
-                self._idle.append(self._start())
         return done
 
     def close(self) -> None:
