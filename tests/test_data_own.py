@@ -296,3 +296,53 @@ def test_inputs_alone_train_a_network_towards_its_teacher(kind: str) -> None:
     assert trained.history[-1].loss < trained.history[0].loss
     with pytest.raises(TrainingError, match="no targets, and there is no teacher"):
         train(nets[0], inputs.split, recipe)
+
+
+class Items(MapDataset[Any]):
+    def __init__(self, of: Callable[[int], Any]) -> None:
+        self.of = of
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> Any:
+        return self.of(index)
+
+
+IMAGES, LABELS = torch.randn(20, 2, 6, 6), torch.arange(20) % 4
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        (IMAGES.double().numpy(), LABELS.numpy().astype(np.int32)),
+        [(IMAGES[:9].numpy(), LABELS[:9].numpy()), (IMAGES[9:].numpy(), LABELS[9:].numpy().astype(np.uint8))],
+        Items(lambda i: (IMAGES[i].numpy(), np.int16(LABELS[i]))),
+        *((IMAGES, LABELS.to(kind)) for kind in (torch.int8, torch.uint8, torch.uint16, torch.int32, torch.uint32)),
+    ],
+    ids=lambda part: type(part).__name__ if not isinstance(part, tuple) else str(part[1].dtype),
+)
+def test_arrays_and_labels_of_any_whole_type_are_data(part: Any) -> None:
+    found = data.as_dataset((part, part))
+    assert len(found.train) == 20 and found.classes in (4, None)  # not known of a loader
+    pairs = list(found.validation.batches(8))
+    inputs, labels = torch.cat([inputs for inputs, _ in pairs]), torch.cat([labels for _, labels in pairs])
+    assert (inputs.dtype, labels.dtype) == (torch.float32, torch.int64)
+    torch.testing.assert_close(inputs, IMAGES)
+    assert torch.equal(labels, LABELS)
+
+
+def test_items_may_be_dicts() -> None:
+    part = Items(lambda i: {"image": IMAGES[i], "labels": int(LABELS[i])})
+    found = data.as_dataset((part, part))
+    assert found.classes == 4
+    inputs, labels = next(iter(found.validation.batches(20)))
+    assert torch.equal(inputs["image"], IMAGES) and torch.equal(labels, LABELS)
+    with pytest.raises(DataError, match="does not run on its inputs.*unexpected keyword argument 'image'"):
+        data.check_fits(found, nn.Sequential(nn.Flatten(), nn.Linear(72, 4)))
+
+
+@pytest.mark.parametrize("part", [Stream(), DataLoader(numbered(), None), [(IMAGES[0], 3), (IMAGES[1], 2)]])
+def test_one_input_at_a_time_is_no_batch(part: Any) -> None:
+    with pytest.raises(DataError, match=r"it gives one input at a time(?s:.*)DataLoader\(data, batch_size=32\)"):
+        data.as_dataset((part, part))

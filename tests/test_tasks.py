@@ -236,6 +236,36 @@ def test_psnr_is_that_of_the_mean_squared_error() -> None:
     targets = torch.rand(4, 3, 5, 5)
     found = evaluate(nn.Identity(), Batches(targets + 0.1, targets), task)["PSNR"]
     assert math.isclose(found.value, 20, abs_tol=1e-4)  # 10 log10(1 / 0.01)
+    assert evaluate(nn.Identity(), Batches(targets, targets), task)["PSNR"].value == 100
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_metric_that_is_no_number_is_named(wrong: float) -> None:
+    task = Task.of(loss=F.mse_loss, metrics={"odd": lambda out, _: out.mean(1) * wrong}, better="higher")
+    with pytest.raises(DataError, match="metric 'odd': it gave (nan|inf) for a batch of 4"):
+        evaluate(nn.Identity(), Batches(torch.ones(4, 2), torch.ones(4, 2)), task)
+
+
+@pytest.mark.parametrize(
+    ("loss", "what"),
+    [(lambda out, wanted: (out - wanted).square(), r"numbers \[4, 2\]"), (lambda out, wanted: 0.5, "float")],
+)
+def test_a_loss_that_is_not_one_tensor_is_named(loss: Any, what: str) -> None:
+    objective = Objective(Task.of(loss=loss, metrics={"PSNR": tasks.psnr()}, better="higher"), Recipe(epochs=1))
+    with pytest.raises(TrainingError, match=f"the loss of the task .* gave {what} for a batch"):
+        objective(torch.ones(4, 2), torch.ones(4, 2))
+
+
+def test_a_loss_of_outputs_alone_is_joined_with_a_teachers() -> None:
+    task = Task.of(
+        loss=lambda out, wanted: out.square().mean(),
+        metrics={"PSNR": tasks.psnr()},
+        better="higher",
+        imitation=lambda one, other, temperature: F.mse_loss(one.float(), other),
+    )
+    objective = Objective(task, Recipe(epochs=1, distillation=0.5))
+    value = objective(torch.ones(4, 2, dtype=torch.bfloat16), torch.ones(4, 2), torch.zeros(4, 2))
+    assert value.dtype == torch.float32 and value == 1
 
 
 @pytest.mark.parametrize(

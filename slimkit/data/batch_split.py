@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
@@ -27,16 +28,27 @@ def pair(batch: Any, name: str) -> tuple[Any, Any]:
     if isinstance(batch, Mapping):
         key = next((key for key in _TARGETS if key in batch), None)
         if key is not None:
-            return single({entry: value for entry, value in batch.items() if entry != key}), single(batch[key])
+            return single({entry: value for entry, value in batch.items() if entry != key}), whole(batch[key])
         raise DataError(f"{name}: a batch is a dict of {', '.join(map(str, batch))}, without targets.\n  {_PAIR}")
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return single(batch[0]), single(batch[1])
+        return single(batch[0]), whole(batch[1])
     raise DataError(f"{name}: a batch is {_described(batch)}, not (inputs, targets).\n  {_PAIR}")
 
 
 def single(tree: Any) -> Any:
-    """Return tensors of floats as float32, in which networks are computed: what NumPy makes is float64."""
+    """Return arrays as tensors, and those of floats as float32, in which networks are computed: NumPy's are float64."""
+    tree = tree_map_only(np.ndarray, torch.as_tensor, tree)
     return tree_map_only(Tensor, lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, tree)
+
+
+def whole(tree: Any) -> Any:
+    """Return targets as `single` does, and whole numbers of any type as int64, as losses take them."""
+
+    def long(tensor: Tensor) -> Tensor:
+        counts = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+        return tensor.long() if counts else tensor
+
+    return tree_map_only(Tensor, long, single(tree_map_only(np.generic, lambda number: number.item(), tree)))
 
 
 def inputs_alone(batch: Any, name: str) -> tuple[Any, None]:
@@ -107,12 +119,21 @@ class BatchSplit:
     ) -> Iterator[tuple[Any, Any]]:
         """Give batches as `Split.batches` says; the loader alone decides on order and augmentation."""
         size = min(batch_size, self.count)
-        given = (self.part(batch, self.name) for batch in _drawn(self.source, seed, epoch))
+        given = (self._parted(batch) for batch in _drawn(self.source, seed, epoch))
         for position, batch in enumerate(_cut(given, size, self.name)):
             if seed is not None and length(batch) < size:
                 return
             if position >= start:
                 yield batch if ranks == 1 else _sliced(batch, slice(rank, None, ranks), self.name)
+
+    def _parted(self, batch: Any) -> tuple[Any, Any]:
+        inputs, targets = self.part(batch, self.name)
+        if isinstance(targets, (int, float, np.generic)) or (isinstance(targets, Tensor) and targets.dim() == 0):
+            raise DataError(
+                f"{self.name}: it gives one input at a time, with the target {targets}, where batches are wanted.\n"
+                "  Give a loader of it: torch.utils.data.DataLoader(data, batch_size=32)"
+            )
+        return inputs, targets
 
     def normalised(self, mean: Sequence[float], std: Sequence[float]) -> "BatchSplit":
         """Return the split itself: its inputs are as the network takes them."""

@@ -70,7 +70,7 @@ def called(model: nn.Module, asked: Example, inputs: Example, name: str = "data"
         return call(model, on(device_of(model), asked))
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         kinds = " and ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors(inputs)}))
         raise DataError(
             f"{name}: the network does not run on its inputs of shape {describe(inputs)}, {kinds}: "

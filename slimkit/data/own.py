@@ -4,13 +4,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset as MapDataset
 from torch.utils.data import IterableDataset
 
 from slimkit.data.augmentation import Augmentation
-from slimkit.data.batch_split import BatchSplit, counted, listed, pair, single
+from slimkit.data.batch_split import BatchSplit, counted, listed, pair, single, whole
 from slimkit.data.dataset import Dataset, Split, statistics
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.order import split_indices
@@ -34,7 +35,7 @@ def dataset_of(
     Args:
         anything: a `Dataset`; (train, validation) or (train, validation, test); or a dict of these. Each part is
             a loader (any iterable, which begins anew each time, of batches (inputs, targets)), a PyTorch data set
-            of (input, target), a pair of tensors (inputs, targets), or a `Split`. Images uint8 [N, C, H, W] are
+            of (input, target), tensors or arrays (inputs, targets), or a `Split`. Images uint8 [N, C, H, W] are
             normalised by the statistics of the training images; everything else is given as it is.
             In a dict `validation` may be missing, where the training inputs can be parted: then it is a tenth of
             them, drawn by `seed`. Without `test`, the validation inputs stand for it, and `notes` says so.
@@ -48,7 +49,7 @@ def dataset_of(
     """
     if isinstance(anything, Dataset):
         return anything if task is None else replace(anything, task=task)
-    parts = _parts(anything, given)
+    parts = {part: _tensors(value) for part, value in _parts(anything, given).items()}
     task = task or CLASSIFICATION
     if "validation" not in parts:
         parts["train"], parts["validation"] = _parted(parts["train"], f"{given}: train", name, seed)
@@ -112,6 +113,12 @@ def _parts(anything: Any, given: str) -> dict[str, Any]:
     raise DataError(f"{given}: it is {kind}.\n{_HOW}")
 
 
+def _tensors(part: Any) -> Any:
+    """Return a pair of arrays as tensors."""
+    arrays = isinstance(part, (tuple, list)) and len(part) == 2 and all(isinstance(a, np.ndarray) for a in part)
+    return tuple(map(torch.as_tensor, part)) if arrays else part
+
+
 def _is_tensors(part: Any) -> bool:
     return isinstance(part, (tuple, list)) and len(part) == 2 and all(isinstance(t, Tensor) for t in part)
 
@@ -152,7 +159,7 @@ def _split(part: Any, given: str, task: Task, mean: tuple[float, ...], std: tupl
 
 def _unchecked(part: Any, given: str, task: Task, mean: tuple[float, ...], std: tuple[float, ...]) -> Split:
     if _is_tensors(part):
-        inputs, targets = single(part)
+        inputs, targets = single(part[0]), whole(part[1])
         if len(inputs) != len(targets):
             raise DataError(f"{given}: {len(inputs)} inputs, but {len(targets)} targets.\n  Give as many of both")
         if bool(mean) != (inputs.dtype == torch.uint8 and inputs.dim() == 4):
@@ -161,8 +168,6 @@ def _unchecked(part: Any, given: str, task: Task, mean: tuple[float, ...], std: 
                 "those of another part are not of this kind.\n"
                 "  Give all images as uint8 [N, C, H, W], or all inputs as floats"
             )
-        if targets.dtype in (torch.uint8, torch.int32, torch.int16):
-            targets = targets.long()
         return TensorSplit(images=inputs, labels=targets, mean=mean, std=std, augmentation=Augmentation())
     if _is_items(part):
         part = Items(part, range(len(part)), given)
@@ -174,7 +179,7 @@ def _unchecked(part: Any, given: str, task: Task, mean: tuple[float, ...], std: 
     if isinstance(part, Iterable) and not isinstance(part, (str, bytes, Mapping, Tensor)):
         if task.collate is DETECTION.collate:
             return BatchSplit(part, given, counted(part, given, listed), listed)
-        return BatchSplit(part, given, counted(part, given))
+        return BatchSplit(part, given, counted(part, given, pair))
     raise DataError(f"{given}: it is {type(part).__name__}.\n{_HOW}")
 
 
@@ -194,10 +199,10 @@ def _classes(parts: Mapping[str, Any]) -> int | None:
             targets = part[1]
         elif _is_items(source):
             known = getattr(source, "targets", None)
-            targets = known if known is not None else [source[i][1] for i in range(len(source))]
+            targets = known if known is not None else [pair(source[i], "")[1] for i in range(len(source))]
         else:
             return None
-        targets = torch.as_tensor(targets)
+        targets = whole(torch.as_tensor(targets))
         if targets.is_floating_point() or targets.dim() != 1 or not len(targets):
             return None
         largest = max(largest, int(targets.max()))

@@ -12,6 +12,7 @@ from slimkit.tasks import measurement
 from slimkit.tasks.measurement import Measurement
 
 BatchRows = Tensor | list[Any]
+_EXACT = 100.0  # dB
 
 
 def joined(batches: Sequence[BatchRows]) -> Tensor:
@@ -60,6 +61,11 @@ class Metric:
         if self.of_all is not None:
             return list(self.per_image(outputs, targets))
         found = torch.as_tensor(self.per_image(outputs, targets)).detach().cpu()
+        if not bool(found.isfinite().all()):
+            raise DataError(
+                f"metric {name!r}: it gave {float(found[~found.isfinite()][0])} for a batch of {images}.\n"
+                "  Let it give a finite number for every image"
+            )
         if found.dim() and len(found) == images:
             return found
         if found.dim() or self.of_sum is not None:
@@ -84,10 +90,13 @@ class Metric:
 
 
 def psnr(peak: float = 1.0) -> Metric:
-    """Return the peak signal-to-noise ratio in dB, of outputs and targets [B, ...] whose largest value is `peak`."""
+    """Return the peak signal-to-noise ratio in dB, of outputs and targets [B, ...] whose largest value is `peak`.
+
+    100 at the most: an exact picture would be worth any number of others.
+    """
 
     def per_image(outputs: Tensor, targets: Tensor) -> Tensor:
         error = (outputs.double() - targets.double()).square().flatten(1).mean(1)
-        return 10 * torch.log10(peak**2 / error.clamp_min(torch.finfo(torch.float64).tiny))
+        return (10 * torch.log10(peak**2 / error)).clamp_max(_EXACT)
 
     return Metric(per_image, unit="dB")

@@ -59,6 +59,12 @@ class Objective:
                 f"targets of training do not fit the outputs of the network: {error}\n"
                 "  Give labels from 0 to its number of classes, less 1"
             ) from error
+        if not isinstance(value, Tensor) or value.dim():
+            what = f"numbers {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise TrainingError(
+                f"the loss of the task {task.name!r} gave {what} for a batch.\n  Return one number, as a tensor"
+            )
+        value = value.float()  # of outputs alone it is in their precision
         if imitation is not None:
             value = torch.lerp(value, imitation, recipe.distillation)
         for head in auxiliary:
