@@ -24,6 +24,7 @@ from slimkit.settings import (
     to_toml,
 )
 from slimkit.settings.keywords import CompressKeywords, TrainKeywords
+from slimkit.tasks import SEGMENTATION
 
 TRAIN = {"arch": "zoo:resnet8", "data": "digits"}
 
@@ -60,6 +61,7 @@ def test_half_the_channels_where_nothing_is_asked():
         ({"learning_rate": 0}, "learning_rate is 0: it must be in (0, infinity)"),
         ({"device": "gpu"}, "device is 'gpu': it must be auto, cpu, cuda, cuda:N, mps or xpu"),
         ({"arch": 18}, "arch is 18: it must be text"),
+        ({"task": SEGMENTATION}, "`dataset=slimkit.data.as_dataset(..., task=...)`"),
     ],
 )
 def test_compress_refuses(wrong, words):

@@ -1,7 +1,9 @@
 """What a run is told about its data: the task, and how the pictures of a folder are read."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
+from slimkit.errors import SpecError
 from slimkit.settings.checks import number, optional, pattern, several, text, whole, word_or
 from slimkit.settings.setting import Settings, setting
 
@@ -24,6 +26,15 @@ def shapes(text: str) -> Shapes:
     return tuple(map(int, text.split(",")))
 
 
+def _named(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise SpecError(
+            f"{name} is {value!r}: settings hold names.\n"
+            "  Give the data with its task: `dataset=slimkit.data.as_dataset(..., task=...)`"
+        )
+    return text(name, value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSpec(Settings):
     """How data is read, and what it is for."""
@@ -33,7 +44,7 @@ class DataSpec(Settings):
         "what the targets are for: classification, segmentation (a folder with images/ and masks/), detection (a "
         "folder of pictures with boxes) or file.py:make, which returns a slimkit.tasks.Task; default: what the data "
         "says, of a detector of torchvision detection, else classification",
-        optional(text),
+        optional(_named),
     )
     data_root: str | None = setting(None, "folder in which named data sets lie", optional(text))
     input_shape: str | None = setting(
