@@ -389,9 +389,22 @@ def test_the_smallest_network_within_a_drop_keeps_it(resnet: nn.Module, digits: 
 
 def test_without_labels_a_drop_is_one_of_agreement(resnet: nn.Module, digits: Any) -> None:
     result = slimkit.compress(resnet, DIGIT, calibration=digits, max_drop=6.0, epochs=0)
-    assert result.report.after.accuracy is None and result.report.drop.images >= 256
+    assert result.report.after.accuracy is None and result.report.drop.images >= 128
     assert result.report.drop.drop + result.report.drop.margin <= 6.0
     assert result.report.fit.agreement > 0.94
+
+
+@pytest.mark.parametrize(("count", "held", "apart"), [(128, 16, True), (40, 40, False)])
+def test_agreement_is_told_of_inputs_that_nothing_was_fitted_to(
+    resnet: nn.Module, count: int, held: int, apart: bool
+) -> None:
+    """An eighth of them; where there are too few to spare any, it is said that they are not others."""
+    inputs = torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    result = slimkit.compress(resnet, DIGIT, 0.5, calibration=inputs, epochs=0)
+    fit = result.report.fit
+    assert (fit.held, fit.apart, fit.on.split()[0]) == (held, apart, str(count - held if apart else count))
+    said = "inputs held out" if apart else "of the inputs it was fitted to"
+    assert f"on {held} {said} it agrees" in result.report.verdict
 
 
 def test_a_network_is_recovered_from_nothing_but_its_weights(resnet: nn.Module, digits: Any) -> None:

@@ -346,3 +346,16 @@ def test_items_may_be_dicts() -> None:
 def test_one_input_at_a_time_is_no_batch(part: Any) -> None:
     with pytest.raises(DataError, match=r"it gives one input at a time(?s:.*)DataLoader\(data, batch_size=32\)"):
         data.as_dataset((part, part))
+
+
+@pytest.mark.parametrize("given", [IMAGES, Items(lambda i: (IMAGES[i], 0)), IMAGES.numpy()])
+def test_inputs_are_parted_into_what_is_fitted_to_and_what_is_not(given: Any) -> None:
+    inputs = data.as_inputs(given)
+    first, second = (data.parted(inputs, 0.25, seed) for seed in (0, 1))
+    assert first is not None and second is not None
+    rest, taken = (torch.cat([batch for batch in part.batches(4, seed=None)]) for part in first)
+    assert (len(rest), len(taken)) == (15, 5)
+    every = torch.cat([rest, taken])
+    assert torch.equal(every[every[:, 0, 0, 0].argsort()], IMAGES[IMAGES[:, 0, 0, 0].argsort()])
+    assert not torch.equal(taken, torch.cat(list(second[1].batches(4, seed=None))))
+    assert data.parted(data.as_inputs(loader()), 0.25, 0) is None

@@ -4,7 +4,7 @@ from slimkit.data.augmentation import Augmentation
 from slimkit.data.catalogue import NAMES, as_dataset, as_inputs, open, open_inputs
 from slimkit.data.dataset import Batches, Dataset, Split
 from slimkit.data.fit import check_fits, check_runs
-from slimkit.data.inputs import Inputs
+from slimkit.data.inputs import Inputs, parted
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.pictures import Reading
 from slimkit.data.prepared import prepared
@@ -27,6 +27,7 @@ __all__ = [
     "check_runs",
     "open",
     "open_inputs",
+    "parted",
     "prepared",
     "smaller",
 ]

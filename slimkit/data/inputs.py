@@ -1,7 +1,7 @@
 """Inputs without targets: what recovery without labels is calibrated on."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from torch.utils.data import default_collate
 
 from slimkit.data.batch_split import BatchSplit, counted, inputs_alone, single
 from slimkit.data.dataset import Dataset, Split
-from slimkit.data.loader_split import LoaderSplit
+from slimkit.data.loader_split import Fetch, LoaderSplit
+from slimkit.data.order import split_indices
 from slimkit.data.tensor_split import TensorSplit
 from slimkit.errors import DataError
 from slimkit.example import Example, first
@@ -101,6 +102,35 @@ def inputs_of(anything: Any, *, name: str = "calibration") -> Inputs:
     if first(inputs) is None:
         raise DataError(f"{name}: a batch is {type(inputs).__name__}, without a tensor.\n{_HOW}")
     return Inputs(split, name)
+
+
+def parted(inputs: Inputs, share: float, seed: int) -> tuple[Inputs, Inputs] | None:
+    """Part inputs at random into the rest and a share of them; None where they come in somebody else's batches."""
+    split = inputs.split.split if isinstance(inputs.split, Unlabelled) else inputs.split
+    if not isinstance(split, (TensorSplit, LoaderSplit)):
+        return None
+    rest, taken = split_indices(len(split), share, "calibration", seed)
+    return _chosen(inputs, split, rest), _chosen(inputs, split, taken)
+
+
+def _chosen(inputs: Inputs, split: TensorSplit | LoaderSplit, indices: Tensor) -> Inputs:
+    chosen: Split
+    if isinstance(split, TensorSplit):
+        chosen = replace(split, images=split.images[indices], labels=split.labels[indices])
+    else:
+        chosen = replace(split, fetch=_Chosen(split.fetch, tuple(indices.tolist())), count=len(indices))
+    return replace(inputs, split=Unlabelled(chosen))
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Some of what `fetch` reads."""
+
+    fetch: Fetch
+    indices: tuple[int, ...]
+
+    def __call__(self, index: int, seed: int | None) -> tuple[Any, Any]:
+        return self.fetch(self.indices[index], seed)
 
 
 def _split(anything: Any, name: str) -> Split:

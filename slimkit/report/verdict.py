@@ -98,7 +98,9 @@ def _agreement(report: Report) -> str:
     fit = report.fit
     if fit is None or fit.agreement is None:
         return ""
-    kind = "images made from noise" if fit.made else "inputs held out"
+    kind = (
+        "images made from noise" if fit.made else "inputs held out" if fit.apart else "of the inputs it was fitted to"
+    )
     low, high = wilson(fit.agreement, fit.held)
     return (
         f"; on {fit.held} {kind} it agrees with the original on {percent(fit.agreement, 1)} "

@@ -50,8 +50,9 @@ class Fit(Record):
         before, after: divergence of the predictions from the original's on inputs held out of the fit, in nats, with
             constants folded only and as fitted.
         left: weights that were left as they were.
-        held: inputs to which nothing was fitted.
-        agreement: share of those that the network delivered puts into the same class as the original; None where it is
+        held: inputs on which the network delivered was compared with the original.
+        apart: nothing was fitted to those, nor trained on them.
+        agreement: share of them that the network delivered puts into the same class as the original; None where it is
             no classifier.
     """
 
@@ -61,6 +62,7 @@ class Fit(Record):
     after: float | None
     left: Count
     held: Count
+    apart: bool = True
     agreement: Share | None = None
 
 

@@ -241,6 +241,7 @@ def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibrati
         after=found.after,
         left=len(found.left),
         held=sum(map(batch_size, calibration.held)),
+        apart=calibration.apart,
         agreement=same.value if same else None,
     )
 

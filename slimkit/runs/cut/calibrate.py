@@ -22,6 +22,7 @@ _FEWEST, _MOST = 256, 2048  # inputs
 _NUMBERS = 256 * 3 * 224 * 224  # held in memory at once: 154 MB; more inputs where they are small
 _MADE, _STEPS = 256, 60  # images made from noise, and steps of making them
 _HELD = 0.25  # more of them, that nothing is fitted to: agreement is counted on them
+_APART, _ENOUGH = 0.125, 64  # share of unlabelled inputs that is kept for that, where there are so many
 _SIDE = 64  # smallest side of an image that is made smaller than those of training
 # Multiply-adds that making images may take, three forward passes a step: about two minutes of one core.
 _EFFORT = 4e12
@@ -34,7 +35,8 @@ class Calibration:
     Attributes:
         name: what they are, for the report: `1,024 inputs of digits`.
         batches: what is fitted to.
-        held: what is not: on them the small network is compared with the original.
+        held: on them the small network is compared with the original.
+        apart: nothing is fitted to, or trained on, what is held.
         made: they were made from noise, with the statistics that BatchNorm keeps.
         source: what they came from, to train on; None where they were made.
     """
@@ -42,6 +44,7 @@ class Calibration:
     name: str
     batches: Sequence[Example]
     held: Sequence[Example]
+    apart: bool = True
     made: bool = False
     source: data.Inputs | None = None
 
@@ -60,13 +63,13 @@ def calibrate(given: Given) -> Calibration | None:
     if (source := given.calibration or (data.as_inputs(dataset) if dataset else None)) is not None:
         each = sum(prod(tensor.shape[1:]) for tensor in tensors(next(iter(source.batches(1)))))
         count = min(_MOST, max(_FEWEST, _NUMBERS // max(1, each)))
-        held_of = data.Inputs(dataset.validation) if dataset and given.calibration is None else source
+        source, held_of, apart = _parted(source, dataset if given.calibration is None else None, spec.seed)
         batches = [on(given.device, one) for one in source.batches(_BATCH, at_most=count, seed=spec.seed)]
         if spec.fits:
             chunks(batches, source.name)
         held = [on(given.device, one) for one in held_of.batches(_BATCH, at_most=4 * _BATCH, seed=spec.seed + 1)]
         name = f"{sum(map(batch_size, batches)):,} inputs of {source.name}"
-        return Calibration(name, batches, held, source=source)
+        return Calibration(name, batches, held, apart, source=source)
     if not spec.fits or not isinstance(example, Tensor) or not example.is_floating_point():
         return None
     if not any(map(_learned, dense.modules())):
@@ -79,6 +82,14 @@ def calibrate(given: Given) -> Calibration | None:
         return None
     batches = [images[start : min(start + _BATCH, count)] for start in range(0, count, _BATCH)]
     return Calibration(f"{count} images made from noise", batches, [images[count:]], made=True)
+
+
+def _parted(source: data.Inputs, dataset: data.Dataset | None, seed: int) -> tuple[data.Inputs, data.Inputs, bool]:
+    """Return inputs to fit to, those to compare networks on, and whether they are others."""
+    if dataset is not None:
+        return source, data.Inputs(dataset.validation), True
+    parts = data.parted(source, _APART, seed) if len(source) >= _ENOUGH else None
+    return (*parts, True) if parts else (source, source, False)
 
 
 def _learned(module: nn.Module) -> bool:
