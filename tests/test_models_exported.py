@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 from torch.export import Dim
+from torch.nn import functional as F
 
 import slimkit
 from slimkit import models, provenance
@@ -409,6 +410,74 @@ def test_random_numbers_in_eval_mode(noise, said, tmp_path):
     with pytest.raises(ArchitectureError, match=f"(?s)cannot export Noisy: .*{said}.*arch="):
         models.save(models.as_network(Noisy(noise).eval(), (3, 4, 4)).model, tmp_path / "net.pt2")
     assert not list(tmp_path.iterdir())
+
+
+class Parts(nn.Module):
+    """Modules whose parts are read by a function of one's own."""
+
+    def __init__(self, compute):
+        super().__init__()
+        self.a, self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 3)
+        self.linear, self.norm, self.other = nn.Linear(8, 8), nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+        self.frozen = nn.Module()
+        self.frozen.register_buffer("weight", torch.randn(8, 8, 1, 1))
+        self.named = nn.Module()
+        self.named.weight = nn.Parameter(torch.randn(8, 8, 1, 1))
+        self.named.register_buffer("stride", torch.ones(1))
+        self.compute = compute
+
+    def forward(self, x):
+        return self.head(self.compute(self, self.a(x)).relu().mean((2, 3)))
+
+
+def by_last(function):
+    return lambda net, x: function(net, x.movedim(1, -1)).movedim(-1, 1)
+
+
+def normed(net, x, mean="norm", var="norm", weight="norm", bias="norm"):
+    of = net.get_submodule
+    given = (of(weight).weight if weight else None, of(bias).bias if bias else None)
+    return F.batch_norm(x, of(mean).running_mean, of(var).running_var, *given)
+
+
+PARTS = {
+    "convolution without its bias": lambda net, x: F.conv2d(x, net.conv.weight, padding=1),
+    "and with it": lambda net, x: F.conv2d(x, net.conv.weight, padding=1) - 2 * net.conv(x),
+    "with it, and without": lambda net, x: 2 * net.conv(x) - F.conv2d(x, net.conv.weight, padding=1),
+    "transposed convolution": lambda net, x: F.conv_transpose2d(x, net.conv.weight),
+    "another's bias": lambda net, x: F.conv2d(x, net.conv.weight, net.linear.bias),
+    "linear without its bias": by_last(lambda net, x: F.linear(x, net.linear.weight)),
+    "tied": by_last(lambda net, x: F.linear(net.linear(x), net.linear.weight.t())),
+    "one row": lambda net, x: net.conv(x * F.linear(x.movedim(1, -1), net.linear.bias)[:, None]),
+    "statistics alone": lambda net, x: normed(net, x, weight=None, bias=None),
+    "norm without beta": lambda net, x: normed(net, x, bias=None),
+    "norm without gamma": lambda net, x: normed(net, x, weight=None),
+    "another's mean": lambda net, x: normed(net, x, mean="other"),
+    "another's variance": lambda net, x: normed(net, x, var="other"),
+    "another's gamma": lambda net, x: normed(net, x, weight="other"),
+    "another's beta": lambda net, x: normed(net, x, bias="other"),
+    "a buffer's weight": lambda net, x: F.conv2d(x, net.frozen.weight),
+    "beside a name of the module": lambda net, x: (
+        F.conv2d(x, net.named.weight * net.named.stride) + F.conv2d(x, net.named.weight)
+    ),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_module_that_is_read_computes_what_the_operator_did(part, tmp_path):
+    """A module around the weights would read all that is held beside them."""
+    torch.manual_seed(0)
+    net = Parts(PARTS[part]).eval()
+    for norm in (net.norm, net.other):
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            nn.init.uniform_(tensor, 0.5, 2)
+    read = models.load(exported(net, tmp_path / "net.pt2")).model
+    images = torch.randn(3, 3, 8, 8)
+    torch.testing.assert_close(read(images), net(images))
+    graph = slimkit.trace(read, images)
+    slim = slimkit.remove(read, graph, slimkit.Mask(torch.arange(graph.units) % 8 != 3))
+    models.save(slim, tmp_path / "slim.pt2")
+    torch.testing.assert_close(models.load_slim(tmp_path / "slim.pt2")(images), slim(images))
 
 
 def test_arch_does_not_apply(file):

@@ -1,6 +1,6 @@
 """Operators of an exported graph that are modules again: convolution, linear, recurrent layers, batch norm, dropout."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import getitem
 from typing import Any
 
@@ -23,6 +23,7 @@ _CONVOLUTIONS = {
 }  # fmt: skip
 _BY_RANK = {3: (nn.Conv1d, nn.ConvTranspose1d), 4: (nn.Conv2d, nn.ConvTranspose2d),
             5: (nn.Conv3d, nn.ConvTranspose3d)}  # fmt: skip
+_COUNTER = "num_batches_tracked"  # of batch norm, which no operator reads
 _NORMS = (aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default)
 _NORM_BY_RANK = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 DROPOUTS = {
@@ -98,51 +99,47 @@ class Layers:
         return (path, (source,)) if path is not None else None
 
     def _weighted(self, given: dict[str, Any], made: _ClassAndArguments | None) -> str | None:
-        weight, bias = given.get("weight"), given.get("bias")
-        if made is None or not isinstance(weight, fx.Node) or not str(weight.target).endswith(".weight"):
+        weight = given.get("weight")
+        if made is None or not isinstance(weight, fx.Node):
             return None
         path = str(weight.target).rpartition(".")[0]
-        if bias is not None and not (isinstance(bias, fx.Node) and bias.target == f"{path}.bias"):
-            return None
-        kind, wanted = made
-        return path if self._layer(path, kind, wanted) else None
+        return path if self._layer(path, *made, {name: given[name] for name in ("weight", "bias")}) else None
 
     def _norm(self, node: fx.Node, given: dict[str, Any]) -> str | None:
-        mean, weight = given["running_mean"], given["weight"]
-        if not isinstance(mean, fx.Node) or not str(mean.target).endswith(".running_mean"):
+        mean = given["running_mean"]
+        if not isinstance(mean, fx.Node):
             return None
         value = node.meta["val"]
         if isinstance(value, tuple | list):
             if any(user.target is not getitem or user.args[1] != 0 for user in node.users):
                 return None
             value = value[0]
-        path = str(mean.target).rpartition(".")[0]
-        if isinstance(weight, fx.Node) and weight.target != f"{path}.weight":
+        kind = _NORM_BY_RANK.get(value.dim())
+        if kind is None:
             return None
+        path = str(mean.target).rpartition(".")[0]
         wanted = {
             "num_features": mean.meta["val"].shape[0],
             "eps": given["eps"],
             "momentum": given["momentum"],
-            "affine": weight is not None,
+            "affine": given["weight"] is not None,
         }
-        if not self._layer(path, _NORM_BY_RANK[value.dim()], wanted):
+        reads = {name: given[name] for name in ("weight", "bias", "running_mean", "running_var")}
+        if not self._layer(path, kind, wanted, reads):
             return None
         buffers = self.root.get_submodule(path)._buffers
-        if buffers["num_batches_tracked"] is None or buffers["num_batches_tracked"].is_meta:
-            buffers["num_batches_tracked"] = torch.tensor(0)
+        counted = buffers[_COUNTER]
+        if counted is None or counted.is_meta:
+            buffers[_COUNTER] = torch.tensor(0)
         return path
 
     def _recurrent(self, node: fx.Node, given: dict[str, Any]) -> str | None:
         """Put a recurrent layer around its weights; None where they are not one layer's, each of the shape it has."""
-        weights = [str(one.target) for one in given["params"] if isinstance(one, fx.Node) and one.op == "get_attr"]
-        path = weights[0].rpartition(".")[0] if weights else ""
-        if not path or given["num_layers"] > len(weights):
+        first = given["params"][0] if given["params"] else None
+        path = str(first.target).rpartition(".")[0] if isinstance(first, fx.Node) else ""
+        if not path or given["num_layers"] > len(given["params"]):
             return None
-        shapes = {
-            name: tuple(value.shape)
-            for name, value in self.root.get_submodule(path)._parameters.items()
-            if value is not None
-        }
+        shapes = _shapes(self.root.get_submodule(path)._parameters)
         if any(len(shape) != 1 + name.startswith("weight") for name, shape in shapes.items()):
             return None
         kind, gates, words = RECURRENT[node.target]
@@ -157,14 +154,11 @@ class Layers:
             **({"proj_size": shapes["weight_hr_l0"][0]} if "weight_hr_l0" in shapes else {}),
             **words,
         }
-        try:
-            model = kind(**wanted, device="meta")
-        except (ValueError, TypeError):  # numbers that no such layer has
+        model = _made(kind, wanted)
+        names = model._flat_weights_names if isinstance(model, nn.RNNBase) else []
+        if len(names) != len(given["params"]):
             return None
-        fitting = {name: tuple(value.shape) for name, value in model.named_parameters()} == shapes
-        if not fitting or weights != [f"{path}.{name}" for name in model._flat_weights_names]:
-            return None
-        if not self._layer(path, kind, wanted):
+        if not self._layer(path, kind, wanted, dict(zip(names, given["params"], strict=True))):
             return None
         found: nn.RNNBase = self.root.get_submodule(path)  # type: ignore[assignment]
         for value in found.parameters():
@@ -172,14 +166,38 @@ class Layers:
         found._init_flat_weights()
         return path
 
-    def _layer(self, path: str, kind: Callable[..., nn.Module], wanted: dict[str, Any]) -> bool:
-        """Put a module around the weights at a path; False where something else uses them already."""
-        settings = (kind, *wanted.values())
+    def _layer(
+        self, path: str, kind: Callable[..., nn.Module], wanted: dict[str, Any], reads: Mapping[str, Any]
+    ) -> bool:
+        """Put a module around the weights at a path, where it reads just what the operator does.
+
+        Args:
+            path: of the weights.
+            kind: class of the module.
+            wanted: its arguments.
+            reads: what the operator is given, by the name that the module has for it; None where it is given nothing.
+
+        Returns:
+            False where the module would read anything else, or something else uses the weights already.
+        """
+        given = {name: node for name, node in reads.items() if node is not None}
+        if not all(isinstance(node, fx.Node) and node.target == f"{path}.{name}" for name, node in given.items()):
+            return False
+        settings = (kind, *wanted.values(), *given)
         if path in self._settings:
             return self._settings[path] == settings
-        old = self.root.get_submodule(path)
-        new = kind(**wanted, device="meta")
-        if not path or type(old) is not nn.Module or old._parameters.keys() - new._parameters.keys():
+        old, new = self.root.get_submodule(path), _made(kind, wanted)
+        if not path or new is None or type(old) is not nn.Module:
+            return False
+        statistics = {name: shape for name, shape in _shapes(new._buffers).items() if name != _COUNTER}
+        held = _shapes(old._buffers)
+        fits = (
+            given.keys() == _shapes(new._parameters).keys() | statistics.keys()
+            and _shapes(old._parameters) == _shapes(new._parameters)
+            and statistics.items() <= held.items()
+            and not any(hasattr(new, name) for name in (*old._modules, *(held.keys() - new._buffers.keys())))
+        )
+        if not fits:
             return False
         for name, child in old.named_children():
             new.add_module(name, child)
@@ -227,6 +245,18 @@ def _dropout_path(node: fx.Node) -> str:
     return f"{path}.dropout".lstrip(".")
 
 
+def _made(kind: Callable[..., nn.Module], wanted: dict[str, Any]) -> nn.Module | None:
+    """Make a module without numbers; None where there is none of such arguments."""
+    try:
+        return kind(**wanted, device="meta")
+    except (ValueError, TypeError):
+        return None
+
+
+def _shapes(tensors: Mapping[str, Tensor | None]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items() if value is not None}
+
+
 def _shape(given: dict[str, Any]) -> tuple[int, ...] | None:
     """Return the shape of the weight that an operator reads, None where it is computed."""
     weight = given.get("weight")
@@ -236,7 +266,7 @@ def _shape(given: dict[str, Any]) -> tuple[int, ...] | None:
 
 def _linear(given: dict[str, Any]) -> _ClassAndArguments | None:
     shape = _shape(given)
-    if shape is None:
+    if shape is None or len(shape) != 2:
         return None
     return nn.Linear, {"in_features": shape[1], "out_features": shape[0], "bias": given["bias"] is not None}
 
