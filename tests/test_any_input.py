@@ -9,7 +9,7 @@ from torch import nn
 
 import slimkit
 from slimkit.cli import main
-from slimkit.errors import SpecError, TraceError
+from slimkit.errors import ArchitectureError, SpecError, TraceError
 from slimkit.settings import CompressSpec
 
 NETS = """
@@ -122,6 +122,38 @@ def test_a_live_network_of_any_input_leaves_a_file_that_comes_back(name: str, tm
     slim = slimkit.load(tmp_path / "out" / "model.pt2")
     more = [torch.randn(3, *shape) for shape in shapes]
     torch.testing.assert_close(slim(*more), result.model(*more), rtol=1e-4, atol=1e-5)
+
+
+class Sized(torch.nn.Module):
+    """Takes images of the size alone that it was run at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 4, 1))
+        self.place, self.head = torch.nn.Parameter(torch.randn(1, 4, 10, 10)), torch.nn.Linear(400, 3)
+
+    def forward(self, pixels: torch.Tensor, more: torch.Tensor | None = None) -> torch.Tensor:
+        seen = self.head((self.body(pixels) + self.place).flatten(1))
+        return seen if more is None else seen + more
+
+
+@pytest.mark.parametrize("way", ["tensor", "tuple", "dict"])
+def test_the_shape_that_a_network_was_compressed_with_is_that_of_its_file(way: str, tmp_path: Path) -> None:
+    images = torch.randn(1, 3, 12, 12)
+    ways = {"tensor": images, "tuple": (images,), "dict": {"pixels": images}}
+    slim = slimkit.compress(Sized().eval(), ways[way], 0.5).model
+    slimkit.save(slim, tmp_path / "slim.pt2")
+    again = slimkit.load(tmp_path / "slim.pt2")
+    torch.testing.assert_close(again(pixels=images), slim(images))
+
+
+def test_what_a_network_is_called_with_is_asked_for_where_a_shape_does_not_say_it(tmp_path: Path) -> None:
+    example = {"more": torch.randn(1, 3), "pixels": torch.randn(1, 3, 12, 12)}
+    slim = slimkit.compress(Sized().eval(), example, 0.5).model
+    with pytest.raises(ArchitectureError, match="unknown input shape.*\n.*example_input"):
+        slimkit.save(slim, tmp_path / "slim.pt2")
+    slimkit.save(slim, tmp_path / "slim.pt2", example)
+    torch.testing.assert_close(slimkit.load(tmp_path / "slim.pt2")(**example), slim(**example))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -98,7 +98,7 @@ def to_bytes(model: nn.Module, text: str, example: Example | None = None) -> byt
     if example is None and shape is None:
         raise ArchitectureError(
             "cannot save a network of unknown input shape as an exported program.\n"
-            "  Attach a provenance with input_shape=(C, H, W)."
+            "  Give `example_input`, what it is called with."
         )
     model = _plainly(copy.deepcopy(model).cpu().eval())
     given = of_batch(torch.zeros(1, *(shape or ())) if example is None else example, 2)

@@ -1,6 +1,7 @@
 """What a run starts from: the network, the data, one image, and what the proof runs on."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -207,7 +208,7 @@ def random_input(dataset: data.Dataset, seed: int) -> Example:
 def example_of(model: nn.Module, given: Example) -> Example:
     """Return somebody's example input as our copy of the network takes it: on the CPU, in float32.
 
-    The shape of a single tensor is noted with the network.
+    The shape of a single tensor is noted with the network; of anything else none is, not even a guess.
     """
 
     def plain(tensor: Tensor) -> Tensor:
@@ -217,8 +218,19 @@ def example_of(model: nn.Module, given: Example) -> Example:
     example: Example = tree_map_only(Tensor, plain, given)
     if any(tensor.dim() and not len(tensor) for tensor in tensors(example)):
         raise DataError(f"example_input is {describe(example)}: it is empty.\n  Give one input or more")
-    if isinstance(example, Tensor):
-        provenance.attach(model, replace(provenance.of(model), input_shape=tuple(example.shape[1:])))
+    only = _only(model, example)
+    shape = None if only is None else tuple(only.shape[1:])
+    provenance.attach(model, replace(provenance.of(model), input_shape=shape))
+    return example
+
+
+def _only(model: nn.Module, example: Example) -> Tensor | None:
+    """Return the tensor that is all that a network is called with, None where it could not be given by its place."""
+    if isinstance(example, Mapping):
+        names = list(inspect.signature(model.forward).parameters)[:1]
+        example = tuple(example.values()) if names == list(example) else ()
+    if isinstance(example, tuple):
+        return example[0] if len(example) == 1 and isinstance(example[0], Tensor) else None
     return example
 
 
