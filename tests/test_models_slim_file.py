@@ -3,10 +3,12 @@
 import copy
 import dataclasses
 import errno
+import functools
 import json
 import os
 import resource
 import stat
+import types
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from slimkit import models, provenance
+from slimkit import models, provenance, zoo
 from slimkit.errors import ArchitectureError, CheckpointError, OutputError
 from slimkit.models import building, reference, slim_file
 from slimkit.provenance import Masked, Narrowed, Provenance
@@ -219,6 +221,32 @@ def another_forward(network):
     network.forward = lambda x: x
 
 
+def bound_forward(network):
+    network.forward = types.MethodType(
+        lambda self, x: self.fc(self.layer3(self.layer2(self.conv1(x))).mean((2, 3))), network
+    )
+
+
+def bound_inside(network):
+    block = network.layer1[0]
+    block.forward = types.MethodType(lambda self, x: self.bn2(self.conv2(self.bn1(self.conv1(x)))), block)
+
+
+def partial_forward(network):
+    network.forward = functools.partial(type(network).forward, network)
+
+
+def called_object(network):
+    class Twice:
+        def __call__(self, x):
+            return 2 * x
+
+    network.bn1.forward = Twice()
+
+
+OTHER_FORWARDS = [another_forward, bound_forward, bound_inside, partial_forward, called_object]
+
+
 def stride(network):
     network.conv1.stride = (2, 2)
 
@@ -239,13 +267,26 @@ def test_numbers_that_were_changed_since_the_network_was_made_are_in_the_file(ch
         torch.testing.assert_close(models.load_slim(tmp_path / "slim")(x), wanted, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("change", [silu, without_norm, another_forward])
+@pytest.mark.parametrize("change", [silu, without_norm, *OTHER_FORWARDS])
 def test_layers_that_were_changed_since_the_network_was_made_cannot_be_saved_by_its_name(change, tmp_path):
     network = narrowed()
     change(network)
     with pytest.raises(ArchitectureError, match="no more those that zoo:resnet8 builds"):
         models.save(network, tmp_path / "slim")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("change", OTHER_FORWARDS)
+def test_a_network_with_a_forward_of_its_own_is_no_known_one(change, tmp_path):
+    network = zoo.resnet8(num_classes=3, in_channels=3).eval()
+    models.save(network, tmp_path / "known")
+    change(network)
+    with pytest.raises(ArchitectureError, match="how to build it is not known"):
+        models.save(network, tmp_path / "slim")
+    images = torch.randn(2, 3, 8, 8)
+    taken = models.as_network(network, (3, 8, 8)).model
+    models.save(taken, tmp_path / "slim")
+    torch.testing.assert_close(models.load_slim(tmp_path / "slim")(images), network(images))
 
 
 def test_what_builds_nothing_is_not_saved_and_not_believed(tmp_path):

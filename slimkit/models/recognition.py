@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from types import BuiltinFunctionType, FunctionType
+from functools import partial
+from types import MethodType
 from typing import Any
 
 from torch import nn
@@ -16,7 +17,6 @@ from slimkit.provenance import Provenance, Use
 # Reference, factory's arguments, number of classes, attributes.
 _Candidate = tuple[Reference, dict[str, Any], int | None, dict[str, dict[str, Any]]]
 _PUBLIC = ("torchvision", "zoo", "timm")
-_FUNCTION_TYPES = (FunctionType, BuiltinFunctionType, type)
 
 
 def recognise(model: nn.Module) -> Provenance | None:
@@ -164,8 +164,17 @@ def _plain(module: nn.Module) -> dict[str, Any]:
 
 
 def _functions(module: nn.Module) -> dict[str, Any]:
-    """Return the functions that a module holds, its activation for example: they must be the same ones."""
-    return {name: value for name, value in vars(module).items() if isinstance(value, _FUNCTION_TYPES)}
+    """Return what a module can call, an activation or a `forward` of its own for example: they must be the same."""
+    return {name: _function(value, module) for name, value in vars(module).items() if callable(value)}
+
+
+def _function(value: Any, module: nn.Module) -> Any:
+    """Return what of a function is the same in a twin of the module that holds it."""
+    if isinstance(value, MethodType):
+        return value.__func__, value.__self__ is module or type(value.__self__)
+    if isinstance(value, partial):
+        return _function(value.func, module), value.args, value.keywords
+    return value if hasattr(value, "__qualname__") else type(value)
 
 
 def _merged(
