@@ -11,12 +11,14 @@ import stat
 import types
 
 import pytest
+import timm
 import torch
 import torchvision
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import slimkit
 from slimkit import models, provenance, zoo
 from slimkit.errors import ArchitectureError, CheckpointError, OutputError
 from slimkit.models import building, reference, slim_file
@@ -287,6 +289,55 @@ def test_a_network_with_a_forward_of_its_own_is_no_known_one(change, tmp_path):
     taken = models.as_network(network, (3, 8, 8)).model
     models.save(taken, tmp_path / "slim")
     torch.testing.assert_close(models.load_slim(tmp_path / "slim")(images), network(images))
+
+
+class Flat(nn.Module):
+    """More features than any other size of its tensors, and more samples."""
+
+    def __init__(self, samples):
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(1, 4, 3, padding=1), nn.Linear(4 * samples, 2)
+
+    def forward(self, x):
+        return self.head(self.conv(x).relu().flatten(1))
+
+
+def wide(width=20_000):
+    return nn.Sequential(nn.Conv2d(3, width, 1), nn.ReLU(), nn.Conv2d(width, 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (Flat(100_000), (1, 100_000)),
+        (wide(), (3, 4, 4)),
+        (timm.create_model("resnet10t", num_classes=0), (3, 64, 64)),
+        (timm.create_model("resnet10t", num_classes=0, global_pool=""), (3, 64, 64)),
+    ],
+    ids=["long signal", "wide", "features", "maps of features"],
+)
+def test_sizes_that_networks_have_are_read_again(network, shape, tmp_path):
+    network = models.as_network(network, shape).model
+    if isinstance(network, nn.Sequential):
+        provenance.attach(network, Provenance(arch="tests.test_models_slim_file:wide", arguments={"width": 20_000}))
+    images = torch.randn(2, *shape)
+    graph = slimkit.trace(network, images)
+    slim = slimkit.remove(network, graph, slimkit.Mask(torch.arange(graph.units) % 4 != 3))
+    models.save(slim, tmp_path / "slim")
+    again = models.load_slim(tmp_path / "slim", provenance.of(slim).arch)
+    torch.testing.assert_close(again(images), slim(images), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"classes": 0}, {"normalisation": {"mean": [float("nan")], "std": [1.0]}}, {"input_shape": (3, 0, 8)}]
+)
+def test_what_could_not_be_read_again_is_not_written(odd, tmp_path):
+    network = models.build("zoo:resnet8").model
+    known = dataclasses.replace(provenance.of(network), **odd)
+    provenance.attach(network, known)
+    with pytest.raises(ArchitectureError, match="cannot save a network of .*: its description could not be read"):
+        models.save(network, tmp_path / "slim")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_builds_nothing_is_not_saved_and_not_believed(tmp_path):

@@ -217,7 +217,7 @@ def _from_exported(path: Path, arch: str | None) -> Network:
         )
     model, text = exported.read(path)
     if text is not None:
-        provenances.attach(model, metadata.read(text, {}, path).provenance())
+        provenances.attach(model, metadata.read(text, {}, path, model.state_dict()).provenance())
         return Network(model.float().eval(), "slim file", ())
     shape, classes = exported_graph.image_shape(model), exported_graph.classes(model)
     provenances.attach(model, Provenance(arch=EXPORTED, input_shape=shape, classes=classes))
@@ -369,10 +369,11 @@ def _unnamed(model: nn.Module) -> Provenance:
 
 
 def _classes(model: nn.Module) -> int | None:
-    """Read the number of classes off the last linear layer or `num_classes`, None where there is neither."""
+    """Read the number of classes off the last linear layer or `num_classes`, None where neither tells one."""
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     stated = getattr(model, "num_classes", None)
-    return linear[-1].out_features if linear else stated if isinstance(stated, int) else None
+    found = linear[-1].out_features if linear else stated
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def _set_channels(model: nn.Module, channels: int, arch: str) -> dict[str, dict[str, Any]]:

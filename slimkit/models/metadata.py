@@ -12,7 +12,7 @@ from torch import Tensor
 
 from slimkit import provenance, usage
 from slimkit._version import __version__
-from slimkit.errors import CheckpointError, RecordError
+from slimkit.errors import ArchitectureError, CheckpointError, RecordError
 from slimkit.models.names import is_plain
 from slimkit.provenance import UNKNOWN, Provenance
 from slimkit.record import Bounds, Count, Json, Positive, Record
@@ -21,7 +21,7 @@ SCHEMA = "slimkit.slim/3"
 _FIRST = "slimkit.slim/1"  # knew of narrowing only
 _SECOND = "slimkit.slim/2"  # did not say how the network is used
 
-_Size = Annotated[int, Bounds(1, 2**16)]
+_Size = Annotated[int, Bounds(1, 2**24)]  # samples of a signal are many
 _LARGEST = 2**14  # of a factory's argument that is no size of a stored tensor
 _CODE = ("features_only", "feature_cls")  # timm traces such networks with torch.fx
 _MOST = 10_000  # values among the arguments
@@ -104,13 +104,22 @@ class Metadata(Record):
         )
 
 
-def write(provenance: Provenance, aliases: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+def write(
+    provenance: Provenance,
+    aliases: Mapping[str, str],
+    tensors: Mapping[str, Tensor],
+    held: Mapping[str, Tensor] | None = None,
+) -> str:
     """Return the metadata of a network as JSON.
 
     Args:
         provenance: of the network; its `arch` is known.
         aliases: tensor name -> name under which the same tensor is stored.
         tensors: all stored tensors by name; part of the digest.
+        held: those of the network, where they are stored elsewhere.
+
+    Raises:
+        ArchitectureError: it could not be read again.
     """
     fields: dict[str, Any] = {
         "format": SCHEMA,
@@ -126,11 +135,26 @@ def write(provenance: Provenance, aliases: Mapping[str, str], tensors: Mapping[s
         "aliases": dict(aliases),
     }
     fields = json.loads(json.dumps(fields))  # tuples become lists before the digest is taken
-    return json.dumps({**fields, "digest": digest(fields, tensors)})
+    fields = {**fields, "digest": digest(fields, tensors)}
+    try:
+        _record(fields, tensors if held is None else held)
+    except RecordError as error:
+        raise ArchitectureError(
+            f"cannot save a network of {provenance.arch}: its description could not be read again "
+            f"({str(error).rstrip('.')}).\n"
+            "  Change what its provenance says: slimkit.provenance.attach(model, Provenance(...))"
+        ) from None
+    return json.dumps(fields)
 
 
-def read(text: str, tensors: Mapping[str, Tensor], path: Path) -> Metadata:
+def read(text: str, tensors: Mapping[str, Tensor], path: Path, held: Mapping[str, Tensor] | None = None) -> Metadata:
     """Check the metadata of a file from anywhere, and that neither it nor the tensors were changed.
+
+    Args:
+        text: of the metadata.
+        tensors: as for `write`.
+        path: of the file, for messages.
+        held: as for `write`.
 
     Raises:
         CheckpointError: it is no slim file's metadata, of a newer format, or damaged.
@@ -148,10 +172,9 @@ def read(text: str, tensors: Mapping[str, Tensor], path: Path) -> Metadata:
             "  Update slimkit: pip install -U slimkit"
         )
     try:
-        record = Metadata.from_dict(_upgraded(fields))
+        record = _record(_upgraded(fields), tensors if held is None else held)
     except RecordError as error:
         raise _broken(path, str(error).rstrip(".")) from None
-    _check_arguments(record, tensors, path)
     del fields["digest"]
     if record.digest != digest(fields, tensors):
         raise CheckpointError(
@@ -160,27 +183,34 @@ def read(text: str, tensors: Mapping[str, Tensor], path: Path) -> Metadata:
     return record
 
 
-def _check_arguments(record: Metadata, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse arguments that no network of these tensors has: numbers without measure, names that are no names."""
-    largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+def _record(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Metadata:
+    """Return the fields as a record that describes no other networks than those of these tensors.
+
+    Raises:
+        RecordError: numbers without measure, names that are no names, or no such record.
+    """
+    record = Metadata.from_dict(fields)
+    # a factory is told the widths from before a cut; each had a number for every channel at least
+    most = max(sum(tensor.numel() for tensor in tensors.values()), _LARGEST)
     changed = [record.attributes, *(edit.attributes for edit in record.edits if isinstance(edit, NarrowedEntry))]
     values = list(_leaves([record.arguments, *changed]))
     for value in values:
-        if isinstance(value, int | float) and not abs(value) <= max(largest, _LARGEST):
-            raise _broken(path, f"a network of {value} of anything has larger tensors than those in the file")
+        if isinstance(value, int | float) and not abs(value) <= most:
+            raise RecordError(f"a network of {value} of anything has larger tensors than those in the file")
         if isinstance(value, str) and len(value) > 200:
-            raise _broken(path, "an argument of more than 200 characters")
+            raise RecordError("an argument of more than 200 characters")
     if len(values) > _MOST:
-        raise _broken(path, f"more than {_MOST} arguments")
+        raise RecordError(f"more than {_MOST} arguments")
     names = [*record.aliases, *(name for table in changed for name in table)]
     names += [name for edit in record.edits if isinstance(edit, FactorisedEntry) for name in edit.ranks]
     names += [name for edit in record.edits if isinstance(edit, MaskedEntry) for name in edit.left]
     odd = next((name for name in names if not is_plain(name)), None)
     if odd is not None:
-        raise _broken(path, f"a part named {odd!r}")
+        raise RecordError(f"a part named {odd!r}")
     for name in _CODE:
         if name in record.arguments:
-            raise _broken(path, f"the argument {name!r} builds code")
+            raise RecordError(f"the argument {name!r} builds code")
+    return record
 
 
 def _leaves(value: Any) -> Iterator[Any]:

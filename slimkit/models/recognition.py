@@ -131,7 +131,7 @@ def _by_timm(model: nn.Module) -> _Candidate | None:
         return None
     if signatures.shapes_of(twin.state_dict()) != signatures.shapes_of(model.state_dict()):
         return None
-    return reference, arguments, classes if isinstance(classes, int) else None, {}
+    return reference, arguments, arguments.get("num_classes") or None, {}  # 0: no classifier
 
 
 def _changed(model: nn.Module, twin: nn.Module) -> dict[str, dict[str, Any]] | None:

@@ -52,7 +52,7 @@ def save(model: nn.Module, path: str | Path, example_input: Example | None = Non
     known = provenances.of(model)
     known = _recognised(model, known) if known.arch is None else _current(model, known)
     if known.arch == EXPORTED:
-        data = exported.to_bytes(model, metadata.write(known, {}, {}), example_input)
+        data = exported.to_bytes(model, metadata.write(known, {}, {}, model.state_dict()), example_input)
         _write(path, lambda target: _dump(data, target))
         return
     tensors, aliases = _tensors(model)
@@ -79,7 +79,7 @@ def load(path: str | Path, arch: str | None = None) -> nn.Module:
             model, text = exported.read(path)
             if text is None:
                 raise _not_slim(path)
-            provenances.attach(model, metadata.read(text, {}, path).provenance())
+            provenances.attach(model, metadata.read(text, {}, path, model.state_dict()).provenance())
             return model
         if kind is not files.Kind.SAFETENSORS:
             raise _not_slim(path)
