@@ -232,6 +232,39 @@ def test_attributes_that_repeat_a_width_follow(case: str) -> None:
     assert proven(net, graph)
 
 
+class Flat(nn.Module):
+    """Two streams multiplied out with each other, laid flat and read by a linear layer."""
+
+    def __init__(self, product: Callable[..., Tensor], width: int) -> None:
+        super().__init__()
+        self.a, self.b = conv_bn(3, 8), conv_bn(3, 4)
+        self.norm, self.head, self.product = nn.BatchNorm1d(width), nn.Linear(width, 3), product
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.product(self, self.a(x).flatten(2), self.b(x).flatten(2)))
+
+
+MULTIPLIED: dict[str, tuple[Callable[..., Tensor], int, int]] = {  # product, its width, units
+    "outer": (lambda net, a, b: (a @ b.mT).flatten(1), 32, 8),
+    "einsum": (lambda net, a, b: torch.einsum("bcs,bds->bcd", b, a).flatten(1), 32, 4),
+    "halved": (lambda net, a, b: (a @ b.mT).flatten(1) * torch.tensor(0.5), 32, 8),
+    "normalised": (lambda net, a, b: net.norm((a @ b.mT).flatten(1)), 32, 8),
+    "with itself": (lambda net, a, b: (a @ a.mT).flatten(1), 64, 4),  # those of b, which nothing reads
+    "three": (lambda net, a, b: ((a @ b.mT).flatten(1)[:, :, None] * b.mean(2)[:, None]).flatten(1), 128, 8),
+}
+
+
+@pytest.mark.parametrize("case", MULTIPLIED)
+def test_of_channels_each_with_each_those_of_one_factor_may_go(case: str) -> None:
+    product, width, units = MULTIPLIED[case]
+    net = Flat(product, width)
+    graph = graph_of(net)
+    assert graph.units == units and proven(net, graph)
+    assert {kept.reason.split(" (in")[0] for kept in graph.kept if not kept.output} == {
+        "shares a dimension with other channels, each with each"
+    }
+
+
 def test_one_attribute_that_counts_two_things_ties_them() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

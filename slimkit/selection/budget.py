@@ -337,7 +337,10 @@ def nothing(graph: Graph, widths: Widths) -> str:
         reasons[kept.reason] = reasons.get(kept.reason, 0) + kept.channels
     why = "; ".join(f"{n} channels: {r}" for r, n in sorted(reasons.items(), key=lambda i: -i[1])[:3])
     if graph.units:
-        why = f"no group has a smaller count that is a multiple of {widths.step}, or all are kept on request"
+        why = (
+            f"no group has a smaller count that is a multiple of {widths.step}, or those that have "
+            "are kept on request, or did not run narrower"
+        )
     return (
         "nothing can be removed from this network" + (f" ({why})" if why else "") + ".\n"
         "  See what holds each layer with: slimkit inspect CHECKPOINT"

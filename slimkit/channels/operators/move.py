@@ -51,21 +51,26 @@ def repeat(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -
 
 
 def view(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
-    """Reshape the label; where a named dimension is split, tie the parts: the result stays rectangular."""
+    """Reshape the label; where a named dimension is split, tie the parts: the result stays rectangular.
+
+    Where two become one, as in an outer product laid flat, the names of the first may go: those of others are kept.
+    """
     x = args[0]
     axes, weight = seen.axes(x)
     if x.numel() == 0:
         return
     asked = args[1] if len(args) > 1 and isinstance(args[1], (list, tuple)) else ()
-    put = []
+    put: list[Tensor] = []
     for label in axes:
         new = reshape(label, x.shape, out.shape)
         for before, after in blocks(x.shape, out.shape):
             split = [d for d in after if new.shape[d] > 1]
             if len(split) > 1 and any(varies(label, d) for d in before):
                 new = _tie_split(seen, new, split, asked)
-        put.append(new)
         dims = varying(new)
+        if any(varies(other, dim) for other in put for dim in dims):
+            seen.freeze(new, "shares a dimension with other channels, each with each")
+        put.append(new)
         if not weight and len(dims) == 1:
             seen.width((int(out.shape[dims[0]]),), (new.reshape(-1),), (1, dims[0]))
     if seen.at.node is None and tuple(asked) == tuple(out.shape):
