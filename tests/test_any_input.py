@@ -156,6 +156,34 @@ def test_what_a_network_is_called_with_is_asked_for_where_a_shape_does_not_say_i
     torch.testing.assert_close(slimkit.load(tmp_path / "slim.pt2")(**example), slim(**example))
 
 
+class Scaled(torch.nn.Module):
+    """Takes one number beside its images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.BatchNorm2d(16), torch.nn.ReLU())
+        self.head = torch.nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x * scale).mean((2, 3)))
+
+
+def test_a_number_beside_the_images_is_taken_as_it_is() -> None:
+    example = {"x": torch.randn(1, 3, 8, 8), "scale": torch.tensor(2.0)}
+    result = slimkit.compress(Scaled().eval(), example, 0.5)
+    assert result.report.channels.removed == 8 and result.model(**example).shape == (1, 3)
+
+
+def test_a_network_that_gives_one_number_is_compressed_on_images_made_from_statistics() -> None:
+    class Sum(Scaled):
+        def forward(self, x: torch.Tensor, scale: torch.Tensor | float = 1.0) -> torch.Tensor:
+            return super().forward(x, scale).sum()
+
+    net = Sum().eval()
+    torch.nn.init.uniform_(net.body[1].running_var, 0.5, 2)  # as if trained, so that images are made
+    assert slimkit.compress(net, torch.randn(1, 3, 8, 8), 0.5).report.channels.removed > 0
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_networks_come_back_half(dtype: torch.dtype) -> None:
     names: dict = {}

@@ -31,6 +31,9 @@ def drawn_class(output: Any, generator: torch.Generator) -> Tensor:
     for scores in tensors(output):
         if not scores.is_floating_point() or not scores.requires_grad:
             continue
+        if not scores.dim():  # one number for the whole batch has no spread
+            total = total.to(scores.device) + scores
+            continue
         if scores.dim() in (2, 4) and scores.shape[1] > 1:
             rows = scores.movedim(1, -1).flatten(0, -2).log_softmax(1)
             picked = torch.multinomial(rows.detach().exp().cpu(), 1, generator=generator).to(rows.device)
