@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import chain
 
 import torch
@@ -12,6 +12,11 @@ from slimkit.errors import EngineError
 from slimkit.modules import copied
 
 CPU = torch.device("cpu")
+
+
+def own_random(device: torch.device) -> AbstractContextManager[None]:
+    """Leave the random numbers of the CPU and of a device as they were before the block."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def pick_device(name: str) -> torch.device:

@@ -104,12 +104,15 @@ def _computed(value: Any) -> Iterator[Tensor]:
 
 @cache
 def _is_plain(kind: Any) -> bool:
-    """Tell whether a class leaves copying to torch, whose own `__setstate__` only mend old files."""
+    """Tell whether a class leaves copying to torch, whose own `__setstate__` only mend old files.
+
+    torch.compile puts another one in their place, for the rest of the process, that counts copies.
+    """
     return (
         not hasattr(kind, "__deepcopy__")
         and kind.__reduce_ex__ is object.__reduce_ex__
         and kind.__getstate__ in (object.__getstate__, getattr(nn.Module, "__getstate__", None))
-        and kind.__setstate__.__module__.startswith("torch.nn.modules.")
+        and kind.__setstate__.__module__.startswith(("torch.nn.modules.", "torch._dynamo."))
     )
 
 

@@ -372,3 +372,11 @@ def test_nothing_is_kept_without_a_reason(case: str) -> None:
     kept = {k.layer: k for k in graph.kept}
     assert graph.units == 0 and graph.total == 12
     assert kept["0"].channels == 8 and advice in kept["0"].reason
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_networks_are_copied_in_a_process_that_has_compiled_one() -> None:
+    torch.compile(nn.Linear(2, 2), backend="eager")(torch.zeros(1, 2))
+    net = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(1, 8, 3)), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 3))
+    graph = trace(net, torch.zeros(1, 1, 12, 12))  # its weight is a tensor with a history, which Python cannot copy
+    assert graph.units == 8

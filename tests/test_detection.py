@@ -614,7 +614,7 @@ def test_a_detector_is_cut_fitted_retrained_and_judged(compressed: Any, folder: 
         assert len(found.interval) == len(found.validation_interval) == 2
     assert report.recovery.images == 24 and report.recovery.by == "slimkit"
     assert report.arch.classes == 4 and "1 disc, 2 square, 3 triangle" in report.arch.assumptions[0]
-    assert any("no teacher" in said for said in report.warnings)
+    assert any("without the original as its teacher" in said for said in report.warnings)
     assert report.usage.class_names == ("__background__", "disc", "square", "triangle")
     split = detection_of(result.model, folder).validation
     again = quality.evaluate(Heads(result.model), split, DETECTION)["mAP50-95"].value

@@ -592,11 +592,20 @@ def test_a_cut_without_a_gap_is_warned_of_whatever_drew_it(toy, tmp_path):
 
 @pytest.mark.parametrize(("ratio", "pull"), [(0.2, 2), (0.6, 2 * 1.5), (0.85, 2 * 4)])
 def test_early_bird_pulls_the_harder_the_more_is_to_go_and_within_its_first_steps(toy, tmp_path, ratio, pull):
-    settings = {"epochs": 90, "at": 75, "ratio": ratio, "round_to": 1}  # of 6 steps: 450 of 540
+    settings = {
+        "epochs": 60,
+        "at": 59,
+        "ratio": ratio,
+        "round_to": 1,
+    }  # of 6 steps: all of them, as there are below 450
     run, _ = found(toy, tmp_path, settings)
-    assert run.search.penalty.pull == pytest.approx(pull) and run.search.penalty.pull_of_schedule > pull
+    assert run.search.penalty.pull_of_schedule == pytest.approx(pull)
+    assert run.search.penalty.pull == pytest.approx(pull, rel=1e-3)
+    longer, _ = found(toy, tmp_path, settings | {"epochs": 90})
+    assert longer.search.penalty.strength == run.search.penalty.strength
+    assert longer.search.penalty.pull_of_schedule > 1.4 * pull
     run, _ = found(toy, tmp_path, settings | {"penalty_total": 3.0})
-    assert run.search.penalty.pull == pytest.approx(3)
+    assert run.search.penalty.pull_of_schedule == pytest.approx(3)
 
 
 def test_a_process_that_does_not_measure_still_has_a_record(tmp_path):

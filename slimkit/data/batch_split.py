@@ -42,13 +42,11 @@ def single(tree: Any) -> Any:
 
 
 def whole(tree: Any) -> Any:
-    """Return targets as `single` does, and whole numbers of any type as int64, as losses take them."""
-
-    def long(tensor: Tensor) -> Tensor:
-        counts = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
-        return tensor.long() if counts else tensor
-
-    return tree_map_only(Tensor, long, single(tree_map_only(np.generic, lambda number: number.item(), tree)))
+    """Return targets as `single` does; those that are whole numbers of any type as int64, as losses take them."""
+    tree = single(tree.item() if isinstance(tree, np.generic) else tree)
+    if not isinstance(tree, Tensor) or tree.is_floating_point() or tree.is_complex() or tree.dtype == torch.bool:
+        return tree
+    return tree.long()
 
 
 def inputs_alone(batch: Any, name: str) -> tuple[Any, None]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from slimkit.data import Batches
 from slimkit.errors import SpecError, TrainingError
 from slimkit.example import Example, call, first, mapped, on
-from slimkit.hardware import pick_device, pick_precision
+from slimkit.hardware import own_random, pick_device, pick_precision
 from slimkit.modules import private
 from slimkit.results import Epoch
 from slimkit.tasks import CLASSIFICATION, Task
@@ -93,7 +93,7 @@ def train(
     began = time.perf_counter()
     with ExitStack() as stack:
         world = stack.enter_context(distributed.joined(device))
-        stack.enter_context(_own_random(device))
+        stack.enter_context(own_random(device))
         interrupt = stack.enter_context(state.delayed_interrupt(store is not None))
         torch.manual_seed(recipe.seed + world.rank)
         to = getattr(split, "to", None)
@@ -214,11 +214,6 @@ def _call(functions: Sequence[Callable[[Run], None] | None], run: Run) -> None:
             function(run)
 
 
-def _own_random(device: torch.device) -> AbstractContextManager[None]:
-    """Leave the random numbers of the CPU and of a device as they were before the block."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
-
-
 def _layout(model: nn.Module, inputs: Example) -> torch.memory_format:
     """Try images [B, C, H, W] in channels-last layout; a network that views tensors as rows may refuse them.
 
@@ -228,7 +223,7 @@ def _layout(model: nn.Module, inputs: Example) -> torch.memory_format:
         return torch.contiguous_format
     try:
         model.to(memory_format=torch.channels_last)
-        with _own_random(inputs.device), torch.no_grad():
+        with own_random(inputs.device), torch.no_grad():
             private(model)(inputs.contiguous(memory_format=torch.channels_last))
     except RuntimeError:
         return torch.contiguous_format
