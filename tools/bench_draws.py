@@ -25,7 +25,7 @@ from slimkit.measure import quality
 from slimkit.methods.early_bird import pull_of, strength_of
 from slimkit.methods.observer import EarlyBird
 from slimkit.methods.shrink import lowered, on_cpu
-from slimkit.selection.mask import Mask, distance
+from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import remove
 from slimkit.training import Hook, Run, low_precision, penalise_gamma_
 
@@ -79,20 +79,16 @@ def retrained(dataset: data.Dataset, net: torch.nn.Module, seed: int) -> float:
 def rows(dataset: data.Dataset, search: str, seed: int) -> list[Row]:
     """Return a row a draw and kind of weights."""
     graph = trace(fresh(seed), torch.randn(1, 1, PIXELS, PIXELS))
-    found, drawn = [], searched(dataset.train, graph, seed, **SEARCHES[search])
-    for epoch, (mask, dense) in drawn.items():
+    found = []
+    for epoch, (mask, dense) in searched(dataset.train, graph, seed, **SEARCHES[search]).items():
         for weights, source in (("inherited", dense), ("fresh", fresh(seed + 1000))):
             about: Row = {"search": search, "seed": seed, "epoch": epoch, "weights": weights}
-            about["to_last"] = distance(mask, drawn[DRAWS[-1]][0])
             found.append(about | {"test": retrained(dataset, remove(source, graph, mask), seed)})
     return found
 
 
 def table(found: list[Row]) -> str:
-    """Return a markdown table, a row a search and kind of weights, a column a draw: means, and how far seeds are apart.
-
-    Below them, how far the masks are from those of the last epoch.
-    """
+    """Return a markdown table, a row a search and kind of weights, a column a draw: means, and how far seeds are apart."""
     lines = ["| search | weights | seeds | " + " | ".join(f"drawn at epoch {epoch}" for epoch in DRAWS) + " |"]
     lines += ["|" + " --- |" * (3 + len(DRAWS))]
     for search, weights in dict.fromkeys((row["search"], row["weights"]) for row in found):
@@ -102,9 +98,6 @@ def table(found: list[Row]) -> str:
             tests = [100 * row["test"] for row in of if row["epoch"] == epoch]
             cells.append(f"{fmean(tests):.2f} ({min(tests):.1f} to {max(tests):.1f})")
         lines.append(f"| {search} | {weights} | {len({row['seed'] for row in of})} | " + " | ".join(cells) + " |")
-        if weights == "fresh":
-            far = [fmean(row["to_last"] for row in of if row["epoch"] == epoch) for epoch in DRAWS]
-            lines.append(f"| {search} | distance to the last mask | | " + " | ".join(f"{d:.2f}" for d in far) + " |")
     return "\n".join(lines)
 
 
