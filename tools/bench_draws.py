@@ -88,7 +88,7 @@ def rows(dataset: data.Dataset, search: str, seed: int) -> list[Row]:
 
 
 def table(found: list[Row]) -> str:
-    """Return a markdown table, a row a search and kind of weights, a column a draw: means, and how far seeds are apart."""
+    """Return a markdown table, a row a search and kind of weights, a column a draw: mean, lowest, highest."""
     lines = ["| search | weights | seeds | " + " | ".join(f"drawn at epoch {epoch}" for epoch in DRAWS) + " |"]
     lines += ["|" + " --- |" * (3 + len(DRAWS))]
     for search, weights in dict.fromkeys((row["search"], row["weights"]) for row in found):
