@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from math import ceil
 from pathlib import Path
@@ -85,6 +86,19 @@ def test_bf16_learns_too() -> None:
     assert trained.model[0].weight.dtype == torch.float32
 
 
+def with_and_without_a_kill(
+    run: Callable[..., training.Trained], folder: Path, step: int
+) -> tuple[training.Trained, training.Trained]:
+    """Run once whole, once killed at a step and gone on with; both must end the same."""
+    whole = run(Hook())
+    with pytest.raises(Killed):
+        run(killer(step), store=Store(folder, seconds=0))
+    resumed = run(Hook(), store=Store(folder, resume=True, seconds=0))
+    same(resumed.model, whole.model)
+    assert resumed.history == whole.history
+    return whole, resumed
+
+
 @pytest.mark.parametrize("step", [1, 6, 10, 17])
 @pytest.mark.parametrize("hooks", [[], [shrinker]])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -101,12 +115,7 @@ def test_a_run_killed_anywhere_ends_with_the_same_bits(
             store=store,
         )
 
-    whole = run(Hook())
-    with pytest.raises(Killed):
-        run(killer(step), store=Store(tmp_path, seconds=0))
-    resumed = run(Hook(), store=Store(tmp_path, resume=True, seconds=0))
-    same(resumed.model, whole.model)
-    assert resumed.history == whole.history
+    whole, resumed = with_and_without_a_kill(run, tmp_path, step)
     assert resumed.phases == whole.phases
     assert [p.images for p in whole.phases] == ([8 * 16, 10 * 16] if hooks else [18 * 16])
 
@@ -129,12 +138,7 @@ def test_what_a_network_does_when_it_is_looked_at_leaves_no_trace_in_a_run(tmp_p
         model = nn.Sequential(Restless(), network())
         return training.train(model, stripes(), recipe(epochs=2), hooks=more, evaluate=accuracy, store=store)
 
-    whole = run(Hook())
-    with pytest.raises(Killed):
-        run(killer(step), store=Store(tmp_path, seconds=0))
-    resumed = run(Hook(), store=Store(tmp_path, resume=True, seconds=0))
-    same(resumed.model, whole.model)
-    assert resumed.history == whole.history
+    with_and_without_a_kill(run, tmp_path, step)
 
 
 def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path) -> None:
