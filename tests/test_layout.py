@@ -3,8 +3,10 @@
 import ast
 import importlib
 import importlib.util
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -58,3 +60,21 @@ def test_tools_ask_for_names_that_exist() -> None:
 
 def there(module: ModuleType, name: ast.alias) -> bool:
     return hasattr(module, name.name) or importlib.util.find_spec(f"{module.__name__}.{name.name}") is not None
+
+
+def test_tests_start_without_what_is_optional() -> None:
+    """`pip install .[test]` is what the README names; a file that imports more is an error there, not a skip."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    given = set(re.findall(r"slimkit\[(.*)\]", " ".join(extras["test"]))[0].split(",")) | {"test"}
+    named = {name: {re.split(r"[\[<>=]", line)[0].replace("-", "_") for line in extras[name]} for name in extras}
+    absent = set().union(*named.values()) - set().union(*(named[name] for name in given))
+    assert {"timm", "ultralytics", "lightning"} <= absent
+    missing = [
+        f"{file.name}: {name}"
+        for file in sorted((ROOT / "tests").glob("*.py"))
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+        if name.split(".")[0] in absent
+    ]
+    assert missing == []
