@@ -116,7 +116,11 @@ def to_bytes(model: nn.Module, text: str, example: Example | None = None) -> byt
     with _careful():
         torch.export.save(program, buffer, extra_files={_EXTRA: text})
     if trained := exported_graph.in_training(program):
-        raise _unwritable(model, f"in evaluation mode it does what others do in training ({trained})")
+        raise _unwritable(
+            model,
+            f"in evaluation mode it does what others do in training ({trained})",
+            "Let it do so in training alone, as F.dropout(x, p, self.training) does; or say",
+        )
     try:
         _network(buffer.getvalue(), _WRITTEN)
     except CheckpointError as error:
@@ -148,10 +152,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _unwritable(model: nn.Module, why: str) -> ArchitectureError:
+def _unwritable(model: nn.Module, why: str, remedy: str = "Say") -> ArchitectureError:
     return ArchitectureError(
         f"cannot export {type(model).__name__}: {why.rstrip('.')}.\n"
-        "  Say how it is built: `slimkit.models.build('file.py:make')`, or give a checkpoint and `arch='file.py:make'`"
+        f"  {remedy} how it is built: `slimkit.models.build('file.py:make')`, or give a checkpoint and `arch='file.py:make'`"
     )
 
 

@@ -12,7 +12,7 @@ from slimkit.methods import Job, Selection
 from slimkit.models import Network
 from slimkit.progress import Progress, quiet
 from slimkit.runs.detection import refuse_to_train
-from slimkit.runs.folder.files import check_files
+from slimkit.runs.folder.files import check_files, check_kept
 from slimkit.runs.plan import Plan
 from slimkit.runs.start import (
     allowed_widths,
@@ -64,6 +64,7 @@ def job_of(
     data.check_fits(dataset, network.model)
     example = random_input(dataset, spec.seed)
     check_files(spec, network.model, example)
+    check_kept(spec, network.model, example)
     progress("tracing channels", None)
     graph = trace_with(spec, network.model, example)
     solver = measured_budget(spec, network.model, example, progress, asked.method.aim(asked.config))

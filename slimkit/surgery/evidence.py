@@ -203,12 +203,12 @@ class _Pair:
 def _run(model: nn.Module, example: Example, dtype: torch.dtype | None = None, seed: int = 0) -> Any:
     """Call a fresh copy of a network in evaluation mode, with seeded random numbers."""
     twin = private(model) if dtype in (None, dtype_of(model)) else copied(model).to(dtype).eval()
-    with _seeded(seed), redirect_stderr(io.StringIO()):  # an fx network prints the code that raised
+    with seeded(seed), redirect_stderr(io.StringIO()):  # an fx network prints the code that raised
         return call(unwrapped(twin), placed(example, twin, dtype))
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
@@ -223,7 +223,7 @@ def _behaviour(model: nn.Module, inputs: Sequence[Trial]) -> tuple[bool, bool]:
             twin = unwrapped(private(model))
             again = []
             for _ in range(2):
-                with _seeded(0):
+                with seeded(0):
                     again.append([t.clone() for t in tensors(call(twin, placed(trial.example, twin)))])
         except Exception:
             continue  # does not run on this one

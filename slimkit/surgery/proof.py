@@ -15,7 +15,7 @@ from slimkit.example import Example, call
 from slimkit.modules import copied, private, unwrapped
 from slimkit.selection.mask import Mask, apply_
 from slimkit.surgery.difference import relative_error
-from slimkit.surgery.evidence import TOLERANCE, Evidence, differ, evidence, runs
+from slimkit.surgery.evidence import TOLERANCE, Evidence, differ, evidence, runs, seeded
 from slimkit.surgery.remove import remove
 from slimkit.surgery.trials import Trial, trials
 
@@ -41,8 +41,9 @@ __all__ = [
 
 @torch.no_grad()
 def outputs(model: nn.Module, inputs: Sequence[Example]) -> list[Any]:
-    """Run a copy of a network in eval mode on each input."""
-    return [call(unwrapped(private(model)), example) for example in inputs]
+    """Run a copy of a network in eval mode on each input, with the same random numbers in every call of this."""
+    with seeded(0):
+        return [call(unwrapped(private(model)), example) for example in inputs]
 
 
 def compare(expected: Sequence[Any], model: nn.Module, inputs: Sequence[Example]) -> float:

@@ -20,7 +20,7 @@ from slimkit.results import Accuracy
 from slimkit.runs import detection, start, yolo
 from slimkit.runs.cut.calibrate import Calibration, calibrate
 from slimkit.runs.figures import judged
-from slimkit.runs.folder.files import check_files
+from slimkit.runs.folder.files import check_files, check_kept
 from slimkit.runs.given import Given
 from slimkit.selection.measured import LatencySolver, SizeSolver
 from slimkit.selection.ranking import Context, rank
@@ -154,6 +154,8 @@ def begin(given: Given, stages: Stages) -> Begun:
     require(spec.runtime)
     detection.check(spec, dense, dataset, given.calibration, given.retrain is not None)
     check_files(spec, dense, example)
+    if given.store is not None and (spec.epochs or given.retrain is not None):
+        check_kept(spec, dense, example)
     if spec.int8 and dataset is None:
         raise DataError("int8 is True: it needs data.\n  Give labelled data, for example `data='digits'`")
     _check_retraining(given)

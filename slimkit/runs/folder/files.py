@@ -1,6 +1,7 @@
 """The files that a run leaves, written and proven."""
 
 import json
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from slimkit.measure.stages import Stages
 from slimkit.models import detectors
 from slimkit.models.reference import EXPORTED, parse
 from slimkit.models.ultralytics import Maps, against_one, deployed, told_in_onnx
+from slimkit.modules import copied
 from slimkit.report import page, verdict
 from slimkit.results import Proof, Report, report_file
 from slimkit.settings import RunSpec, Settings, to_toml
@@ -88,6 +90,26 @@ def check_files(spec: OnnxSpec, model: nn.Module, example: Example) -> None:
                 f"free_size is True: {type(model).__name__} does not run on another size, {describe(larger(example))}: "
                 f"{(str(error).splitlines() or [type(error).__name__])[0]}.\n  Leave out `free_size`"
             ) from error
+
+
+def check_kept(spec: OnnxSpec, model: nn.Module, example: Example) -> None:
+    """Check before anything is trained that a file can hold the network, by writing one and reading it again.
+
+    Raises:
+        ArchitectureError: it can be written neither as slim file nor as ONNX.
+        ProofError: its file would be another network.
+    """
+    inputs = [example]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _reloaded(copied(model), example, Path(folder), proof.outputs(model, inputs), inputs)
+        except ArchitectureError as unsaved:
+            if not spec.onnx:
+                raise
+            try:
+                _write_onnx(deployed(copied(model)), example, Path(folder) / ONNX, inputs, spec)
+            except (EngineError, TraceError, ProofError):
+                raise unsaved from None
 
 
 def write_model(delivery: Delivery, inputs: Sequence[Example], slimmed: Slimmed, keep_files: bool = True) -> Written:
@@ -203,7 +225,10 @@ def _unknown(evidence: Evidence, dense: nn.Module, model: nn.Module) -> list[str
             "nothing is proven of them."
         )
     if evidence.random:
-        said.append("The network draws random numbers in evaluation mode: both networks were given the same ones.")
+        said.append(
+            "The network draws random numbers in evaluation mode: both networks were given the same ones. If it should "
+            "draw in training alone, say so in its forward, as in F.dropout(x, p, self.training)."
+        )
     if evidence.stateful:
         said.append("The network remembers what it has seen: first calls were compared.")
     return said
@@ -229,7 +254,13 @@ def _reloaded(
     if error > proof.TOLERANCE and saved.suffix == ".safetensors" and _does_more(model, known):
         saved.unlink()
         provenance.attach(model, replace(known, arch=EXPORTED, arguments={}, attributes={}, edits=()))
-        return _reloaded(model, example, work, expected, inputs)
+        try:
+            return _reloaded(model, example, work, expected, inputs)
+        except ArchitectureError as wrong:
+            raise ArchitectureError(
+                f"{arch} builds another network with the same weights, and {str(wrong).splitlines()[0].rstrip('.')}.\n"
+                "  Register what the network computes with as parameters and buffers, and give it no hooks"
+            ) from wrong
     return proof.require(error, "network against its file, read again")
 
 

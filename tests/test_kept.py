@@ -1,0 +1,84 @@
+"""Whether a file can hold a network is known before it is trained, and one that draws random numbers has its file."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import slimkit
+from slimkit.cli import main
+from slimkit.errors import ArchitectureError, SlimkitError
+from tests.blocks import conv_bn
+
+DRAWS = {
+    "dropout": "F.dropout(x, 0.1)",
+    "noise": "x + 0.01 * torch.randn_like(x)",
+}
+CODE = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+        self.out, self.scale = nn.Linear(8, 10), {scale}
+
+    def forward(self, x):
+        x = self.body(x).mean((2, 3))
+        return self.out({draws}) * self.scale
+
+def make(num_classes, in_channels=1):
+    return Net()
+"""
+
+
+class Dropping(nn.Module):
+    """Drops in evaluation mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.out = nn.Sequential(conv_bn(1, 8), conv_bn(8, 8)), nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(F.dropout(self.body(x).mean((2, 3)), 0.1))
+
+
+@pytest.mark.parametrize("draws", DRAWS.values(), ids=DRAWS)
+def test_a_network_that_draws_random_numbers_has_its_slim_file(draws, tmp_path, capsys):
+    code = tmp_path / "net.py"
+    code.write_text(CODE.format(draws=draws, scale=1))
+    words = ["--arch", f"{code}:make", "--data", "digits", "--epochs", "1", "--round-to", "1", "--out"]
+    assert main(["train", *words, str(tmp_path / "out")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "draws random numbers" in said and "F.dropout(x, p, self.training)" in said and "No ONNX file" in said
+    slimkit.load(tmp_path / "out" / "model.safetensors", arch=f"{code}:make")
+
+
+def _train(path):
+    slimkit.train(Dropping(), "digits", 0.5, epochs=1, round_to=1, out=path, progress=_no_step)
+
+
+def _retrain(path):
+    image = torch.randn(1, 1, 8, 8)
+    slimkit.compress(Dropping(), image, 0.5, dataset="digits", epochs=1, out=path, progress=_no_step)
+
+
+def _no_step(what, share):
+    assert "trac" not in what and "epoch" not in what, f"it was {what} already"
+
+
+@pytest.mark.parametrize("run", [_train, _retrain])
+def test_what_no_file_can_hold_is_refused_before_it_is_trained(run, tmp_path):
+    with pytest.raises(ArchitectureError, match=r"(?s)in training .*training alone, as F.dropout\(x, p, self.training\)"):
+        run(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_factory_that_builds_another_network_each_time(tmp_path):
+    code = tmp_path / "net.py"
+    code.write_text(CODE.format(draws=DRAWS["dropout"], scale="torch.randn(()).item()"))
+    model = slimkit.models.build(f"{code}:make", classes=10, input_shape=(1, 8, 8)).model
+    with pytest.raises(SlimkitError, match=r"(?s)net.py:make builds another network .*parameters and buffers"):
+        slimkit.train(model, "digits", 0.5, epochs=1, round_to=1, progress=_no_step)
