@@ -71,7 +71,7 @@ def _no_step(what, share):
 
 @pytest.mark.parametrize("run", [_train, _retrain])
 def test_what_no_file_can_hold_is_refused_before_it_is_trained(run, tmp_path):
-    with pytest.raises(ArchitectureError, match=r"(?s)in training .*training alone, as F.dropout\(x, p, self.training\)"):
+    with pytest.raises(ArchitectureError, match=r"(?s)in training .*alone, as F.dropout\(x, p, self.training\)"):
         run(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

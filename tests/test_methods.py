@@ -281,9 +281,31 @@ def test_logits_may_come_in_a_nest(method: str, nest: Any) -> None:
         ({"precision": "bf16"}, "bf16"),
         ({"precision": "fp32"}, "fp32"),
         ({"precision": "fp32", "search_precision": "bf16"}, "bf16"),
+        ({"precision": "bf16", "search_precision": "fp32"}, "fp32"),
+        ({"precision": "bf16", "search_precision": "auto"}, "bf16"),
     ],
 )
 def test_the_report_says_what_a_search_ran_in(method: dict[str, Any], asked: dict[str, str], ran: str) -> None:
     model = zoo.resnet8(num_classes=10, in_channels=1, width=4)
     report = slimkit.train(model, "digits", 0.5, epochs=1, batch_size=512, onnx=False, **method, **asked).report
     assert report.cost.search_precision == report.search.precision == ran
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("search", ["auto", "fp32", "bf16"])
+def test_a_search_computes_in_the_precision_that_it_is_given(precision: str, search: str) -> None:
+    made: set[torch.dtype] = set()
+
+    class Told(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = super().forward(x)
+            if self.training:
+                made.add(y.dtype)
+            return y
+
+    model = nn.Sequential(
+        Told(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+    )
+    settings: Any = {"precision": precision, "search_precision": search, "onnx": False}
+    slimkit.train(model, "digits", 0.5, method="early-bird", at=1, epochs=1, batch_size=512, round_to=1, **settings)
+    assert made == {torch.bfloat16 if (precision if search == "auto" else search) == "bf16" else torch.float32}

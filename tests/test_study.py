@@ -210,6 +210,15 @@ def test_a_study_of_a_version_that_knew_fewer_settings_goes_on(small: studying.S
         studying.study(spec(*THREE, seeds=2, schedule="step"), tmp_path, resume=True, workers=0)
 
 
+def test_the_precision_of_a_search_is_the_same_by_either_name(tmp_path: Path) -> None:
+    asked = spec(arm={"drawn": {"method": "early-bird", "at": 1, "l1": 0.0}}, precision="fp32")
+    study = studying.study(asked, tmp_path, workers=0)
+    named = [replace(one, settings={**one.settings, "search_precision": "fp32"}) for one in study.arms]
+    assert named != list(study.arms)
+    study_file.write(tmp_path / study_file.NAME, named)
+    assert list(studying.study(asked, tmp_path, resume=True, workers=0).arms) == named
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

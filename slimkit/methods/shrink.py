@@ -71,9 +71,9 @@ class Lowered(Settings):
     """Setting of the arithmetic of a search."""
 
     search_precision: str = setting(
-        "fp32",
-        "of the search: fp32 (no lower than precision says), bf16, int8-emulated",
-        choice("fp32", "bf16", "int8-emulated"),
+        "auto",
+        "of the search: auto (as precision says), fp32, bf16, int8-emulated",
+        choice("auto", "fp32", "bf16", "int8-emulated"),
     )
 
 
@@ -151,8 +151,8 @@ def affordable(run: Run, spend: float, spent: float, small: float) -> int:
 
 
 def lowered(model: nn.Module, precision: str) -> nn.Module:
-    """Return a network whose training passes run in a lower precision; the network itself for `fp32`."""
-    if precision == "fp32":
+    """Return a network whose training passes run in a precision of their own; the network itself for `auto`."""
+    if precision == "auto":
         return model
     model = copy.deepcopy(model)
     low_precision.lower_(model, precision)
@@ -160,5 +160,5 @@ def lowered(model: nn.Module, precision: str) -> nn.Module:
 
 
 def searched_in(precision: str, trained: Trained) -> str:
-    """Return what a search ran in: the precision that it was lowered to, else that of its training."""
-    return trained.precision if precision == "fp32" else precision
+    """Return what a search ran in: a precision of its own, else that of its training."""
+    return trained.precision if precision == "auto" else precision

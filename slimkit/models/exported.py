@@ -155,7 +155,8 @@ def _plain(value: Any) -> Any:
 def _unwritable(model: nn.Module, why: str, remedy: str = "Say") -> ArchitectureError:
     return ArchitectureError(
         f"cannot export {type(model).__name__}: {why.rstrip('.')}.\n"
-        f"  {remedy} how it is built: `slimkit.models.build('file.py:make')`, or give a checkpoint and `arch='file.py:make'`"
+        f"  {remedy} how it is built: `slimkit.models.build('file.py:make')`, or give a checkpoint and "
+        "`arch='file.py:make'`"
     )
 
 

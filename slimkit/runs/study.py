@@ -182,13 +182,19 @@ def _other_settings(arm: Arm, wanted: Mapping[str, Any]) -> str:
     One that the version which trained the arm did not know yet has to be what it is by default.
     """
     usual = plan({name: wanted[name] for name in ("arch", "data", "method")}).settings()
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in wanted.items()}
-    for name, value in plain.items():
-        had = arm.settings.get(name, usual[name])
-        had = list(had) if isinstance(had, tuple) else had
-        if had != value:
-            return f"its {name} is {had!r}, not {value!r}"
+    had = _plain({**usual, **arm.settings})
+    for name, value in _plain(wanted).items():
+        if had[name] != value:
+            return f"its {name} is {had[name]!r}, not {value!r}"
     return ""
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as they compare: as a file has them, and a search that trains as all else does by that name."""
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    if plain.get("search_precision") == "auto":
+        plain["search_precision"] = plain["precision"]
+    return plain
 
 
 def _trained(

@@ -90,6 +90,8 @@ def new_words(settings: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
         words = {"method": "early-bird", "at": int(epoch[1])}
     else:
         raise SpecError(f"draw is {draw!r}: it was early-bird, end, epoch:K or init.\n  Give method instead")
+    if new.get("search_precision") == "fp32":  # it meant what is auto today
+        del new["search_precision"]
     for name in _IDLE.keys() - _USED["at" if "at" in words else words["method"]]:
         if name in new and new[name] == _IDLE[name]:
             del new[name]

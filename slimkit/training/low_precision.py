@@ -83,11 +83,13 @@ class _Around:
             self.entered.pop().__exit__(None, None, None)
 
     def _context(self, device: str) -> AbstractContextManager[Any]:
-        return torch.autocast(device, torch.bfloat16) if self.precision == "bf16" else Int8Emulated()
+        if self.precision == "int8-emulated":
+            return Int8Emulated()
+        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def lower_(model: nn.Module, precision: str) -> None:
-    """Let a network's forward passes in training run in `bf16` or `int8-emulated`, until `restore_`."""
+    """Let a network's forward passes in training run in `fp32`, `bf16` or `int8-emulated`, until `restore_`."""
     around = _Around(precision)
     model.register_forward_pre_hook(around.enter)
     model.register_forward_hook(around.leave, always_call=True)
