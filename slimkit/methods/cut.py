@@ -89,7 +89,7 @@ def restored(state: dict[str, Any], dense: nn.Module, graph: Graph) -> Cut:
 
 
 def cut(job: Job, dense: nn.Module, graph: Graph, choose: Choose | None = None, inherit: bool = True) -> Cut:
-    """Cut a trained network on the CPU, in eval mode.
+    """Cut a network on the CPU, in eval mode.
 
     Args:
         job: what is known of the run.
@@ -100,7 +100,7 @@ def cut(job: Job, dense: nn.Module, graph: Graph, choose: Choose | None = None, 
     """
     job.progress("removing channels and proving it", None)
     provenance.attach(dense, provenance.of(job.dense) if graph is job.graph else provenance.of(dense))
-    made = job.selection.slim(dense, graph, choose)
+    made = job.selection.slim(dense, graph, choose, untrained=dense is job.dense)
     return settle(job, dense, made, fold_constants=job.selection.fold and inherit)
 
 

@@ -20,7 +20,7 @@ from slimkit.selection.measured import Solve
 from slimkit.selection.ranking import Context, rank
 from slimkit.selection.scope import by_scope
 from slimkit.settings import Budget
-from slimkit.surgery.prove import Slimmed, prove
+from slimkit.surgery.prove import Slimmed, prove, prove_untrained
 from slimkit.surgery.trials import Trial
 from slimkit.training.distributed import local_device
 
@@ -76,10 +76,11 @@ class Selection:
         """Return the same with another ratio as the budget."""
         return replace(self, budget=Budget("ratio", ratio), measured=None)
 
-    def slim(self, model: nn.Module, graph: Graph, choose: Choose | None = None) -> Slimmed:
+    def slim(self, model: nn.Module, graph: Graph, choose: Choose | None = None, untrained: bool = False) -> Slimmed:
         """Rank, choose, remove and prove; `choose` gives the mask unless the budget is to."""
         scores, chosen = self.rank(model, graph), choose or self.choose
-        return prove(model, graph, lambda fixed: chosen(graph, scores, fixed), self.inputs, self.fixed(graph))
+        proven = prove_untrained if untrained else prove
+        return proven(model, graph, lambda fixed: chosen(graph, scores, fixed), self.inputs, self.fixed(graph))
 
     def watched_ratio(self, graph: Graph) -> float:
         """Return the ratio asked for, or about what another budget comes to."""

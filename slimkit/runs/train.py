@@ -33,7 +33,7 @@ from slimkit.selection.mask import Mask
 from slimkit.settings.keywords import TrainKeywords
 from slimkit.settings.output import OutputOptions
 from slimkit.surgery import rows
-from slimkit.surgery.prove import Slimmed, prove
+from slimkit.surgery.prove import Slimmed, prove_untrained
 from slimkit.training import distributed, trackers
 
 
@@ -184,4 +184,6 @@ def _sides(delivery: Delivery, dataset: data.Dataset, device: torch.device) -> S
 def _whole(job: Job) -> Slimmed:
     """Return the cut that removes nothing."""
     graph = job.graph
-    return prove(job.dense, graph, lambda fixed: Mask.full(graph), job.selection.inputs, job.selection.fixed(graph))
+    return prove_untrained(
+        job.dense, graph, lambda fixed: Mask.full(graph), job.selection.inputs, job.selection.fixed(graph)
+    )

@@ -4,7 +4,7 @@ U = units of a graph.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from slimkit.channels import Graph
 from slimkit.errors import ProofError
 from slimkit.example import Example
 from slimkit.hardware import plain_precision
+from slimkit.modules import copied
 from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
 from slimkit.surgery.evidence import Evidence
@@ -82,7 +83,7 @@ def prove(
         if found.proven:
             return Slimmed(smaller, graph, mask, fixed, found, tuple(failing))
         if not found.on or found.error <= proof.TOLERANCE:
-            raise ProofError(_no_evidence(model, found))
+            raise ProofError(_no_evidence(model, found, shown))
         culprits = _culprits(model, graph, mask, found, shown)
         if not culprits:
             break
@@ -94,6 +95,30 @@ def prove(
         f"more than {proof.TOLERANCE:.0e}, also without {', '.join(failing) or 'any one group'}.\n"
         "  Nothing was written. Please report the network: this is what the proof is for."
     )
+
+
+def prove_untrained(
+    model: nn.Module,
+    graph: Graph,
+    choose: Callable[[Tensor], Mask],
+    inputs: Sequence[Example | Trial],
+    fixed: Tensor | None = None,
+) -> Slimmed:
+    """Do what `prove` does for a network whose training is to come: its head and branches may begin at zero.
+
+    Zeros say nothing, so the proof is on a copy in which they are random numbers.
+    """
+    made = prove(_without_zeros(model), graph, choose, inputs, fixed)
+    return replace(made, model=remove(model, graph, made.mask))
+
+
+@torch.no_grad()
+def _without_zeros(model: nn.Module) -> nn.Module:
+    model, random = copied(model), torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if not parameter.any():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=random))
+    return model
 
 
 def _culprits(model: nn.Module, graph: Graph, mask: Mask, found: Evidence, inputs: Sequence[Trial]) -> list[int]:
@@ -109,12 +134,19 @@ def _culprits(model: nn.Module, graph: Graph, mask: Mask, found: Evidence, input
     return proof.failing_groups(model, graph, mask, [trial for trial, _ in wrong] or inputs)
 
 
-def _no_evidence(model: nn.Module, found: Evidence) -> str:
+def _no_evidence(model: nn.Module, found: Evidence, inputs: Sequence[Trial]) -> str:
     """Say why nothing was shown: diverged weights are told apart from outputs that say nothing."""
     if all(shown.gaps for shown in found.shown) or not all(bool(p.isfinite().all()) for p in model.parameters()):
         return (
             "the network's outputs are not finite, so nothing can be proved about a smaller one.\n"
             "  Its weights have diverged: train it with a lower learning rate, or give another checkpoint"
+        )
+    whole = proof.evidence(model, model, inputs)
+    if whole.channels and whole.constant == whole.channels:
+        return (
+            f"nothing can be proved about a smaller network: the {whole.channels} outputs of the one given are "
+            "the same whatever it is given.\n"
+            "  Train it first, or give other weights: a head that begins at zero says nothing"
         )
     if found.on:
         return (
