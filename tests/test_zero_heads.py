@@ -1,4 +1,4 @@
-"""Networks whose head, or whose branches, begin at zero are trained by every method, and what is said of them is true."""
+"""Networks whose head or branches begin at zero are trained by every method, and what is said of them is true."""
 
 from typing import Any
 
