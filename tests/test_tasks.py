@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slimkit import tasks
+import slimkit
+from slimkit import data, tasks
 from slimkit.errors import DataError, SpecError, TrainingError
 from slimkit.measure.quality import agreement, drop, evaluate
 from slimkit.tasks import CLASSIFICATION, SEGMENTATION, Metric, Task, measurement
@@ -254,6 +255,31 @@ def test_a_loss_that_is_not_one_tensor_is_named(loss: Any, what: str) -> None:
     objective = Objective(Task.of(loss=loss, metrics={"PSNR": tasks.psnr()}, better="higher"), Recipe(epochs=1))
     with pytest.raises(TrainingError, match=f"the loss of the task .* gave {what} for a batch"):
         objective(torch.ones(4, 2), torch.ones(4, 2))
+
+
+def _late(what: str, share: float | None) -> None:
+    assert not any(word in what for word in ("trac", "epoch", "calibrat", "remov")), f"it was {what} already"
+
+
+@pytest.mark.parametrize("call", ["compress", "train"])
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (lambda out, wanted: F.cross_entropy(out, wanted, reduction="none"), r"gave numbers \[2\] for a batch"),
+        (lambda out, wanted: 0.5, "gave float for a batch"),
+        (lambda out, wanted: F.cross_entropy(out.detach(), wanted), "gives no gradients"),
+    ],
+    ids=["one an image", "float", "detached"],
+)
+def test_a_loss_that_cannot_be_used_is_refused_before_work_begins(call: str, loss: Any, said: str) -> None:
+    task = Task.of(loss=loss, metrics={"right": lambda out, wanted: out.argmax(1) == wanted}, better="higher")
+    given = data.as_dataset(((torch.randn(64, 1, 8, 8), torch.arange(64) % 4),) * 2, task=task)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    with pytest.raises(TrainingError, match=f"the loss of the task 'own' {said}"):
+        if call == "train":
+            slimkit.train(net, given, 0.5, epochs=1, round_to=1, progress=_late)
+        else:
+            slimkit.compress(net, torch.randn(1, 1, 8, 8), 0.5, dataset=given, epochs=1, progress=_late)
 
 
 def test_a_loss_of_outputs_alone_is_joined_with_a_teachers() -> None:

@@ -62,6 +62,7 @@ def job_of(
     spec = replace(asked.spec, ranking=asked.ranking)
     require(spec.runtime)
     data.check_fits(dataset, network.model)
+    training.check_loss(dataset, network.model)
     example = random_input(dataset, spec.seed)
     check_files(spec, network.model, example)
     check_kept(spec, network.model, example)

@@ -3,6 +3,7 @@
 from slimkit.training import trackers
 from slimkit.training.group_penalty import group_penalty, penalise_groups_, unit_norms
 from slimkit.training.loop import Trained, train
+from slimkit.training.loss import check_loss
 from slimkit.training.optimizer import follow, make_optimizer
 from slimkit.training.penalty import gamma_penalty, penalise_gamma_, solve_strength
 from slimkit.training.recipe import Recipe
@@ -16,6 +17,7 @@ __all__ = [
     "Run",
     "Store",
     "Trained",
+    "check_loss",
     "make_optimizer",
     "follow",
     "forget",

@@ -5,8 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimkit.data import Dataset
 from slimkit.errors import DataError, SpecError, TrainingError
-from slimkit.example import Example
+from slimkit.example import Example, call, on, tensors
+from slimkit.hardware import device_of
+from slimkit.modules import copied
 from slimkit.tasks import Task
 from slimkit.training.recipe import Recipe
 
@@ -41,7 +44,7 @@ class Objective:
             wanted: what the teacher gave, or None.
 
         Raises:
-            TrainingError: there is neither a target nor a teacher.
+            TrainingError: there is neither a target nor a teacher, or the loss is not one number with gradients.
         """
         task, recipe = self.task, self.recipe
         outputs, *auxiliary = task.outputs(returned)
@@ -64,12 +67,30 @@ class Objective:
             raise TrainingError(
                 f"the loss of the task {task.name!r} gave {what} for a batch.\n  Return one number, as a tensor"
             )
+        if not value.requires_grad and any(tensor.requires_grad for tensor in tensors(outputs)):
+            raise TrainingError(
+                f"the loss of the task {task.name!r} gives no gradients.\n  Compute it of the outputs, with PyTorch alone"
+            )
         value = value.float()  # of outputs alone it is in their precision
         if imitation is not None:
             value = torch.lerp(value, imitation, recipe.distillation)
         for head in auxiliary:
             value = value + task.auxiliary * task.loss(head, targets)
         return value
+
+
+def check_loss(dataset: Dataset, model: nn.Module) -> None:
+    """Do on two inputs what a step of training does, on a copy, so that what cannot be trained is seen before that.
+
+    Raises:
+        TrainingError: the loss of the task cannot be used, or no gradient leads back.
+    """
+    inputs, targets = on(device_of(model), next(iter(dataset.validation.batches(2))))
+    twin, objective = copied(model).train(), Objective(dataset.task, Recipe(epochs=1, label_smoothing=0.0))
+    with torch.random.fork_rng([]):
+        value = objective(call(twin, objective.asked(inputs, targets)), targets)
+    if any(parameter.requires_grad for parameter in twin.parameters()):
+        backward(value, twin)
 
 
 def backward(value: Tensor, model: nn.Module) -> None:

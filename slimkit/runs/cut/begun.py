@@ -26,6 +26,7 @@ from slimkit.selection.measured import LatencySolver, SizeSolver
 from slimkit.selection.ranking import Context, rank
 from slimkit.selection.scope import by_scope, fill_unranked
 from slimkit.settings import CompressSpec
+from slimkit.training import check_loss
 
 _RANKED = ("ratio", "bytes")  # budgets for which channels are put in an order, and losses of groups not compared
 
@@ -159,6 +160,8 @@ def begin(given: Given, stages: Stages) -> Begun:
     if spec.int8 and dataset is None:
         raise DataError("int8 is True: it needs data.\n  Give labelled data, for example `data='digits'`")
     _check_retraining(given)
+    if spec.epochs and dataset is not None and given.retrain is None:
+        check_loss(dataset, dense)
     ranked_with = start.context(spec, dataset)
     given.progress("tracing channels", None)
     with stages.stage("trace"):
