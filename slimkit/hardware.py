@@ -32,7 +32,7 @@ def pick_device(name: str) -> torch.device:
     if device.type == CPU.type:
         return device
     if found is None or found.type != device.type or (device.index or 0) >= torch.accelerator.device_count():
-        raise EngineError(f"`device={name}`: PyTorch {torch.__version__} finds none here.\n  Use `device='auto'`")
+        raise EngineError(f"`device={name!r}`: PyTorch {torch.__version__} finds none here.\n  Use `device='auto'`")
     return device
 
 

@@ -25,6 +25,8 @@ def find(name: str, given: str, error: type[SlimkitError]) -> Callable[..., Any]
     Raises:
         SlimkitError: of the kind `error`: module, file or function is not there, or fails to import.
     """
+    if is_url(name):
+        raise error(f"{given}: is a URL, and nothing is fetched from there.\n  Give a path on this machine")
     place, _, attribute = name.rpartition(":")
     in_file = place.endswith(".py")
     folder = str(Path(place).resolve().parent) if in_file else str(Path.cwd())
@@ -50,6 +52,11 @@ def find(name: str, given: str, error: type[SlimkitError]) -> Callable[..., Any]
             return function(*given, **named)
 
     return called
+
+
+def is_url(name: str) -> bool:
+    """Tell whether a name is a URL; a path makes one slash of its two."""
+    return re.match(r"(file|https?|ftp|s3|gs|hf):/", name) is not None
 
 
 def _import(place: str, given: str, error: type[SlimkitError]) -> Any:

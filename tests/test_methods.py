@@ -307,5 +307,6 @@ def test_a_search_computes_in_the_precision_that_it_is_given(precision: str, sea
         Told(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
     )
     settings: Any = {"precision": precision, "search_precision": search, "onnx": False}
-    slimkit.train(model, "digits", 0.5, method="early-bird", at=1, epochs=1, batch_size=512, round_to=1, **settings)
+    method: Any = {"method": "early-bird", "at": 1}
+    slimkit.train(model, "digits", 0.5, epochs=1, batch_size=512, round_to=1, **method, **settings)
     assert made == {torch.bfloat16 if (precision if search == "auto" else search) == "bf16" else torch.float32}

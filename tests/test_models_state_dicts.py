@@ -222,7 +222,7 @@ def test_several_fit(state, tmp_path, monkeypatch):
 
 
 def test_weights_of_another_architecture(state, tmp_path):
-    with pytest.raises(ArchitectureError, match="do not fit `arch=zoo:resnet20`") as caught:
+    with pytest.raises(ArchitectureError, match="do not fit `arch=.zoo:resnet20.`") as caught:
         loaded(tmp_path, state, arch="zoo:resnet20")
     assert "They fit zoo:resnet8" in str(caught.value)
 

@@ -114,6 +114,15 @@ def test_a_full_disk_under_the_log_of_a_run_does_not_end_it(monkeypatch):
         full.close()
 
 
+@pytest.mark.parametrize(
+    ("epochs", "long", "short"), [(0.25, "epoch 1, 0.25 in all", "1/1"), (2.0, "epoch 1 of 2", "1/2")]
+)
+def test_parts_of_an_epoch_are_told(epochs, long, short):
+    moment = replace(MOMENT, epoch=0, epochs=epochs)
+    assert progress.described(moment).startswith(f"{long}, loss")
+    assert progress.described(moment, short=True).startswith(f"{short}, loss")
+
+
 def test_ranks_other_than_the_first_are_silent(monkeypatch, capfd):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with progress.shown(wanted=False) as show:

@@ -15,6 +15,7 @@ from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.pictures import SQUASH, Reading, View, as_tensor, view
 from slimkit.errors import DataError
 from slimkit.provenance import UNKNOWN, Provenance
+from slimkit.quantity import number_of
 from slimkit.tasks import SEGMENTATION
 from slimkit.tasks.segmentation import IGNORED
 
@@ -171,5 +172,5 @@ def _classes(values: Any, given: str, known: int | None) -> tuple[int, bool]:
         return (2, True) if known in (None, 1, 2) else (known, False)
     classes = (together & ~(1 << IGNORED)).bit_length()
     if classes < 2:
-        raise DataError(f"{given}: its masks hold {classes} class.\n{_HOW}")
+        raise DataError(f"{given}: its masks hold {number_of(classes, 'class')}.\n{_HOW}")
     return classes, False

@@ -12,6 +12,7 @@ from slimkit import provenance
 from slimkit.errors import EngineError
 from slimkit.example import Example
 from slimkit.modules import private
+from slimkit.quantity import number_of
 
 MeanAndStd = Mapping[str, Sequence[float]]
 _WHITE = 255.0
@@ -32,8 +33,8 @@ def normalisation_of(model: nn.Module, example_input: Example) -> MeanAndStd:
     channels = len(known["mean"])
     if not isinstance(example_input, Tensor) or example_input.dim() < 3 or example_input.shape[1] != channels:
         raise EngineError(
-            f"embed_normalisation is True: mean and std are of {channels} channels, and the network takes something "
-            "else than one tensor of images of as many.\n  Leave out `embed_normalisation`"
+            f"embed_normalisation is True: mean and std are of {number_of(channels, 'channel')}, and the network takes "
+            "something else than one tensor of images of as many.\n  Leave out `embed_normalisation`"
         )
     return known
 

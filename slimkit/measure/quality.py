@@ -21,6 +21,7 @@ from slimkit.modules import evaluating
 from slimkit.tasks import CLASSIFICATION, Measurement, Task
 from slimkit.tasks.measurement import deviation, share
 from slimkit.tasks.metric import BatchRows, joined
+from slimkit.tasks.task import no_numbers
 
 
 class Readable(Protocol):
@@ -204,9 +205,8 @@ def _judgeable(returned: Any, targets: Any, task: Task, classes: int | None = No
     where = first(outputs)
     targets = on(where.device, targets) if where is not None else targets
     if why := task.misfit(outputs, targets, classes):
-        raise DataError(
-            f"{task.name}: {why}.\n  Give a network of finite weights, and the task and the data that it was made for"
-        )
+        weights = "a network of finite weights, or " if no_numbers(outputs) else ""
+        raise DataError(f"{task.name}: {why}.\n  Give {weights}the task and the data that the network was made for")
     return outputs, targets
 
 

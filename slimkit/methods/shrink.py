@@ -14,6 +14,7 @@ from slimkit.methods.cut import Cut
 from slimkit.methods.snapshot import Snapshot
 from slimkit.methods.train import whole_epochs
 from slimkit.modules import copied
+from slimkit.quantity import number_of
 from slimkit.selection.mask import Mask
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, number, optional, whole
@@ -44,7 +45,8 @@ def refuse_late(config: StartSettings, steps: int) -> None:
     """Refuse to rewind to a step that a schedule of so many has not."""
     if config.init == "rewind" and config.rewind_step >= steps:
         raise SpecError(
-            f"rewind_step is {config.rewind_step}: the schedule has only {steps} steps.\n  Give an earlier one"
+            f"rewind_step is {config.rewind_step}: the schedule has only {number_of(steps, 'step')}.\n"
+            "  Give an earlier one"
         )
 
 

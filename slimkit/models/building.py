@@ -64,12 +64,12 @@ def create(reference: Reference, arguments: Mapping[str, Any]) -> nn.Module:
         line = (str(error).strip() or "no message").splitlines()[0]
         given = ", ".join(f"{name}={value!r}" for name, value in wanted.items())
         raise ArchitectureError(
-            f"`arch={reference}`: building it with ({given}) failed with {type(error).__name__}: {line}\n"
+            f"`arch={str(reference)!r}`: building it with ({given}) failed with {type(error).__name__}: {line}\n"
             "  Check the arguments that the factory takes."
         ) from error
     if not isinstance(model, nn.Module):
         raise ArchitectureError(
-            f"`arch={reference}`: built {type(model).__name__}, not a torch.nn.Module.\n"
+            f"`arch={str(reference)!r}`: built {type(model).__name__}, not a torch.nn.Module.\n"
             "  Name the function or class that returns the network."
         )
     return model

@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 from slimkit.errors import CheckpointError
 from slimkit.models import memory
+from slimkit.own_code import is_url
 
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number of torch < 1.6
 _EXPORT_AGAIN = (
@@ -48,7 +49,8 @@ def kind(path: Path) -> Kind:
                 return Kind.TORCH
             raise CheckpointError(f"{path}: {_refusal(head, file, size)}")
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file.\n  Check the path of the checkpoint.") from None
+        remedy = "It is a URL: give a path on this machine" if is_url(str(path)) else "Check the path of the checkpoint"
+        raise CheckpointError(f"{path}: no such file.\n  {remedy}.") from None
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror}).\n  Check the path and its permissions."

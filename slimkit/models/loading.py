@@ -33,6 +33,7 @@ from slimkit.models.reference import EXPORTED, Reference, parse
 from slimkit.models.signatures import Match
 from slimkit.modules import copied, unwrapped
 from slimkit.provenance import Provenance, Use
+from slimkit.quantity import number_of
 
 
 def load(
@@ -97,7 +98,8 @@ def build(arch: str, classes: int | None = None, input_shape: tuple[int, ...] | 
         name = building.takes(reference, *building.CLASSES)
         if name is None:
             raise ArchitectureError(
-                f"`arch={arch}`: its factory takes no num_classes, so it cannot be built for {classes} classes.\n"
+                f"`arch={arch!r}`: its factory takes no num_classes, so it cannot be built for "
+                f"{number_of(classes, 'class')}.\n"
                 "  Give the factory a parameter num_classes."
             )
         arguments[name] = classes
@@ -212,7 +214,7 @@ def _from_torch(path: Path, arch: str | None, trust_pickle: bool) -> Network:
 def _from_exported(path: Path, arch: str | None) -> Network:
     if arch is not None:
         raise ArchitectureError(
-            f"{path}: is an exported program, which brings its own architecture; `arch={arch}` does not apply.\n"
+            f"{path}: is an exported program, which brings its own architecture; `arch={arch!r}` does not apply.\n"
             "  Leave `arch` out, or give a state dict."
         )
     model, text = exported.read(path)
@@ -253,7 +255,7 @@ def _from_state(state: Any, path: Path, arch: str | None, said: tuple[str, ...],
     given = signatures.shapes_of(tensors)
     if given != wanted:
         raise ArchitectureError(
-            f"{path}: the weights do not fit `arch={arch}`: "
+            f"{path}: the weights do not fit `arch={arch!r}`: "
             f"{signatures.describe(given, wanted, str(fit.reference))}.\n{_advice(readings, path)}"
         )
     building.fill(model, tensors)
@@ -329,7 +331,7 @@ def _advice(readings: list[dict[str, Tensor]], path: Path) -> str:
         found, _ = _identified(readings, path)
     except SlimkitError:
         return "  Name the architecture that the weights were trained with, with its arguments: NAME(key=value)."
-    return f"  They fit {found.reference}: leave `arch` out, or give `arch={found.reference}`"
+    return f"  They fit {found.reference}: leave `arch` out, or give `arch={str(found.reference)!r}`"
 
 
 def _guess(reference: Reference | None, model: nn.Module) -> str:
@@ -383,7 +385,8 @@ def _set_channels(model: nn.Module, channels: int, arch: str) -> dict[str, dict[
         return {}
     if not first:
         raise ArchitectureError(
-            f"`arch={arch}`: its factory takes no in_channels, so it cannot be built for {channels} channels.\n"
+            f"`arch={arch!r}`: its factory takes no in_channels, so it cannot be built for "
+            f"{number_of(channels, 'channel')}.\n"
             "  Give the factory a parameter in_channels."
         )
     path, convolution = first

@@ -161,11 +161,11 @@ def _unknown(text: str, name: str, sources: tuple[str, ...]) -> ArchitectureErro
 
 
 def _from_code(name: str) -> Callable[..., nn.Module]:
-    found = own_code.find(name, f"`arch={name}`", ArchitectureError)
+    found = own_code.find(name, f"`arch={name!r}`", ArchitectureError)
     if isinstance(found, nn.Module):
         attribute = name.rpartition(":")[2]
         raise ArchitectureError(
-            f"`arch={name}`: is {type(found).__name__}, not a function or class that builds the network.\n"
+            f"`arch={name!r}`: is {type(found).__name__}, not a function or class that builds the network.\n"
             f"  Wrap it: def build(): return {attribute}"
         )
     build: Callable[..., nn.Module] = found

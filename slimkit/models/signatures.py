@@ -136,7 +136,8 @@ def identify(tensors: Mapping[str, Tensor], where: str) -> Match:
     if found:
         names = ", ".join(str(fit.reference) for fit in found)
         raise ArchitectureError(
-            f"{where}: its tensors fit {len(found)} architectures: {names}.\n  Say which: `arch={found[0].reference}`"
+            f"{where}: its tensors fit {len(found)} architectures: {names}.\n"
+            f"  Say which: `arch={str(found[0].reference)!r}`"
         )
     raise ArchitectureError(_nothing_fits(given, where))
 

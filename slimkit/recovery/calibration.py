@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from slimkit.errors import DataError
 from slimkit.example import Example, call, describe, tensors
 from slimkit.modules import private
+from slimkit.quantity import number_of
 
 LEAST = 8  # images
 _CHUNK = 32  # images at most
@@ -43,12 +44,12 @@ def chunks(batches: Iterable[Example], name: str = "batches", model: nn.Module |
     batches = list(batches)
     images = sum(_images(batch) for batch in batches)
     if images < LEAST:
-        raise DataError(f"{name} has {images} images: too few to reconstruct a network from.\n{_HOW}")
+        raise DataError(f"{name} has {number_of(images, 'input')}: too few to reconstruct a network from.\n{_HOW}")
     found = [tensor for batch in batches for tensor in tensors(batch) if tensor.is_floating_point()]
     if not all(bool(tensor.isfinite().all()) for tensor in found):
         raise DataError(f"{name} holds numbers that are not finite.\n{_HOW}")
     if len(found) == len(batches) and all(_repeats(tensor, found[0]) for tensor in found):
-        raise DataError(f"{name} holds {images} times the same image.\n{_HOW}")
+        raise DataError(f"{name} holds {images} times the same input.\n{_HOW}")
     size = max(1, min(_CHUNK, images // 16))
     parts = [part for batch in batches for part in _split(batch, size)]
     if model is not None:

@@ -66,7 +66,9 @@ class Plain:
 def described(moment: Moment, short: bool = False) -> str:
     """Say where a training is and what it gives: `epoch 3 of 10, loss 0.412, accuracy 91.2 %`; short: `3/10, ...`."""
     under_way = moment.epoch if moment.whole else min(moment.epoch + 1, math.ceil(moment.epochs))
-    said = [f"{under_way}/{moment.epochs:g}" if short else f"epoch {under_way} of {moment.epochs:g}"]
+    whole = moment.epochs == math.ceil(moment.epochs)
+    place = f"epoch {under_way} of {moment.epochs:g}" if whole else f"epoch {under_way}, {moment.epochs:g} in all"
+    said = [f"{under_way}/{math.ceil(moment.epochs)}" if short else place]
     if math.isfinite(moment.loss):
         said.append(f"loss {digits(moment.loss)}")
     if moment.quality is not None:

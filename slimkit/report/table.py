@@ -1,5 +1,6 @@
 """Tables for the terminal: before and after, the groups of a network, models side by side."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from slimkit.quantity import number_of
 from slimkit.report.numbers import (
     MISSING,
     amount,
@@ -198,15 +200,15 @@ def _table_written(made: TableSummary) -> list[Text]:
     clock = ", in CPU time" if made.clock == "cpu" else ""
     flags = [f"--engine {made.runtime}"] if made.runtime != "onnxruntime" else []
     flags += [f"--{name} {value}" for name, value in (("threads", made.threads), ("batch", made.batch)) if value != 1]
-    words = " ".join(["--max-latency 0.5", f"--latency-table {Path(made.path).name}", *flags])
+    words = " ".join(["--max-latency 0.5", f"--latency-table {shlex.quote(Path(made.path).name)}", *flags])
     return [
-        Text(f"Table: {made.path}, {made.layers} layers, {milliseconds(made.network_ms)} in all{clock}"),
+        Text(f"Table: {made.path}, {number_of(made.layers, 'layer')}, {milliseconds(made.network_ms)} in all{clock}"),
         Text(f"Use it where the network is made smaller: slimkit compress CHECKPOINT {words}"),
     ]
 
 
 def _threads(count: int) -> str:
-    return f"{count} thread{'s' if count != 1 else ''}"
+    return number_of(count, "thread")
 
 
 def _table(*columns: str, right: Sequence[int] | None = None, left: Sequence[str] = ()) -> Table:

@@ -1,5 +1,6 @@
 """The verdict on a run: one sentence with its numbers, what was not done, and what readers would get wrong."""
 
+import shlex
 from dataclasses import dataclass
 
 from slimkit.intervals import wilson
@@ -112,10 +113,12 @@ def _next(report: Report) -> str:
     """Give the command that retrains: with the settings of the run, and data."""
     words = ["slimkit compress CHECKPOINT"]
     words += [
-        f"--{name.replace('_', '-')} {report.spec[name]}" for name in _BUDGETS if report.spec.get(name) is not None
+        f"--{name.replace('_', '-')} {shlex.quote(str(report.spec[name]))}"
+        for name in _BUDGETS
+        if report.spec.get(name) is not None
     ]
     data = report.spec.get("data")
-    words += [f"--data {data}" if isinstance(data, str) else "--data folder:IMAGES", "--epochs 10"]
+    words += [f"--data {shlex.quote(data)}" if isinstance(data, str) else "--data folder:IMAGES", "--epochs 10"]
     return " ".join(words)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from slimkit.errors import OutputError, SlimkitError, SpecError, TrainingError
 from slimkit.progress import Progress, quiet
+from slimkit.quantity import number_of
 from slimkit.report import page
 from slimkit.results import Arm, study_file
 from slimkit.runs import begin
@@ -240,7 +241,7 @@ def _lost(failed: Mapping[Key, Exception], count: int, target: Path) -> str:
     hint = str(last).partition("\n")[2].strip()
     return "\n".join(
         [
-            f"{count} arm{'s' if count > 1 else ''} of the study did not finish:",
+            f"{number_of(count, 'arm')} of the study did not finish:",
             *said[:10],
             *more,
             f"  {hint or 'Mend what is wrong'}; the others are in {target}, and `resume=True` trains what is lacking",

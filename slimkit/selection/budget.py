@@ -16,6 +16,7 @@ from torch import Tensor
 
 from slimkit.channels import Graph, Group
 from slimkit.errors import BudgetError, MaskError, OutOfReachError, SpecError
+from slimkit.quantity import number_of
 from slimkit.selection.mask import Mask
 
 Tried = TypeVar("Tried")
@@ -241,7 +242,7 @@ def to_ratio(graph: Graph, scores: Tensor, ratio: float, widths: Widths, fixed: 
     if ratio > 0 and not removed:
         raise MaskError(
             f"ratio is {ratio:g}: nothing would be removed, since the smallest step takes "
-            f"{min(map(found.size, range(len(found.groups))))} of {removable} channels.\n"
+            f"{min(map(found.size, range(len(found.groups))))} of {number_of(removable, 'channel')}.\n"
             "  Raise the ratio, or set `round_to=1`"
         )
     return Mask(without(graph, torch.cat(taken)))

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 from typing import Any
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -12,7 +13,7 @@ def as_flags(message: str) -> str:
     """Turn every `name=value` or `name` between backticks into --name value.
 
     Library messages name Python arguments, such as `round_to=1`; whoever reads them on a terminal can only give
-    flags. True is the flag alone, False its --no- form; text loses its quotes.
+    flags. True is the flag alone, False its --no- form; text loses its quotes, but for those that a shell needs.
     """
     return _ARGUMENT.sub(_flag, message)
 
@@ -39,4 +40,4 @@ def _flag(found: re.Match[str]) -> str:
         return f"--{flag} {word}"
     if isinstance(value, bool):
         return f"--{flag}" if value else f"--no-{flag}"
-    return f"--{flag} {value}"
+    return f"--{flag} {shlex.quote(str(value))}"

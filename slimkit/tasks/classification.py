@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimkit.quantity import number_of
 from slimkit.tasks.metric import Metric
 from slimkit.tasks.task import Loss, Task, no_numbers
 
@@ -45,8 +46,10 @@ def _misfit(outputs: Any, targets: Any, classes: int | None) -> str | None:
     if len(targets) != len(outputs):
         return f"there are {len(targets)} targets of {len(outputs)} outputs"
     if classes is not None and outputs.shape[1] != classes:
-        return f"the data has {classes} classes, the network {outputs.shape[1]}"
+        return f"the data has {number_of(classes, 'class')}, the network {outputs.shape[1]}"
     if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
+        if int(targets.min()) < 0:
+            return f"class number {int(targets.min())} is below 0, and no class: leave out what is of none"
         span = f"{int(targets.min())} to {int(targets.max())}"
         return f"class numbers reach from {span}, the network has classes 0 to {outputs.shape[1] - 1}"
     return no_numbers(outputs)

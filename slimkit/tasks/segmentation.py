@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimkit.quantity import number_of
 from slimkit.tasks.classification import divergence
 from slimkit.tasks.metric import Metric
 from slimkit.tasks.task import Loss, Task, no_numbers
@@ -93,8 +94,10 @@ def _misfit(outputs: Any, targets: Any, classes: int | None) -> str | None:
         return f"a target must be one class number per pixel, whole numbers [N, H, W], but these are {given}"
     maps = max(2, outputs.shape[1])
     if classes is not None and maps < classes:  # fewer: the last ones may be in none of the masks
-        return f"the data has {classes} classes, the network {maps}"
+        return f"the data has {number_of(classes, 'class')}, the network {maps}"
     labels = targets[targets != IGNORED]
+    if labels.numel() and int(labels.min()) < 0:
+        return f"class number {int(labels.min())} is below 0, and no class: give {IGNORED} to what is of none"
     if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < maps:
         return f"class numbers reach from {int(labels.min())} to {int(labels.max())}, the network has 0 to {maps - 1}"
     return no_numbers(outputs)

@@ -16,6 +16,7 @@ from slimkit.errors import SpecError, TrainingError
 from slimkit.example import Example, call, first, mapped, on
 from slimkit.hardware import own_random, pick_device, pick_precision
 from slimkit.modules import private
+from slimkit.quantity import number_of
 from slimkit.results import Epoch
 from slimkit.tasks import CLASSIFICATION, Task
 from slimkit.training import distributed, state
@@ -125,7 +126,7 @@ def _start(model: nn.Module, split: Batches, recipe: Recipe, device: torch.devic
         raise TrainingError("the training split has no images.\n  Give another data set")
     if batch % world.ranks:
         raise SpecError(
-            f"a batch of {batch} images cannot be shared by {world.ranks} processes.\n"
+            f"a batch of {number_of(batch, 'image')} cannot be shared by {world.ranks} processes.\n"
             f"  Give a batch size that {world.ranks} divides"
         )
     model = copy.deepcopy(model).to(device)

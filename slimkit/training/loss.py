@@ -69,7 +69,8 @@ class Objective:
             )
         if not value.requires_grad and any(tensor.requires_grad for tensor in tensors(outputs)):
             raise TrainingError(
-                f"the loss of the task {task.name!r} gives no gradients.\n  Compute it of the outputs, with PyTorch alone"
+                f"the loss of the task {task.name!r} gives no gradients.\n"
+                "  Compute it of the outputs, with PyTorch alone"
             )
         value = value.float()  # of outputs alone it is in their precision
         if imitation is not None:

@@ -24,6 +24,7 @@ from slimkit.errors import DataError, TrainingError
 from slimkit.models import ultralytics as networks
 from slimkit.models.ultralytics import Maps
 from slimkit.progress import Progress
+from slimkit.quantity import number_of
 from slimkit.results import Epoch
 from slimkit.tasks.measurement import Measurement
 from slimkit.training.penalty import penalise_gamma_
@@ -76,7 +77,7 @@ def check_classes(data: Mapping[str, Any], net: Any) -> None:
     classes, known = data["nc"], len(net.names)
     if classes != known:
         raise DataError(
-            f"data has {classes} classes, the network {known}.\n"
+            f"data has {number_of(classes, 'class')}, the network {known}.\n"
             "  Train the original on this data first, and make that one narrower"
         )
     ordered = [[str(names[number]) for number in sorted(names)] for names in (data["names"], net.names)]

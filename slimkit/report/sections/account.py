@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from slimkit.quantity import number_of
 from slimkit.report.figures import tradeoff
 from slimkit.report.numbers import amount, duration
 from slimkit.report.parts import Cell, Code, Section, Table, pairs, picture, quantity, words
@@ -72,7 +73,7 @@ def _inputs(shape: Sequence[int]) -> str:
     if len(shape) != 3:
         return f"Inputs of {' × '.join(map(str, shape)) or 'one'} number{'s' if shape and shape != (1,) else ''}"
     channels, height, width = shape
-    return f"Images of {height} × {width} pixels, {channels} channel{'s' if channels != 1 else ''}"
+    return f"Images of {height} × {width} pixels, {number_of(channels, 'channel')}"
 
 
 def conditions(report: Report) -> Section:

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from slimkit.quantity import number_of
 from slimkit.report.figures import tradeoff
 from slimkit.report.numbers import MISSING, Show, amount, change, digits, interval, metric, milliseconds
 from slimkit.report.parts import Cell, Section, Table, picture, quantity, words
@@ -247,4 +248,4 @@ def _title(one: Difference) -> str:
 
 
 def _seeds(count: int) -> str:
-    return f"{count} seed{'s' if count != 1 else ''}"
+    return number_of(count, "seed")

@@ -1,5 +1,6 @@
 """Before and after in numbers."""
 
+from slimkit.quantity import number_of
 from slimkit.report.numbers import (
     MISSING,
     Show,
@@ -80,7 +81,7 @@ def _measures(before: Figures, after: Figures) -> list[tuple[Cell, ...]]:
 
 
 def _how(time: LatencyEntry) -> str:
-    words = f"{time.engine}, {time.threads} thread{'s' if time.threads > 1 else ''}, {time.repeats} runs"
+    words = f"{time.engine}, {number_of(time.threads, 'thread')}, {number_of(time.repeats, 'run')}"
     busy = (", on a busy machine" + (": CPU time" if time.by_cpu else "")) * time.noisy
     return f"{words}, batch {time.batch}{busy}"
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from slimkit.quantity import number_of
 from slimkit.report.figures import gammas, layers
 from slimkit.report.numbers import amount, count, digits, milliseconds, percent
 from slimkit.report.parts import Cell, Section, Table, picture, quantity, words
@@ -103,7 +104,7 @@ def kept(report: Report) -> Section:
         (words(entry.layer, mono=True), quantity(entry.channels, count), words(entry.reason)) for entry in channels.kept
     ]
     if reasons:
-        caption = f"{len(reasons)} layer{'s' if len(reasons) > 1 else ''} out of reach"
+        caption = f"{number_of(len(reasons), 'layer')} out of reach"
         parts.append(
             Table(
                 head=("layer", "channels", "why it stays"),

@@ -66,7 +66,10 @@ def calibrate(given: Given) -> Calibration | None:
         source, held_of, apart = _parted(source, dataset if given.calibration is None else None, spec.seed)
         batches = [on(given.device, one) for one in source.batches(_BATCH, at_most=count, seed=spec.seed)]
         if spec.fits:
-            chunks(batches, source.name)
+            try:
+                chunks(batches, source.name)
+            except DataError as wrong:
+                raise DataError(f"{wrong}; or do without: `recover=False`") from wrong
         held = [on(given.device, one) for one in held_of.batches(_BATCH, at_most=4 * _BATCH, seed=spec.seed + 1)]
         name = f"{sum(map(batch_size, batches)):,} inputs of {source.name}"
         return Calibration(name, batches, held, apart, source=source)

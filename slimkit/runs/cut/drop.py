@@ -10,6 +10,7 @@ from torch import nn
 from slimkit.errors import BudgetError, DataError
 from slimkit.measure.quality import LIKELY, Drop
 from slimkit.progress import Progress
+from slimkit.quantity import number_of
 from slimkit.results import Attempt, WithinDrop
 from slimkit.runs.cut.choose import ChosenCut
 from slimkit.runs.cut.recover import Recovered
@@ -44,7 +45,8 @@ def check(spec: CompressSpec, images: int | None) -> None:
     needed = ceil(100 * LIKELY * sqrt(2) / spec.max_drop)
     if images < needed:
         raise DataError(
-            f"max_drop is {spec.max_drop:g}: {images} images cannot tell so small a drop, it takes {needed} or more.\n"
+            f"max_drop is {spec.max_drop:g}: {number_of(images, 'image')} cannot tell so small a drop, it takes "
+            f"{needed} or more.\n"
             "  Allow a larger drop, or give more data"
         )
 

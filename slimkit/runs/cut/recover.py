@@ -13,6 +13,7 @@ from slimkit import data, provenance, recovery, training
 from slimkit.errors import TrainingError
 from slimkit.example import Example, tensors
 from slimkit.models.detectors import Heads
+from slimkit.quantity import number_of
 from slimkit.recovery import fold
 from slimkit.results import AfterCut, Recovery
 from slimkit.runs import detection
@@ -174,8 +175,8 @@ def without_gain(trained: Recovery | None) -> tuple[str, ...]:
     if trained is None or trained.delivered:
         return ()
     return (
-        f"After {trained.epochs:g} epochs of retraining the network did worse on validation than before: what it began "
-        "with was delivered. Give more epochs, or a lower learning rate.",
+        f"After {number_of(trained.epochs, 'epoch')} of retraining the network did worse on validation than before: "
+        "what it began with was delivered. Give more epochs, or a lower learning rate.",
     )
 
 

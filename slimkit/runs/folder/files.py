@@ -92,7 +92,7 @@ def check_files(spec: OnnxSpec, model: nn.Module, example: Example) -> None:
             ) from error
 
 
-def check_kept(spec: OnnxSpec, model: nn.Module, example: Example) -> None:
+def check_kept(spec: RunSpec, model: nn.Module, example: Example) -> None:
     """Check before anything is trained that a file can hold the network, by writing one and reading it again.
 
     Raises:

@@ -20,6 +20,7 @@ from slimkit.measure.conditions import Conditions
 from slimkit.measure.latency import Latency, measure
 from slimkit.measure.layers import layers
 from slimkit.progress import Progress, quiet
+from slimkit.quantity import number_of
 from slimkit.results import MeasuredBudget, RoundEntry
 from slimkit.selection.budget import Widths, amount, blocks, nothing
 from slimkit.selection.mask import Mask
@@ -130,7 +131,7 @@ class LatencySolver:
         if not self.tables:
             self.tables.append(self._made(dense))
         costs = self.tables[0]
-        threads = f"{costs.threads} thread{'s' if costs.threads > 1 else ''}"
+        threads = number_of(costs.threads, "thread")
         self.where = f"{costs.cpu}, {costs.engine}, {threads}, batch {costs.batch}"
         return costs
 

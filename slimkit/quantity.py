@@ -1,0 +1,7 @@
+"""Counts in words."""
+
+
+def number_of(count: float, what: str) -> str:
+    """Return a count with its noun: 1 epoch, 0.25 epochs, 2 classes."""
+    plural = f"{what}es" if what.endswith("s") else f"{what}s"
+    return f"{count if isinstance(count, int) else f'{count:g}'} {what if count == 1 else plural}"
