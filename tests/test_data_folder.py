@@ -319,6 +319,34 @@ def test_masks_of_0_and_255_are_two_classes_unless_the_network_has_more(tmp_path
         assert set(torch.cat([masks for _, masks in found.validation.batches(4)]).unique().tolist()) == values
 
 
+def _colours(folder: Path, names: dict[str, int], mode: str) -> None:
+    folder.mkdir()
+    for name, value in names.items():
+        Image.new(mode, (8, 8), value if mode == "L" else (value, 0, 0)).save(folder / f"{name}.png")
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ({"man": 1, "man_mask": 2}, ""),
+        ({"man_mask": 2}, "man.png: it has no mask"),
+        ({"man_mask": 2, "man_mask_mask": 1}, "man_mask.png: .*man_mask.png and .*man_mask_mask.png are both named"),
+        ({"man": 1, "man_mask": 2, "man_mask_mask": 0}, "are both named as its mask"),
+    ],
+)
+def test_a_mask_is_of_the_picture_of_its_own_name(tmp_path: Path, named: dict[str, int], said: str) -> None:
+    _colours(tmp_path / "images", {"man": 1, "man_mask": 2, **{f"other{n}": 0 for n in range(10)}}, "RGB")
+    _colours(tmp_path / "masks", {**named, **{f"other{n}_mask": 0 for n in range(10)}}, "L")
+    if said:
+        with pytest.raises(DataError, match=said):
+            data.open(f"folder:{tmp_path}", task=SEGMENTATION)
+        return
+    opened = data.open(f"folder:{tmp_path}", task=SEGMENTATION, reading=data.Reading(mean=(0.0,) * 3, std=(1.0,) * 3))
+    for split in (opened.train, opened.validation, opened.test):
+        for images, targets in split.batches(1):
+            assert (targets == (255 * images[:, 0]).round().long()).all()
+
+
 def test_a_mask_follows_its_picture(tmp_path: Path) -> None:
     """Pictures are painted by their masks: after any crop and mirror, colour and class still agree."""
     for kind in ("images", "masks"):

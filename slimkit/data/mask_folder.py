@@ -120,13 +120,27 @@ def _one(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _pairs(images: Path, masks: Path) -> list[MaskedPicture]:
-    """Pair files by their path without suffix; a mask may end in `_mask`."""
+    """Pair files by their path without suffix; a mask may end in `_mask`, where that is no picture's own name.
+
+    Raises:
+        DataError: two masks are named after one picture.
+    """
 
     def name(path: Path, folder: Path) -> str:
         return path.relative_to(folder).with_suffix("").as_posix()
 
-    by_name = {name(path, masks).removesuffix("_mask"): path for path in pictures(masks)}
-    return [(path, by_name.get(name(path, images))) for path in pictures(images)]
+    shown = {path: name(path, images) for path in pictures(images)}
+    own = set(shown.values())
+    by_name: dict[str, list[Path]] = {}
+    for path in pictures(masks):
+        called = name(path, masks)
+        by_name.setdefault(called if called in own else called.removesuffix("_mask"), []).append(path)
+    for path, called in shown.items():
+        if len(named := by_name.get(called, [])) > 1:
+            raise DataError(
+                f"{path}: {' and '.join(map(str, named))} are both named as its mask.\n  Leave one of them there"
+            )
+    return [(path, by_name.get(called, [None])[0]) for path, called in shown.items()]
 
 
 def _read(path: Path) -> Tensor:
