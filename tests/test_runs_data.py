@@ -173,3 +173,12 @@ def test_training_takes_loaders_too() -> None:
     found = result.report.after.accuracy
     right = (result.model(images).argmax(1) == labels).double().mean()
     assert (found.test_images, found.test) == (60, pytest.approx(float(right)))
+
+
+@pytest.mark.parametrize("count", [8, 64, 129, 160, 251, 300, 1293])
+def test_hardly_an_input_is_left_out_for_the_size_of_batches(count: int) -> None:
+    images = torch.arange(count)[:, None].float()
+    given = list(data.as_inputs(images).batches(128, at_most=2048, seed=3))
+    seen = torch.cat([batch for batch in given if isinstance(batch, torch.Tensor)]).flatten()
+    assert len(seen) == len(seen.unique()) >= count - 1 and max(map(len, given)) <= 128
+    assert seen.tolist() != sorted(seen.tolist())

@@ -46,13 +46,16 @@ class Inputs:
         """Give batches, the same ones each time: a tensor [B, ...], a tuple of such, or a dict of such.
 
         Args:
-            batch_size: B; the last batch may be short.
+            batch_size: B at the most; the last batch may be short.
             at_most: number of inputs after which to stop; None: all of them.
-            seed: shuffles, so that the first ones are of all kinds; None: stored order. A seed leaves a short last
-                batch out.
+            seed: shuffles, so that the first ones are of all kinds; None: stored order. A shuffled split has whole
+                batches alone, so B is the size that leaves out the fewest.
         """
         left = len(self) if at_most is None else min(at_most, len(self))
-        for inputs, _ in self.split.batches(min(batch_size, max(1, left)), seed=seed):
+        size = min(batch_size, max(1, left))
+        if seed is not None and left == len(self):
+            size = min(range(size, size // 2, -1), key=lambda one: left % one)
+        for inputs, _ in self.split.batches(size, seed=seed):
             yield inputs
             tensor = first(inputs)
             left -= 0 if tensor is None else len(tensor)
