@@ -182,3 +182,30 @@ def test_hardly_an_input_is_left_out_for_the_size_of_batches(count: int) -> None
     seen = torch.cat([batch for batch in given if isinstance(batch, torch.Tensor)]).flatten()
     assert len(seen) == len(seen.unique()) >= count - 1 and max(map(len, given)) <= 128
     assert seen.tolist() != sorted(seen.tolist())
+
+
+def _with_nan() -> torch.Tensor:
+    images = torch.randn(64, 1, 8, 8)
+    images[::9] = torch.nan
+    return images
+
+
+@pytest.mark.parametrize(
+    ("inputs", "settings", "said"),
+    [
+        (torch.randn(64, 1, 17, 9), {}, "its inputs are 1x17x9, the network is used with 1x8x8.*free_size=True"),
+        (torch.randn(7, 1, 8, 8), {}, "has 7 inputs: too few.*recover=False"),
+        (torch.ones(64, 1, 8, 8), {}, "holds 64 times the same input"),
+        (_with_nan(), {}, "not finite"),
+        (
+            torch.randn(64, 1, 8, 8),
+            {"max_drop": 2.0, "ratio": None},
+            "8 images cannot .* here 64, an eighth is held out",
+        ),
+    ],
+    ids=["shape", "few", "equal", "nan", "drop"],
+)
+def test_what_is_wrong_with_calibration_inputs_is_said(inputs: torch.Tensor, settings: Any, said: str) -> None:
+    net = load(Path(zoo.__file__).parent / "resnet8-digits.safetensors").model
+    with pytest.raises(DataError, match=f"(?s){said}"):
+        slimkit.compress(net, torch.randn(1, 1, 8, 8), **{"ratio": 0.3, "calibration": inputs, "epochs": 0, **settings})

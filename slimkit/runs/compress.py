@@ -251,7 +251,9 @@ def _smallest(begun: Begun, spec: CompressSpec, attempt: drop.CutAndRecover) -> 
     given, calibration = begun.given, begun.calibration
     dense, dataset = given.at_work, given.dataset
     held = calibration.held if calibration and not calibration.made else []
-    drop.check(spec, len(dataset.validation) if dataset else sum(map(batch_size, held)) or None)
+    apart = calibration is not None and calibration.apart and dataset is None and bool(held)
+    given_in_all = sum(map(batch_size, [*calibration.batches, *held])) if calibration and apart else None
+    drop.check(spec, len(dataset.validation) if dataset else sum(map(batch_size, held)) or None, given_in_all)
 
     def judge(net: nn.Module) -> quality.Drop:
         if dataset is not None:

@@ -60,17 +60,18 @@ def calibrate(given: Given) -> Calibration | None:
         DataError: those given are too few, all equal, or not finite.
     """
     dense, example, dataset, spec = given.at_work, given.example, given.dataset, given.spec
+    _check_shape(given)
     if (source := given.calibration or (data.as_inputs(dataset) if dataset else None)) is not None:
         each = sum(prod(tensor.shape[1:]) for tensor in tensors(next(iter(source.batches(1)))))
         count = min(_MOST, max(_FEWEST, _NUMBERS // max(1, each)))
         source, held_of, apart = _parted(source, dataset if given.calibration is None else None, spec.seed)
         batches = [on(given.device, one) for one in source.batches(_BATCH, at_most=count, seed=spec.seed)]
+        held = [on(given.device, one) for one in held_of.batches(_BATCH, at_most=4 * _BATCH, seed=spec.seed + 1)]
         if spec.fits:
             try:
-                chunks(batches, source.name)
+                chunks([*batches, *held] if apart and dataset is None else batches, source.name)
             except DataError as wrong:
                 raise DataError(f"{wrong}; or do without: `recover=False`") from wrong
-        held = [on(given.device, one) for one in held_of.batches(_BATCH, at_most=4 * _BATCH, seed=spec.seed + 1)]
         name = f"{sum(map(batch_size, batches)):,} inputs of {source.name}"
         return Calibration(name, batches, held, apart, source=source)
     if not spec.fits or not isinstance(example, Tensor) or not example.is_floating_point():
@@ -85,6 +86,19 @@ def calibrate(given: Given) -> Calibration | None:
         return None
     batches = [images[start : min(start + _BATCH, count)] for start in range(0, count, _BATCH)]
     return Calibration(f"{count} images made from noise", batches, [images[count:]], made=True)
+
+
+def _check_shape(given: Given) -> None:
+    """Refuse unlabelled images of another shape than the network is used with, as its files will be."""
+    if given.calibration is None or given.spec.free_size or not isinstance(given.example, Tensor):
+        return
+    image, wanted = next(iter(given.calibration.batches(1))), given.example
+    if isinstance(image, Tensor) and image.shape[1:] != wanted.shape[1:]:
+        found, used = ("x".join(map(str, one.shape[1:])) for one in (image, wanted))
+        raise DataError(
+            f"{given.calibration.name}: its inputs are {found}, the network is used with {used}.\n"
+            "  Give inputs of that shape, or say that any size is to do: `free_size=True`"
+        )
 
 
 def _parted(source: data.Inputs, dataset: data.Dataset | None, seed: int) -> tuple[data.Inputs, data.Inputs, bool]:
