@@ -1,7 +1,7 @@
 """What a network is called with, and the tensors in what it gives back."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -23,14 +23,24 @@ def call(model: Callable[..., Any], example: Example) -> Any:
 
 
 def tensors(tree: Any, depth: int = 9) -> list[Tensor]:
-    """Return all tensors in a nest of tuples, lists, dicts and objects (as dataclasses are), in order."""
+    """Return all tensors in a nest of tuples, lists, dicts and objects (as dataclasses are), in order.
+
+    A nested tensor gives its parts.
+    """
     if isinstance(tree, Tensor):
-        return [tree]
+        return list(tree.unbind()) if tree.is_nested else [tree]
     if isinstance(tree, Mapping):
         tree = list(tree.values())
     elif not isinstance(tree, (tuple, list)):
         tree = [] if callable(tree) else list(getattr(tree, "__dict__", {}).values())
     return [tensor for item in tree for tensor in tensors(item, depth - 1)] if depth else []
+
+
+def are_scores(output: Any) -> TypeGuard[Tensor]:
+    """Tell whether an output is the scores of classes, [N, C], C > 1."""
+    if not isinstance(output, Tensor) or output.is_nested:
+        return False
+    return output.is_floating_point() and output.dim() == 2 and output.shape[1] > 1
 
 
 def named(example: Example, word: str = INPUT) -> dict[str, Tensor]:

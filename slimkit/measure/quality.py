@@ -14,7 +14,7 @@ from torch import nn
 
 from slimkit.data.fit import called
 from slimkit.errors import DataError
-from slimkit.example import Example, describe, first, named, on
+from slimkit.example import Example, are_scores, describe, first, named, on
 from slimkit.hardware import on_device
 from slimkit.measure.engines import Runner, open_runner
 from slimkit.modules import evaluating
@@ -169,7 +169,7 @@ def agreement(
     with evaluating(dense), evaluating(slim), torch.inference_mode():
         for inputs in batches:
             a, b = _called(dense, inputs), _called(slim, inputs)
-            if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor) or a.dim() != 2 or a.shape[1] < 2:
+            if not are_scores(a) or not are_scores(b):
                 return None
             known = ~(a.isnan().any(1) | b.isnan().any(1))  # of NaN argmax makes a class
             same.append((a.argmax(1) == b.argmax(1)) & known)

@@ -13,17 +13,27 @@ from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk
 
 
+def comparable(wanted: Any, found: Any) -> list[tuple[Tensor, Tensor]]:
+    """Return pairs of the tensors of two outputs by which it can be told how far apart they are.
+
+    Classes, masks and tensors of a size that depends on the data are left out; a complex number is two real ones.
+    """
+    pairs = zip(tensors(wanted), tensors(found), strict=False)
+    same = [(a, b) for a, b in pairs if a.shape == b.shape and a.numel()]
+    same = [(torch.view_as_real(a), torch.view_as_real(b)) if a.is_complex() else (a, b) for a, b in same]
+    return [(a, b) for a, b in same if a.is_floating_point()]
+
+
 def divergence(wanted: Any, found: Any) -> float:
     """Return how far outputs are from those wanted, a mean over images; 0: they are the same.
 
     Scores [N, C] are compared as predictions, by the Kullback-Leibler divergence in nats: an error among scores near
     zero costs nothing. Tensors of other shapes are compared by half the mean square of the error over their variance,
-    which is the divergence of normal distributions so wide.
+    which is the divergence of normal distributions so wide. What is not `comparable` counts nothing.
     """
     total = 0.0
-    for a, b in zip(tensors(wanted), tensors(found), strict=True):
-        if a.is_floating_point() and a.numel():
-            total += _of_scores(a, b) if a.dim() == 2 and a.shape[1] > 1 else _of_values(a.double(), b.double())
+    for a, b in comparable(wanted, found):
+        total += _of_scores(a, b) if a.dim() == 2 and a.shape[1] > 1 else _of_values(a.double(), b.double())
     return total
 
 
@@ -48,15 +58,3 @@ def between(dense: nn.Module, slim: nn.Module, chunks: Sequence[Chunk]) -> float
             total += count * divergence(call(dense, chunk.example), call(slim, chunk.example))
             images += count
     return total / images if images else 0.0
-
-
-@torch.no_grad()
-def agreement(dense: nn.Module, slim: nn.Module, chunks: Sequence[Chunk]) -> float:
-    """Return the share of images, in [0, 1], of which both networks give the same class the highest score [N, C]."""
-    same = images = 0
-    with evaluating(dense), evaluating(slim):
-        for chunk in chunks:
-            wanted, found = tensors(call(dense, chunk.example))[0], tensors(call(slim, chunk.example))[0]
-            same += int((wanted.argmax(1) == found.argmax(1)).sum())
-            images += len(wanted)
-    return same / images if images else 0.0

@@ -21,6 +21,7 @@ from torch.nn.functional import avg_pool2d, cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit.errors import DataError
+from slimkit.example import are_scores
 from slimkit.hardware import device_of
 from slimkit.modules import dtype_of, evaluating
 from slimkit.progress import Progress
@@ -102,7 +103,7 @@ def _descend(
         except Exception as error:  # whatever it raises: it may take one image at a time, or none below 0
             raise _refused(f"the network does not run on {list(images.shape)} from noise: {error}") from error
         gap = torch.stack([_gap(norm, x) for norm, x in read]).sum()
-        if isinstance(out, Tensor) and out.is_floating_point() and out.dim() == 2 and out.shape[1] > 1:
+        if are_scores(out):
             if classes is None:
                 classes = torch.randint(out.shape[1], (len(images),), generator=generator).to(out.device)
             gap = gap + _CLASS * cross_entropy(out, classes)

@@ -27,7 +27,7 @@ from slimkit.runs.cut import drop
 from slimkit.runs.cut.begun import Begun, begin, check_watched, opened
 from slimkit.runs.cut.calibrate import Calibration
 from slimkit.runs.cut.choose import ChosenCut, cut, note_on_widths
-from slimkit.runs.cut.recover import Recovered, recover, without_gain
+from slimkit.runs.cut.recover import Recovered, recover, unfitted, without_gain
 from slimkit.runs.figures import architecture, measure, now, timed_layers, weighed
 from slimkit.runs.folder import output
 from slimkit.runs.folder import resume as resuming
@@ -196,7 +196,11 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
     with stages.stage("measure"):
         sides = measure(delivery, dataset, begun.judged, given.judge, given.device)
         layers = timed_layers(delivery, sides)
-    trained = (*detection.without_teacher(model, spec, recovered.record), *without_gain(recovered.record))
+    trained = (
+        *unfitted(spec, recovered.after_cut),
+        *detection.without_teacher(model, spec, recovered.record),
+        *without_gain(recovered.record),
+    )
     own = None if begun.own is None else Own(before=begun.own, after=given.own(model) or {})
     report = Report(
         slimkit=__version__,

@@ -44,13 +44,14 @@ class Objective:
             wanted: what the teacher gave, or None.
 
         Raises:
-            TrainingError: there is neither a target nor a teacher, or the loss is not one number with gradients.
+            TrainingError: there is neither a target nor a teacher, or none that can be imitated, or the loss is not one
+                number with gradients.
         """
         task, recipe = self.task, self.recipe
         outputs, *auxiliary = task.outputs(returned)
         imitation = None
         if wanted is not None and recipe.distillation and task.imitation is not None:
-            imitation = task.imitation(outputs, task.outputs(wanted)[0], recipe.temperature)
+            imitation = self._imitated(outputs, task.outputs(wanted)[0])
         if targets is None:
             if imitation is None:
                 raise TrainingError("the inputs have no targets, and there is no teacher.\n  Give one of them")
@@ -78,6 +79,18 @@ class Objective:
         for head in auxiliary:
             value = value + task.auxiliary * task.loss(head, targets)
         return value
+
+    def _imitated(self, outputs: Any, wanted: Any) -> Tensor:
+        assert self.task.imitation is not None
+        try:
+            return self.task.imitation(outputs, wanted, self.recipe.temperature)
+        except (IndexError, NotImplementedError) as error:  # of one number, of no images: there is no row of scores
+            raise TrainingError(
+                f"what the network returns cannot be imitated as {self.task.name}: "
+                f"{(str(error).splitlines() or [''])[0][:200]}.\n"
+                "  Give the part that returns scores [N, classes], or a task of your own, or do without training: "
+                "`epochs=0`"
+            ) from error
 
 
 def check_loss(dataset: Dataset, model: nn.Module) -> None:

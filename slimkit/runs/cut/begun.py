@@ -18,7 +18,7 @@ from slimkit.progress import Progress
 from slimkit.recovery import elimination
 from slimkit.results import Accuracy
 from slimkit.runs import detection, start, yolo
-from slimkit.runs.cut.calibrate import Calibration, calibrate
+from slimkit.runs.cut.calibrate import Calibration, calibrate, has_comparable
 from slimkit.runs.figures import judged
 from slimkit.runs.folder.files import check_files, check_kept
 from slimkit.runs.given import Given
@@ -47,7 +47,7 @@ class Ranked:
 def ranked(given: Given, graph: Graph, context: Context, calibration: Calibration | None) -> Ranked:
     """Rank channels: by what the others can make up for where there are inputs, else as the settings say."""
     spec, dense = given.spec, given.at_work
-    if spec.ranking == "auto" and calibration and spec.fits:
+    if spec.ranking == "auto" and calibration and calibration.fits:
         given.progress("ranking channels by what can be done without them", None)
         losses = elimination.losses(dense, graph, calibration.batches, progress=given.progress)
         filled = fill_unranked(losses.measured.float(), rank("group-norm", dense, graph))
@@ -61,8 +61,8 @@ def _check_rounds(spec: CompressSpec, calibration: Calibration | None) -> None:
         return
     if (
         spec.ranking != "auto"
-        or not spec.fits
         or calibration is None
+        or not calibration.fits
         or (not spec.max_drop and spec.budget.kind in _RANKED)
     ):
         raise SpecError(
@@ -131,6 +131,7 @@ class Begun:
     Attributes:
         given: what the run starts from.
         graph: the network's channels.
+        comparable: what the network returns can be compared with what a smaller one does.
         calibration: unlabelled inputs; None where there are none.
         inputs: of the proof.
         order: how much channels matter.
@@ -141,6 +142,7 @@ class Begun:
 
     given: Given
     graph: Graph
+    comparable: bool
     calibration: Calibration | None
     inputs: Sequence[Example]
     order: Ranked
@@ -167,7 +169,8 @@ def begin(given: Given, stages: Stages) -> Begun:
     with stages.stage("trace"):
         graph = start.trace_with(spec, dense, example)
     with stages.stage("calibrate"):
-        calibration = calibrate(given)
+        comparable = has_comparable(given)
+        calibration = calibrate(given, comparable)
     _check_rounds(spec, calibration)
     inputs = start.proof_inputs(example, dataset, spec.seed, given.calibration)
     solver = None if spec.max_drop else start.measured_budget(spec, dense, example, given.progress)
@@ -176,4 +179,4 @@ def begin(given: Given, stages: Stages) -> Begun:
     with stages.stage("measure the original"):
         before = judged(given.at_work, dataset) if dataset else given.judge(dense) if given.judge else None
         own = given.own(dense)
-    return Begun(given, graph, calibration, inputs, order, solver, before, own)
+    return Begun(given, graph, comparable, calibration, inputs, order, solver, before, own)

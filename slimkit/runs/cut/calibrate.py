@@ -13,9 +13,12 @@ from slimkit.errors import DataError
 from slimkit.example import Example, batch_size, on, tensors
 from slimkit.hardware import device_of
 from slimkit.measure.macs import count_macs
+from slimkit.recovery import gap
 from slimkit.recovery.calibration import chunks
 from slimkit.recovery.made_images import made_images
 from slimkit.runs.given import Given
+from slimkit.surgery import proof
+from slimkit.surgery.trials import wilder
 
 _BATCH = 128  # inputs at a time
 _FEWEST, _MOST = 256, 2048  # inputs
@@ -23,6 +26,7 @@ _NUMBERS = 256 * 3 * 224 * 224  # held in memory at once: 154 MB; more inputs wh
 _MADE, _STEPS = 256, 60  # images made from noise, and steps of making them
 _HELD = 0.25  # more of them, that nothing is fitted to: agreement is counted on them
 _APART, _ENOUGH = 0.125, 64  # share of unlabelled inputs that is kept for that, where there are so many
+_LOOKS = 4  # at outputs whose number may depend on the data
 _SIDE = 64  # smallest side of an image that is made smaller than those of training
 # Multiply-adds that making images may take, three forward passes a step: about two minutes of one core.
 _EFFORT = 4e12
@@ -36,6 +40,7 @@ class Calibration:
         name: what they are, for the report: `1,024 inputs of digits`.
         batches: what is fitted to.
         held: on them the small network is compared with the original.
+        fits: what is left is to be fitted to what the original computes on them.
         apart: nothing is fitted to, or trained on, what is held.
         made: they were made from noise, with the statistics that BatchNorm keeps.
         source: what they came from, to train on; None where they were made.
@@ -44,37 +49,43 @@ class Calibration:
     name: str
     batches: Sequence[Example]
     held: Sequence[Example]
+    fits: bool = True
     apart: bool = True
     made: bool = False
     source: data.Inputs | None = None
 
 
-def calibrate(given: Given) -> Calibration | None:
+def calibrate(given: Given, comparable: bool) -> Calibration | None:
     """Return inputs to recover on: those given, else the training inputs, else images made from noise.
 
     Between 256 and 2,048 of them, as memory allows. None where no images can be made: no BatchNorm with learned
     statistics, a network that takes no single tensor of floats or through which no gradient reaches it, or no wish to
     recover.
 
+    Args:
+        given: what the run starts from.
+        comparable: the network returns something by which a smaller one can be fitted.
+
     Raises:
         DataError: those given are too few, all equal, or not finite.
     """
     dense, example, dataset, spec = given.at_work, given.example, given.dataset, given.spec
     _check_shape(given)
+    fits = spec.fits and comparable
     if (source := given.calibration or (data.as_inputs(dataset) if dataset else None)) is not None:
         each = sum(prod(tensor.shape[1:]) for tensor in tensors(next(iter(source.batches(1)))))
         count = min(_MOST, max(_FEWEST, _NUMBERS // max(1, each)))
         source, held_of, apart = _parted(source, dataset if given.calibration is None else None, spec.seed)
         batches = [on(given.device, one) for one in source.batches(_BATCH, at_most=count, seed=spec.seed)]
         held = [on(given.device, one) for one in held_of.batches(_BATCH, at_most=4 * _BATCH, seed=spec.seed + 1)]
-        if spec.fits:
+        if fits:
             try:
                 chunks([*batches, *held] if apart and dataset is None else batches, source.name)
             except DataError as wrong:
                 raise DataError(f"{wrong}; or do without: `recover=False`") from wrong
         name = f"{sum(map(batch_size, batches)):,} inputs of {source.name}"
-        return Calibration(name, batches, held, apart, source=source)
-    if not spec.fits or not isinstance(example, Tensor) or not example.is_floating_point():
+        return Calibration(name, batches, held, fits, apart, source=source)
+    if not fits or not isinstance(example, Tensor) or not example.is_floating_point():
         return None
     if not any(map(_learned, dense.modules())):
         return None
@@ -99,6 +110,16 @@ def _check_shape(given: Given) -> None:
             f"{given.calibration.name}: its inputs are {found}, the network is used with {used}.\n"
             "  Give inputs of that shape, or say that any size is to do: `free_size=True`"
         )
+
+
+def has_comparable(given: Given) -> bool:
+    """Tell whether what a network returns is such that a smaller one can be fitted by it, seen on several inputs."""
+    inputs = [on(given.device, wilder(given.example, seed).example) for seed in range(_LOOKS)]
+    try:
+        first, *others = proof.outputs(given.at_work, inputs)
+    except Exception:  # whatever it raises: it may take one image at a time, or none below 0
+        return True
+    return all(gap.comparable(first, other) for other in others)
 
 
 def _parted(source: data.Inputs, dataset: data.Dataset | None, seed: int) -> tuple[data.Inputs, data.Inputs, bool]:

@@ -59,7 +59,7 @@ def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | N
     graph, calibration, order = begun.graph, begun.calibration, begun.order
     dense, inputs, progress = begun.given.at_work, begun.inputs, begun.given.progress
     fixed = fixed_units(graph, spec.keep, spec.without_bn)
-    batches = calibration.batches if calibration and spec.fits else None
+    batches = calibration.batches if calibration and calibration.fits else None
     found: dict[bytes, tuple[_Try, Reconstruction | None]] = {}
 
     def chosen(fixed: Tensor) -> Mask:

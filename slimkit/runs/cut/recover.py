@@ -11,10 +11,11 @@ from torch import nn
 
 from slimkit import data, provenance, recovery, training
 from slimkit.errors import TrainingError
-from slimkit.example import Example, tensors
+from slimkit.example import Example
 from slimkit.models.detectors import Heads
 from slimkit.quantity import number_of
 from slimkit.recovery import fold
+from slimkit.recovery.gap import comparable
 from slimkit.results import AfterCut, Recovery
 from slimkit.runs import detection
 from slimkit.runs.cut.begun import Begun
@@ -73,7 +74,7 @@ def recover(begun: Begun, made: ChosenCut, spec: CompressSpec, store: training.S
 
     def row(weights: str, statistics: str, model: nn.Module) -> AfterCut:
         right = given.quality(model)
-        error = _error(expected, proof.outputs(model, inputs))
+        error = _error(expected, proof.outputs(model, inputs)) if begun.comparable else None
         return AfterCut(constants=weights, batch_norm=statistics, output_error=error, accuracy=right)
 
     rows = [row("zero", "as trained", slimmed.model)]
@@ -180,6 +181,16 @@ def without_gain(trained: Recovery | None) -> tuple[str, ...]:
     )
 
 
+def unfitted(spec: CompressSpec, rows: Sequence[AfterCut]) -> tuple[str, ...]:
+    """Say that there was nothing to fit to."""
+    if not spec.fits or any(row.output_error is not None for row in rows):
+        return ()
+    return (
+        "Nothing was fitted: what the network returns cannot be compared with what a smaller one does (classes, a "
+        "mask, or as many numbers as the data makes). Give the part before that, such as the scores before argmax.",
+    )
+
+
 def _own(retrain: Retrain, model: nn.Module, dense: nn.Module) -> Retrained:
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     began = time.perf_counter()
@@ -204,10 +215,14 @@ def _own(retrain: Retrain, model: nn.Module, dense: nn.Module) -> Retrained:
 
 
 @torch.no_grad()
-def _error(expected: Sequence[Any], found: Sequence[Any]) -> float:
-    """Return the root mean square of the difference, over the standard deviation of what was expected."""
-    pairs = [(a, b) for x, y in zip(expected, found, strict=True) for a, b in zip(tensors(x), tensors(y), strict=True)]
-    pairs = [(a, b) for a, b in pairs if a.is_floating_point()]
+def _error(expected: Sequence[Any], found: Sequence[Any]) -> float | None:
+    """Return the root mean square of the difference, over the standard deviation of what was expected.
+
+    None where no output is `comparable`.
+    """
+    pairs = [pair for x, y in zip(expected, found, strict=True) for pair in comparable(x, y)]
+    if not pairs:
+        return None
     wanted = torch.cat([a.flatten() for a, _ in pairs]).double()
     given = torch.cat([b.flatten() for _, b in pairs]).double()
     return float((wanted - given).square().mean().sqrt() / wanted.std())
