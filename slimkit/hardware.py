@@ -19,6 +19,14 @@ def own_random(device: torch.device) -> AbstractContextManager[None]:
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw random numbers from a seed; afterwards they go on as if none had been drawn."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
 def pick_device(name: str) -> torch.device:
     """Return the device of that name, as `cpu` or `cuda:1`; `auto`: the accelerator that PyTorch finds, else the CPU.
 

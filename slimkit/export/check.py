@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from slimkit.errors import EngineError, TraceError
 from slimkit.example import Example, batch_size, call, describe, larger, mapped, named, of_batch, tensors
+from slimkit.hardware import CPU, own_random
 from slimkit.modules import private
 
 # max |a - b| / std(a): above it is a wrong translation, below it rounding
@@ -32,10 +33,17 @@ class Mismatch(Exception):
 
 @dataclass(frozen=True)
 class Expected:
-    """An input, and what torch computes for it."""
+    """An input, and what torch computes for it.
+
+    Attributes:
+        example: the input.
+        outputs: in the order in which the network returns them.
+        steady: of each output, whether it stays as it is when random numbers are drawn anew.
+    """
 
     example: Example
     outputs: Sequence[_Array]
+    steady: Sequence[bool]
 
 
 def references(
@@ -54,7 +62,7 @@ def references(
 
     Raises:
         TraceError: the network does not run on such inputs, or gives no finite number.
-        EngineError: it runs on no other size.
+        EngineError: it runs on no other size; all its outputs are random.
     """
     generator = torch.Generator().manual_seed(0)
     kinds: tuple[Callable[..., Tensor] | None, ...] = (torch.randn, torch.rand, None)
@@ -68,7 +76,7 @@ def references(
         images = placed(mapped(of_batch(example_input, SEVERAL), drawn))
         one = of_batch(images, 1)
         try:
-            found = [Expected(one, _outputs(model, one))]
+            found = [_expected(model, one)]
         except Exception as error:
             raise TraceError(
                 f"{type(model).__name__} does not run on a batch of shape {describe(one)}: {line(error)}.\n"
@@ -81,12 +89,18 @@ def references(
             f"{type(model).__name__} gives no finite number on a batch of shape {describe(one)}: no file can be held "
             "against it.\n  See to its weights, or give an example input for which its outputs are finite"
         )
+    if not any(found[0].steady):
+        raise EngineError(
+            f"{type(model).__name__} cannot be exported to ONNX: all that it returns depends on random numbers that it "
+            "draws in evaluation mode, so no file can be held against it.\n"
+            "  Keep the network as the .safetensors file, or let it draw none in evaluation mode"
+        )
     with suppress(Exception):  # a network that takes one image at a time
-        found.append(Expected(images, _outputs(model, images)))
+        found.append(_expected(model, images))
     if free_size:
         given = placed(mapped(larger(of_batch(example_input, 1)), drawn))
         try:
-            found.append(Expected(given, _outputs(model, given)))
+            found.append(_expected(model, given))
         except Exception as error:
             raise EngineError(
                 f"free_size is True: {type(model).__name__} does not run on another size, {describe(given)}: "
@@ -96,8 +110,23 @@ def references(
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, given: Example) -> list[_Array]:
-    return [tensor.numpy() for tensor in tensors(call(private(model), given))]
+def _expected(model: nn.Module, given: Example) -> Expected:
+    outputs, steady = drawn_twice(model, given)
+    return Expected(given, [tensor.numpy() for tensor in outputs], steady)
+
+
+@torch.no_grad()
+def drawn_twice(model: nn.Module, given: Example) -> tuple[list[Tensor], list[bool]]:
+    """Return what a network on the CPU gives, and of each tensor whether other random numbers leave it as it is."""
+    with own_random(CPU):
+        torch.manual_seed(0)
+        before = torch.get_rng_state()
+        first = tensors(call(private(model), given))
+        if torch.equal(before, torch.get_rng_state()):
+            return first, [True] * len(first)
+        torch.manual_seed(1)
+        again = tensors(call(private(model), given))
+    return first, [a.shape == b.shape and bool((a == b).all()) for a, b in zip(first, again, strict=True)]
 
 
 def _says(one: Expected) -> bool:
@@ -122,12 +151,22 @@ def check(path: Path, expected: Sequence[Expected], batch: int | None) -> None:
             if batch not in (None, batch_size(one.example)):
                 continue
             given = {name: tensor.numpy() for name, tensor in named(one.example).items() if name in names}
-            for got, want in zip(session.run(None, given), one.outputs, strict=True):
-                _compare(got, want)
+            found = session.run(None, given)
+            again = found if all(one.steady) else session.run(None, given)
+            for got, other, want, steady in zip(found, again, one.outputs, one.steady, strict=True):
+                _compare(got, want) if steady else _compare_random(got, other, want)
     except Mismatch:
         raise
     except Exception as error:  # the runtime's exceptions share no base class
         raise Mismatch(line(error)) from error
+
+
+def _compare_random(got: _Array, again: _Array, want: _Array) -> None:
+    """Hold an output that depends on random numbers to its shape, and to drawing others each time."""
+    if got.shape != want.shape:
+        raise Mismatch(f"ONNX Runtime returns the shape {got.shape} where torch returns {want.shape}")
+    if np.array_equal(got, again):
+        raise Mismatch("the network draws random numbers in evaluation mode, the file does not")
 
 
 def _compare(got: _Array, want: _Array) -> None:

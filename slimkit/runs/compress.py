@@ -12,7 +12,7 @@ from torch import nn
 from slimkit import models, training
 from slimkit._version import __version__
 from slimkit.example import Example, batch_size
-from slimkit.hardware import plain_precision
+from slimkit.hardware import plain_precision, seeded
 from slimkit.measure import quality
 from slimkit.measure.environment import environment
 from slimkit.measure.stages import Stages
@@ -83,29 +83,30 @@ def compress(
         SlimkitError: whatever the caller can mend; see `slimkit.errors`.
     """
     spec = make(CompressSpec, {"ratio": ratio, **settings}, "the arguments of compress")
-    resuming.refuse_without_folder(out, force=force, resume=resume)
-    _refuse_idle(spec, (dataset, calibration, spec.data, spec.calibration), retrain)
-    network = models.as_network(model)
-    example = start.example_of(network.model, detection.inputs_of(network.model, example_input))
-    labelled = start.given_data(dataset, spec, network)
-    unlabelled = start.given_inputs(detection.inputs_of(network.model, calibration), spec, network)
-    if isinstance(network.model, Heads):
-        retrain, evaluate = detection.with_detectors(retrain, evaluate)
-    given = Given(network, example, spec, labelled, unlabelled, retrain, evaluate, watchers, progress=progress)
-    if watchers:
-        check_watched(given, "watchers are given")
-    stages = Stages()
-    if out is None:
-        begun = begin(given, stages)
-        with tempfile.TemporaryDirectory() as work:
-            result = finished(begun, spec, Path(work), stages, keep_files=False)
-    else:
-        with output.claim(Path(out), force) as work_folder:
-            begun = begin(replace(given, store=store_of(Path(out), resume, spec)), stages)
-            result = finished(begun, spec, work_folder, stages)
-        training.forget(store_of(Path(out), True, spec))
-    small = itself(result.model).to(dtype_of(model))
-    return Result(small, result.mask, result.report, None if out is None else Path(out))
+    with seeded(spec.seed):
+        resuming.refuse_without_folder(out, force=force, resume=resume)
+        _refuse_idle(spec, (dataset, calibration, spec.data, spec.calibration), retrain)
+        network = models.as_network(model)
+        example = start.example_of(network.model, detection.inputs_of(network.model, example_input))
+        labelled = start.given_data(dataset, spec, network)
+        unlabelled = start.given_inputs(detection.inputs_of(network.model, calibration), spec, network)
+        if isinstance(network.model, Heads):
+            retrain, evaluate = detection.with_detectors(retrain, evaluate)
+        given = Given(network, example, spec, labelled, unlabelled, retrain, evaluate, watchers, progress=progress)
+        if watchers:
+            check_watched(given, "watchers are given")
+        stages = Stages()
+        if out is None:
+            begun = begin(given, stages)
+            with tempfile.TemporaryDirectory() as work:
+                result = finished(begun, spec, Path(work), stages, keep_files=False)
+        else:
+            with output.claim(Path(out), force) as work_folder:
+                begun = begin(replace(given, store=store_of(Path(out), resume, spec)), stages)
+                result = finished(begun, spec, work_folder, stages)
+            training.forget(store_of(Path(out), True, spec))
+        small = itself(result.model).to(dtype_of(model))
+        return Result(small, result.mask, result.report, None if out is None else Path(out))
 
 
 def _refuse_idle(spec: CompressSpec, sources: Sequence[Any], retrain: Retrain | None) -> None:
@@ -132,7 +133,7 @@ def compress_checkpoint(
     stages = Stages()
     if done := resuming.complete(target, options, asdict(spec), reads(path, spec)):
         return CommandOutcome(done, target, before=True)
-    with output.claim(target, options.force, reads(path, spec)) as work:
+    with seeded(spec.seed), output.claim(target, options.force, reads(path, spec)) as work:
         store = store_of(target, options.resume, spec)
         given = replace(opened(path, spec, progress, stages), store=store)
         if options.track:

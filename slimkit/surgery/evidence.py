@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimkit.example import Example, call, tensors
+from slimkit.hardware import seeded
 from slimkit.modules import copied, dtype_of, private, unwrapped
 from slimkit.surgery.difference import relative_error, varies, without_gaps
 from slimkit.surgery.trials import Trial, placed, wilder
@@ -205,13 +206,6 @@ def _run(model: nn.Module, example: Example, dtype: torch.dtype | None = None, s
     twin = private(model) if dtype in (None, dtype_of(model)) else copied(model).to(dtype).eval()
     with seeded(seed), redirect_stderr(io.StringIO()):  # an fx network prints the code that raised
         return call(unwrapped(twin), placed(example, twin, dtype))
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
 
 
 @torch.no_grad()

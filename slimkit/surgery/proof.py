@@ -12,10 +12,11 @@ from slimkit.channels import Graph
 from slimkit.channels.left_out import left_out
 from slimkit.errors import ProofError
 from slimkit.example import Example, call
+from slimkit.hardware import seeded
 from slimkit.modules import copied, private, unwrapped
 from slimkit.selection.mask import Mask, apply_
 from slimkit.surgery.difference import relative_error
-from slimkit.surgery.evidence import TOLERANCE, Evidence, differ, evidence, runs, seeded
+from slimkit.surgery.evidence import TOLERANCE, Evidence, differ, evidence, runs
 from slimkit.surgery.remove import remove
 from slimkit.surgery.trials import Trial, trials
 

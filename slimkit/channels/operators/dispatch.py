@@ -79,6 +79,8 @@ OPERATORS: dict[Any, OperatorRule] = {
     aten.embedding: move.look_up,
     aten.mkldnn_rnn_layer: recurrent.fused_layer,
 }  # fmt: skip
+# They draw as many numbers as there are channels: others, where there are fewer.
+DRAWS = frozenset((aten.bernoulli, aten.bernoulli_, aten.native_dropout, aten.rand_like, aten.randn_like))
 ELSEWHERE: dict[str, OperatorRule] = {"torchvision::roi_align": space.sample}  # of libraries not loaded here
 # Removed channels are silent after these, or the rule itself says that they are not.
 _SILENT_RULES = (
@@ -98,8 +100,16 @@ def apply(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     rule = OPERATORS.get(packet) or ELSEWHERE.get(func._schema.name)
     rule = rule or (pointwise if _is_pointwise(packet) else _unknown)
     rule(seen, func, args, kwargs, out)
+    if packet in DRAWS and not seen.training and _draws(func, args):
+        given = _tensors((out,))
+        seen.freeze_all(given, f"gets a random number for each channel in evaluation mode ({packet.__name__})")
     if packet not in SILENT:
         silence.follow(seen, func, args, inputs, out, rule is pointwise)
+
+
+def _draws(func: Any, args: tuple[Any, ...]) -> bool:
+    """Tell whether an operator that may draw random numbers does so: dropout can be switched off."""
+    return func.overloadpacket is not aten.native_dropout or args[2] is not False
 
 
 @cache

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from slimkit import export, models, provenance
 from slimkit.errors import ArchitectureError, EngineError, ProofError, SlimkitError, TraceError
-from slimkit.example import Example, describe, larger, mapped, named, of_batch
+from slimkit.example import Example, describe, larger, mapped, named, of_batch, tensors
+from slimkit.export.check import drawn_twice
 from slimkit.export.onnx import Exported
 from slimkit.export.pixels import as_pixels, normalisation_of
 from slimkit.measure.engines import onnxruntime_session
@@ -187,16 +189,21 @@ def _write_onnx(
         inputs = [of_batch(one, made.batch) for one in inputs]
     if spec.free_size:
         inputs = [*inputs, mapped(larger(of_batch(example, 1)), torch.randn_like)]
-    expected = proof.outputs(model, inputs)
+    expected: Sequence[Any] = proof.outputs(model, inputs)
+    steady = drawn_twice(model, inputs[0])[1]
     scale = normalisation_of(model, example) if spec.embed_normalisation else None
     given = inputs if scale is None else [mapped(one, partial(as_pixels, normalisation=scale)) for one in inputs]
     found: Sequence[Any] = run_onnx(path, given)
     expected, found = ([against_one(model, one) for one in some] for some in (expected, found))
+    if not all(steady):
+        expected, found = ([list(compress(tensors(one), steady)) for one in some] for some in (expected, found))
     error = max(proof.relative_error(a, b) for a, b in zip(expected, found, strict=True))
     proof.require(error, "network against its ONNX file")
     said = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
     bound = f"The ONNX file takes one image at a time, since its batch cannot be left free: {made.why}."
-    return error, Usage.from_dict(json.loads(said["usage"])), [bound] if made.why else []
+    drawn = f"{steady.count(False)} of {len(steady)} outputs of the ONNX file depend on random numbers that it draws: "
+    notes = [bound] * bool(made.why) + [drawn + "they were held to their shapes alone."] * (not all(steady))
+    return error, Usage.from_dict(json.loads(said["usage"])), notes
 
 
 def _unseen(slimmed: Slimmed) -> list[str]:
