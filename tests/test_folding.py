@@ -2,10 +2,12 @@
 
 import copy
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from slimkit.channels import trace
 from slimkit.recovery import fold
@@ -122,3 +124,60 @@ def test_statistics_never_estimated_promise_nothing() -> None:
     mask = silent(model, 2)
     graph = trace(model, torch.randn(1, 3, 12, 12))
     assert fold.input_means(model, graph, mask, [torch.randn(1, 3, 12, 12)], measured=False) == {}
+
+
+class Reads(nn.Module):
+    """conv, BN, and a reader with a bias of its own that `read` may leave alone."""
+
+    def __init__(self, reader: nn.Module, read: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.norm, self.reader, self.read = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), reader, read
+        self.out = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.read(self.reader, self.norm(self.conv(x)).relu()).mean((2, 3)))
+
+
+def last(reader: nn.Module, x: Tensor) -> Tensor:
+    return reader(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+READS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor], Tensor], int]] = {
+    "a convolution": (lambda: nn.Conv2d(8, 6, 1), lambda conv, x: conv(x), 1),
+    "called twice": (lambda: nn.Conv2d(8, 6, 1), lambda conv, x: conv(x) + conv(x).relu(), 1),
+    "a linear layer on channels last": (lambda: nn.Linear(8, 6), last, 1),
+    "its bias left alone": (lambda: nn.Conv2d(8, 6, 1), lambda conv, x: F.conv2d(x, conv.weight), 0),
+    "its bias added by hand, twice": (
+        lambda: nn.Conv2d(8, 6, 1),
+        lambda conv, x: F.conv2d(x, conv.weight) + 2 * conv.bias[None, :, None, None],
+        0,
+    ),
+    "once with its bias, once without": (
+        lambda: nn.Conv2d(8, 6, 1),
+        lambda conv, x: conv(x) + F.conv2d(x, conv.weight).relu(),
+        0,
+    ),
+    "the bias of another": (
+        lambda: nn.ModuleList([nn.Conv2d(8, 6, 1), nn.Conv2d(8, 6, 1)]),
+        lambda both, x: F.conv2d(x, both[0].weight, both[1].bias),
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_constant_goes_into_the_bias_that_is_added(name: str) -> None:
+    torch.manual_seed(0)
+    make, read, folded = READS[name]
+    images = torch.randn(16, 3, 12, 12)
+    model = with_true_statistics(Reads(make(), read), images)
+    with torch.no_grad():
+        model.norm.weight[:3] = 0.0
+    mask, graph = silent(model, 3), trace(model, images[:1])
+    slim = remove(model, graph, mask)
+    means = fold.input_means(model, graph, mask, [images[:1]], measured=True)
+    assert fold.fold_(slim, model, graph, mask, means) == (folded, 1)
+    if folded:
+        torch.testing.assert_close(slim(images), model(images), rtol=1e-4, atol=1e-5)
+    else:
+        torch.testing.assert_close(slim(images), remove(model, graph, mask)(images), rtol=0, atol=0)

@@ -46,6 +46,9 @@ def assemble(seen: Observed) -> Graph:
         widths=tuple(w for w in widths if any(bool((part >= 0).any()) for part in w.parts)),
         works=tuple(Work(layer, weight, unit(o), unit(i), each) for layer, weight, o, i, each in seen.works),
         shapes={name: tuple(t.shape) for name, t in seen.tensors.items() if isinstance(t, nn.Parameter)},
+        biases={
+            weight: calls[0] for weight, calls in seen.biases.items() if calls[0] is not None and len(set(calls)) == 1
+        },
         folds={
             weight: mean for weight, mean in seen.absorbs.items() if seen.uses.get(weight) == 1 and seen.uses[mean] == 1
         },

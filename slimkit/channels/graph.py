@@ -114,6 +114,7 @@ class Graph:
         widths: numbers in module attributes that follow the mask.
         works: where the multiply-adds are.
         shapes: shape of every parameter.
+        biases: weight of a consumer -> bias that is added to all that it makes.
         folds: weight of a consumer -> running mean of the only BatchNorm that reads it, used nowhere else.
         loud: bool [U], units of which a constant is left for the weights that read them when they are silent.
         statistics: bool [U], units that a mean across channels, or its like, is taken over (`left_out`).
@@ -128,6 +129,7 @@ class Graph:
     widths: tuple[Width, ...]
     works: tuple[Work, ...]
     shapes: Mapping[str, tuple[int, ...]]
+    biases: Mapping[str, str]
     folds: Mapping[str, str]
     loud: Tensor
     statistics: Tensor

@@ -14,6 +14,7 @@ from slimkit.channels.position import Position
 
 _LABELS = "_slimkit_labels"
 _ORIGIN = "_slimkit_origin"  # weight of the convolution whose direct output a tensor is
+_CALL = "_slimkit_call"  # weight whose product a tensor is, and which call of it
 _LOUD = "_slimkit_loud"  # why removed channels would not be zero in a tensor
 
 
@@ -116,6 +117,13 @@ class Labelled:
         if name is not None:
             self._mark(tensor, _ORIGIN, name)
 
+    def call_of(self, tensor: Tensor) -> tuple[str, int] | None:
+        """Return the weight, and the number of its call, that makes a tensor, maybe but for a bias."""
+        return tensor.__dict__.get(_CALL)
+
+    def put_call(self, tensor: Tensor, call: tuple[str, int]) -> None:
+        self._mark(tensor, _CALL, call)
+
     def _mark(self, tensor: Tensor, attribute: str, value: Any) -> None:
         tensor.__dict__[attribute] = value
         self._marked.append(ref(tensor))
@@ -125,7 +133,7 @@ class Labelled:
         for marked in self._marked:
             tensor = marked()
             if tensor is not None:
-                for attribute in (_LABELS, _LOUD, _ORIGIN):
+                for attribute in (_LABELS, _LOUD, _ORIGIN, _CALL):
                     vars(tensor).pop(attribute, None)
 
     def freeze(self, names: Tensor, reason: str) -> None:

@@ -27,6 +27,7 @@ class Observed(Labelled):
         works: multiply-adds.
         widths: numbers in the code that repeat a count of channels.
         uses: direct output of a convolution, or a running mean -> the number of operators that read it.
+        biases: weight of a convolution or a product -> of each call, the bias that is added to what it makes.
         absorbs: weight of a convolution -> running mean of the BatchNorm that reads its output.
         layout: size, stride and offset of the first argument, before the operator ran.
         training: the second pass, for branches that run only in training.
@@ -41,6 +42,7 @@ class Observed(Labelled):
         self.works: list[Product] = []
         self.widths: list[tuple[str, tuple[int, ...], tuple[Tensor, ...], str | None, written.Place]] = []
         self.uses: dict[str, int] = {}
+        self.biases: dict[str, list[str | None]] = {}
         self.absorbs: dict[str, str] = {}
         self.training = False
         self.layout: tuple[Sequence[int], Sequence[int], int] | None = None
@@ -79,6 +81,18 @@ class Observed(Labelled):
             origin = self.origin(arg) if isinstance(arg, Tensor) else None
             if origin is not None:
                 self.uses[origin] = self.uses.get(origin, 0) + 1
+
+    def call(self, out: Tensor, weight: Tensor) -> None:
+        """Note that a weight makes a tensor, to which a bias may be added yet."""
+        if (name := self.name_of.get(id(weight))) is not None:
+            calls = self.biases.setdefault(name, [])
+            calls.append(None)
+            self.put_call(out, (name, len(calls) - 1))
+
+    def add_bias(self, made: Tensor, bias: Tensor) -> None:
+        """Note that a bias is added to what a weight makes."""
+        if (call := self.call_of(made)) is not None:
+            self.biases[call[0]][call[1]] = self.name_of.get(id(bias))
 
     def absorb(self, tensor: Tensor, mean: Tensor) -> None:
         """Say that the running mean of a BatchNorm can take up a constant added to `tensor`."""

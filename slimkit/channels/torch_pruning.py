@@ -209,6 +209,7 @@ def _weighted(seen: Observed, sides: _NodeSides, module: Any, positions: int) ->
         seen.names.tie(made_by_group if transposed else made, makes)
         seen.names.tie(read if transposed else read_by_group, reads)
         seen.names.contracted.append(reads)
+    seen.biases[seen.name_of[id(weight)]] = [None if module.bias is None else seen.name_of[id(module.bias)]]
     if module.bias is not None and made is not None:
         seen.names.tie(seen.named(module.bias, 0), made)
     each = positions * weight[0, 0].numel() / seen.batch

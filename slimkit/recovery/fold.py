@@ -220,9 +220,8 @@ def _target(
     name: str, graph: Graph, parameters: dict[str, nn.Parameter], buffers: dict[str, Tensor]
 ) -> tuple[Tensor | None, float]:
     """Return what can take up a constant after a weight: its bias, or the mean of the BatchNorm behind it."""
-    bias = parameters.get(name.removesuffix("weight") + "bias") if name.endswith("weight") else None
-    if bias is not None:
-        return bias, 1.0
+    if name in graph.biases:
+        return parameters[graph.biases[name]], 1.0
     if name in graph.folds:
         return buffers.get(graph.folds[name]), -1.0
     return None, 0.0

@@ -154,15 +154,14 @@ class _Made:
     def __init__(self, dense: nn.Module, slim: nn.Module, graph: Graph, mask: Mask) -> None:
         self.slim = slim
         self.indices = kept_indices(graph, mask)
-        self.folds = graph.folds
+        self.folds, self.biases = graph.folds, graph.biases
         self.dense = dict(dense.named_parameters()) | dict(dense.named_buffers())
         self.tensors = dict(slim.named_parameters()) | dict(slim.named_buffers())
         self.fitted: list[Fitted] = []
 
     def place(self, found: Reader) -> str | None:
         """Return what can take up a constant after a weight: its bias, or the mean of the BatchNorm behind it."""
-        beside = found.name.removesuffix("weight") + "bias" if found.name.endswith("weight") else ""
-        return found.bias or (beside if beside in self.tensors else self.folds.get(found.name))
+        return found.bias or self.biases.get(found.name) or self.folds.get(found.name)
 
     def fit(self, readers: Sequence[tuple[Reader, Moments, Moments]]) -> None:
         """Fit one weight, in place, to what is read and to be made by all its uses; of y without the bias."""

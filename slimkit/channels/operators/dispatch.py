@@ -100,6 +100,8 @@ def apply(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     rule = OPERATORS.get(packet) or ELSEWHERE.get(func._schema.name)
     rule = rule or (pointwise if _is_pointwise(packet) else _unknown)
     rule(seen, func, args, kwargs, out)
+    if packet in (aten.add, aten.add_, aten.view, aten._unsafe_view):
+        multiply.follow_bias(seen, packet, args, kwargs, out)
     if packet in DRAWS and not seen.training and _draws(func, args):
         given = _tensors((out,))
         seen.freeze_all(given, f"gets a random number for each channel in evaluation mode ({packet.__name__})")

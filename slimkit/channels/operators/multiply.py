@@ -44,6 +44,9 @@ def convolution(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[s
         tie_vector(seen, bias, makes)
     put_channels(seen, out, makes)
     seen.put_origin(out, weight)
+    seen.call(out, weight)
+    if bias is not None:
+        seen.add_bias(out, bias)
 
 
 def contract(seen: Observed, x: Tensor, dim: int, given: Tensor | None, reads: Tensor | None, weight: Tensor) -> None:
@@ -175,6 +178,7 @@ def matmul(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
         produce(seen, b, -1, columns)
         seen.work(_stored(b), count_or_names(columns, m), count_or_names(inner_b, k), each * n)
         seen.put_origin(out, _stored(b))
+        seen.call(out, _stored(b))
     else:
         contract(seen, b, -2, inner_b, inner_a, a)
         produce(seen, a, -2, rows)
@@ -220,6 +224,19 @@ def addmm(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     axes, weight = merge(seen, [args[0], out], out.shape)
     seen.put(out, axes, weight)
     seen.put_loud(out, loud)
+    follow_bias(seen, aten.add, (out, args[0]), kwargs, out)
+
+
+def follow_bias(seen: Observed, packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Find the bias that is added to a product of matrices, maybe behind a view that leaves its columns alone."""
+    product, other = args[:2]
+    call = seen.call_of(product)
+    if call is None or not product.dim() or out.shape[-1:] != product.shape[-1:]:
+        return
+    if packet in (aten.view, aten._unsafe_view):
+        seen.put_call(out, call)
+    elif isinstance(other, Tensor) and other.shape == out.shape[-1:] and set(kwargs.values()) <= {1}:
+        seen.add_bias(product, other)
 
 
 def put_channels(seen: Observed, out: Tensor, names: Tensor | None, weight: bool = False) -> None:
