@@ -229,6 +229,43 @@ def test_a_program_without_a_batch(tmp_path):
         models.load(tmp_path / "net.pt2")
 
 
+class Around(nn.Module):
+    """A convolution, something around what it makes, and a linear layer."""
+
+    def __init__(self, something):
+        super().__init__()
+        self.conv, self.out, self.something = nn.Conv2d(3, 16, 3), nn.Linear(16, 5), something
+        self.scale, self.token = nn.Parameter(torch.rand(16)), nn.Parameter(torch.rand(1, 1, 16))
+
+    def forward(self, x):
+        return self.out(self.something(self, self.conv(x)).mean((2, 3)))
+
+
+def with_token(net, y):
+    tokens = y.flatten(2).transpose(1, 2).reshape(y.shape[0], -1, 16)
+    tokens = torch.cat([net.token.expand(y.shape[0], -1, -1), tokens], 1)
+    return tokens.transpose(1, 2).unsqueeze(-1)
+
+
+OF_ONE = {
+    "a scale that is viewed": lambda net, y: y * net.scale.view(1, -1, 1, 1),
+    "a scale that is computed": lambda net, y: y * (net.scale + 1e-5).rsqrt().reshape(1, 16, 1, 1),
+    "a token and views of images": with_token,
+    "a gate that is viewed": lambda net, y: y * y.mean((2, 3)).view(y.shape[0], 16, 1, 1).sigmoid(),
+    "channels viewed and expanded": lambda net, y: y + net.scale.view(1, 16, 1, 1).expand(y.shape[0], -1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", OF_ONE)
+def test_a_program_of_one_image_takes_any_batch(name, tmp_path):
+    torch.manual_seed(0)
+    net = Around(OF_ONE[name]).eval()
+    read = models.load(exported(net, tmp_path / "net.pt2", free=False, batch=1)).model
+    for batch in (1, 3):
+        x = torch.randn(batch, 3, 8, 8)
+        torch.testing.assert_close(read(x), net(x))
+
+
 def test_batch_size_that_is_built_in(tmp_path):
     class Fixed(nn.Module):
         def forward(self, x):

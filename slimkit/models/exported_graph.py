@@ -160,16 +160,25 @@ def _is_impure(node: fx.Node) -> bool:
 
 
 def _free_batch(graph: fx.Graph, image: fx.Node, batch: int) -> None:
-    """Where a shape starts with the one batch size that was exported, ask the image for its batch size."""
+    """Where a shape starts with the one batch size that was exported, ask the image for its batch size.
+
+    A view of weights starts with a 1 for other reasons; an expanded one, as of a class token, is one for each image.
+    """
+    carry = {image}
     with graph.inserting_after(image):
         size = graph.call_function(aten.sym_size.int, (image, 0))
     for node in graph.nodes:
-        if node.op != "call_function" or node is size or len(node.args) < 2:
+        if node is size:
+            continue
+        if not carry.isdisjoint(node.all_input_nodes):
+            carry.add(node)
+        if node.op != "call_function" or len(node.args) < 2:
             continue
         shape = node.args[1]
-        known = node.target in (*_RESHAPES, *_EXPANDS) and isinstance(shape, list | tuple)
-        if known and shape and shape[0] == batch:
+        known = node.target in _EXPANDS or (node.target in _RESHAPES and node in carry)
+        if known and isinstance(shape, list | tuple) and shape and shape[0] == batch:
             node.args = (node.args[0], [size, *shape[1:]], *node.args[2:])
+            carry.add(node)
     if not size.users:
         graph.erase_node(size)
 
