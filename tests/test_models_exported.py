@@ -350,6 +350,61 @@ def test_recurrent_weights_of_other_shapes_are_refused(name, cut, tmp_path):
         models.load(tmp_path / "net.pt2")
 
 
+@pytest.mark.parametrize("change", ["short", "another type"])
+def test_weight_norms_of_other_shapes_are_refused(change, tmp_path):
+    """The operator would write beyond them."""
+    net = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 16, 1)).eval()
+    program = torch.export.export(net, (torch.randn(2, 3, 8, 8),), dynamic_shapes=FREE)
+    name = "parametrizations.weight.original0"
+    size = program.state_dict[name].detach()
+    other = {"short": size[:2].clone(), "another type": size.half()}
+    program._state_dict[name] = nn.Parameter(other[change])
+    torch.export.save(program, tmp_path / "net.pt2")
+    with pytest.raises(CheckpointError, match="weights of aten._weight_norm.default do not fit each other"):
+        models.load(tmp_path / "net.pt2")
+
+
+class Frozen(nn.Module):
+    """Returns what parts without gradients and autocast make, and its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        with torch.no_grad():
+            y = self.a(x).relu()
+        z = self.b(y)
+        with torch.autocast("cpu", enabled=False):
+            w = z.mean((2, 3))
+            v = w * 2
+        return z, w, v, x
+
+
+@pytest.mark.parametrize("road", ["read", "written"])
+def test_parts_of_a_network_may_run_without_gradients(road, tmp_path):
+    net, x = Frozen().eval(), torch.randn(2, 3, 8, 8)
+    if road == "read":
+        again = models.load(exported(net, tmp_path / "net.pt2")).model
+    else:
+        models.save(models.as_network(net).model, tmp_path / "net.pt2", x)
+        again = models.load(tmp_path / "net.pt2").model
+    for one, two in zip(again(x), net(x), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=0)
+    again(x)[0].sum().backward()
+    assert all(parameter.grad is not None for parameter in again.parameters())
+
+
+def test_a_part_under_an_autocast_that_is_on_is_not_read(tmp_path):
+    class Low(nn.Sequential):
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                return super().forward(x)
+
+    with pytest.raises(CheckpointError, match="a part of it runs under autocast"):
+        models.load(exported(Low(nn.Conv2d(3, 2, 1)), tmp_path / "net.pt2"))
+
+
 # Fused operators that a network runs into on one device, or that others become inside of torch, and one that is unsafe.
 NOT_EXPORTED = {
     "cudnn_batch_norm", "miopen_batch_norm", "_fused_rms_norm", "rrelu_with_noise", "rrelu_with_noise_",
@@ -391,6 +446,24 @@ WAVES = {
         x, torch.linspace(-1, 1, 128).reshape(1, 8, 8, 2).expand(x.shape[0], 8, 8, 2), align_corners=False
     ),
 }  # fmt: skip
+
+
+def without_gradients(x):
+    with torch.no_grad():
+        y = x.relu()
+    with torch.autocast("cpu", enabled=False), torch.no_grad():
+        y = y * torch.sigmoid(y.float())
+    return x + y, y.mean()
+
+
+WAVES |= {
+    "parts without gradients or autocast": lambda x: sum(without_gradients(x)),
+    "a median": lambda x: x - x.flatten(2).median(2)[0][:, :, None, None],
+    "a rank": lambda x: x - x.flatten(2).kthvalue(3, 2)[0][:, :, None, None],
+    "masks of two conditions": lambda x: x * ((x > 0) & (x < 1)) + x * ((x < -1) | (x > 2)),
+    "complex numbers": lambda x: torch.complex(x, 2 * x).abs(),
+    "weight norm": nn.utils.parametrizations.weight_norm(nn.Conv2d(16, 16, 1)),
+}
 
 
 class Cells(nn.Module):

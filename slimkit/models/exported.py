@@ -20,6 +20,7 @@ from slimkit import provenance as provenances
 from slimkit.errors import ArchitectureError, CheckpointError
 from slimkit.example import Example, of_batch
 from slimkit.models import exported_check, exported_graph
+from slimkit.models.exported_wrapped import unwrap
 from slimkit.models.files import damaged
 from slimkit.modules import unlogged, unwarned
 
@@ -59,8 +60,8 @@ def _network(data: bytes, name: object) -> tuple[exported_graph.ExportedNetwork,
             raise damaged(name, f"{type(error).__name__}: {error}") from None
         if objection is not None:
             raise CheckpointError(
-                f"{name}: this exported program has {objection}, which slimkit does not take from files: "
-                "loading it could run code or read other memory.\n"
+                f"{name}: this exported program has {objection}, which slimkit does not take from files: what is not "
+                "on its list could run code or read other memory.\n"
                 "  Give its state dict, and `arch`"
             )
         return exported_graph.network(program, name), extra[_EXTRA] or None
@@ -112,6 +113,10 @@ def to_bytes(model: nn.Module, text: str, example: Example | None = None) -> byt
     except Exception as error:
         line = (str(error).strip() or "no message").splitlines()[0]
         raise _unwritable(model, f"{type(error).__name__}: {line}") from error
+    try:
+        unwrap(program.graph_module, _WRITTEN)  # torch does not read all that it writes of wrapped parts
+    except CheckpointError as error:
+        raise _unwritable(model, _said(error)) from error
     buffer = io.BytesIO()
     with _careful():
         torch.export.save(program, buffer, extra_files={_EXTRA: text})
@@ -124,7 +129,7 @@ def to_bytes(model: nn.Module, text: str, example: Example | None = None) -> byt
     try:
         _network(buffer.getvalue(), _WRITTEN)
     except CheckpointError as error:
-        raise _unwritable(model, str(error).splitlines()[0].removeprefix(f"{_WRITTEN}: ")) from error
+        raise _unwritable(model, _said(error)) from error
     return buffer.getvalue()
 
 
@@ -150,6 +155,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return (tuple if isinstance(value, tuple) else list)(map(_plain, value))
     return value
+
+
+def _said(error: CheckpointError) -> str:
+    return str(error).splitlines()[0].removeprefix(f"{_WRITTEN}: ")
 
 
 def _unwritable(model: nn.Module, why: str, remedy: str = "Say") -> ArchitectureError:

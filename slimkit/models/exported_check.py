@@ -84,10 +84,17 @@ def stripped(program: str) -> str:
     """Return a program's description without what is only for people and would be evaluated or looked up."""
     described = json.loads(program)
     described["guards_code"] = []
-    for node in described["graph_module"]["graph"]["nodes"]:
+    _strip(described["graph_module"]["graph"])
+    return json.dumps(described)
+
+
+def _strip(graph: Any) -> None:
+    for node in graph["nodes"]:
         stack = node["metadata"].get("nn_module_stack", "")
         node["metadata"] = {"nn_module_stack": stack} if _STACK.fullmatch(stack) else {}
-    return json.dumps(described)
+        for given in node["inputs"]:
+            if "as_graph" in given["arg"]:
+                _strip(given["arg"]["as_graph"]["graph"])
 
 
 def _walk(value: Any, key: str = "") -> str | None:

@@ -5,7 +5,7 @@ Convolutions, linear layers, batch normalisation and dropout become modules agai
 everything else stays an operator of an fx graph.
 """
 
-from operator import getitem
+from operator import attrgetter, getitem
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from slimkit import provenance as provenances
 from slimkit.errors import CheckpointError
 from slimkit.models import memory
 from slimkit.models.exported_layers import DROPOUTS, RECURRENT, Layers, arguments
+from slimkit.models.exported_wrapped import unwrap
 
 aten = torch.ops.aten
 
@@ -44,6 +45,7 @@ def network(program: ExportedProgram, name: object) -> ExportedNetwork:
         CheckpointError: it takes no tensor of a batch, or something else beside, or works for one batch size only.
     """
     lifted = program.module(check_guards=False)
+    unwrap(lifted, name)
     inputs = [node.meta.get("val") for node in lifted.graph.nodes if node.op == "placeholder"]
     example = inputs[0] if inputs else None
     others = [one for one in inputs if not isinstance(one, Tensor)]
@@ -68,6 +70,7 @@ def network(program: ExportedProgram, name: object) -> ExportedNetwork:
     graph.eliminate_dead_code(_is_impure)
     graph.lint()
     _check_recurrent(graph, name)
+    _check_weight_norms(layers.root, graph, name)
     _check_random(graph, name)
     result = ExportedNetwork(layers.root, graph, "ExportedNetwork").eval()
     if frozen is not None:
@@ -225,6 +228,36 @@ def _check_recurrent(graph: fx.Graph, name: object) -> None:
                 f"{name}: its weights of {node.target} are not those of one torch.nn layer.\n"
                 "  Give its state dict, and `arch`"
             )
+
+
+def _check_weight_norms(root: nn.Module, graph: fx.Graph, name: object) -> None:
+    """Refuse weight norms of other than fitting tensors, beyond which the operator would write.
+
+    Raises:
+        CheckpointError: there is one.
+    """
+    for node in graph.nodes:
+        if node.target is not aten._weight_norm.default:
+            continue
+        given = arguments(node)
+        direction, size = (_weight(root, given[name]) for name in ("v", "g"))
+        if not _is_weight_norm(direction, size, given["dim"]):
+            raise CheckpointError(
+                f"{name}: its weights of {node.target} do not fit each other.\n  Give its state dict, and `arch`"
+            )
+
+
+def _weight(root: nn.Module, value: Any) -> Tensor | None:
+    """Return the tensor that a value of the graph is, None where it is computed."""
+    stored = isinstance(value, fx.Node) and value.op == "get_attr"
+    return attrgetter(str(value.target))(root) if stored else None
+
+
+def _is_weight_norm(direction: Tensor | None, size: Tensor | None, dim: int) -> bool:
+    if direction is None or size is None or not (direction.is_contiguous() and size.is_contiguous()):
+        return False
+    wanted = [count if place == dim else 1 for place, count in enumerate(direction.shape)]
+    return direction.dtype == size.dtype and (list(size.shape) == wanted or (dim == -1 and size.numel() == 1))
 
 
 def _check_random(graph: fx.Graph, name: object) -> None:

@@ -1,7 +1,8 @@
 """The operators that an exported program may use: those with which networks compute, and no others.
 
 Each keeps within the memory of its tensors whatever its arguments are, since it makes its result itself or is a view
-that torch checks. `as_strided`, `_reshape_alias`, `set_` and the like, what reads or writes files, and everything
+that torch checks; `_weight_norm` and recurrent layers are held against the shapes of their weights where the graph is
+read. `as_strided`, `_reshape_alias`, `set_` and the like, what reads or writes files, and everything
 that no network of images needs is left out.
 """
 
@@ -44,9 +45,13 @@ _WORDS = """
     fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2
     fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_fftshift fft_ifftshift view_as_real view_as_complex real imag
     linalg_norm slice_scatter select_scatter triu tril meshgrid
+    median nanmedian kthvalue mode cummax cummin aminmax argsort msort logcumsumexp __and__ __or__ complex polar
+    _weight_norm
     empty new_empty empty_like bernoulli bernoulli_ rand rand_like randn randn_like
 """  # the last line is for the message that such a network was exported in training mode
 _NAMES = frozenset(_WORDS.split())
+# Of a part of a network under `no_grad`, or under an autocast that is switched off: an ordinary graph.
+_WRAPPED = frozenset(f"torch.ops.higher_order.{name}" for name in ("wrap_with_set_grad_enabled", "wrap_with_autocast"))
 _TARGET = re.compile(r"torch\.ops\.aten\.(\w+)\.((?!_)\w+)", re.ASCII)
 # Sizes are computed in Python; powers and factorials of them would never end.
 _SIZES = re.compile(
@@ -59,7 +64,7 @@ def admitted(target: object) -> bool:
     """Tell whether a network may use an operator, by its name in the file."""
     if not isinstance(target, str):
         return False
-    if _SIZES.fullmatch(target):
+    if _SIZES.fullmatch(target) or target in _WRAPPED:
         return True
     found = _TARGET.fullmatch(target)
     packet = getattr(torch.ops.aten, found[1], None) if found else None
