@@ -335,6 +335,34 @@ def test_group_norm_loses_whole_groups(groups: int, units: int) -> None:
     assert (slim[1].num_groups, slim[1].num_channels) == (groups // 2, 4)
 
 
+class Conditioned(nn.Module):
+    """Channels, or tokens, to which rows of a table are added or with which they are multiplied."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.stem, self.table, self.mid, self.out = conv_bn(3, 8), nn.Embedding(70, 8), nn.Linear(8, 6), nn.Linear(6, 5)
+        self.how = how
+
+    def forward(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
+        y = self.stem(x)
+        if self.how == "positions":
+            tokens = y.flatten(2).transpose(1, 2)
+            return self.out(self.mid(tokens + self.table(torch.arange(tokens.shape[1]))).relu().mean(1))
+        row = self.table(ids)[:, :, None, None]
+        y = y * row if self.how == "scale" else y + row
+        return self.out(self.mid(y.mean((2, 3))).relu())
+
+
+@pytest.mark.parametrize("how", ["positions", "scale", "shift"])
+def test_columns_of_an_embedding_go_with_the_channels_that_they_meet(how: str) -> None:
+    example = {"x": X} if how == "positions" else {"x": X, "ids": torch.tensor([3])}
+    net = Conditioned(how)
+    graph = check(net, example, units=14)
+    slim = remove(net, graph, half(graph))
+    assert slim.table.weight.shape == (70, 4) and slim.table.embedding_dim == 4
+    assert slim.out.in_features == 3
+
+
 def quantised() -> nn.Module:
     import torch.ao.quantization as quantization
 

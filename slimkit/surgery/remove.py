@@ -115,6 +115,8 @@ def _layer_attributes(modules: dict[str, nn.Module]) -> dict[tuple[str, str], An
             found[path, "out_channels"] = columns * groups if module.transposed else rows
         elif isinstance(module, nn.Linear):
             found[path, "out_features"], found[path, "in_features"] = map(int, module.weight.shape)
+        elif isinstance(module, nn.Embedding):
+            found[path, "embedding_dim"] = int(module.weight.shape[1])
         elif isinstance(module, NORMS) and (vector := _vector(module)) is not None:
             found[path, "num_features"] = len(vector)
         elif isinstance(module, nn.RNNBase):

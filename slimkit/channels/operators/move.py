@@ -288,5 +288,10 @@ def restride(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor)
 
 
 def look_up(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
-    """An embedding: its table stays whole."""
-    seen.freeze_all((args[0],), "is looked up in a table")
+    """An embedding: each index becomes a row of its table, whose columns are channels."""
+    table, indices = args[:2]
+    seen.freeze_all((indices,), "is looked up in a table")
+    columns = seen.along(table, -1, "is looked up in a table")
+    if columns is not None:
+        seen.names.produced.append((columns, seen.at.name))
+        seen.put(out, (columns.reshape([1] * (out.dim() - 1) + [-1]),))
