@@ -12,7 +12,8 @@ from slimkit.channels import written
 from slimkit.channels.labelled import Labelled
 from slimkit.channels.labels import alone
 
-_OF_THEIR_WEIGHT = (nn.Linear, nn.modules.conv._ConvNd)  # layers whose attributes follow the shape of their weight
+# Layers whose attributes follow the shape of their weight.
+_OF_THEIR_WEIGHT = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase)
 Args = tuple[Any, ...]  # of an operator
 Kwargs = dict[str, Any]
 Product = tuple[str, str | None, Tensor | int, Tensor | int, float]  # as `Work`, with names in place of units

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimkit.channels.observed import Observed
 from slimkit.channels.operators.attention import meet
@@ -11,6 +11,7 @@ from slimkit.channels.operators.pointwise import merge
 
 aten = torch.ops.aten
 FIXED_INPUT = "reads channels of fixed number: the network's input, or an operator without a rule"
+STATE = "is the state of a recurrent layer"
 COMPUTED = "is read by a weight that is computed, not stored"
 
 
@@ -56,7 +57,7 @@ def contract(seen: Observed, x: Tensor, dim: int, given: Tensor | None, reads: T
         if given is not None:
             seen.names.tie(given, reads)
         else:
-            seen.freeze(reads, FIXED_INPUT)
+            seen.freeze(reads, STATE if isinstance(seen.at.module, nn.RNNBase) else FIXED_INPUT)
     elif given is not None:
         seen.freeze(given, COMPUTED)
     why = seen.loud(x).get(dim % x.dim())

@@ -3,9 +3,7 @@
 from typing import Any
 
 from slimkit.channels.observed import Observed
-from slimkit.channels.operators.multiply import contract, count_or_names, produce
-
-STATE = "is the state of a recurrent layer"
+from slimkit.channels.operators.multiply import STATE, contract, count_or_names, produce
 
 
 def fused_layer(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
