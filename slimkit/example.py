@@ -1,6 +1,7 @@
 """What a network is called with, and the tensors in what it gives back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
@@ -90,6 +91,25 @@ def of_batch(example: Example, images: int) -> Example:
         return tensor.repeat(repeats, *[1] * (tensor.dim() - 1))[:images]
 
     return mapped(example, change)
+
+
+def parts(example: Example, images: int) -> Iterator[Example]:
+    """Give an example in parts of so many images; the last is filled up with its own images again."""
+    whole = batch_size(example)
+
+    def cut(tensor: Tensor, begin: int) -> Tensor:
+        return tensor[begin : begin + images] if tensor.dim() and len(tensor) == whole else tensor
+
+    for begin in range(0, whole, images):
+        yield of_batch(mapped(example, partial(cut, begin=begin)), images)
+
+
+def fed(example: Example, ports: Sequence[str]) -> dict[str, Tensor]:
+    """Return what an ONNX file of ours takes of an example: an input that nothing reads is none of the file's."""
+    given = named(example)
+    if len(ports) == len(given) == 1:  # whatever it is called
+        return {ports[0]: next(iter(given.values()))}
+    return {name: given[name] for name in ports}
 
 
 def larger(example: Example) -> Example:

@@ -1,14 +1,20 @@
 """INT8: the kind of quantisation, its error, and its refusals."""
 
+from types import SimpleNamespace
+
 import onnx
 import onnxruntime
 import pytest
 import torch
 from torch import nn
 
+import slimkit
+from slimkit import models
 from slimkit.errors import CheckpointError, DataError, OutputError
 from slimkit.export import export_onnx
 from slimkit.export.int8 import quantise
+from slimkit.measure import quality
+from slimkit.tasks import Task
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +89,92 @@ def test_a_damaged_or_missing_file_is_named(tmp_path):
 def test_a_place_that_is_not_there_is_named(source, tmp_path):
     with pytest.raises(OutputError, match="nowhere"):
         quantise(source, tmp_path / "nowhere" / "int8.onnx", [images(1)])
+
+
+class Pair(nn.Module):
+    """Two inputs by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, image: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+        return self.c((self.a(image)[..., 1:-1, 1:-1] + self.b(depth)).relu()).mean((2, 3))
+
+
+def signal() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(1, 8, 9, 2), nn.ReLU(), nn.Conv1d(8, 4, 5), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+
+
+def in_groups() -> nn.Module:
+    up = nn.ConvTranspose2d(8, 8, 2, 2, groups=2)
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), up, nn.ReLU(), nn.ConvTranspose2d(8, 2, 2, 2))
+
+
+PICTURE = (1, 8, 8)
+NETWORKS = {
+    "two inputs": (Pair, {"image": PICTURE, "depth": PICTURE}, False),
+    "two inputs, one at a time": (Pair, {"image": PICTURE, "depth": PICTURE}, True),
+    "signal": (signal, (1, 60), False),
+    "signal, one at a time": (signal, (1, 60), True),
+    "transposed, in groups": (in_groups, PICTURE, False),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_whatever_is_exported_is_quantised_and_judged(name, tmp_path):
+    """Several inputs, a batch that the file is bound to, groups: on all of it the INT8 file is near the network."""
+    make, shape, bound = NETWORKS[name]
+    torch.manual_seed(0)
+    net = make().eval()
+    draw = torch.Generator().manual_seed(1)
+
+    def drawn(count):
+        shapes = shape if isinstance(shape, dict) else {"": shape}
+        found = {port: torch.randn(count, *sizes, generator=draw) for port, sizes in shapes.items()}
+        return found if isinstance(shape, dict) else found[""]
+
+    export_onnx(net, tmp_path / "model.onnx", drawn(1), fixed_batch=bound)
+    quantise(tmp_path / "model.onnx", tmp_path / "int8.onnx", [drawn(32), drawn(7)])
+    given = drawn(5)
+    with torch.no_grad():
+        expected = net(**given) if isinstance(given, dict) else net(given)
+    error = Task.of(
+        loss=nn.functional.mse_loss,
+        metrics={"error": lambda outputs, targets: (outputs - targets).flatten(1).square().mean(1)},
+        better="lower",
+    )
+    split = SimpleNamespace(batches=lambda size: iter([(given, expected)]))
+    wrong = [quality.evaluate(tmp_path / f"{file}.onnx", split, error)["error"] for file in ("model", "int8")]
+    assert wrong[0].images == wrong[1].images == 5
+    assert wrong[0].value < 1e-9 < wrong[1].value < 0.02 * float(expected.var())
+
+
+def test_a_run_goes_on_without_the_int8_file_that_cannot_be_had(tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("no such kind of node")
+
+    monkeypatch.setattr("slimkit.export.int8.quantize_static", fails)
+    net, data = models.build("zoo:resnet8").model, (torch.randn(40, 1, 8, 8), torch.arange(40) % 10)
+    result = slimkit.compress(net, data[0][:1], 0.5, dataset=(data, data), epochs=0, int8=True, out=tmp_path / "out")
+    assert result.report.int8 is None and result.report.after.bytes
+    said = [line for line in result.report.warnings if line.startswith("No INT8 file: ")]
+    assert len(said) == 1 and "no such kind of node" in said[0]
+
+
+class Odd(nn.Module):
+    """Has an operator that ONNX has not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 16, 3), nn.Conv2d(16, 10, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(self.b(self.a(x).relu()).mean((2, 3)))
+
+
+def test_without_an_onnx_file_there_is_none_in_int8(tmp_path):
+    data = torch.randn(40, 1, 8, 8), torch.arange(40) % 10
+    result = slimkit.compress(Odd(), data[0][:1], 0.5, dataset=(data, data), epochs=0, int8=True)
+    missing = [line.split(":")[0] for line in result.report.warnings if line.startswith("No ")]
+    assert missing[-2:] == ["No ONNX file", "No INT8 file"]

@@ -8,38 +8,37 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from torch import Tensor
 
 from slimkit.errors import CheckpointError, DataError, EngineError, OutputError
+from slimkit.example import Example, batch_size, fed, parts, tensors
 from slimkit.modules import quiet
 
 
-def quantise(onnx_path: str | Path, out_path: str | Path, calibration_batches: Iterable[Tensor]) -> None:
-    """Write an ONNX file in INT8; input and output stay float32, under the same names.
+def quantise(onnx_path: str | Path, out_path: str | Path, calibration_batches: Iterable[Example]) -> None:
+    """Write an ONNX file in INT8; inputs and outputs stay as they are, under the same names.
 
     Args:
-        onnx_path: a float32 file with one input, as `export_onnx` writes it.
+        onnx_path: a float32 file, as `export_onnx` writes it.
         out_path: the file to write; one that is there is replaced.
-        calibration_batches: images [B, C, H, W] as the network expects them, normalised; a few hundred in all
-            suffice. Their ranges become the ranges of the activations.
+        calibration_batches: inputs as the network expects them, normalised; a few hundred in all suffice. Their ranges
+            become the ranges of the activations.
 
     Raises:
-        DataError: there are no images.
+        DataError: there are no inputs.
         CheckpointError: the file is missing or damaged.
         EngineError: ONNX Runtime cannot quantise it.
         OutputError: the new file cannot be written; nothing is left of it.
     """
     source, target = Path(onnx_path), Path(out_path)
-    batches = [batch.numpy() for batch in calibration_batches if len(batch)]
+    batches = [batch for batch in calibration_batches if len(tensors(batch)[0])]
     if not batches:
         raise DataError(
             "INT8: there are no images to calibrate on.\n"
@@ -47,8 +46,8 @@ def quantise(onnx_path: str | Path, out_path: str | Path, calibration_batches: I
         )
     try:
         loaded = onnx.load(str(source))
-        name = loaded.graph.input[0].name
-    except Exception as error:  # OSError, protobuf's DecodeError, IndexError
+        reader = _Reader(loaded.graph, batches)
+    except Exception as error:  # OSError, protobuf's DecodeError
         raise CheckpointError(f"{source}: is not a readable ONNX file.\n  Give an intact one") from error
     with tempfile.TemporaryDirectory() as folder, quiet():
         prepared, made = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
@@ -57,11 +56,12 @@ def quantise(onnx_path: str | Path, out_path: str | Path, calibration_batches: I
             quantize_static(
                 str(prepared),
                 str(made),
-                _Reader(name, batches),
+                reader,
                 quant_format=QuantFormat.QDQ,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 per_channel=True,
+                extra_options={"TensorQuantOverrides": {name: [{}] for name in _whole(onnx.load(str(prepared)).graph)}},
             )
             model = onnx.load(str(made))
         except Exception as error:  # the quantiser's exceptions share no base class
@@ -75,14 +75,28 @@ def quantise(onnx_path: str | Path, out_path: str | Path, calibration_batches: I
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Hands the images to the quantiser, batch by batch."""
+    """Hands the inputs to the quantiser, by name and as many at a time as the file takes."""
 
-    def __init__(self, name: str, batches: list[NDArray[Any]]) -> None:
-        self._name, self._batches = name, iter(batches)
+    def __init__(self, graph: onnx.GraphProto, batches: Sequence[Example]) -> None:
+        stored = {tensor.name for tensor in graph.initializer}
+        ports = [port for port in graph.input if port.name not in stored]
+        bound = next((sizes[0].dim_value for port in ports if (sizes := port.type.tensor_type.shape.dim)), 0)
+        cut = (part for batch in batches for part in parts(batch, bound or batch_size(batch)))
+        self._fed = (fed(part, [port.name for port in ports]) for part in cut)
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {self._name: np.ascontiguousarray(batch)}
+        given = next(self._fed, None)
+        return None if given is None else {name: tensor.contiguous().numpy() for name, tensor in given.items()}
+
+
+def _whole(graph: onnx.GraphProto) -> set[str]:
+    """Return the weights that get one scale in all: of a transposed convolution in groups no axis is its outputs."""
+    grouped = [
+        node
+        for node in graph.node
+        if node.op_type == "ConvTranspose" and any(entry.name == "group" and entry.i > 1 for entry in node.attribute)
+    ]
+    return {node.input[1] for node in grouped}
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from slimkit.data.fit import called
 from slimkit.errors import DataError
-from slimkit.example import Example, are_scores, describe, first, named, on
+from slimkit.example import Example, are_scores, batch_size, describe, fed, first, on, parts
 from slimkit.hardware import on_device
 from slimkit.measure.engines import Runner, open_runner
 from slimkit.modules import evaluating
@@ -71,13 +71,12 @@ def _called(model: nn.Module, inputs: Example) -> Any:
 
 def _run(runner: Runner, inputs: Example) -> list[torch.Tensor]:
     """Run an ONNX file on a batch, in parts where it is bound to another size."""
-    given = named(inputs)
-    found = list(given.values()) if len(runner.inputs) == 1 else [given[port.name] for port in runner.inputs]
-    size = runner.inputs[0].shape[0] or len(found[0])
+    names, images = [port.name for port in runner.inputs], batch_size(inputs)
+    bound = next((port.shape[0] for port in runner.inputs if port.shape), None)
     try:
-        parts = [
-            runner.run([tensor[begin : begin + size].numpy() for tensor in found])
-            for begin in range(0, len(found[0]), size)
+        found = [
+            runner.run([tensor.numpy() for tensor in fed(part, names).values()])
+            for part in parts(inputs, bound or images)
         ]
     except Exception as error:  # each engine has kinds of its own
         why = (str(error).splitlines() or [type(error).__name__])[0]
@@ -85,7 +84,7 @@ def _run(runner: Runner, inputs: Example) -> list[torch.Tensor]:
             f"the ONNX file does not run on inputs of shape {describe(inputs)}: {why}.\n"
             "  Give the data the network was trained for"
         ) from error
-    return [torch.from_numpy(np.concatenate(outputs)) for outputs in zip(*parts, strict=True)]
+    return [torch.from_numpy(np.concatenate(outputs)[:images]) for outputs in zip(*found, strict=True)]
 
 
 def quality(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit import data, provenance
+from slimkit.errors import EngineError
 from slimkit.example import Example, named, of_batch
 from slimkit.export.int8 import quantise
 from slimkit.export.pixels import normalisation_of
@@ -22,7 +23,7 @@ from slimkit.measure.node_times import PROFILED, latency_by_node, unprofiled
 from slimkit.measure.size import count_params
 from slimkit.models import Network
 from slimkit.results import Accuracy, Architecture, Figures, LayerEntry, MeasuredBudget, Normalisation, OtherMetric
-from slimkit.runs.folder.files import DENSE_ONNX, INT8_ONNX, ONNX, Delivery
+from slimkit.runs.folder.files import DENSE_ONNX, INT8_ONNX, ONNX, Delivery, missing
 from slimkit.runs.given import Judge
 from slimkit.runs.pixels import pixels
 from slimkit.runs.start import conditions
@@ -91,17 +92,14 @@ def measure(
     for_files = dataset
     if dataset is not None and spec.embed_normalisation:
         for_files = pixels(dataset, normalisation_of(delivery.dense, example))
-    if spec.int8 and for_files is not None:
-        batches = islice(for_files.train.batches(64, seed=spec.seed), _CALIBRATION_BATCHES)
-        quantise(work / ONNX, work / INT8_ONNX, (images for images, _ in batches))
+    notes = [missing("INT8", wrong)] if (wrong := _quantised(work, spec, for_files)) else []
     paths = [path for path in (work / DENSE_ONNX, work / ONNX, work / INT8_ONNX) if path.exists()]
     found = latency.measure(paths, shapes_of(example), **asdict(conditions(spec))) if paths else []
     timed = dict(zip(paths, found, strict=True))
-    notes: tuple[str, ...] = ()
     if any(time.noisy for time in found):
         alone = spec.threads == 1
         advice = "CPU time of the process is shown instead" if alone else "trust the ratio more than the times"
-        notes = (f"The machine was busy while latency was measured: {advice}.",)
+        notes.append(f"The machine was busy while latency was measured: {advice}.")
     before, after = (
         replace(
             _of_file(work / name, timed),
@@ -114,7 +112,21 @@ def measure(
     int8 = None
     if (small := work / INT8_ONNX).exists():
         int8 = replace(_of_file(small, timed), accuracy=judged(small, for_files) if for_files else None)
-    return Sides(before, after, int8, notes)
+    return Sides(before, after, int8, tuple(notes))
+
+
+def _quantised(work: Path, spec: RunSpec, dataset: data.Dataset | None) -> EngineError | None:
+    """Write the INT8 file where one is asked for; return why there is none."""
+    if not spec.int8 or dataset is None:
+        return None
+    if not (work / ONNX).exists():
+        return EngineError("it is made of the ONNX file, and there is none.")
+    batches = islice(dataset.train.batches(64, seed=spec.seed), _CALIBRATION_BATCHES)
+    try:
+        quantise(work / ONNX, work / INT8_ONNX, (dataset.task.called(*batch) for batch in batches))
+    except EngineError as wrong:
+        return wrong
+    return None
 
 
 def weighed(budget: MeasuredBudget | None, sides: Sides) -> MeasuredBudget | None:

@@ -139,7 +139,7 @@ def write_model(delivery: Delivery, inputs: Sequence[Example], slimmed: Slimmed,
             reloaded = _reloaded(model, example, work, expected, inputs)
         except ArchitectureError as wrong:  # of a network that only describes itself
             unsaved = wrong
-            failed.append(_missing("slim", wrong))
+            failed.append(missing("slim", wrong))
     error, used = None, described(provenance.of(model))
     model, dense = deployed(model), deployed(dense)
     if spec.onnx:
@@ -148,7 +148,7 @@ def write_model(delivery: Delivery, inputs: Sequence[Example], slimmed: Slimmed,
             failed += said
         except (EngineError, TraceError, ProofError) as wrong:
             (work / ONNX).unlink(missing_ok=True)
-            failed.append(_missing("ONNX", wrong))
+            failed.append(missing("ONNX", wrong))
         else:
             with suppress(EngineError):  # over 2 GB: then only the small one is measured
                 export.export_onnx(dense, work / DENSE_ONNX, example, **_ways(spec))
@@ -165,7 +165,7 @@ def write_model(delivery: Delivery, inputs: Sequence[Example], slimmed: Slimmed,
     return Written(proven, used, failed)
 
 
-def _missing(kind: str, error: SlimkitError) -> str:
+def missing(kind: str, error: SlimkitError) -> str:
     """Say in two lines which file there is not, why, and what to do."""
     return f"No {kind} file: " + "\n".join(str(error).splitlines()[:2])
 
