@@ -171,7 +171,7 @@ def methods(name: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON, and nothing else.")
 def inspect(checkpoint: Path, as_json: bool, **words: Any) -> None:
     """Show which channels can be removed, and why others cannot."""
-    spec = command_line.gather(CompressSpec, words)
+    spec = command_line.gather(CompressSpec, words, INSPECT)
     with working() as progress:
         from slimkit.runs.inspect import inspect_checkpoint
 

@@ -124,7 +124,6 @@ def test_a_folder_is_read_as_asked_for_else_as_trained_else_as_usual(
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
-        ({"input_shape": (4, 8, 8)}, r"input_shape is \(4, 8, 8\)"),
         ({"resize": 0}, "resize is 0"),
         ({"resize": "squeeze"}, "'squash'"),
         ({"crop": 1.5}, r"crop is 1.5: it must be in \(0, 1\]"),
@@ -137,6 +136,12 @@ def test_a_folder_is_read_as_asked_for_else_as_trained_else_as_usual(
 def test_a_reading_checks_itself(wrong: dict[str, Any], why: str) -> None:
     with pytest.raises(SpecError, match=why):
         Reading(**wrong)
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 8), (1, 200), (100,), (3, 0, 8)])
+def test_pictures_are_of_one_or_three_channels(shape: tuple[int, ...], tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="pictures are"):
+        data.open(f"folder:{classes(tmp_path)}", reading=Reading(input_shape=shape))
 
 
 def test_mean_and_std_are_one_number_a_channel(tmp_path: Path) -> None:

@@ -61,6 +61,26 @@ def test_force_replaces_only_after_success(tmp_path):
     assert (out / "report.json").read_text() == "new"
 
 
+def test_a_folder_among_the_files_is_ours_and_what_was_put_into_it_is_not(tmp_path):
+    out = tmp_path / "run"
+
+    def write(force):
+        with claim(out, force) as work:
+            (work / "model.mlpackage" / "Data").mkdir(parents=True)
+            (work / "model.mlpackage" / "Data" / "weights.bin").write_bytes(b"1")
+
+    write(False)
+    write(True)
+    for other in (out / "model.mlpackage" / "mine.txt", out / "model.mlpackage" / "Data" / "weights.bin"):
+        before = other.read_bytes() if other.exists() else None
+        other.write_text("mine")
+        with pytest.raises(OutputError, match=other.name):
+            write(True)
+        assert other.read_text() == "mine"
+        other.unlink() if before is None else other.write_bytes(before)
+    write(True)
+
+
 def test_force_does_not_take_what_is_not_ours(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(OutputError, match="thesis.tex"), claim(tmp_path, force=True):

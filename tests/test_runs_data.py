@@ -131,6 +131,19 @@ def test_named_data_is_used_in_the_python_call_too(how: dict[str, Any]) -> None:
     assert result.report.after.accuracy.test_images == 359
 
 
+@pytest.mark.parametrize("shape", [(1, 40), (5, 12, 12), (2, 4, 6, 6), (30,)])
+def test_the_shape_may_be_said_beside_ones_own_data_of_any_rank(shape: tuple[int, ...], tmp_path: Path) -> None:
+    """As it is found in the data; another one is refused."""
+    (tmp_path / "mine.py").write_text(
+        "import torch\ndef make():\n"
+        f"    both = torch.randn(40, *{shape}), torch.arange(40) % 3\n    return both, both\n"
+    )
+    how = data.Reading(input_shape=shape)
+    assert data.open(f"{tmp_path}/mine.py:make", reading=how).input_shape == shape
+    with pytest.raises(DataError, match="Leave `input_shape` out"):
+        data.open(f"{tmp_path}/mine.py:make", reading=replace(how, input_shape=(*shape[:-1], 7)))
+
+
 def test_pictures_are_read_at_the_size_that_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(
         "from torch import nn\n"

@@ -23,9 +23,11 @@ from slimkit.settings import (
     read_words,
     to_toml,
 )
+from slimkit.settings.command_line import gather
 from slimkit.settings.keywords import CompressKeywords, TrainKeywords
 from slimkit.tasks import SEGMENTATION
 
+BUDGETS = ("ratio", "max_macs", "max_params", "max_bytes", "max_latency", "max_energy", "max_drop")
 TRAIN = {"arch": "zoo:resnet8", "data": "digits"}
 
 
@@ -61,6 +63,8 @@ def test_half_the_channels_where_nothing_is_asked():
         ({"learning_rate": 0}, "learning_rate is 0: it must be in (0, infinity)"),
         ({"device": "gpu"}, "device is 'gpu': it must be auto, cpu, cuda, cuda:N, mps or xpu"),
         ({"arch": 18}, "arch is 18: it must be text"),
+        ({"scope": "global"}, "Name what ranks them too, for example `ranking='group-norm'`"),
+        ({"fixed_batch": True, "batch": 8}, "batch is 8: `fixed_batch` binds the ONNX file to one image"),
         ({"task": SEGMENTATION}, "`dataset=slimkit.data.as_dataset(..., task=...)`"),
     ],
 )
@@ -177,6 +181,33 @@ def test_words_of_a_command_line():
     }
     with pytest.raises(SpecError, match="must be key=value"):
         read_pairs(["ratio"])
+
+
+@pytest.mark.parametrize(
+    ("word", "layers"),
+    [
+        ("0.0", ("0.0",)),
+        ("0.0,1.0", ("0.0", "1.0")),
+        ("3", ("3",)),
+        ("true, layer4.*", ("true", "layer4.*")),
+        ('["0.0", "b"]', ("0.0", "b")),
+        ('"0.0"', ("0.0",)),
+    ],
+)
+def test_layers_may_be_called_like_numbers(word, layers):
+    assert make(CompressSpec, read_words(CompressSpec, {"keep": word})).keep == layers
+
+
+@pytest.mark.parametrize("kept", BUDGETS)
+@pytest.mark.parametrize("given", BUDGETS)
+def test_a_budget_of_the_command_line_wins_over_that_of_the_file(kept, given, tmp_path):
+    """Whichever two they are; what goes with the file's budget goes too."""
+    file = tmp_path / "run.toml"
+    file.write_text(f"{kept} = 0.5\n" + 'minimise = "macs"\n' * (kept == "max_drop"))
+    words = {"config": file, "pairs": [], "trust_config": False, given: "0.7"}
+    spec = gather(CompressSpec, words)
+    assert getattr(spec, given) in (0.7, "0.7")
+    assert [name for name in spec.budgets() if getattr(spec, name) is not None] == [given]
 
 
 def test_specs_are_frozen_values():

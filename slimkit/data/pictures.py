@@ -44,12 +44,6 @@ class Reading:
     allow_bad: float = 0.0
 
     def __post_init__(self) -> None:
-        shape = self.input_shape
-        if shape is not None and (len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1):
-            raise SpecError(
-                f"input_shape is {shape}: pictures are (1, H, W) or (3, H, W).\n"
-                "  Give data of other shapes by a function of your own, as file.py:make"
-            )
         squash = isinstance(self.resize, str)
         if (squash and self.resize != SQUASH) or (not squash and self.resize is not None and int(self.resize) < 1):
             raise SpecError(f"resize is {self.resize!r}: it must be a number of pixels, or {SQUASH!r}.\n  Change it")
@@ -163,7 +157,13 @@ def view(reading: Reading, own: Provenance, resize: int | str | None = None) -> 
 
     usable = own.input_shape is not None and len(own.input_shape) == 3 and own.input_shape[0] in (1, 3)
     known, own_normalisation = own.input_shape if usable else None, own.normalisation
-    channels, height, width = reading.input_shape or known or (3, 224, 224)
+    asked_for = reading.input_shape
+    if asked_for is not None and (len(asked_for) != 3 or asked_for[0] not in (1, 3) or min(asked_for) < 1):
+        raise SpecError(
+            f"input_shape is {asked_for}: pictures are (1, H, W) or (3, H, W).\n"
+            "  Give data of other shapes by a function of your own, as file.py:make"
+        )
+    channels, height, width = asked_for or known or (3, 224, 224)
     assumed = []
     if reading.input_shape is None:
         assumed.append("input_shape from the network" if known else "input_shape 3,224,224")

@@ -70,9 +70,11 @@ def sweep_table(found: SweepReport) -> RenderableType:
 def comparison(before: Figures, after: Figures) -> list[tuple[str, str, str, str]]:
     """List the rows (what, before, after, change) of a run, as text; what was not measured is left out."""
     rows = _accuracies(before, after)
-    clock = after.latency_ms.clock if after.latency_ms else "median"
+    time = after.latency_ms
+    clock = time.clock if time else "median"
+    how = ("CPU time" if clock == "cpu" else clock) + (f", batch of {time.batch}" if time and time.batch > 1 else "")
     measures: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
-        (f"latency ({'CPU time' if clock == 'cpu' else clock})", f"latency_ms/{clock}", milliseconds),
+        (f"latency ({how})", f"latency_ms/{clock}", milliseconds),
         ("MACs an image", "macs", amount),
         ("parameters", "params", amount),
         ("ONNX file", "bytes", lambda value: amount(value, "B")),

@@ -20,7 +20,7 @@ from slimkit.runs import detection, yolo
 from slimkit.runs.figures import judged
 from slimkit.runs.pixels import pixels
 from slimkit.runs.start import data_of, task
-from slimkit.settings import EvaluateSpec
+from slimkit.settings import EvaluateSpec, source
 from slimkit.tasks import DETECTION
 from slimkit.training.ultralytics import TASKS
 from slimkit.usage import Usage
@@ -37,6 +37,7 @@ def evaluate_model(path: Path, spec: EvaluateSpec, progress: Progress = quiet) -
     embedded = False
     assumed: tuple[str, ...] = ()
     if path.suffix == ".onnx":
+        spec.refuse_idle(source.READING, "an ONNX file says all that there is to know of the network")
         network, (known, embedded) = path, _told(path)
     else:
         found = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)

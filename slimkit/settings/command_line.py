@@ -17,6 +17,7 @@ Spec = TypeVar("Spec", bound=Settings)
 
 # `--engine` names who traces or who runs; the names are disjoint.
 ENGINES = dict.fromkeys(TRACERS, "tracer") | dict.fromkeys(RUNTIMES, "runtime")
+_BUDGETS = ("ratio", *(f"max_{kind}" for kind in BUDGETS), "max_drop")
 
 
 def method_words(words: Sequence[str]) -> dict[str, str]:
@@ -47,15 +48,29 @@ def settings_and_words(words: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
             raise SpecError(f"engine is {engine!r}: it must be one of {', '.join(ENGINES)}.")
         given[ENGINES[engine]] = engine
     settings = {} if config is None else read_config(config, given, trusted)
-    budgets = {"ratio", *(f"max_{kind}" for kind in BUDGETS)}
-    if budgets & set(given):
-        settings = {name: value for name, value in settings.items() if name not in budgets}
+    if given.keys() & _BUDGETS:
+        gone = _BUDGETS if "max_drop" in given else (*_BUDGETS, "minimise")  # which says what a drop makes small
+        settings = {name: value for name, value in settings.items() if name not in gone}
     return settings, given
 
 
-def gather(kind: type[Spec], words: dict[str, Any]) -> Spec:
-    """Make a spec from a settings file, `--set` and flags."""
+def gather(kind: type[Spec], words: dict[str, Any], only: Sequence[str] = ()) -> Spec:
+    """Make a spec from a settings file, `--set` and flags.
+
+    Args:
+        kind: of spec.
+        words: by name.
+        only: names of the settings that the command has a use for; all unless given. A file may have others.
+
+    Raises:
+        SpecError: a value or a name is refused.
+    """
     settings, given = settings_and_words(words)
+    if only:
+        settings = {name: value for name, value in settings.items() if name in only}
+        idle = next((name for name in given if name not in only), None)
+        if idle is not None:
+            raise SpecError(f"{idle} is {given[idle]}: this command has no use for it.\n  Leave it out")
     return make(kind, settings | read_words(kind, given))
 
 
@@ -66,7 +81,7 @@ def gather_each(kind: type[CompressSpec], words: dict[str, Any]) -> list[Compres
         SpecError: a value is there twice.
     """
     settings, given = settings_and_words(words)
-    for name in ("ratio", *(f"max_{kind}" for kind in BUDGETS), "max_drop"):
+    for name in _BUDGETS:
         values = [word.strip() for word in given.get(name, "").split(",")]
         if len(values) > 1:
             specs = [make(kind, settings | read_words(kind, given | {name: value})) for value in values]

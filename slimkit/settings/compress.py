@@ -73,6 +73,12 @@ class CompressSpec(SourceSpec, RunSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.ranking == "auto" and self.fits:
+            self.refuse_idle(
+                ("scope",),
+                "channels compete by what reconstruction loses without them, in all of the network",
+                "Name what ranks them too, for example `ranking='group-norm'`, or leave `{name}` out",
+            )
         if self.max_drop is None:
             self.refuse_idle(
                 ("minimise",),

@@ -48,7 +48,7 @@ class RunSpec(FileSpec, DataSpec):
     )
     max_latency: str | float | None = setting(
         None,
-        "latency to reach: a share of the original, 0.5, or a time, 2.5ms",
+        "latency to reach: a share of the original, 0.5, or a time, 2.5ms, that of a batch where batch is more than 1",
         optional(budget_setting("latency")),
     )
     max_energy: str | float | None = setting(
@@ -123,6 +123,8 @@ class RunSpec(FileSpec, DataSpec):
             )
         if not given:
             object.__setattr__(self, "ratio", 0.5)
+        if self.fixed_batch:
+            self.refuse_idle(("batch",), "`fixed_batch` binds the ONNX file to one image at a time")
 
     def budgets(self) -> tuple[str, ...]:
         """Names of the settings that say how far to go; a run has one of them."""

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from slimkit.errors import SpecError
 from slimkit.settings.setting import Settings
@@ -111,19 +111,21 @@ def read_words(kind: type[Settings], words: Mapping[str, str]) -> dict[str, Any]
 
     Unknown names are left for `make` to refuse.
     """
-    texts = {entry.name for entry in fields(kind) if entry.type in (str, str | None)}
-    lists = {entry.name for entry in fields(kind) if get_origin(entry.type) is tuple}
-    bare = {name for name, word in words.items() if name in lists and "," in word and not word.startswith("[")}
-    return {
-        name: _read_list(word) if name in bare else word if name in texts else _read_word(word)
-        for name, word in words.items()
-    }
+    types = {entry.name: entry.type for entry in fields(kind)}
+    return {name: _read_as(types.get(name), word) for name, word in words.items()}
 
 
-def _read_list(word: str) -> Any:
-    """Read a,b: as TOML where that fits all of them, else as texts."""
+def _read_as(kind: Any, word: str) -> Any:
+    """Read a word for a field of some type."""
+    if kind in (str, str | None):
+        return word
+    if get_origin(kind) is not tuple or word.startswith("["):
+        return _read_word(word)
+    texts = [each.strip() for each in word.split(",")]
+    if get_args(kind)[0] is str and not word.startswith(('"', "'")):  # a layer may be called 0.0
+        return texts
     found = _read_word(f"[{word}]")
-    return [each.strip() for each in word.split(",")] if isinstance(found, str) else found
+    return texts if isinstance(found, str) else found
 
 
 def read_pairs(pairs: Iterable[str]) -> dict[str, str]:

@@ -233,11 +233,14 @@ def _noted(out: Path, part: str) -> dict[str, Any]:
 
 
 def _foreign(out: Path) -> list[str]:
-    """List what in a folder no run of slimkit wrote, by the manifest in it."""
-    ours = _noted(out, "files")
-    return sorted(
-        entry.name for entry in out.iterdir() if entry.name != MANIFEST and not _is_ours(entry, ours.get(entry.name))
-    )
+    """List what in a folder no run of slimkit wrote, by the manifest in it; of a folder in it, what that holds."""
+    ours, found = _noted(out, "files"), [path for path in out.rglob("*") if path.is_symlink() or not _full(path)]
+    named = {path.relative_to(out).as_posix(): path for path in found}
+    return sorted(name for name, path in named.items() if name != MANIFEST and not _is_ours(path, ours.get(name)))
+
+
+def _full(path: Path) -> bool:
+    return path.is_dir() and any(path.iterdir())
 
 
 def _is_ours(path: Path, digest: object) -> bool:
@@ -255,7 +258,7 @@ def _move_in_place(work: Path, out: Path, force: bool, inputs: Sequence[Path], r
     """Move the result to `out`; where something else came to lie there in the meantime, beside it."""
     old = work.with_suffix(".old")
     try:
-        files = {path.name: _digest(path) for path in sorted(work.iterdir()) if path.is_file()}
+        files = {path.relative_to(work).as_posix(): _digest(path) for path in sorted(work.rglob("*")) if path.is_file()}
         manifest = {"schema": SCHEMA, "files": files, "read": read}
         (work / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         _check(out, force, inputs)
