@@ -2,7 +2,8 @@
 
 import json
 import re
-from dataclasses import replace
+import shlex
+from dataclasses import asdict, fields, replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +14,7 @@ from report_sample import bare_report, changed, compress_report, train_report
 from torch import nn
 
 from slimkit.cli import main
+from slimkit.cli import slimkit as commands_of_slimkit
 from slimkit.errors import OutputError
 from slimkit.export import export_onnx
 from slimkit.report import parts, rebuild
@@ -20,7 +22,7 @@ from slimkit.report.figures import canvas, curves, layers, tradeoff
 from slimkit.report.page import comparison_page, run_page
 from slimkit.report.verdict import verdict
 from slimkit.results import Accuracy, AfterCut, GammaSnapshot, MeasuredBudget, Settling, report_file
-from slimkit.settings import REMOVE_NONE
+from slimkit.settings import REMOVE_NONE, CompressSpec, command_line
 
 FIGURES = {
     "compress": {"channels", "macs", "times", "cut", "retraining", "gammas"},
@@ -196,6 +198,15 @@ def test_without_training_that_is_the_first_thing_said(pages):
     with_data = changed(compress_report(), {"recovery/images": 0, "recovery/epochs": 0, "recovery/history": []})
     assert verdict(with_data).sentence.startswith("Not retrained: the slim resnet8 gets ")
     assert "--data digits" in verdict(with_data).command
+    asked = CompressSpec(
+        arch="my net.py:make", ratio=0.4, keep=("0.0", "layer4.*"), cap=0.6, trust_pickle=True, mean=(0.5,), std=(0.2,),
+        distill=False, round_to=4, seed=3,
+    )  # fmt: skip
+    words = shlex.split(verdict(changed(bare_report(), {"spec": asdict(asked)})).command)
+    context = commands_of_slimkit.commands["compress"].make_context("compress", words[2:])
+    names = {entry.name for entry in fields(CompressSpec)} | {"pairs", "config", "engine", "trust_config"}
+    given = {name: word for name, word in context.params.items() if name in names}
+    assert command_line.gather(CompressSpec, given) == replace(asked, data="folder:IMAGES")
     for report in (compress_report(), train_report(), changed(bare_report(), {"channels/removed": 0})):
         assert "etrained" not in verdict(report).sentence and not verdict(report).command
 

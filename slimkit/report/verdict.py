@@ -1,12 +1,13 @@
 """The verdict on a run: one sentence with its numbers, what was not done, and what readers would get wrong."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from slimkit.intervals import wilson
 from slimkit.report.numbers import amount, change, digits, interval, metric, millijoules, milliseconds, percent, ratio
 from slimkit.results import Cost, Figures, MeasuredBudget, Proof, Report
-from slimkit.settings import REMOVE_NONE
+from slimkit.settings import REMOVE_NONE, CompressSpec
 
 
 @dataclass(frozen=True)
@@ -112,14 +113,21 @@ def _agreement(report: Report) -> str:
 def _next(report: Report) -> str:
     """Give the command that retrains: with the settings of the run, and data."""
     words = ["slimkit compress CHECKPOINT"]
-    words += [
-        f"--{name.replace('_', '-')} {shlex.quote(str(report.spec[name]))}"
-        for name in _BUDGETS
-        if report.spec.get(name) is not None
-    ]
+    for entry in fields(CompressSpec):
+        value = report.spec.get(entry.name)
+        value = tuple(value) if isinstance(value, list) else value
+        named = entry.name == "input_shape" and "=" in str(value)  # of several inputs data says it
+        if value not in (None, entry.default) and entry.name not in ("data", "epochs") and not named:
+            words.append(_flag(entry.name.replace("_", "-"), value))
     data = report.spec.get("data")
     words += [f"--data {shlex.quote(data)}" if isinstance(data, str) else "--data folder:IMAGES", "--epochs 10"]
     return " ".join(words)
+
+
+def _flag(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {shlex.quote(','.join(map(str, value)) if isinstance(value, tuple) else str(value))}"
 
 
 _BUDGETS = ("max_latency", "max_macs", "max_params", "max_bytes", "max_energy", "max_drop", "ratio")
