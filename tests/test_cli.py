@@ -211,7 +211,7 @@ def test_methods_are_listed_with_their_settings(capsys):
     "engine, setting", [("torch-pruning", {"tracer": "torch-pruning"}), ("openvino", {"runtime": "openvino"})]
 )
 def test_engine_names_the_tracer_or_the_runtime(run, engine, setting):
-    assert main(["inspect", "net.pt", "--engine", engine]) == 0
+    assert main(["compress", "net.pt", "--engine", engine]) == 0
     assert run.calls[0][1] == CompressSpec(**setting)
 
 

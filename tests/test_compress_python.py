@@ -319,8 +319,8 @@ IMAGES = torch.randn(32, 1, 8, 8)
         (IMAGES.expand(32, 3, 8, 8), "does not run on its inputs of shape"),
         (IMAGES.long(), "does not run on its inputs of shape"),
         ([IMAGES[:16], torch.randn(16, 1, 12, 12)], r"different shapes, \[1, 8, 8\] and \[1, 12, 12\]"),
-        (IMAGES[:7], "has 7 images: too few"),
-        (torch.ones(32, 1, 8, 8), "32 times the same image"),
+        (IMAGES[:7], "has 7 inputs: too few"),
+        (torch.ones(32, 1, 8, 8), "32 times the same input"),
         (torch.cat([IMAGES, torch.full((1, 1, 8, 8), float("inf"))]), "not finite"),
     ],
 )

@@ -84,6 +84,7 @@ KINDS = ("words", "in place", "rounded", "detached", "without gradients", "one a
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_where_no_images_can_be_made_the_run_goes_on_without(kind: str) -> None:
+    torch.manual_seed(1)  # of some weights every output is the same
     example = torch.randint(20, (1, 8)) if kind == "words" else 9 * torch.rand(1, 3, 8)
     result = slimkit.compress(Odd(kind).eval(), example, ratio=0.4, onnx=False)
     assert result.mask.removed and result.report.fit is None

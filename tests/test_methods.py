@@ -299,7 +299,7 @@ def test_a_search_computes_in_the_precision_that_it_is_given(precision: str, sea
     class Told(nn.Conv2d):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             y = super().forward(x)
-            if self.training:
+            if self.training and len(x) > 2:  # fewer are a trial of the loss
                 made.add(y.dtype)
             return y
 
