@@ -696,6 +696,37 @@ def test_bytes_out_of_reach_are_refused(small: SimpleNamespace, tmp_path: Path) 
         solver(small.graph, torch.rand(small.graph.units), Widths(1), torch.zeros(small.graph.units, dtype=torch.bool))
 
 
+class Several(Small):
+    """The same, of a picture, a factor without a batch, whole numbers without one, and a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.words = nn.Linear(7, 10), nn.Embedding(5, 10)
+
+    def forward(self, x: Tensor, scale: Tensor, words: Tensor, row: Tensor) -> Tensor:
+        return super().forward(x * scale) + self.words(words).mean(0) + self.table(row)
+
+
+SEVERAL = {"x": IMAGE, "scale": torch.tensor(2.0), "words": torch.tensor([0, 3, 4]), "row": torch.ones(1, 7)}
+EXAMPLES = {"1-tuple": (Small, (IMAGE,)), "dict": (Small, {"x": IMAGE}), "several": (Several, SEVERAL)}
+
+
+@pytest.mark.parametrize("budget", ["max_latency", "max_bytes"])
+@pytest.mark.parametrize(("network", "example"), EXAMPLES.values(), ids=EXAMPLES)
+def test_whatever_a_network_is_called_with_is_measured(
+    network: type[nn.Module], example: Any, budget: str, machine: SimpleNamespace
+) -> None:
+    found = slimkit.compress(network().eval(), example, round_to=1, **{budget: 0.7}).report.budget
+    assert found is not None and 0.5 * found.original < found.reached <= 0.7 * found.original
+
+
+def test_layers_are_those_of_one_image_beside_an_input_without_a_batch(tmp_path: Path) -> None:
+    export_onnx(Several().eval(), tmp_path / "several.onnx", SEVERAL)
+    assert {layer.path: layer.area for layer in layers(tmp_path / "several.onnx")} == {
+        "stem.0": 64, "inner.0": 64, "inner.3": 64, "inner.6": 64, "tied.0": 64, "head.0": 1, "head.2": 1, "table": 1,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("settings", [{"ratio": 0.5}, {"max_macs": 0.5}, {"max_params": 0.5}])
 def test_other_budgets_need_no_solver(small: SimpleNamespace, settings: dict[str, Any]) -> None:
     assert measured_budget(CompressSpec(**settings), small.model, IMAGE, lambda *_: None) is None

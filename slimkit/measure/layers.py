@@ -76,12 +76,14 @@ def layers(path: str | Path, input_shape: tuple[int, ...] | None = None) -> list
     """
     model = onnx.load(str(path))
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    for value in model.graph.input:
-        if value.name not in weights:
-            dims = value.type.tensor_type.shape.dim
-            dims[0].dim_value = 1
-            for dim, size in zip(list(dims)[1:], input_shape or (), strict=False):
-                dim.dim_value = size
+    inputs = [value.type.tensor_type.shape.dim for value in model.graph.input if value.name not in weights]
+    inputs = [dims for dims in inputs if dims]  # a single number has no batch
+    free = [dims for dims in inputs if not dims[0].dim_value]
+    for dims in free or inputs:  # beside a free batch, one that is set is no batch
+        dims[0].dim_value = 1
+    for dims in inputs:
+        for dim, size in zip(list(dims)[1:], input_shape or (), strict=False):
+            dim.dim_value = size
     del model.graph.value_info[:]  # what is noted there is of the batch that the exporter saw
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")

@@ -309,18 +309,10 @@ def measured_budget(
     """Return what chooses the mask where the budget has to be measured: latency, energy, bytes; else None.
 
     `aim`: what is wanted of a mask that meets a time, see `LatencySolver`.
-
-    Raises:
-        SpecError: it has to be measured, and the network takes several inputs.
     """
     budget = spec.budget
     if budget.kind in ("ratio", "macs", "params"):
         return None
-    if not isinstance(example, Tensor):
-        raise SpecError(
-            f"max_{budget.kind} is {budget.asked}: only networks with one tensor as input are measured.\n"
-            "  Give another budget, such as `max_macs=0.5`"
-        )
     if budget.kind in ("latency", "energy"):
         return LatencySolver(dense, remove, budget, example, conditions(spec), spec.latency_table, progress, aim=aim)
     return SizeSolver(dense, remove, budget, example, progress, partial(export_network, spec=spec))

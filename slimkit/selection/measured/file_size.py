@@ -35,7 +35,7 @@ class SizeSolver:
         dense: the network before removal.
         remove: (network, graph, mask) -> the smaller network: `slimkit.surgery.remove`.
         budget: of kind `bytes`.
-        example: an image [N, C, H, W].
+        example: what it is called with.
         progress: called with what is being done, and the share done.
         write: (network, path, example) -> the ONNX file that a run delivers, metadata and all.
         original, target, reached: of the last mask, bytes.
@@ -44,7 +44,7 @@ class SizeSolver:
     dense: nn.Module
     remove: Remove
     budget: Budget
-    example: Tensor
+    example: Example
     progress: Progress = quiet
     write: Callable[[nn.Module, Path, Example], object] = export_onnx
     original: float = 0.0

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from slimkit.channels import Graph
 from slimkit.errors import BudgetError, MaskError, OutOfReachError
+from slimkit.example import Example
 from slimkit.export import export_onnx
 from slimkit.measure import energy, layer_table
 from slimkit.measure.conditions import Conditions
@@ -44,7 +45,7 @@ class LatencySolver:
         dense: the network before removal.
         remove: (network, graph, mask) -> the smaller network: `slimkit.surgery.remove`.
         budget: of kind `latency` or `energy`.
-        example: an image [N, C, H, W].
+        example: what it is called with.
         conditions: what the latency is of.
         table: file with the latency table of another machine, to aim at that machine.
         aim: what is wanted of a mask: the least loss of importance, or of scores that are losses and add up over units
@@ -64,7 +65,7 @@ class LatencySolver:
     dense: nn.Module
     remove: Remove
     budget: Budget
-    example: Tensor
+    example: Example
     conditions: Conditions = Conditions()
     table: str | None = None
     progress: Progress = quiet
