@@ -2,6 +2,7 @@
 
 import re
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import slimkit
 from slimkit.channels import Graph, trace
 from slimkit.channels.graph import Axis, Group, Kept, Work
 from slimkit.errors import BudgetError, MaskError, OutOfReachError
@@ -240,6 +242,38 @@ def test_a_step_that_an_engine_likes_gives_way_to_the_budget_and_one_that_was_as
         within_reach(graph, Widths(16), lambda widths: to_ratio(graph, scores, 0.98, widths))
     with pytest.raises(OutOfReachError, match="counts in steps of 16, 0.600 is the most"):
         within_reach(graph, Widths(16, False), lambda widths: to_ratio(graph, scores, 0.9, widths))
+
+
+def test_a_step_that_an_engine_likes_gives_way_where_nothing_at_all_could_go() -> None:
+    graph, scores = chain([40]), torch.arange(40.0)
+    mask = within_reach(graph, Widths(16), lambda widths: to_ratio(graph, scores, 0.05, widths))
+    assert removed(mask) == [0, 1, 2, 3]
+    fixed = torch.ones(40, dtype=torch.bool)
+    with pytest.raises(MaskError, match="no group has a smaller count, or those that have are kept on request"):
+        within_reach(graph, Widths(16), lambda widths: to_ratio(graph, scores, 0.5, widths, fixed))
+
+
+BUDGETS: dict[str, dict[str, Any]] = {
+    "ratio": {"ratio": 0.5},
+    "macs": {"max_macs": 0.4},
+    "macs by losses": {"max_macs": 0.4, "calibration": torch.randn(16, 3, 8, 8)},
+    "bytes": {"max_bytes": 0.7},
+}
+
+
+@pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS)
+def test_convolution_groups_as_wide_as_the_step_are_narrowed_by_less(
+    budget: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slimkit.runs.start.preferred_step", lambda: 16)
+    grouped = nn.Conv2d(48, 48, 3, padding=1, groups=3)
+    net = nn.Sequential(nn.Conv2d(3, 48, 1), nn.BatchNorm2d(48), nn.ReLU(), grouped, nn.BatchNorm2d(48), nn.ReLU())
+    net = nn.Sequential(net, nn.Conv2d(48, 4, 1)).eval()
+    small = slimkit.compress(net, torch.randn(1, 3, 8, 8), **budget)
+    assert min(group.after for group in small.report.groups) < 16  # of each convolution group
+    assert any("multiples of 16, which this engine likes" in note for note in small.report.warnings)
+    with pytest.raises(MaskError, match="nothing can be removed"):
+        slimkit.compress(net, torch.randn(1, 3, 8, 8), **budget, round_to=48)
 
 
 def test_a_network_without_removable_channels_says_what_holds_them() -> None:

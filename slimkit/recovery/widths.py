@@ -140,7 +140,7 @@ def affordable(
         try:
             if lost(step) <= enough:
                 break
-        except OutOfReachError:  # in steps as large
+        except (OutOfReachError, MaskError):  # in steps as large
             pass
         step //= 2
     return replace(widths, step=step)

@@ -99,12 +99,12 @@ def within_reach(graph: Graph, widths: Widths, attempt: Callable[[Widths], Tried
         attempt: widths -> what was wanted.
 
     Raises:
-        OutOfReachError: of the finest that are allowed.
+        OutOfReachError, MaskError: of the finest that are allowed.
     """
     while True:
         try:
             return attempt(widths)
-        except OutOfReachError:
+        except (OutOfReachError, MaskError):  # too little, or nothing, may go
             finer = widths.finer(graph)
             if finer is None:
                 raise
@@ -338,10 +338,8 @@ def nothing(graph: Graph, widths: Widths) -> str:
         reasons[kept.reason] = reasons.get(kept.reason, 0) + kept.channels
     why = "; ".join(f"{n} channels: {r}" for r, n in sorted(reasons.items(), key=lambda i: -i[1])[:3])
     if graph.units:
-        why = (
-            f"no group has a smaller count that is a multiple of {widths.step}, or those that have "
-            "are kept on request, or did not run narrower"
-        )
+        fits = f" that is a multiple of {widths.step}" if widths.step > 1 else ""
+        why = f"no group has a smaller count{fits}, or those that have are kept on request, or did not run narrower"
     return (
         "nothing can be removed from this network" + (f" ({why})" if why else "") + ".\n"
         "  See what holds each layer with: slimkit inspect CHECKPOINT"
