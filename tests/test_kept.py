@@ -1,5 +1,7 @@
 """Whether a file can hold a network is known before it is trained, and one that draws random numbers has its file."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -74,6 +76,67 @@ def test_what_no_file_can_hold_is_refused_before_it_is_trained(run, tmp_path):
     with pytest.raises(ArchitectureError, match=r"(?s)in training .*alone, as F.dropout\(x, p, self.training\)"):
         run(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+class Looping(nn.Module):
+    """Takes its images one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.out = nn.Sequential(conv_bn(1, 8), conv_bn(8, 8)), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([self.out(self.body(image[None]))[0] for image in x])
+
+
+class Deciding(Looping):
+    """Does what its data says, once it was told to."""
+
+    says = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x)
+        return self.out(x * 2 if self.says and x.mean() > 1e9 else x)
+
+
+IMAGES = torch.randn(16, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("network", "onnx", "remedy"),
+    [
+        (Looping, False, "leave out `onnx=False`: an ONNX file can hold it"),
+        (Deciding, False, "call slimkit.compress without out=: its result is the network itself"),
+        (Deciding, True, "call slimkit.compress without out=: its result is the network itself"),
+    ],
+)
+def test_what_no_file_that_is_asked_for_can_hold_is_refused_before_it_is_cut(network, onnx, remedy, tmp_path):
+    def no_step(what, share):
+        raise AssertionError(f"it was {what} already")
+
+    settings = {"onnx": onnx, "round_to": 1, "calibration": IMAGES}
+    with pytest.raises(ArchitectureError, match=re.escape(remedy)):
+        slimkit.compress(network(), IMAGES[:1], 0.5, out=tmp_path / "out", progress=no_step, **settings)
+    assert not (tmp_path / "out").exists()
+    as_said = {"onnx": True, "out": tmp_path / "out"} if network is Looping else {}
+    found = slimkit.compress(network(), IMAGES[:1], 0.5, **{**settings, **as_said})
+    assert found.model(IMAGES).shape == (16, 4, 8, 8)
+    assert (tmp_path / "out" / "model.onnx").exists() == (network is Looping)
+
+
+def test_a_retraining_after_which_no_file_can_hold_the_network_is_not_lost(tmp_path):
+    net = Deciding()
+    net.says = False
+
+    def retrain(slim, dense):
+        slim.says = True
+        return slim
+
+    found = slimkit.compress(
+        net, IMAGES[:1], 0.5, out=tmp_path / "out", round_to=1, retrain=retrain, calibration=IMAGES
+    )
+    assert found.model.says and found.report.channels.share_removed == 0.5
+    assert [note.split(":")[0] for note in found.report.warnings if "file" in note] == ["No slim file", "No ONNX file"]
 
 
 def test_a_factory_that_builds_another_network_each_time(tmp_path):

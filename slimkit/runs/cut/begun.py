@@ -157,7 +157,7 @@ def begin(given: Given, stages: Stages) -> Begun:
     require(spec.runtime)
     detection.check(spec, dense, dataset, given.calibration, given.retrain is not None)
     check_files(spec, dense, example)
-    if given.store is not None and (spec.epochs or given.retrain is not None):
+    if given.store is not None:
         check_kept(spec, dense, example)
     if spec.int8 and dataset is None:
         raise DataError("int8 is True: it needs data.\n  Give labelled data, for example `data='digits'`")

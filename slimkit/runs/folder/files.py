@@ -95,10 +95,10 @@ def check_files(spec: OnnxSpec, model: nn.Module, example: Example) -> None:
 
 
 def check_kept(spec: RunSpec, model: nn.Module, example: Example) -> None:
-    """Check before anything is trained that a file can hold the network, by writing one and reading it again.
+    """Check before anything is done that a file can hold the network, by writing one and reading it again.
 
     Raises:
-        ArchitectureError: it can be written neither as slim file nor as ONNX.
+        ArchitectureError: neither a slim file can, nor an ONNX file where one is wanted.
         ProofError: its file would be another network.
     """
     inputs = [example]
@@ -106,18 +106,20 @@ def check_kept(spec: RunSpec, model: nn.Module, example: Example) -> None:
         try:
             _reloaded(copied(model), example, Path(folder), proof.outputs(model, inputs), inputs)
         except ArchitectureError as unsaved:
-            if not spec.onnx:
-                raise
             try:
                 _write_onnx(deployed(copied(model)), example, Path(folder) / ONNX, inputs, spec)
             except (EngineError, TraceError, ProofError):
-                raise unsaved from None
+                raise ArchitectureError(
+                    f"{unsaved}; or call slimkit.compress without out=: its result is the network itself"
+                ) from None
+            if not spec.onnx:
+                raise ArchitectureError(f"{unsaved}; or leave out `onnx=False`: an ONNX file can hold it") from None
 
 
 def write_model(delivery: Delivery, inputs: Sequence[Example], slimmed: Slimmed, keep_files: bool = True) -> Written:
     """Write the network as slim file and as ONNX, and prove both against the one in memory.
 
-    The slim file is what must be: where ONNX cannot express a network, the run goes on without that file.
+    Where a file cannot express the network, the run goes on without it; `check_kept` has seen to it that one can.
 
     Args:
         delivery: both networks, and the folder to write into.
@@ -127,18 +129,16 @@ def write_model(delivery: Delivery, inputs: Sequence[Example], slimmed: Slimmed,
 
     Raises:
         ProofError: the slim file does not compute what the network does.
-        ArchitectureError: the network can be written neither as slim file nor as ONNX.
     """
     dense, model, example = delivery.dense, delivery.model, delivery.example
     spec, work = delivery.spec, delivery.work
     expected = proof.outputs(model, inputs)
     failed = [*_unseen(slimmed), *_unknown(slimmed.evidence, dense, model)]
-    reloaded, unsaved = None, None
+    reloaded = None
     if keep_files:
         try:
             reloaded = _reloaded(model, example, work, expected, inputs)
         except ArchitectureError as wrong:  # of a network that only describes itself
-            unsaved = wrong
             failed.append(missing("slim", wrong))
     error, used = None, described(provenance.of(model))
     model, dense = deployed(model), deployed(dense)
@@ -152,8 +152,6 @@ def write_model(delivery: Delivery, inputs: Sequence[Example], slimmed: Slimmed,
         else:
             with suppress(EngineError):  # over 2 GB: then only the small one is measured
                 export.export_onnx(dense, work / DENSE_ONNX, example, **_ways(spec))
-    if unsaved and error is None:
-        raise unsaved
     proven = Proof(
         masked_vs_slim=slimmed.error,
         slim_vs_reloaded=reloaded,
