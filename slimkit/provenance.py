@@ -79,6 +79,7 @@ class Provenance:
             `exported`, or None where it is unknown.
         arguments: keyword arguments of the factory.
         input_shape: shape of one image, (C, H, W).
+        inputs: name of an argument -> shape of one image, and type, where the network takes several, or one by name.
         classes: number of classes, None where the network is no classifier.
         finds: what a detector finds beside boxes and classes.
         normalisation: `mean` and `std` per input channel, of images in [0, 1].
@@ -90,6 +91,7 @@ class Provenance:
     arch: str | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
     input_shape: tuple[int, ...] | None = None
+    inputs: dict[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
     classes: int | None = None
     finds: Finds = Finds()
     normalisation: dict[str, list[float]] | None = None

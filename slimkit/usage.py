@@ -88,7 +88,8 @@ def described(
         batch: that the file is bound to.
     """
     if inputs is None:
-        inputs = {} if known.input_shape is None else {INPUT: (known.input_shape, "float32")}
+        only = {} if known.input_shape is None else {INPUT: (known.input_shape, "float32")}
+        inputs = {**known.inputs} or only
     scale, shape = known.normalisation, known.input_shape or ()
     told = None if scale is None or embedded else scale
     return Usage(

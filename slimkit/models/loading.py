@@ -34,6 +34,7 @@ from slimkit.models.signatures import Match
 from slimkit.modules import copied, unwrapped
 from slimkit.provenance import Provenance, Use
 from slimkit.quantity import number_of
+from slimkit.usage import INPUT
 
 
 def load(
@@ -73,11 +74,12 @@ def load(
 def _check_image(network: Network) -> None:
     """Refuse an image that is too large for the memory; a state dict's is the usual one of its architecture."""
     known = provenances.of(network.model)
-    if known.input_shape is None or network.source == "state dict":
+    shape = known.input_shape
+    if network.source == "state dict" or not (shape or known.inputs):
         return
     told = network.source == "slim file" and known.arch != EXPORTED
-    if not (told and memory.surely_fits(network.model, known.input_shape)):
-        memory.check_run(network.model, known.input_shape)
+    if known.inputs or not (told and memory.surely_fits(network.model, shape or ())):
+        memory.check_run(network.model, known.inputs or {INPUT: (shape or (), "float32")})
 
 
 def build(arch: str, classes: int | None = None, input_shape: tuple[int, ...] | None = None) -> Network:

@@ -8,10 +8,11 @@ the file, at least `FLOOR`, or by what the user says.
 import copy
 import math
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from slimkit.errors import CheckpointError
+from slimkit.example import Example, call, mapped
+from slimkit.usage import INPUT
 
 FACTOR = 8  # the weights, a copy of them, their gradients' like, and activations
 FLOOR = 2 * 2**30  # bytes: what the activations of a small network may take
@@ -126,19 +129,25 @@ def surely_fits(model: nn.Module, shape: tuple[int, ...]) -> bool:
     return limit is None or 8 * 4 * widest * math.prod(shape[1:]) <= limit.size
 
 
-def check_run(model: nn.Module, shape: tuple[int, ...]) -> None:
+def check_run(model: nn.Module, inputs: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
     """Refuse a network that takes too much memory on one image.
 
     It is run on the meta device, without numbers; one that cannot be is run for real, watched.
 
     Args:
         model: untouched.
-        shape: (C, H, W).
+        inputs: name -> shape of one image, and type; of one input that the network takes by its place, `usage.INPUT`.
     """
     limit = _current.get()
     if limit is None:
         return
-    limit.check(4 * math.prod(shape), f"an image of {'x'.join(map(str, shape))}")
+    for shape, _ in inputs.values():
+        limit.check(4 * math.prod(shape), f"an image of {'x'.join(map(str, shape))}")
+    empty = {
+        name: torch.empty(1, *shape, dtype=getattr(torch, dtype), device="meta")
+        for name, (shape, dtype) in inputs.items()
+    }
+    example: Example = empty[INPUT] if list(empty) == [INPUT] else empty
     memo: dict[int, Any] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         hollow = torch.empty_like(tensor, device="meta")
@@ -146,7 +155,7 @@ def check_run(model: nn.Module, shape: tuple[int, ...]) -> None:
     try:
         twin = copy.deepcopy(model, memo)
         with torch.no_grad(), watched():
-            twin(torch.empty(1, *shape, device="meta"))
+            call(twin, example)
         return
     except CheckpointError:
         raise
@@ -154,7 +163,7 @@ def check_run(model: nn.Module, shape: tuple[int, ...]) -> None:
         pass
     try:
         with torch.no_grad(), watched():
-            copy.deepcopy(model)(torch.zeros(1, *shape))
+            call(copy.deepcopy(model), mapped(example, partial(torch.zeros_like, device="cpu")))
     except CheckpointError:
         raise
     except Exception:  # it does not run: tracing will say so

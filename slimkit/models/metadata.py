@@ -16,12 +16,15 @@ from slimkit.errors import ArchitectureError, CheckpointError, RecordError
 from slimkit.models.names import is_plain
 from slimkit.provenance import UNKNOWN, Provenance
 from slimkit.record import Bounds, Count, Json, Positive, Record
+from slimkit.usage import INPUT, Input
 
 SCHEMA = "slimkit.slim/3"
 _FIRST = "slimkit.slim/1"  # knew of narrowing only
 _SECOND = "slimkit.slim/2"  # did not say how the network is used
 
-_Size = Annotated[int, Bounds(1, 2**24)]  # samples of a signal are many
+_LONGEST = 2**24  # samples of a signal are many
+_Size = Annotated[int, Bounds(1, _LONGEST)]
+_TYPES = ("float32", "float64", "complex64", "int8", "int16", "int32", "int64", "uint8", "bool")  # of inputs
 _LARGEST = 2**14  # of a factory's argument that is no size of a stored tensor
 _CODE = ("features_only", "feature_cls")  # timm traces such networks with torch.fx
 _MOST = 10_000  # values among the arguments
@@ -88,6 +91,18 @@ class Metadata(Record):
     def __post_init__(self) -> None:
         if self.input_shape is not None and not 1 <= len(self.input_shape) <= 4:
             raise ValueError("input_shape must have one to four sizes")
+        for one in self._named:
+            sizes = _sizes(one)
+            if sizes != one.shape or len(sizes) > 4 or max(sizes, default=1) > _LONGEST or one.dtype not in _TYPES:
+                raise ValueError(f"input {one.name!r} must be of one to four known sizes, and of a type of numbers")
+            if not one.name.isidentifier():
+                raise ValueError(f"input {one.name!r} must be called as an argument is")
+
+    @property
+    def _named(self) -> tuple[Input, ...]:
+        """The inputs that are told apart by their names."""
+        inputs = () if self.usage is None else self.usage.inputs
+        return () if [one.name for one in inputs] == [INPUT] else inputs
 
     def provenance(self) -> Provenance:
         """Return the record as the provenance to attach to the network."""
@@ -96,6 +111,7 @@ class Metadata(Record):
             arch=self.arch,
             arguments=plain["arguments"],
             input_shape=self.input_shape,
+            inputs={one.name: (_sizes(one), one.dtype) for one in self._named},
             classes=self.classes,
             normalisation=plain["normalisation"],
             use=UNKNOWN.use if self.usage is None else self.usage.use,
@@ -211,6 +227,10 @@ def _record(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Metadat
         if name in record.arguments:
             raise RecordError(f"the argument {name!r} builds code")
     return record
+
+
+def _sizes(one: Input) -> tuple[int, ...]:
+    return tuple(size for size in one.shape if size is not None)
 
 
 def _leaves(value: Any) -> Iterator[Any]:

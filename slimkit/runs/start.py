@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 from slimkit import data, provenance, tasks
 from slimkit.channels import Graph
 from slimkit.errors import DataError, SpecError
-from slimkit.example import Example, describe, of_batch, tensors
+from slimkit.example import Example, batch_size, describe, of_batch, tensors
 from slimkit.measure import layer_table
 from slimkit.measure.conditions import Conditions
 from slimkit.measure.environment import preferred_step
@@ -161,7 +161,7 @@ def reading(spec: DataSpec) -> data.Reading:
 
 
 def example(model: nn.Module, spec: CompressSpec | ExportSpec, dataset: data.Dataset | None = None) -> Example:
-    """Return one random input of a network; the shape of a single tensor is noted with the network.
+    """Return one random input of a network; its shapes are noted with the network.
 
     Args:
         model: a network, with the shape that its architecture is used with, if that is known.
@@ -173,24 +173,33 @@ def example(model: nn.Module, spec: CompressSpec | ExportSpec, dataset: data.Dat
     """
     random = torch.Generator().manual_seed(0 if isinstance(spec, ExportSpec) else spec.seed)
     asked = spec.shapes
-    if isinstance(asked, dict):
-        return {name: torch.randn(1, *shape, generator=random) for name, shape in asked.items()}
     known = provenance.of(model)
+    if isinstance(asked, dict):
+        return _noted(model, {name: torch.randn(1, *shape, generator=random) for name, shape in asked.items()})
     if asked and dataset and asked != dataset.input_shape:
         raise DataError(
             f"input_shape is {spec.input_shape}, but the images are {','.join(map(str, dataset.input_shape))}.\n"
             "  Leave input_shape out: with images it is not needed"
         )
     if dataset is not None:
-        return random_input(dataset, random.initial_seed())
+        return _noted(model, random_input(dataset, random.initial_seed()))
+    if known.inputs and not asked:
+        return {name: _drawn(shape, dtype, random) for name, (shape, dtype) in known.inputs.items()}
     shape = asked or known.input_shape
     if shape is None:
         raise DataError(
             "the network's input shape is not known: its file does not say, and no data was given.\n"
             "  Add `input_shape`, for example `input_shape='3,224,224'`, or `data`, or `arch`"
         )
-    provenance.attach(model, replace(known, input_shape=shape))
+    provenance.attach(model, replace(known, input_shape=shape, inputs={}))
     return torch.randn(1, *shape, generator=random)
+
+
+def _drawn(shape: tuple[int, ...], dtype: str, random: torch.Generator) -> Tensor:
+    """Return a random input of a batch of one; whole numbers are 0."""
+    if not getattr(torch, dtype).is_floating_point:
+        return torch.zeros(1, *shape, dtype=getattr(torch, dtype))
+    return torch.randn(1, *shape, dtype=getattr(torch, dtype), generator=random)
 
 
 def random_input(dataset: data.Dataset, seed: int) -> Example:
@@ -208,7 +217,7 @@ def random_input(dataset: data.Dataset, seed: int) -> Example:
 def example_of(model: nn.Module, given: Example) -> Example:
     """Return somebody's example input as our copy of the network takes it: on the CPU, in float32.
 
-    The shape of a single tensor is noted with the network; of anything else none is, not even a guess.
+    Shapes are noted with the network, in place of any guess.
     """
 
     def plain(tensor: Tensor) -> Tensor:
@@ -218,9 +227,21 @@ def example_of(model: nn.Module, given: Example) -> Example:
     example: Example = tree_map_only(Tensor, plain, given)
     if any(tensor.dim() and not len(tensor) for tensor in tensors(example)):
         raise DataError(f"example_input is {describe(example)}: it is empty.\n  Give one input or more")
-    only = _only(model, example)
-    shape = None if only is None else tuple(only.shape[1:])
-    provenance.attach(model, replace(provenance.of(model), input_shape=shape))
+    return _noted(model, example)
+
+
+def _noted(model: nn.Module, example: Example) -> Example:
+    """Note with a network what it is called with: the shape of a single tensor, or of each argument."""
+    only, known = _only(model, example), provenance.of(model)
+    if only is not None:
+        provenance.attach(model, replace(known, input_shape=tuple(only.shape[1:]), inputs={}))
+        return example
+    names = inspect.signature(model.forward).parameters
+    given = example if isinstance(example, Mapping) else dict(zip(names, example, strict=False))
+    inputs = {}
+    if all(isinstance(one, Tensor) and one.dim() and len(one) == batch_size(example) for one in given.values()):
+        inputs = {name: (tuple(one.shape[1:]), str(one.dtype).removeprefix("torch.")) for name, one in given.items()}
+    provenance.attach(model, replace(known, input_shape=None, inputs=inputs))
     return example
 
 

@@ -1,0 +1,86 @@
+"""A slim file of a network of several inputs, or one by name, says which: what reads it need not be told again."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import slimkit
+from slimkit.cli import main
+from slimkit.errors import CheckpointError
+from slimkit.models import metadata
+from slimkit.provenance import of
+
+CODE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.image = nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3))
+        self.table, self.words, self.out = nn.Linear(7, 16), nn.Embedding(9, 16), nn.Linear(16, 4)
+
+    def forward(self, image, table, words=None):
+        made = self.image(image).mean((2, 3)) + self.table(table)
+        return self.out(made if words is None else made + self.words(words).mean(1))
+
+def make():
+    return Net()
+"""
+EXAMPLE = {"image": torch.randn(1, 3, 20, 20), "table": torch.randn(1, 7), "words": torch.zeros(1, 5, dtype=torch.long)}
+SHAPES = {"image": ((3, 20, 20), "float32"), "table": ((7,), "float32"), "words": ((5,), "int64")}
+
+
+@pytest.fixture
+def code(tmp_path, monkeypatch):
+    (tmp_path / "net.py").write_text(CODE)
+    monkeypatch.chdir(tmp_path)
+    return "net.py:make"
+
+
+@pytest.mark.parametrize("example", [EXAMPLE, tuple(EXAMPLE.values())], ids=["by name", "by place"])
+def test_a_slim_file_says_what_its_network_is_called_with(example, code, tmp_path):
+    net = slimkit.models.build(code).model
+    slimkit.compress(net, example, 0.5, round_to=1, onnx=False, out="slim")
+    again = slimkit.load("slim/model.safetensors", arch=code)
+    assert of(again).inputs == SHAPES and of(again).input_shape is None
+    slim = ["slim/model.safetensors", "--arch", code]
+    assert main(["export", *slim, "--to", "onnx", "--out", "made"]) == 0
+    said = json.loads((tmp_path / "made" / "export.json").read_text())["usage"]["inputs"]
+    assert {one["name"]: (tuple(one["shape"]), one["dtype"]) for one in said} == SHAPES
+    assert main(["inspect", *slim]) == 0
+    assert main(["compress", *slim, "--ratio", "0.2", "--round-to", "1", "--no-onnx", "--out", "again"]) == 0
+
+
+def test_shapes_that_are_named_take_the_place_of_those_in_the_file(code, tmp_path):
+    slimkit.compress(slimkit.models.build(code).model, EXAMPLE, 0.5, round_to=1, onnx=False, out="slim")
+    words = ["--input-shape", "image=3,24,24", "--input-shape", "table=7"]
+    assert main(["export", "slim/model.safetensors", "--arch", code, *words, "--to", "onnx", "--out", "made"]) == 0
+    said = json.loads((tmp_path / "made" / "export.json").read_text())["usage"]["inputs"]
+    assert {one["name"]: one["shape"] for one in said} == {"image": [3, 24, 24], "table": [7]}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"shape": [2**40]},
+        {"shape": [3, None]},
+        {"shape": [1, 1, 1, 1, 1]},
+        {"dtype": "Tensor"},
+        {"name": "self.image"},
+    ],
+)
+def test_inputs_of_no_kind_are_not_taken_from_a_file(odd, code, tmp_path):
+    slimkit.compress(slimkit.models.build(code).model, EXAMPLE, 0.5, round_to=1, onnx=False, out="slim")
+    with safe_open("slim/model.safetensors", "pt") as file:
+        fields = json.loads(file.metadata()["slimkit"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del fields["digest"]
+    fields["usage"]["inputs"][0].update(odd)
+    text = json.dumps({**fields, "digest": metadata.digest(fields, tensors)})
+    save_file(tensors, "odd.safetensors", metadata={"slimkit": text})
+    with pytest.raises(CheckpointError, match="cannot be read .*input '"):
+        slimkit.load("odd.safetensors", arch=code)
