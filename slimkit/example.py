@@ -47,7 +47,8 @@ def are_scores(output: Any) -> TypeGuard[Tensor]:
 def named(example: Example, word: str = INPUT) -> dict[str, Tensor]:
     """Return the tensors of an example input, with `OUTPUT` those of outputs, by their names in an ONNX file."""
     if isinstance(example, Mapping):
-        return {name: value for name, value in example.items() if isinstance(value, Tensor)}
+        each = [{name: one} if isinstance(one, Tensor) else named((one,), name) for name, one in example.items()]
+        return {name: tensor for part in each for name, tensor in part.items()}
     found = tensors(example)
     return {word: found[0]} if len(found) == 1 else {f"{word}_{i}": tensor for i, tensor in enumerate(found)}
 

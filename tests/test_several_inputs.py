@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 import slimkit
 from slimkit.cli import main
-from slimkit.errors import CheckpointError
+from slimkit.errors import ArchitectureError, CheckpointError
 from slimkit.models import metadata
 from slimkit.provenance import of
 
@@ -84,3 +85,27 @@ def test_inputs_of_no_kind_are_not_taken_from_a_file(odd, code, tmp_path):
     save_file(tensors, "odd.safetensors", metadata={"slimkit": text})
     with pytest.raises(CheckpointError, match="cannot be read .*input '"):
         slimkit.load("odd.safetensors", arch=code)
+
+
+class Listed(nn.Module):
+    """Takes a list of views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.view, self.out = nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU()), nn.Conv2d(48, 4, 1)
+
+    def forward(self, views):
+        return self.out(torch.cat([self.view(view) for view in views], 1))
+
+
+VIEWS = [torch.randn(1, 3, 20, 20) for _ in range(3)]
+
+
+@pytest.mark.parametrize("example", [{"views": VIEWS}, (VIEWS,), (tuple(VIEWS),)])
+def test_a_network_that_takes_a_list_has_its_onnx_file_and_says_why_no_other(example, tmp_path):
+    found = slimkit.compress(Listed(), example, 0.5, round_to=1, out=tmp_path / "slim").report
+    assert found.proof.slim_vs_onnx < 1e-4 and len(found.usage.inputs) == 3
+    kind = "tuple" if isinstance(example, tuple) and isinstance(example[0], tuple) else "list"
+    assert found.warnings[0].startswith(f"No slim file: cannot export Listed: it takes a {kind} as one argument")
+    with pytest.raises(ArchitectureError, match=r"(?s)as one argument.*leave out `onnx=False`"):
+        slimkit.compress(Listed(), example, 0.5, round_to=1, out=tmp_path / "none", onnx=False)

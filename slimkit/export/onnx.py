@@ -66,8 +66,9 @@ def export_onnx(
 ) -> Exported:
     """Write a network in evaluation mode to one ONNX file; the network is left as it was found.
 
-    One input is called `input`, those of a tuple `input_0`, `input_1`, ..., those of a dict by their keys; the output
-    `output`, or `output_0`, `output_1`, ... in the order in which the network returns them. BatchNorm is folded into
+    One input is called `input`, those of a tuple `input_0`, `input_1`, ..., those of a dict by their keys, those of a
+    list in it `KEY_0`, `KEY_1`, ...; the output `output`, or `output_0`, `output_1`, ... in the order in which the
+    network returns them. BatchNorm is folded into
     the layer before it where that is exact. The same network gives the same bytes. The file takes its place only
     after `onnx.checker` has passed and ONNX Runtime has computed batches of 1 and 3 as torch does. Our own translation
     is tried first, then torch's exporter, then torch's exporter for a batch of one. The file's `metadata_props` say in

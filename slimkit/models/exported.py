@@ -8,7 +8,7 @@ import io
 import logging
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,9 @@ def to_bytes(model: nn.Module, text: str, example: Example | None = None) -> byt
     model = _plainly(copy.deepcopy(model).cpu().eval())
     given = of_batch(torch.zeros(1, *(shape or ())) if example is None else example, 2)
     named = isinstance(given, Mapping)
+    nested = next((one for one in _arguments(given) if isinstance(one, Mapping | tuple | list)), None)
+    if nested is not None:  # what is read again takes them one by one: it would be called in another way
+        raise _unwritable(model, f"it takes a {type(nested).__name__} as one argument, not tensors alone")
     args = given if isinstance(given, tuple) else () if named else (given,)
     kwargs = dict(given) if isinstance(given, Mapping) else {}
     free = tree_map(_free_batch, kwargs if named else args)
@@ -131,6 +134,12 @@ def to_bytes(model: nn.Module, text: str, example: Example | None = None) -> byt
     except CheckpointError as error:
         raise _unwritable(model, _said(error)) from error
     return buffer.getvalue()
+
+
+def _arguments(given: Example) -> Iterable[Any]:
+    if isinstance(given, torch.Tensor):
+        return ()
+    return given.values() if isinstance(given, Mapping) else given
 
 
 def _plainly(model: nn.Module) -> nn.Module:
