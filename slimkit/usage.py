@@ -22,12 +22,14 @@ class Input(Record):
         layout: of its dimensions: N images, C channels, D, H, W or L places; None where they mean something else.
         shape: of one image; None in it where a file leaves it free.
         dtype: type of its numbers.
+        proven: shape of one image that the file was proven with, where `shape` leaves sizes free.
     """
 
     name: str
     layout: str | None
     shape: tuple[Positive | None, ...]
     dtype: str
+    proven: tuple[Positive, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,7 @@ def described(
     outputs: Sequence[str] = (),
     embedded: bool = False,
     batch: int | None = None,
+    proven: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Usage:
     """Return how a network is used.
 
@@ -86,6 +89,7 @@ def described(
         outputs: names.
         embedded: the file normalises by itself: it takes pixels of 0 to 255.
         batch: that the file is bound to.
+        proven: name -> shape of one image that the file was proven with.
     """
     if inputs is None:
         only = {} if known.input_shape is None else {INPUT: (known.input_shape, "float32")}
@@ -95,7 +99,13 @@ def described(
     return Usage(
         task=known.use.task,
         inputs=tuple(
-            Input(name=name, layout=_LAYOUTS.get(len(sizes)), shape=sizes, dtype=dtype)
+            Input(
+                name=name,
+                layout=_LAYOUTS.get(len(sizes)),
+                shape=sizes,
+                dtype=dtype,
+                proven=(proven or {}).get(name) if None in sizes else None,
+            )
             for name, (sizes, dtype) in inputs.items()
         ),
         outputs=tuple(outputs),

@@ -96,7 +96,8 @@ def test_height_and_width_can_be_free(tmp_path: Path, fixed: bool) -> None:
         d.dim_param or d.dim_value for d in onnx.load(tmp_path / "net.onnx").graph.input[0].type.tensor_type.shape.dim
     ]
     assert dims == [1 if fixed else "batch", 3, "height", "width"]
-    assert told(tmp_path / "net.onnx")["inputs"][0]["shape"] == [3, None, None]
+    (said,) = told(tmp_path / "net.onnx")["inputs"]
+    assert (said["shape"], said["proven"]) == ([3, None, None], [3, 16, 16])
     for size in ((16, 16), (24, 40)):
         images = torch.randn(1 if fixed else 2, 3, *size)
         torch.testing.assert_close(
@@ -271,7 +272,9 @@ def test_files_and_report_say_how_the_network_is_used(tmp_path: Path) -> None:
     of_file = provenance.of(slimkit.load(out / "model.safetensors"))
     assert usage.described(of_file, outputs=["output"]).to_dict() == report
     assert report["task"] == "classification" and report["class_names"] == list("0123456789")
-    assert report["inputs"] == [{"name": "input", "layout": "NCHW", "shape": [1, 8, 8], "dtype": "float32"}]
+    assert report["inputs"] == [
+        {"name": "input", "layout": "NCHW", "shape": [1, 8, 8], "dtype": "float32", "proven": None}
+    ]
     assert (report["colour_order"], report["value_range"]) == ("grey", [0.0, 1.0])
     assert len(report["mean"]) == len(report["std"]) == 1
 

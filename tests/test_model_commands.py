@@ -22,7 +22,7 @@ from slimkit.provenance import Provenance
 from slimkit.settings import EvaluateSpec, ExportSpec
 from slimkit.settings.export import FORMATS as NAMES
 from tests.test_data import write_fashion
-from tests.test_data_folder import pairs
+from tests.test_data_folder import pairs, picture
 
 CHECKPOINT = Path(zoo.__file__).parent / "resnet8-digits.safetensors"
 PACKAGES = {"openvino": ["openvino"], "coreml": ["coremltools"], "ncnn": ["ncnn", "pnnx"], "tflite": ["litert_torch"]}
@@ -78,6 +78,19 @@ def test_a_file_of_one_image_at_a_time_is_measured(tmp_path: Path, capsys: pytes
         printed(capsys, "evaluate", str(tmp_path / name), "--data", "digits") for name in ("free.onnx", "fixed.onnx")
     )
     assert free["accuracy"] == fixed["accuracy"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--fixed-batch"], ["--fp16"]], ids=" ".join)
+def test_a_file_of_any_size_is_measured_at_the_one_it_was_proven_at(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(40):
+        picture(tmp_path / "data" / str(number % 10) / f"{number}.png")
+    out = tmp_path / "out"
+    printed(capsys, "export", str(CHECKPOINT), "--to", "onnx", "--free-size", *flags, "--out", str(out))
+    (file,) = out.glob("*.onnx")
+    found = printed(capsys, "evaluate", str(file), "--data", f"folder:{tmp_path / 'data'}")
+    assert found["assumptions"][0].startswith("pictures are read as 1x8x8, with input_shape from the network")
 
 
 @pytest.mark.parametrize(

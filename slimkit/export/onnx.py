@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from slimkit import provenance, usage
 from slimkit._version import __version__
 from slimkit.errors import EngineError, OutputError
-from slimkit.example import Example, batch_size, call, mapped, tensors
+from slimkit.example import Example, batch_size, call, mapped, named, tensors
 from slimkit.export import direct, general
 from slimkit.export.check import SEVERAL, check, line, references
 from slimkit.export.file import OnnxModel
@@ -107,13 +107,14 @@ def export_onnx(
         prepare = partial(_flattened, prepare=prepare)
     several = next((one.example for one in expected if batch_size(one.example) == SEVERAL), None)
     why = "" if several is not None else "it takes one image at a time"
+    proven = {name: tuple(tensor.shape[1:]) for name, tensor in named(example_input).items()}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         for last, (name, translate, batch) in _roads(opset, fixed_batch or several is None, free_size):
             try:
                 given = several if batch is None and several is not None else expected[0].example
                 made = translate(prepare(model), given)
-                said = usage.described(known, *_ends(made.proto), embedded=embed_normalisation, batch=batch)
+                said = usage.described(known, *_ends(made.proto), embed_normalisation, batch, proven)
                 _write(made, part, {"usage": json.dumps(said.to_dict()), **(metadata or {})})
                 check(part, expected, batch)
                 break

@@ -86,7 +86,7 @@ def _told(path: Path) -> tuple[Provenance, bool]:
         used = None
     if used is None:
         return replace(UNKNOWN, input_shape=_shape(model)), False
-    shape = used.inputs[0].shape if len(used.inputs) == 1 else ()
+    shape = (used.inputs[0].proven or used.inputs[0].shape) if len(used.inputs) == 1 else ()
     scale = {"mean": list(used.mean), "std": list(used.std)} if used.mean and used.std else None
     known = Provenance(
         input_shape=tuple(size for size in shape if size) if shape and None not in shape else None,
