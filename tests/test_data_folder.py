@@ -171,6 +171,26 @@ def test_sub_folders_are_taken_as_they_are(
     assert note is None or note in opened.notes[1]
 
 
+@pytest.mark.parametrize("parts", [("Train", "Val", "Test"), ("TRAINING", "valid", "Testing")])
+@pytest.mark.parametrize("made", [classes, pairs])
+def test_splits_are_splits_in_capitals_too(tmp_path: Path, parts: tuple[str, ...], made: Callable[..., Path]) -> None:
+    if made is classes:
+        opened = open_at(classes(tmp_path, parts))
+        assert any(f"{parts[0]}/ as train" in note for note in opened.notes)
+    else:
+        for part in parts:
+            pairs(tmp_path, place=f"{part}/{{kind}}")
+        opened = data.open(f"folder:{tmp_path}", task=SEGMENTATION, reading=Reading(input_shape=(3, 8, 8)))
+    count = 20 if made is classes else 8
+    assert [len(split) for split in (opened.train, opened.validation, opened.test)] == [count] * 3
+
+
+def test_folders_that_all_hold_the_same_folders_are_asked_about(tmp_path: Path) -> None:
+    opened = open_at(classes(tmp_path, ("first", "second")))
+    assert opened.class_names == ("first", "second")
+    assert any("all of which hold the folders cat, dog: if those are the classes" in note for note in opened.notes)
+
+
 @pytest.mark.parametrize("parts", [("train", "val", "test"), ("training", "validation", "testing"), (".",)])
 def test_a_class_may_be_called_as_a_split_is(tmp_path: Path, parts: tuple[str, ...]) -> None:
     names = ("bus", "car", "train", "truck")

@@ -13,7 +13,7 @@ from slimkit.data import coco, yolo_labels
 from slimkit.data.boxes import Boxed
 from slimkit.data.dataset import Dataset
 from slimkit.data.folder import arranged
-from slimkit.data.listing import PARTS, pictures, readable
+from slimkit.data.listing import PARTS, folder_named, pictures, readable, sub_folders
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.mirror import mirrored, partners
 from slimkit.data.order import number
@@ -179,7 +179,8 @@ def _listed(root: Path, given: str, finds: Finds) -> tuple[dict[str, list[Boxed]
 
 def _annotations(root: Path, given: str, finds: Finds) -> dict[str, Path]:
     """Return the JSON files of the splits, that of training first; a single one is of training."""
-    inside = {part: [root / name / _ROBOFLOW for name in names] for part, names in PARTS.items()}
+    folders = sub_folders(root)
+    inside = {part: [root / name / _ROBOFLOW for name in folders if name.lower() in PARTS[part]] for part in PARTS}
     found = {part: [path for path in paths if path.is_file()] for part, paths in inside.items()}
     for folder in (root / "annotations", root):
         if any(found.values()):
@@ -190,7 +191,7 @@ def _annotations(root: Path, given: str, finds: Finds) -> dict[str, Path]:
                 break
             for part, names in PARTS.items():
                 pattern = rf"{begin}({'|'.join(names)})\d*\.json"
-                found[part] = [path for path in files if re.fullmatch(pattern, path.name)]
+                found[part] = [path for path in files if re.fullmatch(pattern, path.name, re.IGNORECASE)]
         if not any(found.values()):
             found["train"] = files
     double = next((paths for paths in found.values() if len(paths) > 1), None)
@@ -205,9 +206,9 @@ def _annotations(root: Path, given: str, finds: Finds) -> dict[str, Path]:
 def _homes(root: Path, part: str, path: Path) -> list[Path]:
     """Return where the pictures of a file of annotations may lie."""
     stem = path.stem.removeprefix("instances_").removeprefix("person_keypoints_")
-    names = [stem, *PARTS[part]]
-    inside = [top / name for top in (root / "images", root) for name in names]
-    return [folder for folder in (*inside, root / "images", path.parent, root) if folder.is_dir()]
+    tops = [top for top in (root / "images", root) if top.is_dir()]
+    inside = [folder_named(top, (name,)) for top in tops for name in (stem, *PARTS[part])]
+    return [folder for folder in (*inside, root / "images", path.parent, root) if folder and folder.is_dir()]
 
 
 def _of_yolo(root: Path, given: str) -> dict[str, list[Boxed]]:
@@ -215,7 +216,8 @@ def _of_yolo(root: Path, given: str) -> dict[str, list[Boxed]]:
     places = {"train": (images, labels)} if images.is_dir() else {}
     folders = [entry.name for top in (root, images) if top.is_dir() for entry in top.iterdir() if entry.is_dir()]
     for part, names in PARTS.items():
-        for name in (one for one in sorted(folders) if re.fullmatch(rf"({'|'.join(names)})\d*", one)):  # also val2017
+        pattern = re.compile(rf"({'|'.join(names)})\d*", re.IGNORECASE)  # also val2017
+        for name in filter(pattern.fullmatch, sorted(folders)):
             for pair in ((root / name / "images", root / name / "labels"), (images / name, labels / name)):
                 if pair[0].is_dir():
                     places[part] = pair

@@ -1,5 +1,6 @@
 """A folder of pictures, one sub-folder a class; with train/, val/ and test/ above them, or without."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -44,7 +45,7 @@ def folder(
     reading = reading or Reading()
     given = f"folder:{root}"
     seen, notes = view(reading, own)
-    classes, parts = _listed(root, given)
+    classes, parts, said = _listed(root, given)
     parts, left_out = _checked(parts, given, reading.allow_bad)
     parts, drawn = arranged(parts, seed, given)
     splits = {
@@ -60,7 +61,7 @@ def folder(
         std=seen.std,
         resize=seen.resize,
         crop=seen.cropped,
-        notes=(*notes, *left_out, *drawn),
+        notes=(*notes, *said, *left_out, *drawn),
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
@@ -96,7 +97,8 @@ def arranged(parts: dict[str, list[Item]], seed: int, given: str) -> tuple[dict[
     return {**parts, "test": parts["validation"]}, ("there is no test/ folder: test figures are those of val/",)
 
 
-def _listed(root: Path, given: str) -> tuple[list[str], dict[str, list[LabelledFile]]]:
+def _listed(root: Path, given: str) -> tuple[list[str], dict[str, list[LabelledFile]], tuple[str, ...]]:
+    """Return the classes, the files of each split, and what was assumed of the folders."""
     if not root.is_dir():
         raise DataError(f"{given} is not a folder.\n{_HOW}")
     folders = split_folders(root)
@@ -112,7 +114,26 @@ def _listed(root: Path, given: str) -> tuple[list[str], dict[str, list[LabelledF
     for path, names in inside.items():
         if strange := sorted(set(names) - set(classes)):
             raise DataError(f"{given}: {path} has the class {strange[0]!r}, which training has not.\n{_HOW}")
-    return classes, {part: _of_classes(path, classes, given) for part, path in folders.items()}
+    files = {part: _of_classes(path, classes, given) for part, path in folders.items()}
+    return classes, files, _said(root, folders, classes)
+
+
+def _said(root: Path, folders: dict[str, Path], classes: list[str]) -> tuple[str, ...]:
+    """Say which folders were taken for splits though their names are written otherwise, or may have been meant so."""
+    renamed = [f"{path.name}/ as {part}" for part, path in folders.items() if path != root and not path.name.islower()]
+    if renamed:
+        return (f"folders are taken as splits: {', '.join(renamed)}",)
+    below = {tuple(sub_folders(root / name)) for name in classes} if folders["train"] == root else set()
+    if len(below) == 1 and len(names := below.pop()) > 1:
+        return (
+            f"classes are {_few(classes)}, all of which hold the folders {_few(names)}: if those are the classes, call "
+            "the folders above them train, val and test",
+        )
+    return ()
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def _of_classes(folder: Path, classes: list[str], given: str) -> list[LabelledFile]:

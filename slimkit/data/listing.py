@@ -53,8 +53,15 @@ def sub_folders(folder: Path) -> list[str]:
 
 def split_folders(root: Path) -> dict[str, Path]:
     """Return the sub-folders of a folder that are splits: train, validation, test."""
-    found = {part: next((root / n for n in names if (root / n).is_dir()), None) for part, names in PARTS.items()}
+    found = {part: folder_named(root, names) for part, names in PARTS.items()}
     return {part: path for part, path in found.items() if path is not None}
+
+
+def folder_named(root: Path, names: Sequence[str]) -> Path | None:
+    """Return the sub-folder with the first of these names, else with one of them in capitals; None without any."""
+    exact = next((root / name for name in names if (root / name).is_dir()), None)
+    lower = {name.lower() for name in names}
+    return exact or next((root / name for name in sub_folders(root) if name.lower() in lower), None)
 
 
 def in_bytes(picture: Any) -> Any:

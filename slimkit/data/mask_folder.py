@@ -10,7 +10,7 @@ from torch import Tensor
 
 from slimkit.data.dataset import Dataset
 from slimkit.data.folder import arranged
-from slimkit.data.listing import FORMATS, PARTS, open_picture, pictures, problem, readable
+from slimkit.data.listing import FORMATS, PARTS, folder_named, open_picture, pictures, problem, readable
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.pictures import SQUASH, Reading, View, as_tensor, view
 from slimkit.errors import DataError
@@ -96,12 +96,13 @@ class MaskReader:
 def _listed(root: Path, given: str) -> dict[str, list[MaskedPicture]]:
     if not root.is_dir():
         raise DataError(f"{given} is not a folder.\n{_HOW}")
-    places: dict[str, tuple[Path | None, Path | None]] = {"train": (_one(root, _IMAGES), _one(root, _MASKS))}
+    tops = folder_named(root, _IMAGES), folder_named(root, _MASKS)
+    places: dict[str, tuple[Path | None, Path | None]] = {"train": tops}
     for part, names in PARTS.items():
-        inside = _one(root, names)
+        inside = folder_named(root, names)
         if inside is not None:  # train/images
-            places[part] = (_one(inside, _IMAGES), _one(inside, _MASKS))
-        images, masks = (None if top is None else _one(top, names) for top in (_one(root, _IMAGES), _one(root, _MASKS)))
+            places[part] = (folder_named(inside, _IMAGES), folder_named(inside, _MASKS))
+        images, masks = (None if top is None else folder_named(top, names) for top in tops)
         if images is not None:  # images/train
             places[part] = (images, masks)
     parts = {}
@@ -113,10 +114,6 @@ def _listed(root: Path, given: str) -> dict[str, list[MaskedPicture]]:
         if not parts[part]:
             raise DataError(f"{given}: no pictures in {image_folder}.\n{_HOW}")
     return parts
-
-
-def _one(folder: Path, names: tuple[str, ...]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_dir()), None)
 
 
 def _pairs(images: Path, masks: Path) -> list[MaskedPicture]:
