@@ -6,7 +6,6 @@ tensor, weights signed with one scale an output channel. On x86 without VNNI, su
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,9 +16,10 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from slimkit.errors import CheckpointError, DataError, EngineError, OutputError
+from slimkit.errors import CheckpointError, DataError, EngineError
 from slimkit.example import Example, batch_size, fed, parts, tensors
 from slimkit.modules import quiet
+from slimkit.whole_file import write_whole
 
 
 def quantise(onnx_path: str | Path, out_path: str | Path, calibration_batches: Iterable[Example]) -> None:
@@ -71,7 +71,7 @@ def quantise(onnx_path: str | Path, out_path: str | Path, calibration_batches: I
     metadata |= {"int8": "static, QDQ, activations U8, weights S8 per channel"}
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
-    _replace(target, model.SerializeToString(deterministic=True))
+    write_whole(target, model.SerializeToString(deterministic=True), "the INT8 file")
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -97,17 +97,3 @@ def _whole(graph: onnx.GraphProto) -> set[str]:
         if node.op_type == "ConvTranspose" and any(entry.name == "group" and entry.i > 1 for entry in node.attribute)
     ]
     return {node.input[1] for node in grouped}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as error:
-        raise OutputError(
-            f"{path.parent}: the INT8 file cannot be written: {error.strerror or error}.\n"
-            "  Make room, or choose another place with `out`"
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)

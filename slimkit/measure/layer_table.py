@@ -21,6 +21,7 @@ from slimkit.measure.node_times import NodeTime, latency_by_node, unprofiled
 from slimkit.progress import Progress, quiet
 from slimkit.record import Amount, Positive, Record
 from slimkit.results import TableSummary
+from slimkit.whole_file import write_whole
 
 _SHARES = (0.25, 0.5)  # of a layer's width; the whole width is always timed
 _PART = 4  # inputs that are fewer than a block are computed in parts of it (ONNX Runtime, measured)
@@ -236,13 +237,7 @@ def save(table: LatencyTable, path: str | Path, force: bool = False) -> None:
         OutputError: the file exists, or cannot be written.
     """
     check_free(path, force)
-    part = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(table.to_dict(), indent=1, allow_nan=False) + "\n")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"{path}: the table cannot be written ({error.strerror or error}).") from error
+    write_whole(Path(path), json.dumps(table.to_dict(), indent=1, allow_nan=False) + "\n", "the table")
 
 
 def check_free(path: str | Path, force: bool) -> None:

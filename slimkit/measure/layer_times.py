@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
@@ -18,6 +19,7 @@ from slimkit.measure.environment import cpu_name
 from slimkit.measure.layers import DEPTHWISE, LINEAR, Shape
 from slimkit.measure.node_times import latency_by_node
 from slimkit.progress import Progress
+from slimkit.whole_file import whole
 
 _REPEATS = 8
 _ROUNDED = 0.0005  # milliseconds that a profiler of whole microseconds leaves out, on average
@@ -123,10 +125,7 @@ def _read(store: Path) -> dict[str, tuple[float, float]]:
 
 def _write(store: Path, known: dict[str, tuple[float, float]]) -> None:
     """Keep times; where the folder cannot be written they are measured again the next time."""
-    try:
+    with suppress(OSError):
         store.parent.mkdir(parents=True, exist_ok=True)
-        part = store.with_name(f".{store.name}.{os.getpid()}.part")
-        part.write_text(json.dumps({"schema": _SCHEMA, "ms": known}, indent=0))
-        os.replace(part, store)
-    except OSError:
-        pass
+        with whole(store) as part:
+            part.write_text(json.dumps({"schema": _SCHEMA, "ms": known}, indent=0))

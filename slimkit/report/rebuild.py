@@ -6,6 +6,7 @@ from pathlib import Path
 from slimkit.errors import OutputError
 from slimkit.report.page import comparison_page, run_page, study_page
 from slimkit.results import LatencyEntry, Report, report_file, study_file
+from slimkit.whole_file import write_whole
 
 Timed = Callable[[Sequence[tuple[Path, Report]]], Sequence[LatencyEntry | None]]
 
@@ -53,10 +54,7 @@ def _check_free(path: Path, force: bool) -> None:
 
 def _written(path: Path, text: str, force: bool) -> Path:
     _check_free(path, force)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: the page cannot be written ({error.strerror}).\n  Give another `out`") from None
+    write_whole(path, text, "the page")
     return path
 
 

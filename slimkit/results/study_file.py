@@ -6,6 +6,7 @@ from pathlib import Path
 
 from slimkit.errors import RecordError
 from slimkit.results.study import Arm
+from slimkit.whole_file import whole
 
 NAME = "study.jsonl"
 _LARGEST = 100_000_000  # bytes
@@ -24,9 +25,8 @@ def append(path: Path, arm: Arm) -> None:
 
 def write(path: Path, arms: Iterable[Arm]) -> None:
     """Replace the file by these arms, in this order; it is never half there."""
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text("".join(map(line, arms)), encoding="utf-8")
-    beside.replace(path)
+    with whole(path) as part:
+        part.write_text("".join(map(line, arms)), encoding="utf-8")
 
 
 def read(path: Path) -> tuple[list[Arm], str]:

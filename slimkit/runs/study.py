@@ -20,6 +20,7 @@ from slimkit.runs.arms.workers import Here, Processes, WorkerDied, Workers
 from slimkit.runs.folder import output as folder
 from slimkit.runs.plan import plan
 from slimkit.settings import StudySpec, study_spec
+from slimkit.whole_file import whole
 
 TRIES = 3  # of an arm whose worker dies
 PAGE = "study.html"
@@ -80,7 +81,8 @@ def study(
         arms = tuple(done[run.key] for run in runs if run.key in done)
         if arms:
             study_file.write(home / study_file.NAME, arms)
-            (home / PAGE).write_text(page.study_page(arms), encoding="utf-8")
+            with whole(home / PAGE) as part:
+                part.write_text(page.study_page(arms), encoding="utf-8")
     if failed:
         raise TrainingError(_lost(failed, len(runs) - len(done), target))
     return Study(arms, target, tuple(notes))

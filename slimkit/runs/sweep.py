@@ -18,6 +18,7 @@ from slimkit.runs.folder import resume as resuming
 from slimkit.settings import CompressSpec
 from slimkit.settings.output import OutputOptions
 from slimkit.training import trackers
+from slimkit.whole_file import write_whole
 
 PAGE = "comparison.html"
 
@@ -89,7 +90,7 @@ def sweep_checkpoint(
         except (BudgetError, MaskError) as error:
             missed[name] = error
     if len(reports) > 1:
-        page.write_text(comparison_page(list(reports.items())), encoding="utf-8")
+        write_whole(page, comparison_page(list(reports.items())), "the page")
     if missed:
         raise BudgetError(_said(missed, list(reports), target))
     return Sweep(SweepReport(names=tuple(reports), runs=tuple(reports.values())), target)
