@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.optim.swa_utils import AveragedModel
 
 _ATOMS = {int, float, bool, str, type(None), torch.dtype, torch.Size}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network inside `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
+    """Return the network inside `torch.compile`, `DataParallel`, `DistributedDataParallel` and `AveragedModel`."""
     while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)):
             model = model.module
         elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
             model = inner

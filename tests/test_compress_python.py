@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
 import slimkit
@@ -166,6 +167,24 @@ def test_own_retraining_and_own_figures(resnet: nn.Module) -> None:
     assert seen[0][0] < seen[0][1]
     assert bool((result.model.fc.bias == 7.0).all())  # type: ignore[union-attr,operator]
     assert (result.report.own.after["weights"], result.report.own.before["weights"]) == seen[0]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        partial(torch.compile, backend="eager"),
+        nn.DataParallel,
+        AveragedModel,
+        lambda net: nn.DataParallel(torch.compile(AveragedModel(net), backend="eager")),
+    ],
+    ids=["compiled", "parallel", "averaged", "all at once"],
+)
+def test_networks_may_be_wrapped_and_come_back_wrapped(
+    resnet: nn.Module, wrap: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
+    result = slimkit.compress(wrap(resnet), DIGIT, 0.5, retrain=lambda slim, _: wrap(slim), out=tmp_path / "out")
+    assert type(result.model) is type(resnet)
+    assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 def diverged(model: nn.Module, teacher: nn.Module) -> nn.Module:

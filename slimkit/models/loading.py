@@ -120,9 +120,9 @@ def as_network(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> 
     """Take a network that is already in memory; the model is copied, not changed.
 
     Args:
-        model: any network, also within `torch.compile`, DataParallel or DistributedDataParallel; one from slimkit,
-            torchvision, the zoo or timm is saved by name, one of Ultralytics as its checkpoint, any other one as an
-            exported program. A detector of torchvision becomes its `Heads`.
+        model: any network, also within `torch.compile`, DataParallel, DistributedDataParallel or AveragedModel; one
+            from slimkit, torchvision, the zoo or timm is saved by name, one of Ultralytics as its checkpoint, any other
+            one as an exported program. A detector of torchvision becomes its `Heads`.
         input_shape: shape (C, H, W) of one image; the architecture's usual one where None.
 
     Raises:

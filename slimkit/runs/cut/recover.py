@@ -13,6 +13,7 @@ from slimkit import data, provenance, recovery, training
 from slimkit.errors import TrainingError
 from slimkit.example import Example
 from slimkit.models.detectors import Heads
+from slimkit.modules import unwrapped
 from slimkit.quantity import number_of
 from slimkit.recovery import fold
 from slimkit.recovery.gap import comparable
@@ -197,6 +198,7 @@ def _own(retrain: Retrain, model: nn.Module, dense: nn.Module) -> Retrained:
     given = retrain(copy.deepcopy(model), copy.deepcopy(dense))
     record = Recovery(epochs=0, seconds=0.0, images=0, device="", precision="", history=(), by="own")
     found, record = (given.model, given.record) if isinstance(given, Retrained) else (given, record)
+    found = unwrapped(found) if isinstance(found, nn.Module) else found
     if not isinstance(found, nn.Module) or {n: t.shape for n, t in found.state_dict().items()} != shapes:
         what = type(found).__name__ + (" with other weights" if isinstance(found, nn.Module) else "")
         raise TrainingError(
