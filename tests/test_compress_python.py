@@ -175,9 +175,9 @@ def test_own_retraining_and_own_figures(resnet: nn.Module) -> None:
         partial(torch.compile, backend="eager"),
         nn.DataParallel,
         AveragedModel,
-        lambda net: nn.DataParallel(torch.compile(AveragedModel(net), backend="eager")),
+        lambda net: nn.DataParallel(AveragedModel(net)),
     ],
-    ids=["compiled", "parallel", "averaged", "all at once"],
+    ids=["compiled", "parallel", "averaged", "both"],
 )
 def test_networks_may_be_wrapped_and_come_back_wrapped(
     resnet: nn.Module, wrap: Callable[[nn.Module], nn.Module], tmp_path: Path

@@ -429,7 +429,16 @@ BAD = {
     "thin layers that are whole": (lambda f: f["edits"].append(factorised("fc", 1)), "has changed since"),
     "groups that divide nothing": (lambda f: odd(f, {"groups": 3}), "cannot be two thin layers"),
     "no groups": (lambda f: odd(f, {"groups": 0}), "cannot be two thin layers"),
-    "a layer with a name that is code": (lambda f: f["edits"].append(factorised("a b", 1)), "a part named 'a b'"),
+    "no layer of an odd name": (lambda f: f["edits"].append(factorised("a b", 1)), "no layer 'a b'"),
+    "a layer with a name that moves the cursor": (
+        lambda f: f["edits"].append(factorised("a\x1b[2J", 1)),
+        r"a part named 'a\\x1b\[2J'",
+    ),
+    "a layer with a name that turns the text": (
+        lambda f: f["edits"].append(factorised("a\u202e", 1)),
+        r"a part named 'a\\u202e'",
+    ),
+    "a layer with a long name": (lambda f: f["edits"].append(factorised("a" * 201, 1)), "a part named 'a"),
     "attributes of an edit": (lambda f: odd(f, {"groups": 10**9}), "larger tensors than those in the file"),
     "mask of nothing": (lambda f: f["edits"].append(masked("fc.gamma", 1)), "no weight 'fc.gamma'"),
     "mask that did not hold": (lambda f: f["edits"].append(masked("fc.weight", 1)), "192 weights that are not 0"),
@@ -449,6 +458,30 @@ BAD = {
     "module": (lambda f: f["edits"][0]["attributes"].update({"nosuch": {"groups": 1}}), "no module 'nosuch'"),
     "another network": (lambda f: f.update(arch="zoo:vgg8", edits=[]), "has changed since"),
 }
+
+
+ODD_NAMES = """
+from torch import nn
+
+def make():
+    net = nn.Sequential(nn.Sequential(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+    for width, name in zip((1, 16), NAMES):
+        layer = nn.Sequential(nn.Conv2d(width, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        net[0].add_module(name, layer)
+    return net
+"""
+
+
+@pytest.mark.parametrize("names", [("stage 1", "stage 2"), ("a/b", "c:d"), ("a+b", "(x)"), ("é", "漢"), ('"', "\\")])
+def test_parts_of_a_network_may_be_called_anything(names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(f"NAMES = {names}\n{ODD_NAMES}", encoding="utf-8")
+    net = models.build("own.py:make").model
+    slim = slimkit.compress(net, torch.randn(1, 1, 8, 8), 0.5, recover=False, onnx=False, out=tmp_path / "out").model
+    again = models.load_slim(tmp_path / "out" / "model.safetensors", arch="own.py:make")
+    x = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(again(x), slim(x))
+    assert sum(p.numel() for p in again.parameters()) < sum(p.numel() for p in net.parameters())
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -13,7 +13,7 @@ from torch import Tensor
 from slimkit import provenance, usage
 from slimkit._version import __version__
 from slimkit.errors import ArchitectureError, CheckpointError, RecordError
-from slimkit.models.names import is_plain
+from slimkit.models.names import is_shown
 from slimkit.provenance import UNKNOWN, Provenance
 from slimkit.record import Bounds, Count, Json, Positive, Record
 from slimkit.usage import INPUT, Input
@@ -220,7 +220,7 @@ def _record(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Metadat
     names = [*record.aliases, *(name for table in changed for name in table)]
     names += [name for edit in record.edits if isinstance(edit, FactorisedEntry) for name in edit.ranks]
     names += [name for edit in record.edits if isinstance(edit, MaskedEntry) for name in edit.left]
-    odd = next((name for name in names if not is_plain(name)), None)
+    odd = next((name for name in names if not is_shown(name)), None)
     if odd is not None:
         raise RecordError(f"a part named {odd!r}")
     for name in _CODE:

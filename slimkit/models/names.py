@@ -1,11 +1,13 @@
 """Which names of modules, parameters and buffers are taken from a file.
 
-torch.fx and torch.export paste such names into source code that is run, and messages show them: they are plain.
+Where the file holds the modules themselves, torch.fx and torch.export paste their names into source code that is run:
+they are plain. Where it only names modules of a network that its architecture builds, messages show them.
 """
 
 import re
 
-_PART = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
+_LONGEST = 200  # letters of a part
+_PART = re.compile(rf"[A-Za-z0-9_-]{{1,{_LONGEST}}}", re.ASCII)
 _MOST = 100  # parts of a path
 
 
@@ -14,3 +16,13 @@ def is_plain(path: object) -> bool:
     if not isinstance(path, str) or path.count(".") >= _MOST:
         return False
     return path == "" or all(_PART.fullmatch(part) for part in path.split("."))
+
+
+def is_shown(path: object) -> bool:
+    """Tell whether a dotted path can stand in a message: no letter of it moves a cursor or turns the text around."""
+    return (
+        isinstance(path, str)
+        and path.isprintable()
+        and path.count(".") < _MOST
+        and all(len(part) <= _LONGEST for part in path.split("."))
+    )
