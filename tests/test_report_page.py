@@ -121,6 +121,12 @@ def test_hover_texts_say_layer_and_numbers(pages):
     assert any(title.startswith("epoch 1.") and "distance 0." in title for title in titles)
 
 
+@pytest.mark.parametrize(("batch", "said"), [(1, "time an image"), (8, "time of a batch of 8")])
+def test_the_time_of_a_batch_is_called_that(batch, said):
+    text = run_page(changed(bare_report(), {f"{side}/latency_ms/batch": batch for side in ("before", "after")}))
+    assert {one for one in ("time an image", "time of a batch of 8") if f">{one}<" in text} == {said}
+
+
 @pytest.mark.parametrize("low, high", [(0.915, 1.0), (0.9, 0.992), (0.5, 0.52), (0.0, 0.9), (0.93, 0.9312)])
 def test_ticks_are_exact(low, high):
     """No tick of an axis is rounded away from the value at which it stands: 97.5 % was written as 98 %."""

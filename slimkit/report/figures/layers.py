@@ -45,9 +45,9 @@ def macs(layers: Sequence[LayerEntry], width: int) -> Drawing:
     return _bars(layers, width, "macs", "MACs an image", amount)
 
 
-def times(layers: Sequence[LayerEntry], width: int) -> Drawing:
-    """Draw the time of every layer, before and after, ms."""
-    return _bars(layers, width, "ms", "time an image", milliseconds)
+def times(layers: Sequence[LayerEntry], width: int, batch: int) -> Drawing:
+    """Draw the time of every layer, before and after, ms, for a batch of so many images."""
+    return _bars(layers, width, "ms", "time an image" if batch == 1 else f"time of a batch of {batch}", milliseconds)
 
 
 def _bars(layers: Sequence[LayerEntry], width: int, key: str, name: str, show: Show) -> Drawing:

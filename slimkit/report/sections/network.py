@@ -48,11 +48,13 @@ def work(report: Report) -> Section | None:
     """MACs, and time where it was measured, of every layer before and after."""
     every = report.layers
     legend = [("before", "dense"), ("after", "slim")]
+    timed = report.before.latency_ms
+    batch = timed.batch if timed else 1
     parts: list[Any] = []
     if any(layer.macs_before for layer in every):
         parts.append(picture("macs", "MACs of every layer", lambda width: layers.macs(every, width), legend))
     if any(layer.ms_before for layer in every):
-        parts.append(picture("times", "Time of every layer", lambda width: layers.times(every, width), legend))
+        parts.append(picture("times", "Time of every layer", lambda width: layers.times(every, width, batch), legend))
     if not parts:
         return None
     return Section(
