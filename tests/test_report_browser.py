@@ -7,7 +7,7 @@ import subprocess
 from html import unescape
 
 import pytest
-from report_sample import train_report
+from report_sample import bare_report, compress_report, train_report
 
 from slimkit.report.page import run_page
 
@@ -27,8 +27,12 @@ PROBE = """<script>addEventListener("load", () => {
   const top = document.elementFromPoint(where.clientX, where.clientY);
   top.dispatchEvent(new PointerEvent("pointermove", where));
   const tip = document.getElementById("tip");
+  const cut = [...document.querySelectorAll("svg text")].filter((text) => {
+    const own = text.getBoundingClientRect();
+    return own.width > 0 && (own.left < 0 || own.right > innerWidth);
+  }).map((text) => text.textContent.trim());
   const result = {
-    figures, tip: tip.hidden ? null : tip.textContent,
+    figures, cut, tip: tip.hidden ? null : tip.textContent,
     paper: getComputedStyle(document.body).backgroundColor,
     overflow: document.documentElement.scrollWidth - innerWidth,
     cells: [...document.querySelectorAll("[data-path]")].map(
@@ -83,3 +87,10 @@ def test_a_browser_shows_it(tmp_path, width, dark):
     assert cells["before/params"] == (report.before.params, "77.8 k")
     assert cells["after/accuracy/test"] == (report.after.accuracy.test, f"{100 * report.after.accuracy.test:.2f} %")
     assert cells["proof/slim_vs_reloaded"] == (0.0, "0")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("made", [bare_report, compress_report, train_report])
+def test_no_word_of_a_drawing_is_cut_off(tmp_path, made, width):
+    assert open_page(run_page(made()), tmp_path, width, dark=False)[0]["cut"] == []

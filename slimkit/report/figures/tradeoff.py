@@ -134,8 +134,7 @@ def after_cut(rows: Sequence[tuple[str, float]], dense: float | None, by: Accura
             textcoords="offset points", ha="right", va="bottom", size=11, color=MUTED,
         )  # fmt: skip
     axes.set(xlim=(0, top), ylim=(len(rows) - 0.5, -0.75), yticks=[])
-    error = "output error: root mean square, in standard deviations of the outputs"
-    axes.set_xlabel(f"{by.metric} {by.unit if not accuracy else ''}".strip() if by else error)
+    axes.set_xlabel(f"{by.metric} {by.unit if not accuracy else ''}".strip() if by else "output error")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value, 0) if accuracy else f"{value:g}"))
     axes.spines["left"].set_visible(False)
     return drawing
