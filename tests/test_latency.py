@@ -688,6 +688,7 @@ def test_the_file_that_is_delivered_is_within_a_budget_of_bytes(share: float, tm
     found = slimkit.compress(net, images[:1], max_bytes=share, calibration=images, round_to=1, out=tmp_path / "slim")
     budget = found.report.budget
     assert budget is not None and budget.reached == (tmp_path / "slim" / "model.onnx").stat().st_size <= budget.target
+    assert budget.original == found.report.before.bytes
 
 
 def test_bytes_out_of_reach_are_refused(small: SimpleNamespace, tmp_path: Path) -> None:

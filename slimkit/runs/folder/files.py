@@ -151,7 +151,7 @@ def write_model(delivery: Delivery, inputs: Sequence[Example], slimmed: Slimmed,
             failed.append(missing("ONNX", wrong))
         else:
             with suppress(EngineError):  # over 2 GB: then only the small one is measured
-                export.export_onnx(dense, work / DENSE_ONNX, example, **_ways(spec))
+                export_network(dense, work / DENSE_ONNX, example, spec)  # as the one that a budget weighed
     proven = Proof(
         masked_vs_slim=slimmed.error,
         slim_vs_reloaded=reloaded,
@@ -170,6 +170,7 @@ def missing(kind: str, error: SlimkitError) -> str:
 
 def export_network(model: nn.Module, path: Path, example: Example, spec: FileSpec) -> Exported:
     """Write a network as ONNX as the settings say, with what is known of its architecture."""
+    model = deployed(model)
     said = {"arch": str(provenance.of(model).arch), **told_in_onnx(model, example, spec.free_size)}
     return export.export_onnx(model, path, example, said, **_ways(spec))
 
