@@ -12,9 +12,12 @@ from torch import nn
 import slimkit
 from slimkit.cli import main
 from slimkit.errors import EngineError, OutputError
+from slimkit.measure import engines
 from slimkit.measure.layer_table import LatencyTable, check_fits, load
 from slimkit.measure.layers import layers
 from slimkit.runs import bench as benching
+from slimkit.runs.start import allowed_widths
+from slimkit.settings import CompressSpec
 
 IMAGE = torch.randn(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
 
@@ -64,6 +67,18 @@ def test_a_table_from_elsewhere_decides_and_the_report_says_whose_it_is(dense: P
     assert share.report.budget.target == 4.0 and torch.equal(share.mask.keep, result.mask.keep)
 
 
+@pytest.mark.parametrize("runtime", ["tensorrt", "openvino"])
+def test_a_table_of_an_engine_that_does_not_run_here_is_aimed_at(
+    runtime: str, dense: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    path = table_of(dense, cpu="a board", network_ms=8.0, runtime=runtime, engine=f"{runtime} 10 (fp16)", step=32)
+    report = slimkit.compress(network(), IMAGE, max_latency="6ms", latency_table=str(path)).report
+    assert report.budget.by_table and report.budget.where.startswith(f"a board, {runtime} 10 (fp16)")
+    assert any("measured on this machine, in onnxruntime" in note for note in report.budget.notes)
+    assert allowed_widths(CompressSpec(max_latency="6ms", latency_table=str(path))).step == 32
+
+
 def test_the_command_says_what_is_wrong_with_a_table(
     dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +103,7 @@ def test_the_command_says_what_is_wrong_with_a_table(
     assert "of another network: it has 3 layers, this one has 4" in refused(
         json.dumps(there | {"rows": there["rows"][:-1]}), *half
     )
+    monkeypatch.setattr(engines, "_openvino", lambda: None)  # as where it is installed
     assert "Add --runtime openvino, or" in refused(json.dumps(there | {"runtime": "openvino"}), *half)
     assert "Add --threads 2, or" in refused(json.dumps(there | {"threads": 2}), *half)
     said = refused(json.dumps(there), "--max-latency", "0.01")

@@ -82,6 +82,15 @@ def require(engine: str) -> None:
         _openvino()
 
 
+def runs_here(engine: str) -> bool:
+    """Tell whether an engine is known and installed."""
+    try:
+        require(engine)
+    except EngineError:
+        return False
+    return True
+
+
 def onnxruntime_session(path: Path, threads: int, profile_prefix: str | None = None) -> Any:
     """Open a session with all optimisations: sequential, threads that sleep while they wait."""
     import onnxruntime

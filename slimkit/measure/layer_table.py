@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from slimkit.errors import EngineError, OutputError, RecordError
+from slimkit.measure.engines import runs_here
 from slimkit.measure.environment import cpu_name, preferred_step
 from slimkit.measure.latency import Latency, measure
 from slimkit.measure.layer_times import LayerSize, times
@@ -72,7 +73,7 @@ class LatencyTable(Record):
     """What the layers of a network cost on one machine.
 
     Attributes:
-        runtime: the engine, as `--engine` names it; engine: its name and version.
+        runtime: the engine, as `--engine` names it, or one that slimkit does not run; engine: its name and version.
         threads, batch, cpu: what was timed, and on what.
         step: channel counts that the engine runs fast there are multiples of this.
         network_ms: latency of the whole network.
@@ -277,11 +278,15 @@ def check_fits(
 ) -> None:
     """Check that a table that was read is one of this network, engine, thread count and batch.
 
+    One of an engine that does not run here is aimed at whatever engine latency is measured in.
+
     Raises:
         EngineError: it is not; the message says in what they differ.
     """
     asked: dict[str, object] = {"engine": engine, "threads": threads, "batch": batch}
     given = {"engine": table.runtime, "threads": table.threads, "batch": table.batch}
+    if not runs_here(table.runtime):
+        asked["engine"] = table.runtime
     differing = [name for name, value in asked.items() if given[name] != value]
     if differing:
         theirs, own = (", ".join(f"{name} {side[name]}" for name in differing) for side in (given, asked))

@@ -151,7 +151,8 @@ class LatencySolver:
         if predicted > self._goal:
             raise OutOfReachError(self._out_of_reach(problem, counts))
         self.notes.append(
-            f"That is by the table of {self.where}; the latency shown beside it was measured on this machine."
+            f"That is by the table of {self.where}; the latency shown beside it was measured on this machine, "
+            f"in {self.conditions.engine}."
         )
         if costs.clock == "cpu":
             self.notes.append("The machine of the table was too noisy for wall times: its times are CPU times.")
