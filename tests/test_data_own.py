@@ -202,6 +202,21 @@ def test_what_is_no_data_set_says_why(given: Any, why: str) -> None:
         list(data.as_dataset(given).train.batches(3))
 
 
+@pytest.mark.parametrize("low", [-1, -100])
+@pytest.mark.parametrize("kind", ["tensors", "arrays", "items"])
+def test_labels_below_0_are_told_as_such(kind: str, low: int) -> None:
+    images, labels = torch.randn(12, 3, 4, 4), torch.arange(12) % 3
+    wrong = labels.clone()
+    wrong[-1] = low
+    make: dict[str, Any] = {
+        "tensors": lambda *pair: pair,
+        "arrays": lambda *pair: tuple(one.numpy() for one in pair),
+        "items": TensorDataset,
+    }
+    with pytest.raises(DataError, match=rf"(?s)dataset: validation: class number {low} is below 0.*from 0"):
+        data.as_dataset((make[kind](images, labels), make[kind](images, wrong)))
+
+
 def test_items_that_are_no_tensors_ask_for_a_transform() -> None:
     class Items(torch.utils.data.Dataset[Any]):
         def __len__(self) -> int:

@@ -62,7 +62,7 @@ def dataset_of(
     return Dataset(
         name=name,
         task=task,
-        classes=_classes(parts) if task is CLASSIFICATION else None,
+        classes=_classes(parts, given) if task is CLASSIFICATION else None,
         input_shape=_shape(splits["train"], f"{given}: train"),
         mean=mean,
         std=std,
@@ -190,10 +190,14 @@ def _shape(train: Split, given: str) -> tuple[int, ...]:
     return tuple(found.shape if isinstance(inputs, list) else found.shape[1:])
 
 
-def _classes(parts: Mapping[str, Any]) -> int | None:
-    """Return one more than the largest class number, where all targets are at hand."""
+def _classes(parts: Mapping[str, Any], given: str) -> int | None:
+    """Return one more than the largest class number, where all targets are at hand.
+
+    Raises:
+        DataError: one is below 0.
+    """
     largest = 0
-    for part in parts.values():
+    for name, part in parts.items():
         source = part.source if isinstance(part, Items) else part
         if _is_tensors(part):
             targets = part[1]
@@ -205,5 +209,10 @@ def _classes(parts: Mapping[str, Any]) -> int | None:
         targets = whole(torch.as_tensor(targets))
         if targets.is_floating_point() or targets.dim() != 1 or not len(targets):
             return None
+        if (least := int(targets.min())) < 0:
+            raise DataError(
+                f"{given}: {name}: class number {least} is below 0, and no class.\n"
+                "  Number classes from 0, and leave out inputs that are of none"
+            )
         largest = max(largest, int(targets.max()))
     return largest + 1

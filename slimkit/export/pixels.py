@@ -28,7 +28,7 @@ def normalisation_of(model: nn.Module, example_input: Example) -> MeanAndStd:
     if known is None:
         raise EngineError(
             "embed_normalisation is True: which mean and std the network was trained with is not known.\n"
-            "  Give `mean` and `std` beside `data`, or leave out `embed_normalisation`"
+            "  Run `slimkit compress` on pictures, whose file says them, or leave out `embed_normalisation`"
         )
     channels = len(known["mean"])
     if not isinstance(example_input, Tensor) or example_input.dim() < 3 or example_input.shape[1] != channels:
