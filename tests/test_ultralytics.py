@@ -243,6 +243,17 @@ def test_its_onnx_file_is_measured_as_well_and_plain_ultralytics_takes_it(slim, 
     assert seen.names == ultralytics.YOLO(slim / "model.pt").names and len(seen.boxes)
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_an_onnx_file_that_ultralytics_exported_is_measured_too(dynamic, slim, data, tmp_path, capsys):
+    path = shutil.copy(slim / "model.pt", tmp_path)
+    made = ultralytics.YOLO(path).export(format="onnx", imgsz=SIDE, simplify=False, dynamic=dynamic, verbose=False)
+    capsys.readouterr()
+    assert main(["evaluate", str(made), "--data", str(data), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["accuracy"]
+    before = json.loads((slim / "report.json").read_text())["after"]["accuracy"]
+    assert found["metric"] == "mAP50-95" and found["validation"] == pytest.approx(before["validation"], abs=0.01)
+
+
 def test_what_is_exported_for_engines_is_decoded(slim, tmp_path):
     from slimkit.measure.engines import open_runner
 

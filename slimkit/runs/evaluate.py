@@ -1,6 +1,7 @@
 """How good the network in a file is: `slimkit evaluate`."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from slimkit.errors import CheckpointError, RecordError, SpecError
 from slimkit.hardware import working_device
 from slimkit.models.ultralytics import Maps
 from slimkit.progress import Progress, quiet
-from slimkit.provenance import UNKNOWN, Provenance
+from slimkit.provenance import UNKNOWN, Provenance, Use
 from slimkit.results import Evaluation
 from slimkit.runs import detection, yolo
 from slimkit.runs.figures import judged
@@ -85,7 +86,7 @@ def _told(path: Path) -> tuple[Provenance, bool]:
     except (KeyError, ValueError, RecordError):
         used = None
     if used is None:
-        return replace(UNKNOWN, input_shape=_shape(model)), False
+        return _by_ultralytics(said, _shape(model)), False
     shape = (used.inputs[0].proven or used.inputs[0].shape) if len(used.inputs) == 1 else ()
     scale = {"mean": list(used.mean), "std": list(used.std)} if used.mean and used.std else None
     known = Provenance(
@@ -97,6 +98,16 @@ def _told(path: Path) -> tuple[Provenance, bool]:
         return known, False
     channels = shape[0] or 3
     return replace(known, normalisation={"mean": [0.0] * channels, "std": [1.0] * channels}), True
+
+
+def _by_ultralytics(said: dict[str, Any], shape: tuple[int, ...] | None) -> Provenance:
+    """Return what Ultralytics says in the files that it exports itself; of any other file the shape alone is known."""
+    if not (said.get("task") in TASKS and "names" in said):
+        return replace(UNKNOWN, input_shape=shape)
+    if shape is None or len(shape) != 3:  # exported for images of any size
+        sizes = re.findall(r"[0-9]{1,5}", said.get("imgsz", "")) or ["640"]
+        shape = (3, int(sizes[0]), int(sizes[-1]))
+    return replace(UNKNOWN, input_shape=shape, use=Use(task=said["task"]))
 
 
 def _shape(model: onnx.ModelProto) -> tuple[int, ...] | None:

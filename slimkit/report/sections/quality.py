@@ -70,8 +70,8 @@ def _cut(entries: tuple[AfterCut, ...], dense: float | None, by: Accuracy, image
         right = quantity(entry.accuracy, partial(metric, unit=by.unit, places=2), f"after_cut/{index}/accuracy")
         error = quantity(entry.output_error, digits, f"after_cut/{index}/output_error")
         rows.append((words(_treatment(entry)), right, error))
-    error = "; output error is the root mean square of the difference, in standard deviations of the outputs"
-    caption = "Right after the cut, before any retraining" + (f": {images}" if by_accuracy else error)
+    unit = "; output error is the root mean square of the difference, in standard deviations of the outputs"
+    caption = "Right after the cut, before any retraining" + (f": {images}" if by_accuracy else unit)
     head = ("", by.metric, "output error")
     if len(shown) < 2:  # a chart of one bar says nothing that a line of a table does not
         return [Table(head=head, rows=rows, caption=caption)] if rows else []
