@@ -279,7 +279,7 @@ def slim(path: Path, **changes) -> Path:
         {"input_shape": [1, 65_000, 65_000]},
         {"input_shape": [1, 10**7, 10**7]},
         {"arguments": {"width": [1] * 10**5}},
-        {"attributes": {'a"b': {"x": 1}}},
+        {"attributes": {"a\nb": {"x": 1}}},
     ],
     ids=str,
 )
