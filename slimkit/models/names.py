@@ -9,6 +9,7 @@ import re
 _LONGEST = 200  # letters of a part
 _PART = re.compile(rf"[A-Za-z0-9_-]{{1,{_LONGEST}}}", re.ASCII)
 _MOST = 100  # parts of a path
+_QUOTES = set("\"'\\")
 
 
 def is_plain(path: object) -> bool:
@@ -19,10 +20,11 @@ def is_plain(path: object) -> bool:
 
 
 def is_shown(path: object) -> bool:
-    """Tell whether a dotted path can stand in a message: no letter of it moves a cursor or turns the text around."""
+    """Tell whether a dotted path can stand in a message: none of it moves a cursor, turns text, or ends a quotation."""
     return (
         isinstance(path, str)
         and path.isprintable()
+        and not _QUOTES & set(path)
         and path.count(".") < _MOST
         and all(len(part) <= _LONGEST for part in path.split("."))
     )
