@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import slimkit
 from slimkit.cli import main
-from slimkit.errors import ArchitectureError, SlimkitError
+from slimkit.errors import ArchitectureError, SlimkitError, TraceError
 from tests.blocks import conv_bn
 
 DRAWS = {
@@ -122,6 +122,12 @@ def test_what_no_file_that_is_asked_for_can_hold_is_refused_before_it_is_cut(net
     found = slimkit.compress(network(), IMAGES[:1], 0.5, **{**settings, **as_said})
     assert found.model(IMAGES).shape == (16, 4, 8, 8)
     assert (tmp_path / "out" / "model.onnx").exists() == (network is Looping)
+
+
+@pytest.mark.parametrize("retrain", [None, lambda slim, dense: slim])
+def test_a_network_that_does_not_run_is_told_by_tracing(retrain, tmp_path):
+    with pytest.raises(TraceError, match="cannot run on its example input"):
+        slimkit.compress(Looping(), torch.randn(1, 3, 8, 8), 0.5, retrain=retrain, out=tmp_path / "out")
 
 
 def test_a_retraining_after_which_no_file_can_hold_the_network_is_not_lost(tmp_path):
