@@ -3,7 +3,7 @@
 import itertools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import slimkit
+from slimkit import models, zoo
 from slimkit.channels import Graph, trace
 from slimkit.errors import BudgetError, EngineError, OutOfReachError, OutputError, SpecError
 from slimkit.export import export_onnx
@@ -750,3 +751,24 @@ def test_a_real_network_meets_its_latency(tmp_path: Path) -> None:
     export_onnx(remove(model, graph, mask), tmp_path / "slim.onnx", image)
     dense, slim = measure([tmp_path / "dense.onnx", tmp_path / "slim.onnx"])
     assert 0.45 <= slim.cpu_ms / dense.cpu_ms <= 0.53
+
+
+@pytest.mark.parametrize(
+    "how", [{"embed_normalisation": True}, {"opset": 20}, {"fixed_batch": True}, {"free_size": True}]
+)
+def test_what_is_timed_is_the_file_that_is_delivered(how: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
+    """But for its size, which is left free after it was timed."""
+    seen: list[tuple[int, list[str]]] = []
+    timed = solver_module.measure
+
+    def spied(paths: Sequence[Path], *args: Any, **others: Any) -> list[Any]:
+        file = onnx.load(paths[-1])
+        seen.append((file.opset_import[0].version, [node.op_type for node in file.graph.node]))
+        return timed(paths, *args, **others)
+
+    monkeypatch.setattr(solver_module, "measure", spied)
+    net = models.load(Path(zoo.__file__).parent / "resnet8-digits.safetensors").model
+    image = torch.zeros(1, 1, 8, 8)
+    slimkit.compress(net, image, max_latency=0.8, recover=False, out=tmp_path / "out", **how)
+    file = onnx.load(tmp_path / "out" / "model.onnx")
+    assert (file.opset_import[0].version, [node.op_type for node in file.graph.node]) in seen

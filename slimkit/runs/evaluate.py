@@ -38,8 +38,9 @@ def evaluate_model(path: Path, spec: EvaluateSpec, progress: Progress = quiet) -
     embedded = False
     assumed: tuple[str, ...] = ()
     if path.suffix == ".onnx":
-        spec.refuse_idle(source.READING, "an ONNX file says all that there is to know of the network")
         network, (known, embedded) = path, _told(path)
+        if known.use.task != DETECTION.name:  # of a detector the file is judged with what stands beside it
+            spec.refuse_idle(source.READING, "an ONNX file says all that there is to know of the network")
     else:
         found = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
         network, known = found.model, provenance.of(found.model)

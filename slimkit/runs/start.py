@@ -335,7 +335,10 @@ def measured_budget(
     if budget.kind in ("ratio", "macs", "params"):
         return None
     if budget.kind in ("latency", "energy"):
-        return LatencySolver(dense, remove, budget, example, conditions(spec), spec.latency_table, progress, aim=aim)
+        write = partial(export_network, spec=replace(spec, free_size=False))  # times are of one size
+        return LatencySolver(
+            dense, remove, budget, example, conditions(spec), spec.latency_table, progress, aim=aim, write=write
+        )
     return SizeSolver(dense, remove, budget, example, progress, partial(export_network, spec=spec))
 
 

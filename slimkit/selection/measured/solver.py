@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from math import log
 from pathlib import Path
@@ -50,6 +51,7 @@ class LatencySolver:
         table: file with the latency table of another machine, to aim at that machine.
         aim: what is wanted of a mask: the least loss of importance, or of scores that are losses and add up over units
             and groups, or the same share of every group.
+        write: (network, path, example) -> the ONNX file that is timed, as a run delivers it.
         progress: called with what is being done, and the share done.
         rounds: of the last mask.
         original, target, reached: of the last mask, ms or mJ; `reached` as measured beside the original.
@@ -79,6 +81,7 @@ class LatencySolver:
     by_table: bool = False
     notes: list[str] = field(default_factory=list)
     aim: Aim = "importance"
+    write: Callable[[nn.Module, Path, Example], object] = export_onnx
     tables: list[layer_table.LatencyTable] = field(default_factory=list)
     seen: list[RoundEntry] = field(default_factory=list)
     _hint: str = ""
@@ -95,7 +98,7 @@ class LatencySolver:
         with tempfile.TemporaryDirectory() as folder:
             dense = Path(folder, "dense.onnx")
             self.progress("exporting the network to time it", None)
-            export_onnx(self.dense, dense, self.example)
+            self.write(self.dense, dense, self.example)
             costs = self._table(dense)
             found = blocks(graph, scores, widths, fixed)
             if not found.groups:
@@ -187,7 +190,7 @@ class LatencySolver:
     def _try(self, problem: Problem, counts: GroupCounts, predicted: float, dense: Path, slim: Path) -> float:
         """Make the network with these counts, measure it beside the dense one, and return its share."""
         smaller = self.remove(self.dense, problem.graph, Mask(problem.keep(counts)))
-        export_onnx(smaller, slim, self.example)
+        self.write(smaller, slim, self.example)
         before, after = map(self._value, self._measure([dense, slim]))
         self._aim_from(before)
         self.rounds.append(RoundEntry(predicted=predicted, reached=after / before))
