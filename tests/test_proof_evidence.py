@@ -161,7 +161,7 @@ def test_outputs_that_never_vary_prove_nothing_and_nothing_is_written(how: Any, 
     net = Hides(how)
     dead = fully(net)
     assert (dead.error, dead.constant, dead.channels, dead.proven) == (0, channels, channels, False)
-    with pytest.raises(ProofError, match=f"its {channels} outputs are the same whatever it is given"):
+    with pytest.raises(ProofError, match=f"all outputs of the one given, {channels}, are the same"):
         prove(net, trace(net, X), lambda _: Mask.full(trace(net, X)), [X])
 
 

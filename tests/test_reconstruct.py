@@ -306,10 +306,10 @@ def test_what_does_not_help_on_inputs_held_out_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("batches", "words"),
     [
-        ([torch.randn(7, 4)], "7 images"),
-        ([torch.randn(1, 4).expand(16, 4)], "same image"),
+        ([torch.randn(7, 4)], "7 inputs"),
+        ([torch.randn(1, 4).expand(16, 4)], "same input"),
         ([torch.randn(16, 4), torch.full((4, 4), float("nan"))], "not finite"),
-        ([], "0 images"),
+        ([], "0 inputs"),
     ],
 )
 def test_poor_calibration_is_refused(batches: list[Example], words: str) -> None:
