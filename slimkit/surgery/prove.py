@@ -144,8 +144,8 @@ def _no_evidence(model: nn.Module, found: Evidence, inputs: Sequence[Trial]) -> 
     whole = proof.evidence(model, model, inputs)
     if whole.channels and whole.constant == whole.channels:
         return (
-            f"nothing can be proved about a smaller network: all outputs of the one given, {whole.channels}, are the same "
-            "whatever it is called with.\n"
+            f"nothing can be proved about a smaller network: all outputs of the one given, {whole.channels}, are the "
+            "same whatever it is called with.\n"
             "  Train it first, or give other weights: a head that begins at zero says nothing"
         )
     if found.on:
