@@ -324,7 +324,7 @@ def test_a_metric_must_give_one_number_an_image() -> None:
         (CLASSIFICATION, torch.zeros(2, 3), torch.zeros(2), 3, r"whole numbers \[N\], but these are float32"),
         (CLASSIFICATION, torch.zeros(2, 3), torch.zeros(2, 4, 4).long(), 3, "one class number per image"),
         (CLASSIFICATION, torch.zeros(2, 3), torch.tensor([0, 3]), None, "from 0 to 3, the network has classes 0 to 2"),
-        (CLASSIFICATION, torch.zeros(2, 3), torch.tensor([-1, 1]), None, "from -1 to 1"),
+        (CLASSIFICATION, torch.zeros(2, 3), torch.tensor([-1, 1]), None, "class number -1 is below 0"),
         (CLASSIFICATION, torch.zeros(2, 3), torch.tensor([0, 1]), 10, "10 classes, the network 3"),
         (SEGMENTATION, torch.zeros(2, 3), torch.zeros(2, 4, 4).long(), 3, r"map a class.*\[2, 3\]"),
         (SEGMENTATION, torch.zeros(2, 3, 4, 4), torch.zeros(2).long(), 3, "per pixel"),

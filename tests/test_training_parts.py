@@ -262,7 +262,7 @@ def test_device_and_precision_are_what_the_machine_has(monkeypatch: pytest.Monke
     assert hardware.pick_device("auto").type == "cpu"
     with pytest.raises(EngineError, match="finds none here"):
         hardware.pick_device("cuda")
-    with pytest.raises(EngineError, match="`device=cuda:1`: PyTorch"):
+    with pytest.raises(EngineError, match="`device='cuda:1'`: PyTorch"):
         hardware.pick_device("cuda:1")
     assert training.Recipe(epochs=1, device="cuda:1").device == "cuda:1"
     monkeypatch.setattr(hardware, "has_bf16", lambda device: False)
