@@ -22,6 +22,7 @@ from slimkit import models, zoo
 from slimkit.channels import Graph, trace
 from slimkit.errors import BudgetError, EngineError, OutOfReachError, OutputError, SpecError
 from slimkit.export import export_onnx
+from slimkit.measure import latency
 from slimkit.measure import layer_table as table_module
 from slimkit.measure import layer_times as samples
 from slimkit.measure.conditions import Conditions
@@ -759,7 +760,7 @@ def test_a_real_network_meets_its_latency(tmp_path: Path) -> None:
 def test_what_is_timed_is_the_file_that_is_delivered(how: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
     """But for its size, which is left free after it was timed."""
     seen: list[tuple[int, list[str]]] = []
-    timed = solver_module.measure
+    timed = latency.measure
 
     def spied(paths: Sequence[Path], *args: Any, **others: Any) -> list[Any]:
         file = onnx.load(paths[-1])
