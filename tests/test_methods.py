@@ -12,6 +12,7 @@ import slimkit
 from slimkit import methods, provenance, zoo
 from slimkit.errors import MaskError, SlimkitError, SpecError
 from slimkit.methods import METHODS, EarlyBirdConfig
+from slimkit.methods.scratch import CONTROLS
 from slimkit.models import load_slim
 from slimkit.runs.plan import plan
 from slimkit.runs.train import train_network
@@ -19,6 +20,7 @@ from slimkit.settings import METHODS as NAMES
 from slimkit.settings import REMOVE_NONE, CompressSpec, TrainSpec, from_toml, to_toml
 from slimkit.settings.output import OutputOptions
 
+CUTTING = [control for control in CONTROLS if control != "dense"]
 FOLDER = Path(methods.__file__).parent
 
 
@@ -146,11 +148,51 @@ def test_what_a_method_has_no_use_for_is_refused(method: str, settings: dict[str
         ({"like": "nowhere", "max_macs": 0.3}, "max_macs"),
         ({"kept": (4, 4), "control": "scratch-E", "keep": ("conv1",)}, "keep"),
         ({"like": "nowhere", "control": "fine-tune", "round_to": 8}, "round_to"),
+        *[
+            ({**settings, name: value}, name)
+            for name, value in [("ranking", "gamma"), ("scope", "global")]
+            for settings in [
+                {"max_macs": 0.5}, {"max_params": 0.5}, {"max_bytes": 0.5}, {"max_latency": 0.5}, {"max_energy": 0.5},
+                {"control": "uniform-params", "max_params": 0.5}, {"kept": (4, 4)},
+                {"kept": (4, 4), "control": "scratch-B"}, {"kept": (4, 4), "control": "random-channels"},
+            ]
+        ],
+        *[
+            ({**settings, "constants": "zero"}, "constants")
+            for settings in [
+                {}, {"control": "scratch-B"}, {"control": "permuted"}, {"method": "lottery-ticket"},
+                {"method": "lottery-ticket", "weights": "fresh"},
+                *[
+                    {"method": method, "init": init}
+                    for method in ("early-bird", "progressive", "network-slimming") for init in ("rewind", "fresh")
+                ],
+            ]
+        ],
     ],
 )  # fmt: skip
 def test_what_other_settings_leave_without_effect_is_refused(settings: dict[str, Any], name: str) -> None:
     with pytest.raises(SpecError, match=f"(?s)^{name} is .*[Ll]eave"):
         plan({"arch": "zoo:resnet8", "data": "digits", **settings})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *[{"control": control, "max_macs": 0.5, "ranking": "gamma", "scope": "global"} for control in CUTTING[1:]],
+        {"ratio": 0.3, "ranking": "gamma", "scope": "global"},  # at the MACs of what these leave
+        {"control": "fine-tune", "kept": (4, 4), "ranking": "gamma", "scope": "global", "constants": "zero"},
+        {"control": "random-channels", "constants": "zero"},
+        {"weights": "initial", "constants": "zero"},
+        *[
+            {"method": method, "ranking": "random", "scope": "global", "constants": "zero"}
+            for method in ("early-bird", "progressive", "network-slimming")
+        ],
+        {"method": "lottery-ticket", "ranking": "random", "scope": "global"},
+    ],
+)
+def test_what_a_method_has_a_use_for_is_taken(settings: dict[str, Any]) -> None:
+    spec = plan({"arch": "zoo:resnet8", "data": "digits", **settings}).spec
+    assert all(getattr(spec, name) == value for name, value in settings.items() if hasattr(spec, name))
 
 
 def test_arms_of_a_study_may_share_what_one_of_them_has_no_use_for() -> None:

@@ -23,6 +23,7 @@ from slimkit.methods.shrink import (
     cut_in,
     go_back,
     go_on,
+    idle_constants,
     lengthen,
     lowered,
     refuse_late,
@@ -263,5 +264,6 @@ METHOD = Method(
     summary="train with a penalty on gamma, cut as soon as the mask has settled, train on (You et al. 2020)",
     config=EarlyBirdConfig,
     run=run,
+    idle=idle_constants,
     needs=needed,
 )

@@ -49,5 +49,6 @@ METHOD = Method(
     config=LotteryTicketConfig,
     run=run,
     ranking="group-norm",
+    idle=lambda config, budget: {"constants": "it begins from other weights, to which nothing is folded"},
     needs=lambda job, config: check_rounds(job, config.rounds, "rounds"),
 )

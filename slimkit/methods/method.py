@@ -15,7 +15,7 @@ from slimkit.results import Search
 from slimkit.results.ledger import Leg
 from slimkit.selection.budget import nothing
 from slimkit.selection.measured import Aim
-from slimkit.settings import Settings
+from slimkit.settings import Budget, Settings
 from slimkit.surgery.prove import Slimmed
 
 
@@ -70,7 +70,7 @@ class Method:
         ranking: criterion that it ranks channels by where the run names none.
         removes: it removes channels, so that there must be some that can go.
         aim: what is wanted of masks for a budget that has to be measured, see `LatencySolver`.
-        idle: says which settings of a run it has no use for with its own as they are, and why.
+        idle: (its settings, budget of the run) -> the settings of the run that it has then no use for, and why.
         needs: refuses, before anything is trained, a network that it cannot work on.
     """
 
@@ -81,7 +81,7 @@ class Method:
     ranking: str = "gamma"
     removes: bool = True
     aim: Callable[[Any], Aim] = lambda config: "importance"
-    idle: Callable[[Any], tuple[tuple[str, ...], str]] = lambda config: ((), "")
+    idle: Callable[[Any, Budget], dict[str, str]] = lambda config, budget: {}
     needs: Callable[[Job, Any], object] = lambda job, config: None
 
     def __call__(self, job: Job, config: Settings) -> Found:

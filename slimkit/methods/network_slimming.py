@@ -7,7 +7,7 @@ from slimkit.methods.looks import Watched, looks_of
 from slimkit.methods.method import Found, Method
 from slimkit.methods.penalised import Penalised, needed, penalty_of
 from slimkit.methods.rounds import Rounds, check_rounds, train_in_rounds
-from slimkit.methods.shrink import Lowered, StartSettings
+from slimkit.methods.shrink import Lowered, StartSettings, idle_constants
 from slimkit.settings import setting
 from slimkit.settings.checks import whole
 
@@ -42,5 +42,6 @@ METHOD = Method(
     summary="train with a penalty on gamma to the end, cut, retrain for as long (Liu et al. 2017)",
     config=NetworkSlimmingConfig,
     run=run,
+    idle=idle_constants,
     needs=_needed,
 )

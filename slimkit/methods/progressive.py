@@ -29,6 +29,7 @@ from slimkit.methods.shrink import (
     begin_anew,
     go_back,
     go_on,
+    idle_constants,
     lengthen,
     on_cpu,
     resume_small,
@@ -257,5 +258,6 @@ METHOD = Method(
     summary="group lasso; channels that die are removed while training goes on (after PruneTrain, Lym et al. 2019)",
     config=ProgressiveConfig,
     run=run,
+    idle=idle_constants,
     ranking="group-norm",
 )

@@ -24,7 +24,7 @@ from slimkit.results import Search, report_file
 from slimkit.selection.budget import Widths, out_of_reach, within_reach
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import Aim
-from slimkit.settings import Settings, setting
+from slimkit.settings import Budget, Settings, setting
 from slimkit.settings.checks import choice, number, optional, several, text, whole
 from slimkit.settings.train import ALLOWED, BUDGETS, OF_CHANNELS
 from slimkit.surgery.remove import remove
@@ -326,14 +326,26 @@ def aim(config: ScratchConfig) -> Aim:
     return "even" if config.control == "uniform" and not config.widths_given else "importance"
 
 
-def idle(config: ScratchConfig) -> tuple[tuple[str, ...], str]:
+def idle(config: ScratchConfig, budget: Budget) -> dict[str, str]:
     """Return the settings of a run that a control has no use for, and why."""
-    if config.control == "dense":
-        return OF_CHANNELS, "the control 'dense' removes no channels, so it has no use for it"
-    if not config.widths_given:
-        return (), ""
-    names = (*BUDGETS, "latency_table") if config.control in _BY_SHARES else (*BUDGETS, "latency_table", *ALLOWED)
-    return names, f"{'kept' if config.like is None else 'like'} says what is left"
+    control = config.control
+    if control == "dense":
+        return dict.fromkeys(OF_CHANNELS, "the control 'dense' removes no channels, so it has no use for it")
+    idle = {}
+    if control not in _TRAINED and config.weights == "fresh":
+        idle["constants"] = f"the control {control!r} begins from fresh weights, with nothing to fold"
+    unranked = () if control == "fine-tune" else ("ranking", "scope")
+    if config.widths_given:
+        names = (*unranked, *BUDGETS, "latency_table", *(() if control in _BY_SHARES else ALLOWED))
+        idle |= dict.fromkeys(names, f"{'kept' if config.like is None else 'like'} says what is left")
+    elif _by_budget_alone(control, budget):
+        idle |= dict.fromkeys(unranked, f"the control {control!r} takes equal shares of every layer, within the budget")
+    return idle
+
+
+def _by_budget_alone(control: str, budget: Budget) -> bool:
+    """Tell whether uniform widths follow from the budget, without a ranking."""
+    return budget.kind != "ratio" if control == "uniform" else (control, budget.kind) == ("uniform-params", "params")
 
 
 METHOD = Method(

@@ -16,7 +16,7 @@ from slimkit.methods.train import whole_epochs
 from slimkit.modules import copied
 from slimkit.quantity import number_of
 from slimkit.selection.mask import Mask
-from slimkit.settings import Settings, setting
+from slimkit.settings import Budget, Settings, setting
 from slimkit.settings.checks import choice, number, optional, whole
 from slimkit.surgery.remove import kept_indices, remove
 from slimkit.training import Run, Trained, follow, low_precision, make_optimizer
@@ -39,6 +39,13 @@ class StartSettings(Settings):
         super().__post_init__()
         if self.init != "rewind":
             self.refuse_idle(("rewind_step",), f"init is {self.init!r}, which goes back to no step", _REWIND)
+
+
+def idle_constants(config: StartSettings, budget: Budget) -> dict[str, str]:
+    """Return the setting of a run that is of no use where the small network begins from other weights, and why."""
+    if config.init == "inherit":
+        return {}
+    return {"constants": f"init is {config.init!r}, and to such weights nothing is folded"}
 
 
 def refuse_late(config: StartSettings, steps: int) -> None:

@@ -70,9 +70,9 @@ def plan(
     config = _alone(asked, rest) if isinstance(asked, Settings) else method.config(**rest)
     if not method.removes:
         why = f"the method {method.name!r} removes no channels, so it has no use for it"
-        _refuse_idle(spec, OF_CHANNELS, why)
+        _refuse_idle(spec, dict.fromkeys(OF_CHANNELS, why))
     elif not one_of_many:
-        _refuse_idle(spec, *method.idle(config))
+        _refuse_idle(spec, method.idle(config, spec.budget))
     return Plan(spec, method, config)
 
 
@@ -102,10 +102,10 @@ def _alone(config: Settings, rest: Mapping[str, Any]) -> Settings:
     return config
 
 
-def _refuse_idle(spec: TrainSpec, names: tuple[str, ...], why: str) -> None:
+def _refuse_idle(spec: TrainSpec, idle: Mapping[str, str]) -> None:
     """Refuse settings that would be accepted and ignored. What a settings file holds by default may stay in it."""
     usual = TrainSpec(arch=spec.arch, data=spec.data)
-    for name in names:
+    for name, why in idle.items():
         value = getattr(spec, name)
         if value is not None and value != getattr(usual, name):
             raise SpecError(
