@@ -372,6 +372,13 @@ def test_a_mask_is_of_the_picture_of_its_own_name(tmp_path: Path, named: dict[st
             assert (targets == (255 * images[:, 0]).round().long()).all()
 
 
+def test_two_pictures_of_one_name_do_not_share_a_mask(tmp_path: Path) -> None:
+    pairs(tmp_path)
+    picture(tmp_path / "images" / "3.png")
+    with pytest.raises(DataError, match="3.jpg and .*3.png: .*masks.3.png is the mask of both"):
+        data.open(f"folder:{tmp_path}", task=SEGMENTATION)
+
+
 def test_a_mask_follows_its_picture(tmp_path: Path) -> None:
     """Pictures are painted by their masks: after any crop and mirror, colour and class still agree."""
     for kind in ("images", "masks"):

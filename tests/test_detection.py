@@ -513,6 +513,14 @@ def test_yolo_folders_of_a_year_are_splits(tmp_path: Path) -> None:
     assert [len(part) for part in (found.train, found.validation)] == [12, 4]
 
 
+def test_two_pictures_of_one_name_do_not_share_labels_of_yolo(tmp_path: Path) -> None:
+    boxes.write(tmp_path, {"train": 4, "val": 2}, 64)
+    one = next(path for path in (tmp_path / "images" / "train").iterdir() if path.stem == "0")
+    one.with_suffix(".bmp").write_bytes(one.read_bytes())
+    with pytest.raises(DataError, match="0[.]bmp.*labels.train.0.txt is the file of labels of both"):
+        opened(tmp_path)
+
+
 @pytest.mark.parametrize("category", [10_000, 10**9, 10**30])
 def test_a_vast_class_takes_no_memory(tmp_path: Path, category: int) -> None:
     boxes.write(tmp_path, {"train": 4, "val": 2}, 64)

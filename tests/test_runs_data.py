@@ -70,6 +70,22 @@ def test_the_wrong_task_is_told_and_what_fits(segmentation: tuple[Path, Path]) -
         data.check_fits(replace(opened, task=CLASSIFICATION), shapes.Segmenter())
 
 
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_masks_of_another_size_than_their_images_are_refused(part: str) -> None:
+    images, masks = shapes.shapes(8)
+    images, halves = images / 255, masks[:, ::2, ::2]
+    for given in (
+        {name: (images, halves if name == part else masks) for name in ("train", "validation")},
+        {name: [(images, halves if name == part else masks)] for name in ("train", "validation")},  # loaders
+    ):
+        with pytest.raises(DataError, match=rf"dataset: {part}: images are 24x24, their masks 12x12.\n  Give"):
+            slimkit.compress(shapes.Segmenter(), images[:1], 0.5, dataset=given, task="segmentation", epochs=0)
+    made = data.as_dataset(((images, masks), (images, masks)), task=SEGMENTATION)
+    half = replace(made.validation, labels=halves)
+    with pytest.raises(DataError, match="images are 24x24, their masks 12x12"):
+        slimkit.compress(shapes.Segmenter(), images[:1], 0.5, dataset=replace(made, validation=half), epochs=0)
+
+
 def net(outputs: int = 1) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(

@@ -13,7 +13,7 @@ from slimkit.data import coco, yolo_labels
 from slimkit.data.boxes import Boxed
 from slimkit.data.dataset import Dataset
 from slimkit.data.folder import arranged
-from slimkit.data.listing import PARTS, folder_named, pictures, readable, sub_folders
+from slimkit.data.listing import PARTS, folder_named, pictures, readable, refuse_shared, sub_folders
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.mirror import mirrored, partners
 from slimkit.data.order import number
@@ -226,7 +226,10 @@ def _of_yolo(root: Path, given: str) -> dict[str, list[Boxed]]:
     parts = {}
     for part, (top, written) in places.items():
         found = pictures(top)
-        parts[part] = [yolo_labels.read(path, written / path.relative_to(top).with_suffix(".txt")) for path in found]
+        beside = (written / path.relative_to(top).with_suffix(".txt") for path in found)
+        paired = [(path, text if text.is_file() else None) for path, text in zip(found, beside, strict=True)]
+        refuse_shared(paired, "file of labels")
+        parts[part] = [yolo_labels.read(*pair) for pair in paired]
         if not found:
             raise DataError(f"{given}: no pictures in {top}.\n{_HOW}")
     return parts

@@ -9,6 +9,7 @@ from torch import nn
 from slimkit import provenance, tasks
 from slimkit.data.dataset import Dataset
 from slimkit.data.inputs import Inputs
+from slimkit.data.own import check_masks
 from slimkit.errors import DataError
 from slimkit.example import Example, call, describe, first, on, tensors
 from slimkit.hardware import device_of
@@ -29,6 +30,7 @@ def check_fits(dataset: Dataset, model: nn.Module) -> None:
             "  Give the data the network was trained for"
         )
     inputs, targets = next(iter(dataset.validation.batches(2)))
+    check_masks(dataset.task, inputs, targets, f"data {dataset.name!r}")
     returned = _outputs(f"data {dataset.name!r}", inputs, dataset.task.called(inputs, targets), model)
     outputs = dataset.task.outputs(returned)[0]
     where = first(outputs)

@@ -3,7 +3,7 @@
 import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -44,6 +44,20 @@ def pictures(folder: Path) -> list[Path]:
         )
         found += [Path(place, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in SUFFIXES]
     return sorted(found)
+
+
+def refuse_shared(pairs: Iterable[tuple[Path, Path | None]], what: str) -> None:
+    """Refuse two pictures, as `a.jpg` and `a.png`, that one file beside them is named after: a mask, or labels.
+
+    Raises:
+        DataError: there are such.
+    """
+    first: dict[Path, Path] = {}
+    for picture, beside in pairs:
+        if beside is not None and (other := first.setdefault(beside, picture)) != picture:
+            raise DataError(
+                f"{other} and {picture}: {beside} is the {what} of both.\n  Rename one of them, or take it away"
+            )
 
 
 def sub_folders(folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from slimkit.data.dataset import Dataset
 from slimkit.data.folder import arranged
-from slimkit.data.listing import FORMATS, PARTS, folder_named, open_picture, pictures, problem, readable
+from slimkit.data.listing import FORMATS, PARTS, folder_named, open_picture, pictures, problem, readable, refuse_shared
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.pictures import SQUASH, Reading, View, as_tensor, view
 from slimkit.errors import DataError
@@ -120,7 +120,7 @@ def _pairs(images: Path, masks: Path) -> list[MaskedPicture]:
     """Pair files by their path without suffix; a mask may end in `_mask`, where that is no picture's own name.
 
     Raises:
-        DataError: two masks are named after one picture.
+        DataError: two masks are named after one picture, or two pictures have one mask.
     """
 
     def name(path: Path, folder: Path) -> str:
@@ -137,7 +137,9 @@ def _pairs(images: Path, masks: Path) -> list[MaskedPicture]:
             raise DataError(
                 f"{path}: {' and '.join(map(str, named))} are both named as its mask.\n  Leave one of them there"
             )
-    return [(path, by_name.get(called, [None])[0]) for path, called in shown.items()]
+    paired = [(path, by_name.get(called, [None])[0]) for path, called in shown.items()]
+    refuse_shared(paired, "mask")
+    return paired
 
 
 def _read(path: Path) -> Tensor:

@@ -18,7 +18,8 @@ from slimkit.data.order import split_indices
 from slimkit.data.tensor_split import TensorSplit
 from slimkit.errors import DataError
 from slimkit.example import first
-from slimkit.tasks import CLASSIFICATION, DETECTION, Task
+from slimkit.tasks import CLASSIFICATION, DETECTION, SEGMENTATION, Task
+from slimkit.tasks.segmentation import sizes_apart
 
 _HOW = (
     "  Give a name such as 'digits', a slimkit.data.Dataset, or (train, validation), each a loader of\n"
@@ -154,7 +155,18 @@ def _split(part: Any, given: str, task: Task, mean: tuple[float, ...], std: tupl
         raise DataError(f"{given}: the inputs of a batch are {type(inputs).__name__}, not tensors.\n{_HOW}")
     if targets is None:
         raise DataError(f"{given}: its batches have no targets.\n  Give inputs without targets as calibration")
+    check_masks(task, inputs, targets, given)
     return split
+
+
+def check_masks(task: Task, inputs: Any, targets: Any, given: str) -> None:
+    """Refuse masks of another size than their images: enlarged, they would be others.
+
+    Raises:
+        DataError: they are.
+    """
+    if task.misfit is SEGMENTATION.misfit and (why := sizes_apart(inputs, targets)):
+        raise DataError(f"{given}: {why}.\n  Give masks of the size of their images, a class number a pixel")
 
 
 def _unchecked(part: Any, given: str, task: Task, mean: tuple[float, ...], std: tuple[float, ...]) -> Split:

@@ -13,7 +13,7 @@ def read(picture: Path, labels: Path | None) -> Boxed:
 
     A picture without a file has no objects. What is wrong with a file is kept for its check.
     """
-    if labels is None or not labels.is_file():
+    if labels is None:
         return Boxed(picture)
     try:
         if labels.stat().st_size > _LARGEST:

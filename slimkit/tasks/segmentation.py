@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimkit.example import first
 from slimkit.quantity import number_of
 from slimkit.tasks.classification import divergence
 from slimkit.tasks.metric import Metric
@@ -83,6 +84,15 @@ def _share(counts: Tensor) -> float:
 
 def _smoothed(share: float) -> Loss:
     return partial(pixel_cross_entropy, label_smoothing=share)
+
+
+def sizes_apart(inputs: Any, masks: Any) -> str | None:
+    """Say that images are of another size than their masks; None where they are not, or are no [B, C, H, W]."""
+    images = first(inputs)
+    if images is None or images.dim() != 4 or not isinstance(masks, Tensor) or masks.dim() != 3:
+        return None
+    (tall, wide), (down, across) = images.shape[2:], masks.shape[1:]
+    return None if (tall, wide) == (down, across) else f"images are {wide}x{tall}, their masks {across}x{down}"
 
 
 def _misfit(outputs: Any, targets: Any, classes: int | None) -> str | None:
