@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import slimkit
@@ -355,3 +356,28 @@ def test_images_of_another_size_than_the_networks_own_are_said(
     assert "images are 1x28x28, as the data has them, not 1x8x8" in " ".join("".join(capsys.readouterr()).split())
     assert main(["evaluate", str(CHECKPOINT), "--data", "digits"]) == 0
     assert "as the data has them" not in "".join(capsys.readouterr())
+
+
+GREY = """
+from torch import nn
+def make():
+    first = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU()
+    return nn.Sequential(*first, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+"""
+
+
+def test_no_shape_is_guessed_beside_data_that_has_one(tmp_path: Path, capsys: Any) -> None:
+    """Pictures of a folder are read at the shape that was guessed, so that there it is said."""
+    (tmp_path / "own.py").write_text(GREY)
+    own = f"{tmp_path / 'own.py'}:make"
+    torch.save(models.build(own).model.state_dict(), tmp_path / "net.pt")
+    for command in (["compress", "--epochs", "0", "--no-onnx", "--out", str(tmp_path / "out")], ["evaluate"]):
+        assert main([*command, str(tmp_path / "net.pt"), "--arch", own, "--data", "digits"]) == 0
+        said = capsys.readouterr().out
+        assert "a guess" not in said and "as the data has them" in said
+    for number in range(4):
+        for name in map(str, range(10)):
+            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), 10 * number).save(tmp_path / "data" / name / f"{number}.png")
+    assert main(["evaluate", str(tmp_path / "net.pt"), "--arch", own, "--data", f"folder:{tmp_path / 'data'}"]) == 0
+    assert "a guess" in capsys.readouterr().out

@@ -92,6 +92,11 @@ class Dataset:
         """Mean and std per channel, as a slim file stores them; None where they are not known."""
         return {"mean": list(self.mean), "std": list(self.std)} if self.mean else None
 
+    @property
+    def sized(self) -> bool:
+        """Whether the images have a size of their own; the pictures of a folder are read at one that is chosen."""
+        return self.resize is None and self.crop is None
+
     def normalised(self, normalisation: dict[str, list[float]]) -> "Dataset":
         """Return the data set with the normalisation that a network was trained with.
 

@@ -25,3 +25,7 @@ class Network:
     def assumptions(self) -> tuple[str, ...]:
         """All that was taken for granted, where nothing else is given."""
         return (self.guess, *self.said) if self.guess else self.said
+
+    def assumed(self, sized: bool) -> tuple[str, ...]:
+        """Return all that was taken for granted; `sized`: settings or data say the shape of the images."""
+        return self.said if sized else self.assumptions

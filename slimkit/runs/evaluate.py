@@ -13,6 +13,7 @@ from slimkit import data, models, provenance
 from slimkit._version import __version__
 from slimkit.errors import CheckpointError, RecordError, SpecError
 from slimkit.hardware import working_device
+from slimkit.models import Network
 from slimkit.models.ultralytics import Maps
 from slimkit.progress import Progress, quiet
 from slimkit.provenance import UNKNOWN, Provenance, Use
@@ -36,7 +37,8 @@ def evaluate_model(path: Path, spec: EvaluateSpec, progress: Progress = quiet) -
     progress("reading the network", None)
     network: nn.Module | Path
     embedded = False
-    assumed: tuple[str, ...] = ()
+    found: Network | None = None
+    given = spec.input_shape is not None
     if path.suffix == ".onnx":
         network, (known, embedded) = path, _told(path)
         if known.use.task != DETECTION.name:  # of a detector the file is judged with what stands beside it
@@ -44,10 +46,10 @@ def evaluate_model(path: Path, spec: EvaluateSpec, progress: Progress = quiet) -
     else:
         found = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
         network, known = found.model, provenance.of(found.model)
-        assumed = found.assumptions if spec.input_shape is None else found.said
     if isinstance(network, Maps) or (isinstance(network, Path) and known.use.task in TASKS):
         progress("measuring", None)
         right = yolo.evaluated(network, known, spec)
+        assumed = found.assumed(given) if found else ()
         return Evaluation(slimkit=__version__, model=str(path), data=spec.data, accuracy=right, assumptions=assumed)
     if isinstance(network, Path) and known.use.task == DETECTION.name:
         network = detection.by_engine(path, spec)
@@ -67,7 +69,7 @@ def evaluate_model(path: Path, spec: EvaluateSpec, progress: Progress = quiet) -
         model=str(path),
         data=dataset.name,
         accuracy=judged(network, dataset, working_device("auto")),
-        assumptions=(*assumed, *dataset.notes),
+        assumptions=(*(found.assumed(given or dataset.sized) if found else ()), *dataset.notes),
     )
 
 

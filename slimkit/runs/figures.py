@@ -59,6 +59,7 @@ def architecture(
 ) -> Architecture:
     """Return the network before anything was done to it, and what had to be assumed of it and of the data."""
     known = provenance.of(network.model)
+    sized = shape_given or (dataset is not None and dataset.sized)
     normal = known.normalisation
     return Architecture(
         name=known.arch or type(network.model).__name__,
@@ -67,7 +68,7 @@ def architecture(
         input_shape=tuple(example.shape[1:]) if isinstance(example, Tensor) else None,
         classes=known.classes,
         normalisation=Normalisation(mean=tuple(normal["mean"]), std=tuple(normal["std"])) if normal else None,
-        assumptions=(*(network.said if shape_given else network.assumptions), *(dataset.notes if dataset else ())),
+        assumptions=(*network.assumed(sized), *(dataset.notes if dataset else ())),
     )
 
 
