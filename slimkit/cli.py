@@ -103,7 +103,7 @@ def train(ctx: click.Context, /, options: OutputOptions, as_json: bool, **words:
     slimkit train --arch zoo:resnet20 --data fashion-mnist --method network-slimming --passes 2
     """
     settings, given = command_line.settings_and_words(words)
-    given = command_line.method_words(ctx.args) | given
+    given = command_line.together(given, command_line.method_words(ctx.args))
     with working() as progress:
         from slimkit.runs.plan import plan
         from slimkit.runs.train import train_network
@@ -131,7 +131,7 @@ def study(ctx: click.Context, /, workers: str, out: Path | None, resume: bool, a
     slimkit study --arch zoo:resnet20 --data fashion-mnist --methods early-bird,scratch --ratio 0.3,0.5 --seeds 3
     """
     file, extra = command_line.file_among(ctx.args)
-    spec = command_line.study_of({"config": file, "engine": None, **words}, extra)
+    spec = command_line.study_of({"config": file, **words}, extra)
     with working() as progress:
         from slimkit.runs import study as studying
 

@@ -62,7 +62,7 @@ def settings_of(
         by_name = {entry.name: entry for entry in fields(kind) if get_origin(entry.type) is not Mapping}  # no tables
         engines = "tracer or runtime by its name: " + ", ".join(ENGINES)
         if config:
-            click.option("--engine", metavar="NAME", hidden=True, help=engines)(command)
+            click.option("--engine", multiple=True, metavar="NAME", hidden=True, help=engines)(command)
         click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any setting, by name.")(command)
         trust = "Let the settings file name code to run: arch, data, trust_pickle."
         click.option("--trust-config", is_flag=True, hidden=True, help=trust)(command)

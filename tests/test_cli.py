@@ -215,6 +215,11 @@ def test_engine_names_the_tracer_or_the_runtime(run, engine, setting):
     assert run.calls[0][1] == CompressSpec(**setting)
 
 
+def test_a_tracer_and_a_runtime_may_both_be_engines(run):
+    assert main(["compress", "net.pt", "--engine", "torch-pruning", "--engine", "openvino", "--set", "seed=1"]) == 0
+    assert run.calls[0][1] == CompressSpec(tracer="torch-pruning", runtime="openvino", seed=1)
+
+
 def test_flags_win_over_the_settings_file(run, tmp_path):
     before = CompressSpec(ratio=0.3, cap=0.8, round_to=8, data="digits")
     config = tmp_path / "run.toml"
@@ -234,6 +239,17 @@ def test_flags_win_over_the_settings_file(run, tmp_path):
         ("compress net.pt --config missing.toml", "missing.toml: the settings file cannot be read"),
         ("compress net.pt --set ration=0.5", "'ration' in the settings: there is no such setting"),
         ("compress net.pt --engine tensorrt", "engine is 'tensorrt'"),
+        (
+            "compress net.pt --engine openvino --runtime onnxruntime",
+            "runtime is onnxruntime and openvino: it is given twice.\n  Leave one of them out",
+        ),
+        ("compress net.pt --engine slimkit --tracer torch-pruning", "tracer is torch-pruning and slimkit"),
+        ("compress net.pt --engine onnxruntime --engine openvino", "runtime is onnxruntime and openvino"),
+        ("inspect net.pt --engine slimkit --tracer torch-pruning", "tracer is torch-pruning and slimkit"),
+        ("compress net.pt --set ratio=0.3 --ratio 0.5", "ratio is 0.3 and 0.5: it is given twice"),
+        ("compress net.pt --set ratio=0.3 --set ratio=0.5", "ratio is 0.3 and 0.5: it is given twice"),
+        ("train --method early-bird --threshold 0.3 --set threshold=0.5", "threshold is 0.5 and 0.3: it is given"),
+        ("study --arch zoo:resnet8 --images 9 --set images=8", "images is 8 and 9: it is given twice"),
         ("compress net.pt --max-macs 0.5 --latency-table t.json", "of use only to a latency budget"),
         ("compress", "Missing argument 'CHECKPOINT'"),
         ("compress net.pt --ratoi 0.5", "--ratoi"),

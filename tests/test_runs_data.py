@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import slimkit
 from slimkit import data, zoo
 from slimkit.cli import main
+from slimkit.data.tensor_split import TensorSplit
 from slimkit.errors import DataError, SlimkitError, SpecError
 from slimkit.measure.quality import evaluate
 from slimkit.models import load
@@ -81,6 +82,7 @@ def test_masks_of_another_size_than_their_images_are_refused(part: str) -> None:
         with pytest.raises(DataError, match=rf"dataset: {part}: images are 24x24, their masks 12x12.\n  Give"):
             slimkit.compress(shapes.Segmenter(), images[:1], 0.5, dataset=given, task="segmentation", epochs=0)
     made = data.as_dataset(((images, masks), (images, masks)), task=SEGMENTATION)
+    assert isinstance(made.validation, TensorSplit)
     half = replace(made.validation, labels=halves)
     with pytest.raises(DataError, match="images are 24x24, their masks 12x12"):
         slimkit.compress(shapes.Segmenter(), images[:1], 0.5, dataset=replace(made, validation=half), epochs=0)

@@ -1,6 +1,6 @@
 """From words of a command line, and the settings file that they name, to settings; no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,15 +38,28 @@ def method_words(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def together(*given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that were given in several ways of a command line.
+
+    Raises:
+        SpecError: one has two values.
+    """
+    found: dict[str, Any] = {}
+    for name, value in (pair for one in given for pair in one.items()):
+        if str(found.setdefault(name, value)).lower() != str(value).lower():
+            raise SpecError(f"{name} is {found[name]} and {value}: it is given twice.\n  Leave one of them out")
+    return found
+
+
 def settings_and_words(words: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Return what a settings file holds, and what `--set` and flags add; these win, their budget too."""
-    config, pairs, engine = words.pop("config", None), words.pop("pairs"), words.pop("engine", None)
+    config, pairs, engines = words.pop("config", None), words.pop("pairs"), words.pop("engine", ())
     trusted = words.pop("trust_config")
-    given = read_pairs(pairs) | {name: value for name, value in words.items() if value is not None}
-    if engine is not None:
+    for engine in engines:
         if engine not in ENGINES:
             raise SpecError(f"engine is {engine!r}: it must be one of {', '.join(ENGINES)}.")
-        given[ENGINES[engine]] = engine
+    flags = {name: value for name, value in words.items() if value is not None}
+    given = together(*(read_pairs([pair]) for pair in pairs), flags, *({ENGINES[one]: one} for one in engines))
     settings = {} if config is None else read_config(config, given, trusted)
     if given.keys() & _BUDGETS:
         gone = _BUDGETS if "max_drop" in given else (*_BUDGETS, "minimise")  # which says what a drop makes small
@@ -104,7 +117,7 @@ def file_among(words: Sequence[str]) -> tuple[Path | None, list[str]]:
 def study_of(words: dict[str, Any], extra: Sequence[str]) -> StudySpec:
     """Make a study from its file, `--set`, flags, and `extra` words: settings of training that all arms share."""
     settings, given = settings_and_words(words)
-    given = method_words(extra) | given
+    given = together(given, method_words(extra))
     if set(BUDGET_AXES) & set(given):
         settings = {name: value for name, value in settings.items() if name not in BUDGET_AXES}
     own = {entry.name for entry in fields(StudySpec)}
