@@ -250,7 +250,14 @@ def test_flags_win_over_the_settings_file(run, tmp_path):
         ("compress net.pt --set ratio=0.3 --set ratio=0.5", "ratio is 0.3 and 0.5: it is given twice"),
         ("train --method early-bird --threshold 0.3 --set threshold=0.5", "threshold is 0.5 and 0.3: it is given"),
         ("study --arch zoo:resnet8 --images 9 --set images=8", "images is 8 and 9: it is given twice"),
-        ("compress net.pt --max-macs 0.5 --latency-table t.json", "of use only to a latency budget"),
+        (
+            "compress net.pt --max-macs 0.5 --latency-table t.json",
+            "only to a latency budget.\n  Give --max-latency, in place of --max-macs, for example --max-latency 0.5",
+        ),
+        (
+            "compress net.pt --max-drop 1 --latency-table t.json",
+            "only to a latency budget.\n  Give --max-latency, in place of --max-drop, for example --max-latency 0.5",
+        ),
         ("compress", "Missing argument 'CHECKPOINT'"),
         ("compress net.pt --ratoi 0.5", "--ratoi"),
         ("compres net.pt", "No such command 'compres'"),

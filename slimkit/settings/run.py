@@ -117,9 +117,10 @@ class RunSpec(FileSpec, DataSpec):
         if len(given) > 1:
             raise SpecError(f"{' and '.join(given)} are set: a run has one budget.\n  Leave one of them")
         if self.latency_table is not None and given != ["max_latency"]:
+            instead = f" in place of `{given[0]}`," if given else ""
             raise SpecError(
                 f"latency_table is {self.latency_table!r}: it is of use only to a latency budget.\n"
-                "  Add `max_latency`, for example `max_latency=0.5`, or leave out the table"
+                f"  Give `max_latency`,{instead} for example `max_latency=0.5`, or leave out the table"
             )
         if not given:
             object.__setattr__(self, "ratio", 0.5)
