@@ -1,6 +1,7 @@
 """The smallest network within a drop: looked for among networks that are only reconstructed, confirmed by real ones."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,12 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from slimkit import data
-from slimkit.errors import BudgetError
+import slimkit
+from slimkit import data, zoo
+from slimkit.cli import main
+from slimkit.errors import BudgetError, DataError, MaskError, SlimkitError
 from slimkit.measure import quality
 from slimkit.measure.quality import Drop
 from slimkit.progress import quiet
-from slimkit.runs.cut import drop
+from slimkit.runs.cut import begun, drop
 from slimkit.settings import CompressSpec
 from slimkit.tasks import SEGMENTATION
 
@@ -97,3 +100,47 @@ def test_a_drop_of_a_share_is_in_points_whatever_the_task_and_has_a_margin() -> 
     assert (same.value, same.margin) == (0.0, 0.0)
     with pytest.raises(BudgetError, match="max_drop is 1: no smaller network"):
         search(lambda share, epochs: lost.value, max_drop=1.0, epochs=0)
+
+
+CHECKPOINT = str(zoo.CHECKPOINTS["resnet8-digits"])
+
+
+def told(what: str, share: float | None) -> None:
+    assert not any(word in what for word in ("making images", "ranking", "fitting", "epoch")), f"it was {what} already"
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "said"),
+    [
+        ({"max_drop": 0.5}, DataError, "there is nothing to measure it on"),
+        ({"max_drop": 0.5, "calibration": 80}, DataError, "(?s)10 images cannot .*here 80, an eighth is held out"),
+        ({"max_drop": 0.5, "calibration": 40}, DataError, "40 images cannot tell so small a drop"),
+        ({"max_drop": 0.5, "dataset": 40}, DataError, "40 images cannot tell so small a drop"),
+        ({"max_macs": 0.0001}, BudgetError, "max_macs is "),
+        ({"max_params": 10}, BudgetError, "max_params is 10"),
+        ({"max_macs": "100G"}, BudgetError, "already needs no more"),
+        ({"ratio": 0.95}, BudgetError, "ratio is 0.95"),
+        ({"ratio": 0.3, "keep": ("none",)}, MaskError, "no layer with channels is called so"),
+    ],
+)
+def test_what_cannot_be_met_is_told_before_anything_is_made_or_fitted(
+    settings: dict[str, Any], error: type[SlimkitError], said: str
+) -> None:
+    images, labels = torch.rand(80, 1, 8, 8), torch.arange(80) % 10
+    given = {**settings, "progress": told}
+    if "calibration" in given:
+        given["calibration"] = images[: given["calibration"]]
+    if "dataset" in given:
+        given["dataset"] = {part: (images[:40], labels[:40]) for part in ("train", "validation")}
+    with pytest.raises(error, match=said):
+        slimkit.compress(slimkit.load(CHECKPOINT), images[:1], **given)
+
+
+@pytest.mark.parametrize("words", ["--max-drop 90,0.1 --data digits", "--max-macs 0.0001,0.0002"])
+def test_a_sweep_is_told_before_anything_too(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(begun, "calibrate", lambda *given: pytest.fail("calibrated already"))
+    assert main(["compress", CHECKPOINT, *words.split(), "--out", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+    assert ("cannot tell so small a drop" if "drop" in words else "max_macs is") in capsys.readouterr().err

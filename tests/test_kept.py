@@ -10,6 +10,7 @@ from torch.nn import functional as F
 import slimkit
 from slimkit.cli import main
 from slimkit.errors import ArchitectureError, SlimkitError, TraceError
+from slimkit.runs.cut import begun
 from tests.blocks import conv_bn
 
 DRAWS = {
@@ -151,3 +152,16 @@ def test_a_factory_that_builds_another_network_each_time(tmp_path):
     model = slimkit.models.build(f"{code}:make", classes=10, input_shape=(1, 8, 8)).model
     with pytest.raises(SlimkitError, match=r"(?s)net.py:make builds another network .*parameters and buffers"):
         slimkit.train(model, "digits", 0.5, epochs=1, round_to=1, progress=_no_step)
+
+
+@pytest.mark.parametrize("ratio", ["0.5", "0.3,0.5"])
+def test_a_sweep_is_refused_as_early_as_a_single_run(ratio, tmp_path, capsys, monkeypatch):
+    code, checkpoint = tmp_path / "net.py", tmp_path / "net.pt"
+    code.write_text(CODE.format(draws=DRAWS["dropout"], scale="torch.randn(()).item()"))
+    arch = f"{code}:make(num_classes=10)"
+    torch.save(slimkit.models.build(arch, input_shape=(1, 8, 8)).model.state_dict(), checkpoint)
+    monkeypatch.setattr(begun, "calibrate", lambda *given: pytest.fail("calibrated already"))
+    words = ["--arch", arch, "--input-shape", "1,8,8", "--ratio", ratio, "--out", str(tmp_path / "out")]
+    assert main(["compress", str(checkpoint), *words]) == 2
+    assert "builds another network" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

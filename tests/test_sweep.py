@@ -19,7 +19,7 @@ CHECKPOINT = str(zoo.CHECKPOINTS["resnet8-digits"])
 
 
 def words(**given: str) -> dict[str, Any]:
-    return {"config": None, "pairs": (), "engine": None, "trust_config": False, **given}
+    return {"config": None, "pairs": (), "engine": (), "trust_config": False, **given}
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def compress(
             check_watched(given, "watchers are given")
         stages = Stages()
         if out is None:
-            begun = begin(given, stages)
+            begun = begin(given, stages, keep_files=False)
             with tempfile.TemporaryDirectory() as work:
                 result = finished(begun, spec, Path(work), stages, keep_files=False)
         else:
@@ -255,15 +255,12 @@ def _smallest(begun: Begun, spec: CompressSpec, attempt: drop.CutAndRecover) -> 
     """Return the smallest network within `max_drop`, by labels where there are some, else by agreement."""
     given, calibration = begun.given, begun.calibration
     dense, dataset = given.at_work, given.dataset
-    held = calibration.held if calibration and not calibration.made else []
-    apart = calibration is not None and calibration.apart and dataset is None and bool(held)
-    given_in_all = sum(map(batch_size, [*calibration.batches, *held])) if calibration and apart else None
-    drop.check(spec, len(dataset.validation) if dataset else sum(map(batch_size, held)) or None, given_in_all)
 
     def judge(net: nn.Module) -> quality.Drop:
         if dataset is not None:
             return quality.drop(dense, net, dataset.validation, dataset.task, given.device)
-        return quality.disagreement(dense, net, held, given.device)
+        assert calibration is not None
+        return quality.disagreement(dense, net, calibration.held, given.device)
 
     found = drop.smallest(spec, attempt, judge, given.progress)
     return found.cut, found.recovered, found.record

@@ -66,7 +66,7 @@ def sweep_checkpoint(
     if page.exists() and not _is_ours(page):
         raise OutputError(f"{page}: slimkit did not write it, so it is not replaced.\n  Give another `out`")
     stages = Stages()
-    begun = begin(opened(path, specs[0], progress, stages), stages)
+    begun = begin(opened(path, specs[0], progress, stages), stages, specs=specs)
     if options.track:
         check_watched(begun.given, f"track is {', '.join(options.track)}")
     reports: dict[str, Report] = {}

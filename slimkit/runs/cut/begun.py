@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from slimkit import models
 from slimkit.channels import Graph
-from slimkit.errors import DataError, SpecError
+from slimkit.errors import BudgetError, DataError, MaskError, SpecError
 from slimkit.example import Example
 from slimkit.measure.engines import require
 from slimkit.measure.stages import Stages
@@ -18,10 +19,12 @@ from slimkit.progress import Progress
 from slimkit.recovery import elimination
 from slimkit.results import Accuracy
 from slimkit.runs import detection, start, yolo
-from slimkit.runs.cut.calibrate import Calibration, calibrate, has_comparable
+from slimkit.runs.cut import enough
+from slimkit.runs.cut.calibrate import Calibration, calibrate, compared_on, has_comparable
 from slimkit.runs.figures import judged
 from slimkit.runs.folder.files import check_files, check_kept
 from slimkit.runs.given import Given
+from slimkit.selection.choose import choose_within_reach, fixed_units
 from slimkit.selection.measured import LatencySolver, SizeSolver
 from slimkit.selection.ranking import Context, rank
 from slimkit.selection.scope import by_scope, fill_unranked
@@ -151,23 +154,58 @@ class Begun:
     own: dict[str, float | None] | None
 
 
-def begin(given: Given, stages: Stages) -> Begun:
-    """Trace, calibrate and rank; see `compress`."""
+def _check_reach(given: Given, graph: Graph, specs: Sequence[CompressSpec]) -> None:
+    """Refuse budgets that the shapes of the network say are out of reach, if all are.
+
+    Raises:
+        BudgetError: that of the first. MaskError: a layer to keep is not there.
+    """
+    fixed = fixed_units(graph, given.spec.keep, given.spec.without_bn)
+    wrong: list[BudgetError] = []
+    for spec in specs:
+        if spec.max_drop or spec.budget.kind not in ("ratio", "macs", "params"):  # has to be measured
+            return
+        try:
+            choose_within_reach(graph, torch.zeros(graph.units), spec.budget, start.allowed_widths(spec), fixed)
+        except MaskError:  # which other scores may mend
+            return
+        except BudgetError as error:
+            wrong.append(error)
+    if len(wrong) == len(specs):
+        raise wrong[0]
+
+
+def begin(given: Given, stages: Stages, *, specs: Sequence[CompressSpec] = (), keep_files: bool = True) -> Begun:
+    """Trace, calibrate and rank; see `compress`.
+
+    What cannot be met is refused first, as far as that can be known without any of it.
+
+    Args:
+        given: what the run starts from.
+        stages: of the run.
+        specs: settings of each run that begins so, where there are several: they differ in the value of the budget.
+        keep_files: someone wants files.
+    """
+    specs = specs or [given.spec]
     spec, example, dataset, dense = given.spec, given.example, given.dataset, given.dense
     require(spec.runtime)
     detection.check(spec, dense, dataset, given.calibration, given.retrain is not None)
     check_files(spec, dense, example)
-    if given.store is not None:
+    if keep_files:
         check_kept(spec, dense, example)
     if spec.int8 and dataset is None:
         raise DataError("int8 is True: it needs data.\n  Give labelled data, for example `data='digits'`")
     _check_retraining(given)
+    for each in specs:
+        if each.max_drop:
+            enough.check(each, *compared_on(given))
     if spec.epochs and dataset is not None and given.retrain is None:
         check_loss(dataset, dense)
     ranked_with = start.context(spec, dataset)
     given.progress("tracing channels", None)
     with stages.stage("trace"):
         graph = start.trace_with(spec, dense, example)
+    _check_reach(given, graph, specs)
     with stages.stage("calibrate"):
         comparable = has_comparable(given)
         calibration = calibrate(given, comparable)

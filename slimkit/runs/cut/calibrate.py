@@ -25,6 +25,7 @@ _FEWEST, _MOST = 256, 2048  # inputs
 _NUMBERS = 256 * 3 * 224 * 224  # held in memory at once: 154 MB; more inputs where they are small
 _MADE, _STEPS = 256, 60  # images made from noise, and steps of making them
 _HELD = 0.25  # more of them, that nothing is fitted to: agreement is counted on them
+_COMPARED = 4 * _BATCH  # most inputs that two networks are compared on
 _APART, _ENOUGH = 0.125, 64  # share of unlabelled inputs that is kept for that, where there are so many
 _LOOKS = 4  # at outputs whose number may depend on the data
 _SIDE = 64  # smallest side of an image that is made smaller than those of training
@@ -77,7 +78,7 @@ def calibrate(given: Given, comparable: bool) -> Calibration | None:
         count = min(_MOST, max(_FEWEST, _NUMBERS // max(1, each)))
         source, held_of, apart = _parted(source, dataset if given.calibration is None else None, spec.seed)
         batches = [on(given.device, one) for one in source.batches(_BATCH, at_most=count, seed=spec.seed)]
-        held = [on(given.device, one) for one in held_of.batches(_BATCH, at_most=4 * _BATCH, seed=spec.seed + 1)]
+        held = [on(given.device, one) for one in held_of.batches(_BATCH, at_most=_COMPARED, seed=spec.seed + 1)]
         if fits:
             try:
                 chunks([*batches, *held] if apart and dataset is None else batches, source.name)
@@ -97,6 +98,19 @@ def calibrate(given: Given, comparable: bool) -> Calibration | None:
         return None
     batches = [images[start : min(start + _BATCH, count)] for start in range(0, count, _BATCH)]
     return Calibration(f"{count} images made from noise", batches, [images[count:]], made=True)
+
+
+def compared_on(given: Given) -> tuple[int | None, int | None]:
+    """Return the number of images that a drop is told on, and of how many unlabelled inputs they are held out.
+
+    None where there are no images, and where they are not held out of unlabelled inputs.
+    """
+    if given.dataset is not None:
+        return len(given.dataset.validation), None
+    if given.calibration is None:
+        return None, None
+    _, held, apart = _parted(given.calibration, None, given.spec.seed)
+    return min(len(held), _COMPARED), len(given.calibration) if apart else None
 
 
 def _check_shape(given: Given) -> None:
