@@ -19,6 +19,7 @@ from slimkit.cli import main
 from slimkit.errors import EngineError, SpecError
 from slimkit.export import direct, export_onnx, general
 from slimkit.provenance import Provenance, Use
+from slimkit.runs.folder import files
 from slimkit.settings import CompressSpec
 from tests.blocks import conv_bn
 from tests.test_export_direct import NETWORKS, randomise
@@ -139,6 +140,19 @@ def test_where_onnx_cannot_say_it_the_slim_file_is_written(
     assert result.report.proof.slim_vs_onnx is None and result.report.after.bytes is None
     printed = capfd.readouterr()
     assert len(printed.err.splitlines()) <= 2 and not printed.out
+
+
+def test_an_onnx_file_that_computes_something_else_is_left_out_and_that_alone_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = files.run_onnx
+    monkeypatch.setattr(files, "run_onnx", lambda *given: [[-one for one in each] for each in right(*given)])
+    result = slimkit.compress(
+        slimkit.load(zoo.CHECKPOINTS["resnet8-digits"]), torch.rand(1, 1, 8, 8), 0.5, out=tmp_path / "out"
+    )
+    (said,) = [warning for warning in result.report.warnings if "ONNX" in warning]
+    assert "Nothing was written" not in said and "The file is left out. Please report" in said
+    assert [path.name for path in (tmp_path / "out").glob("model.*")] == ["model.safetensors"]
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,13 @@ def _to_blame(graph: Graph, mask: Mask, passes: Callable[[Mask], bool]) -> list[
     return search(touched, False)
 
 
-def require(error: float, what: str) -> float:
+def require(error: float, what: str, so: str = "Nothing was written.") -> float:
     """Return the error if it is within `TOLERANCE`.
+
+    Args:
+        error: relative, as `compare` gives it.
+        what: was compared, for the message.
+        so: what follows from it where it is not.
 
     Raises:
         ProofError: it is not; nothing may be written.
@@ -127,7 +132,7 @@ def require(error: float, what: str) -> float:
         raise ProofError(
             f"{what}: the outputs differ by {error:.2g} of their standard deviation, "
             f"more than {TOLERANCE:.0e}.\n"
-            "  Nothing was written. Please report the network: this is what the proof is for."
+            f"  {so} Please report the network: this is what the proof is for."
         )
     return error
 

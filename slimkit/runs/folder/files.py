@@ -201,7 +201,7 @@ def _write_onnx(
     if not all(steady):
         expected, found = ([list(compress(tensors(one), steady)) for one in some] for some in (expected, found))
     error = max(proof.relative_error(a, b) for a, b in zip(expected, found, strict=True))
-    proof.require(error, "network against its ONNX file")
+    proof.require(error, "network against its ONNX file", "The file is left out.")
     said = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
     bound = f"The ONNX file takes one image at a time, since its batch cannot be left free: {made.why}."
     drawn = f"{steady.count(False)} of {len(steady)} outputs of the ONNX file depend on random numbers that it draws: "
