@@ -10,7 +10,18 @@ import pytest
 
 from slimkit.errors import RecordError
 from slimkit.intervals import wilson
-from slimkit.results import Accuracy, Benchmark, Figures, Inspection, Report, report_file
+from slimkit.results import (
+    Accuracy,
+    Arm,
+    Benchmark,
+    Evaluation,
+    Exports,
+    Figures,
+    Inspection,
+    Report,
+    SweepReport,
+    report_file,
+)
 from slimkit.usage import Usage
 
 EARLIER = Path(__file__).parent / "reports"  # written by real runs of the version that had slimkit.report/1
@@ -23,9 +34,18 @@ def report(request):
     return report_file.read(EARLIER / f"{request.param}-1.json")
 
 
-@pytest.mark.parametrize("record", [Report, Inspection, Benchmark])
-def test_the_published_schema_is_that_of_the_records(record):
-    name = {Report: "report", Inspection: "inspection", Benchmark: "bench"}[record]
+PUBLISHED = {
+    "report": Report, "sweep": SweepReport, "study": Arm, "inspection": Inspection, "bench": Benchmark,
+    "evaluation": Evaluation, "exports": Exports,
+}  # fmt: skip
+
+
+def test_every_format_is_published():
+    assert {path.stem for path in SCHEMAS.glob("*.json")} == PUBLISHED.keys()
+
+
+@pytest.mark.parametrize(("name", "record"), PUBLISHED.items(), ids=PUBLISHED)
+def test_the_published_schema_is_that_of_the_records(name, record):
     schema = json.loads((SCHEMAS / f"{name}.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     assert schema == record.json_schema(), "run tools/write_schemas.py"

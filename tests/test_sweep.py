@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from slimkit import zoo
@@ -85,7 +86,11 @@ def test_a_sweep_shares_its_beginning_and_leaves_a_folder_a_budget(
 def test_a_sweep_is_printed_as_one_table_or_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["compress", CHECKPOINT, "--ratio", "0.5,0.3", "--no-recover", "--out", str(tmp_path / "out")]
     assert main([*asked, "--json"]) == 0
-    found = SweepReport.from_dict(json.loads(capsys.readouterr().out))
+    printed = json.loads(capsys.readouterr().out)
+    jsonschema.validate(printed, json.loads((Path(report_file.__file__).parent / "schemas" / "sweep.json").read_text()))
+    found = SweepReport.from_dict(printed)
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "all its numbers are in the report.json of each run" in page
     assert found.names == ("ratio-0.5", "ratio-0.3")
     assert [run.spec["ratio"] for run in found.runs] == [0.5, 0.3]
     (tmp_path / "out" / "ratio-0.3" / "mine.txt").write_text("kept")

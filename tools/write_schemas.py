@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 from slimkit.record import Record
-from slimkit.results import Benchmark, Evaluation, Exports, Inspection, Report
+from slimkit.results import Arm, Benchmark, Evaluation, Exports, Inspection, Report, SweepReport
 
 FOLDER = Path(__file__).parents[1] / "slimkit" / "results" / "schemas"
 RECORDS: dict[str, type[Record]] = {
     "report": Report,
+    "sweep": SweepReport,
+    "study": Arm,
     "inspection": Inspection,
     "bench": Benchmark,
     "evaluation": Evaluation,

@@ -64,6 +64,7 @@ def comparison_page(runs: Sequence[tuple[str, Report]], times: Sequence[LatencyE
         warnings=[],
         sections=found,
         data=to_json(data),
+        source="the report.json of each run" + (", but for times measured side by side for it" if times else ""),
     )
 
 
