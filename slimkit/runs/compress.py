@@ -198,6 +198,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         sides = measure(delivery, dataset, begun.judged, given.judge, given.device)
         layers = timed_layers(delivery, sides)
     trained = (
+        *recovered.notes,
         *unfitted(spec, recovered.after_cut),
         *detection.without_teacher(model, spec, recovered.record),
         *without_gain(recovered.record),

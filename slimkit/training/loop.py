@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from slimkit.modules import private
 from slimkit.quantity import number_of
 from slimkit.results import Epoch
 from slimkit.tasks import CLASSIFICATION, Task
-from slimkit.training import distributed, state
+from slimkit.training import distributed, narrow, state
 from slimkit.training.loss import Objective, backward
 from slimkit.training.optimizer import make_optimizer
 from slimkit.training.recipe import Recipe
@@ -252,10 +252,11 @@ class _Stepper:
         self.taken: nn.Module | None = None
         self.wrapped = run.model
 
-    def _take_up(self, inputs: Example) -> None:
+    def _take_up(self, inputs: Example, asked: Example) -> None:
         """Make ready for the network that the run has now, in the memory layout that suits it."""
         run = self.run
         if self.taken is None:
+            self.precision = narrow.that_runs(run, self.precision, asked)
             run.memory_format = _layout(run.model, inputs)
             run.model.to(memory_format=run.memory_format)
             align(run.optimizer)
@@ -270,13 +271,13 @@ class _Stepper:
             group["lr"] = rate
         inputs, targets = on(run.device, inputs), on(run.device, targets)
         if self.taken is not run.model:
-            self._take_up(mapped(inputs, lambda tensor: tensor[:2]))
+            self._take_up(mapped(inputs, lambda tensor: tensor[:2]), self.criterion.asked(inputs, targets))
         if isinstance(inputs, Tensor):
             inputs = inputs.contiguous(memory_format=run.memory_format)
         self.wrapped.train()
         if self.world.ranks > 1:  # a state holds the random numbers of one process
             torch.manual_seed(((recipe.seed * self.world.ranks + self.world.rank) << 32 ^ run.step) % 2**63)
-        with self._autocast(), distributed.whole_batch_statistics(self.world):
+        with narrow.autocast(run.device, self.precision), distributed.whole_batch_statistics(self.world):
             returned = call(self.wrapped, self.criterion.asked(inputs, targets))
             with torch.no_grad():
                 wanted = call(self.teacher, inputs) if self.teacher is not None else None
@@ -294,10 +295,6 @@ class _Stepper:
         batch = first(inputs)
         images = 0 if batch is None else len(batch) * self.world.ranks
         run.phases[-1] = replace(phase, images=phase.images + images)
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        narrow = self.precision != torch.float32
-        return torch.autocast(self.run.device.type, self.precision) if narrow else nullcontext()
 
     def read_losses(self) -> None:
         """Enter the losses since the last call in the run; stop where one isn't finite."""

@@ -47,12 +47,14 @@ class Recovered:
         after_cut: rows of the report on the network right after the cut.
         record: the part of the report on retraining; None where there was none.
         images: that were trained on.
+        notes: of the retraining, for the user.
     """
 
     model: nn.Module
     after_cut: tuple[AfterCut, ...]
     record: Recovery | None = None
     images: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def recover(begun: Begun, made: ChosenCut, spec: CompressSpec, store: training.Store | None) -> Recovered:
@@ -162,7 +164,7 @@ def _retrained(
         history=history,
         delivered=not _worse(history[-1].validation_accuracy, rows[-1].accuracy, judged_by),
     )
-    return Recovered(trained.model if record.delivered else model, rows, record, trained.images)
+    return Recovered(trained.model if record.delivered else model, rows, record, trained.images, trained.notes)
 
 
 def _worse(after: float | None, before: float | None, judged_by: Task) -> bool:
