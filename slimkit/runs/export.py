@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from slimkit import models, provenance
 from slimkit._version import __version__
 from slimkit.errors import EngineError, SlimkitError
-from slimkit.example import Example, batch_size, mapped, named, of_batch, tensors
+from slimkit.example import Example, batch_size, mapped, named, of_batch, parts, tensors
 from slimkit.export.formats import FORMATS, Format, Source
 from slimkit.export.formats.source import Compute
 from slimkit.export.pixels import as_pixels, normalisation_of
@@ -119,12 +119,10 @@ def _runner(made: Format, path: Path) -> Compute | None:
     bound = runner.inputs[0].shape[0]
 
     def run(given: Sequence[Tensor]) -> list[Tensor]:
-        size = bound or len(given[0])
-        parts = [
-            runner.run([tensor[begin : begin + size].numpy() for tensor in given])
-            for begin in range(0, len(given[0]), size)
-        ]
-        return [torch.cat([torch.tensor(part[place]) for part in parts]) for place in range(len(parts[0]))]
+        images = batch_size(tuple(given))
+        cut = parts(tuple(given), bound or images)
+        found = [runner.run([tensor.numpy() for tensor in tensors(part)]) for part in cut]
+        return [torch.cat(list(map(torch.tensor, outputs)))[:images] for outputs in zip(*found, strict=True)]
 
     return run
 
