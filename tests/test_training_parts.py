@@ -9,10 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 from training_sample import mean_and_variance, network, recipe, stripes
 
-from slimkit import hardware, recovery, training
+from slimkit import data, hardware, recovery, training
 from slimkit.channels import trace
 from slimkit.errors import EngineError, SpecError, TrainingError
+from slimkit.runs import start
 from slimkit.selection.mask import Mask
+from slimkit.settings import CompressSpec
 from slimkit.surgery.remove import kept_indices, remove
 from slimkit.tasks import CLASSIFICATION
 from slimkit.training import penalty, schedules
@@ -106,6 +108,19 @@ def test_statistics_are_the_exact_average_over_the_batches() -> None:
         parts = [mean_and_variance(model[0](images)) for images in batches]
     torch.testing.assert_close(model[1].running_mean.double(), sum(m for m, _ in parts) / 3)
     torch.testing.assert_close(model[1].running_var.double(), sum(v for _, v in parts) / 3)
+
+
+def test_of_few_images_all_are_measured_in_batches_that_weigh_the_same() -> None:
+    model, split = network(), stripes(100)
+    recovery.reestimate(model, split, batch_size=64)  # of 50 and 50
+    with torch.no_grad():
+        mean, _ = mean_and_variance(model[0](next(iter(split.batches(100)))[0]))
+    torch.testing.assert_close(model[1].running_mean.double(), mean)
+    spec = CompressSpec(ranking="taylor", batch_size=64, data="digits")
+    dataset = data.as_dataset({"train": split, "validation": split})
+    assert [len(labels) for _, labels in start.context(spec, dataset).batches] == [50, 50]
+    spec = CompressSpec(ranking="taylor", batch_size=8, data="digits")  # ten batches are enough
+    assert [len(labels) for _, labels in start.context(spec, dataset).batches] == [8] * 10
 
 
 def test_statistics_survive_a_batch_that_fails() -> None:

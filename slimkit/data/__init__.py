@@ -2,7 +2,7 @@
 
 from slimkit.data.augmentation import Augmentation
 from slimkit.data.catalogue import NAMES, as_dataset, as_inputs, open, open_inputs
-from slimkit.data.dataset import Batches, Dataset, Split
+from slimkit.data.dataset import Batches, Dataset, Split, some
 from slimkit.data.fit import check_fits, check_runs
 from slimkit.data.inputs import Inputs, parted
 from slimkit.data.loader_split import LoaderSplit
@@ -30,4 +30,5 @@ __all__ = [
     "parted",
     "prepared",
     "smaller",
+    "some",
 ]

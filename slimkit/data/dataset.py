@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from slimkit.data.order import even
 from slimkit.tasks import CLASSIFICATION, Task
 
 
@@ -113,6 +115,15 @@ class Dataset:
             validation=self.validation.normalised(mean, std),
             test=self.test.normalised(mean, std),
         )
+
+
+def some(split: Batches, batch_size: int, at_most: int, seed: int) -> Iterator[tuple[Any, Any]]:
+    """Give at most so many batches of equal size, drawn by a seed; where they are all, of a size that leaves few out.
+
+    Equal batches weigh the same in a mean over them, which a short last one would not.
+    """
+    whole = len(split) <= batch_size * at_most
+    return islice(split.batches(even(len(split), batch_size) if whole else batch_size, seed=seed), at_most)
 
 
 _MOST = 20_000  # images that statistics are of

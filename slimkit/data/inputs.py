@@ -13,7 +13,7 @@ from torch.utils.data import default_collate
 from slimkit.data.batch_split import BatchSplit, counted, inputs_alone, single
 from slimkit.data.dataset import Dataset, Split
 from slimkit.data.loader_split import Fetch, LoaderSplit
-from slimkit.data.order import split_indices
+from slimkit.data.order import even, split_indices
 from slimkit.data.tensor_split import TensorSplit
 from slimkit.errors import DataError
 from slimkit.example import Example, first
@@ -54,7 +54,7 @@ class Inputs:
         left = len(self) if at_most is None else min(at_most, len(self))
         size = min(batch_size, max(1, left))
         if seed is not None and left == len(self):
-            size = min(range(size, size // 2, -1), key=lambda one: left % one)
+            size = even(left, size)
         for inputs, _ in self.split.batches(size, seed=seed):
             yield inputs
             tensor = first(inputs)

@@ -44,6 +44,12 @@ def permutation(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator("order", seed, epoch))
 
 
+def even(count: int, size: int) -> int:
+    """Return the size, at most `size` and above half of it, by which `count` inputs part with the fewest left over."""
+    size = max(1, min(size, count))
+    return min(range(size, size // 2, -1), key=lambda one: count % one)
+
+
 def batch_indices(count: int, batch_size: int, seed: int | None, epoch: int, start: int) -> list[Tensor]:
     """Cut one epoch into batches of image indices, from batch `start` on.
 

@@ -3,13 +3,12 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from slimkit import provenance, recovery, training
+from slimkit import data, provenance, recovery, training
 from slimkit.channels import Graph
 from slimkit.hardware import on_device
 from slimkit.measure.quality import quality
@@ -109,7 +108,7 @@ def settle(job: Job, dense: nn.Module, made: Slimmed, fold_constants: bool) -> C
     dataset, graph, small, seed = job.dataset, made.graph, made.model, job.recipe.seed
     histograms = rows.gammas(dense, small)
     if fold_constants:
-        batches = [images for images, _ in islice(dataset.train.batches(128, seed=seed), FOLD_BATCHES)]
+        batches = [images for images, _ in data.some(dataset.train, 128, FOLD_BATCHES, seed)]
         means = fold.input_means(on_device(dense, job.device), graph, made.mask, batches, measured=True)
         fold.fold_(small, dense, graph, made.mask, means)
     recovery.reestimate(small, dataset.train, batches=STATISTICS_BATCHES, seed=seed, device=job.device)

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from slimkit.data import Batches
+from slimkit.data import Batches, some
 from slimkit.data.fit import called
 from slimkit.errors import DataError
 from slimkit.hardware import on_device
@@ -30,7 +29,7 @@ def reestimate(
 
     Args:
         model: changed in place: running statistics only.
-        split: gives the inputs; shuffled by `seed`, not augmented.
+        split: gives the inputs; shuffled by `seed`, not augmented, in batches of equal size, which weigh the same.
         batches: how many at most.
         device: where they are run; None: where the network is.
 
@@ -46,7 +45,7 @@ def reestimate(
     if not norms:
         return
     with evaluating(twin), _measuring(norms), torch.no_grad():
-        for inputs, _ in islice(split.batches(batch_size, seed=seed), batches):
+        for inputs, _ in some(split, batch_size, batches, seed):
             called(twin, inputs, inputs)
         if not all(bool(buffer.isfinite().all()) for norm in norms for buffer in norm.buffers()):
             raise DataError("statistics would not be finite.\n  Give inputs without NaN, and weights without")

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -122,7 +121,7 @@ def _quantised(work: Path, spec: RunSpec, dataset: data.Dataset | None) -> Engin
         return None
     if not (work / ONNX).exists():
         return EngineError("it is made of the ONNX file, and there is none.")
-    batches = islice(dataset.train.batches(64, seed=spec.seed), _CALIBRATION_BATCHES)
+    batches = data.some(dataset.train, 64, _CALIBRATION_BATCHES, spec.seed)
     try:
         quantise(work / ONNX, work / INT8_ONNX, (dataset.task.called(*batch) for batch in batches))
     except EngineError as wrong:

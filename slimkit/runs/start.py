@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
@@ -296,7 +295,7 @@ def context(spec: CompressSpec | TrainSpec, dataset: data.Dataset | None) -> Con
             f"ranking is {spec.ranking!r}: it needs data.\n  Give labelled data, for example `data='digits'`"
         )
     size = spec.batch_size if isinstance(spec.batch_size, int) else _RANKING_BATCH
-    batches = islice(dataset.train.batches(size, seed=spec.seed), _RANKING_BATCHES)
+    batches = data.some(dataset.train, size, _RANKING_BATCHES, spec.seed)
     return Context(seed=spec.seed, batches=list(batches), task=dataset.task)
 
 
