@@ -25,8 +25,7 @@ def find(name: str, given: str, error: type[SlimkitError]) -> Callable[..., Any]
     Raises:
         SlimkitError: of the kind `error`: module, file or function is not there, or fails to import.
     """
-    if is_url(name):
-        raise error(f"{given}: is a URL, and nothing is fetched from there.\n  Give a path on this machine")
+    refuse_url(name, given, error)
     place, _, attribute = name.rpartition(":")
     in_file = place.endswith(".py")
     folder = str(Path(place).resolve().parent) if in_file else str(Path.cwd())
@@ -57,6 +56,12 @@ def find(name: str, given: str, error: type[SlimkitError]) -> Callable[..., Any]
 def is_url(name: str) -> bool:
     """Tell whether a name is a URL; a path makes one slash of its two."""
     return re.match(r"(file|https?|ftp|s3|gs|hf):/", name) is not None
+
+
+def refuse_url(name: str, given: str, error: type[SlimkitError]) -> None:
+    """Refuse what is named by a URL; the arguments and the error are those of `find`."""
+    if is_url(name):
+        raise error(f"{given}: is a URL, and nothing is fetched from there.\n  Give a path on this machine")
 
 
 def _import(place: str, given: str, error: type[SlimkitError]) -> Any:

@@ -284,6 +284,25 @@ def test_what_the_user_can_mend(run, capsys, tmp_path, monkeypatch, words, messa
     assert run.calls == [] and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train --data digits --arch URL", "train --data digits --arch URL:make", "train --arch zoo:resnet8 --data URL",
+        "train --arch zoo:resnet8 --data URL/net.py:make", "train --arch zoo:resnet8 --data folder:URL",
+        "train --arch zoo:resnet8 --data folder:URL --task segmentation", "evaluate NET --data folder:URL",
+        "compress NET --calibration folder:URL", "compress NET --data folder:URL", "inspect NET --arch URL",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("url", ["https://example.org/data", "hf://somebody/something"])
+def test_nothing_is_fetched_from_a_url(words, url, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    net = Path(__file__).parents[1] / "model_zoo" / "resnet8-digits.safetensors"
+    assert main(words.replace("URL", url).replace("NET", str(net)).split()) == 2
+    said = capsys.readouterr().err
+    assert url in said and "is a URL, and nothing is fetched from there.\n  Give a path on this machine" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 LONG = "n" * 300
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from slimkit import own_code
 from slimkit.data.box_folder import box_folder
 from slimkit.data.cifar import cifar10, cifar100
 from slimkit.data.dataset import Dataset
@@ -126,6 +127,7 @@ def as_inputs(anything: object) -> Inputs:
 
 
 def _path(name: str) -> Path:
+    own_code.refuse_url(name.removeprefix(_FOLDER), f"data {name!r}", DataError)
     return Path(name.removeprefix(_FOLDER)).expanduser()
 
 

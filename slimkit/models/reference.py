@@ -60,6 +60,7 @@ def parse(text: str) -> Reference:
             raise _unknown(text, rest, ("timm",))
         return Reference("timm", rest, arguments)
     if colon:
+        own_code.refuse_url(name, f"`arch={text!r}`", ArchitectureError)
         place, _, factory = name.rpartition(":")
         if not place or not factory.replace(".", "_").isidentifier():
             raise ArchitectureError(f"`arch={text!r}`: {factory!r} is no name of a factory.\n  {_HOW}")
