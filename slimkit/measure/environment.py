@@ -31,9 +31,9 @@ def preferred_step() -> int:
     ONNX Runtime and OpenVINO both lay channels out in blocks of 16 floats on AVX-512 and of 8 elsewhere;
     between two multiples the block is computed whole, or a slower kernel runs.
 
-    It is that of every engine that runs here, in bfloat16 too: 3x3 convolutions of 40, 48, 56 and 64 channels took 0.58,
-    0.38, 0.47 and 0.36 us a pair of channels in ONNX Runtime, 0.33, 0.24, 0.28 and 0.21 in OpenVINO in bfloat16, and
-    nothing was gained by multiples of 32 (AVX-512 without AMX, one thread, 28x28 pixels).
+    It is that of every engine that runs here, in bfloat16 too: 3x3 convolutions of 40, 48, 56 and 64 channels took
+    0.58, 0.38, 0.47 and 0.36 us a pair of channels in ONNX Runtime, 0.33, 0.24, 0.28 and 0.21 in OpenVINO in
+    bfloat16, and multiples of 32 gained nothing (AVX-512 without AMX, one thread, 28x28 pixels, six of them).
     """
     return 16 if has_avx512() else 8
 
