@@ -30,6 +30,7 @@ from .runs.compress import compress as compress
 from .runs.study import study as study
 from .runs.train import train as train
 from .selection.mask import Mask as Mask
+from .surgery.plain_weights import plain_weights as plain_weights
 from .surgery.remove import kept_indices as kept_indices
 from .surgery.remove import remove as remove
 from .surgery.traced import trace as trace

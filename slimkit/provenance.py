@@ -32,7 +32,14 @@ class Masked:
     weights: Literal["ticket", "trained"]
 
 
-Edit = Narrowed | Factorised | Masked
+@dataclass(frozen=True, kw_only=True)
+class Replaced:
+    """Layers that computed their weights store them: module path -> kind and arguments of the layer in its place."""
+
+    layers: dict[str, dict[str, Any]]
+
+
+Edit = Narrowed | Factorised | Masked | Replaced
 
 
 @dataclass(frozen=True, kw_only=True)

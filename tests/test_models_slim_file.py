@@ -115,7 +115,7 @@ def test_layers_that_were_made_two_and_narrowed_and_masked_come_back(tmp_path):
 
 def test_thin_layers_of_another_rank_than_their_edit_says(tmp_path):
     models.save(factorise(narrowed(), {"fc": 2}), tmp_path / "slim")
-    with pytest.raises(ArchitectureError, match="thin layer of 'fc' is .2, 64., but .1, 64."):
+    with pytest.raises(ArchitectureError, match="the weight of 'fc' is .2, 64., but .1, 64."):
         models.load(rewritten(tmp_path / "slim", lambda f: f["edits"][1].update(ranks={"fc": 1})))
 
 
@@ -409,6 +409,13 @@ def odd(fields, attributes):
     fields["edits"].append(factorised("layer1.0.conv2", 1))
 
 
+def plain(path, **said):
+    return {"kind": "replaced", "layers": {path: said}}
+
+
+CONV = {"kind": "Conv2d", "in_channels": 8, "out_channels": 8, "kernel_size": 3}
+
+
 def masked(name, left):
     return {"kind": "masked", "left": {name: left}, "weights": "ticket"}
 
@@ -440,6 +447,33 @@ BAD = {
     ),
     "a layer with a long name": (lambda f: f["edits"].append(factorised("a" * 201, 1)), "a part named 'a"),
     "attributes of an edit": (lambda f: odd(f, {"groups": 10**9}), "larger tensors than those in the file"),
+    "plain layer of no kind": (
+        lambda f: f["edits"].append(plain("layer1.0.conv2", kind="exec")),
+        "Known: Linear, Conv1d",
+    ),
+    "plain layer without a kind": (lambda f: f["edits"].append(plain("layer1.0.conv2")), "Known: Linear, Conv1d"),
+    "plain layer with a device": (
+        lambda f: f["edits"].append(plain("layer1.0.conv2", **CONV, device="cuda")),
+        "no layer that stores its weight is built by",
+    ),
+    "plain layer of odd numbers": (
+        lambda f: f["edits"].append(plain("layer1.0.conv2", **CONV, groups=3)),
+        "cannot be a plain layer",
+    ),
+    "plain layer with too few numbers": (
+        lambda f: f["edits"].append(plain("layer1.0.conv2", kind="Conv2d")),
+        "cannot be a plain layer",
+    ),
+    "plain layer of another size": (
+        lambda f: f["edits"].append(plain("layer1.0.conv2", **CONV, bias=False)),
+        "the weight of 'layer1.0.conv2' is",
+    ),
+    "plain layer of any size": (
+        lambda f: f["edits"].append(plain("layer1.0.conv2", **CONV, stride=10**9)),
+        "larger tensors than those in the file",
+    ),
+    "plain layer that is nowhere": (lambda f: f["edits"].append(plain("layer9", **CONV)), "no layer 'layer9'"),
+    "plain layer of an odd name": (lambda f: f["edits"].append(plain("a\x1b[2J", **CONV)), "a part named 'a"),
     "mask of nothing": (lambda f: f["edits"].append(masked("fc.gamma", 1)), "no weight 'fc.gamma'"),
     "mask that did not hold": (lambda f: f["edits"].append(masked("fc.weight", 1)), "192 weights that are not 0"),
     "unknown arch": (lambda f: f.update(arch="zoo:resnet9"), "no such architecture"),

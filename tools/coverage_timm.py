@@ -5,10 +5,11 @@
 The smallest network of every stem of the installed timm. Networks share a stem if their module in `timm.models` is the
 same (resnet.py) and their names are, without sizes: numbers, single letters and words as "tiny" (`stem_of`). Those with
 fewer than two convolutions over more than one pixel are passed over as pure transformers and mixers, those above 60
-million parameters as too large. Half of every group is removed at random; the smaller network must compute what the
-masked one computes. Images are of 160 pixels, or of timm's own size where that is smaller or the network runs at no
-other; weights are random, BatchNorms drawn. A line of JSON a stem as it comes; one that is there is not run again, so
-that a run that was stopped goes on. Each network has a process and 300 seconds. Needs `slimkit[timm]`.
+million parameters as too large. What layers compute as weights is stored first, as `compress` does. Half of every group
+is removed at random; the smaller network must compute what the masked one computes. Images are of 160 pixels, or of
+timm's own size where that is smaller or the network runs at no other; weights are random, BatchNorms drawn. A line of
+JSON a stem as it comes; one that is there is not run again, so that a run that was stopped goes on. Each network has a
+process and 300 seconds. Needs `slimkit[timm]`.
 """
 
 import argparse
@@ -23,13 +24,14 @@ import torch
 from rows import Row, append, guarded, read
 from torch import nn
 
-from slimkit import trace
+from slimkit import plain_weights, trace
 from slimkit.channels import Graph
 from slimkit.example import Example, tensors
 from slimkit.models import defaults
 from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
 from slimkit.surgery.evidence import runs
+from slimkit.surgery.plain_weights import replaced
 from slimkit.surgery.trials import Trial
 
 SIDE = 160  # pixels; a proof at 224 takes twice as long
@@ -116,6 +118,9 @@ def measured(model: nn.Module, example: Example) -> Row:
     start = time.process_time()
     graph = trace(model, example)
     seconds = time.process_time() - start
+    if graph.computed:
+        model = plain_weights(model, example)
+        graph = trace(model, example)
     mask = half(graph)
     error = proof.error_of(model, graph, mask, [example])
     failing = proof.failing_groups(model, graph, mask, [example]) if error > proof.TOLERANCE else []
@@ -137,6 +142,7 @@ def measured(model: nn.Module, example: Example) -> Row:
         "macs": total,
         "removable_macs": 1 - graph.macs(least) / total if total else 0.0,
         "kept": dict(reasons.most_common()),
+        **({"stored": len(stored)} if (stored := replaced(model)) else {}),
     }
 
 
@@ -195,12 +201,14 @@ def in_words(rows: Sequence[Row]) -> str:
     rest = Counter(reason_of(row) for row in done if row["removable_macs"] <= 0.9)
     passed_over = ", ".join(f"{count} ({reason})" for reason, count in left_out.most_common())
     why = ", ".join(f"{reason} ({count})" for reason, count in rest.most_common())
+    stored = sum("stored" in row for row in done)
     families = len({row["family"] for row in tried})
     return (
         f"{len(tried)} networks of {families} families, each the smallest of its stem; stems passed over: "
         f"{passed_over or 'none'}. {len(exact)} are exact with half of every group gone, {len(done) - len(exact)} once "
-        f"the groups that the proof finds are kept, {len(tried) - len(done)} were not traced. Of {len(most)} more than "
-        f"90 % of the MACs can go; what keeps most channels of the other {rest.total()}: {why or 'nothing'}."
+        f"the groups that the proof finds are kept, {len(tried) - len(done)} were not traced. In {stored} the weights "
+        f"that layers compute were stored first. Of {len(most)} more than 90 % of the MACs can go; what keeps most "
+        f"channels of the other {rest.total()}: {why or 'nothing'}."
     )
 
 

@@ -119,6 +119,7 @@ class Graph:
         loud: bool [U], units of which a constant is left for the weights that read them when they are silent.
         statistics: bool [U], units that a mean across channels, or its like, is taken over (`left_out`).
         products: bool [U], units that a product of two activations sums over, as attention does.
+        computed: modules that read a weight computed by operators that do not let its channels go: see `plain_weights`.
         unseen: modules with parameters that no pass has run, so that nothing is known of what they read.
     """
 
@@ -134,6 +135,7 @@ class Graph:
     loud: Tensor
     statistics: Tensor
     products: Tensor
+    computed: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
 
     def __repr__(self) -> str:

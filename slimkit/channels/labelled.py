@@ -17,6 +17,8 @@ _ORIGIN = "_slimkit_origin"  # weight of the convolution whose direct output a t
 _CALL = "_slimkit_call"  # weight whose product a tensor is, and which call of it
 _LOUD = "_slimkit_loud"  # why removed channels would not be zero in a tensor
 
+COMPUTED = "; slimkit.plain_weights stores what a layer computes from weights alone"
+
 
 @dataclass(frozen=True)
 class Loud:

@@ -30,6 +30,7 @@ class Observed(Labelled):
         uses: direct output of a convolution, or a running mean -> the number of operators that read it.
         biases: weight of a convolution or a product -> of each call, the bias that is added to what it makes.
         absorbs: weight of a convolution -> running mean of the BatchNorm that reads its output.
+        computed: modules that read a weight computed by operators that do not let its channels go.
         layout: size, stride and offset of the first argument, before the operator ran.
         training: the second pass, for branches that run only in training.
         sized: classes of modules that take counts from the shape of their input.
@@ -45,6 +46,7 @@ class Observed(Labelled):
         self.uses: dict[str, int] = {}
         self.biases: dict[str, list[str | None]] = {}
         self.absorbs: dict[str, str] = {}
+        self.computed: dict[str, None] = {}
         self.training = False
         self.layout: tuple[Sequence[int], Sequence[int], int] | None = None
         self._counted: dict[tuple[int, str], tuple[Tensor, ...]] = {}  # attribute -> what it counts
@@ -102,6 +104,16 @@ class Observed(Labelled):
             self.uses[name] = self.uses.get(name, 0) + 1
             if origin is not None:
                 self.absorbs[origin] = name
+
+    def read(self, weight: Tensor, names: Mapping[int, Tensor | None]) -> None:
+        """Note that the running module reads a weight, whose channels lie along some dimensions; it may be computed."""
+        stored = weight if weight._base is None else weight._base
+        if self.training or id(stored) in self.name_of:
+            return
+        known = [own for own in names.values() if own is not None]
+        lost = len(known) < sum(weight.shape[dim] > 1 for dim in names)
+        if lost or any(bool(torch.isin(own, kept.names).any()) for own in known for kept in self.names.frozen):
+            self.computed[self.at.path] = None
 
     def work(self, weight: Tensor | None, outputs: Tensor | int, inputs: Tensor | int, each: float) -> None:
         """Note multiply-adds: `each` for one output and one input channel, of the whole batch."""

@@ -64,10 +64,19 @@ class MaskedEntry(Record):
     weights: Literal["ticket", "trained"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReplacedEntry(Record):
+    """A `provenance.Replaced`."""
+
+    kind: Literal["replaced"]
+    layers: dict[str, dict[str, Json]]
+
+
 _EDITS: dict[str, type[provenance.Edit]] = {
     "narrowed": provenance.Narrowed,
     "factorised": provenance.Factorised,
     "masked": provenance.Masked,
+    "replaced": provenance.Replaced,
 }
 
 
@@ -84,7 +93,7 @@ class Metadata(Record):
     normalisation: Normalised | None
     usage: usage.Usage | None
     attributes: dict[str, dict[str, Json]]
-    edits: tuple[NarrowedEntry | FactorisedEntry | MaskedEntry, ...]
+    edits: tuple[NarrowedEntry | FactorisedEntry | MaskedEntry | ReplacedEntry, ...]
     aliases: dict[str, str]
     digest: str
 
@@ -209,6 +218,7 @@ def _record(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Metadat
     # a factory is told the widths from before a cut; each had a number for every channel at least
     most = max(sum(tensor.numel() for tensor in tensors.values()), _LARGEST)
     changed = [record.attributes, *(edit.attributes for edit in record.edits if isinstance(edit, NarrowedEntry))]
+    changed += [edit.layers for edit in record.edits if isinstance(edit, ReplacedEntry)]
     values = list(_leaves([record.arguments, *changed]))
     for value in values:
         if isinstance(value, int | float) and not abs(value) <= most:

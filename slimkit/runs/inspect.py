@@ -9,7 +9,7 @@ from slimkit._version import __version__
 from slimkit.progress import Progress, quiet
 from slimkit.results import InspectedGroup, Inspection
 from slimkit.runs.figures import architecture
-from slimkit.runs.start import example, trace_with
+from slimkit.runs.start import example, traced
 from slimkit.selection.mask import Mask
 from slimkit.settings import CompressSpec
 from slimkit.surgery import rows
@@ -21,7 +21,7 @@ def inspect_checkpoint(path: Path, spec: CompressSpec, progress: Progress = quie
     network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
     given = example(network.model, spec)
     progress("tracing channels", None)
-    graph = trace_with(spec, network.model, given)
+    network, graph = traced(spec, network, given)
     keep = Mask.full(graph)
     fixed = torch.zeros(graph.units, dtype=torch.bool) if spec.without_bn == "norm" else ~graph.has_norm
     work: dict[str, float] = {}

@@ -19,6 +19,7 @@ from slimkit.measure.conditions import Conditions
 from slimkit.measure.environment import preferred_step
 from slimkit.models import Network
 from slimkit.progress import Progress
+from slimkit.quantity import number_of
 from slimkit.runs import detection
 from slimkit.runs.folder.files import export_network
 from slimkit.selection.budget import Widths
@@ -28,6 +29,7 @@ from slimkit.selection.measured import Aim, LatencySolver, SizeSolver
 from slimkit.selection.ranking import Context, criterion, rank
 from slimkit.settings import CompressSpec, EvaluateSpec, ExportSpec, RunSpec, TrainSpec
 from slimkit.settings.data import READING, DataSpec
+from slimkit.surgery.plain_weights import plain_weights, replaced
 from slimkit.surgery.prove import Slimmed, prove
 from slimkit.surgery.remove import remove
 from slimkit.surgery.traced import trace
@@ -48,6 +50,22 @@ def trace_with(spec: RunSpec, model: nn.Module, example: Example) -> Graph:
 
         return torch_pruning.trace(model, example)
     return trace(model, example)
+
+
+def traced(spec: RunSpec, network: Network, example: Example) -> tuple[Network, Graph]:
+    """Trace a network; where layers compute their weights, one in which they are stored, and which says so."""
+    graph = trace_with(spec, network.model, example)
+    if not graph.computed:
+        return network, graph
+    plain = plain_weights(network.model, example)
+    count = len(replaced(plain)) - len(replaced(network.model))
+    if not count:
+        return network, graph
+    said = (
+        f"that {number_of(count, 'layer')} may store the weights that they computed at every call, so that channels "
+        "can go: the network computes the same; a retraining trains the weights as they are stored"
+    )
+    return replace(network, model=plain, said=(*network.said, said)), trace_with(spec, plain, example)
 
 
 def open_data(spec: CompressSpec, network: Network) -> data.Dataset | None:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimkit.channels.labelled import COMPUTED
 from slimkit.channels.observed import Observed
 from slimkit.channels.operators.attention import meet
 from slimkit.channels.operators.pointwise import merge
@@ -12,7 +13,7 @@ from slimkit.channels.operators.pointwise import merge
 aten = torch.ops.aten
 FIXED_INPUT = "reads channels of fixed number: the network's input, or an operator without a rule"
 STATE = "is the state of a recurrent layer"
-COMPUTED = "is read by a weight that is computed, not stored"
+NOT_STORED = f"is read by a weight that is computed, not stored{COMPUTED}"
 
 
 def convolution(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -23,6 +24,7 @@ def convolution(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[s
     rows = seen.along(weight, 0, reason)  # out channels; in channels when transposed
     columns = seen.along(weight, 1, reason)  # one group's in channels; out channels when transposed
     seen.others(weight, {0, 1}, "varies over the kernel of a convolution")
+    seen.read(weight, {0: rows, 1: columns})
     width, made = int(x.shape[1]), int(out.shape[1])
     positions = x[0, 0].numel() if transposed else out[0, 0].numel()
     each = float(positions * weight[0, 0].numel() * x.shape[0])
@@ -59,7 +61,7 @@ def contract(seen: Observed, x: Tensor, dim: int, given: Tensor | None, reads: T
         else:
             seen.freeze(reads, STATE if isinstance(seen.at.module, nn.RNNBase) else FIXED_INPUT)
     elif given is not None:
-        seen.freeze(given, COMPUTED)
+        seen.freeze(given, NOT_STORED)
     why = seen.loud(x).get(dim % x.dim())
     if given is not None and why is not None:
         seen.names.loud.append(given)
@@ -175,12 +177,14 @@ def matmul(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
         else:
             seen.work(None, rows, inner_a, each * m)
     elif weight_b:
+        seen.read(b, {-2: inner_b, -1: columns})
         contract(seen, a, -1, inner_a, inner_b, b)
         produce(seen, b, -1, columns)
         seen.work(_stored(b), count_or_names(columns, m), count_or_names(inner_b, k), each * n)
         seen.put_origin(out, _stored(b))
         seen.call(out, _stored(b))
     else:
+        seen.read(a, {-2: rows, -1: inner_a})
         contract(seen, b, -2, inner_b, inner_a, a)
         produce(seen, a, -2, rows)
         seen.work(_stored(a), count_or_names(rows, n), count_or_names(inner_a, k), each * m)

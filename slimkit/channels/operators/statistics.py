@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimkit.channels.labelled import Loud
+from slimkit.channels.labelled import COMPUTED, Loud
 from slimkit.channels.labels import alone, varying
 from slimkit.channels.observed import Args, Kwargs, Observed
 from slimkit.channels.operators.multiply import FIXED_INPUT, put_channels, tie_vector
@@ -102,7 +102,7 @@ def _take(seen: Observed, label: Tensor, over: set[int], reason: str, keep: bool
     """Note that a statistic is taken over the names of a label, or keep them where they cannot be left out."""
     along = varying(label)
     if keep or len(along) > 1 or not set(along) <= over:
-        seen.freeze(label, reason)
+        seen.freeze(label, reason + COMPUTED if keep else reason)
     else:
         seen.names.statistics.append(label.reshape(-1))
         seen.width((label.numel(),), (label.reshape(-1),))

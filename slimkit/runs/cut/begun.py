@@ -1,7 +1,7 @@
 """What is found out about a network before any budget is looked at: its channels, inputs to recover on, a ranking."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -204,7 +204,9 @@ def begin(given: Given, stages: Stages, *, specs: Sequence[CompressSpec] = (), k
     ranked_with = start.context(spec, dataset)
     given.progress("tracing channels", None)
     with stages.stage("trace"):
-        graph = start.trace_with(spec, dense, example)
+        network, graph = start.traced(spec, given.network, example)
+    given = replace(given, network=network)
+    dense = given.dense
     _check_reach(given, graph, specs)
     with stages.stage("calibrate"):
         comparable = has_comparable(given)
