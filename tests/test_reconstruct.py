@@ -248,6 +248,60 @@ def test_a_layer_that_reads_more_than_second_moments_can_hold_is_fitted_to_rows(
     assert proof.compare(proof.outputs(net, fresh), found.model, fresh) < 1e-3
 
 
+class Added(nn.Module):
+    """Two branches that read the same, by weights that are the same; the first is the shortcut of the second."""
+
+    def __init__(self, way: str, norm: bool) -> None:
+        super().__init__()
+        self.way = way
+        self.first, self.stream = nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(6, 5, 1)
+        self.second = copy.deepcopy(self.first)
+        self.branch = nn.Conv2d(6, 5, 1, bias=not norm)
+        self.norm = nn.BatchNorm2d(5) if norm else nn.Identity()
+        self.head = nn.Conv2d(5, 3, 1)
+        nn.init.constant_(self.stream.bias, 20.0)  # so that no ReLU cuts anything off
+        for name, values in [*self.norm.named_parameters(), *self.norm.named_buffers()]:
+            if "num" not in name:
+                nn.init.uniform_(values, 0.5, 2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = self.stream(F.relu(self.first(x)))
+        if self.way == "in place":
+            stream.relu_()
+        branch = self.norm(self.branch(F.relu(self.second(x))))
+        if self.way == "in place":
+            branch += stream
+            return self.head(branch)
+        return self.head(stream + branch if self.way == "first" else torch.add(branch, stream))
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("way", ["first", "second", "in place"])
+def test_what_is_added_to_a_stream_makes_up_for_its_error(way: str, norm: bool) -> None:
+    torch.manual_seed(0)
+    net = Added(way, norm).eval()
+    graph = trace(net, torch.randn(1, 4, 9, 9))
+    keep = torch.ones(graph.units, dtype=torch.bool)
+    (first,) = (group for group in graph.groups if group.layers[0] == "first")
+    keep[first.members[2:]] = False
+    mask = Mask(keep)
+    inputs: list[Example] = [torch.randn(64, 4, 9, 9)]
+    found = reconstruct(net, remove(net, graph, mask), graph, mask, inputs)
+    assert {one.weight for one in found.fitted} >= {"stream.weight", "branch.weight"}
+    assert gap(net, found.model, inputs) < 1e-3
+
+
+def test_a_sum_that_cannot_be_told_is_left_alone() -> None:
+    """A scale of 0 behind a weight lets nothing pass that could make up for anything."""
+    net = Added("first", norm=True).eval()
+    nn.init.zeros_(net.norm.weight)
+    graph = trace(net, torch.randn(1, 4, 9, 9))
+    mask = half(graph)
+    found = reconstruct(net, remove(net, graph, mask), graph, mask, [torch.randn(64, 4, 9, 9)])
+    assert all(bool(weight.isfinite().all()) for weight in found.model.parameters())
+    assert found.after <= found.before
+
+
 def test_what_is_left_as_it_was_is_said() -> None:
     net, images = wide()
     graph = trace(net, images[:1])

@@ -10,15 +10,18 @@ the others are of no use (a ResNet-50 on 256 images: 2.6 GB at the peak instead 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimkit.example import Example, call
+from slimkit.recovery.shortcuts import Shortcut, result
 
+_NONE: Mapping[int, Shortcut] = MappingProxyType({})
 Stop = Callable[[Any, tuple[Any, ...]], Any | None]  # operator and arguments -> what to stop with, None to go on
 
 
@@ -30,10 +33,22 @@ class Lane:
         example: its input.
         stop: is called with each operator and its arguments before it runs.
         after: stop after the operator has run, and hand out its result too.
+        shortcuts: by the number of a stop; what the output there is added to is then `beside`.
+
+    Attributes:
+        beside: of the last stop; None where it has no shortcut.
     """
 
-    def __init__(self, model: nn.Module, example: Example, stop: Stop, after: bool) -> None:
+    def __init__(
+        self, model: nn.Module, example: Example, stop: Stop, after: bool, shortcuts: Mapping[int, Shortcut] = _NONE
+    ) -> None:
         self._model, self._example, self._stop, self._after = model, example, stop, after
+        self._wanted: dict[int, list[int]] = {}  # number of an operator -> stops that its result lies beside
+        for number, one in shortcuts.items():
+            self._wanted.setdefault(one.made_by, []).append(number)
+        self._kept: dict[int, Tensor] = {}
+        self._stops = self._operators = 0
+        self.beside: Tensor | None = None
         self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
         self._event: Any = None
         self._error: BaseException | None = None
@@ -78,7 +93,8 @@ class Lane:
         self._stopped.release()
 
     def _halt(self, event: Any) -> None:
-        self._event = event
+        self._event, self.beside = event, self._kept.pop(self._stops, None)
+        self._stops += 1
         self._wait()
 
     def _wait(self) -> None:
@@ -120,6 +136,9 @@ class _Stops(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if event is not None and not self.lane._after:
             self.lane._halt(event)
         out = self.lane._computed(func, args, kwargs)
+        for number in self.lane._wanted.get(self.lane._operators, ()):
+            self.lane._kept[number] = result(out)
+        self.lane._operators += 1
         if event is not None and self.lane._after:
             self.lane._halt((event, out))
         return out

@@ -15,7 +15,8 @@ class Result:
 
     Attributes:
         model: the smaller network: on the CPU, in eval mode, in the number format of the one that was given.
-        mask: what it was cut by.
+        mask: what it was cut by: of the network as given, or of `plain_weights(model, example)` where the report says
+            that computed weights were stored.
         report: all that was measured and proven, as `report.json` has it.
         folder: where the files of the run lie; None where none were asked for.
     """
