@@ -57,6 +57,9 @@ class Images:
     def __init__(self, images: Tensor) -> None:
         self.images = images
 
+    def __len__(self) -> int:
+        return len(self.images)
+
     def batches(self, batch_size: int, **order: Any) -> Any:
         """Give the images with a label of 0."""
         for part in self.images.split(batch_size):
