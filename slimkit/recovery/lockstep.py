@@ -137,7 +137,8 @@ class _Stops(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.lane._halt(event)
         out = self.lane._computed(func, args, kwargs)
         for number in self.lane._wanted.get(self.lane._operators, ()):
-            self.lane._kept[number] = result(out)
+            if isinstance(tensor := result(out), Tensor):  # else other inputs take another way through the network
+                self.lane._kept[number] = tensor
         self.lane._operators += 1
         if event is not None and self.lane._after:
             self.lane._halt((event, out))

@@ -215,7 +215,7 @@ class _Sums:
         if self.reader.name in self.skip:
             return
         wanted = self._kept(of_dense, out)
-        missing = self._missing(of_dense, wanted, wide, narrow)
+        missing = self._missing(of_dense, (out.shape, wanted.shape), wide, narrow)
         if missing is not None:
             wanted = wanted + missing
         elif x.shape == read.shape and torch.equal(x, read):
@@ -239,13 +239,16 @@ class _Sums:
         kept = of_dense.kept(weight, indices, self.reader.groups)
         return out if kept is None else out.index_select(of_dense.channels(out), kept.to(out.device))
 
-    def _missing(self, of_dense: Reader, wanted: Tensor, wide: Tensor | None, narrow: Tensor | None) -> Tensor | None:
+    def _missing(
+        self, of_dense: Reader, shapes: tuple[torch.Size, ...], wide: Tensor | None, narrow: Tensor | None
+    ) -> Tensor | None:
         """Return by how much more the outputs would make up for the error of what they are added to, None where none.
 
         Args:
-            wide, narrow: what the outputs are added to, of the dense network and of the slim one.
+            shapes: of the outputs of the dense network and of the slim one.
+            wide, narrow: what these are added to; of other shapes where inputs take another way through the network.
         """
-        if self.shortcut is None or wide is None or narrow is None or narrow.shape != wanted.shape:
+        if self.shortcut is None or wide is None or narrow is None or shapes != (wide.shape, narrow.shape):
             return None
         missing = self._kept(of_dense, wide) - narrow
         if not bool(missing.any()):
