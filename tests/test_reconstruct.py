@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from slimkit.recovery import fold, reestimate
 from slimkit.recovery import reconstruct as module
 from slimkit.recovery.elimination import losses
 from slimkit.recovery.reconstruct import MODES, Reconstruction, reconstruct
+from slimkit.recovery.residual import shortcuts
 from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
 from slimkit.surgery.remove import remove
@@ -289,6 +291,17 @@ def test_what_is_added_to_a_stream_makes_up_for_its_error(way: str, norm: bool) 
     found = reconstruct(net, remove(net, graph, mask), graph, mask, inputs)
     assert {one.weight for one in found.fitted} >= {"stream.weight", "branch.weight"}
     assert gap(net, found.model, inputs) < 1e-3
+
+
+def test_the_search_for_sums_keeps_no_maps() -> None:
+    """Those of 32 images of 224 pixels would be gigabytes."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU()).eval()
+    made: list[weakref.ref[Tensor]] = []
+    gone: list[bool] = []
+    net[0].register_forward_hook(lambda module, args, out: made.append(weakref.ref(out)))
+    net[4].register_forward_hook(lambda module, args, out: gone.append(made[0]() is None))
+    assert shortcuts(net, torch.randn(1, 3, 9, 9)) == {}
+    assert gone == [True]
 
 
 class Wanders(Added):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimkit.example import Example, call
-from slimkit.recovery.shortcuts import Shortcut, result
+from slimkit.recovery.residual import Shortcut, result
 
 _NONE: Mapping[int, Shortcut] = MappingProxyType({})
 Stop = Callable[[Any, tuple[Any, ...]], Any | None]  # operator and arguments -> what to stop with, None to go on

@@ -10,7 +10,7 @@ shuffle, addition, flattening) is simply computed. The constant goes into the we
 BatchNorm that alone reads it.
 
 Two modes. `sequential`, the default: layer after layer, so that each layer makes up for what those before it could
-not, and what is added to a stream for the error that the stream has by then (`shortcuts`); both networks run once, in
+not, and what is added to a stream for the error that the stream has by then (`residual`); both networks run once, in
 lockstep, and calibration inputs are in memory at once, as far as they have come, as many as fit.
 `parallel`: every weight is fitted to what the dense network feeds it; one pass of the dense network, one chunk of
 inputs in memory, and second moments of all readers. ResNet-20 on Fashion-MNIST at a quarter of the multiply-adds, even
@@ -45,7 +45,7 @@ from slimkit.recovery.gap import between
 from slimkit.recovery.inputs import WeightInputs, gather
 from slimkit.recovery.lockstep import Lane
 from slimkit.recovery.readers import Reader, parameters, reader
-from slimkit.recovery.shortcuts import Shortcut, shortcuts
+from slimkit.recovery.residual import Shortcut, shortcuts
 from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import kept_indices
 

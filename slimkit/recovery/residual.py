@@ -8,12 +8,14 @@ so that errors of a stream do not add up from block to block. Here whatever runs
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from slimkit.example import Example, call
 from slimkit.recovery.readers import parameters, reader
@@ -69,9 +71,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.names = parameters(model)
         self.operators = self.calls = 0
-        self.alive: list[Tensor] = []  # so that no other tensor takes the place of one
-        self.made_by: dict[int, int] = {}
-        self.made: dict[int, _Made] = {}
+        # Of tensors that are alive: all maps of a chunk of inputs would take gigabytes.
+        self.made_by: MutableMapping[Tensor, int] = WeakIdKeyDictionary()
+        self.made: MutableMapping[Tensor, _Made] = WeakIdKeyDictionary()
         self.found: dict[int, Shortcut] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -82,11 +84,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **(kwargs or {}))
         tensor = result(out)
         if isinstance(tensor, Tensor):
-            self.alive.append(tensor)
-            self.made_by[id(tensor)] = self.operators
-            self.made.pop(id(tensor), None)
+            self.made_by[tensor] = self.operators
+            self.made.pop(tensor, None)
             if made is not None:
-                self.made[id(tensor)] = made
+                self.made[tensor] = made
         self.operators += 1
         return out
 
@@ -94,7 +95,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if reader(func, args, self.names) is not None:
             self.calls += 1
             return _Made(self.calls - 1, self.operators)
-        before = self.made.get(id(args[0])) if args else None
+        before = self.made.get(args[0]) if args and isinstance(args[0], Tensor) else None
         if before is None or before.inverse is not None or "batch_norm" not in func.overloadpacket.__name__:
             return None
         weight, variance, eps = args[1], args[4], args[-1]
@@ -105,6 +106,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return _Made(before.call, before.operator, torch.where(passes, 1 / scale, 0.0))
 
     def _add(self, own: Any, other: Any) -> None:
-        made, made_by = self.made.get(id(own)), self.made_by.get(id(other))
+        if not (isinstance(own, Tensor) and isinstance(other, Tensor)):
+            return
+        made, made_by = self.made.get(own), self.made_by.get(other)
         if made is not None and made_by is not None and made_by < made.operator and own.shape == other.shape:
             self.found[made.call] = Shortcut(made_by, made.inverse)
