@@ -18,8 +18,7 @@ from slimkit.errors import DataError, SpecError
 from slimkit.example import Example, tensors
 from slimkit.measure.quality import quality as accuracy
 from slimkit.modules import evaluating
-from slimkit.recovery import fold, reestimate
-from slimkit.recovery import reconstruct as module
+from slimkit.recovery import calls, fold, reestimate
 from slimkit.recovery.elimination import losses
 from slimkit.recovery.reconstruct import MODES, Reconstruction, reconstruct
 from slimkit.recovery.residual import shortcuts
@@ -227,7 +226,7 @@ def test_chunks_join_where_there_is_room_and_change_nothing_but_the_rows(monkeyp
     net, graph, mask = case([("Residual", 4), ("Chain", 4)], "pool")
     batch, fresh = example(net, 128), [example(net, 5)]
     whole = run(net, graph, mask, [batch], "sequential")
-    monkeypatch.setattr(module, "_ROOM", 60_000)
+    monkeypatch.setattr(calls, "_ROOM", 60_000)
     found = run(net, graph, mask, [batch], "sequential")
     rows, of_whole = ([one.rows for one in made.fitted] for made in (found, whole))
     assert rows[0] < of_whole[0] and rows[-1] == of_whole[-1]

@@ -40,7 +40,8 @@ from slimkit.example import Example, batch_size
 from slimkit.modules import evaluating, unwrapped
 from slimkit.progress import Progress, quiet
 from slimkit.recovery.calibration import Chunk, chunks
-from slimkit.recovery.equations import LARGEST, MOST_ROWS, Moments, Solution, WeightUse, solve, solve_rows
+from slimkit.recovery.calls import Call, calls_of, joins
+from slimkit.recovery.equations import LARGEST, MOST_ROWS, RIDGES, Moments, Solution, WeightUse, solve, solve_rows
 from slimkit.recovery.gap import between
 from slimkit.recovery.inputs import WeightInputs, gather
 from slimkit.recovery.lockstep import Lane
@@ -50,9 +51,6 @@ from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import kept_indices
 
 MODES = ("sequential", "parallel")
-_ROOM = 1 << 30  # bytes that activations of chunks in lockstep may take, about
-_COPIES = 4  # of what a layer reads and makes: two networks, and what lies between two weights
-_FIRST = 4  # chunks that start together, one of them held out
 
 
 @dataclass(frozen=True)
@@ -130,17 +128,9 @@ def reconstruct(
     graph.check_of(dense)
     check_left(dense, slim, kept_indices(graph, mask))
     dense, slim, parts = unwrapped(dense), unwrapped(slim), chunks(batches, model=dense)
-    report: Progress = progress or (quiet)
     made = _Made(dense, copy.deepcopy(slim), graph, mask)
     with evaluating(dense), evaluating(slim), evaluating(made.slim):
-        calls = _calls(dense, parts[0].example)
-        names = [one.name for one in calls]
-        several = {name for name, count in Counter(names).items() if count > 1}
-        at_once = several if mode == "sequential" else set(names)
-        if at_once:
-            _fit_at_once(made, gather(dense, parts, at_once, report))
-        if mode == "sequential":
-            _fit_in_order(made, dense, parts, several, _joins(calls, len(parts)), len(calls), report)
+        calls = _fit(made, dense, parts, mode, progress or quiet)
         held = [part for part in parts if part.held]
         before, after = (between(dense, network, held) for network in (slim, made.slim))
     if not after < before:
@@ -150,10 +140,47 @@ def reconstruct(
     return Reconstruction(made.slim, mode, tuple(made.fitted), left, (images[0], images[1]), before, after)
 
 
-class _Made:
-    """The network being fitted, and what was done to it."""
+@torch.no_grad()
+def refit(
+    dense: nn.Module,
+    slim: nn.Module,
+    graph: Graph,
+    mask: Mask,
+    batches: Sequence[Example],
+    found: Reconstruction,
+    *,
+    progress: Progress | None = None,
+) -> Reconstruction:
+    """Fit once more, to all inputs: those that were held out have chosen the ridges, and more inputs say more.
 
-    def __init__(self, dense: nn.Module, slim: nn.Module, graph: Graph, mask: Mask) -> None:
+    What `found` says of inputs held out stays: it is of the network that did not know them. A ResNet-8 on digits,
+    half of every group: 64.5 -> 72.0 % with 16 images, 91.6 -> 92.9 with 64, 95.5 -> 95.4 with 256.
+
+    Args:
+        found: of `reconstruct`, with the same arguments.
+    """
+    if not found.after < found.before:
+        return found
+    dense, slim, parts = unwrapped(dense), unwrapped(slim), chunks(batches, model=dense)
+    parts = [replace(part, held=False) for part in parts]
+    made = _Made(dense, copy.deepcopy(slim), graph, mask, {one.weight: one.ridge for one in found.fitted})
+    with evaluating(dense), evaluating(found.model), evaluating(made.slim):
+        _fit(made, dense, parts, found.mode, progress or quiet)
+        before, after = (between(dense, network, parts) for network in (found.model, made.slim))
+    return replace(found, model=made.slim) if after < before else found
+
+
+class _Made:
+    """The network being fitted, and what was done to it.
+
+    Args:
+        ridges: of each weight, where they are known; else they are chosen by rows held out.
+    """
+
+    def __init__(
+        self, dense: nn.Module, slim: nn.Module, graph: Graph, mask: Mask, ridges: dict[str, float] | None = None
+    ) -> None:
+        self.ridges = ridges
         self.slim = slim
         self.indices = kept_indices(graph, mask)
         self.folds, self.biases = graph.folds, graph.biases
@@ -169,14 +196,23 @@ class _Made:
         """Fit one weight, in place, to what is read and to be made by all its uses; of y without the bias."""
         first, places = readers[0][0], [self.place(found) for found, _, _ in readers]
         weight = self.tensors[first.name]
-        uses = [WeightUse(fit, held, place is not None) for (_, fit, held), place in zip(readers, places, strict=True)]
-        self._put(first, places, solve(uses, first.matrix(weight)), sum(use.fit.rows for use in uses))
+        uses = [
+            WeightUse(fit, held if self.ridges is None else fit, place is not None)
+            for (_, fit, held), place in zip(readers, places, strict=True)
+        ]
+        solution = solve(uses, first.matrix(weight), self._tried(first.name))
+        self._put(first, places, solution, sum(use.fit.rows for use in uses))
 
     def fit_rows(self, found: Reader, fit: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor]) -> None:
         """Fit one weight, in place, to rows themselves."""
         place = self.place(found)
-        solution = solve_rows(fit, held, found.matrix(self.tensors[found.name]), place is not None)
+        held = held if self.ridges is None else fit
+        weight = found.matrix(self.tensors[found.name])
+        solution = solve_rows(fit, held, weight, place is not None, self._tried(found.name))
         self._put(found, [place], solution, fit[0].shape[1])
+
+    def _tried(self, name: str) -> Sequence[float]:
+        return RIDGES if self.ridges is None else [self.ridges.get(name, float("inf"))]
 
     def _put(self, first: Reader, places: Sequence[str | None], solution: Solution, rows: int) -> None:
         weight = self.tensors[first.name]
@@ -261,11 +297,14 @@ class _Sums:
 
     def fit(self) -> None:
         """Solve, where there is something to solve."""
-        if self.reader is not None and self.sides and all(side.rows for side in self.sides):
+        needed = 2 if self.made.ridges is None else 1
+        if self.reader is not None and self.sides and all(side.rows for side in self.sides[:needed]):
             self.made.fit([(self.reader, self.sides[0], self.sides[1])])
-        elif self.reader is not None and all(self.rows):
-            fit, held = ((torch.cat([x for x, _ in side], 1), torch.cat([y for _, y in side], 1)) for side in self.rows)
-            self.made.fit_rows(self.reader, fit, held)
+        elif self.reader is not None and all(self.rows[:needed]):
+            sides = [
+                (torch.cat([x for x, _ in rows], 1), torch.cat([y for _, y in rows], 1)) for rows in self.rows[:needed]
+            ]
+            self.made.fit_rows(self.reader, sides[0], sides[-1])
 
 
 def _along(vector: Tensor, like: Tensor, dim: int) -> Tensor:
@@ -273,7 +312,7 @@ def _along(vector: Tensor, like: Tensor, dim: int) -> Tensor:
     return vector.reshape([-1 if d == dim else 1 for d in range(like.dim())])
 
 
-def _left(graph: Graph, mask: Mask, made: _Made, calls: Sequence[_Call]) -> dict[str, str]:
+def _left(graph: Graph, mask: Mask, made: _Made, calls: Sequence[Call]) -> dict[str, str]:
     """Return the weights that read removed units and were not fitted, and why."""
     stays = torch.cat([mask.keep, torch.ones(1, dtype=torch.bool)])
     fitted = {one.weight for one in made.fitted}
@@ -287,38 +326,17 @@ def _left(graph: Graph, mask: Mask, made: _Made, calls: Sequence[_Call]) -> dict
     return found
 
 
-@dataclass(frozen=True)
-class _Call:
-    """A weight that reads something: its name, in which way, and the bytes that it reads and makes of one chunk."""
-
-    name: str
-    way: tuple[int, int]
-    size: int
-
-
-def _calls(model: nn.Module, example: Example) -> list[_Call]:
-    """Return the calls of weights that read something, in order of execution."""
-    names = parameters(model)
-    lane = Lane(model, example, lambda func, args: reader(func, args, names), after=True)
-    found = []
-    while (event := lane.advance()) is not None:
-        (one, x), out = event
-        found.append(_Call(one.name, one.way, x.element_size() * (x.numel() + out.numel())))
-    return found
-
-
-def _joins(calls: Sequence[_Call], chunks: int) -> list[int]:
-    """Return, for each chunk of inputs, the call at which it joins those in lockstep.
-
-    Maps are large where a network begins, and a few images are many rows there: the others start once what is to come
-    fits in memory, and run through layers that are solved already.
-    """
-    fits, least = [], chunks
-    for one in reversed(calls):
-        least = min(least, max(_FIRST, _ROOM // (_COPIES * one.size + 1)))
-        fits.append(least)
-    fits.reverse()
-    return [next((number for number, count in enumerate(fits) if count > chunk), len(calls)) for chunk in range(chunks)]
+def _fit(made: _Made, dense: nn.Module, parts: Sequence[Chunk], mode: str, report: Progress) -> list[Call]:
+    """Fit the weights of a network; return the calls of weights that read something."""
+    calls = calls_of(dense, parts[0].example)
+    names = [one.name for one in calls]
+    several = {name for name, count in Counter(names).items() if count > 1}
+    at_once = several if mode == "sequential" else set(names)
+    if at_once:
+        _fit_at_once(made, gather(dense, parts, at_once, report))
+    if mode == "sequential":
+        _fit_in_order(made, dense, parts, several, joins(calls, len(parts)), len(calls), report)
+    return calls
 
 
 def _fit_at_once(made: _Made, inputs: dict[str, list[WeightInputs]]) -> None:

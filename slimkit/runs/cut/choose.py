@@ -10,7 +10,7 @@ from slimkit.errors import BudgetError, MaskError
 from slimkit.example import Example, on
 from slimkit.hardware import on_device
 from slimkit.recovery.elimination import Losses
-from slimkit.recovery.reconstruct import Reconstruction, reconstruct
+from slimkit.recovery.reconstruct import Reconstruction, reconstruct, refit
 from slimkit.recovery.rounds import half_way, look_again
 from slimkit.recovery.widths import affordable, best, candidates, nearest, timed
 from slimkit.results import MeasuredBudget
@@ -24,6 +24,7 @@ from slimkit.settings import CompressSpec
 from slimkit.surgery.prove import Slimmed, prove
 
 _DEEP = 0.4  # of the multiply-adds: where a second look was seen to change much
+_PLENTY = 1024  # inputs: fitting once more to those that were held out was seen to change nothing any more
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,13 @@ def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | N
 
     slimmed = prove(begun.given.dense, graph, chosen, told_apart(inputs), fixed)
     made, rebuilt = found[_key(slimmed.mask)]
-    if rebuilt is None and batches:
+    if batches:
         progress("fitting what is left", None)
         slim = on_device(slimmed.model, begun.given.device)
-        rebuilt = reconstruct(dense, slim, graph, slimmed.mask, batches, progress=progress)
-    if rebuilt is not None:
+        if rebuilt is None:
+            rebuilt = reconstruct(dense, slim, graph, slimmed.mask, batches, progress=progress)
+        if sum(rebuilt.images) < _PLENTY:
+            rebuilt = refit(dense, slim, graph, slimmed.mask, batches, rebuilt, progress=progress)
         rebuilt.model.cpu()
     return ChosenCut(slimmed, rebuilt, made.record, made.widths)
 
