@@ -123,15 +123,15 @@ def with_and_without_a_kill(
 
 @pytest.mark.parametrize("step", [1, 6, 10, 17])
 @pytest.mark.parametrize("hooks", [[], [shrinker]])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize(("optimizer", "clip"), [("sgd", False), ("sgd", True), ("adamw", False)])
 def test_a_run_killed_anywhere_ends_with_the_same_bits(
-    tmp_path: Path, step: int, hooks: list[Any], optimizer: str
+    tmp_path: Path, step: int, hooks: list[Any], optimizer: str, clip: bool
 ) -> None:
     def run(*more: Hook, store: Store | None = None) -> training.Trained:
         return training.train(
             network(dropout=0.3),
             stripes(),
-            recipe(optimizer=optimizer),
+            recipe(optimizer=optimizer, clip=clip),
             hooks=[*(make(8) for make in hooks), *more],
             evaluate=accuracy,
             store=store,
@@ -140,6 +140,30 @@ def test_a_run_killed_anywhere_ends_with_the_same_bits(
     whole, resumed = with_and_without_a_kill(run, tmp_path, step)
     assert resumed.phases == whole.phases
     assert [p.images for p in whole.phases] == ([8 * 16, 10 * 16] if hooks else [18 * 16])
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_no_gradient_is_more_than_twice_the_first(zero: bool) -> None:
+    """Of a rate at which gradients grow; a first one of zero bounds nothing."""
+    norms: dict[bool, list[float]] = {}
+    for clip in (False, True):
+        found: list[float] = []
+
+        def begin(run: Run) -> None:
+            if zero and run.step == 0:
+                for parameter in run.model.parameters():
+                    parameter.grad.zero_()
+
+        def note(run: Run, found: list[float] = found) -> None:
+            found.append(float(torch.nn.utils.get_total_norm([p.grad for p in run.model.parameters()])))
+
+        hooks = [Hook(gradients=begin), Hook(after_step=note)]
+        training.train(network(), stripes(), recipe(epochs=3, learning_rate=1.0, warm_up=0.0, clip=clip), hooks=hooks)
+        norms[clip] = found[zero:]
+        assert not zero or found[0] == 0
+    free, bounded = norms[False], norms[True]
+    assert max(free) > 2.1 * free[0]
+    assert bounded[0] == free[0] and max(bounded) == pytest.approx(2 * free[0], rel=1e-4)
 
 
 class Restless(nn.Module):

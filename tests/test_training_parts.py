@@ -314,3 +314,7 @@ def test_a_penalty_is_a_number() -> None:
 @pytest.mark.parametrize(("epochs", "varied"), [(0.2, False), (1, False), (10, False), (11, True), (100, True)])
 def test_short_retraining_takes_images_as_they_are(epochs: float, varied: bool) -> None:
     assert recovery.recipe(epochs).augment is varied
+
+
+def test_retraining_bounds_its_gradients() -> None:
+    assert recovery.recipe(0.2).clip and not training.Recipe(epochs=1).clip

@@ -39,7 +39,7 @@ from slimkit.measure.quality import quality as accuracy
 from slimkit.recovery import elimination, fold, gap, reestimate, widths
 from slimkit.recovery.calibration import Chunk
 from slimkit.recovery.made_images import made_images
-from slimkit.recovery.reconstruct import reconstruct
+from slimkit.recovery.reconstruct import reconstruct, refit
 from slimkit.selection.budget import Widths
 from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import remove
@@ -84,9 +84,11 @@ def arms(
         yield {"arm": "re-estimated", **_row(graph, even, quality(renewed), 0.0, full)}
         for arm, mask in (("even", even), ("least", least)):
             began = time.process_time()
-            made = reconstruct(dense, remove(dense, graph, mask), graph, mask, [inputs])
+            slim = remove(dense, graph, mask)
+            made = reconstruct(dense, slim, graph, mask, [inputs])
+            whole = refit(dense, slim, graph, mask, [inputs], made)
             seconds = time.process_time() - began
-            row = _row(graph, mask, quality(made.model), seconds, full)
+            row = _row(graph, mask, quality(whole.model), seconds, full)
             row["divergence"] = gap.between(dense, made.model, [Chunk(part, held=True) for part in inputs.split(BATCH)])
             row["scoring_cpu_seconds"] = scoring
             found[arm] = row

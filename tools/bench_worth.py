@@ -19,8 +19,8 @@ Arms, all with BatchNorm right for what is left of the network:
 
 Networks: `resnet20` is the zoo's; the others are trained here, once, and kept in --folder: `vgg8` (3 epochs),
 `mobilenet` and `densenet` (2 epochs each). Accuracy is of all validation and of all test images, by ONNX Runtime.
-Rows say by which recipe they were retrained: `plain` images, or `varied` ones, as the command did before; the table has
-each apart.
+Rows say by which recipe they were retrained: `bounded`, as now; `plain`, before gradients were bounded; `varied`, when
+images were shifted and mirrored; the table has each apart.
 """
 
 import argparse
@@ -54,6 +54,7 @@ from slimkit.zoo.initialise import initialise
 IMAGES, RANKING_BATCHES = 1024, 10
 QUANTILE = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # Student's t at 97.5 %, by seeds
 SHAPE = (1, 28, 28)
+BEFORE = {"plain": ", gradients not bounded", "varied": ", on varied images"}  # recipes
 
 
 def densenet(growth: int = 12) -> nn.Module:
@@ -239,7 +240,7 @@ def table(rows: list[Row]) -> str:
             for arm in (name for name in ARMS if name in arms):
                 of = list(arms[arm].values())
                 latency = f"{fmean(r['latency'] for r in of):.2f}" if "latency" in of[0] else ""
-                epochs = f"{key[3]:g}" + (", on varied images" if key[4] == "varied" else "")
+                epochs = f"{key[3]:g}{BEFORE.get(key[4], '')}"
                 cells = [f"{key[1]} {key[2]:g}", epochs, arm, f"{fmean(r['macs'] for r in of):.2f}", latency]
                 cells += [f"{100 * fmean(r['test'] for r in of):.2f}"]
                 cells += [ahead(arms.get("slimkit", {}), arms[arm]) if arm != "slimkit" else "", str(len(of))]
@@ -277,7 +278,7 @@ def main() -> None:
             append(args.out, {"network": name, "arm": "dense", **parts})
         for seed, word, arm in product(args.seeds, args.point, args.arms):
             kind, share = word.split(":")[0], float(word.split(":")[1])
-            about = {"network": name, "kind": kind, "share": share, "arm": arm, "seed": seed, "recipe": "plain"}
+            about = {"network": name, "kind": kind, "share": share, "arm": arm, "seed": seed, "recipe": "bounded"}
             done = {row["epochs"] for row in read(args.out) if about.items() <= row.items()}
             bench.share = share
             if left := [epochs for epochs in args.epochs if epochs not in done]:

@@ -20,6 +20,7 @@ def recipe(epochs: float, seed: int = 0, optimizer: str = "sgd") -> Recipe:
         optimizer=optimizer,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
+        clip=True,
         label_smoothing=0.1,
         distillation=0.5,
         temperature=2.0,

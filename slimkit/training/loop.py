@@ -20,6 +20,7 @@ from slimkit.quantity import number_of
 from slimkit.results import Epoch
 from slimkit.tasks import CLASSIFICATION, Task
 from slimkit.training import distributed, narrow, state
+from slimkit.training.clip import clip
 from slimkit.training.loss import Objective, backward
 from slimkit.training.optimizer import make_optimizer
 from slimkit.training.recipe import Recipe
@@ -90,6 +91,7 @@ def train(
         KeyboardInterrupt: Ctrl-C; with a store the state has been saved.
     """
     criterion = Objective(task, recipe)
+    hooks = [*hooks, clip()] if recipe.clip else hooks
     device = distributed.local_device(pick_device(recipe.device))
     began = time.perf_counter()
     with ExitStack() as stack:

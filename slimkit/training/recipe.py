@@ -21,6 +21,7 @@ class Recipe:
         momentum: of SGD, in [0, 1).
         weight_decay: on weights of convolutions and linear layers; never on biases, gamma and beta. What AdamW takes
             off is this times the learning rate, beside the gradient; 0.01 to 0.05 is common there.
+        clip: scale gradients down to twice the norm of the first where theirs is larger.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         distillation: share of the loss that asks for the teacher's outputs, in [0, 1]; no teacher, no share.
         temperature: divides the logits of teacher and student in that share, > 0.
@@ -38,6 +39,7 @@ class Recipe:
     optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    clip: bool = False
     label_smoothing: float = 0.0
     distillation: float = 0.0
     temperature: float = 4.0

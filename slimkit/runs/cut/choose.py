@@ -24,7 +24,6 @@ from slimkit.settings import CompressSpec
 from slimkit.surgery.prove import Slimmed, prove
 
 _DEEP = 0.4  # of the multiply-adds: where a second look was seen to change much
-_PLENTY = 1024  # inputs: fitting once more to those that were held out was seen to change nothing any more
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,7 @@ def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | N
         slim = on_device(slimmed.model, begun.given.device)
         if rebuilt is None:
             rebuilt = reconstruct(dense, slim, graph, slimmed.mask, batches, progress=progress)
-        if sum(rebuilt.images) < _PLENTY:
-            rebuilt = refit(dense, slim, graph, slimmed.mask, batches, rebuilt, progress=progress)
+        rebuilt = refit(dense, slim, graph, slimmed.mask, batches, rebuilt, progress=progress)
         rebuilt.model.cpu()
     return ChosenCut(slimmed, rebuilt, made.record, made.widths)
 
