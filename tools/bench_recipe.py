@@ -33,7 +33,7 @@ SHARE, SHARES = 0.25, {"convnext": 0.4}
 BASE = training.Recipe(
     epochs=0, learning_rate=0.02, label_smoothing=0.1, distillation=0.5, temperature=4.0, warm_up=0.1, augment=True
 )
-FLAGS, NAMES = {"augment"}, {"optimizer"}
+FLAGS, NAMES = {"augment", "clip"}, {"optimizer"}
 
 
 def convnext() -> nn.Module:
