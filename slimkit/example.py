@@ -44,6 +44,24 @@ def are_scores(output: Any) -> TypeGuard[Tensor]:
     return output.is_floating_point() and output.dim() == 2 and output.shape[1] > 1
 
 
+_SURE, _BEYOND = 10.0, 50.0  # nats between the largest score and the next: one in 20,000; more than a classifier has
+_FEW, _NEARLY_ALL = 8, 0.98  # inputs that may be of one class by chance
+
+
+def are_values(rows: Tensor) -> bool:
+    """Tell whether numbers [N, C], of the shape of scores, are something else: a temperature, a weight, a place.
+
+    As scores they would make nearly all inputs one class, and most for certain, or leave no doubt at all about most of
+    them: then softmax tells nothing of how far two networks are apart, whatever the numbers are.
+    """
+    if not rows.numel():
+        return False
+    highest = rows.double().topk(2, 1)
+    lead, classes = highest.values[:, 0] - highest.values[:, 1], highest.indices[:, 0]
+    one = len(rows) >= _FEW and int(classes.bincount().max()) >= _NEARLY_ALL * len(rows)
+    return float(lead.median()) > (_SURE if one else _BEYOND)
+
+
 def named(example: Example, word: str = INPUT) -> dict[str, Tensor]:
     """Return the tensors of an example input, with `OUTPUT` those of outputs, by their names in an ONNX file."""
     if isinstance(example, Mapping):

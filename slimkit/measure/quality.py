@@ -14,7 +14,7 @@ from torch import nn
 
 from slimkit.data.fit import called
 from slimkit.errors import DataError
-from slimkit.example import Example, are_scores, batch_size, describe, fed, first, on, parts
+from slimkit.example import Example, are_scores, are_values, batch_size, describe, fed, first, on, parts
 from slimkit.hardware import on_device
 from slimkit.measure.engines import Runner, open_runner
 from slimkit.modules import evaluating
@@ -161,9 +161,12 @@ def agreement(
 ) -> Measurement | None:
     """Return the share of inputs that two classifiers put into the same class; None where they are no classifiers.
 
+    So are networks whose outputs have the shape of scores and are none, see `example.are_values`.
+
     `device`: where they are computed; None: where they are, which is in one place.
     """
     same: list[torch.Tensor] = []
+    scores: list[torch.Tensor] = []
     dense, slim = on_device(dense, device), on_device(slim, device)
     with evaluating(dense), evaluating(slim), torch.inference_mode():
         for inputs in batches:
@@ -172,6 +175,9 @@ def agreement(
                 return None
             known = ~(a.isnan().any(1) | b.isnan().any(1))  # of NaN argmax makes a class
             same.append((a.argmax(1) == b.argmax(1)) & known)
+            scores.append(a)
+    if are_values(torch.cat(scores)):
+        return None
     right = torch.cat(same)
     return share(int(right.sum()), len(right))
 
@@ -187,7 +193,7 @@ def disagreement(
     found = agreement(dense, slim, batches, device)
     if found is None:
         raise DataError(
-            "max_drop without labels counts classes that agree, and the network is no classifier.\n"
+            "max_drop without labels counts classes that agree, and what the network returns is no classes.\n"
             "  Give labelled data and a task"
         )
     spread = max(math.sqrt(found.value * (1 - found.value) / found.images), 1 / found.images)

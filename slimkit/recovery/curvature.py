@@ -14,34 +14,37 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slimkit.example import batch_size, call, tensors
+from slimkit.example import batch_size, call
 from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk
+from slimkit.recovery.gap import Spreads, comparable, spreads_of
 from slimkit.recovery.readers import parameters
 
 aten = torch.ops.aten
 
 
-def drawn_class(output: Any, generator: torch.Generator) -> Tensor:
+def drawn_class(output: Any, generator: torch.Generator, values: Spreads) -> Tensor:
     """Return the sum of log-probabilities of classes drawn from the scores themselves, of every tensor [N, C, ...].
 
-    Other outputs are taken as means of normal distributions with the spread that they have over the batch.
+    Other outputs are taken as means of normal distributions with the spread that they have over the batch, values
+    [N, C] with that of their column.
     """
     total = torch.zeros(())
-    for scores in tensors(output):
+    for place, (scores, _) in enumerate(comparable(output, output)):
         if not scores.is_floating_point() or not scores.requires_grad:
             continue
         if not scores.dim():  # one number for the whole batch has no spread
             total = total.to(scores.device) + scores
             continue
-        if scores.dim() in (2, 4) and scores.shape[1] > 1:
+        if place not in values and scores.dim() in (2, 4) and scores.shape[1] > 1:
             rows = scores.movedim(1, -1).flatten(0, -2).log_softmax(1)
             picked = torch.multinomial(rows.detach().exp().cpu(), 1, generator=generator).to(rows.device)
             total = total.to(rows.device) + rows.gather(1, picked).sum() / (len(rows) / len(scores))
         else:
             noise = torch.randn(scores.shape, generator=generator).to(scores.device)
-            spread = scores.detach().std().clamp(min=1e-12)
-            total = total.to(scores.device) + (scores * noise).sum() / spread / (scores[0].numel() ** 0.5)
+            deviation = values[place].sqrt().to(scores) if place in values else scores.detach().std()
+            spread = deviation.clamp(min=1e-12)
+            total = total.to(scores.device) + (scores * noise / spread).sum() / (scores[0].numel() ** 0.5)
     return total
 
 
@@ -84,13 +87,14 @@ def curvature(model: nn.Module, chunks: Sequence[Chunk]) -> dict[str, Tensor]:
     floating = [parameter for parameter, _ in flags if parameter.is_floating_point()]
     generator = torch.Generator().manual_seed(0)
     watch = _Gradients(model)
+    values = spreads_of(model, chunks)
     images = 0
     try:
         for parameter in floating:
             parameter.requires_grad_(True)
         with evaluating(model), torch.enable_grad():
             for chunk in chunks:
-                loss = drawn_class(call(model, chunk.example), generator)
+                loss = drawn_class(call(model, chunk.example), generator, values)
                 try:
                     with watch:
                         torch.autograd.grad(loss, floating, allow_unused=True)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from slimkit.example import batch_size, call, tensors
 from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk
-from slimkit.recovery.gap import divergence
+from slimkit.recovery.gap import divergence, spreads
 from slimkit.recovery.readers import parameters, reader
 
 _NUMBERS = 64 * 3 * 224 * 224  # of all inputs that are measured on, about: more of them where they are small
@@ -39,6 +39,7 @@ class Sensitivity:
                 numbers += sum(tensor.numel() for tensor in tensors(chunk.example))
         with torch.no_grad(), evaluating(self._model):
             self._wanted = [call(self._model, example) for example in self._inputs]
+        self._values = spreads(self._wanted)
 
     @torch.no_grad()
     def __call__(self, weights: Mapping[str, Tensor], constants: Mapping[WeightAndBias, Tensor]) -> float:
@@ -58,7 +59,7 @@ class Sensitivity:
                     with _Added(self._model, constants):
                         found = call(self._model, example)
                     count = batch_size(example)
-                    total += count * divergence(wanted, found)
+                    total += count * divergence(wanted, found, self._values)
                     images += count
         finally:
             for name in weights:

@@ -39,6 +39,7 @@ from slimkit.settings.data import READING
 from slimkit.settings.keywords import CompressKeywords
 from slimkit.settings.output import OutputOptions
 from slimkit.surgery import rows
+from slimkit.tasks import CLASSIFICATION
 from slimkit.training import trackers
 
 
@@ -239,7 +240,9 @@ def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibrati
     found = made.reconstruction
     if found is None or calibration is None:
         return None
-    same = quality.agreement(given.at_work, model, calibration.held, given.device)
+    judged_by = given.dataset.task if given.dataset else start.task(given.spec)
+    classes = judged_by is None or judged_by.name == CLASSIFICATION.name
+    same = quality.agreement(given.at_work, model, calibration.held, given.device) if classes else None
     return Fit(
         on=calibration.name,
         made=calibration.made,
