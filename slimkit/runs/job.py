@@ -88,7 +88,7 @@ def job_of(
         ranking=spec.ranking,
         scope=spec.scope,
         context=context(spec, dataset),
-        inputs=told_apart(proof_inputs(example, dataset, spec.seed)),
+        inputs=told_apart(proof_inputs(network.model, example, dataset, spec.seed)),
         keep=spec.keep,
         without_bn=spec.without_bn,
         fold=spec.constants == "fold",

@@ -224,7 +224,7 @@ def begin(given: Given, stages: Stages, *, specs: Sequence[CompressSpec] = (), k
         comparable = has_comparable(given)
         calibration = calibrate(given, comparable)
     _check_rounds(spec, calibration)
-    inputs = start.proof_inputs(example, dataset, spec.seed, given.calibration)
+    inputs = start.proof_inputs(dense, example, dataset, spec.seed, given.calibration)
     solver = None if spec.max_drop else start.measured_budget(spec, dense, example, given.progress)
     with stages.stage("rank"):
         order = ranked(given, graph, ranked_with, calibration)
