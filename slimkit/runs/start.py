@@ -56,13 +56,14 @@ def trace_with(spec: RunSpec, model: nn.Module, example: Example) -> Graph:
 
 def traced(spec: RunSpec, network: Network, example: Example) -> tuple[Network, Graph]:
     """Trace a network; where layers compute their weights, one in which they are stored, and which says so."""
-    graph = trace_with(spec, network.model, example)
-    if not graph.computed:
-        return network, graph
+    if spec.tracer != "torch-pruning":  # which does not see what is computed
+        graph = trace_with(spec, network.model, example)
+        if not graph.computed:
+            return network, graph
     plain = plain_weights(network.model, example)
     count = len(replaced(plain)) - len(replaced(network.model))
     if not count:
-        return network, graph
+        return network, trace_with(spec, network.model, example)
     said = (
         f"that {number_of(count, 'layer')} may store the weights that they computed at every call, so that channels "
         "can go: the network computes the same; a retraining trains the weights as they are stored"
