@@ -117,10 +117,39 @@ def parts(example: Example, images: int) -> Iterator[Example]:
     whole = batch_size(example)
 
     def cut(tensor: Tensor, begin: int) -> Tensor:
-        return tensor[begin : begin + images] if tensor.dim() and len(tensor) == whole else tensor
+        places = begin + torch.arange(images, device=tensor.device) % min(images, whole - begin)
+        return tensor[places] if tensor.dim() and len(tensor) == whole else tensor
 
     for begin in range(0, whole, images):
-        yield of_batch(mapped(example, partial(cut, begin=begin)), images)
+        yield mapped(example, partial(cut, begin=begin))
+
+
+def in_parts(compute: Callable[[Example], Sequence[Tensor]], example: Example, bound: int | None) -> list[Tensor]:
+    """Compute the outputs for an example of any batch by what is bound to another one, part by part.
+
+    Args:
+        compute: example -> its outputs: [B, ...]; [k B, ...], k rows an image; of no batch, the same in all parts; or,
+            for batches of one, of as many rows as there happen to be.
+        example: of any batch.
+        bound: the batch that `compute` takes; None: any.
+    """
+    images = batch_size(example)
+    if bound in (None, images):
+        return list(compute(example))
+    assert bound is not None
+    found = zip(*map(compute, parts(example, bound)), strict=True)
+
+    def joined(each: Sequence[Tensor]) -> Tensor:
+        one, rows = each[0], {len(other) if other.dim() else 0 for other in each}
+        if len(rows) > 1:
+            return torch.cat(list(each))
+        count = rows.pop()
+        same = len(each) > 1 and count != bound and all(torch.equal(one, other) for other in each)
+        if not count or count % bound or same:
+            return one
+        return torch.cat(list(each))[: images * count // bound]
+
+    return [joined(each) for each in found]
 
 
 def fed(example: Example, ports: Sequence[str]) -> dict[str, Tensor]:

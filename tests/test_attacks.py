@@ -11,6 +11,7 @@ import os
 import re
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -21,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from slimkit import models
+from slimkit import models, provenance
 from slimkit.cli import main
 from slimkit.errors import EngineError, SlimkitError, SpecError, TrainingError
 from slimkit.measure import probe
@@ -291,6 +292,23 @@ def test_more_memory_can_be_allowed(tmp_path):
     path = slim(tmp_path / "net.safetensors", input_shape=[1, 2048, 2048])
     assert "`max_memory='" in refused(path, "would take", max_memory=2**20)
     assert models.load(path, max_memory=8 * 2**30).source == "slim file"
+
+
+@pytest.mark.parametrize("kept", ["threading.Lock()", "open(__file__)"])
+def test_memory_is_bounded_also_of_a_network_that_cannot_be_copied(kept, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "import threading\nimport torch\nfrom torch import nn\n\n\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        f"        self.body, self.kept = nn.Conv2d(3, 4, 1), {kept}\n\n"
+        "    def forward(self, x):\n        return self.body(x.repeat(100_000, 1, 1, 1))[:1]\n\n\n"
+        "def make():\n    return Net()\n"
+    )
+    arch = f"{tmp_path / 'net.py'}:make"
+    net = models.build(arch).model
+    provenance.attach(net, replace(provenance.of(net), inputs={"x": ((3, 32, 32), "float32")}))
+    models.save(net, tmp_path / "net.safetensors")
+    refused(tmp_path / "net.safetensors", "its network would take", arch=arch)
 
 
 def test_a_tensor_that_repeats_one_number(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import slimkit
 from slimkit import hub, zoo
 from slimkit.cli import main
 from slimkit.errors import CheckpointError, EngineError
+from slimkit.report.card import card
+from slimkit.results import Accuracy, report_file
 
 CHECKPOINT = Path(zoo.__file__).parent / "resnet8-digits.safetensors"
 COMMIT = "0" * 39 + "1"
@@ -104,6 +107,23 @@ def test_the_card_says_what_the_report_says(run: Path, cache: Path) -> None:
     assert report["verdict"] in text and 'hub.pull("me/card")' in text
     used = json.loads(text.partition("```json\n")[2].partition("```")[0])
     assert used == report["usage"]
+
+
+@pytest.mark.parametrize(
+    ("measure", "pipeline"),
+    [
+        ("mAP50-95", "object-detection"),
+        ("mask mAP50-95", "image-segmentation"),
+        ("keypoint mAP50-95", "keypoint-detection"),
+    ],
+)
+def test_the_card_of_a_detector_is_of_what_it_is_judged_by(run: Path, measure: str, pipeline: str) -> None:
+    report = report_file.read(run)
+    assert report.usage
+    judged = Accuracy(task="detection", metric=measure, validation=0.5, test=0.4, validation_images=8, test_images=8)
+    after = replace(report.after, accuracy=judged)
+    text = card(replace(report, usage=replace(report.usage, task="detection"), after=after), "me/card")
+    assert f"pipeline_tag: {pipeline}" in text and f"| {measure} (8 test) | " in text
 
 
 def test_what_is_not_there_is_said(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

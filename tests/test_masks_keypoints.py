@@ -286,10 +286,56 @@ def test_files_of_keypoints_are_read_by_their_name(folder: Path, tmp_path: Path)
     assert len(opened(root, POINTS).train) == len(opened(root, MASKS).train) == 24
 
 
-def test_labels_of_yolo_hold_no_masks(tmp_path: Path) -> None:
-    boxes.write(tmp_path, {"train": 4, "val": 2}, SIDE)
-    with pytest.raises(DataError, match="no annotations of COCO, and the network is trained and judged by masks"):
-        opened(tmp_path, MASKS)
+def as_yolo(made: Path, root: Path, line: Callable[[dict[str, Any], int], str]) -> Path:
+    """Write the labels of a folder of COCO's as YOLO's, one line an object, and its pictures beside them."""
+    for path in made.glob("annotations/instances_*.json"):
+        said = json.loads(path.read_text())
+        part = path.stem.removeprefix("instances_")
+        for top in ("images", "labels"):
+            (root / top / part).mkdir(parents=True)
+        for entry in said["images"]:
+            picture = next(made.rglob(f"{part}*/{entry['file_name']}"))
+            (root / "images" / part / picture.name).write_bytes(picture.read_bytes())
+            lines = [line(one, SIDE) for one in said["annotations"] if one["image_id"] == entry["id"]]
+            (root / "labels" / part / picture.name).with_suffix(".txt").write_text("\n".join(lines))
+    return root
+
+
+def outlined(one: dict[str, Any], side: int) -> str:
+    return " ".join([str(one["category_id"] - 1), *(f"{number / side:.9f}" for number in one["segmentation"][0])])
+
+
+def boxed(one: dict[str, Any], side: int) -> str:
+    x, y, w, h = (number / side for number in one["bbox"])
+    return f"{one['category_id'] - 1} {x + w / 2} {y + h / 2} {w} {h}"
+
+
+def test_outlines_of_yolo_are_the_masks_that_coco_has(folder: Path, tmp_path: Path) -> None:
+    of_yolo, of_coco = opened(as_yolo(folder, tmp_path, outlined), MASKS), opened(folder, MASKS)
+    assert of_yolo.classes == of_coco.classes
+    found = {key(image): target for image, target in pictures_of(of_yolo.train)}
+    assert len(found) == 24
+    for image, wanted in pictures_of(of_coco.train):
+        target = found[key(image)]
+        assert torch.equal(target["labels"], wanted["labels"])
+        assert (target["masks"] != wanted["masks"]).float().mean() < 0.001
+        torch.testing.assert_close(target["boxes"], wanted["boxes"], atol=0.05, rtol=0)
+    assert "masks" not in pictures_of(opened(tmp_path, Finds()).train)[0][1]
+
+
+@pytest.mark.parametrize(
+    ("finds", "line", "words"),
+    [
+        (MASKS, boxed, "object 1 has a box alone, no outline"),
+        (MASKS, lambda one, side: outlined(one, side // 3), "box 1 .* reaches out of the picture"),
+        (POINTS, outlined, "no annotations of COCO, and the network is trained and judged by keypoints"),
+    ],
+)
+def test_labels_of_yolo_that_hold_no_masks_are_told(
+    folder: Path, tmp_path: Path, finds: Finds, line: Callable[[dict[str, Any], int], str], words: str
+) -> None:
+    with pytest.raises(DataError, match=words):
+        opened(as_yolo(folder, tmp_path, line), finds)
 
 
 # How they are judged.

@@ -227,6 +227,16 @@ def test_compress_stores_weights_and_says_so() -> None:
     assert slim[2].weight.shape == result.model[2].weight.shape != net[2].weight.shape
 
 
+@pytest.mark.parametrize("case", ["plain numbers", "groups", "a module around", "weight norm", "spectral norm"])
+def test_torch_pruning_sees_stored_weights_too(case: str) -> None:
+    pytest.importorskip("torch_pruning")
+    torch.manual_seed(0)
+    net = around(LAYERS[case](), StandardisedLinear)
+    found = [slimkit.compress(net, X, ratio=0.5, tracer=engine).report for engine in ("slimkit", "torch-pruning")]
+    assert found[0].channels.removable == found[1].channels.removable >= 18
+    assert all(not report.proof.kept_after_failing and "2 layers may store" in str(report.arch) for report in found)
+
+
 CODE = """
 import torch
 from torch import nn

@@ -124,6 +124,25 @@ def test_random_and_stateful_networks_are_recognised_and_can_be_proven() -> None
         assert (found.error, found.random, found.stateful) == (0, random, stateful)
 
 
+@pytest.mark.parametrize(
+    "second",
+    [lambda y: y / 0 + [].pop(), lambda y: (y, y), lambda y: y[:, :3]],
+    ids=["raises", "gives more", "gives another shape"],
+)
+def test_a_network_whose_second_call_goes_another_way_remembers(second: Callable[[Tensor], Any]) -> None:
+    class Once(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.called = Hides(lambda net, x, h: net.out(h)), False
+
+        def forward(self, x: Tensor) -> Any:
+            first, self.called = not self.called, True
+            return self.inner(x) if first else second(self.inner(x))
+
+    found = fully(Once().eval())
+    assert (found.error, found.random, found.stateful) == (0, False, True)
+
+
 def test_what_is_no_evidence_is_said() -> None:
     cases: dict[str, Callable[[Hides, Tensor, Tensor], Any]] = {
         "the output is empty": lambda net, x, h: net.out(h)[:0],

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from training_sample import accuracy, network, recipe, same, stripes
 
-from slimkit import compress, hardware, recovery, training
+from slimkit import recovery, training
 from slimkit.channels import trace
 from slimkit.errors import OutputError, SpecError, TrainingError
 from slimkit.selection.mask import Mask
@@ -84,28 +84,6 @@ def test_bf16_learns_too() -> None:
     trained = training.train(network(), stripes(), recipe(epochs=12, precision="bf16"))
     assert trained.precision == "bf16" and accuracy(trained.model) > 0.85
     assert trained.model[0].weight.dtype == torch.float32
-
-
-class Complex(nn.Module):
-    """Computes in complex numbers, of which there are none in bf16."""
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.body(x)
-        return torch.complex(y, y).real
-
-
-def test_a_network_that_does_not_run_in_bf16_is_trained_in_fp32_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "has_bf16", lambda device: True)
-    trained = training.train(Complex(network()), stripes(), recipe(epochs=1, precision="auto"))
-    assert trained.precision == "fp32" and len(trained.notes) == 1
-    assert trained.notes[0].startswith("training ran in fp32, which is slower: the network does not run in bf16 (")
-    assert training.train(network(), stripes(), recipe(epochs=1, precision="auto")).precision == "bf16"
-    with pytest.raises(TrainingError, match="is 'bf16': the network does not run in it: .*\n  Give `precision='fp32'`"):
-        training.train(Complex(network()), stripes(), recipe(epochs=1, precision="bf16"))
 
 
 def with_and_without_a_kill(
@@ -405,12 +383,3 @@ def test_processes_that_were_killed_go_on_to_the_same_bits_with_random_numbers_o
     together += [str(script), str(tmp_path / "state")]
     done = subprocess.run(together, env=environment, capture_output=True, timeout=300, text=True)
     assert not done.returncode, done.stderr
-
-
-def test_a_retraining_says_that_it_ran_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "has_bf16", lambda device: True)
-    images, labels = next(iter(stripes().batches(96)))
-    dataset = {part: (images, labels) for part in ("train", "validation")}
-    found = compress(Complex(network()), images[:1], 0.5, dataset=dataset, epochs=1, round_to=1, device="cpu")
-    assert [note for note in found.report.warnings if "training ran in fp32" in note]
-    assert found.report.recovery and found.report.recovery.precision == "fp32"

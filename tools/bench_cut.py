@@ -40,7 +40,7 @@ def cut(name: str, **settings: Any) -> dict[str, Any]:
     spec = CompressSpec(**{"ranking": "gamma", "scope": "global", "data": dataset.name, "round_to": 1} | settings)
     image = torch.randn(1, *dataset.input_shape)
     graph = trace(dense, image)
-    inputs = proof_inputs(image, dataset, spec.seed)
+    inputs = proof_inputs(dense, image, dataset, spec.seed)
     slimmed = slim(spec, dense, graph, inputs, context(spec, dataset))
     batches = [images for images, _ in islice(dataset.train.batches(128, seed=spec.seed), BATCHES)]
     found = {}

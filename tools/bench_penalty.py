@@ -94,7 +94,8 @@ def cuts(model: nn.Module, graph: Graph, seed: int, dataset: data.Dataset) -> li
         for scope in SCOPES:
             for share in SHARES:
                 spec = CompressSpec(max_macs=share, ranking=ranking, scope=scope, round_to=1, seed=seed)
-                inputs = proof_inputs(torch.zeros(1, *dataset.input_shape), dataset, seed)
+                image = torch.zeros(1, *dataset.input_shape)
+                inputs = proof_inputs(model, image, dataset, seed)
                 slimmed = slim(spec, model, graph, inputs, context(spec, None))
                 small = copy.deepcopy(slimmed.model)
                 means = fold.input_means(model, graph, slimmed.mask, batches, measured=True)

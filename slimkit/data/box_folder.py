@@ -152,12 +152,12 @@ def _listed(root: Path, given: str, finds: Finds) -> tuple[dict[str, list[Boxed]
         raise DataError(f"{given} is not a folder.\n{_HOW}")
     files = _annotations(root, given, finds)
     if not files:
-        if finds.names:
+        if finds.keypoints:
             raise DataError(
-                f"{given}: there are no annotations of COCO, and the network is trained and judged by "
-                f"{' and '.join(finds.names)}.\n  Give a folder as COCO or Roboflow has it, with a JSON that holds them"
+                f"{given}: there are no annotations of COCO, and the network is trained and judged by keypoints.\n"
+                "  Give a folder as COCO or Roboflow has it, with a JSON that holds them"
             )
-        return _of_yolo(root, given), {}, ()
+        return _of_yolo(root, given, finds.masks), {}, ()
     parts: dict[str, list[Boxed]] = {}
     names: dict[int, str] = {}
     keypoints: set[tuple[str, ...]] = set()
@@ -211,7 +211,7 @@ def _homes(root: Path, part: str, path: Path) -> list[Path]:
     return [folder for folder in (*inside, root / "images", path.parent, root) if folder and folder.is_dir()]
 
 
-def _of_yolo(root: Path, given: str) -> dict[str, list[Boxed]]:
+def _of_yolo(root: Path, given: str, outlined: bool) -> dict[str, list[Boxed]]:
     images, labels = root / "images", root / "labels"
     places = {"train": (images, labels)} if images.is_dir() else {}
     folders = [entry.name for top in (root, images) if top.is_dir() for entry in top.iterdir() if entry.is_dir()]
@@ -229,7 +229,7 @@ def _of_yolo(root: Path, given: str) -> dict[str, list[Boxed]]:
         beside = (written / path.relative_to(top).with_suffix(".txt") for path in found)
         paired = [(path, text if text.is_file() else None) for path, text in zip(found, beside, strict=True)]
         refuse_shared(paired, "file of labels")
-        parts[part] = [yolo_labels.read(*pair) for pair in paired]
+        parts[part] = [yolo_labels.read(*pair, outlined) for pair in paired]
         if not found:
             raise DataError(f"{given}: no pictures in {top}.\n{_HOW}")
     return parts

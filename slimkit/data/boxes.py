@@ -31,7 +31,7 @@ class Boxed:
         boxes: K of left, top, right, bottom: in pixels, or as shares of width and height.
         categories: K numbers, as the file has them.
         crowd: K, whether it is a crowd rather than one object.
-        shares: boxes are shares.
+        shares: boxes and outlines are shares.
         outlines: K, where they were asked for; None where the file says nothing.
         keypoints: K times as many as were asked for; none where the file says nothing.
         areas: K pixels of each object itself, by which keypoints are judged.
@@ -58,7 +58,8 @@ class Boxed:
 
     def masks(self, width: int, height: int) -> Tensor:
         """Return which pixels are of each object, uint8 [K, H, W]."""
-        found = [outline.mask(width, height) for outline in self.outlines if outline is not None]
+        outlines = self._within(width, height)
+        found = [outline.mask(width, height) for outline in outlines if outline is not None]
         return torch.stack(found) if found else torch.zeros(0, height, width, dtype=torch.uint8)
 
     def points(self, count: int) -> Tensor:
@@ -101,12 +102,16 @@ class Boxed:
         return self._outlined(width, height) or self._pointed(width, height)
 
     def _outlined(self, width: int, height: int) -> str | None:
-        for number, outline in enumerate(self.outlines, 1):
+        for number, outline in enumerate(self._within(width, height), 1):
             if outline is None:
-                return f"object {number} has no `segmentation`"
+                return f"object {number} has {'a box alone, no outline' if self.shares else 'no `segmentation`'}"
             if (why := outline.problem(width, height)) is not None:
-                return f"`segmentation` of object {number} {why}"
+                return f"{'the outline' if self.shares else '`segmentation`'} of object {number} {why}"
         return None
+
+    def _within(self, width: int, height: int) -> list[Outline | None]:
+        """Return the outlines in pixels."""
+        return [one.times(width, height) if one and self.shares else one for one in self.outlines]
 
     def _pointed(self, width: int, height: int) -> str | None:
         for number, points in enumerate(self.keypoints, 1):

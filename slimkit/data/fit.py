@@ -7,16 +7,21 @@ import torch
 from torch import nn
 
 from slimkit import provenance, tasks
-from slimkit.data.dataset import Dataset
+from slimkit.data.dataset import Dataset, Split
 from slimkit.data.inputs import Inputs
 from slimkit.data.own import check_masks
+from slimkit.data.tensor_split import TensorSplit
 from slimkit.errors import DataError
 from slimkit.example import Example, call, describe, first, on, tensors
 from slimkit.hardware import device_of
 
+_AT_ONCE = 256  # targets
+
 
 def check_fits(dataset: Dataset, model: nn.Module) -> None:
-    """Run a copy of the network on two inputs of the validation split and ask the task what it thinks of the outputs.
+    """Run a copy of the network on two inputs of the validation split, and ask the task what it thinks of the outputs.
+
+    Targets that are in memory are all looked at, of every split; others as they are read.
 
     Raises:
         DataError: other channels, an input that the network cannot take, outputs or targets of another task, another
@@ -40,6 +45,30 @@ def check_fits(dataset: Dataset, model: nn.Module) -> None:
         others = [name for name in tasks.fitting(outputs, targets, dataset.classes) if name != dataset.task.name]
         advice = f"Give `task={others[0]!r}`" if others else "Give the data and the task the network was trained for"
         raise DataError(f"data {dataset.name!r}, task {dataset.task.name}: {why}.\n  {advice}")
+    for name in ("train", "validation", "test"):
+        _check_in_memory(getattr(dataset, name), dataset, name, outputs)
+
+
+def _check_in_memory(split: Split, dataset: Dataset, name: str, outputs: Any) -> None:
+    """Ask of all targets of a split, where they are in memory, whether they go with images and outputs.
+
+    Raises:
+        DataError: one does not; which.
+    """
+    task, given = dataset.task, f"data {dataset.name!r}: {name}"
+    if not isinstance(split, TensorSplit) or task.outside is None:
+        return
+    labels, few = split.labels, min(len(split), len(outputs))
+    check_masks(task, split.images, labels, given)
+    if why := task.misfit(outputs[:few], labels[:few], None):
+        raise DataError(f"{given}: {why}.\n  Give targets of the kind that validation has")
+    for start in range(0, len(labels), _AT_ONCE):
+        if task.outside(outputs, labels[start : start + _AT_ONCE]):
+            wrong = ((place, task.outside(outputs, labels[place : place + 1])) for place in range(start, len(labels)))
+            place, why = next(found for found in wrong if found[1])
+            raise DataError(
+                f"{given}: target {place}: {why}.\n  Number classes as the network has them, or leave this one out"
+            )
 
 
 def check_runs(inputs: Inputs, model: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -49,6 +49,12 @@ class Outline:
         if isinstance(counts, list) and all(map(_is_length, counts)):
             return cls(runs=array("q", counts), size=tuple(size))
         return cls(wrong=f"has runs of {type(counts).__name__}")
+
+    def times(self, across: float, down: float) -> "Outline":
+        """Return the outline with its corners so many times as far from the left and from the top."""
+        scales = (across, down)
+        polygons = (array("f", [side * scales[n % 2] for n, side in enumerate(one)]) for one in self.polygons)
+        return replace(self, polygons=tuple(polygons))
 
     def problem(self, width: int, height: int) -> str | None:
         """Say why it is no outline in a picture of that size, None where it is one."""

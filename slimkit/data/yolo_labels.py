@@ -1,17 +1,25 @@
 """Labels as YOLO's tools write them: a text file a picture, a line an object, in shares of width and height."""
 
+from array import array
+from dataclasses import replace
 from pathlib import Path
 
 from slimkit.data.boxes import Box, Boxed
+from slimkit.data.outlines import Outline
 
 _LARGEST = 2**20  # bytes of a file: thousands of objects
 _CLASSES = 10_000
 
 
-def read(picture: Path, labels: Path | None) -> Boxed:
+def read(picture: Path, labels: Path | None, outlined: bool = False) -> Boxed:
     """Read the labels of a picture: `class x y width height` of the centre, or `class x1 y1 x2 y2 ...` of an outline.
 
     A picture without a file has no objects. What is wrong with a file is kept for its check.
+
+    Args:
+        picture: its path.
+        labels: its file, None where there is none.
+        outlined: keep outlines, beside the boxes around them.
     """
     if labels is None:
         return Boxed(picture)
@@ -21,7 +29,7 @@ def read(picture: Path, labels: Path | None) -> Boxed:
         lines = [line.split() for line in labels.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError):
         return Boxed(picture, wrong=f"its labels {labels} cannot be read as text")
-    boxes, categories = [], []
+    boxes, categories, outlines = [], [], []
     for number, words in enumerate(lines, 1):
         try:
             category, sides = int(words[0]), [float(word) for word in words[1:]]
@@ -32,7 +40,9 @@ def read(picture: Path, labels: Path | None) -> Boxed:
         if not 0 <= category < _CLASSES:
             return Boxed(picture, wrong=f"line {number} of {labels} is of class {category}")
         categories.append(category)
-    return Boxed(picture, tuple(boxes), tuple(categories), (False,) * len(boxes), shares=True)
+        outlines.append(Outline(polygons=(array("f", sides),)) if len(sides) > 4 else None)
+    found = Boxed(picture, tuple(boxes), tuple(categories), (False,) * len(boxes), shares=True)
+    return replace(found, outlines=tuple(outlines)) if outlined else found
 
 
 def _box(sides: list[float]) -> Box:

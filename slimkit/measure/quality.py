@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import nn
 
 from slimkit.data.fit import called
 from slimkit.errors import DataError
-from slimkit.example import Example, are_scores, are_values, batch_size, describe, fed, first, on, parts
+from slimkit.example import Example, are_scores, are_values, describe, fed, first, in_parts, on
 from slimkit.hardware import on_device
 from slimkit.measure.engines import Runner, open_runner
 from slimkit.modules import evaluating
@@ -71,20 +70,20 @@ def _called(model: nn.Module, inputs: Example) -> Any:
 
 def _run(runner: Runner, inputs: Example) -> list[torch.Tensor]:
     """Run an ONNX file on a batch, in parts where it is bound to another size."""
-    names, images = [port.name for port in runner.inputs], batch_size(inputs)
+    names = [port.name for port in runner.inputs]
     bound = next((port.shape[0] for port in runner.inputs if port.shape), None)
+
+    def compute(part: Example) -> list[torch.Tensor]:
+        return list(map(torch.from_numpy, runner.run([tensor.numpy() for tensor in fed(part, names).values()])))
+
     try:
-        found = [
-            runner.run([tensor.numpy() for tensor in fed(part, names).values()])
-            for part in parts(inputs, bound or images)
-        ]
+        return in_parts(compute, inputs, bound)
     except Exception as error:  # each engine has kinds of its own
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"the ONNX file does not run on inputs of shape {describe(inputs)}: {why}.\n"
             "  Give the data the network was trained for"
         ) from error
-    return [torch.from_numpy(np.concatenate(outputs)[:images]) for outputs in zip(*found, strict=True)]
 
 
 def quality(

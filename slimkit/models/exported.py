@@ -6,15 +6,17 @@ import dataclasses
 import functools
 import io
 import logging
+import math
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from slimkit import provenance as provenances
 from slimkit.errors import ArchitectureError, CheckpointError
@@ -26,6 +28,7 @@ from slimkit.modules import unlogged, unwarned
 
 _EXTRA = "slimkit.json"  # the record of a slim network, among the program's extra files
 _WRITTEN = "written"  # what a program is called in messages that are quoted
+_HELD = (torch.Tensor, int, float, NoneType, torch.SymInt, torch.SymFloat, torch.SymBool)
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _FORCE_NOT = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
@@ -53,7 +56,8 @@ def _network(data: bytes, name: object) -> tuple[exported_graph.ExportedNetwork,
                 members = archived.namelist()
             with PT2ArchiveReader(io.BytesIO(data)) as archive:
                 objection = exported_check.objection(archive, members)
-                clean = _without_pickles(archive) if objection is None else None
+                text = exported_check.returned_text(archive) if objection is None else None
+                clean = _without_pickles(archive) if objection is None and text is None else None
             if clean is not None:
                 program = torch.export.load(clean, extra_files=extra)
         except Exception as error:  # a damaged archive can fail in any way
@@ -63,6 +67,11 @@ def _network(data: bytes, name: object) -> tuple[exported_graph.ExportedNetwork,
                 f"{name}: this exported program has {objection}, which slimkit does not take from files: what is not "
                 "on its list could run code or read other memory.\n"
                 "  Give its state dict, and `arch`"
+            )
+        if text is not None:
+            raise CheckpointError(
+                f"{name}: the exported program returns {text!r} beside its tensors, which torch does not read again.\n"
+                "  Export it without, or give its state dict, and `arch`"
             )
         return exported_graph.network(program, name), extra[_EXTRA] or None
 
@@ -113,6 +122,8 @@ def to_bytes(model: nn.Module, text: str, example: Example | None = None) -> byt
     try:
         with _careful(), contextlib.redirect_stderr(io.StringIO()):  # where it prints a graph that it cannot export
             program = torch.export.export(model, args, kwargs, dynamic_shapes=free)
+    except ArchitectureError:
+        raise
     except Exception as error:
         line = (str(error).strip() or "no message").splitlines()[0]
         raise _unwritable(model, f"{type(error).__name__}: {line}") from error
@@ -143,12 +154,21 @@ def _arguments(given: Example) -> Iterable[Any]:
 
 
 def _plainly(model: nn.Module) -> nn.Module:
-    """Let a network return tuples, lists and dicts for classes of somebody's own: a file must not name these."""
+    """Let a network return tuples, lists and dicts for classes of somebody's own: a file must not name these.
+
+    Raises:
+        ArchitectureError: when it is called, if it returns what a file cannot hold.
+    """
     forward = model.forward
 
     @functools.wraps(forward)
     def plain(*args: Any, **kwargs: Any) -> Any:
-        return _plain(forward(*args, **kwargs))
+        returned = _plain(forward(*args, **kwargs))
+        for value in tree_leaves(returned):
+            if not isinstance(value, _HELD) or (isinstance(value, float) and math.isnan(value)):
+                kind = repr(value) if isinstance(value, str | float) else f"a {type(value).__name__}"
+                raise _unwritable(model, f"it returns {kind} beside its tensors, which such a file cannot hold")
+        return returned
 
     if not isinstance(model, torch.fx.GraphModule):  # which returns such already
         model.forward = plain

@@ -80,6 +80,12 @@ def objection(archive: Archive, members: Sequence[str]) -> str | None:
     return None
 
 
+def returned_text(archive: Archive) -> str | None:
+    """Return the first text among a program's outputs: torch writes such, and fails to read it again."""
+    outputs = json.loads(archive.read_string("models/model.json"))["graph_module"]["graph"]["outputs"]
+    return next((output["as_string"] for output in outputs if "as_string" in output), None)
+
+
 def stripped(program: str) -> str:
     """Return a program's description without what is only for people and would be evaluated or looked up."""
     described = json.loads(program)

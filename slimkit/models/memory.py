@@ -5,7 +5,6 @@ millions of layers or an image of a hundred thousand pixels a side. What reading
 the file, at least `FLOOR`, or by what the user says.
 """
 
-import copy
 import math
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from slimkit.errors import CheckpointError
 from slimkit.example import Example, call, mapped
+from slimkit.modules import copied
 from slimkit.usage import INPUT
 
 FACTOR = 8  # the weights, a copy of them, their gradients' like, and activations
@@ -153,20 +153,22 @@ def check_run(model: nn.Module, inputs: Mapping[str, tuple[tuple[int, ...], str]
         hollow = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(hollow, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else hollow
     try:
-        twin = copy.deepcopy(model, memo)
+        twin = copied(model, memo)
         with torch.no_grad(), watched():
             call(twin, example)
         return
     except CheckpointError:
         raise
-    except Exception:  # it makes tensors on the CPU, or asks for values
+    except Exception:  # the network's own, which may be any: it makes tensors on the CPU, or asks for values
         pass
     try:
         with torch.no_grad(), watched():
-            call(copy.deepcopy(model), mapped(example, partial(torch.zeros_like, device="cpu")))
+            call(copied(model), mapped(example, partial(torch.zeros_like, device="cpu")))
     except CheckpointError:
         raise
-    except Exception:  # it does not run: tracing will say so
+    except (
+        Exception
+    ):  # it does not run, and tracing will say so; that limits are held is seen on networks that break them
         return
 
 

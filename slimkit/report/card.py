@@ -15,6 +15,7 @@ _PIPELINES = {
     "detect": "object-detection",
     "pose": "keypoint-detection",
 }
+_BY_METRIC = {"mask mAP50-95": "image-segmentation", "keypoint mAP50-95": "keypoint-detection"}  # of detectors
 _SOURCES = ("torchvision", "zoo", "timm", "ultralytics")  # of networks that slimkit builds on a file's word
 
 
@@ -28,7 +29,9 @@ def card(report: Report, repository: str) -> str:
     said = verdict(report)
     task = report.usage.task if report.usage else None
     head = ["library_name: slimkit", "tags: [slimkit, pruning]"]
-    head += [f"pipeline_tag: {_PIPELINES[task]}"] if task in _PIPELINES else []
+    judged = report.after.accuracy or report.before.accuracy
+    pipeline = _BY_METRIC.get(judged.metric if judged else "") or _PIPELINES.get(task or "")
+    head += [f"pipeline_tag: {pipeline}"] if pipeline else []
     rows = [f"| {' | '.join(cells)} |" for cells in comparison(report.before, report.after)]
     asked, made = json.dumps(repository), report.arch.name
     if ":" in made and made.partition(":")[0] not in _SOURCES:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from slimkit import data, models, provenance
 from slimkit.errors import CheckpointError, SpecError
+from slimkit.example import in_parts
 from slimkit.measure.engines import open_runner
 from slimkit.models.detector_maps import ByEngine, has_second_stage
 from slimkit.models.detectors import Heads, itself, seen
@@ -60,18 +61,16 @@ def by_engine(path: Path, spec: EvaluateSpec) -> Heads:
         )
     runner = open_runner(path)
     (port,) = runner.inputs
-    bound = port.shape[0]
     if None not in port.shape[2:] and not heads.squashes:
         raise CheckpointError(
             f"{path}: takes pictures of {port.shape[2]} x {port.shape[3]} pixels only, and the detector makes them as "
             "large as their aspect asks.\n  Make a file with `free_size=True`, or give the slim file"
         )
 
-    def compute(images: Tensor) -> list[Tensor]:
-        parts = [runner.run(part.numpy()) for part in torch.split(images, bound or len(images))]
-        return [torch.cat([torch.from_numpy(part[place]) for part in parts]) for place in range(len(parts[0]))]
+    def compute(images: Any) -> list[Tensor]:
+        return list(map(torch.from_numpy, runner.run(images.numpy())))
 
-    return ByEngine(heads.net, compute)
+    return ByEngine(heads.net, lambda images: in_parts(compute, images, port.shape[0]))
 
 
 def check_task(task: Task | None, model: nn.Module) -> None:

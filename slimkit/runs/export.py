@@ -1,7 +1,6 @@
 """A network in the formats of other engines, each held against the network: `slimkit export`."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from slimkit import models, provenance
 from slimkit._version import __version__
 from slimkit.errors import EngineError, SlimkitError
-from slimkit.example import Example, batch_size, mapped, named, of_batch, parts, tensors
+from slimkit.example import Example, batch_size, in_parts, mapped, named, of_batch, tensors
 from slimkit.export.formats import FORMATS, Format, Source
 from slimkit.export.formats.source import Compute
 from slimkit.export.pixels import as_pixels, normalisation_of
@@ -118,13 +117,10 @@ def _runner(made: Format, path: Path) -> Compute | None:
     runner = open_runner(path, made.engine)
     bound = runner.inputs[0].shape[0]
 
-    def run(given: Sequence[Tensor]) -> list[Tensor]:
-        images = batch_size(tuple(given))
-        cut = parts(tuple(given), bound or images)
-        found = [runner.run([tensor.numpy() for tensor in tensors(part)]) for part in cut]
-        return [torch.cat(list(map(torch.tensor, outputs)))[:images] for outputs in zip(*found, strict=True)]
+    def compute(part: Example) -> list[Tensor]:
+        return list(map(torch.tensor, runner.run([tensor.numpy() for tensor in tensors(part)])))
 
-    return run
+    return lambda given: in_parts(compute, tuple(given), bound)
 
 
 def _error(source: Source, run: Compute) -> float:

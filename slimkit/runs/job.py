@@ -29,6 +29,8 @@ from slimkit.selection.measured import agreed, remembered
 from slimkit.settings import TrainSpec
 from slimkit.settings.data import READING
 
+_PRECISIONS = ("precision", "search_precision")  # of training, and of a method's search
+
 
 def opened(spec: TrainSpec, given: Any = None) -> data.Dataset:
     """Open the data set that the settings name, or take what was given in Python."""
@@ -62,13 +64,6 @@ def job_of(
     spec = replace(asked.spec, ranking=asked.ranking)
     require(spec.runtime)
     data.check_fits(dataset, network.model)
-    training.check_loss(dataset, network.model)
-    example = random_input(dataset, spec.seed)
-    check_files(spec, network.model, example)
-    check_kept(spec, network.model, example)
-    progress("tracing channels", None)
-    graph = trace_with(spec, network.model, example)
-    solver = measured_budget(spec, network.model, example, progress, asked.method.aim(asked.config))
     recipe = training.Recipe(
         epochs=spec.epochs,
         batch_size=spec.batch_size,
@@ -78,13 +73,22 @@ def job_of(
         precision=spec.precision,
         device=spec.device,
     )
+    objective, batch = training.Objective(dataset.task, recipe), next(iter(dataset.validation.batches(2)))
+    precisions = {name: value for name, value in asked.settings().items() if name in _PRECISIONS}
+    training.check_first_step(network.model, objective, batch, **precisions)
+    example = random_input(dataset, spec.seed)
+    check_files(spec, network.model, example)
+    check_kept(spec, network.model, example)
+    progress("tracing channels", None)
+    graph = trace_with(spec, network.model, example)
+    solver = measured_budget(spec, network.model, example, progress, asked.method.aim(asked.config))
     chosen = Selection(
         budget=spec.budget,
         widths=allowed_widths(spec),
         ranking=spec.ranking,
         scope=spec.scope,
         context=context(spec, dataset),
-        inputs=told_apart(proof_inputs(example, dataset, spec.seed)),
+        inputs=told_apart(proof_inputs(network.model, example, dataset, spec.seed)),
         keep=spec.keep,
         without_bn=spec.without_bn,
         fold=spec.constants == "fold",

@@ -29,11 +29,13 @@ from slimkit.selection.measured import Aim, LatencySolver, SizeSolver
 from slimkit.selection.ranking import Context, criterion, rank
 from slimkit.settings import CompressSpec, EvaluateSpec, ExportSpec, RunSpec, TrainSpec
 from slimkit.settings.data import READING, DataSpec
+from slimkit.surgery.evidence import runs
 from slimkit.surgery.plain_weights import plain_weights, replaced
 from slimkit.surgery.prove import Slimmed, prove
 from slimkit.surgery.remove import remove
 from slimkit.surgery.traced import trace
 from slimkit.surgery.trials import Trial
+from slimkit.surgery.whole_numbers import is_whole, redrawn, rows
 from slimkit.tasks import CLASSIFICATION
 from slimkit.tasks.catalogue import TASKS
 
@@ -54,13 +56,14 @@ def trace_with(spec: RunSpec, model: nn.Module, example: Example) -> Graph:
 
 def traced(spec: RunSpec, network: Network, example: Example) -> tuple[Network, Graph]:
     """Trace a network; where layers compute their weights, one in which they are stored, and which says so."""
-    graph = trace_with(spec, network.model, example)
-    if not graph.computed:
-        return network, graph
+    if spec.tracer != "torch-pruning":  # which does not see what is computed
+        graph = trace_with(spec, network.model, example)
+        if not graph.computed:
+            return network, graph
     plain = plain_weights(network.model, example)
     count = len(replaced(plain)) - len(replaced(network.model))
     if not count:
-        return network, graph
+        return network, trace_with(spec, network.model, example)
     said = (
         f"that {number_of(count, 'layer')} may store the weights that they computed at every call, so that channels "
         "can go: the network computes the same; a retraining trains the weights as they are stored"
@@ -273,11 +276,16 @@ def _only(model: nn.Module, example: Example) -> Tensor | None:
 
 
 def proof_inputs(
-    example: Example, dataset: data.Dataset | None, seed: int, calibration: data.Inputs | None = None
+    model: nn.Module,
+    example: Example,
+    dataset: data.Dataset | None,
+    seed: int,
+    calibration: data.Inputs | None = None,
 ) -> list[Example]:
     """Return what the proof runs on: two random inputs like the example, and a real batch where there are some.
 
-    Whole numbers, as token indices are, and single numbers, as a scale is, stay those of the example.
+    Single numbers, as a scale is, stay those of the example; whole ones, as token indices are, in the first input: in
+    the second they are others, if the network takes such.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -287,6 +295,9 @@ def proof_inputs(
 
     one = of_batch(example, 1)
     inputs: list[Example] = [tree_map_only(Tensor, drawn, one) for _ in range(_RANDOM)]
+    if any(map(is_whole, tensors(one))):
+        others = redrawn(inputs[1], rows(model, one), generator)
+        inputs[1] = others if runs(model, Trial("other numbers", others)) else inputs[1]
     if dataset is not None:
         images, _ = next(iter(dataset.validation.batches(_REAL_IMAGES)))
         inputs.append(images)

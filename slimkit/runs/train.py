@@ -141,7 +141,7 @@ def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages) 
     delivery = Delivery(dense, model, example, spec, work)
     job.progress("exporting", None)
     with stages.stage("save and export"):
-        written = write_model(delivery, proof_inputs(example, dataset, spec.seed), slimmed)
+        written = write_model(delivery, proof_inputs(dense, example, dataset, spec.seed), slimmed)
     job.progress("measuring", None)
     with stages.stage("measure"):
         sides = _sides(delivery, dataset, job.device)

@@ -200,34 +200,47 @@ class _Pair:
         return Shown(self.trial.kind, shapes, error, gaps, note)
 
 
-@torch.no_grad()
-def _run(model: nn.Module, example: Example, dtype: torch.dtype | None = None, seed: int = 0) -> Any:
+def _run(model: nn.Module, example: Example, dtype: torch.dtype | None = None) -> Any:
     """Call a fresh copy of a network in evaluation mode, with seeded random numbers."""
     twin = private(model) if dtype in (None, dtype_of(model)) else copied(model).to(dtype).eval()
-    with seeded(seed), redirect_stderr(io.StringIO()):  # an fx network prints the code that raised
-        return call(unwrapped(twin), placed(example, twin, dtype))
+    return _called(unwrapped(twin), placed(example, twin, dtype))
 
 
 @torch.no_grad()
+def _called(model: nn.Module, example: Example, seed: int = 0) -> Any:
+    with seeded(seed), redirect_stderr(io.StringIO()):  # an fx network prints the code that raised
+        return call(model, example)
+
+
 def _behaviour(model: nn.Module, inputs: Sequence[Trial]) -> tuple[bool, bool]:
-    """Tell whether a network draws random numbers in evaluation mode, and whether it remembers what it has seen."""
+    """Tell whether a network draws random numbers in evaluation mode, and whether it remembers what it has seen.
+
+    One that returns something else with other random numbers, or at a second call, does, and so does one that raises.
+    """
     for trial in inputs:
-        try:
-            first, other = (_run(model, trial.example, seed=seed) for seed in (0, 1))
-            twin = unwrapped(private(model))
-            again = []
-            for _ in range(2):
-                with seeded(0):
-                    again.append([t.clone() for t in tensors(call(twin, placed(trial.example, twin)))])
-        except Exception:
+        twin = unwrapped(private(model))
+        first = _returned(twin, trial)
+        if isinstance(first, Exception):
             continue  # does not run on this one
-        return not _same(first, other), not _same(again[0], again[1])
+        other = _returned(unwrapped(private(model)), trial, seed=1)
+        return not _same(first, other), not _same(first, _returned(twin, trial))
     return False, False
 
 
-def _same(a: Any, b: Any) -> bool:
-    pairs = list(zip(tensors(a), tensors(b), strict=False))
-    return all(x.shape == y.shape and torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in pairs)
+def _returned(model: nn.Module, trial: Trial, seed: int = 0) -> list[Tensor] | Exception:
+    """Return the tensors that a network returns, or what it raises."""
+    example = placed(trial.example, model)
+    try:
+        returned = _called(model, example, seed)
+    except Exception as error:  # of a network's own code, which may raise any
+        return error
+    return [tensor.clone() for tensor in tensors(returned)]
+
+
+def _same(a: list[Tensor] | Exception, b: list[Tensor] | Exception) -> bool:
+    if isinstance(a, Exception) or isinstance(b, Exception) or len(a) != len(b):
+        return False
+    return all(x.shape == y.shape and torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in zip(a, b, strict=True))
 
 
 class _Touched(TorchDispatchMode):  # type: ignore[no-untyped-call]

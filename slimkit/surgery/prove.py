@@ -19,6 +19,7 @@ from slimkit.surgery import proof
 from slimkit.surgery.evidence import Evidence
 from slimkit.surgery.remove import remove
 from slimkit.surgery.trials import Trial
+from slimkit.surgery.whole_numbers import rows
 
 _ROUNDS = 4  # of finding and keeping the groups that cannot be proven
 
@@ -74,7 +75,8 @@ def prove(
             blamed.
     """
     fixed = torch.zeros(graph.units, dtype=torch.bool) if fixed is None else fixed.clone()
-    shown = (*proof.as_trials(inputs), *proof.trials(proof.as_trials(inputs)[0].example)[1:])
+    given = proof.as_trials(inputs)
+    shown = (*given, *proof.trials(given[0].example, rows(model, given[0].example))[1:])
     failing: list[str] = []
     for _ in range(_ROUNDS):
         mask = choose(fixed)

@@ -4,6 +4,7 @@ One kind is not enough: a branch may be alive only for pixels in 0..255, a score
 size written into the code seen only at another size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from slimkit.example import Example, larger, mapped, of_batch, tensors
 from slimkit.hardware import device_of
+from slimkit.surgery.whole_numbers import is_whole, of_length, redrawn
 
 _BATCH = 3
 # Images of a wide range: as many as these numbers hold, of small ones more, since each position of a large one is a
@@ -28,8 +30,15 @@ class Trial:
     example: Example
 
 
-def trials(example: Example) -> tuple[Trial, ...]:
-    """Return inputs like an example, of several kinds; whole numbers and single ones, as a scale, stay as they are."""
+def trials(example: Example, tables: Sequence[int | None] = ()) -> tuple[Trial, ...]:
+    """Return inputs like an example, of several kinds; single numbers, as a scale, stay as they are.
+
+    Whole numbers stay beside pixels of several kinds; then there are others, of other lengths too.
+
+    Args:
+        example: the first of them.
+        tables: how many rows there are for the numbers of each tensor, see `whole_numbers.rows`.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def normal(tensor: Tensor) -> Tensor:
@@ -43,15 +52,27 @@ def trials(example: Example) -> tuple[Trial, ...]:
 
     batch, one = of_batch(example, _BATCH), of_batch(example, 1)
     several = of_batch(example, min(max(_NUMBERS // max(1, sum(t.numel() for t in tensors(one))), _FEWEST), _MOST))
-    found = [
-        Trial("as given", example),
-        Trial(f"normal, batch of {_BATCH}", mapped(batch, normal)),
-        Trial("uniform 0..255", mapped(several, pixels)),
-        Trial("normal x10", mapped(mapped(several, normal), lambda t: times(10, t))),
-        Trial("zeros", mapped(one, lambda t: times(0, t))),
-    ]
-    if any(tensor.dim() > 2 for tensor in tensors(example)):
-        found.append(Trial("another size", mapped(larger(one), normal)))
+    found = [Trial("as given", example)]
+    if any(map(_varied, tensors(example))):
+        found += [
+            Trial(f"normal, batch of {_BATCH}", mapped(batch, normal)),
+            Trial("uniform 0..255", mapped(several, pixels)),
+            Trial("normal x10", mapped(mapped(several, normal), lambda t: times(10, t))),
+            Trial("zeros", mapped(one, lambda t: times(0, t))),
+        ]
+        if any(tensor.dim() > 2 for tensor in tensors(example)):
+            found.append(Trial("another size", mapped(larger(one), normal)))
+    if any(map(is_whole, tensors(example))):
+        found += [
+            Trial(kind, mapped(redrawn(given, of, generator), normal))
+            for kind, given, of in (
+                ("other numbers", batch, tables),
+                ("more numbers", several, tables),
+                ("longer", of_length(batch, 1.5), ()),  # where others are refused, these may still be proven
+                ("shorter", of_length(batch, 0.5), ()),
+            )
+            if given is not None
+        ]
     return tuple(found)
 
 

@@ -47,12 +47,16 @@ def _misfit(outputs: Any, targets: Any, classes: int | None) -> str | None:
         return f"there are {len(targets)} targets of {len(outputs)} outputs"
     if classes is not None and outputs.shape[1] != classes:
         return f"the data has {number_of(classes, 'class')}, the network {outputs.shape[1]}"
+    return _outside(outputs, targets) or no_numbers(outputs)
+
+
+def _outside(outputs: Tensor, targets: Tensor) -> str | None:
     if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
         if int(targets.min()) < 0:
             return f"class number {int(targets.min())} is below 0, and no class: leave out what is of none"
         span = f"{int(targets.min())} to {int(targets.max())}"
         return f"class numbers reach from {span}, the network has classes 0 to {outputs.shape[1] - 1}"
-    return no_numbers(outputs)
+    return None
 
 
 def _named(value: Any) -> str:
@@ -68,5 +72,6 @@ CLASSIFICATION = Task(
     better="higher",
     imitation=divergence,
     misfit=_misfit,
+    outside=_outside,
     smoothed=_smoothed,
 )

@@ -105,12 +105,16 @@ def _misfit(outputs: Any, targets: Any, classes: int | None) -> str | None:
     maps = max(2, outputs.shape[1])
     if classes is not None and maps < classes:  # fewer: the last ones may be in none of the masks
         return f"the data has {number_of(classes, 'class')}, the network {maps}"
-    labels = targets[targets != IGNORED]
+    return _outside(outputs, targets) or no_numbers(outputs)
+
+
+def _outside(outputs: Tensor, targets: Tensor) -> str | None:
+    maps, labels = max(2, outputs.shape[1]), targets[targets != IGNORED]
     if labels.numel() and int(labels.min()) < 0:
         return f"class number {int(labels.min())} is below 0, and no class: give {IGNORED} to what is of none"
     if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < maps:
         return f"class numbers reach from {int(labels.min())} to {int(labels.max())}, the network has 0 to {maps - 1}"
-    return no_numbers(outputs)
+    return None
 
 
 SEGMENTATION = Task(
@@ -123,6 +127,7 @@ SEGMENTATION = Task(
     better="higher",
     imitation=pixel_divergence,
     misfit=_misfit,
+    outside=_outside,
     smoothed=_smoothed,
     auxiliary=0.5,  # as torchvision trains FCN and DeepLab
 )

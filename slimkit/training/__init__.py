@@ -1,9 +1,10 @@
 """One training loop, its schedules, penalties on gamma and on groups."""
 
 from slimkit.training import trackers
+from slimkit.training.beforehand import check_first_step
 from slimkit.training.group_penalty import group_penalty, penalise_groups_, unit_norms
 from slimkit.training.loop import Trained, train
-from slimkit.training.loss import check_loss
+from slimkit.training.loss import Objective
 from slimkit.training.optimizer import follow, make_optimizer
 from slimkit.training.penalty import gamma_penalty, penalise_gamma_, solve_strength
 from slimkit.training.recipe import Recipe
@@ -12,12 +13,13 @@ from slimkit.training.state import Store, forget
 
 __all__ = [
     "Hook",
+    "Objective",
     "Phase",
     "Recipe",
     "Run",
     "Store",
     "Trained",
-    "check_loss",
+    "check_first_step",
     "make_optimizer",
     "follow",
     "forget",

@@ -19,7 +19,7 @@ from slimkit.modules import private
 from slimkit.quantity import number_of
 from slimkit.results import Epoch
 from slimkit.tasks import CLASSIFICATION, Task
-from slimkit.training import distributed, narrow, state
+from slimkit.training import beforehand, distributed, state
 from slimkit.training.clip import clip
 from slimkit.training.loss import Objective, backward
 from slimkit.training.optimizer import make_optimizer
@@ -254,12 +254,12 @@ class _Stepper:
         self.taken: nn.Module | None = None
         self.wrapped = run.model
 
-    def _take_up(self, inputs: Example, asked: Example) -> None:
+    def _take_up(self, inputs: Example, targets: Any) -> None:
         """Make ready for the network that the run has now, in the memory layout that suits it."""
         run = self.run
         if self.taken is None:
-            self.precision = narrow.that_runs(run, self.precision, asked)
-            run.memory_format = _layout(run.model, inputs)
+            self.precision = beforehand.that_runs(run, self.criterion, (inputs, targets), self.precision)
+            run.memory_format = _layout(run.model, mapped(inputs, lambda tensor: tensor[:2]))
             run.model.to(memory_format=run.memory_format)
             align(run.optimizer)
         self.taken = run.model
@@ -273,13 +273,13 @@ class _Stepper:
             group["lr"] = rate
         inputs, targets = on(run.device, inputs), on(run.device, targets)
         if self.taken is not run.model:
-            self._take_up(mapped(inputs, lambda tensor: tensor[:2]), self.criterion.asked(inputs, targets))
+            self._take_up(inputs, targets)
         if isinstance(inputs, Tensor):
             inputs = inputs.contiguous(memory_format=run.memory_format)
         self.wrapped.train()
         if self.world.ranks > 1:  # a state holds the random numbers of one process
             torch.manual_seed(((recipe.seed * self.world.ranks + self.world.rank) << 32 ^ run.step) % 2**63)
-        with narrow.autocast(run.device, self.precision), distributed.whole_batch_statistics(self.world):
+        with beforehand.autocast(run.device, self.precision), distributed.whole_batch_statistics(self.world):
             returned = call(self.wrapped, self.criterion.asked(inputs, targets))
             with torch.no_grad():
                 wanted = call(self.teacher, inputs) if self.teacher is not None else None

@@ -5,11 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimkit.data import Dataset
 from slimkit.errors import DataError, SpecError, TrainingError
-from slimkit.example import Example, call, on, tensors
-from slimkit.hardware import device_of
-from slimkit.modules import copied
+from slimkit.example import Example, tensors
 from slimkit.tasks import Task
 from slimkit.training.recipe import Recipe
 
@@ -91,20 +88,6 @@ class Objective:
                 "  Give the part that returns scores [N, classes], or a task of your own, or do without training: "
                 "`epochs=0`"
             ) from error
-
-
-def check_loss(dataset: Dataset, model: nn.Module) -> None:
-    """Do on two inputs what a step of training does, on a copy, so that what cannot be trained is seen before that.
-
-    Raises:
-        TrainingError: the loss of the task cannot be used, or no gradient leads back.
-    """
-    inputs, targets = on(device_of(model), next(iter(dataset.validation.batches(2))))
-    twin, objective = copied(model).train(), Objective(dataset.task, Recipe(epochs=1, label_smoothing=0.0))
-    with torch.random.fork_rng([]):
-        value = objective(call(twin, objective.asked(inputs, targets)), targets)
-    if any(parameter.requires_grad for parameter in twin.parameters()):
-        backward(value, twin)
 
 
 def backward(value: Tensor, model: nn.Module) -> None:

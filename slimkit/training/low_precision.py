@@ -75,17 +75,19 @@ class _Around:
 
     def enter(self, module: nn.Module, inputs: Any) -> None:
         if module.training:
-            self.entered.append(self._context(next(module.parameters()).device.type))
+            self.entered.append(arithmetic(self.precision, next(module.parameters()).device.type))
             self.entered[-1].__enter__()
 
     def leave(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
         if self.entered:
             self.entered.pop().__exit__(None, None, None)
 
-    def _context(self, device: str) -> AbstractContextManager[Any]:
-        if self.precision == "int8-emulated":
-            return Int8Emulated()
-        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
+
+def arithmetic(precision: str, device: str) -> AbstractContextManager[Any]:
+    """Let layers compute in `fp32`, `bf16` or `int8-emulated` on a kind of device."""
+    if precision == "int8-emulated":
+        return Int8Emulated()
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
 
 def lower_(model: nn.Module, precision: str) -> None:

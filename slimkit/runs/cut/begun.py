@@ -19,7 +19,7 @@ from slimkit.progress import Progress
 from slimkit.recovery import elimination
 from slimkit.results import Accuracy
 from slimkit.runs import detection, start, yolo
-from slimkit.runs.cut import enough
+from slimkit.runs.cut import enough, retraining
 from slimkit.runs.cut.calibrate import Calibration, calibrate, compared_on, has_comparable
 from slimkit.runs.figures import judged
 from slimkit.runs.folder.files import check_files, check_kept
@@ -29,7 +29,7 @@ from slimkit.selection.measured import LatencySolver, SizeSolver
 from slimkit.selection.ranking import Context, rank
 from slimkit.selection.scope import by_scope, fill_unranked
 from slimkit.settings import CompressSpec
-from slimkit.training import check_loss
+from slimkit.training import check_first_step
 
 _RANKED = ("ratio", "bytes")  # budgets for which channels are put in an order, and losses of groups not compared
 
@@ -89,6 +89,18 @@ def _check_retraining(given: Given) -> None:
     else:
         remedy = "Add `data` or `calibration`, or leave `{name}` out"
         spec.refuse_idle(start.of_retraining(spec), "there is nothing to retrain on", remedy)
+
+
+def _check_first_step(given: Given) -> None:
+    """Refuse what cannot be retrained, or not in the precision that is asked for.
+
+    Raises:
+        TrainingError: it is so.
+    """
+    source = given.dataset.validation if given.dataset else given.calibration.split if given.calibration else None
+    if source is not None and len(source) > 1:  # of less nothing is fitted, as is said later
+        batch = next(iter(source.batches(2)))
+        check_first_step(given.dense, retraining.objective(given), batch, precision=given.spec.precision)
 
 
 def check_watched(given: Given, named: str) -> None:
@@ -199,8 +211,8 @@ def begin(given: Given, stages: Stages, *, specs: Sequence[CompressSpec] = (), k
     for each in specs:
         if each.max_drop:
             enough.check(each, *compared_on(given))
-    if spec.epochs and dataset is not None and given.retrain is None:
-        check_loss(dataset, dense)
+    if spec.epochs and given.retrain is None:
+        _check_first_step(given)
     ranked_with = start.context(spec, dataset)
     given.progress("tracing channels", None)
     with stages.stage("trace"):
@@ -212,7 +224,7 @@ def begin(given: Given, stages: Stages, *, specs: Sequence[CompressSpec] = (), k
         comparable = has_comparable(given)
         calibration = calibrate(given, comparable)
     _check_rounds(spec, calibration)
-    inputs = start.proof_inputs(example, dataset, spec.seed, given.calibration)
+    inputs = start.proof_inputs(dense, example, dataset, spec.seed, given.calibration)
     solver = None if spec.max_drop else start.measured_budget(spec, dense, example, given.progress)
     with stages.stage("rank"):
         order = ranked(given, graph, ranked_with, calibration)

@@ -12,23 +12,21 @@ from torch import nn
 from slimkit import data, provenance, recovery, training
 from slimkit.errors import TrainingError
 from slimkit.example import Example
-from slimkit.models.detectors import Heads
 from slimkit.modules import unwrapped
 from slimkit.quantity import number_of
 from slimkit.recovery import fold
 from slimkit.recovery.gap import comparable
 from slimkit.results import AfterCut, Recovery
-from slimkit.runs import detection
+from slimkit.runs.cut import retraining
 from slimkit.runs.cut.begun import Begun
 from slimkit.runs.cut.calibrate import Calibration
 from slimkit.runs.cut.choose import ChosenCut
 from slimkit.runs.folder import resume
 from slimkit.runs.given import Given, Retrain, Retrained
-from slimkit.runs.start import task
 from slimkit.settings import CompressSpec
 from slimkit.surgery import proof
 from slimkit.surgery.prove import Slimmed
-from slimkit.tasks import CLASSIFICATION, Task
+from slimkit.tasks import Task
 from slimkit.training import state
 from slimkit.training.watch import watch
 
@@ -121,17 +119,7 @@ def _retrained(
     store: training.Store | None,
 ) -> Recovered:
     dense, dataset, progress = given.dense, given.dataset, given.progress
-    optimizer = "sgd" if spec.optimizer == "auto" else spec.optimizer
-    recipe = recovery.recipe(spec.epochs, spec.seed, optimizer)
-    recipe = replace(recipe, precision=spec.precision, device=spec.device)
-    if dataset is not None and dataset.task.smoothed is None:
-        recipe = replace(recipe, label_smoothing=0.0)
-    if isinstance(model, Heads):
-        recipe = detection.paced(recipe)
-    recipe = replace(recipe, **spec.pace)
-    if dataset is None:  # no labels: all that can be learnt is what the original says
-        recipe = replace(recipe, distillation=1.0, label_smoothing=0.0)
-    judged_by = dataset.task if dataset else task(spec) or CLASSIFICATION
+    recipe, judged_by = retraining.recipe(given), retraining.judged_by(given)
     log = store.folder.parent / state.LOG if store else None
     if store:
         store = replace(store, folder=store.folder.with_name(f"{store.folder.name}-{resume.weights(dense, model)}"))
@@ -140,7 +128,7 @@ def _retrained(
         dataset.train if dataset else source.split,
         recipe,
         task=judged_by,
-        teacher=dense if spec.distill or dataset is None else None,
+        teacher=dense,
         evaluate=given.quality if dataset else None,
         hooks=[watch("retraining", judged_by, given.watchers, log)],
         progress=lambda run: progress("retraining", run.step / run.budget),

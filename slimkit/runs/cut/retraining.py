@@ -1,0 +1,35 @@
+"""How a network is retrained in a run of `compress`: its recipe, and the task that it is judged by."""
+
+from dataclasses import replace
+
+from slimkit import recovery, training
+from slimkit.models.detectors import Heads
+from slimkit.runs import detection
+from slimkit.runs.given import Given
+from slimkit.runs.start import task
+from slimkit.tasks import CLASSIFICATION, Task
+
+
+def recipe(given: Given) -> training.Recipe:
+    """Return the settings of a retraining; without labels all that can be learnt is what the original says."""
+    spec, dataset = given.spec, given.dataset
+    found = recovery.recipe(spec.epochs, spec.seed, "sgd" if spec.optimizer == "auto" else spec.optimizer)
+    found = replace(found, precision=spec.precision, device=spec.device)
+    if not spec.distill:
+        found = replace(found, distillation=0.0)
+    if dataset is None or dataset.task.smoothed is None:
+        found = replace(found, label_smoothing=0.0)
+    if isinstance(given.dense, Heads):
+        found = detection.paced(found)
+    found = replace(found, **spec.pace)
+    return found if dataset else replace(found, distillation=1.0)
+
+
+def judged_by(given: Given) -> Task:
+    """Return the task of the data, else the one that the settings name."""
+    return given.dataset.task if given.dataset else task(given.spec) or CLASSIFICATION
+
+
+def objective(given: Given) -> training.Objective:
+    """Return what a retraining minimises."""
+    return training.Objective(judged_by(given), recipe(given))
