@@ -113,8 +113,13 @@ def told(what: str, share: float | None) -> None:
     ("settings", "error", "said"),
     [
         ({"max_drop": 0.5}, DataError, "there is nothing to measure it on"),
-        ({"max_drop": 0.5, "calibration": 80}, DataError, "(?s)10 images cannot .*here 80, an eighth is held out"),
-        ({"max_drop": 0.5, "calibration": 40}, DataError, "40 images cannot tell so small a drop"),
+        (
+            {"max_drop": 0.5, "calibration": 80},
+            DataError,
+            "(?s)10 images cannot .*2,904 unlabelled .*here 80: an ",
+        ),
+        ({"max_drop": 10, "calibration": 40}, DataError, "(?s)5 images cannot .* takes 19 .*152 unlabelled .*here 40"),
+        ({"max_drop": 0.1, "calibration": 80}, DataError, "(?s) takes 1813 or more.*Allow a drop of 0.36 or more, "),
         ({"max_drop": 0.5, "dataset": 40}, DataError, "40 images cannot tell so small a drop"),
         ({"max_macs": 0.0001}, BudgetError, "max_macs is "),
         ({"max_params": 10}, BudgetError, "max_params is 10"),
@@ -134,6 +139,27 @@ def test_what_cannot_be_met_is_told_before_anything_is_made_or_fitted(
         given["dataset"] = {part: (images[:40], labels[:40]) for part in ("train", "validation")}
     with pytest.raises(error, match=said):
         slimkit.compress(slimkit.load(CHECKPOINT), images[:1], **given)
+
+
+@pytest.mark.parametrize("count", [24, 56])
+def test_a_drop_without_labels_is_told_on_inputs_that_nothing_was_fitted_to(count: int) -> None:
+    """A drop of 1.7 points was told, of 40 inputs that were fitted to: of others it was 17."""
+    images = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = slimkit.compress(slimkit.load(CHECKPOINT), images[:1], calibration=images, max_drop=100, epochs=0).report
+    assert found.fit is not None and found.drop is not None
+    assert (found.fit.apart, found.fit.held, found.drop.images) == (True, count // 8, count // 8)
+    assert found.fit.on.startswith(f"{count - count // 8} inputs")
+
+
+def test_a_drop_is_not_told_on_batches_of_which_none_can_be_held_out() -> None:
+    """Order is the loader's, so that what is held out once may be fitted to the next time."""
+    images = torch.rand(80, 1, 8, 8)
+    loader = torch.utils.data.DataLoader(images, batch_size=20, shuffle=True)  # type: ignore[arg-type]
+    net = slimkit.load(CHECKPOINT)
+    with pytest.raises(DataError, match="(?s)none can be held out.*Give a tensor, a data set or a folder"):
+        slimkit.compress(net, images[:1], calibration=loader, max_drop=50, progress=told)
+    labelled = {part: (images, torch.arange(80) % 10) for part in ("train", "validation")}
+    slimkit.compress(net, images[:1], dataset=labelled, calibration=loader, max_drop=100, epochs=0)
 
 
 @pytest.mark.parametrize("words", ["--max-drop 90,0.1 --data digits", "--max-macs 0.0001,0.0002"])

@@ -231,7 +231,7 @@ def _with_nan() -> torch.Tensor:
         (
             torch.randn(64, 1, 8, 8),
             {"max_drop": 2.0, "ratio": None},
-            "8 images cannot .* here 64, an eighth is held out",
+            "8 images cannot .*728 unlabelled inputs or more, here 64: an eighth",
         ),
     ],
     ids=["shape", "few", "equal", "nan", "drop"],

@@ -25,8 +25,9 @@ _FEWEST, _MOST = 256, 2048  # inputs
 _NUMBERS = 256 * 3 * 224 * 224  # held in memory at once: 154 MB; more inputs where they are small
 _MADE, _STEPS = 256, 60  # images made from noise, and steps of making them
 _HELD = 0.25  # more of them, that nothing is fitted to: agreement is counted on them
-_COMPARED = 4 * _BATCH  # most inputs that two networks are compared on
-_APART, _ENOUGH = 0.125, 64  # share of unlabelled inputs that is kept for that, where there are so many
+COMPARED = 4 * _BATCH  # most inputs that two networks are compared on
+APART = 0.125  # share of unlabelled inputs that is kept for that
+_ENOUGH = 64  # inputs from which on it is kept for the report alone; a drop is never told without
 _LOOKS = 4  # at outputs whose number may depend on the data
 _SIDE = 64  # smallest side of an image that is made smaller than those of training
 # Multiply-adds that making images may take, three forward passes a step: about two minutes of one core.
@@ -76,9 +77,9 @@ def calibrate(given: Given, comparable: bool) -> Calibration | None:
     if (source := given.calibration or (data.as_inputs(dataset) if dataset else None)) is not None:
         each = sum(prod(tensor.shape[1:]) for tensor in tensors(next(iter(source.batches(1)))))
         count = min(_MOST, max(_FEWEST, _NUMBERS // max(1, each)))
-        source, held_of, apart = _parted(source, dataset if given.calibration is None else None, spec.seed)
+        source, held_of, apart = _parted(given, source)
         batches = [on(given.device, one) for one in source.batches(_BATCH, at_most=count, seed=spec.seed)]
-        held = [on(given.device, one) for one in held_of.batches(_BATCH, at_most=_COMPARED, seed=spec.seed + 1)]
+        held = [on(given.device, one) for one in held_of.batches(_BATCH, at_most=COMPARED, seed=spec.seed + 1)]
         if fits:
             try:
                 chunks([*batches, *held] if apart and dataset is None else batches, source.name)
@@ -103,14 +104,17 @@ def calibrate(given: Given, comparable: bool) -> Calibration | None:
 def compared_on(given: Given) -> tuple[int | None, int | None]:
     """Return the number of images that a drop is told on, and of how many unlabelled inputs they are held out.
 
-    None where there are no images, and where they are not held out of unlabelled inputs.
+    None where there are no images, and where they are labelled.
+
+    Raises:
+        DataError: of the unlabelled inputs none can be held out.
     """
     if given.dataset is not None:
         return len(given.dataset.validation), None
     if given.calibration is None:
         return None, None
-    _, held, apart = _parted(given.calibration, None, given.spec.seed)
-    return min(len(held), _COMPARED), len(given.calibration) if apart else None
+    _, held, _ = _parted(given, given.calibration)
+    return min(len(held), COMPARED), len(given.calibration)
 
 
 def _check_shape(given: Given) -> None:
@@ -136,11 +140,21 @@ def has_comparable(given: Given) -> bool:
     return all(gap.comparable(first, other) for other in others)
 
 
-def _parted(source: data.Inputs, dataset: data.Dataset | None, seed: int) -> tuple[data.Inputs, data.Inputs, bool]:
-    """Return inputs to fit to, those to compare networks on, and whether they are others."""
-    if dataset is not None:
-        return source, data.Inputs(dataset.validation), True
-    parts = data.parted(source, _APART, seed) if len(source) >= _ENOUGH else None
+def _parted(given: Given, source: data.Inputs) -> tuple[data.Inputs, data.Inputs, bool]:
+    """Return inputs to fit to, those to compare networks on, and whether they are others: where a drop is told, always.
+
+    Raises:
+        DataError: a drop is to be told, and of the inputs none can be held out.
+    """
+    if given.calibration is None and given.dataset is not None:
+        return source, data.Inputs(given.dataset.validation), True
+    judging = given.spec.max_drop is not None and given.dataset is None
+    parts = data.parted(source, APART, given.spec.seed) if judging or len(source) >= _ENOUGH else None
+    if judging and parts is None:
+        raise DataError(
+            f"{source.name}: it gives batches in an order of its own, so that none can be held out to tell a drop by.\n"
+            "  Give a tensor, a data set or a folder of inputs"
+        )
     return (*parts, True) if parts else (source, source, False)
 
 

@@ -5,7 +5,10 @@ from math import ceil, sqrt
 from slimkit.errors import DataError
 from slimkit.measure.quality import LIKELY
 from slimkit.quantity import number_of
+from slimkit.runs.cut.calibrate import APART, COMPARED
 from slimkit.settings import CompressSpec
+
+_POINTS = 100 * LIKELY * sqrt(2)  # over the number of images: the least drop that can be told
 
 
 def check(spec: CompressSpec, images: int | None, given: int | None = None) -> None:
@@ -14,7 +17,7 @@ def check(spec: CompressSpec, images: int | None, given: int | None = None) -> N
     Args:
         spec: has the drop.
         images: to judge by; None: there are none.
-        given: unlabelled inputs of which these are the part that is held out; None: they are not.
+        given: unlabelled inputs of which these are the part that is held out; None: they are labelled.
 
     Raises:
         DataError: there is nothing to judge by, or too little for so small a drop.
@@ -25,11 +28,25 @@ def check(spec: CompressSpec, images: int | None, given: int | None = None) -> N
             f"max_drop is {spec.max_drop:g}: there is nothing to measure it on.\n"
             "  Give labelled data, for example `data='digits'`, or unlabelled inputs, `calibration='folder:PHOTOS'`"
         )
-    needed = ceil(100 * LIKELY * sqrt(2) / spec.max_drop)
+    needed = ceil(_POINTS / spec.max_drop)
     if images < needed:
-        more = f": of unlabelled inputs, here {given}, an eighth is held out to judge by" if given else ""
         raise DataError(
             f"max_drop is {spec.max_drop:g}: {number_of(images, 'image')} cannot tell so small a drop, it takes "
             f"{needed} or more.\n"
-            f"  Allow a larger drop, or give more data{more}"
+            f"  {_advice(needed, given)}"
         )
+
+
+def _advice(needed: int, given: int | None) -> str:
+    if given is None:
+        return "Allow a larger drop, or give more data"
+    if needed > COMPARED:
+        least = ceil(100 * _POINTS / COMPARED) / 100
+        return (
+            f"Allow a drop of {least:g} or more, or give labelled data: of unlabelled inputs at most {COMPARED} are "
+            "judged by"
+        )
+    return (
+        f"Allow a larger drop, or give {ceil(needed / APART):,} unlabelled inputs or more, here {given:,}: an eighth "
+        "of them is held out to judge by"
+    )
