@@ -89,11 +89,17 @@ def _not_retrained(report: Report) -> str:
 
 
 def _lost(report: Report) -> bool:
-    """Tell whether so much is gone that the network is of no use as it is: a tenth of the images, or of agreement."""
+    """Tell whether so much is gone that the network is of no use as it is.
+
+    A tenth of the images, or of agreement, or of the variance of values: half their mean square is the divergence.
+    """
     before, after = (side.accuracy.quoted if side.accuracy else None for side in (report.before, report.after))
     if before and after:
         return after.by.unit == "share" and after.value < before.value - 0.1
-    return report.fit is None or report.fit.agreement is None or report.fit.agreement < 0.9
+    fit = report.fit
+    if fit is not None and fit.agreement is not None:
+        return fit.agreement < 0.9
+    return fit is None or fit.after is None or fit.after > 0.05
 
 
 def _agreement(report: Report) -> str:
