@@ -17,7 +17,7 @@ _FIRST = 4  # chunks that start together, one of them held out
 
 
 @dataclass(frozen=True)
-class Call:
+class WeightCall:
     """A weight that reads something: its name, in which way, and the bytes that it reads and makes of one chunk."""
 
     name: str
@@ -25,18 +25,18 @@ class Call:
     size: int
 
 
-def calls_of(model: nn.Module, example: Example) -> list[Call]:
+def calls_of(model: nn.Module, example: Example) -> list[WeightCall]:
     """Return the calls of weights that read something, in order of execution."""
     names = parameters(model)
     lane = Lane(model, example, lambda func, args: reader(func, args, names), after=True)
     found = []
     while (event := lane.advance()) is not None:
         (one, x), out = event
-        found.append(Call(one.name, one.way, x.element_size() * (x.numel() + out.numel())))
+        found.append(WeightCall(one.name, one.way, x.element_size() * (x.numel() + out.numel())))
     return found
 
 
-def joins(calls: Sequence[Call], chunks: int) -> list[int]:
+def joins(calls: Sequence[WeightCall], chunks: int) -> list[int]:
     """Return, for each chunk of inputs, the call at which it joins those in lockstep.
 
     Maps are large where a network begins, and a few images are many rows there: the others start once what is to come

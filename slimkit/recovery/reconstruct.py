@@ -40,7 +40,7 @@ from slimkit.example import Example, batch_size
 from slimkit.modules import evaluating, unwrapped
 from slimkit.progress import Progress, quiet
 from slimkit.recovery.calibration import Chunk, chunks
-from slimkit.recovery.calls import Call, calls_of, joins
+from slimkit.recovery.calls import WeightCall, calls_of, joins
 from slimkit.recovery.equations import LARGEST, MOST_ROWS, RIDGES, Moments, Solution, WeightUse, solve, solve_rows
 from slimkit.recovery.gap import between
 from slimkit.recovery.inputs import WeightInputs, gather
@@ -313,7 +313,7 @@ def _along(vector: Tensor, like: Tensor, dim: int) -> Tensor:
     return vector.reshape([-1 if d == dim else 1 for d in range(like.dim())])
 
 
-def _left(graph: Graph, mask: Mask, made: _Made, calls: Sequence[Call]) -> dict[str, str]:
+def _left(graph: Graph, mask: Mask, made: _Made, calls: Sequence[WeightCall]) -> dict[str, str]:
     """Return the weights that read removed units and were not fitted, and why."""
     stays = torch.cat([mask.keep, torch.ones(1, dtype=torch.bool)])
     fitted = {one.weight for one in made.fitted}
@@ -327,7 +327,7 @@ def _left(graph: Graph, mask: Mask, made: _Made, calls: Sequence[Call]) -> dict[
     return found
 
 
-def _fit(made: _Made, dense: nn.Module, parts: Sequence[Chunk], mode: str, report: Progress) -> list[Call]:
+def _fit(made: _Made, dense: nn.Module, parts: Sequence[Chunk], mode: str, report: Progress) -> list[WeightCall]:
     """Fit the weights of a network; return the calls of weights that read something."""
     calls = calls_of(dense, parts[0].example)
     names = [one.name for one in calls]
