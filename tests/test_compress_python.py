@@ -424,6 +424,8 @@ def test_agreement_is_told_of_inputs_that_nothing_was_fitted_to(
     assert (fit.held, fit.apart, fit.on.split()[0]) == (held, apart, str(count - held if apart else count))
     said = "inputs held out" if apart else "of the inputs it was fitted to"
     assert f"on {held} {said} it agrees" in result.report.verdict
+    assert ("less often on others" in result.report.verdict) is not apart
+    assert (" % to " in result.report.verdict) is apart  # its interval
 
 
 def test_a_network_is_recovered_from_nothing_but_its_weights(resnet: nn.Module, digits: Any) -> None:

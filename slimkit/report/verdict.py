@@ -108,14 +108,20 @@ def _agreement(report: Report) -> str:
     if fit is None or fit.agreement is None:
         return ""
     share = percent(fit.agreement, 1)
-    if fit.made:  # no interval: real inputs are no draw from those
+    # An interval for inputs held out alone: from others it says nothing of those to come.
+    if fit.made:
         return (
             f"; on {fit.held} images made from noise, which are easier than real ones, it agrees with the original on "
             f"{share}, and less often on real inputs"
         )
-    kind = "inputs held out" if fit.apart else "of the inputs it was fitted to"
+    if not fit.apart:
+        return (
+            f"; on {fit.held} of the inputs it was fitted to it agrees with the original on {share}, and less often on "
+            "others"
+        )
     low, high = wilson(fit.agreement, fit.held)
-    return f"; on {fit.held} {kind} it agrees with the original on {share} ({percent(low, 0)} to {percent(high, 0)})"
+    span = f"({percent(low, 0)} to {percent(high, 0)})"
+    return f"; on {fit.held} inputs held out it agrees with the original on {share} {span}"
 
 
 def _next(report: Report) -> str:
