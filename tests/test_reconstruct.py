@@ -163,17 +163,22 @@ class Twice(nn.Module):
         return self.last(torch.cat([self.a(x).tanh(), self.b(x.square()).tanh()], 1))
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_each_bias_of_a_shared_weight_takes_its_own_constant(mode: str) -> None:
-    net = Twice().eval()
-    images = torch.randn(256, 6)
+def twice() -> tuple[Twice, Tensor, Graph, Mask]:
+    """Return a network, images, and a mask without units that are constants: sigmoid of the bias, and its square."""
+    net, images = Twice().eval(), torch.randn(256, 6)
     graph = trace(net, images[:1])
     keep = torch.ones(graph.units, dtype=torch.bool)
     gone = graph.groups[0].members[:3]
     keep[gone] = False
     with torch.no_grad():
-        net.first.weight[gone] = 0.0  # what is left is a constant: sigmoid of the bias, and its square
-    found = run(net, graph, Mask(keep), [images], mode)
+        net.first.weight[gone] = 0.0
+    return net, images, graph, Mask(keep)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_bias_of_a_shared_weight_takes_its_own_constant(mode: str) -> None:
+    net, images, graph, mask = twice()
+    found = run(net, graph, mask, [images], mode)
     torch.testing.assert_close(found.model(images), net(images), rtol=1e-3, atol=1e-3)
 
 

@@ -12,11 +12,10 @@ from slimkit.measure.quality import quality as accuracy
 from slimkit.recovery.calibration import chunks
 from slimkit.recovery.gap import between
 from slimkit.recovery.reconstruct import MODES, reconstruct, refit
-from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import remove
 from tests.blocks import ACROSS, BLOCKS
 from tests.nets import example
-from tests.test_reconstruct import Twice, case, gap, half, wide
+from tests.test_reconstruct import case, gap, half, twice, wide
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -47,15 +46,7 @@ def test_a_layer_that_is_fitted_to_rows_is_fitted_to_all_of_them() -> None:
 
 
 def test_each_bias_of_a_shared_weight_still_takes_its_own_constant() -> None:
-    net = Twice().eval()
-    images = torch.randn(256, 6)
-    graph = trace(net, images[:1])
-    keep = torch.ones(graph.units, dtype=torch.bool)
-    gone = graph.groups[0].members[:3]
-    keep[gone] = False
-    with torch.no_grad():
-        net.first.weight[gone] = 0.0
-    mask = Mask(keep)
+    net, images, graph, mask = twice()
     slim = remove(net, graph, mask)
     again = refit(net, slim, graph, mask, [images], reconstruct(net, slim, graph, mask, [images]))
     torch.testing.assert_close(again.model(images), net(images), rtol=1e-3, atol=1e-3)

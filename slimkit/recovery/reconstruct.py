@@ -158,7 +158,11 @@ def refit(
     half of every group: 64.5 -> 72.0 % with 16 images, 91.6 -> 92.9 with 64, 95.5 -> 95.4 with 256.
 
     Args:
-        found: of `reconstruct`, with the same arguments; returned as it is where inputs are 1,024 or more.
+        found: of `reconstruct`, with the same arguments; returned as it is where inputs are 1,024 or more, where
+            nothing was gained, and where all inputs together say that the second fit is no better.
+
+    Raises:
+        DataError, MaskError: as `reconstruct`.
     """
     if not found.after < found.before or sum(found.images) >= _PLENTY:
         return found
