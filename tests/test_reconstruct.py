@@ -149,6 +149,23 @@ def test_convolutions_of_any_rank_stride_dilation_and_groups(rank: int, transpos
     assert gap(net, found.model, fresh) < 1e-4
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("rank", [1, 3])
+def test_of_many_positions_some_are_looked_at_and_say_all(rank: int, transposed: bool, mode: str) -> None:
+    torch.manual_seed(0)
+    net = Volume(rank, transposed).eval()
+    size = (600,) if rank == 1 else (20, 14, 12)
+    graph = trace(net, torch.randn(1, 2, *size))
+    mask = half(graph)
+    repeat_(net, graph, mask)
+    found = run(net, graph, mask, [torch.randn(64, 2, *size)], mode)
+    assert gap(net, found.model, [torch.randn(5, 2, *size)]) < 1e-3
+    [middle, *_] = found.fitted
+    positions = net.body[:4](torch.zeros(1, 2, *size))[0, 0].numel()
+    assert 50 * middle.unknowns < middle.rows < 48 * positions
+
+
 class Twice(nn.Module):
     """One weight under two biases, read after different activations."""
 

@@ -76,11 +76,11 @@ def _restricted(dense: Moments, groups: Tensor, columns: Tensor, matrix: Tensor)
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, model: nn.Module, only: set[str] | None) -> None:
+    def __init__(self, model: nn.Module, only: set[str] | None, chunks: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names = parameters(model)
         self.only = only
-        self.held = False
+        self.held, self.chunk, self.chunks = False, 0, chunks
         self.found: dict[str, dict[str | None, WeightInputs]] = {}
         self.ways: dict[str, set[tuple[int, int]]] = {}
 
@@ -96,7 +96,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ways.add(found.way)
         if len(ways) > 1:
             return
-        for rows, _ in found.rows(x, out):
+        for rows, _ in found.rows(x, out, self.chunk, self.chunks):
             if rows.shape[2] > LARGEST:
                 return
             if found.bias not in uses:
@@ -116,10 +116,10 @@ def gather(
         only: these weights alone; those that read more than `LARGEST` values for one output are left out, and those
             that are used in several ways, as by a convolution and by its transpose: they are no one linear system.
     """
-    watch = _Watch(model, only)
+    watch = _Watch(model, only, len(chunks))
     with evaluating(model), watch:
         for number, chunk in enumerate(chunks):
-            watch.held = chunk.held
+            watch.held, watch.chunk = chunk.held, number
             call(model, chunk.example)
             if progress is not None:
                 progress("reading calibration inputs", (number + 1) / len(chunks))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import ceil, prod
 from typing import Any
 
 import torch
@@ -18,6 +18,9 @@ from torch.nn.functional import pad
 aten = torch.ops.aten
 WeightNames = dict[int, tuple[str, Tensor]]  # data pointer of each parameter -> its name and itself
 _BLOCK = 1 << 23  # numbers unfolded at a time
+# Places for each value read: with 30 to all of them, ResNet-20, MobileNetV2, VGG-8 and a DenseNet-like network come out
+# the same but for what another draw of images does, and neighbours are no draws of their own.
+_ENOUGH = 100
 
 
 @dataclass(frozen=True)
@@ -94,25 +97,36 @@ class Reader:
             return split.reshape(like.shape).flip(tuple(range(2, like.dim())))
         return matrix.transpose(1, 2).reshape(like.shape)
 
-    def rows(self, x: Tensor, out: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give what was read [G, n, F] and what was made [G, n, O], some images at a time; n = images x P."""
+    def rows(self, x: Tensor, out: Tensor, chunk: int = 0, chunks: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give what was read [G, n, F] and what was made [G, n, O], some images at a time; n = images x P.
+
+        Where positions abound some are drawn: neighbours say nearly the same, and least squares need no more rows.
+
+        Args:
+            x, out: what the call reads and makes, of one chunk of inputs.
+            chunk: its number; each has positions of its own.
+            chunks: how many there are.
+        """
         if not self.kernel:
             x, out = (x.mT, out.mT) if self.left else (x, out)
-            yield x.reshape(1, -1, x.shape[-1]), out.reshape(1, -1, out.shape[-1])
+            x, out = x.reshape(1, -1, x.shape[-1]), out.reshape(1, -1, out.shape[-1])
+            drawn = _drawn(x.shape[1], x.shape[2] / chunks, chunk, x.device)
+            yield (x, out) if drawn is None else (x[:, drawn], out[:, drawn])
             return
-        size = out[0, 0].numel() * x.shape[1] * prod(self.kernel)
-        for part, made in zip(*self._parts(x, out, size), strict=True):
-            patches = self._patches(part)  # [N, C, *P, *K]
+        read, rank = x.shape[1] // self.groups * prod(self.kernel), len(self.kernel)
+        drawn = _drawn(out[0, 0].numel(), read / (chunks * len(out)), chunk, x.device)
+        size = (out[0, 0].numel() if drawn is None else len(drawn)) * self.groups * read
+        for part, made in zip(*(torch.split(side, max(1, _BLOCK // size)) for side in (x, out)), strict=True):
+            patches, made = self._patches(part), made.flatten(2)  # [N, C, *P, *K], [N, G x O, P]
+            if drawn is not None:
+                places = torch.unravel_index(drawn, out.shape[2:])
+                patches, made = patches[(slice(None), slice(None), *places)], made[:, :, drawn]  # *P is P
             images, channels = patches.shape[:2]
             patches = patches.reshape(images, self.groups, channels // self.groups, *patches.shape[2:])
-            patches = patches.movedim(1, 0).movedim(2, 2 + len(self.kernel))  # [G, N, *P, I, *K]
-            read = patches.reshape(self.groups, images * made[0, 0].numel(), -1)
+            patches = patches.movedim(1, 0).movedim(2, -1 - rank)  # [G, N, *P, I, *K]
             split = made.reshape(images, self.groups, made.shape[1] // self.groups, -1)  # [N, G, O, P]
-            yield read, split.permute(1, 0, 3, 2).reshape(self.groups, -1, split.shape[2])
-
-    def _parts(self, x: Tensor, out: Tensor, size: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        images = max(1, _BLOCK // max(1, size))
-        return torch.split(x, images), torch.split(out, images)
+            split = split.permute(1, 0, 3, 2).reshape(self.groups, -1, split.shape[2])
+            yield patches.reshape(*split.shape[:2], read), split
 
     def _patches(self, x: Tensor) -> Tensor:
         """Return, for each output, the values under the kernel: [N, C, *P, *K]."""
@@ -127,6 +141,21 @@ class Reader:
         for number, (k, s, d) in enumerate(zip(self.kernel, stride, self.dilation, strict=True)):
             x = x.unfold(2 + number, d * (k - 1) + 1, s)[..., ::d]
         return x
+
+
+def _drawn(places: int, wanted: float, chunk: int, device: torch.device) -> Tensor | None:
+    """Return which of many places are looked at, in order; None: all of them.
+
+    Args:
+        places: so many there are.
+        wanted: values read, for each of which `_ENOUGH` places are wanted.
+        chunk: a seed.
+    """
+    enough = ceil(wanted * _ENOUGH)
+    if enough >= places:
+        return None
+    generator = torch.Generator().manual_seed(chunk)
+    return torch.randperm(places, generator=generator)[:enough].sort().values.to(device)
 
 
 def reader(func: Any, args: tuple[Any, ...], names: WeightNames) -> tuple[Reader, Tensor] | None:

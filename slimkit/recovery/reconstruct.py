@@ -241,6 +241,7 @@ class _Sums:
     def __init__(self, made: _Made, skip: set[str], chunks: int, shortcut: Shortcut | None) -> None:
         self.made, self.skip, self.chunks, self.shortcut = made, skip, chunks, shortcut
         self.reader: Reader | None = None
+        self.added = 0  # chunks
         self.rows: tuple[list[tuple[Tensor, Tensor]], ...] = ([], [])  # instead of sums, where much is read
         self.sides: list[Moments] = []  # to fit, held out
 
@@ -263,7 +264,8 @@ class _Sums:
             return
         if self.reader.bias is not None:
             wanted = wanted - _along(self.made.before(self.reader.bias), wanted, self.reader.channels(wanted))
-        for rows, made in self.reader.rows(read, wanted):
+        self.added += 1
+        for rows, made in self.reader.rows(read, wanted, self.added, self.chunks):
             if rows.shape[2] > LARGEST:
                 step = 1 + self.chunks * wanted.numel() // (made.shape[0] * made.shape[2] * MOST_ROWS)
                 self.rows[held].append((rows[:, ::step].clone(), made[:, ::step].clone()))
