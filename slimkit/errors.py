@@ -3,6 +3,8 @@
 A message says what was given, what is wrong and what to do.
 """
 
+import math
+
 
 class SlimkitError(Exception):
     """Base of every error a user can cause and mend."""
@@ -37,7 +39,15 @@ class BudgetError(SlimkitError):
 
 
 class OutOfReachError(BudgetError):
-    """The counts of channels that are allowed do not reach a budget."""
+    """The counts of channels that are allowed do not reach a budget.
+
+    Attributes:
+        reached: share of the original that was measured at the best; NaN where fewer channels are always less.
+    """
+
+    def __init__(self, message: str, reached: float = math.nan) -> None:
+        super().__init__(message)
+        self.reached = reached
 
 
 class ProofError(SlimkitError):

@@ -1,14 +1,16 @@
 """Scores that the regression gives: what others can say costs nothing, the rest what least squares say."""
 
 import copy
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from slimkit.channels import trace
-from slimkit.errors import BudgetError
+from slimkit.channels import Graph, trace
+from slimkit.errors import BudgetError, OutOfReachError
 from slimkit.recovery import elimination, widths
 from slimkit.recovery.calibration import Chunk, chunks
 from slimkit.recovery.curvature import curvature
@@ -162,6 +164,35 @@ def test_a_budget_out_of_reach_says_what_can_be_reached() -> None:
     graph = trace(net, example(net, 1))
     with pytest.raises(BudgetError, match="the smallest that the allowed widths reach"):
         widths.least_loss(graph, torch.ones(graph.units), "macs", 10, Widths(1))
+
+
+@dataclass
+class Reaches:
+    """A solver that reaches the budget by some of what can be wanted of a mask."""
+
+    shares: dict[str, float]
+    aim: str = "importance"
+
+    def __call__(self, graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor) -> Mask:
+        share = self.shares[self.aim]
+        if share > 0.5:
+            raise OutOfReachError(f"{self.aim} reaches {share}", share)
+        return Mask.full(graph)
+
+    def record(self) -> str:
+        return self.aim
+
+
+def test_a_time_that_one_of_several_masks_keeps_is_kept() -> None:
+    net = random_net([("Chain", 8)], "pool", seed=2)
+    graph = trace(net, example(net, 1))
+    losses = elimination.Losses(*torch.rand(2, graph.units))
+    rest = torch.ones(graph.units), Widths(1), torch.zeros(graph.units, dtype=torch.bool)
+    one: Any = Reaches({"losses": 0.52, "importance": 0.6, "even": 0.5})
+    assert [aim for _, aim in widths.timed(graph, losses, one, *rest)] == ["even"]
+    none: Any = Reaches({"losses": 0.52, "importance": 0.6, "even": 0.51})
+    with pytest.raises(OutOfReachError, match=r"even reaches 0\.51"):
+        widths.timed(graph, losses, none, *rest)
 
 
 def test_the_better_of_two_masks_is_taken() -> None:

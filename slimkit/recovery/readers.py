@@ -119,7 +119,7 @@ class Reader:
         for part, made in zip(*(torch.split(side, max(1, _BLOCK // size)) for side in (x, out)), strict=True):
             patches, made = self._patches(part), made.flatten(2)  # [N, C, *P, *K], [N, G x O, P]
             if drawn is not None:
-                places = torch.unravel_index(drawn, out.shape[2:])
+                places: Any = torch.unravel_index(drawn, out.shape[2:])
                 patches, made = patches[(slice(None), slice(None), *places)], made[:, :, drawn]  # *P is P
             images, channels = patches.shape[:2]
             patches = patches.reshape(images, self.groups, channels // self.groups, *patches.shape[2:])

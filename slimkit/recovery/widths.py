@@ -158,6 +158,9 @@ def timed(
         solver: of the network and the budget; it measures.
         norms: finite scores [U]: where losses are not known, and within a group of even shares.
         widths, fixed: as for `least_loss`.
+
+    Raises:
+        OutOfReachError: none reaches it; of the mask that came nearest.
     """
     measured, estimated = (fill_unranked(lost.float(), norms) for lost in (losses.measured, losses.estimated))
     tries: tuple[tuple[Aim, Tensor], ...] = (
@@ -166,10 +169,15 @@ def timed(
         ("importance", by_scope(graph, measured, "group")),
         ("even", measured),
     )
-    found = []
+    found, missed = [], []
     for aim, scores in tries:
         copy = replace(solver, aim=aim)
-        found.append((copy(graph, scores, widths, fixed), copy.record()))
+        try:
+            found.append((copy(graph, scores, widths, fixed), copy.record()))
+        except OutOfReachError as error:
+            missed.append(error)
+    if not found:
+        raise min(missed, key=lambda error: error.reached)
     for aside in _unknown(graph, fixed):  # as for `candidates`
         copy = replace(solver, aim="losses")
         with suppress(BudgetError, MaskError):

@@ -4,6 +4,7 @@ Within a group channels go from the lowest score up, in blocks that leave a widt
 blocks of all groups compete by their mean score. U = units of the graph.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -71,7 +72,8 @@ class Widths:
 
     def hint(self, less: int = 1) -> str:
         """Say which settings would allow more, after "Raise the budget"; `less` is the step to try."""
-        more = ["`cap=0.98`"] * (self.cap < 0.98) + [f"`round_to={less}`"] * (self.step > 1)
+        finer = self.step > 1 and not self.adapt  # else they were tried
+        more = ["`cap=0.98`"] * (self.cap < 0.98) + [f"`round_to={less}`"] * finer
         return f", or allow more: {', '.join(more)}" if more else ""
 
     def of_step(self, group: Group) -> int:
@@ -99,15 +101,20 @@ def within_reach(graph: Graph, widths: Widths, attempt: Callable[[Widths], Tried
         attempt: widths -> what was wanted.
 
     Raises:
-        OutOfReachError, MaskError: of the finest that are allowed.
+        OutOfReachError, MaskError: of the finest that are allowed; of those that came nearest, where that was measured:
+            more channels can be faster, if an engine likes their number.
     """
+    nearest = math.inf
+    nearest_error: OutOfReachError | None = None
     while True:
         try:
             return attempt(widths)
-        except (OutOfReachError, MaskError):  # too little, or nothing, may go
+        except (OutOfReachError, MaskError) as error:  # too little, or nothing, may go
+            if isinstance(error, OutOfReachError) and error.reached < nearest:
+                nearest, nearest_error = error.reached, error
             finer = widths.finer(graph)
             if finer is None:
-                raise
+                raise nearest_error or error from None
             widths = finer
 
 

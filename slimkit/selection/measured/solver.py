@@ -152,7 +152,7 @@ class LatencySolver:
         counts, predicted = problem.solve(_AIM * self._goal)
         self.reached = predicted * self.original
         if predicted > self._goal:
-            raise OutOfReachError(self._out_of_reach(problem, counts))
+            raise OutOfReachError(self._out_of_reach(problem, counts), self.reached / self.original)
         self.notes.append(
             f"That is by the table of {self.where}; the latency shown beside it was measured on this machine, "
             f"in {self.conditions.engine}."
@@ -184,7 +184,7 @@ class LatencySolver:
         share, counts = max(met or tried.values(), key=lambda entry: entry[0] if met else -entry[0])
         self.reached = share * self.original
         if not met:
-            raise OutOfReachError(self._out_of_reach(problem, counts))
+            raise OutOfReachError(self._out_of_reach(problem, counts), self.reached / self.original)
         return counts
 
     def _try(self, problem: Problem, counts: GroupCounts, predicted: float, dense: Path, slim: Path) -> float:
