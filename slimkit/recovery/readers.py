@@ -116,7 +116,7 @@ class Reader:
         read, rank = x.shape[1] // self.groups * prod(self.kernel), len(self.kernel)
         drawn = _drawn(out[0, 0].numel(), read / (chunks * len(out)), chunk, x.device)
         size = (out[0, 0].numel() if drawn is None else len(drawn)) * self.groups * read
-        for part, made in zip(*(torch.split(side, max(1, _BLOCK // size)) for side in (x, out)), strict=True):
+        for part, made in zip(*(torch.split(side, max(1, _BLOCK // max(1, size))) for side in (x, out)), strict=True):
             patches, made = self._patches(part), made.flatten(2)  # [N, C, *P, *K], [N, G x O, P]
             if drawn is not None:
                 places: Any = torch.unravel_index(drawn, out.shape[2:])

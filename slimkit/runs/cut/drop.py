@@ -107,8 +107,7 @@ def smallest(
 
 def _asking(spec: CompressSpec, share: float, epochs: float) -> CompressSpec:
     """Return the settings of one attempt: latency and energy follow the multiply-adds, bytes the parameters."""
-    rounds = 1 if spec.rounds == "auto" else spec.rounds  # a dozen attempts would take a dozen times as long
     budget = "max_params" if spec.minimise in ("params", "bytes") else "max_macs"
     one = {"max_drop": None, "minimise": CompressSpec.minimise}  # its budget is a share
-    changes: dict[str, Any] = {**one, budget: share, "epochs": epochs, "rounds": rounds}
+    changes: dict[str, Any] = {**one, budget: share, "epochs": epochs}
     return replace(spec, **changes)
