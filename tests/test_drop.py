@@ -46,6 +46,7 @@ def test_the_smallest_is_found_with_its_margin(least: float) -> None:
     assert 0.4 <= found.cut.share < 0.4 * 1.05  # type: ignore[attr-defined]
     assert found.record.drop + found.record.margin <= 6.5  # type: ignore[operator]
     assert len(asked) == 6 and all(spec.epochs == 0 and spec.max_drop is None for spec in asked)
+    assert all(spec.rounds == "auto" for spec in asked)  # as with other budgets
 
 
 def test_at_most_four_are_retrained_and_what_passes_is_real() -> None:
