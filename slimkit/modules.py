@@ -31,12 +31,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def dtype_of(model: nn.Module) -> torch.dtype:
-    """Return the type of a network's numbers, float32 where it has none."""
-    found = (t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point())
-    return next(found, torch.float32)
-
-
 def private(model: nn.Module) -> nn.Module:
     """Return a copy to look at, in evaluation mode: what it does to itself while it runs, the original never sees.
 
@@ -157,6 +151,16 @@ def module_paths(model: nn.Module) -> Iterator[list[str]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def raised_in(model: nn.Module, error: BaseException) -> str:
+    """Return the path of the innermost module in whose code an exception was raised; "" for the network itself."""
+    paths = {id(module): name for name, module in model.named_modules()}
+    path, frame = "", error.__traceback__
+    while frame is not None:
+        path = paths.get(id(frame.tb_frame.f_locals.get("self")), path)
+        frame = frame.tb_next
+    return path
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from slimkit.modules import raised_in
+
 
 class Position:
     """The modules that are running, innermost last.
@@ -66,8 +68,5 @@ class Position:
 
     def name_at(self, error: BaseException) -> str:
         """Return the path of the innermost module in whose code an exception was raised."""
-        path, frame = "", error.__traceback__
-        while frame is not None:
-            path = self.paths.get(id(frame.tb_frame.f_locals.get("self")), path)
-            frame = frame.tb_next
-        return path or type(self._stack[0][0]).__name__
+        model = self._stack[0][0]
+        return raised_in(model, error) or type(model).__name__

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from slimkit.channels.assemble import assemble
 from slimkit.channels.graph import Graph
 from slimkit.channels.observed import Observed
+from slimkit.dtypes import advice
 from slimkit.errors import TraceError
 from slimkit.example import Example, batch_size, call, describe, tensors
 
@@ -97,7 +98,7 @@ def _calls(seen: Observed, model: nn.Module, example_input: Example) -> dict[nn.
         line = (str(error).strip() or "no message").splitlines()[0]
         raise TraceError(
             f"the network cannot run on its example input {describe(example_input)}: "
-            f"{type(error).__name__}: {line}\n  Give an input of the shape that it expects."
+            f"{type(error).__name__}: {line}\n  {advice(error, 'Give an input of the shape that it expects')}"
         ) from error
     finally:
         for handle in handles:

@@ -15,6 +15,7 @@ from slimkit.channels.assemble import assemble
 from slimkit.channels.graph import Graph
 from slimkit.channels.observed import Observed
 from slimkit.channels.walk import walking
+from slimkit.dtypes import advice
 from slimkit.errors import TraceError
 from slimkit.example import Example, batch_size, call, describe, tensors
 from slimkit.modules import private, unwrapped
@@ -71,7 +72,7 @@ def _forward(model: nn.Module, example_input: Example, seen: Observed, values: b
                 f"the network cannot run on its example input {describe(example_input)}: "
                 f"in {seen.at.name_at(error)!r}, "
                 f"{type(error).__name__}: {line[0] if line else '(no message)'}\n"
-                "  Give an input of the shape that it expects, or mend the module named above."
+                f"  {advice(error, 'Give an input of the shape that it expects, or mend the module named above')}"
             ) from error
     outputs = tensors(out)
     if not outputs:

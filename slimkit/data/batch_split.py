@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from slimkit.data.order import drawing
+from slimkit.dtypes import cast
 from slimkit.errors import DataError
 from slimkit.example import first
 
@@ -36,9 +38,9 @@ def pair(batch: Any, name: str) -> tuple[Any, Any]:
 
 
 def single(tree: Any) -> Any:
-    """Return arrays as tensors, and those of floats as float32, in which networks are computed: NumPy's are float64."""
+    """Return arrays as tensors, and real ones as float32, in which networks are computed: NumPy's are float64."""
     tree = tree_map_only(np.ndarray, torch.as_tensor, tree)
-    return tree_map_only(Tensor, lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, tree)
+    return tree_map_only(Tensor, partial(cast, dtype=torch.float32), tree)
 
 
 def whole(tree: Any) -> Any:

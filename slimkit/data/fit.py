@@ -11,9 +11,11 @@ from slimkit.data.dataset import Dataset, Split
 from slimkit.data.inputs import Inputs
 from slimkit.data.own import check_masks
 from slimkit.data.tensor_split import TensorSplit
+from slimkit.dtypes import advice
 from slimkit.errors import DataError
 from slimkit.example import Example, call, describe, first, on, tensors
 from slimkit.hardware import device_of
+from slimkit.modules import raised_in
 
 _AT_ONCE = 256  # targets
 
@@ -103,7 +105,9 @@ def called(model: nn.Module, asked: Example, inputs: Example, name: str = "data"
         raise
     except (RuntimeError, TypeError) as error:
         kinds = " and ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors(inputs)}))
+        where = f"in {path!r}, " if (path := raised_in(model, error)) else ""
         raise DataError(
             f"{name}: the network does not run on its inputs of shape {describe(inputs)}, {kinds}: "
-            f"{(str(error).splitlines() or ['no message'])[0]}.\n  Give the data the network was trained for"
+            f"{where}{(str(error).splitlines() or ['no message'])[0]}.\n"
+            f"  {advice(error, 'Give the data the network was trained for')}"
         ) from error

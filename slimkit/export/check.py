@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from slimkit.dtypes import advice
 from slimkit.errors import EngineError, TraceError
 from slimkit.example import Example, batch_size, call, describe, larger, mapped, named, of_batch, tensors
 from slimkit.hardware import CPU, own_random
@@ -80,7 +81,7 @@ def references(
         except Exception as error:
             raise TraceError(
                 f"{type(model).__name__} does not run on a batch of shape {describe(one)}: {line(error)}.\n"
-                "  Give an example input of the shape this network was made for"
+                f"  {advice(error, 'Give an example input of the shape this network was made for')}"
             ) from error
         if _says(found[0]):
             break

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from slimkit import provenance, usage
 from slimkit._version import __version__
+from slimkit.dtypes import dtype_of, dtypes_of
 from slimkit.errors import EngineError, OutputError
 from slimkit.example import Example, batch_size, call, mapped, named, tensors
 from slimkit.export import direct, general
@@ -29,7 +30,7 @@ from slimkit.export.check import SEVERAL, check, line, references
 from slimkit.export.file import OnnxModel
 from slimkit.export.pixels import as_pixels, normalisation_of, normalising
 from slimkit.hardware import plain_precision
-from slimkit.modules import copied, dtype_of, private, unwrapped
+from slimkit.modules import copied, private, unwrapped
 from slimkit.settings.files import OPSET
 
 _Translate = Callable[[nn.Module, Example], OnnxModel]
@@ -181,7 +182,8 @@ def _roads(opset: int, fixed_batch: bool, free_size: bool) -> Iterator[tuple[boo
 def _refusal(model: nn.Module, error: Exception) -> EngineError:
     if isinstance(error, EngineError):
         return error
-    remedy = "Export model.float()" if dtype_of(model) == torch.float64 else "Keep the network as the .safetensors file"
+    helps = {torch.float64, torch.bfloat16} & set(dtypes_of(model))
+    remedy = "Export model.float()" if helps else "Keep the network as the .safetensors file"
     return EngineError(f"{type(model).__name__} cannot be exported to ONNX: {line(error)}.\n  {remedy}")
 
 

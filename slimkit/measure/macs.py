@@ -18,9 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
+from slimkit.dtypes import dtype_of
 from slimkit.errors import TraceError
 from slimkit.example import Example, batch_size, call, describe
-from slimkit.modules import copied, dtype_of, module_paths, private, unwrapped
+from slimkit.modules import copied, module_paths, private, unwrapped
 
 aten = torch.ops.aten
 

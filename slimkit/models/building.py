@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from slimkit.dtypes import differentiable
 from slimkit.errors import ArchitectureError, CheckpointError
 from slimkit.models import memory
 from slimkit.models.reference import Reference, check_arguments, factory
@@ -136,7 +137,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[list[str], li
         if owner is not None and leaf in owner._parameters:
             old = owner._parameters[leaf]
             if old is None or id(old) not in made:
-                trains = tensor.is_floating_point() and (old is None or old.requires_grad)
+                trains = differentiable(tensor) and (old is None or old.requires_grad)
                 new = nn.Parameter(tensor, requires_grad=trains)
                 made[id(new if old is None else old)] = made[id(new)] = (old, new)
             owner._parameters[leaf] = made[id(old)][1] if old is not None else new

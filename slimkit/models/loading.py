@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from slimkit import provenance as provenances
+from slimkit.dtypes import in_precision
 from slimkit.errors import ArchitectureError, SlimkitError
 from slimkit.models import (
     building,
@@ -143,7 +144,7 @@ def as_network(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> 
             "  Call it once on an input, then give it"
         )
     known = provenances.of(model)
-    model = copied(model).cpu().float().eval()
+    model = in_precision(copied(model).cpu(), torch.float32).eval()
     if ultralytics.is_network(model):
         network = ultralytics.as_maps(model)
         model, known = network.model, provenances.of(network.model)
@@ -175,7 +176,7 @@ def _from_safetensors(path: Path, arch: str | None) -> Network:
         return _from_state(tensors, path, arch, ())
     made = metadata.read(text, tensors, path)
     model = slim_file.rebuild(tensors, made, path, arch)
-    return Network(model.float().eval(), "slim file", ())
+    return Network(in_precision(model, torch.float32).eval(), "slim file", ())
 
 
 def _from_torch(path: Path, arch: str | None, trust_pickle: bool) -> Network:
@@ -191,7 +192,7 @@ def _from_torch(path: Path, arch: str | None, trust_pickle: bool) -> Network:
         if arch is not None:
             return _from_state(model.state_dict(), path, arch, said)
         weights.check_values(model, str(path))
-        model = detectors.seen(model.float().eval())
+        model = detectors.seen(in_precision(model, torch.float32).eval())
         known = recognise(model)
         unnamed = _unnamed(model) if known is None else None
     except SlimkitError:
@@ -222,11 +223,11 @@ def _from_exported(path: Path, arch: str | None) -> Network:
     model, text = exported.read(path)
     if text is not None:
         provenances.attach(model, metadata.read(text, {}, path, model.state_dict()).provenance())
-        return Network(model.float().eval(), "slim file", ())
+        return Network(in_precision(model, torch.float32).eval(), "slim file", ())
     shape, classes = exported_graph.image_shape(model), exported_graph.classes(model)
     provenances.attach(model, Provenance(arch=EXPORTED, input_shape=shape, classes=classes))
     said = ("which normalisation the images had is not known: an exported program does not tell",)
-    return Network(model.float().eval(), "exported program", said)
+    return Network(in_precision(model, torch.float32).eval(), "exported program", said)
 
 
 def _from_state(state: Any, path: Path, arch: str | None, said: tuple[str, ...], stated: str | None = None) -> Network:
@@ -281,7 +282,7 @@ def _network(
     model: nn.Module, fit: Match, source: str, said: tuple[str, ...], input_shape: tuple[int, ...] | None = None
 ) -> Network:
     """Put together a network and what is known of it; what was assumed is said, but of fresh weights."""
-    model = detectors.seen(model.float().eval())
+    model = detectors.seen(in_precision(model, torch.float32).eval())
     shape = input_shape or defaults.input_shape(fit.reference, model)[0]
     known = Provenance(
         arch=str(fit.reference),
@@ -375,8 +376,7 @@ def _unnamed(model: nn.Module) -> Provenance:
 def _classes(model: nn.Module) -> int | None:
     """Read the number of classes off the last linear layer or `num_classes`, None where neither tells one."""
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    stated = getattr(model, "num_classes", None)
-    found = linear[-1].out_features if linear else stated
+    found = linear[-1].out_features if linear else getattr(model, "num_classes", None)
     return found if isinstance(found, int) and found > 0 else None
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from slimkit.dtypes import differentiable
 from slimkit.errors import CheckpointError
 from slimkit.models import memory
 
@@ -26,6 +27,7 @@ _PREFIXES = (
     "module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "student.", "ema.", "_model.",
 )  # fmt: skip
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+_SINGLE = (torch.float32, torch.complex64)
 _ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
@@ -72,11 +74,11 @@ def flatten(state: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], tu
     """Turn a state dict as found into CPU tensors by name; say what was changed, and what `load` will change.
 
     Raises:
-        CheckpointError: quantised, sparse or complex weights, or names that are no strings.
+        CheckpointError: quantised or sparse weights, or names that are no strings.
     """
     memory.check_tensors(state.values())
     tensors: dict[str, Tensor] = {}
-    halves: set[str] = set()
+    others: set[str] = set()
     for name, value in state.items():
         if not _is_array(value):
             continue  # counters, settings, extra state
@@ -90,15 +92,12 @@ def flatten(state: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], tu
                 "network.\n"
                 "  Give the checkpoint from before quantisation."
             )
-        if tensor.layout != torch.strided or tensor.is_complex():
-            raise CheckpointError(
-                f"{where}: {name!r} is {_a('complex' if tensor.is_complex() else 'sparse')} tensor.\n"
-                "  Save it dense and real: tensor.to_dense()."
-            )
-        if tensor.is_floating_point() and tensor.dtype != torch.float32:
-            halves.add(str(tensor.dtype).removeprefix("torch."))
+        if tensor.layout != torch.strided:
+            raise CheckpointError(f"{where}: {name!r} is a sparse tensor.\n  Save it dense: tensor.to_dense().")
+        if differentiable(tensor) and tensor.dtype not in _SINGLE:
+            others.add(str(tensor.dtype).removeprefix("torch."))
         tensors[name] = tensor.cpu()
-    said = [f"weights converted from {', '.join(sorted(halves))} to float32"] if halves else []
+    said = [f"weights converted from {', '.join(sorted(others))} to single precision"] if others else []
     return _without_masks(tensors, said), tuple(said)
 
 
@@ -132,13 +131,13 @@ def check_values(model: nn.Module, where: str) -> None:
     """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         _check_there(name, tensor, where)
-        if isinstance(tensor, nn.Parameter) and not tensor.is_floating_point():
+        if isinstance(tensor, nn.Parameter) and not differentiable(tensor):
             raise CheckpointError(
                 f"{where}: the weights {name!r} are {str(tensor.dtype).removeprefix('torch.')}; channels can only be "
                 "removed from a floating-point network.\n  Give the checkpoint from before quantisation."
             )
     for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if isinstance(tensor, Tensor) and differentiable(tensor) and not torch.isfinite(tensor).all():
             bad = ~torch.isfinite(tensor)
             what = "NaN" if torch.isnan(tensor).any() else "infinite"
             raise CheckpointError(
@@ -163,7 +162,7 @@ def _holds_weights(key: Any, value: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiub")
+    return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiubc")
 
 
 def _modern(name: str) -> str:

@@ -68,7 +68,7 @@ class _Gradients(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _add(self, weight: Tensor, gradient: Tensor, dim: int) -> None:
         found = self.names.get(weight.data_ptr())
         if found is not None and found[1].numel() == weight.numel():
-            squares = gradient.movedim(dim, 0).flatten(1).double().square().sum(1)
+            squares = gradient.movedim(dim, 0).flatten(1).abs().double().square().sum(1)
             before = self.sums.setdefault(found[0], torch.zeros_like(squares))
             if len(before) == len(squares):  # else it is used in several ways, and never fitted: see `gather`
                 before += squares

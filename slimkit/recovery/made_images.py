@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from slimkit.dtypes import dtype_of
 from slimkit.errors import DataError
 from slimkit.example import are_scores
 from slimkit.hardware import device_of
-from slimkit.modules import dtype_of, evaluating
+from slimkit.modules import evaluating
 from slimkit.progress import Progress
 
 _BATCH = 32  # images made together: their statistics are matched as one

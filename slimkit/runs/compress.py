@@ -11,6 +11,7 @@ from torch import nn
 
 from slimkit import models, training
 from slimkit._version import __version__
+from slimkit.dtypes import in_types_of
 from slimkit.example import Example, batch_size
 from slimkit.hardware import plain_precision, seeded
 from slimkit.measure import quality
@@ -18,7 +19,7 @@ from slimkit.measure.environment import environment
 from slimkit.measure.stages import Stages
 from slimkit.models.detectors import Heads, itself
 from slimkit.models.ultralytics import Maps, round_
-from slimkit.modules import dtype_of
+from slimkit.modules import unwrapped
 from slimkit.progress import Progress, Watcher, quiet
 from slimkit.results import Fit, Own, Report, WithinDrop
 from slimkit.runs import detection, start
@@ -106,7 +107,7 @@ def compress(
                 begun = begin(replace(given, store=store_of(Path(out), resume, spec)), stages)
                 result = finished(begun, spec, work_folder, stages)
             training.forget(store_of(Path(out), True, spec))
-        small = itself(result.model).to(dtype_of(model))
+        small = in_types_of(itself(result.model), unwrapped(model))
         return Result(small, result.mask, result.report, None if out is None else Path(out))
 
 

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from slimkit import data, provenance, tasks
 from slimkit.channels import Graph
+from slimkit.dtypes import cast
 from slimkit.errors import DataError, SpecError
 from slimkit.example import Example, batch_size, describe, of_batch, tensors
 from slimkit.measure import layer_table
@@ -240,11 +241,7 @@ def example_of(model: nn.Module, given: Example) -> Example:
     Shapes are noted with the network, in place of any guess.
     """
 
-    def plain(tensor: Tensor) -> Tensor:
-        tensor = tensor.detach().cpu()
-        return tensor.float() if tensor.is_floating_point() else tensor
-
-    example: Example = tree_map_only(Tensor, plain, given)
+    example: Example = tree_map_only(Tensor, lambda tensor: cast(tensor.detach().cpu(), torch.float32), given)
     if any(tensor.dim() and not len(tensor) for tensor in tensors(example)):
         raise DataError(f"example_input is {describe(example)}: it is empty.\n  Give one input or more")
     return _noted(model, example)

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from slimkit.channels import Graph, stays
+from slimkit.dtypes import differentiable
 from slimkit.errors import MaskError
 from slimkit.modules import unwrapped
 
@@ -98,7 +99,7 @@ def apply_(model: nn.Module, graph: Graph, mask: Mask) -> None:
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     for axis in graph.axes:
         tensor = tensors[axis.tensor]
-        if tensor.is_floating_point():
+        if differentiable(tensor):
             still = mask.keep | ~graph.loud if axis.reads else mask.keep
             gone = ~stays(still, axis.unit_of)
             tensor.index_fill_(axis.dim, gone.nonzero().flatten().to(tensor.device), 0.0)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from slimkit.dtypes import dtype_of, in_precision
 from slimkit.example import Example, call, tensors
 from slimkit.hardware import seeded
-from slimkit.modules import copied, dtype_of, private, unwrapped
+from slimkit.modules import copied, private, unwrapped
 from slimkit.surgery.difference import relative_error, varies, without_gaps
 from slimkit.surgery.trials import Trial, placed, wilder
 
@@ -202,7 +203,7 @@ class _Pair:
 
 def _run(model: nn.Module, example: Example, dtype: torch.dtype | None = None) -> Any:
     """Call a fresh copy of a network in evaluation mode, with seeded random numbers."""
-    twin = private(model) if dtype in (None, dtype_of(model)) else copied(model).to(dtype).eval()
+    twin = private(model) if dtype is None else in_precision(copied(model), dtype).eval()
     return _called(unwrapped(twin), placed(example, twin, dtype))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from slimkit.dtypes import cast
 from slimkit.example import Example, larger, mapped, of_batch, tensors
 from slimkit.hardware import device_of
 from slimkit.surgery.whole_numbers import is_whole, of_length, redrawn
@@ -99,6 +100,7 @@ def placed(example: Example, model: nn.Module, dtype: torch.dtype | None = None)
     device = device_of(model)
 
     def move(tensor: Tensor) -> Tensor:
-        return tensor.to(device, dtype if tensor.is_floating_point() else None)
+        tensor = tensor.to(device)
+        return tensor if dtype is None else cast(tensor, dtype)
 
     return mapped(example, move)

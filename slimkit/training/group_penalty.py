@@ -86,5 +86,5 @@ def _squares(model: nn.Module, graph: Graph) -> Tensor:
     for name, dim in coupled.places:
         p = parameters[name].detach()
         others = [d for d in range(p.dim()) if d != dim]
-        found.append((torch.linalg.vector_norm(p, dim=others) if others else p).square())
+        found.append((torch.linalg.vector_norm(p, dim=others) if others else p.abs()).square())
     return coupled.sums(torch.cat([*found, torch.zeros(0, device=device)]))

@@ -48,7 +48,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
     rest = [p for p in wanted if id(p) not in chosen]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
-    fused = all(p.device.type in ("cpu", "cuda") for p in wanted)
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in wanted)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=fused)
     return torch.optim.SGD(

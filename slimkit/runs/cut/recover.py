@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from slimkit import data, provenance, recovery, training
+from slimkit.dtypes import in_precision
 from slimkit.errors import TrainingError
 from slimkit.example import Example
 from slimkit.modules import unwrapped
@@ -201,7 +202,7 @@ def _own(retrain: Retrain, model: nn.Module, dense: nn.Module) -> Retrained:
             f"retrain returned a network whose {wrong[0]} holds NaN or infinite values: it has diverged.\n"
             "  Train with a lower learning rate"
         )
-    found = found.cpu().float().eval()
+    found = in_precision(found.cpu(), torch.float32).eval()
     provenance.attach(found, provenance.of(model))
     return Retrained(found, replace(record, seconds=time.perf_counter() - began))
 

@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from slimkit import training
 from slimkit._version import __version__
+from slimkit.dtypes import cast
 from slimkit.errors import OutputError, RecordError, SpecError
 from slimkit.results import Report, report_file
 from slimkit.runs.folder import output
@@ -114,5 +116,5 @@ def weights(*models: nn.Module) -> str:
     for model in models:
         for name, tensor in model.state_dict().items():
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().double().numpy().tobytes())
+            digest.update(cast(tensor.detach().cpu(), torch.float64).numpy().tobytes())
     return digest.hexdigest()

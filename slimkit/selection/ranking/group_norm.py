@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels import Graph
+from slimkit.dtypes import differentiable
 from slimkit.selection.ranking.context import Context
 
 
@@ -23,13 +24,13 @@ def squares(model: nn.Module, graph: Graph, readers_only: bool) -> Tensor:
     parameters = dict(model.named_parameters())
     for name, axes in graph.by_tensor.items():
         parameter = parameters.get(name)
-        if parameter is None or not parameter.is_floating_point() or name.rpartition(".")[2] == "bias":
+        if parameter is None or not differentiable(parameter) or name.rpartition(".")[2] == "bias":
             continue
         for axis in axes:
             if readers_only and not axis.reads:
                 continue
             others = [d for d in range(parameter.dim()) if d != axis.dim]
-            values = parameter.detach().double().square()
+            values = parameter.detach().abs().double().square()
             by_index = (values.sum(dim=others) if others else values).cpu()
             inside = axis.unit_of >= 0
             total.index_add_(0, axis.unit_of[inside], by_index[inside])

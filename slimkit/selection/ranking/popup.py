@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit.channels import Graph
+from slimkit.dtypes import differentiable
 from slimkit.errors import SpecError
 from slimkit.selection.ranking.context import Context
 from slimkit.selection.ranking.group_norm import relative_to_group, squares
@@ -68,7 +69,7 @@ def _makers(model: nn.Module, graph: Graph, device: torch.device) -> dict[str, t
             units = axis.unit_of if name in norms else torch.where(scaled[axis.unit_of], -1, axis.unit_of)
             if not axis.reads and bool((units >= 0).any()):
                 axes.append((axis.dim, units.to(device)))
-        if axes and parameter.is_floating_point():
+        if axes and differentiable(parameter):
             found[name] = (parameter.detach(), axes)
     return found
 

@@ -48,7 +48,7 @@ def _first_order(
     for (name, p), gradient in zip(parameters, gradients, strict=True):
         if gradient is None:
             continue
-        product = (p.detach() * gradient).double()
+        product = (p.detach().conj() * gradient).real.double()  # of complex weights too
         for axis in graph.by_tensor[name]:
             if axis.reads:
                 continue
