@@ -13,7 +13,7 @@ from torch import nn
 
 from slimkit.data.fit import called
 from slimkit.errors import DataError
-from slimkit.example import Example, are_scores, are_values, describe, fed, first, in_parts, on
+from slimkit.example import Example, are_of_one_class, are_scores, are_values, describe, fed, first, in_parts, on
 from slimkit.hardware import on_device
 from slimkit.measure.engines import Runner, open_runner
 from slimkit.modules import evaluating
@@ -156,14 +156,26 @@ def _rows(network: nn.Module, split: Readable, task: Task) -> list[BatchRows]:
 
 
 def agreement(
-    dense: nn.Module, slim: nn.Module, batches: Sequence[Example], device: torch.device | None = None
+    dense: nn.Module,
+    slim: nn.Module,
+    batches: Sequence[Example],
+    device: torch.device | None = None,
+    *,
+    classifies: bool | None = None,
 ) -> Measurement | None:
-    """Return the share of inputs that two classifiers put into the same class; None where they are no classifiers.
+    """Return the share of inputs that two classifiers put into the same class; None where that tells nothing.
 
-    So are networks whose outputs have the shape of scores and are none, see `example.are_values`.
+    So it is where outputs have not the shape of scores, or are values in it (`example.are_values`), and where the first
+    network puts nearly all inputs into one class.
 
-    `device`: where they are computed; None: where they are, which is in one place.
+    Args:
+        dense, slim: the networks.
+        batches: what they are called with.
+        device: where they are computed; None: where they are, which is in one place.
+        classifies: whether they are classifiers, where that is known.
     """
+    if classifies is False:
+        return None
     same: list[torch.Tensor] = []
     scores: list[torch.Tensor] = []
     dense, slim = on_device(dense, device), on_device(slim, device)
@@ -175,25 +187,36 @@ def agreement(
             known = ~(a.isnan().any(1) | b.isnan().any(1))  # of NaN argmax makes a class
             same.append((a.argmax(1) == b.argmax(1)) & known)
             scores.append(a)
-    if are_values(torch.cat(scores)):
+    rows = torch.cat(scores)
+    if are_of_one_class(rows) or (not classifies and are_values(rows)):
         return None
     right = torch.cat(same)
     return share(int(right.sum()), len(right))
 
 
 def disagreement(
-    dense: nn.Module, slim: nn.Module, batches: Sequence[Example], device: torch.device | None = None
+    dense: nn.Module,
+    slim: nn.Module,
+    batches: Sequence[Example],
+    device: torch.device | None = None,
+    *,
+    classifies: bool | None = None,
 ) -> Drop:
     """Return the points of agreement that are lacking to 100; without labels that is what can be told.
 
+    The arguments are those of `agreement`.
+
     Raises:
-        DataError: the networks are no classifiers.
+        DataError: agreement tells nothing.
     """
-    found = agreement(dense, slim, batches, device)
+    found = agreement(dense, slim, batches, device, classifies=classifies)
     if found is None:
+        otherwise = ""
+        if classifies is None:
+            otherwise = "; where its outputs are scores of classes, say so: `task='classification'`"
         raise DataError(
-            "max_drop without labels counts classes that agree, and what the network returns is no classes.\n"
-            "  Give labelled data and a task"
+            "max_drop without labels counts classes that agree, and what the network returns is no classes, or nearly "
+            f"always the same one.\n  Give labelled data and a task{otherwise}"
         )
     spread = max(math.sqrt(found.value * (1 - found.value) / found.images), 1 / found.images)
     return Drop(100 * (1 - found.value), 100 * LIKELY * math.sqrt(2) * spread, found.images)

@@ -17,17 +17,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from slimkit.example import batch_size, call
 from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk
-from slimkit.recovery.gap import Spreads, comparable, spreads_of
+from slimkit.recovery.gap import Spreads, comparable, spread_of, spreads_of
 from slimkit.recovery.readers import parameters
 
 aten = torch.ops.aten
 
 
 def drawn_class(output: Any, generator: torch.Generator, values: Spreads) -> Tensor:
-    """Return the sum of log-probabilities of classes drawn from the scores themselves, of every tensor [N, C, ...].
+    """Return the sum of log-probabilities of classes drawn from the scores themselves, of every tensor of scores.
 
-    Other outputs are taken as means of normal distributions with the spread that they have over the batch, values
-    [N, C] with that of their column.
+    Values are taken as means of normal distributions with the spread that each quantity has. Of maps it is over the
+    root of the number of positions: what errors of many positions cost is a mean over them.
     """
     total = torch.zeros(())
     for place, (scores, _) in enumerate(comparable(output, output)):
@@ -36,15 +36,15 @@ def drawn_class(output: Any, generator: torch.Generator, values: Spreads) -> Ten
         if not scores.dim():  # one number for the whole batch has no spread
             total = total.to(scores.device) + scores
             continue
-        if place not in values and scores.dim() in (2, 4) and scores.shape[1] > 1:
+        if (spread := spread_of(scores, values.get(place))) is not None:
+            noise = torch.randn(scores.shape, generator=generator).to(scores.device)
+            total = total.to(scores.device) + (scores * noise / spread.sqrt().to(scores)).sum() / (
+                scores[0].numel() ** 0.5
+            )
+        else:
             rows = scores.movedim(1, -1).flatten(0, -2).log_softmax(1)
             picked = torch.multinomial(rows.detach().exp().cpu(), 1, generator=generator).to(rows.device)
-            total = total.to(rows.device) + rows.gather(1, picked).sum() / (len(rows) / len(scores))
-        else:
-            noise = torch.randn(scores.shape, generator=generator).to(scores.device)
-            deviation = values[place].sqrt().to(scores) if place in values else scores.detach().std()
-            spread = deviation.clamp(min=1e-12)
-            total = total.to(scores.device) + (scores * noise / spread).sum() / (scores[0].numel() ** 0.5)
+            total = total.to(rows.device) + rows.gather(1, picked).sum() / (len(rows) / len(scores)) ** 0.5
     return total
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from slimkit import provenance
 from slimkit.example import are_values, batch_size, call, tensors
 from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk
+from slimkit.tasks import CLASSIFICATION, DETECTION, SEGMENTATION, heads
 
 
 def comparable(wanted: Any, found: Any) -> list[tuple[Tensor, Tensor]]:
@@ -25,69 +26,122 @@ def comparable(wanted: Any, found: Any) -> list[tuple[Tensor, Tensor]]:
     return [(a, b) for a, b in same if a.is_floating_point()]
 
 
-Spreads = Mapping[int, Tensor]  # by the place of a tensor among those that are comparable: variances [C]
+Spreads = Mapping[int, Tensor]  # by the place of a tensor among those that are comparable: variances, to lie along it
 _LOOKS = 8  # chunks by which it is told what outputs are
-_SCORES: Spreads = MappingProxyType({})
+_ROWS = 16384  # positions of the maps of a chunk
+_ROUNDING = 1e-6  # of the largest number: what a constant may vary by
+_OF_CLASSES = (CLASSIFICATION.name, SEGMENTATION.name)
 
 
-def spreads(outputs: Sequence[Any]) -> Spreads:
-    """Return of which tensors [N, C] among a network's outputs the numbers are values, and the variance of each column.
+def spreads(outputs: Iterable[Any], task: str | None = None) -> Spreads:
+    """Return of which tensors among a network's outputs the numbers are values, and the variances of each quantity.
 
-    All others are scores of classes, see `example.are_values`.
+    Quantities are told apart along dimension 1, [N, C, ...]; of [N, T, C] along the last one, where that is where they
+    differ. All other tensors are scores of classes, [N, C] and maps of them, see `example.are_values`.
 
     Args:
         outputs: of several inputs, of the network that is imitated.
+        task: what the main output is for, where that is known.
     """
-    columns: dict[int, list[Tensor]] = {}
+    seen: dict[int, list[Tensor]] = {}
+    main = None
     for output in outputs:
+        first = heads(output)[0]
         for place, (tensor, _) in enumerate(comparable(output, output)):
-            if tensor.dim() == 2 and tensor.shape[1] > 1:
-                columns.setdefault(place, []).append(tensor.double())
+            main = place if tensor is first else main
+            seen.setdefault(place, []).append(_some(tensor))
     found = {}
-    for place, parts in columns.items():
-        if len({part.shape[1] for part in parts}) == 1 and are_values(rows := torch.cat(parts)):
-            found[place] = rows.var(0, correction=0)
+    for place, parts in seen.items():
+        if task in _OF_CLASSES and place == main and may_be_scores(parts[0]):
+            continue
+        if task == DETECTION.name or not _are_scores(parts):
+            found[place] = _variances(parts)
     return found
+
+
+def may_be_scores(tensor: Tensor) -> bool:
+    """Tell whether a tensor has the shape of scores of classes, [N, C], or of maps of them, [N, C, H, W]."""
+    return tensor.dim() in (2, 4, 5) and tensor.shape[1] > 1
+
+
+def _some(tensor: Tensor) -> Tensor:
+    """Return some positions of maps [N, C, ...], in the shape of these; others as they are. In double precision."""
+    if tensor.dim() > 3:
+        flat = tensor.flatten(2)
+        most = max(1, _ROWS // len(flat))
+        if flat.shape[2] > most:
+            places = torch.randperm(flat.shape[2], generator=torch.Generator().manual_seed(0))[:most]
+            flat = flat[:, :, places.to(flat.device)]
+        tensor = flat.reshape(*flat.shape, *[1] * (tensor.dim() - 3))
+    return tensor.double()
+
+
+def _are_scores(parts: Sequence[Tensor]) -> bool:
+    if not all(may_be_scores(part) and part.shape[1] == parts[0].shape[1] for part in parts):
+        return False
+    return not are_values(torch.cat([part.movedim(1, -1).flatten(0, -2) for part in parts]))
+
+
+def _variances(parts: Sequence[Tensor]) -> Tensor:
+    """Return the variance of each quantity, to lie along the dimension that has them; of a constant its square."""
+    dims = [1] if parts[0].dim() != 3 else [1, 2]
+    found = [_along(parts, dim) for dim in dims if len({part.shape[dim:][:1] for part in parts}) == 1]
+    if not found or parts[0].dim() < 2:
+        return _spread(torch.cat([part.flatten() for part in parts])[None])[0]
+    return min(found, key=lambda variances: float(variances.log().mean()))  # told apart, quantities vary least
+
+
+def _along(parts: Sequence[Tensor], dim: int) -> Tensor:
+    variances = _spread(torch.cat([part.movedim(dim, 0).flatten(1) for part in parts], 1))
+    return variances.reshape([-1 if d == dim else 1 for d in range(parts[0].dim())])
+
+
+def _spread(rows: Tensor) -> Tensor:
+    """Return the variances of rows, [R]: above 0, so that errors can be told by them."""
+    largest = rows.abs().amax(1)
+    size = torch.where(largest > 0, largest, 1.0).square()
+    variances = rows.var(1, correction=0)
+    return torch.where(variances > _ROUNDING**2 * size, variances, size)
 
 
 @torch.no_grad()
 def spreads_of(dense: nn.Module, chunks: Sequence[Chunk]) -> Spreads:
     """Return the `spreads` of what a network makes of some chunks of inputs."""
     with evaluating(dense):
-        return spreads([call(dense, chunk.example) for chunk in chunks[:_LOOKS]])
+        return spreads((call(dense, chunk.example) for chunk in chunks[:_LOOKS]), provenance.of(dense).use.task)
 
 
-def divergence(wanted: Any, found: Any, values: Spreads = _SCORES) -> float:
+def divergence(wanted: Any, found: Any, values: Spreads | None = None) -> float:
     """Return how far outputs are from those wanted, a mean over images; 0: they are the same.
 
-    Scores [N, C] are compared as predictions, by the Kullback-Leibler divergence in nats: an error among scores near
-    zero costs nothing. Other tensors are compared by half the mean square of the error over their variance, values
-    [N, C] by that of their column, which is the divergence of normal distributions so wide. What is not `comparable`
-    counts nothing.
+    Scores are compared as predictions, by the Kullback-Leibler divergence in nats, of maps a mean over positions: an
+    error among scores near zero costs nothing. Other tensors are compared by half the mean square of the error over the
+    variance of the quantity, which is the divergence of normal distributions so wide. What is not `comparable` counts
+    nothing.
+
+    Args:
+        values: the `spreads` of many outputs; None: of those wanted.
     """
     total = 0.0
+    values = spreads([wanted]) if values is None else values
     for place, (a, b) in enumerate(comparable(wanted, found)):
-        if (spread := values.get(place)) is not None:
-            total += _of_columns(a.double(), b.double(), spread)
+        if (spread := spread_of(a, values.get(place))) is not None:
+            total += float(((a.double() - b.double()).square() / (2 * spread)).mean())
         else:
-            total += _of_scores(a, b) if a.dim() == 2 and a.shape[1] > 1 else _of_values(a.double(), b.double())
+            total += _of_scores(a.double(), b.double())
     return total
 
 
+def spread_of(tensor: Tensor, variances: Tensor | None) -> Tensor | None:
+    """Return the variances that errors of a tensor are told by; None: it is scores. Without any, those of its own."""
+    if variances is not None or may_be_scores(tensor):
+        return variances
+    return _variances([_some(tensor.detach())])
+
+
 def _of_scores(a: Tensor, b: Tensor) -> float:
-    wanted, found = a.double().log_softmax(1), b.double().log_softmax(1)
+    wanted, found = a.log_softmax(1), b.log_softmax(1)
     return float((wanted.exp() * (wanted - found)).sum(1).mean())
-
-
-def _of_values(a: Tensor, b: Tensor) -> float:
-    spread = float(a.var(correction=0))
-    error = float((a - b).square().mean())
-    return error / (2 * spread) if spread > 0 else error
-
-
-def _of_columns(a: Tensor, b: Tensor, spread: Tensor) -> float:
-    error = (a - b).square().mean(0)
-    return float(torch.where(spread > 0, error / (2 * spread), error).mean())
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from slimkit import provenance
 from slimkit.example import batch_size, call, tensors
 from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk
@@ -39,7 +40,7 @@ class Sensitivity:
                 numbers += sum(tensor.numel() for tensor in tensors(chunk.example))
         with torch.no_grad(), evaluating(self._model):
             self._wanted = [call(self._model, example) for example in self._inputs]
-        self._values = spreads(self._wanted)
+        self._values = spreads(self._wanted, provenance.of(dense).use.task)
 
     @torch.no_grad()
     def __call__(self, weights: Mapping[str, Tensor], constants: Mapping[WeightAndBias, Tensor]) -> float:

@@ -40,7 +40,6 @@ from slimkit.settings.data import READING
 from slimkit.settings.keywords import CompressKeywords
 from slimkit.settings.output import OutputOptions
 from slimkit.surgery import rows
-from slimkit.tasks import CLASSIFICATION
 from slimkit.training import trackers
 
 
@@ -90,7 +89,7 @@ def compress(
         _refuse_idle(spec, (dataset, calibration, spec.data, spec.calibration), retrain)
         network = models.as_network(model)
         example = start.example_of(network.model, detection.inputs_of(network.model, example_input))
-        labelled = start.given_data(dataset, spec, network)
+        labelled = start.given_data(dataset, spec, network, calibration is not None)
         unlabelled = start.given_inputs(detection.inputs_of(network.model, calibration), spec, network)
         if isinstance(network.model, Heads):
             retrain, evaluate = detection.with_detectors(retrain, evaluate)
@@ -241,9 +240,7 @@ def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibrati
     found = made.reconstruction
     if found is None or calibration is None:
         return None
-    judged_by = given.dataset.task if given.dataset else start.task(given.spec)
-    classes = judged_by is None or judged_by.name == CLASSIFICATION.name
-    same = quality.agreement(given.at_work, model, calibration.held, given.device) if classes else None
+    same = quality.agreement(given.at_work, model, calibration.held, given.device, classifies=given.classifies)
     return Fit(
         on=calibration.name,
         made=calibration.made,
@@ -265,7 +262,7 @@ def _smallest(begun: Begun, spec: CompressSpec, attempt: drop.CutAndRecover) -> 
         if dataset is not None:
             return quality.drop(dense, net, dataset.validation, dataset.task, given.device)
         assert calibration is not None
-        return quality.disagreement(dense, net, calibration.held, given.device)
+        return quality.disagreement(dense, net, calibration.held, given.device, classifies=given.classifies)
 
     found = drop.smallest(spec, attempt, judge, given.progress)
     return found.cut, found.recovered, found.record

@@ -8,7 +8,7 @@ from math import isfinite
 import torch
 from torch import nn
 
-from slimkit import data, training
+from slimkit import data, provenance, training
 from slimkit.errors import SpecError
 from slimkit.example import Example
 from slimkit.hardware import on_device, working_device
@@ -18,6 +18,7 @@ from slimkit.modules import copied
 from slimkit.progress import Progress, Watcher, quiet
 from slimkit.results import Accuracy, Recovery
 from slimkit.settings import CompressSpec
+from slimkit.tasks import CLASSIFICATION
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
@@ -78,6 +79,12 @@ class Given:
     def dense(self) -> nn.Module:
         """The network before anything is removed."""
         return self.network.model
+
+    @property
+    def classifies(self) -> bool | None:
+        """Whether the network is for classification, by the data, the settings or its file; None: nothing says."""
+        known = provenance.of(self.dense).use.task
+        return None if known is None else known == CLASSIFICATION.name
 
     def own(self, model: nn.Module) -> dict[str, float | None] | None:
         """Return somebody's own figures of a network, by name, None where one is not finite; None where nobody has any.

@@ -72,14 +72,21 @@ def traced(spec: RunSpec, network: Network, example: Example) -> tuple[Network, 
     return replace(network, model=plain, said=(*network.said, said)), trace_with(spec, plain, example)
 
 
-def open_data(spec: CompressSpec, network: Network) -> data.Dataset | None:
-    """Open the data set of a run, normalised as the network was trained, and check that the two fit."""
+def open_data(spec: CompressSpec, network: Network, unlabelled: bool = False) -> data.Dataset | None:
+    """Open the data set of a run, normalised as the network was trained, and check that the two fit.
+
+    `unlabelled`: inputs are given beside the settings. Of such alone the task says what the outputs are.
+    """
+    known = provenance.of(network.model)
     if spec.data is None:
-        if spec.calibration is None:  # the input shape serves without
+        if spec.calibration is None and not unlabelled:  # the input shape serves without
             names = {"task", *READING} - {"input_shape"}
             spec.refuse_idle(names, "there is no data for it", "Add `data`, or leave `{name}` out")
+        elif spec.task is not None:
+            asked = tasks.open(spec.task)
+            detection.check_task(asked, network.model)
+            provenance.attach(network.model, replace(known, use=replace(known.use, task=asked.name)))
         return None
-    known = provenance.of(network.model)
     detection.check_task(task(spec, known), network.model)
     dataset = detection.fitted(data_of(spec, spec.data, known), network.model)
     data.check_fits(dataset, network.model)
@@ -114,15 +121,17 @@ def note(model: nn.Module, dataset: data.Dataset) -> None:
     provenance.attach(model, replace(known, input_shape=dataset.input_shape, normalisation=scale, use=use))
 
 
-def given_data(given: Any, spec: CompressSpec, network: Network) -> data.Dataset | None:
+def given_data(given: Any, spec: CompressSpec, network: Network, unlabelled: bool = False) -> data.Dataset | None:
     """Return the data of a call: what was given to it, of whatever kind, or what its settings name.
+
+    `unlabelled`: the call is given inputs as well.
 
     Raises:
         SpecError: both are there.
         DataError: what was given is no data set, or does not fit the network.
     """
     if given is None:
-        return open_data(spec, network)
+        return open_data(spec, network, unlabelled)
     if spec.data is not None:
         raise SpecError(f"data is {spec.data!r}, and dataset is given too.\n  Give one of them")
     if isinstance(given, str):
