@@ -243,7 +243,6 @@ BAD = {
     "two networks": ({"encoder": {"w": torch.ones(1)}, "decoder": {"w": torch.ones(1)}}, "encoder, decoder"),
     "numbered": ({0: torch.ones(1)}, "no names of tensors"),
     "sparse": ({"w": torch.eye(3).to_sparse()}, "sparse"),
-    "complex": ({"w": torch.ones(2, dtype=torch.complex64)}, "complex"),
     "quantised": (lambda: {"w": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, "quantised"),
     "optimizer": ({"optimizer": {"state": {"a": torch.ones(1)}}}, "found none"),
 }
