@@ -51,8 +51,6 @@ class Line(nn.Module):
 
 
 CLASSIFIES = provenance.Provenance(use=provenance.Use(task="classification"))  # chance weights do not say so
-    use=provenance.Use(task="classification")
-)  # which weights drawn by chance do not say
 
 
 def line() -> tuple[Line, elimination.Losses, list[Chunk]]:
