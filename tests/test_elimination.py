@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from slimkit import provenance
 from slimkit.channels import Graph, trace
 from slimkit.errors import BudgetError, OutOfReachError
 from slimkit.recovery import elimination, widths
@@ -51,9 +52,13 @@ class Line(nn.Module):
         return self.b(self.a(x))
 
 
+CLASSIFIES = provenance.Provenance(use=provenance.Use(task="classification"))  # chance weights do not say so
+
+
 def line() -> tuple[Line, elimination.Losses, list[Chunk]]:
     """Return the network, its losses, and the inputs that these are of: fitted to some, judged on those held out."""
     net, images = Line(), torch.randn(256, 5)
+    provenance.attach(net, CLASSIFIES)
     return net, elimination.losses(net, trace(net, images[:1]), [images]), chunks([images])
 
 
@@ -110,6 +115,7 @@ def test_sensitivity_is_the_divergence_with_other_weights() -> None:
 def test_curvature_is_the_fisher_information_of_the_scores() -> None:
     """For a linear layer that makes the scores: p (1 - p) / 2 of each class."""
     net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 4))
+    provenance.attach(net, CLASSIFIES)
     images = torch.randn(20_000, 3)
     found = curvature(net, [Chunk(images, held=False)])["1.weight"]
     p = net(images).softmax(1).detach()

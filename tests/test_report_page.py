@@ -262,6 +262,30 @@ def test_accuracy_that_guessing_reaches_is_said():
     assert not any("guessing" in note for note in verdict(compress_report()).notes)
 
 
+def test_accuracy_that_the_commonest_class_reaches_is_said():
+    """Of 2 % positives half are no chance, and 98 % are what a network gets right that has forgotten all."""
+    rare = {
+        "before/accuracy": {"validation": 0.985, "test": 0.985, "test_images": 1000, "commonest": 0.98},
+        "after/accuracy": {"validation": 0.98, "test": 0.98, "test_images": 1000, "commonest": 0.98},
+        "arch/classes": 2,
+    }
+    notes = verdict(changed(compress_report(), rare)).notes
+    assert any("saying nothing but the commonest class gets 98.0 % right" in note for note in notes)
+    assert not any("drop" in note for note in notes)
+    asked = {"drop": {"max_drop": 1.0, "minimise": "macs", "drop": 0.5, "margin": 0.3, "images": 1000, "tried": []}}
+    notes = verdict(changed(compress_report(), {**rare, **asked})).notes
+    assert any(note.startswith("A drop of 1 says little here") and "98.5 %" in note for note in notes)
+    far = {**asked, **{f"{side}/accuracy/commonest": 0.2 for side in ("before", "after")}}
+    assert not any("commonest" in note for note in verdict(changed(compress_report(), far)).notes)
+
+
+def test_what_was_measured_on_validation_is_not_called_test():
+    same = {"after/accuracy/tested_apart": False, "before/accuracy/tested_apart": False}
+    sentence = verdict(changed(compress_report(), same)).sentence
+    assert "validation images right" in sentence and "test" not in sentence
+    assert "test images right" in verdict(compress_report()).sentence
+
+
 def test_on_a_noisy_machine_cpu_time_is_what_is_quoted():
     times = {f"{side}/latency_ms/{name}": value for side, cpu in (("before", 30.0), ("after", 12.0)) for name, value in
              (("noisy", True), ("threads", 1), ("cpu", cpu))}  # fmt: skip

@@ -104,6 +104,7 @@ def test_anybodys_loaders_serve_the_python_call() -> None:
     after = result.report.after.accuracy
     right = (result.model(images).argmax(1) == labels).double().mean()
     assert after.test == after.validation == pytest.approx(float(right)) and after.test_images == 60
+    assert not after.tested_apart and after.quoted is not None and after.quoted.split == "validation"
     assert result.report.recovery.images == 60
     assert any("no test split" in words for words in result.report.arch.assumptions)
 

@@ -91,6 +91,7 @@ def box_folder(root: Path, seed: int, reading: Reading | None = None, own: Prove
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
+        tested_apart=parts["test"] is not parts["validation"],
     )
 
 

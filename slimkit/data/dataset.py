@@ -72,6 +72,7 @@ class Dataset:
         train: to fit weights.
         validation: to choose by.
         test: to report on, once.
+        tested_apart: `test` is a split of its own, not validation again for want of one.
         notes: what was assumed or left out when the data was opened, for the user to read.
     """
 
@@ -87,6 +88,7 @@ class Dataset:
     train: Split = field(repr=False)
     validation: Split = field(repr=False)
     test: Split = field(repr=False)
+    tested_apart: bool = True
     notes: tuple[str, ...] = ()
 
     @property

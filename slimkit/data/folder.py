@@ -65,6 +65,7 @@ def folder(
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
+        tested_apart=parts["test"] is not parts["validation"],
     )
 
 

@@ -69,6 +69,7 @@ def mask_folder(
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
+        tested_apart=parts["test"] is not parts["validation"],
     )
 
 

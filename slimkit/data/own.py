@@ -71,6 +71,7 @@ def dataset_of(
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
+        tested_apart=parts["test"] is not parts["validation"],
     )
 
 

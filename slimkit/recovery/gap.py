@@ -29,7 +29,7 @@ def comparable(wanted: Any, found: Any) -> list[tuple[Tensor, Tensor]]:
 Spreads = Mapping[int, Tensor]  # by the place of a tensor among those that are comparable: variances, to lie along it
 _LOOKS = 8  # chunks by which it is told what outputs are
 _ROWS = 16384  # positions of the maps of a chunk
-_ROUNDING = 1e-6  # of the largest number: what a constant may vary by
+_ROUNDING = 1e-5  # of the largest number: what a constant varies by, in float32 with room to spare
 _OF_CLASSES = (CLASSIFICATION.name, SEGMENTATION.name)
 
 

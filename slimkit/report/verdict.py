@@ -144,6 +144,7 @@ def _flag(name: str, value: Any) -> str:
     return f"--{name} {shlex.quote(','.join(map(str, value)) if isinstance(value, tuple) else str(value))}"
 
 
+_NEARLY = 1.5  # times the drop allowed: no further ahead of a constant answer, a network may lose all that it knows
 _BUDGETS = ("max_latency", "max_macs", "max_params", "max_bytes", "max_energy", "max_drop", "ratio")
 
 
@@ -219,11 +220,32 @@ def _notes(report: Report) -> list[str]:
     if channels.removable < 0.98 * channels.total:
         out = percent(1 - channels.removable / channels.total)
         notes.append(f"{out} of all channels were out of reach; the reasons are listed.")
-    right, classes = after.accuracy.quoted if after.accuracy else None, report.arch.classes
-    if right and classes and right.by.metric == "accuracy" and right.interval and right.interval[0] <= 1 / classes:
-        notes.append(f"So many right may be luck: guessing among {classes} classes does as well.")
+    notes += _guessing(report)
     notes += _training(report.cost, report)
     return notes + (_int8(report.int8, before) if report.int8 else [])
+
+
+def _guessing(report: Report) -> list[str]:
+    """Say where as much is right by saying the same class always, or would be after the drop that was allowed."""
+    before, after = report.before.accuracy, report.after.accuracy
+    right, classes = after.quoted if after else None, report.arch.classes
+    if after is None or right is None or right.by.metric != "accuracy":
+        return []
+    notes, common = [], after.commonest
+    if common is not None and (classes is None or common > 1.5 / classes):
+        if right.interval and right.interval[0] <= common:
+            said = f"saying nothing but the commonest class gets {percent(common)} right"
+            notes.append(f"So many right may be luck: {said}.")
+    elif classes and right.interval and right.interval[0] <= 1 / classes:
+        notes.append(f"So many right may be luck: guessing among {classes} classes does as well.")
+    old = before.quoted if before else None
+    if report.drop and common is not None and old and 100 * (old.value - common) <= _NEARLY * report.drop.max_drop:
+        notes.append(
+            f"A drop of {report.drop.max_drop:g} says little here: saying nothing but the commonest class gets "
+            f"{percent(common)} right, the original {percent(old.value)}. Allow less, or give a task whose metric "
+            "counts what is rare."
+        )
+    return notes
 
 
 def _speed(before: Figures, after: Figures, work: float) -> list[str]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from slimkit.intervals import wilson
-from slimkit.record import Amount, Count, Positive, Record
+from slimkit.record import Amount, Count, Positive, Record, Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +103,8 @@ class Accuracy(Record):
         validation_images, test_images: in each split; None where it is not known.
         interval: lowest and highest value on test that may well be so for all images of the kind, 95 %.
         validation_interval: the same on validation, where the task's metric gives one.
+        tested_apart: `test` is a split of its own; else its figures are those of validation, and quoted as such.
+        commonest: of classes, the share of the commonest one on test: what saying nothing else gets right.
         metrics: every metric of the task: on test, or where there is none on validation.
         others: those of them by which networks are not compared, with unit and interval.
     """
@@ -117,6 +119,8 @@ class Accuracy(Record):
     test_images: Count | None = None
     interval: tuple[float, ...] | None = None
     validation_interval: tuple[float, ...] | None = None
+    tested_apart: bool = True
+    commonest: Share | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
     others: tuple[OtherMetric, ...] = ()
 
@@ -141,8 +145,8 @@ class Accuracy(Record):
 
     @property
     def quoted(self) -> "Measured | None":
-        """The figure to quote: on test where there is one."""
-        return self.of("test") or self.of("validation")
+        """The figure to quote: on test where there is one of its own."""
+        return (self.of("test") if self.tested_apart else None) or self.of("validation")
 
     @property
     def each(self) -> "dict[tuple[str, str], Measured]":

@@ -1,10 +1,12 @@
 """What a run measures: sizes, times, accuracy, as records of its report."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -148,6 +150,25 @@ def _of_file(path: Path, timed: Mapping[Path, Latency]) -> Figures:
     return Figures(bytes=path.stat().st_size, latency_ms=time.record(), energy_mj=energy.per_inference(time))
 
 
+@dataclass
+class _Counted:
+    """Reads a split, and counts its classes on the way."""
+
+    split: quality.Readable
+    counts: Counter[int] = field(default_factory=Counter)
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Any, Any]]:
+        for inputs, targets in self.split.batches(batch_size):
+            if isinstance(targets, Tensor) and targets.dim() == 1 and not targets.is_floating_point():
+                self.counts.update(targets.tolist())
+            yield inputs, targets
+
+    @property
+    def commonest(self) -> float | None:
+        """Share of the commonest class; None where targets are no classes."""
+        return max(self.counts.values()) / self.counts.total() if self.counts else None
+
+
 def judged(network: nn.Module | Path, dataset: data.Dataset, device: torch.device | None = None) -> Accuracy:
     """Return how good a network or an ONNX file is at its task, on the validation and on the test split.
 
@@ -156,7 +177,8 @@ def judged(network: nn.Module | Path, dataset: data.Dataset, device: torch.devic
     task = dataset.task
     network = network if isinstance(network, Path) else on_device(network, device)
     decided = quality.evaluate(network, dataset.validation, task, classes=dataset.classes)[task.metric]
-    found = quality.evaluate(network, dataset.test, task, classes=dataset.classes)
+    test = _Counted(dataset.test)
+    found = quality.evaluate(network, test, task, classes=dataset.classes)
     last = found[task.metric]
     return Accuracy(
         task=task.name,
@@ -168,7 +190,9 @@ def judged(network: nn.Module | Path, dataset: data.Dataset, device: torch.devic
         validation_images=decided.images,
         test_images=last.images,
         interval=last.interval,
-        validation_interval=decided.interval if task.metrics[task.metric].of_all else None,
+        validation_interval=decided.interval if task.metrics[task.metric].of_all or not dataset.tested_apart else None,
+        tested_apart=dataset.tested_apart,
+        commonest=test.commonest if task.classifies else None,
         metrics={name: one.value for name, one in found.items()},
         others=tuple(
             OtherMetric(metric=name, unit=metric.unit, value=found[name].value, interval=found[name].interval)
