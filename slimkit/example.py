@@ -37,6 +37,17 @@ def tensors(tree: Any, depth: int = 9) -> list[Tensor]:
     return [tensor for item in tree for tensor in tensors(item, depth - 1)] if depth else []
 
 
+def comparable(wanted: Any, found: Any) -> list[tuple[Tensor, Tensor]]:
+    """Return pairs of the tensors of two outputs by which it can be told how far apart they are.
+
+    Classes, masks and tensors of a size that depends on the data are left out; a complex number is two real ones.
+    """
+    pairs = zip(tensors(wanted), tensors(found), strict=False)
+    same = [(a, b) for a, b in pairs if a.shape == b.shape and a.numel()]
+    same = [(torch.view_as_real(a), torch.view_as_real(b)) if a.is_complex() else (a, b) for a, b in same]
+    return [(a, b) for a, b in same if a.is_floating_point()]
+
+
 def are_scores(output: Any) -> TypeGuard[Tensor]:
     """Tell whether an output is the scores of classes, [N, C], C > 1."""
     if not isinstance(output, Tensor) or output.is_nested:

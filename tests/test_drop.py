@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -161,6 +161,38 @@ def test_a_drop_is_not_told_on_batches_of_which_none_can_be_held_out() -> None:
         slimkit.compress(net, images[:1], calibration=loader, max_drop=50, progress=told)
     labelled = {part: (images, torch.arange(80) % 10) for part in ("train", "validation")}
     slimkit.compress(net, images[:1], dataset=labelled, calibration=loader, max_drop=100, epochs=0)
+
+
+class Counting(nn.Module):
+    """A small classifier that counts the batches that it is called with at its full width, by their sizes."""
+
+    seen: ClassVar[list[int]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU())
+        self.scores = nn.Linear(16, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.features[0].weight.shape[0] == 16:
+            self.seen.append(len(images))
+        return self.scores(self.features(images).mean((2, 3)))
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_what_the_original_makes_of_the_images_is_computed_once_for_all_attempts(labels: bool) -> None:
+    """It was computed again at each."""
+    torch.manual_seed(0)
+    images, classes = torch.rand(776, 1, 8, 8), torch.arange(776) % 10
+    given: dict[str, Any] = {"calibration": images}  # of which 97 are held out
+    if labels:
+        given = {"dataset": ((images[:576], classes[:576]), (images[576:], classes[576:]))}
+    Counting.seen.clear()
+    settings: dict[str, Any] = {"max_drop": 90, "epochs": 0, "round_to": 1, "onnx": False}
+    found = slimkit.compress(Counting().eval(), images[:1], **given, **settings).report.drop
+    assert found is not None and len(found.tried) == 3
+    # once by the search; and once for the report on what was fitted, or for that on validation and on test
+    assert Counting.seen.count(200 if labels else 97) == (3 if labels else 2)
 
 
 @pytest.mark.parametrize("words", ["--max-drop 90,0.1 --data digits", "--max-macs 0.0001,0.0002"])

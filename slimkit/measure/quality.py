@@ -120,15 +120,31 @@ def drop(dense: nn.Module, slim: nn.Module, split: Readable, task: Task, device:
     are right or wrong, else a bootstrap over images. A metric that is one figure a batch has no margin. `device`: where
     they are computed; None: where they are.
     """
-    batches = [_rows(on_device(network, device), split, task) for network in (dense, slim)]
+    return drop_from(dense, split, task, device)(slim)
+
+
+def drop_from(
+    dense: nn.Module, split: Readable, task: Task, device: torch.device | None = None
+) -> Callable[[nn.Module], Drop]:
+    """Return what tells the `drop` of each of several networks; what `dense` makes of the images is computed once."""
+    wanted = _rows(on_device(dense, device), split, task)
+    best = task.metrics[task.metric].measured(wanted).value
+
+    def judge(slim: nn.Module) -> Drop:
+        return _lost(task, best, wanted, _rows(on_device(slim, device), split, task))
+
+    return judge
+
+
+def _lost(task: Task, best: float, wanted: list[BatchRows], found: list[BatchRows]) -> Drop:
+    """Return what is lost from rows of a metric to others, of the same images; `best` is the metric of the first."""
     metric = task.metrics[task.metric]
-    values = [metric.measured(one).value for one in batches]
     sign = 1.0 if task.better == "higher" else -1.0
-    count = sum(map(len, batches[0]))
-    lost, unit = sign * (values[0] - values[1]), 100.0 if metric.unit == "share" else 1.0
+    count = sum(map(len, wanted))
+    lost, unit = sign * (best - metric.measured(found).value), 100.0 if metric.unit == "share" else 1.0
     if metric.of_all is not None:
-        return Drop(unit * lost, LIKELY * math.sqrt(2) * unit * metric.spread(*batches), count)
-    before, after = (joined(one) for one in batches)
+        return Drop(unit * lost, LIKELY * math.sqrt(2) * unit * metric.spread(wanted, found), count)
+    before, after = joined(wanted), joined(found)
     if before.dtype == torch.bool:
         unit = 100.0
     spread, count_of = 0.0, metric.of_sum
@@ -176,21 +192,28 @@ def agreement(
     """
     if classifies is False:
         return None
-    same: list[torch.Tensor] = []
-    scores: list[torch.Tensor] = []
-    dense, slim = on_device(dense, device), on_device(slim, device)
-    with evaluating(dense), evaluating(slim), torch.inference_mode():
+    wanted = _scores(dense, batches, device)
+    return None if wanted is None else _same(wanted, _scores(slim, batches, device), classifies)
+
+
+def _scores(network: nn.Module, batches: Sequence[Example], device: torch.device | None) -> torch.Tensor | None:
+    """Return the scores that a network gives all inputs, [N, classes]; None where it gives none."""
+    network, found = on_device(network, device), []
+    with evaluating(network), torch.inference_mode():
         for inputs in batches:
-            a, b = _called(dense, inputs), _called(slim, inputs)
-            if not are_scores(a) or not are_scores(b):
+            scores = _called(network, inputs)
+            if not are_scores(scores):
                 return None
-            known = ~(a.isnan().any(1) | b.isnan().any(1))  # of NaN argmax makes a class
-            same.append((a.argmax(1) == b.argmax(1)) & known)
-            scores.append(a)
-    rows = torch.cat(scores)
-    if are_of_one_class(rows) or (not classifies and are_values(rows)):
+            found.append(scores)
+    return torch.cat(found)
+
+
+def _same(wanted: torch.Tensor, found: torch.Tensor | None, classifies: bool | None) -> Measurement | None:
+    """Return the share of rows of scores that have the same class, None where that tells nothing."""
+    if found is None or are_of_one_class(wanted) or (not classifies and are_values(wanted)):
         return None
-    right = torch.cat(same)
+    known = ~(wanted.isnan().any(1) | found.isnan().any(1))  # of NaN argmax makes a class
+    right = (wanted.argmax(1) == found.argmax(1)) & known
     return share(int(right.sum()), len(right))
 
 
@@ -209,17 +232,33 @@ def disagreement(
     Raises:
         DataError: agreement tells nothing.
     """
-    found = agreement(dense, slim, batches, device, classifies=classifies)
-    if found is None:
-        otherwise = ""
-        if classifies is None:
-            otherwise = "; where its outputs are scores of classes, say so: `task='classification'`"
-        raise DataError(
-            "max_drop without labels counts classes that agree, and what the network returns is no classes, or nearly "
-            f"always the same one.\n  Give labelled data and a task{otherwise}"
-        )
-    spread = max(math.sqrt(found.value * (1 - found.value) / found.images), 1 / found.images)
-    return Drop(100 * (1 - found.value), 100 * LIKELY * math.sqrt(2) * spread, found.images)
+    return disagreement_with(dense, batches, device, classifies=classifies)(slim)
+
+
+def disagreement_with(
+    dense: nn.Module,
+    batches: Sequence[Example],
+    device: torch.device | None = None,
+    *,
+    classifies: bool | None = None,
+) -> Callable[[nn.Module], Drop]:
+    """Return what tells the `disagreement` of each of several networks; `dense` is computed once."""
+    wanted = None if classifies is False else _scores(dense, batches, device)
+
+    def judge(slim: nn.Module) -> Drop:
+        found = None if wanted is None else _same(wanted, _scores(slim, batches, device), classifies)
+        if found is None:
+            otherwise = ""
+            if classifies is None:
+                otherwise = "; where its outputs are scores of classes, say so: `task='classification'`"
+            raise DataError(
+                "max_drop without labels counts classes that agree, and what the network returns is no classes, or "
+                f"nearly always the same one.\n  Give labelled data and a task{otherwise}"
+            )
+        spread = max(math.sqrt(found.value * (1 - found.value) / found.images), 1 / found.images)
+        return Drop(100 * (1 - found.value), 100 * LIKELY * math.sqrt(2) * spread, found.images)
+
+    return judge
 
 
 def _judgeable(returned: Any, targets: Any, task: Task, classes: int | None = None) -> tuple[Any, Any]:

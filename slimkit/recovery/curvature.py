@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slimkit.example import batch_size, call
+from slimkit.example import batch_size, call, comparable
 from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk
-from slimkit.recovery.gap import Spreads, comparable, spread_of, spreads_of
+from slimkit.recovery.gap import Spreads, spread_of, spreads_of
 from slimkit.recovery.readers import parameters
 
 aten = torch.ops.aten

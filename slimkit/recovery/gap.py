@@ -9,22 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from slimkit import provenance
-from slimkit.example import are_values, batch_size, call, tensors
+from slimkit.example import are_values, batch_size, call, comparable
 from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk
 from slimkit.tasks import CLASSIFICATION, DETECTION, SEGMENTATION, heads
-
-
-def comparable(wanted: Any, found: Any) -> list[tuple[Tensor, Tensor]]:
-    """Return pairs of the tensors of two outputs by which it can be told how far apart they are.
-
-    Classes, masks and tensors of a size that depends on the data are left out; a complex number is two real ones.
-    """
-    pairs = zip(tensors(wanted), tensors(found), strict=False)
-    same = [(a, b) for a, b in pairs if a.shape == b.shape and a.numel()]
-    same = [(torch.view_as_real(a), torch.view_as_real(b)) if a.is_complex() else (a, b) for a, b in same]
-    return [(a, b) for a, b in same if a.is_floating_point()]
-
 
 Spreads = Mapping[int, Tensor]  # by the place of a tensor among those that are comparable: variances, to lie along it
 _LOOKS = 8  # chunks by which it is told what outputs are

@@ -258,11 +258,10 @@ def _smallest(begun: Begun, spec: CompressSpec, attempt: drop.CutAndRecover) -> 
     given, calibration = begun.given, begun.calibration
     dense, dataset = given.at_work, given.dataset
 
-    def judge(net: nn.Module) -> quality.Drop:
-        if dataset is not None:
-            return quality.drop(dense, net, dataset.validation, dataset.task, given.device)
+    if dataset is not None:
+        judge = quality.drop_from(dense, dataset.validation, dataset.task, given.device)
+    else:
         assert calibration is not None
-        return quality.disagreement(dense, net, calibration.held, given.device, classifies=given.classifies)
-
+        judge = quality.disagreement_with(dense, calibration.held, given.device, classifies=given.classifies)
     found = drop.smallest(spec, attempt, judge, given.progress)
     return found.cut, found.recovered, found.record

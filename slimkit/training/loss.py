@@ -1,4 +1,4 @@
-"""What training minimises: the loss of the task, and being unlike a teacher; and its gradients."""
+"""What training minimises: the loss of the task, and being unlike a teacher in all it returns; and its gradients."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from slimkit.errors import DataError, SpecError, TrainingError
 from slimkit.example import Example, tensors
 from slimkit.tasks import Task
+from slimkit.training.others import imitated, others
 from slimkit.training.recipe import Recipe
 
 
@@ -49,6 +50,8 @@ class Objective:
         imitation = None
         if wanted is not None and recipe.distillation and task.imitation is not None:
             imitation = self._imitated(outputs, task.outputs(wanted)[0])
+            for pair in others(task, wanted, returned, targets is not None):
+                imitation = imitation + imitated(*pair)
         if targets is None:
             if imitation is None:
                 raise TrainingError("the inputs have no targets, and there is no teacher.\n  Give one of them")

@@ -10,10 +10,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit import data
 from slimkit.errors import DataError
-from slimkit.example import Example, batch_size, on, tensors
+from slimkit.example import Example, batch_size, comparable, on, tensors
 from slimkit.hardware import device_of
 from slimkit.measure.macs import count_macs
-from slimkit.recovery import gap
 from slimkit.recovery.calibration import chunks
 from slimkit.recovery.made_images import made_images
 from slimkit.runs.given import Given
@@ -137,7 +136,7 @@ def has_comparable(given: Given) -> bool:
         first, *others = proof.outputs(given.at_work, inputs)
     except Exception:  # whatever it raises: it may take one image at a time, or none below 0
         return True
-    return all(gap.comparable(first, other) for other in others)
+    return all(comparable(first, other) for other in others)
 
 
 def _parted(given: Given, source: data.Inputs) -> tuple[data.Inputs, data.Inputs, bool]:

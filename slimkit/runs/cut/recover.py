@@ -12,14 +12,14 @@ from torch import nn
 from slimkit import data, provenance, recovery, training
 from slimkit.dtypes import in_precision
 from slimkit.errors import TrainingError
-from slimkit.example import Example
+from slimkit.example import Example, comparable
 from slimkit.modules import unwrapped
 from slimkit.quantity import number_of
 from slimkit.recovery import fold
-from slimkit.recovery.gap import comparable
 from slimkit.results import AfterCut, Recovery
 from slimkit.runs.cut import retraining
 from slimkit.runs.cut.begun import Begun
+from slimkit.runs.cut.beside import note
 from slimkit.runs.cut.calibrate import Calibration
 from slimkit.runs.cut.choose import ChosenCut
 from slimkit.runs.folder import resume
@@ -94,9 +94,11 @@ def recover(begun: Begun, made: ChosenCut, spec: CompressSpec, store: training.S
         given.progress("retraining", None)
         trained = _own(given.retrain, model, dense)
         return Recovered(trained.model, tuple(rows), trained.record, trained.record.images)
-    if source is None or not spec.epochs:
+    if calibration is None or source is None or not spec.epochs:
         return Recovered(model, tuple(rows))
-    return _retrained(given, model, spec, source, tuple(rows), store)
+    found = _retrained(given, model, spec, source, tuple(rows), store)
+    beside = note(given, model, found.model, calibration.held) if found.model is not model else ()
+    return replace(found, notes=(*found.notes, *beside))
 
 
 def folded(
