@@ -58,12 +58,16 @@ def dataset_of(
     if "test" not in parts:
         parts["test"] = parts["validation"]
         notes = ("no test split was given: test figures are those of the validation split",)
+    largest = _largest(parts, given) if task is CLASSIFICATION else None
+    stated = None if largest is None else _stated(parts, largest)
+    classes = None if largest is None else stated or largest + 1
     mean, std = _statistics(parts["train"])
     splits = {part: _split(value, f"{given}: {part}", task, mean, std) for part, value in parts.items()}
     return Dataset(
         name=name,
         task=task,
-        classes=_classes(parts, given) if task is CLASSIFICATION else None,
+        classes=classes,
+        inferred=classes is not None and stated is None,
         input_shape=_shape(splits["train"], f"{given}: train"),
         mean=mean,
         std=std,
@@ -202,8 +206,17 @@ def _shape(train: Split, given: str) -> tuple[int, ...]:
     return tuple(found.shape if isinstance(inputs, list) else found.shape[1:])
 
 
-def _classes(parts: Mapping[str, Any], given: str) -> int | None:
-    """Return one more than the largest class number, where all targets are at hand.
+def _stated(parts: Mapping[str, Any], largest: int) -> int | None:
+    """Return the number of classes that a PyTorch data set names, as those of torchvision do in `classes`."""
+    sources = [part.source if isinstance(part, Items) else part for part in parts.values()]
+    for named in (getattr(source, "classes", None) for source in sources):
+        if isinstance(named, (list, tuple)) and all(isinstance(name, str) for name in named) and len(named) > largest:
+            return len(named)
+    return None
+
+
+def _largest(parts: Mapping[str, Any], given: str) -> int | None:
+    """Return the largest class number, where all targets are at hand.
 
     Raises:
         DataError: one is below 0.
@@ -227,4 +240,4 @@ def _classes(parts: Mapping[str, Any], given: str) -> int | None:
                 "  Number classes from 0, and leave out inputs that are of none"
             )
         largest = max(largest, int(targets.max()))
-    return largest + 1
+    return largest
