@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -268,12 +268,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     is a bug of ours and leaves as an exception, which Python ends with a traceback and 1.
     """
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    with streams():
+        return run(words)
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command with streams that can be written to; see `main`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # of characters that an ASCII terminal lacks
     try:
         with terminable():
-            slimkit.main(words, prog_name="slimkit", standalone_mode=False)
+            slimkit.main(list(words), prog_name="slimkit", standalone_mode=False)
         sys.stdout.flush()
     except OSError as error:
         if error.filename is not None and error.errno in _OF_PATHS:
@@ -292,6 +298,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         click.echo("slimkit: interrupted", err=True)
         return 130
     return 0
+
+
+@contextmanager
+def streams() -> Iterator[None]:
+    """Write to the null device where there is no stdout or stderr, as under cron and in daemons.
+
+    Else the first file that is opened would take their numbers, and be written into by whatever prints there.
+    """
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(null, True)
+    os.close(null)
+    with (
+        open(os.devnull, "w") as nowhere,
+        redirect_stdout(sys.stdout or nowhere),
+        redirect_stderr(sys.stderr or nowhere),
+    ):
+        yield
 
 
 def unprinted(error: OSError) -> int:
