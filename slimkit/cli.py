@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from slimkit import model_commands
+from slimkit import model_commands, own_code
 from slimkit._version import __version__
 from slimkit.errors import SlimkitError
 from slimkit.flags import Function, SettingsCommand, first_of_several, input_shapes, settings_of, show, working
@@ -285,7 +285,7 @@ def run(words: Sequence[str]) -> int:
         if error.filename is not None and error.errno in _OF_PATHS:
             return refuse(f"{error.filename}: {error.strerror}.\n  Give another path, or mend this one")
         if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EPIPE):
-            raise
+            return failed(error)
         return unprinted(error)
     except SlimkitError as error:
         return refuse(as_flags(str(error)))
@@ -297,7 +297,23 @@ def run(words: Sequence[str]) -> int:
     except click.Abort:
         click.echo("slimkit: interrupted", err=True)
         return 130
+    except Terminated:
+        return 128 + signal.SIGTERM
+    except (Exception, SystemExit) as error:
+        return failed(error)
     return 0
+
+
+def failed(error: BaseException) -> int:
+    """Say what code of the user's own raised; where it was ours the exception goes on."""
+    where = own_code.place(error)
+    if where is None:
+        raise error
+    return refuse(f"{where}: your own code failed with {own_code.described(error)}.\n  Mend it there")
+
+
+class Terminated(BaseException):
+    """Ends a command as SIGTERM asks for; no SystemExit, which code of the user's own may raise."""
 
 
 @contextmanager
@@ -336,7 +352,7 @@ def terminable() -> Iterator[None]:
     """Let SIGTERM end the block as an exception, so that what was begun is cleaned up."""
 
     def stop(signum: int, frame: object) -> None:
-        sys.exit(128 + signum)
+        raise Terminated
 
     if threading.current_thread() is not threading.main_thread():
         yield

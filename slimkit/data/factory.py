@@ -33,7 +33,8 @@ def made_by(name: str, given: str, offered: dict[str, Any]) -> Any:
     """Import a function and call it with those of the arguments offered that it has a name for."""
     function: Callable[..., Any] = own_code.find(name, given, DataError)
     try:
-        wanted = inspect.signature(function).parameters
+        wanted = dict(inspect.signature(function).parameters)
     except ValueError:  # of some built-in callables
-        return function()
-    return function(**{key: value for key, value in offered.items() if key in wanted})
+        wanted = {}
+    with own_code.called(given, DataError):
+        return function(**{key: value for key, value in offered.items() if key in wanted})

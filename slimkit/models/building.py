@@ -61,7 +61,7 @@ def create(reference: Reference, arguments: Mapping[str, Any]) -> nn.Module:
             model = build(**wanted)
     except CheckpointError:  # more than the file may take
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = (str(error).strip() or "no message").splitlines()[0]
         given = ", ".join(f"{name}={value!r}" for name, value in wanted.items())
         raise ArchitectureError(
