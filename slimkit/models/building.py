@@ -76,6 +76,21 @@ def create(reference: Reference, arguments: Mapping[str, Any]) -> nn.Module:
     return model
 
 
+def refuse_empty(model: nn.Module, reference: Reference) -> None:
+    """Refuse a fresh network with layers of no channels, as a width of 0 makes: none runs.
+
+    Raises:
+        ArchitectureError: it has one.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.numel():
+            given = ", ".join(f"{key}={value!r}" for key, value in reference.arguments.items())
+            raise ArchitectureError(
+                f"`arch={str(reference)!r}`: with ({given}) {name} is {list(parameter.shape)}, which is empty.\n"
+                "  Give widths and numbers of classes above 0."
+            )
+
+
 def skeleton(reference: Reference, arguments: Mapping[str, Any]) -> nn.Module:
     """Build a network whose weights are on the meta device, where the factory can do so; else for real."""
     try:

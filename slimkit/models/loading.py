@@ -99,6 +99,7 @@ def build(arch: str, classes: int | None = None, input_shape: tuple[int, ...] | 
     arguments = building.arguments_for(reference, classes, input_shape)
     attributes: dict[str, dict[str, Any]] = {}
     model = building.create(reference, arguments)
+    building.refuse_empty(model, reference)
     if input_shape is not None and not building.takes(reference, *building.CHANNELS):
         attributes = _set_channels(model, input_shape[0], arch)
     said = tuple(f"{path} was made anew for images of {input_shape[0]} channels" for path in attributes if input_shape)
