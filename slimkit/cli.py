@@ -11,13 +11,13 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from slimkit import model_commands
+from slimkit import model_commands, own_code
 from slimkit._version import __version__
 from slimkit.errors import SlimkitError
 from slimkit.flags import Function, SettingsCommand, first_of_several, input_shapes, settings_of, show, working
@@ -268,18 +268,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     is a bug of ours and leaves as an exception, which Python ends with a traceback and 1.
     """
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    with streams():
+        return run(words)
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command with streams that can be written to; see `main`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # of characters that an ASCII terminal lacks
     try:
         with terminable():
-            slimkit.main(words, prog_name="slimkit", standalone_mode=False)
+            slimkit.main(list(words), prog_name="slimkit", standalone_mode=False)
         sys.stdout.flush()
     except OSError as error:
         if error.filename is not None and error.errno in _OF_PATHS:
             return refuse(f"{error.filename}: {error.strerror}.\n  Give another path, or mend this one")
         if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EPIPE):
-            raise
+            return failed(error)
         return unprinted(error)
     except SlimkitError as error:
         return refuse(as_flags(str(error)))
@@ -291,7 +297,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.Abort:
         click.echo("slimkit: interrupted", err=True)
         return 130
+    except Terminated:
+        return 128 + signal.SIGTERM
+    except (Exception, SystemExit) as error:
+        return failed(error)
     return 0
+
+
+def failed(error: BaseException) -> int:
+    """Say what code of the user's own raised; where it was ours the exception goes on."""
+    where = own_code.place(error)
+    if where is None:
+        raise error
+    return refuse(f"{where}: your own code failed with {own_code.described(error)}.\n  Mend it there")
+
+
+class Terminated(BaseException):
+    """Ends a command as SIGTERM asks for; no SystemExit, which code of the user's own may raise."""
+
+
+@contextmanager
+def streams() -> Iterator[None]:
+    """Write to the null device where there is no stdout or stderr, as under cron and in daemons.
+
+    Else the first file that is opened would take their numbers, and be written into by whatever prints there.
+    """
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(null, True)
+    os.close(null)
+    with (
+        open(os.devnull, "w") as nowhere,
+        redirect_stdout(sys.stdout or nowhere),
+        redirect_stderr(sys.stderr or nowhere),
+    ):
+        yield
 
 
 def unprinted(error: OSError) -> int:
@@ -313,7 +352,7 @@ def terminable() -> Iterator[None]:
     """Let SIGTERM end the block as an exception, so that what was begun is cleaned up."""
 
     def stop(signum: int, frame: object) -> None:
-        sys.exit(128 + signum)
+        raise Terminated
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -7,11 +7,19 @@ import importlib.util
 import inspect
 import re
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from slimkit.errors import SlimkitError
+
+_OURS = str(Path(__file__).parent)
+_NETWORK = str(Path("torch", "nn", "modules", "module.py"))
+_LIBRARY = sysconfig.get_paths()["stdlib"]
+_INSTALLED = {"site-packages", "dist-packages"}  # folders
+_folders: set[str] = set()  # that functions were looked for in
 
 
 def find(name: str, given: str, error: type[SlimkitError]) -> Callable[..., Any]:
@@ -29,6 +37,7 @@ def find(name: str, given: str, error: type[SlimkitError]) -> Callable[..., Any]
     place, _, attribute = name.rpartition(":")
     in_file = place.endswith(".py")
     folder = str(Path(place).resolve().parent) if in_file else str(Path.cwd())
+    _folders.add(folder)
     with _on_path(folder):
         found: Any = _run_file(place, given, error) if in_file else _import(place, given, error)
     for part in attribute.split("."):
@@ -46,11 +55,66 @@ def find(name: str, given: str, error: type[SlimkitError]) -> Callable[..., Any]
         return function
 
     @functools.wraps(function)
-    def called(*given: Any, **named: Any) -> Any:
+    def beside(*given: Any, **named: Any) -> Any:
         with _on_path(folder):  # it may import what lies beside it only now
             return function(*given, **named)
 
-    return called
+    return beside
+
+
+@contextlib.contextmanager
+def called(given: str, error: type[SlimkitError]) -> Iterator[None]:
+    """Say what a function of the user's own raises in the block that calls it; that it exits is no end of ours.
+
+    Args:
+        given: how the message begins.
+        error: what is raised.
+    """
+    try:
+        yield
+    except SlimkitError:
+        raise
+    except (Exception, SystemExit) as problem:
+        where = place(problem)
+        there = f" ({where})" if where else ""
+        raise error(f"{given}: calling it failed with {described(problem)}{there}.\n  Mend the function") from problem
+
+
+def described(problem: BaseException) -> str:
+    """Return the kind of an exception and its message, of several lines the last: what workers of loaders pass on."""
+    lines = str(problem).strip().splitlines()
+    if _of_worker(problem):
+        return lines[-1]
+    return f"{type(problem).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def place(problem: BaseException) -> str | None:
+    """Return the innermost line of code of the user's own in which an exception was raised, None where it was ours.
+
+    So it may be in a network: what it is given, and its weights, are ours.
+    """
+    found, within = None, False
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(problem.__traceback__)]
+    frames += re.findall(r'File "(.+?)", line (\d+)', str(problem)) if _of_worker(problem) else []
+    for file, line in frames:
+        if file.startswith(_OURS):
+            found, within = None, False
+        elif file.endswith(_NETWORK):
+            within = True
+        elif not within and _is_own(file):
+            found = f"{file}, line {line}"
+    return found
+
+
+def _is_own(file: str) -> bool:
+    """Tell whether a file lies where functions were found, and is no library's."""
+    installed = file.startswith(_LIBRARY) or not _INSTALLED.isdisjoint(Path(file).parts)
+    return not installed and any(Path(file).is_relative_to(folder) for folder in _folders)
+
+
+def _of_worker(problem: BaseException) -> bool:
+    """Tell whether a worker process of a PyTorch loader raised it: its traceback is in the message."""
+    return "in DataLoader worker process" in str(problem)
 
 
 def is_url(name: str) -> bool:
@@ -67,7 +131,7 @@ def refuse_url(name: str, given: str, error: type[SlimkitError]) -> None:
 def _import(place: str, given: str, error: type[SlimkitError]) -> Any:
     try:
         return importlib.import_module(place)
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         raise error(
             f"{given}: importing {place} failed with {type(problem).__name__}: {problem}.\n"
             "  Check the name, and that it is installed or lies in the current folder."
@@ -85,7 +149,7 @@ def _run_file(place: str, given: str, error: type[SlimkitError]) -> Any:
     sys.modules[module_name] = module  # dataclasses and pickle look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         del sys.modules[module_name]
         raise error(
             f"{given}: running {place} failed with {type(problem).__name__}: {problem}.\n  Mend the file."

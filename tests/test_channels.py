@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import slimkit
 from slimkit.channels import Graph, trace
 from slimkit.selection.mask import Mask
 from slimkit.surgery.proof import error_of
@@ -314,3 +315,40 @@ def test_zero_padding_of_channels_as_in_a_parameter_free_shortcut() -> None:
     assert [(g.layers, len(g.members)) for g in graph.groups] == [(("a.0", "b.0"), 4)]
     assert [(k.channels, "zero padding" in k.reason) for k in graph.kept if k.layer == "b.0"] == [(4, True)]
     assert proven(net, graph)
+
+
+class Blurred(nn.Module):
+    """Blurs with one kernel for all channels, however many there are or as many as `fixed` says."""
+
+    def __init__(self, fixed: int | None = None) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU())
+        self.head, self.fixed = nn.Conv2d(16, 4, 1), fixed
+        self.register_buffer("kernel", torch.full((1, 1, 3, 3), 1 / 9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        count = self.fixed or y.shape[1]
+        return self.head(F.conv2d(y, self.kernel.expand(count, -1, -1, -1), groups=count)).mean((2, 3))
+
+
+def test_channels_under_one_kernel_for_all_can_go_where_the_code_follows() -> None:
+    x = torch.randn(1, 3, 12, 12)
+    found = slimkit.compress(Blurred().eval(), x, 0.5, epochs=0, onnx=False)
+    assert found.model.body[0].out_channels < 16 and not found.report.proof.kept_after_failing
+    bound = trace(Blurred(16).eval(), x)
+    assert [group.name for group in bound.groups] == ["body.0"]  # which only a run tells
+
+
+class Distances(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.line, self.places = nn.Linear(3, 16), nn.Parameter(torch.randn(5, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cdist(self.line(x), self.places)
+
+
+def test_what_is_kept_of_the_network_itself_has_a_name() -> None:
+    kept = trace(Distances(), torch.randn(2, 3)).kept
+    assert {one.layer for one in kept} == {"line", "Distances"}

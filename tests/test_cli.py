@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slimkit import runs
+from slimkit import models, runs
 from slimkit.cli import main
 from slimkit.errors import CheckpointError
 from slimkit.report.numbers import milliseconds
@@ -20,6 +20,7 @@ from slimkit.runs.plan import plan
 from slimkit.settings import CompressSpec, from_toml, to_toml
 from slimkit.settings.output import OutputOptions
 
+NETWORK = Path(models.__file__).parents[2] / "model_zoo" / "resnet8-digits.safetensors"
 HEAVY = (
     "torch",
     "torchvision",
@@ -436,6 +437,27 @@ def test_a_reader_that_stops_reading():
     done = in_shell("slimkit compress --help | true; echo ${PIPESTATUS[0]}")
     assert done.stderr == ""
     assert done.stdout.strip() in ("0", "1")  # as the pipe was read before it closed, or not
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("words", "status"), [(f"inspect {NETWORK}", 0), ("methods", 0), ("inspect none.pt", 2)])
+def test_without_streams_it_ends_as_with_those_to_nowhere(closed, words, status):
+    done = in_shell(f"slimkit {words} {closed}")
+    assert done.returncode == status
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_files_do_not_take_the_numbers_of_streams_that_are_not_there(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import os, sys\n"
+        "def make():\n"
+        f"    with open({str(tmp_path / 'said')!r}, 'w') as said:\n"
+        "        print(said.fileno() > 2, os.write(2, b'x'), file=said)\n"
+        "    sys.exit()\n"
+    )
+    in_shell(f"slimkit compress {NETWORK} --data {file}:make <&- >&- 2>&-")
+    assert (tmp_path / "said").read_text() == "True 1\n"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])

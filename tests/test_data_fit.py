@@ -2,16 +2,24 @@
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import slimkit
+from slimkit import data
 from slimkit.data import Dataset, TensorSplit
-from slimkit.errors import DataError
+from slimkit.errors import DataError, SlimkitError
+from slimkit.runs.plan import plan
+from slimkit.runs.train import train_network
+from slimkit.settings.output import OutputOptions
 from slimkit.tasks import CLASSIFICATION, SEGMENTATION, Task
+from slimkit.zoo import resnet8
 
 COUNT, PLACE = 300, 261  # beyond the part that is looked at first
 
@@ -73,6 +81,72 @@ def test_targets_that_go_with_a_network_are_trained_on(task: Task) -> None:
     given = Dataset(name="pixels", task=task, input_shape=(1, 6, 6), **splits)
     found = slimkit.train(network(task), given, 0.5, epochs=1, round_to=1)
     assert found.report.after.accuracy is not None
+
+
+class Named(TensorDataset):
+    """Names its classes, as the data sets of torchvision do."""
+
+    classes = ("cat", "dog", "fox", "owl")
+
+
+PARTS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "tensors": lambda *both: both,
+    "items": TensorDataset,
+    "loader": lambda *both: DataLoader(TensorDataset(*both), batch_size=16),
+    "named": Named,
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "highest", "said"),
+    [
+        ("tensors", 3, None),
+        ("items", 3, None),
+        ("loader", 3, None),
+        ("tensors", 4, None),
+        ("tensors", 5, "dataset': train: target 5: class numbers reach from 5 to 5, the network has classes 0 to 4"),
+        ("items", 5, "dataset': its labels reach to 5, and the network has no more than 5 classes"),
+        ("named", 3, "the data has 4 classes, the network 5"),
+    ],
+)
+def test_labels_may_lack_the_highest_classes_where_nothing_else_says_how_many_there_are(
+    part: str, highest: int, said: str | None
+) -> None:
+    labels = torch.arange(60) % (highest + 1)
+    train, rest = (PARTS[part](torch.rand(60, 1, 8, 8), each) for each in (labels, labels % 3))
+    model = resnet8(num_classes=5, width=4)
+    with pytest.raises(DataError, match=said) if said else nullcontext():
+        data.check_fits(data.as_dataset((train, rest)), model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "classes", "said"),
+    [
+        ("width=4", 3, None),
+        ("width=4, num_classes=5", 5, None),
+        ("width=4, num_classes=2", None, "labels reach to 2, and the network has no more than 2 classes"),
+        ("width=4, in_channels=3", None, "in_channels=3 is asked for, and the images have 1 channel"),
+    ],
+)
+def test_an_architecture_has_the_classes_that_it_states_or_is_refused(
+    arguments: str, classes: int | None, said: str | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import torch\nfrom torch.utils.data import TensorDataset\n"
+        "def make():\n    part = TensorDataset(torch.rand(60, 1, 8, 8), torch.arange(60) % 3)\n    return part, part\n"
+    )
+    asked = plan({"arch": f"zoo:resnet8({arguments})", "data": f"{file}:make", "ratio": 0.3, "epochs": 1})
+    with pytest.raises(SlimkitError, match=said) if said else nullcontext():
+        report = train_network(asked, OutputOptions(out=tmp_path / "out")).report
+        assert report and (report.arch.classes, report.arch.arguments["num_classes"]) == (classes, classes)
+
+
+def test_an_architecture_that_states_other_classes_than_named_data_has_is_refused(tmp_path: Path) -> None:
+    for number in (7, 20):
+        asked = plan({"arch": f"zoo:resnet8(num_classes={number})", "data": "digits", "ratio": 0.3, "epochs": 1})
+        with pytest.raises(DataError, match=f"the data has 10 classes, the network {number}"):
+            train_network(asked, OutputOptions(out=tmp_path / "out"))
 
 
 def _late(what: str, share: float | None) -> None:

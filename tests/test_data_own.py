@@ -1,6 +1,7 @@
 """Data of the user's own: loaders, data sets, tensors and functions become one kind of data set, or say why not."""
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -130,6 +131,47 @@ def test_a_loader_says_how_many_inputs_it_gives() -> None:
     for made, count in ((loader(drop_last=True), 18), (loader(), 20), (Endless(), 20)):
         split = data.as_dataset((made, loader())).train
         assert len(split) == count == sum(map(len, seen(split)))
+
+
+class Repeated:
+    """Batches without end."""
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            yield numbered(6).tensors
+
+
+class Measured(Repeated):
+    def __len__(self) -> int:
+        return 5
+
+
+class Mistaken(list[Any]):
+    """Holds four batches, whatever it says."""
+
+    said = 4
+
+    def __len__(self) -> int:
+        return self.said
+
+
+@pytest.mark.parametrize("made", [data.as_inputs, lambda part, **how: data.as_dataset((part, loader()), **how)])
+def test_a_loader_that_does_not_end_is_refused_and_its_count_is_told(made: Any, monkeypatch: Any) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("slimkit.data.batch_split._MOST", 1000)
+    monkeypatch.setattr("slimkit.data.batch_split._EVERY", 0)
+    with pytest.raises(DataError, match=r"(calibration|dataset: train): it has given 1,002 inputs, and goes on"):
+        made(Repeated(), progress=lambda what, share: said.append(what))
+    assert re.search("counting the inputs of (calibration|dataset: train) until it ends, 12 so far", said[1])
+    with pytest.raises(DataError, match=r"its length is 5, and it has given twice as many batches.\n  Give one that"):
+        made(Measured())
+
+
+def test_a_length_that_is_somewhat_wrong_harms_nobody() -> None:
+    for count in (2, 3, 20):
+        made = Mistaken(loader())
+        made.said = count
+        assert len(data.as_dataset((made, loader())).train) == 20
 
 
 def test_without_a_test_split_the_validation_split_stands_for_it_and_it_is_said() -> None:

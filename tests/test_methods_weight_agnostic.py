@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from slimkit import data, training
-from slimkit.errors import SpecError
+from slimkit.errors import ArchitectureError, SpecError
 from slimkit.measure.quality import quality as top1
 from slimkit.methods import weight_agnostic
 from slimkit.methods.pareto import crowding, dominates, fronts
@@ -202,3 +202,15 @@ def test_random_below_shared_below_tuned_below_trained_on_digits() -> None:
     trained = top1(training.train(Weighted(topology, best.weight), digits.train, rate).model, digits.test)
     assert single + 0.1 < shared < tuned < trained
     assert score(topology, images, labels).mean > -2.2
+
+
+def test_a_size_that_overflows_is_blamed_itself() -> None:
+    model = build("zoo:resnet8(width=4)", input_shape=(1, 8, 8)).model
+    digits = data.open("digits")
+    with pytest.raises(SpecError, match=r"scale 1e\+30: .* not be finite"):
+        weight_agnostic.shared_magnitude(model, digits.train, digits.validation, [1e30])
+
+
+def test_a_width_of_nothing_is_blamed_itself() -> None:
+    with pytest.raises(ArchitectureError, match=r"with \(width=0\) conv1.weight is \[0, 3, 3, 3\], which is empty"):
+        build("zoo:resnet20(width=0)", classes=10)

@@ -1,6 +1,7 @@
 """A split that somebody's own loader gives batch by batch."""
 
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +16,13 @@ from slimkit.data.order import drawing
 from slimkit.dtypes import cast
 from slimkit.errors import DataError
 from slimkit.example import first
+from slimkit.progress import Progress, quiet
 
 _TARGETS = ("labels", "label", "targets", "target")  # of batches that are dicts, as Hugging Face's are
 _END = object()
+_MOST = 20_000_000  # inputs after which a loader without a length is held to be endless; ImageNet-21k has 14 million
+_EVERY = 1.0  # seconds between two words on counting
+_ENDS = "  Give one that ends when every input came once; of WebDataset, `.with_epoch(batches)` does"
 _PAIR = "Give batches (inputs, targets), or dicts with the entry 'labels'"
 
 
@@ -148,11 +153,11 @@ def length(batch: Any) -> int:
     return int(found.shape[0]) if found is not None and found.dim() else 0
 
 
-def counted(source: Any, name: str, part: Callable[[Any, str], Any] | None = None) -> int:
+def counted(source: Any, name: str, part: Callable[[Any, str], Any] | None = None, progress: Progress = quiet) -> int:
     """Return how many inputs a loader gives; it is gone through once where it does not say so itself.
 
     Raises:
-        DataError: it can be gone through only once.
+        DataError: it can be gone through only once, or does not end.
     """
     if isinstance(source, Iterator):
         raise DataError(
@@ -164,7 +169,25 @@ def counted(source: Any, name: str, part: Callable[[Any, str], Any] | None = Non
     if isinstance(batch_size, int) and hasattr(sampler, "__len__"):  # a DataLoader that cuts batches itself
         inputs = len(sampler)
         return inputs // batch_size * batch_size if getattr(source, "drop_last", False) else inputs
-    return sum(length(part(batch, name) if part else batch) for batch in source)
+    said, inputs, told = _said(source), 0, time.monotonic()
+    for batches, batch in enumerate(source, 1):
+        inputs += length(part(batch, name) if part else batch)
+        if said and batches > 2 * said:  # a length that is somewhat wrong harms nobody
+            raise DataError(f"{name}: its length is {said}, and it has given twice as many batches.\n{_ENDS}")
+        if max(inputs, batches) > _MOST:
+            raise DataError(f"{name}: it has given {inputs:,} inputs, and goes on.\n{_ENDS}")
+        if time.monotonic() - told > _EVERY:
+            told = time.monotonic()
+            progress(f"counting the inputs of {name} until it ends, {inputs:,} so far", None)
+    return inputs
+
+
+def _said(source: Any) -> int:
+    """Return how many batches a loader says that it has, 0 where it does not."""
+    try:
+        return len(source)
+    except Exception:  # streams raise what they like: TypeError, NotImplementedError
+        return 0
 
 
 def _drawn(source: Iterable[Any], seed: int | None, epoch: int) -> Iterator[Any]:

@@ -19,6 +19,7 @@ from slimkit.data.own import dataset_of
 from slimkit.data.photos import photos
 from slimkit.data.pictures import Reading
 from slimkit.errors import DataError
+from slimkit.progress import Progress, quiet
 from slimkit.provenance import UNKNOWN, Provenance
 from slimkit.tasks import CLASSIFICATION, DETECTION, SEGMENTATION, Task
 
@@ -41,6 +42,7 @@ def open(
     task: Task | None = None,
     reading: Reading | None = None,
     own: Provenance = UNKNOWN,
+    progress: Progress = quiet,
 ) -> Dataset:
     """Open a data set.
 
@@ -52,6 +54,7 @@ def open(
         reading: how the pictures of a folder are read; nothing else has use for it.
         own: what is known of the network: a folder's pictures are read as those that it was trained on, unless the
             reading says otherwise.
+        progress: told how far a loader of the user's own is counted.
 
     Raises:
         DataError: unknown name; files missing or damaged; the reading does not suit the data, or a root does not.
@@ -74,7 +77,7 @@ def open(
             "  Give its checkpoint, such as yolo11n.pt, or other data: folder:PATH or file.py:make"
         )
     elif ":" in name:
-        dataset = from_factory(name, seed, task, own.input_shape)
+        dataset = from_factory(name, seed, task, own.input_shape, progress)
     else:
         raise _unknown(name)
     _refuse(reading, name, dataset)
@@ -87,6 +90,7 @@ def open_inputs(
     *,
     reading: Reading | None = None,
     own: Provenance = UNKNOWN,
+    progress: Progress = quiet,
 ) -> Inputs:
     """Open inputs without targets, to calibrate on; the arguments are those of `open`.
 
@@ -101,29 +105,32 @@ def open_inputs(
         return photos(_path(name), reading, own)
     if name not in NAMES and ":" in name:
         given = f"calibration {name!r}"
-        return inputs_of(made_by(name, given, {"seed": 0, "input_shape": own.input_shape}), name=given)
+        made = made_by(name, given, {"seed": 0, "input_shape": own.input_shape})
+        return inputs_of(made, name=given, progress=progress)
     dataset = open(name, root, reading=reading)
     return inputs_of(dataset.normalised(own.normalisation) if own.normalisation else dataset)
 
 
-def as_dataset(anything: object, *, task: Task | None = None, seed: int = 0) -> Dataset:
+def as_dataset(anything: object, *, task: Task | None = None, seed: int = 0, progress: Progress = quiet) -> Dataset:
     """Make a data set of a name, or of what `slimkit.data.own.dataset_of` describes.
 
     Raises:
         DataError: it is nothing of this.
     """
     if isinstance(anything, str):
-        return open(anything, seed=seed, task=task)
-    return dataset_of(anything, task=task, seed=seed)
+        return open(anything, seed=seed, task=task, progress=progress)
+    return dataset_of(anything, task=task, seed=seed, progress=progress)
 
 
-def as_inputs(anything: object) -> Inputs:
+def as_inputs(anything: object, progress: Progress = quiet) -> Inputs:
     """Make inputs of a name such as `folder:photos`, or of what `slimkit.data.inputs.inputs_of` takes.
 
     Raises:
         DataError: it is nothing of this.
     """
-    return open_inputs(anything) if isinstance(anything, str) else inputs_of(anything)
+    if isinstance(anything, str):
+        return open_inputs(anything, progress=progress)
+    return inputs_of(anything, progress=progress)
 
 
 def _path(name: str) -> Path:

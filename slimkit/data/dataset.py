@@ -62,6 +62,7 @@ class Dataset:
         name: as messages and the report name it.
         task: what the targets are for.
         classes: number of classes; None where it is not known, or targets are no classes.
+        inferred: whether only the labels tell of `classes`, as one more than the largest: a network may have more.
         class_names: in the order of their numbers; empty where they are not known.
         input_shape: shape of one input without the batch, (C, H, W) for images; of the first tensor where a
             network takes several.
@@ -79,6 +80,7 @@ class Dataset:
     name: str
     task: Task = CLASSIFICATION
     classes: int | None = None
+    inferred: bool = False
     class_names: tuple[str, ...] = ()
     input_shape: tuple[int, ...]
     mean: tuple[float, ...] = ()
@@ -90,6 +92,11 @@ class Dataset:
     test: Split = field(repr=False)
     tested_apart: bool = True
     notes: tuple[str, ...] = ()
+
+    @property
+    def stated_classes(self) -> int | None:
+        """Number of classes that a network must have, no more and no fewer; None where nothing but labels tells."""
+        return None if self.inferred else self.classes
 
     @property
     def normalisation(self) -> dict[str, list[float]] | None:

@@ -16,6 +16,7 @@ from slimkit.errors import DataError
 from slimkit.example import Example, call, describe, first, on, tensors
 from slimkit.hardware import device_of
 from slimkit.modules import raised_in
+from slimkit.quantity import number_of
 
 _AT_ONCE = 256  # targets
 
@@ -34,7 +35,7 @@ def check_fits(dataset: Dataset, model: nn.Module) -> None:
     if known is not None and known[0] != shape[0]:
         raise DataError(
             f"data {dataset.name!r}: its images have {shape[0]} channels, the network takes {known[0]}.\n"
-            "  Give the data the network was trained for"
+            "  Give the data the network was made for"
         )
     inputs, targets = next(iter(dataset.validation.batches(2)))
     check_masks(dataset.task, inputs, targets, f"data {dataset.name!r}")
@@ -42,13 +43,32 @@ def check_fits(dataset: Dataset, model: nn.Module) -> None:
     outputs = dataset.task.outputs(returned)[0]
     where = first(outputs)
     targets = on(where.device, targets) if where is not None else targets
-    why = dataset.task.misfit(outputs, targets, dataset.classes)
+    why = dataset.task.misfit(outputs, targets, dataset.stated_classes)
     if why is not None:
-        others = [name for name in tasks.fitting(outputs, targets, dataset.classes) if name != dataset.task.name]
-        advice = f"Give `task={others[0]!r}`" if others else "Give the data and the task the network was trained for"
+        fitting = tasks.fitting(outputs, targets, dataset.stated_classes)
+        others = [name for name in fitting if name != dataset.task.name]
+        advice = f"Give `task={others[0]!r}`" if others else "Give the data and the task the network was made for"
         raise DataError(f"data {dataset.name!r}, task {dataset.task.name}: {why}.\n  {advice}")
     for name in ("train", "validation", "test"):
         _check_in_memory(getattr(dataset, name), dataset, name, outputs)
+    _check_largest(dataset, outputs)
+
+
+def _check_largest(dataset: Dataset, outputs: Any) -> None:
+    """Ask whether the network has a place for the largest label, of data that only labels tell the classes of.
+
+    Raises:
+        DataError: it has none.
+    """
+    task = dataset.task
+    if not dataset.inferred or not dataset.classes or task.outside is None:
+        return
+    if task.outside(outputs, torch.tensor([dataset.classes - 1])):
+        raise DataError(
+            f"data {dataset.name!r}: its labels reach to {dataset.classes - 1}, "
+            f"and the network has no more than {number_of(outputs.shape[1], 'class')}.\n"
+            "  Number classes as the network has them"
+        )
 
 
 def _check_in_memory(split: Split, dataset: Dataset, name: str, outputs: Any) -> None:
@@ -109,5 +129,5 @@ def called(model: nn.Module, asked: Example, inputs: Example, name: str = "data"
         raise DataError(
             f"{name}: the network does not run on its inputs of shape {describe(inputs)}, {kinds}: "
             f"{where}{(str(error).splitlines() or ['no message'])[0]}.\n"
-            f"  {advice(error, 'Give the data the network was trained for')}"
+            f"  {advice(error, 'Give the data the network was made for')}"
         ) from error

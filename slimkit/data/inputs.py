@@ -17,6 +17,7 @@ from slimkit.data.order import even, split_indices
 from slimkit.data.tensor_split import TensorSplit
 from slimkit.errors import DataError
 from slimkit.example import Example, first
+from slimkit.progress import Progress, quiet
 
 _HOW = (
     "  Give 'folder:PATH' with pictures in it, a tensor of inputs [N, ...], a data set, or a loader of batches:\n"
@@ -82,7 +83,7 @@ class Unlabelled:
         return Unlabelled(self.split.normalised(mean, std))
 
 
-def inputs_of(anything: Any, *, name: str = "calibration") -> Inputs:
+def inputs_of(anything: Any, *, name: str = "calibration", progress: Progress = quiet) -> Inputs:
     """Make inputs of what somebody has.
 
     Args:
@@ -90,15 +91,16 @@ def inputs_of(anything: Any, *, name: str = "calibration") -> Inputs:
             set; any iterable of batches that begins anew each time. A batch is a tensor, a dict, or a tuple or list
             whose first entry is what the network takes; what follows is left aside, as targets are.
         name: for messages.
+        progress: told how many inputs of a loader have been counted that does not say how many it has.
 
     Raises:
-        DataError: it is nothing of this, is empty, or can be gone through only once.
+        DataError: it is nothing of this, is empty, can be gone through only once, or does not end.
     """
     if isinstance(anything, Inputs):
         return anything
     if isinstance(anything, Dataset):
         return Inputs(Unlabelled(anything.train), anything.name, anything.notes)
-    split = Unlabelled(_split(anything, name))
+    split = Unlabelled(_split(anything, name, progress))
     if not len(split):
         raise DataError(f"{name}: it is empty.\n  Give one with inputs in it")
     inputs, _ = next(iter(split.batches(1)))
@@ -136,7 +138,7 @@ class _Chosen:
         return self.fetch(self.indices[index], seed)
 
 
-def _split(anything: Any, name: str) -> Split:
+def _split(anything: Any, name: str, progress: Progress) -> Split:
     if isinstance(anything, np.ndarray):
         anything = torch.from_numpy(anything)
     if isinstance(anything, Tensor):
@@ -149,7 +151,7 @@ def _split(anything: Any, name: str) -> Split:
     if isinstance(anything, MapDataset) and hasattr(anything, "__len__"):
         return LoaderSplit(fetch=_InputAlone(anything, name), count=len(anything), collate=stacked)
     if isinstance(anything, Iterable) and not isinstance(anything, (str, bytes, Mapping)):
-        return BatchSplit(anything, name, counted(anything, name), inputs_alone)
+        return BatchSplit(anything, name, counted(anything, name, progress=progress), inputs_alone)
     raise DataError(f"{name}: it is {type(anything).__name__}.\n{_HOW}")
 
 

@@ -18,6 +18,7 @@ from slimkit.data.order import split_indices
 from slimkit.data.tensor_split import TensorSplit
 from slimkit.errors import DataError
 from slimkit.example import first
+from slimkit.progress import Progress, quiet
 from slimkit.tasks import CLASSIFICATION, DETECTION, SEGMENTATION, Task
 from slimkit.tasks.segmentation import sizes_apart
 
@@ -29,7 +30,13 @@ _PARTS = ("train", "validation", "test")
 
 
 def dataset_of(
-    anything: Any, *, task: Task | None = None, seed: int = 0, name: str = "dataset", given: str = "dataset"
+    anything: Any,
+    *,
+    task: Task | None = None,
+    seed: int = 0,
+    name: str = "dataset",
+    given: str = "dataset",
+    progress: Progress = quiet,
 ) -> Dataset:
     """Make a data set of what somebody has.
 
@@ -44,9 +51,11 @@ def dataset_of(
         seed: draws the validation split.
         name: of the data set.
         given: how messages name what was given.
+        progress: told how many inputs of a loader have been counted that does not say how many it has.
 
     Raises:
-        DataError: it is nothing of this; a part is empty, can be gone through only once, or gives no pairs.
+        DataError: it is nothing of this; a part is empty, can be gone through only once, does not end, or gives no
+            pairs.
     """
     if isinstance(anything, Dataset):
         return anything if task is None else replace(anything, task=task)
@@ -58,12 +67,16 @@ def dataset_of(
     if "test" not in parts:
         parts["test"] = parts["validation"]
         notes = ("no test split was given: test figures are those of the validation split",)
+    largest = _largest(parts, given) if task is CLASSIFICATION else None
+    stated = None if largest is None else _stated(parts, largest)
+    classes = None if largest is None else stated or largest + 1
     mean, std = _statistics(parts["train"])
-    splits = {part: _split(value, f"{given}: {part}", task, mean, std) for part, value in parts.items()}
+    splits = {part: _split(value, f"{given}: {part}", task, mean, std, progress) for part, value in parts.items()}
     return Dataset(
         name=name,
         task=task,
-        classes=_classes(parts, given) if task is CLASSIFICATION else None,
+        classes=classes,
+        inferred=classes is not None and stated is None,
         input_shape=_shape(splits["train"], f"{given}: train"),
         mean=mean,
         std=std,
@@ -147,8 +160,10 @@ def _statistics(train: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return (), ()
 
 
-def _split(part: Any, given: str, task: Task, mean: tuple[float, ...], std: tuple[float, ...]) -> Split:
-    split = _unchecked(part, given, task, mean, std)
+def _split(
+    part: Any, given: str, task: Task, mean: tuple[float, ...], std: tuple[float, ...], progress: Progress
+) -> Split:
+    split = _unchecked(part, given, task, mean, std, progress)
     if not len(split):
         raise DataError(f"{given}: it is empty.\n  Give one with inputs in it")
     inputs, targets = next(iter(split.batches(1)))
@@ -170,7 +185,9 @@ def check_masks(task: Task, inputs: Any, targets: Any, given: str) -> None:
         raise DataError(f"{given}: {why}.\n  Give masks of the size of their images, a class number a pixel")
 
 
-def _unchecked(part: Any, given: str, task: Task, mean: tuple[float, ...], std: tuple[float, ...]) -> Split:
+def _unchecked(
+    part: Any, given: str, task: Task, mean: tuple[float, ...], std: tuple[float, ...], progress: Progress
+) -> Split:
     if _is_tensors(part):
         inputs, targets = single(part[0]), whole(part[1])
         if len(inputs) != len(targets):
@@ -191,8 +208,8 @@ def _unchecked(part: Any, given: str, task: Task, mean: tuple[float, ...], std: 
         return split
     if isinstance(part, Iterable) and not isinstance(part, (str, bytes, Mapping, Tensor)):
         if task.collate is DETECTION.collate:
-            return BatchSplit(part, given, counted(part, given, listed), listed)
-        return BatchSplit(part, given, counted(part, given, pair))
+            return BatchSplit(part, given, counted(part, given, listed, progress), listed)
+        return BatchSplit(part, given, counted(part, given, pair, progress))
     raise DataError(f"{given}: it is {type(part).__name__}.\n{_HOW}")
 
 
@@ -203,8 +220,17 @@ def _shape(train: Split, given: str) -> tuple[int, ...]:
     return tuple(found.shape if isinstance(inputs, list) else found.shape[1:])
 
 
-def _classes(parts: Mapping[str, Any], given: str) -> int | None:
-    """Return one more than the largest class number, where all targets are at hand.
+def _stated(parts: Mapping[str, Any], largest: int) -> int | None:
+    """Return the number of classes that a PyTorch data set names, as those of torchvision do in `classes`."""
+    sources = [part.source if isinstance(part, Items) else part for part in parts.values()]
+    for named in (getattr(source, "classes", None) for source in sources):
+        if isinstance(named, (list, tuple)) and all(isinstance(name, str) for name in named) and len(named) > largest:
+            return len(named)
+    return None
+
+
+def _largest(parts: Mapping[str, Any], given: str) -> int | None:
+    """Return the largest class number, where all targets are at hand.
 
     Raises:
         DataError: one is below 0.
@@ -228,4 +254,4 @@ def _classes(parts: Mapping[str, Any], given: str) -> int | None:
                 "  Number classes from 0, and leave out inputs that are of none"
             )
         largest = max(largest, int(targets.max()))
-    return largest + 1
+    return largest

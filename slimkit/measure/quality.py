@@ -82,7 +82,7 @@ def _run(runner: Runner, inputs: Example) -> list[torch.Tensor]:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"the ONNX file does not run on inputs of shape {describe(inputs)}: {why}.\n"
-            "  Give the data the network was trained for"
+            "  Give the data the network was made for"
         ) from error
 
 

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit import training
 from slimkit.data import Batches
-from slimkit.errors import SpecError
+from slimkit.errors import DataError, SpecError
 from slimkit.example import call
 from slimkit.measure.quality import quality
 from slimkit.methods.cut import named
@@ -124,8 +124,14 @@ def shared_magnitude(
     found = {}
     for scale in scales:
         constant = by_sign(model, scale)
-        reestimate(constant, calibration, device=device)
-        found[scale] = constant, quality(constant, test, task, device=device)
+        try:
+            reestimate(constant, calibration, device=device)
+            found[scale] = constant, quality(constant, test, task, device=device)
+        except DataError as error:
+            why = str(error).splitlines()[0].rstrip(".")
+            raise SpecError(
+                f"scale {scale:g}: the network is of no use with weights of it: {why}.\n  Give another"
+            ) from error
     return found
 
 

@@ -13,6 +13,7 @@ from slimkit.errors import ArchitectureError, CheckpointError
 from slimkit.models import memory
 from slimkit.models.reference import Reference, check_arguments, factory
 from slimkit.modules import unwarned
+from slimkit.quantity import number_of
 
 _CREATORS = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full}
 _INITIALISERS = frozenset(
@@ -61,7 +62,7 @@ def create(reference: Reference, arguments: Mapping[str, Any]) -> nn.Module:
             model = build(**wanted)
     except CheckpointError:  # more than the file may take
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = (str(error).strip() or "no message").splitlines()[0]
         given = ", ".join(f"{name}={value!r}" for name, value in wanted.items())
         raise ArchitectureError(
@@ -74,6 +75,21 @@ def create(reference: Reference, arguments: Mapping[str, Any]) -> nn.Module:
             "  Name the function or class that returns the network."
         )
     return model
+
+
+def refuse_empty(model: nn.Module, reference: Reference) -> None:
+    """Refuse a fresh network with layers of no channels, as a width of 0 makes: none runs.
+
+    Raises:
+        ArchitectureError: it has one.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.numel():
+            given = ", ".join(f"{key}={value!r}" for key, value in reference.arguments.items())
+            raise ArchitectureError(
+                f"`arch={str(reference)!r}`: with ({given}) {name} is {list(parameter.shape)}, which is empty.\n"
+                "  Give widths and numbers of classes above 0."
+            )
 
 
 def skeleton(reference: Reference, arguments: Mapping[str, Any]) -> nn.Module:
@@ -92,6 +108,37 @@ def takes(reference: Reference, *names: str) -> str | None:
         return next((name for name in names if name in known), None)
     given = _parameters(reference)
     return next((name for name in names if name in given), None)
+
+
+def stated_classes(arguments: Mapping[str, Any]) -> int | None:
+    """Return the number of classes among the arguments of a factory, None where there is none."""
+    return next((arguments[name] for name in CLASSES if name in arguments), None)
+
+
+def arguments_for(reference: Reference, classes: int | None, input_shape: tuple[int, ...] | None) -> dict[str, Any]:
+    """Return the arguments of a factory for so many classes, unless its reference states a number, and for images.
+
+    Raises:
+        ArchitectureError: the factory has no parameter for classes, or another number of channels is stated.
+    """
+    arguments = dict(reference.arguments)
+    if classes is not None and stated_classes(arguments) is None:
+        name = takes(reference, *CLASSES)
+        if name is None:
+            raise ArchitectureError(
+                f"`arch={str(reference)!r}`: its factory takes no num_classes, so it cannot be built for "
+                f"{number_of(classes, 'class')}.\n"
+                "  Give the factory a parameter num_classes."
+            )
+        arguments[name] = classes
+    channels = takes(reference, *CHANNELS)
+    if input_shape is not None and channels and arguments.setdefault(channels, input_shape[0]) != input_shape[0]:
+        raise ArchitectureError(
+            f"`arch={str(reference)!r}`: {channels}={arguments[channels]!r} is asked for, and the images have "
+            f"{number_of(input_shape[0], 'channel')}.\n"
+            f"  Leave {channels} out."
+        )
+    return arguments
 
 
 def placeholders(reference: Reference) -> dict[str, Any]:

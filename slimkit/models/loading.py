@@ -88,33 +88,24 @@ def build(arch: str, classes: int | None = None, input_shape: tuple[int, ...] | 
 
     Args:
         arch: see `reference.parse`.
-        classes: number of classes; the factory's own where None.
+        classes: number of classes, unless `arch` states one; the factory's own where None.
         input_shape: shape (C, H, W) of one image; the architecture's usual one where None.
 
     Raises:
-        ArchitectureError: unknown, or its factory cannot make this number of classes or channels.
+        ArchitectureError: unknown, its factory cannot make this number of classes or channels, or `arch` states another
+            number of channels.
         EngineError: timm is asked for and not installed.
     """
     reference = parse(arch)
-    arguments = dict(reference.arguments)
-    if classes is not None:
-        name = building.takes(reference, *building.CLASSES)
-        if name is None:
-            raise ArchitectureError(
-                f"`arch={arch!r}`: its factory takes no num_classes, so it cannot be built for "
-                f"{number_of(classes, 'class')}.\n"
-                "  Give the factory a parameter num_classes."
-            )
-        arguments[name] = classes
+    arguments = building.arguments_for(reference, classes, input_shape)
     attributes: dict[str, dict[str, Any]] = {}
-    channels = building.takes(reference, *building.CHANNELS)
-    if input_shape is not None and channels:
-        arguments[channels] = input_shape[0]
     model = building.create(reference, arguments)
-    if input_shape is not None and not channels:
+    building.refuse_empty(model, reference)
+    if input_shape is not None and not building.takes(reference, *building.CHANNELS):
         attributes = _set_channels(model, input_shape[0], arch)
     said = tuple(f"{path} was made anew for images of {input_shape[0]} channels" for path in attributes if input_shape)
-    return _network(model, Match(reference, arguments, classes, attributes), "fresh", said, input_shape)
+    match = Match(reference, arguments, building.stated_classes(arguments), attributes)
+    return _network(model, match, "fresh", said, input_shape)
 
 
 def as_network(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> Network:

@@ -48,7 +48,9 @@ def reestimate(
         for inputs, _ in some(split, batch_size, batches, seed):
             called(twin, inputs, inputs)
         if not all(bool(buffer.isfinite().all()) for norm in norms for buffer in norm.buffers()):
-            raise DataError("statistics would not be finite.\n  Give inputs without NaN, and weights without")
+            raise DataError(
+                "statistics would not be finite.\n  Give inputs and weights without NaN, of which no sum overflows"
+            )
     for norm, found in zip(kept, norms, strict=True):
         for buffer, new in zip(norm.buffers(), found.buffers(), strict=True):
             buffer.copy_(new)

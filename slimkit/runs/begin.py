@@ -40,12 +40,13 @@ def short_name(arch: str) -> str:
 
 
 def fresh_network(spec: TrainSpec, dataset: data.Dataset, seed: int) -> models.Network:
-    """Build the network with fresh weights for a data set's images and classes."""
+    """Build the network with fresh weights for a data set's images, and its classes unless `arch` says how many."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         network = models.build(spec.arch, classes=dataset.classes, input_shape=dataset.input_shape)
     note(network.model, dataset)
-    provenance.attach(network.model, replace(provenance.of(network.model), classes=dataset.classes))
+    if dataset.classes is None:  # what its last layer gives may be no classes
+        provenance.attach(network.model, replace(provenance.of(network.model), classes=None))
     return network
 
 

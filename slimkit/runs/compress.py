@@ -89,8 +89,8 @@ def compress(
         _refuse_idle(spec, (dataset, calibration, spec.data, spec.calibration), retrain)
         network = models.as_network(model)
         example = start.example_of(network.model, detection.inputs_of(network.model, example_input))
-        labelled = start.given_data(dataset, spec, network, calibration is not None)
-        unlabelled = start.given_inputs(detection.inputs_of(network.model, calibration), spec, network)
+        labelled = start.given_data(dataset, spec, network, progress, calibration is not None)
+        unlabelled = start.given_inputs(detection.inputs_of(network.model, calibration), spec, network, progress)
         if isinstance(network.model, Heads):
             retrain, evaluate = detection.with_detectors(retrain, evaluate)
         given = Given(network, example, spec, labelled, unlabelled, retrain, evaluate, watchers, progress=progress)

@@ -57,7 +57,7 @@ def evaluate_model(path: Path, spec: EvaluateSpec, progress: Progress = quiet) -
         raise SpecError(f"mean is set, and {path} normalises by itself.\n  Leave out `mean` and `std`")
     if isinstance(network, nn.Module):
         detection.check_task(task(spec, known), network)
-    dataset = data_of(spec, spec.data, known)
+    dataset = data_of(spec, spec.data, known, progress)
     if embedded and known.normalisation and dataset.mean:
         dataset = pixels(dataset, known.normalisation)
     if isinstance(network, nn.Module):

@@ -176,9 +176,9 @@ def judged(network: nn.Module | Path, dataset: data.Dataset, device: torch.devic
     """
     task = dataset.task
     network = network if isinstance(network, Path) else on_device(network, device)
-    decided = quality.evaluate(network, dataset.validation, task, classes=dataset.classes)[task.metric]
+    decided = quality.evaluate(network, dataset.validation, task, classes=dataset.stated_classes)[task.metric]
     test = _Counted(dataset.test)
-    found = quality.evaluate(network, test, task, classes=dataset.classes)
+    found = quality.evaluate(network, test, task, classes=dataset.stated_classes)
     last = found[task.metric]
     return Accuracy(
         task=task.name,

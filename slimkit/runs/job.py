@@ -32,13 +32,14 @@ from slimkit.settings.data import READING
 _PRECISIONS = ("precision", "search_precision")  # of training, and of a method's search
 
 
-def opened(spec: TrainSpec, given: Any = None) -> data.Dataset:
+def opened(spec: TrainSpec, given: Any = None, progress: Progress = quiet) -> data.Dataset:
     """Open the data set that the settings name, or take what was given in Python."""
     if given is None or isinstance(given, str):
-        found = data.open(spec.data, root=spec.data_root, seed=spec.seed, task=task(spec), reading=reading(spec))
+        read = reading(spec)
+        found = data.open(spec.data, spec.data_root, spec.seed, task=task(spec), reading=read, progress=progress)
     else:
         spec.refuse_idle(READING, "dataset is given as it is, not read")
-        found = data.as_dataset(given, task=task(spec), seed=spec.seed)
+        found = data.as_dataset(given, task=task(spec), seed=spec.seed, progress=progress)
     refuse_to_train(found)
     return found
 

@@ -72,7 +72,9 @@ def traced(spec: RunSpec, network: Network, example: Example) -> tuple[Network, 
     return replace(network, model=plain, said=(*network.said, said)), trace_with(spec, plain, example)
 
 
-def open_data(spec: CompressSpec, network: Network, unlabelled: bool = False) -> data.Dataset | None:
+def open_data(
+    spec: CompressSpec, network: Network, progress: Progress, unlabelled: bool = False
+) -> data.Dataset | None:
     """Open the data set of a run, normalised as the network was trained, and check that the two fit.
 
     `unlabelled`: inputs are given beside the settings. Of such alone the task says what the outputs are.
@@ -88,17 +90,18 @@ def open_data(spec: CompressSpec, network: Network, unlabelled: bool = False) ->
             provenance.attach(network.model, replace(known, use=replace(known.use, task=asked.name)))
         return None
     detection.check_task(task(spec, known), network.model)
-    dataset = detection.fitted(data_of(spec, spec.data, known), network.model)
+    dataset = detection.fitted(data_of(spec, spec.data, known, progress), network.model)
     data.check_fits(dataset, network.model)
     note(network.model, dataset)
     return dataset
 
 
-def data_of(spec: CompressSpec | EvaluateSpec, name: str, known: provenance.Provenance) -> data.Dataset:
+def data_of(
+    spec: CompressSpec | EvaluateSpec, name: str, known: provenance.Provenance, progress: Progress
+) -> data.Dataset:
     """Open a data set as a network takes it of which so much is known."""
-    dataset = data.open(
-        name, root=spec.data_root, seed=spec.seed, task=task(spec, known), reading=reading(spec), own=known
-    )
+    asked, read = task(spec, known), reading(spec)
+    dataset = data.open(name, spec.data_root, spec.seed, task=asked, reading=read, own=known, progress=progress)
     if known.input_shape and dataset.input_shape != known.input_shape:
         here, there = ("x".join(map(str, shape)) for shape in (dataset.input_shape, known.input_shape))
         dataset = replace(dataset, notes=(*dataset.notes, f"images are {here}, as the data has them, not {there}"))
@@ -121,7 +124,9 @@ def note(model: nn.Module, dataset: data.Dataset) -> None:
     provenance.attach(model, replace(known, input_shape=dataset.input_shape, normalisation=scale, use=use))
 
 
-def given_data(given: Any, spec: CompressSpec, network: Network, unlabelled: bool = False) -> data.Dataset | None:
+def given_data(
+    given: Any, spec: CompressSpec, network: Network, progress: Progress, unlabelled: bool = False
+) -> data.Dataset | None:
     """Return the data of a call: what was given to it, of whatever kind, or what its settings name.
 
     `unlabelled`: the call is given inputs as well.
@@ -131,20 +136,21 @@ def given_data(given: Any, spec: CompressSpec, network: Network, unlabelled: boo
         DataError: what was given is no data set, or does not fit the network.
     """
     if given is None:
-        return open_data(spec, network, unlabelled)
+        return open_data(spec, network, progress, unlabelled)
     if spec.data is not None:
         raise SpecError(f"data is {spec.data!r}, and dataset is given too.\n  Give one of them")
     if isinstance(given, str):
-        return open_data(replace(spec, data=given), network)
+        return open_data(replace(spec, data=given), network, progress)
     asked = task(spec, provenance.of(network.model))
     detection.check_task(asked, network.model)
-    dataset = detection.fitted(data.as_dataset(given, task=asked, seed=spec.seed), network.model)
+    opened = data.as_dataset(given, task=asked, seed=spec.seed, progress=progress)
+    dataset = detection.fitted(opened, network.model)
     data.check_fits(dataset, network.model)
     note(network.model, dataset)
     return dataset
 
 
-def given_inputs(given: Any, spec: CompressSpec, network: Network) -> data.Inputs | None:
+def given_inputs(given: Any, spec: CompressSpec, network: Network, progress: Progress) -> data.Inputs | None:
     """Return the unlabelled inputs of a call: what was given to it, or what its settings name.
 
     Raises:
@@ -158,9 +164,9 @@ def given_inputs(given: Any, spec: CompressSpec, network: Network) -> data.Input
         return None
     known = provenance.of(network.model)
     inputs = (
-        data.as_inputs(given)
+        data.as_inputs(given, progress)
         if name is None
-        else data.open_inputs(name, root=spec.data_root, reading=reading(spec), own=known)
+        else data.open_inputs(name, root=spec.data_root, reading=reading(spec), own=known, progress=progress)
     )
     data.check_runs(inputs, network.model)
     return inputs

@@ -75,7 +75,7 @@ def train(
     arch = provenance.of(model).arch or type(model).__name__
     name = dataset if isinstance(dataset, str) else getattr(dataset, "name", "dataset")
     asked = plan({"arch": arch, "data": name, "ratio": ratio, **words})
-    images = opened(asked.spec, dataset)
+    images = opened(asked.spec, dataset, progress)
     network = models.as_network(model, images.input_shape)
     note(network.model, images)
 
@@ -114,7 +114,7 @@ def train_network(
     with begin.joined(spec) as world, begin.claimed(target, options.force, world) as work:
         progress("building the network", None)
         with stages.stage("load"):
-            dataset = opened(spec)
+            dataset = opened(spec, progress=progress)
             network = begin.fresh_network(spec, dataset, spec.seed)
         store = begin.store(asked.settings(), target, options.resume, network.model, dataset)
 

@@ -26,7 +26,9 @@ def open(name: str) -> Task:
     if name in TASKS:
         return TASKS[name]
     if ":" in name:
-        made = own_code.find(name, f"task {name!r}", SpecError)()
+        make = own_code.find(name, f"task {name!r}", SpecError)
+        with own_code.called(f"task {name!r}", SpecError):
+            made = make()
         if isinstance(made, Task):
             return made
         raise SpecError(

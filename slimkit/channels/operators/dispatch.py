@@ -143,7 +143,7 @@ def _unknown(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     weights = [t for t in given if isinstance(t, nn.Parameter) and t.dim() > 1 and id(t) in seen.name_of]
     if weights:  # a layer whose weight it reads, or computes anew, makes channels too
         weight = max(weights, key=Tensor.numel)
-        seen.names.produced.append((seen.named(weight, 0), _layer_of(seen.name_of[id(weight)])))
+        seen.names.produced.append((seen.named(weight, 0), _layer_of(seen.name_of[id(weight)]) or seen.at.name))
 
 
 def _layer_of(parameter: str) -> str:

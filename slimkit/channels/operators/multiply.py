@@ -90,6 +90,9 @@ def _depthwise(
     """
     if columns is not None:
         seen.freeze(columns, "is made from each channel alike (transposed depthwise convolution)")
+    if given is not None and rows is None and not weight.stride(0) and columns is None and multiplier == 1:
+        seen.width((len(given),), (given,))
+        return given  # one kernel that was expanded to as many channels as there are, as blurs do
     if given is None or rows is None:
         for names in (given, rows):
             if names is not None:
