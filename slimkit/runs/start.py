@@ -153,7 +153,7 @@ def given_inputs(given: Any, spec: CompressSpec, network: Network) -> data.Input
         else data.open_inputs(name, root=spec.data_root, reading=reading(spec), own=known)
     )
     data.check_runs(inputs, network.model)
-    return inputs
+    return data.different(inputs)
 
 
 def task(spec: DataSpec, known: provenance.Provenance = provenance.UNKNOWN) -> tasks.Task | None:
