@@ -416,3 +416,13 @@ def test_inputs_are_parted_into_what_is_fitted_to_and_what_is_not(given: Any) ->
     assert torch.equal(every[every[:, 0, 0, 0].argsort()], IMAGES[IMAGES[:, 0, 0, 0].argsort()])
     assert not torch.equal(taken, torch.cat(list(second[1].batches(4, seed=None))))
     assert data.parted(data.as_inputs(loader()), 0.25, 0) is None
+
+
+@pytest.mark.parametrize("kind", ["tensor", "data set"])
+def test_inputs_that_are_there_twice_are_taken_once(kind: str) -> None:
+    once = torch.randn(5, 1, 4, 4)
+    twice = once[[0, 1, 0, 2, 3, 1, 4, 4]]
+    found = data.different(data.as_inputs(twice if kind == "tensor" else TensorDataset(twice)))
+    assert torch.equal(next(found.batches(8, seed=None)), once)
+    assert found.name.endswith("(5 different of 8)")
+    assert data.different(found) is found

@@ -53,6 +53,74 @@ def test_without_learned_statistics_nothing_can_be_made(net: nn.Module) -> None:
         made_images(net, (1, 6, 6), count=8, steps=1)
 
 
+class Own(nn.Module):
+    """A small classifier that reads its inputs in units of its own."""
+
+    def __init__(self, inside: bool, first: bool) -> None:
+        super().__init__()
+        self.inside = inside
+        self.first = nn.BatchNorm1d(1) if first else nn.Identity()
+        self.conv1, self.norm1 = nn.Conv1d(1, 12, 5, padding=2, bias=False), nn.BatchNorm1d(12)
+        self.conv2, self.norm2 = nn.Conv1d(12, 12, 5, padding=2, bias=False), nn.BatchNorm1d(12)
+        self.last = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first((x - 8192) / 1000 if self.inside else x)
+        return self.last(self.norm2(self.conv2(self.norm1(self.conv1(x)).relu())).relu().mean(2))
+
+
+@pytest.mark.parametrize(
+    ("offset", "scale", "inside", "first"),
+    [(8192, 1500, False, False), (8192, 1500, True, False), (0, 1e-3, False, False), (-500, 40, False, True)],
+)
+def test_made_images_are_in_the_units_that_the_network_reads(
+    offset: float, scale: float, inside: bool, first: bool
+) -> None:
+    """Noise of variance 1 had been moved by 9 at the most: of signals around 8,192 nothing was left."""
+    torch.manual_seed(0)
+    net = Own(inside, first)
+    with torch.no_grad():
+        net.conv1.weight /= 1 if inside or first else scale  # as training would
+        for _ in range(100):
+            net(offset + scale * torch.randn(32, 1, 64))
+    images = made_images(net.eval(), (1, 64), count=32)
+    assert float(images.mean()) == pytest.approx(offset, abs=0.3 * scale)
+    assert float(images.std()) == pytest.approx(scale, rel=0.3)
+
+
+def test_channels_have_units_of_their_own() -> None:
+    offset, scale = torch.tensor([[[0.0], [8192], [-0.5]]]), torch.tensor([[[1.0], [1000], [0.01]]])
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.Conv1d(3, 8, 3, padding=1), nn.BatchNorm1d(8))
+    with torch.no_grad():
+        for _ in range(100):
+            net(offset + scale * torch.randn(32, 3, 32))
+    images = made_images(net.eval(), (3, 32), count=32, steps=20)
+    torch.testing.assert_close(
+        (images.mean((0, 2)) - offset.flatten()) / scale.flatten(), torch.zeros(3), atol=0.3, rtol=0
+    )
+    torch.testing.assert_close(images.std((0, 2)) / scale.flatten(), torch.ones(3), atol=0.3, rtol=0)
+
+
+def test_images_that_do_not_meet_the_statistics_are_not_used() -> None:
+    """All agreed on such images, and the network that was fitted to them was told to be as good as the original."""
+    torch.manual_seed(0)
+    net = Own(False, False)
+    with torch.no_grad():
+        for _ in range(100):
+            net(torch.randn(32, 1, 64))
+        net.norm2.running_mean += 50 * net.norm2.running_var.sqrt() * torch.randn(12)  # which no input can do
+    with pytest.raises(DataError, match="(?s)no images can be made: none were found.*Give calibration images"):
+        made_images(net.eval(), (1, 64), count=32)
+    result = slimkit.compress(net, torch.randn(1, 1, 64), ratio=0.4, onnx=False)
+    assert result.mask.removed and result.report.fit is None
+    said = result.report.verdict
+    assert said.startswith("Not recovered") and "agrees" not in said
+    assert said.endswith("was not measured: give --calibration or --data.")
+    without = slimkit.compress(net, torch.randn(1, 1, 64), ratio=0.4, onnx=False, recover=False).report.verdict
+    assert without.endswith("was not measured.")
+
+
 class Odd(nn.Module):
     """A network that runs on its example input, and of which no images can be made."""
 

@@ -4,7 +4,7 @@ from slimkit.data.augmentation import Augmentation
 from slimkit.data.catalogue import NAMES, as_dataset, as_inputs, open, open_inputs
 from slimkit.data.dataset import Batches, Dataset, Split, some
 from slimkit.data.fit import check_fits, check_runs
-from slimkit.data.inputs import Inputs, parted
+from slimkit.data.inputs import Inputs, different, parted
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.pictures import Reading
 from slimkit.data.prepared import prepared
@@ -25,6 +25,7 @@ __all__ = [
     "as_inputs",
     "check_fits",
     "check_runs",
+    "different",
     "open",
     "open_inputs",
     "parted",

@@ -1,5 +1,6 @@
 """Inputs without targets: what recovery without labels is calibrated on."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,13 +17,15 @@ from slimkit.data.loader_split import Fetch, LoaderSplit
 from slimkit.data.order import even, split_indices
 from slimkit.data.tensor_split import TensorSplit
 from slimkit.errors import DataError
-from slimkit.example import Example, first
+from slimkit.example import Example, first, tensors
 from slimkit.progress import Progress, quiet
 
 _HOW = (
     "  Give 'folder:PATH' with pictures in it, a tensor of inputs [N, ...], a data set, or a loader of batches:\n"
     "  tensors, or tuples whose first entry is what the network takes"
 )
+
+_READ = 4096  # inputs that are read from wherever they are to see which are the same
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,27 @@ def parted(inputs: Inputs, share: float, seed: int) -> tuple[Inputs, Inputs] | N
         return None
     rest, taken = split_indices(len(split), share, "calibration", seed)
     return _chosen(inputs, split, rest), _chosen(inputs, split, taken)
+
+
+def different(inputs: Inputs) -> Inputs:
+    """Return inputs without those that were there before, byte by byte; the name says how many are left.
+
+    Those of a loader, and more than 4,096 that are read one at a time, stay as they are: all would have to be read.
+    """
+    split = inputs.split.split if isinstance(inputs.split, Unlabelled) else inputs.split
+    if not isinstance(split, TensorSplit) and not (isinstance(split, LoaderSplit) and len(split) <= _READ):
+        return inputs
+    seen: dict[bytes, int] = {}
+    for number, (one, _) in enumerate(split.batches(1)):
+        digest = hashlib.blake2b(digest_size=16)
+        for tensor in tensors(one):
+            digest.update(str(tensor.shape).encode())
+            digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+        seen.setdefault(digest.digest(), number)
+    if len(seen) in (1, len(split)):  # one is refused later, by saying what it is
+        return inputs
+    name = f"{inputs.name} ({len(seen):,} different of {len(split):,})"
+    return replace(_chosen(inputs, split, torch.tensor(list(seen.values()))), name=name)
 
 
 def _chosen(inputs: Inputs, split: TensorSplit | LoaderSplit, indices: Tensor) -> Inputs:

@@ -5,8 +5,9 @@
 BatchNorm keeps mean and variance of what it read. Images by which all of them are met, found by gradient descent on
 the pixels (DeepInversion, Yin et al. 2020, arXiv:1912.08795), excite the channels together as real ones do, which noise
 does not. A classifier must also see a class in each, drawn by lot: images of real things are seldom undecided. Noise to
-start from is smoothed, as neighbouring pixels of real images are alike. On resnet8-digits, half of all channels gone,
-128 images, 40 steps: 78 % of the accuracy with statistics alone, 83 with smooth noise, 86 with classes (real ones 95).
+start from is smoothed, as neighbouring pixels of real images are alike, and has the offset and the scale of what the
+network reads, as far as its first BatchNorms tell. On resnet8-digits, half of all channels gone, 128 images, 40 steps:
+78 % of the accuracy with statistics alone, 83 with smooth noise, 86 with classes (real ones 95).
 """
 
 from __future__ import annotations
@@ -26,10 +27,15 @@ from slimkit.example import are_scores
 from slimkit.hardware import device_of
 from slimkit.modules import evaluating
 from slimkit.progress import Progress
+from slimkit.recovery import units
 
 _BATCH = 32  # images made together: their statistics are matched as one
 _RATE = 0.3  # of Adam, in units of normalised pixels; falls to 0 as half a cosine
 _CLASS = 0.5  # weight of the cross-entropy beside the statistics
+# Gap of the BatchNorm in the middle, up to which statistics are met: 0.003 to 0.13 on 20 networks; 0.4 and more where
+# inputs were of other units than the noise could reach, and what was fitted to it was ruined.
+_MET = 0.25
+_DEAD = 1e-24  # variance of what was never anything but constant
 
 
 def made_images(
@@ -52,7 +58,7 @@ def made_images(
 
     Raises:
         DataError: no BatchNorm of the network has learned statistics, or the network runs on no such images, or no
-            gradient reaches them.
+            gradient reaches them, or the statistics were not met.
     """
     norms = [m for m in dense.modules() if isinstance(m, _BatchNorm) and _learned(m)]
     if not norms:
@@ -71,9 +77,10 @@ def made_images(
         for parameter, _ in flags:
             parameter.requires_grad_(False)
         with evaluating(dense), torch.enable_grad():
+            inputs = _units(dense, norms, shape, read, seed)
             for start in range(0, count, _BATCH):
-                images = _noise((min(_BATCH, count - start), *shape), generator)
-                batches.append(_descend(dense, images, steps, read, generator))
+                noise = _noise((min(_BATCH, count - start), *shape), generator)
+                batches.append(_descend(dense, noise, inputs, steps, read, generator))
                 if progress is not None:
                     progress("making images", min(1.0, (start + _BATCH) / count))
     finally:
@@ -84,29 +91,69 @@ def made_images(
     return torch.cat(batches)
 
 
+def _units(
+    dense: nn.Module,
+    norms: Sequence[_BatchNorm],
+    shape: Sequence[int],
+    read: list[tuple[_BatchNorm, Tensor]],
+    seed: int,
+) -> units.Units:
+    """Return the units of the inputs, as the BatchNorms say that they reach first."""
+    noise = _noise((_BATCH, *shape), torch.Generator().manual_seed(seed)).to(device_of(dense), dtype_of(dense))
+    over = _all_but_channels(noise)
+    noise = (noise - noise.mean(over, keepdim=True)) / noise.std(over, keepdim=True)
+    handles = [norm.register_forward_hook(lambda module, args, out: out.detach()) for norm in norms]
+    try:
+        _run(dense, noise.requires_grad_(True), read)
+        first = [number for number, (_, x) in enumerate(read) if x.requires_grad]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+    @torch.no_grad()
+    def errors(images: Tensor) -> Tensor:
+        _run(dense, images, read)
+        return torch.cat([_errors(*read[number]) for number in first], 1)
+
+    if not first:
+        raise _refused("no gradient of the network reaches them")
+    return units.units_by(errors, noise.detach())
+
+
+def _run(dense: nn.Module, images: Tensor, read: list[tuple[_BatchNorm, Tensor]]) -> Any:
+    """Return what the network does of images; `read` gets what each BatchNorm reads."""
+    read.clear()
+    try:
+        return dense(images)
+    except Exception as error:  # whatever it raises: it may take one image at a time, or none below 0
+        raise _refused(f"the network does not run on {list(images.shape)} from noise: {error}") from error
+
+
 def _descend(
     dense: nn.Module,
-    images: Tensor,
+    noise: Tensor,
+    inputs: units.Units,
     steps: int,
     read: list[tuple[_BatchNorm, Tensor]],
     generator: torch.Generator,
 ) -> Tensor:
-    """Return images that meet the statistics of every BatchNorm, from noise; `read` gets what each of them reads."""
-    images = images.to(device_of(dense), dtype_of(dense)).requires_grad_(True)
-    optimizer = torch.optim.Adam([images], lr=_RATE)
+    """Return images that meet the statistics of every BatchNorm, from noise; `read` gets what each of them reads.
+
+    Raises:
+        DataError: the network does not run on them, no gradient reaches them, or they do not meet the statistics.
+    """
+    noise = noise.to(device_of(dense), dtype_of(dense)).requires_grad_(True)
+    optimizer = torch.optim.Adam([noise], lr=_RATE)
     classes: Tensor | None = None
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = _RATE * (1 + math.cos(math.pi * step / steps)) / 2
-        read.clear()
-        try:
-            out = dense(images)
-        except Exception as error:  # whatever it raises: it may take one image at a time, or none below 0
-            raise _refused(f"the network does not run on {list(images.shape)} from noise: {error}") from error
-        gap = torch.stack([_gap(norm, x) for norm, x in read]).sum()
+        out = _run(dense, inputs.of(noise), read)
+        gaps = torch.stack([_gap(norm, x) for norm, x in read])
+        gap = gaps.sum()
         if are_scores(out):
             if classes is None:
-                classes = torch.randint(out.shape[1], (len(images),), generator=generator).to(out.device)
+                classes = torch.randint(out.shape[1], (len(noise),), generator=generator).to(out.device)
             gap = gap + _CLASS * cross_entropy(out, classes)
         optimizer.zero_grad()
         try:
@@ -115,7 +162,9 @@ def _descend(
             raise _refused(f"no gradient of the network reaches them: {error}") from error
         optimizer.step()
     read.clear()
-    return images.detach()
+    if not float(gaps.detach().median()) < _MET:  # the last step was too small to matter
+        raise _refused("none were found by which its BatchNorms read what they read in training")
+    return inputs.of(noise.detach())
 
 
 def _refused(why: str) -> DataError:
@@ -135,11 +184,26 @@ def _noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 def _gap(norm: _BatchNorm, x: Tensor) -> Tensor:
     """Return how far the statistics of what a BatchNorm reads are from those that it keeps, a mean over channels."""
     assert norm.running_mean is not None and norm.running_var is not None
-    over = [dim for dim in range(x.dim()) if dim != 1]
+    over = _all_but_channels(x)
     kept = norm.running_var + norm.eps
     shift = (x.mean(over) - norm.running_mean).square() / kept
-    spread = (x.var(over, correction=0) / kept).clamp(min=1e-6).sqrt() - 1
+    spread = (x.var(over, correction=0) / kept).clamp(min=1e-6).sqrt() - (norm.running_var / kept).sqrt()
     return (shift + spread.square()).mean()
+
+
+def _errors(norm: _BatchNorm, x: Tensor) -> Tensor:
+    """Return by how much means are off, in spreads, and the logarithms of spreads, [2, D]; D channels are not dead."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    over = _all_but_channels(x)
+    kept = norm.running_var
+    alive = kept > _DEAD
+    shift = (x.mean(over) - norm.running_mean) / kept.sqrt()
+    spread = (x.var(over, correction=0) / kept).clamp(min=1e-12).log() / 2
+    return torch.stack([shift[alive], spread[alive]])
+
+
+def _all_but_channels(x: Tensor) -> list[int]:
+    return [dim for dim in range(x.dim()) if dim != 1]
 
 
 def _learned(norm: _BatchNorm) -> bool:

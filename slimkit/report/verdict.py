@@ -60,7 +60,7 @@ def verdict(report: Report) -> Verdict:
         sentence = f"Not {'recovered' if lost else 'retrained'}: the {name} {words}"
     if right is None:
         sentence += f"{_agreement(report)}; how much it still gets right was not measured"
-        sentence += ": give --calibration or --data" if report.fit and report.fit.made else ""
+        sentence += ": give --calibration or --data" if _without_inputs(report) else ""
     return Verdict(
         sentence=f"{sentence}.",
         headlines=tuple(headline for _, headline in ([right] if right else []) + found),
@@ -122,6 +122,14 @@ def _agreement(report: Report) -> str:
     low, high = wilson(fit.agreement, fit.held)
     span = f"({percent(low, 0)} to {percent(high, 0)})"
     return f"; on {fit.held} inputs held out it agrees with the original on {share} {span}"
+
+
+def _without_inputs(report: Report) -> bool:
+    """Tell whether inputs would have been used to recover on, and there were none but made ones."""
+    if report.fit is not None:
+        return report.fit.made
+    fits = report.spec.get("recover") is True and report.spec.get("constants") == "fit"
+    return fits and any(row.output_error is not None for row in report.after_cut)
 
 
 def _next(report: Report) -> str:

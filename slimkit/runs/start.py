@@ -169,7 +169,7 @@ def given_inputs(given: Any, spec: CompressSpec, network: Network, progress: Pro
         else data.open_inputs(name, root=spec.data_root, reading=reading(spec), own=known, progress=progress)
     )
     data.check_runs(inputs, network.model)
-    return inputs
+    return data.different(inputs)
 
 
 def task(spec: DataSpec, known: provenance.Provenance = provenance.UNKNOWN) -> tasks.Task | None:
