@@ -70,9 +70,9 @@ def are_values(rows: Tensor) -> bool:
     them. Or they would say little of the class, and either rise and fall together or are all of one length. Then
     softmax tells nothing of how far two networks are apart, whatever the numbers are.
     """
+    rows = rows[rows.isfinite().all(1)].double()
     if not rows.numel():
         return False
-    rows = rows.double()
     highest = rows.topk(2, 1).values
     lead = highest[:, 0] - highest[:, 1]
     if float(lead.median()) > (_SURE if are_of_one_class(rows) else _BEYOND):

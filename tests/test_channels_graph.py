@@ -190,7 +190,7 @@ def test_a_network_that_raises_names_its_line_and_module() -> None:
     text = str(caught.value)
     assert text.startswith("the network cannot run on its example input [1, 3, 4, 4]: in 'head.0', RuntimeError: ")
     assert "expected input[1, 4, 4, 4] to have 5 channels" in text
-    assert text.endswith("\n  Give an input of the shape that it expects, or mend the module named above.")
+    assert text.endswith("\n  Give an input of the shape that it expects, or mend the module named above")
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slimkit import models, runs
+from slimkit import models, own_code, runs
 from slimkit.cli import main
 from slimkit.errors import CheckpointError
 from slimkit.report.numbers import milliseconds
@@ -342,7 +342,8 @@ def test_an_interrupt_is_130(run, capsys):
     assert "slimkit: interrupted" in capsys.readouterr().err
 
 
-def test_a_bug_of_ours_is_not_swallowed(run):
+def test_a_bug_of_ours_is_not_swallowed(run, monkeypatch):
+    monkeypatch.setattr(own_code, "_folders", set())  # where other tests looked for functions
     run.error = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
         main(["compress", "net.pt"])

@@ -190,10 +190,18 @@ def agreement(
         device: where they are computed; None: where they are, which is in one place.
         classifies: whether they are classifiers, where that is known.
     """
-    if classifies is False:
+    wanted = _telling(dense, batches, device, classifies)
+    return None if wanted is None else _same(wanted, _scores(slim, batches, device))
+
+
+def _telling(
+    dense: nn.Module, batches: Sequence[Example], device: torch.device | None, classifies: bool | None
+) -> torch.Tensor | None:
+    """Return the scores with which those of other networks may agree, [N, classes]; None where that tells nothing."""
+    scores = None if classifies is False else _scores(dense, batches, device)
+    if scores is None or are_of_one_class(scores) or (not classifies and are_values(scores)):
         return None
-    wanted = _scores(dense, batches, device)
-    return None if wanted is None else _same(wanted, _scores(slim, batches, device), classifies)
+    return scores
 
 
 def _scores(network: nn.Module, batches: Sequence[Example], device: torch.device | None) -> torch.Tensor | None:
@@ -208,9 +216,9 @@ def _scores(network: nn.Module, batches: Sequence[Example], device: torch.device
     return torch.cat(found)
 
 
-def _same(wanted: torch.Tensor, found: torch.Tensor | None, classifies: bool | None) -> Measurement | None:
-    """Return the share of rows of scores that have the same class, None where that tells nothing."""
-    if found is None or are_of_one_class(wanted) or (not classifies and are_values(wanted)):
+def _same(wanted: torch.Tensor, found: torch.Tensor | None) -> Measurement | None:
+    """Return the share of rows of scores that have the same class, None where there are none."""
+    if found is None:
         return None
     known = ~(wanted.isnan().any(1) | found.isnan().any(1))  # of NaN argmax makes a class
     right = (wanted.argmax(1) == found.argmax(1)) & known
@@ -242,19 +250,22 @@ def disagreement_with(
     *,
     classifies: bool | None = None,
 ) -> Callable[[nn.Module], Drop]:
-    """Return what tells the `disagreement` of each of several networks; `dense` is computed once."""
-    wanted = None if classifies is False else _scores(dense, batches, device)
+    """Return what tells the `disagreement` of each of several networks; `dense` is computed once, and may be refused."""
+    otherwise = ""
+    if classifies is None:
+        otherwise = "; where its outputs are scores of classes, say so: `task='classification'`"
+    refused = DataError(
+        "max_drop without labels counts classes that agree, and what the network returns is no classes, or nearly "
+        f"always the same one.\n  Give labelled data and a task{otherwise}"
+    )
+    wanted = _telling(dense, batches, device, classifies)
+    if wanted is None:
+        raise refused
 
     def judge(slim: nn.Module) -> Drop:
-        found = None if wanted is None else _same(wanted, _scores(slim, batches, device), classifies)
+        found = _same(wanted, _scores(slim, batches, device))
         if found is None:
-            otherwise = ""
-            if classifies is None:
-                otherwise = "; where its outputs are scores of classes, say so: `task='classification'`"
-            raise DataError(
-                "max_drop without labels counts classes that agree, and what the network returns is no classes, or "
-                f"nearly always the same one.\n  Give labelled data and a task{otherwise}"
-            )
+            raise refused
         spread = max(math.sqrt(found.value * (1 - found.value) / found.images), 1 / found.images)
         return Drop(100 * (1 - found.value), 100 * LIKELY * math.sqrt(2) * spread, found.images)
 

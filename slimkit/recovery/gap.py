@@ -72,9 +72,9 @@ def _are_scores(parts: Sequence[Tensor]) -> bool:
 
 def _variances(parts: Sequence[Tensor]) -> Tensor:
     """Return the variance of each quantity, to lie along the dimension that has them; of a constant its square."""
-    dims = [1] if parts[0].dim() != 3 else [1, 2]
-    found = [_along(parts, dim) for dim in dims if len({part.shape[dim:][:1] for part in parts}) == 1]
-    if not found or parts[0].dim() < 2:
+    dims = [1, 2] if parts[0].dim() == 3 else [1] if parts[0].dim() > 1 else []
+    found = [_along(parts, dim) for dim in dims if len({part.shape[dim] for part in parts}) == 1]
+    if not found:
         return _spread(torch.cat([part.flatten() for part in parts])[None])[0]
     return min(found, key=lambda variances: float(variances.log().mean()))  # told apart, quantities vary least
 

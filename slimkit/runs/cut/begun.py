@@ -12,7 +12,7 @@ from slimkit.channels import Graph
 from slimkit.errors import BudgetError, DataError, MaskError, SpecError
 from slimkit.example import Example
 from slimkit.measure.engines import require
-from slimkit.measure.quality import disagreement
+from slimkit.measure.quality import disagreement_with
 from slimkit.measure.stages import Stages
 from slimkit.models import Network
 from slimkit.models.ultralytics import Maps
@@ -225,8 +225,8 @@ def begin(given: Given, stages: Stages, *, specs: Sequence[CompressSpec] = (), k
         comparable = has_comparable(given)
         calibration = calibrate(given, comparable)
         if dataset is None and calibration and any(each.max_drop for each in specs):
-            whole = given.at_work  # where its agreement with itself tells nothing no search need begin
-            disagreement(whole, whole, calibration.held, given.device, classifies=given.classifies)
+            # where agreement tells nothing no search need begin
+            disagreement_with(given.at_work, calibration.held, given.device, classifies=given.classifies)
     _check_rounds(spec, calibration)
     inputs = start.proof_inputs(dense, example, dataset, spec.seed, given.calibration)
     solver = None if spec.max_drop else start.measured_budget(spec, dense, example, given.progress)
