@@ -250,7 +250,7 @@ def disagreement_with(
     *,
     classifies: bool | None = None,
 ) -> Callable[[nn.Module], Drop]:
-    """Return what tells the `disagreement` of each of several networks; `dense` is computed once, and may be refused."""
+    """Return what tells the `disagreement` of each of several networks; `dense` is computed once."""
     otherwise = ""
     if classifies is None:
         otherwise = "; where its outputs are scores of classes, say so: `task='classification'`"
