@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torch.utils.data import Dataset as MapDataset
@@ -426,3 +427,13 @@ def test_inputs_that_are_there_twice_are_taken_once(kind: str) -> None:
     assert torch.equal(next(found.batches(8, seed=None)), once)
     assert found.name.endswith("(5 different of 8)")
     assert data.different(found) is found
+
+
+def test_no_more_is_read_to_see_which_inputs_are_the_same_than_is_fitted_to(tmp_path: Path) -> None:
+    """All of 4,000 photographs would have been read before some hundreds of them were."""
+    for name, grey in (("a", 0), ("b", 0), ("c", 9)):
+        Image.new("L", (8, 8), grey).save(tmp_path / f"{name}.png")
+    folder = data.as_inputs(f"folder:{tmp_path}")
+    many = data.as_inputs(TensorDataset(torch.arange(1025.0)[:, None] % 9))
+    for inputs in (folder, many, data.as_inputs([torch.arange(4.0)[:, None]] * 3)):
+        assert data.different(inputs) is inputs

@@ -25,7 +25,7 @@ _HOW = (
     "  tensors, or tuples whose first entry is what the network takes"
 )
 
-_READ = 4096  # inputs that are read from wherever they are to see which are the same
+_READ = 1024  # inputs of a data set that are read to see which are the same: about as many as will be fitted to
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,13 @@ def parted(inputs: Inputs, share: float, seed: int) -> tuple[Inputs, Inputs] | N
 def different(inputs: Inputs) -> Inputs:
     """Return inputs without those that were there before, byte by byte; the name says how many are left.
 
-    Those of a loader, and more than 4,096 that are read one at a time, stay as they are: all would have to be read.
+    Those of a loader, of a folder of pictures, and more than 1,024 of a data set stay as they are: to tell, all would
+    have to be read, where some hundreds are fitted to.
     """
     split = inputs.split.split if isinstance(inputs.split, Unlabelled) else inputs.split
-    if not isinstance(split, TensorSplit) and not (isinstance(split, LoaderSplit) and len(split) <= _READ):
+    if not isinstance(split, (TensorSplit, LoaderSplit)):
+        return inputs
+    if isinstance(split, LoaderSplit) and not (isinstance(split.fetch, _InputAlone) and len(split) <= _READ):
         return inputs
     seen: dict[bytes, int] = {}
     for number, (one, _) in enumerate(split.batches(1)):

@@ -18,8 +18,8 @@ from torch.nn.functional import pad
 aten = torch.ops.aten
 WeightNames = dict[int, tuple[str, Tensor]]  # data pointer of each parameter -> its name and itself
 _BLOCK = 1 << 23  # numbers unfolded at a time
-# Places for each value read: with 30 to all of them, ResNet-20, MobileNetV2, VGG-8 and a DenseNet-like network come out
-# the same but for what another draw of images does, and neighbours are no draws of their own.
+# Places for each value read: with 30 to all of them a ResNet-20, a MobileNetV2 and a VGG-8 come out the same but for
+# what another draw of images does, and neighbours are no draws of their own.
 _ENOUGH = 100
 
 

@@ -60,8 +60,8 @@ def calibrate(given: Given, comparable: bool) -> Calibration | None:
     """Return inputs to recover on: those given, else the training inputs, else images made from noise.
 
     Between 256 and 2,048 of them, as memory allows. None where no images can be made: no BatchNorm with learned
-    statistics, a network that takes no single tensor of floats or through which no gradient reaches it, or no wish to
-    recover.
+    statistics, or none found that meet them; a network that takes no single tensor of floats or through which no
+    gradient reaches it; or no wish to recover.
 
     Args:
         given: what the run starts from.
@@ -94,7 +94,7 @@ def calibrate(given: Given, comparable: bool) -> Calibration | None:
     more = round(_HELD * count)
     try:
         images = made_images(dense, shape, count + more, steps, seed=spec.seed, progress=given.progress)
-    except DataError:  # no gradient reaches them, or the network runs on no batch of them
+    except DataError:  # no gradient reaches them, the network runs on none, or they do not meet the statistics
         return None
     batches = [images[start : min(start + _BATCH, count)] for start in range(0, count, _BATCH)]
     return Calibration(f"{count} images made from noise", batches, [images[count:]], made=True)
