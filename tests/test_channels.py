@@ -212,6 +212,11 @@ FOLLOWED: dict[str, tuple[Callable[..., Tensor], dict[str, Any], dict[str, Any]]
     ),
     "a cut": (lambda m, x: torch.cat([x[:, m.cut :], x[:, : m.cut]], 1), {"cut": 3}, {"cut": 2}),
     "a view": (lambda m, x: x.reshape(-1, m.width, 36).view(2, m.width, 6, 6), {"width": 8}, {"width": 6}),
+    "no width: the code leaves open what is as many": (
+        lambda m, x: x.view(2, 2, -1, 6, 6).transpose(1, 2).flatten(1, 2) * (m.factor / 4),
+        {"factor": 4},
+        {"factor": 4},
+    ),
 }
 
 

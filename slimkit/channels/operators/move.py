@@ -71,7 +71,7 @@ def view(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> 
         if any(varies(other, dim) for other in put for dim in dims):
             seen.freeze(new, "shares a dimension with other channels, each with each")
         put.append(new)
-        if not weight and len(dims) == 1:
+        if not weight and len(dims) == 1 and asked[dims[0] : dims[0] + 1] != [-1]:  # what is left open, nothing holds
             seen.width((int(out.shape[dims[0]]),), (new.reshape(-1),), (1, dims[0]))
     if seen.at.node is None and tuple(asked) == tuple(out.shape):
         seen.shape(asked, alone(put))
