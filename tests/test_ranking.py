@@ -96,6 +96,24 @@ def test_popup_raises_the_channels_that_tell_the_classes_apart(chain: tuple[nn.S
         ranking.scores("popup", model, graph)
 
 
+def test_popup_hears_of_channels_that_it_began_without(chain: tuple[nn.Sequential, Graph]) -> None:
+    """The two units that carry the classes have the smallest weights of all."""
+    model, graph = chain
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model.get_parameter("1.weight")[:] = 1.0
+        model.get_parameter("1.bias").zero_()
+        model.get_parameter("4.weight").view(3, 6, 4)[:, [0, 2, 3, 5]] *= 2.0
+        images = torch.randn(256, 2, 4, 4)
+        masked = model.get_parameter("4.weight").detach().clone().view(3, 6, 4)
+        masked[:, [0, 2, 3, 5]] = 0
+        labels = (model[:4](images) @ masked.view(3, 24).T).argmax(1)
+    start = ranking.scores("group-norm", model, graph)
+    assert sorted(start.argsort()[:2].tolist()) == [1, 4]
+    found = ranking.scores("popup", model, graph, ranking.Context(0, [(images, labels)]))
+    assert sorted(found.argsort()[-2:].tolist()) == [1, 4]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_another_default_type_changes_no_mask(chain: tuple[nn.Sequential, Graph], dtype: torch.dtype) -> None:
     model, graph = chain

@@ -5,6 +5,7 @@ channels are weaker than those of weights, Malach et al. 2020, arXiv:2002.00585.
 """
 
 import copy
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from slimkit.dtypes import differentiable
 from slimkit.errors import SpecError
 from slimkit.selection.ranking.context import Context
 from slimkit.selection.ranking.group_norm import relative_to_group, squares
+from slimkit.selection.unread import read_only_by, readers, straight_through, unread
 
 KEEP = 0.5  # share of each group that a step computes with
 STEPS = 40
@@ -39,54 +41,17 @@ def scores(model: nn.Module, graph: Graph, context: Context) -> Tensor:
         if isinstance(module, _BatchNorm):
             module.train()
     device = next(twin.parameters()).device
-    makers = _makers(twin, graph, device)
+    tensors = {n: t for n, t in chain(twin.named_parameters(), twin.named_buffers()) if differentiable(t)}
+    reading = {name: axes for name, axes in readers(graph).items() if name in tensors}
+    groups = read_only_by(graph, reading)
     values = relative_to_group(squares(model, graph, readers_only=False), graph).sqrt().to(device).requires_grad_(True)
     optimizer = torch.optim.SGD([values], lr=_RATE, momentum=_MOMENTUM)
     for step in range(STEPS):
         images, labels = context.batches[step % len(context.batches)]
-        mask = _straight_through(values, graph)
-        tensors = {name: _masked(weight, axes, mask) for name, (weight, axes) in makers.items()}
-        logits = torch.func.functional_call(twin, tensors, (images.to(device),))
+        mask = straight_through(values, groups, KEEP)
+        masked = {name: unread(tensors[name], axes, mask) for name, axes in reading.items()}
+        logits = torch.func.functional_call(twin, masked, (images.to(device),))
         optimizer.zero_grad()
         cross_entropy(logits, labels.to(device)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return relative_to_group(values.detach().abs().cpu(), graph)
-
-
-def _makers(model: nn.Module, graph: Graph, device: torch.device) -> dict[str, tuple[Tensor, list[tuple[int, Tensor]]]]:
-    """Return the parameters that let units out, with (dimension, unit of each index, -1: none) of each axis.
-
-    They are gamma and beta of a unit that a BatchNorm scales, so that what a unit left out would say still reaches
-    its score; of other units the weights and biases that make it.
-    """
-    gammas = {name for group in graph.groups for name in group.norms}
-    norms = gammas | {f"{name.removesuffix('weight')}bias" for name in gammas}
-    scaled = torch.cat([graph.has_norm, torch.zeros(1, dtype=torch.bool)])
-    found = {}
-    for name, parameter in model.named_parameters():
-        axes = []
-        for axis in graph.by_tensor.get(name, ()):
-            units = axis.unit_of if name in norms else torch.where(scaled[axis.unit_of], -1, axis.unit_of)
-            if not axis.reads and bool((units >= 0).any()):
-                axes.append((axis.dim, units.to(device)))
-        if axes and differentiable(parameter):
-            found[name] = (parameter.detach(), axes)
-    return found
-
-
-def _masked(weight: Tensor, axes: list[tuple[int, Tensor]], mask: Tensor) -> Tensor:
-    for dim, units in axes:
-        shape = [-1 if d == dim else 1 for d in range(weight.dim())]
-        weight = weight * mask[units].view(shape)  # index -1 is the last entry: what must stay
-    return weight
-
-
-def _straight_through(values: Tensor, graph: Graph) -> Tensor:
-    """Return [U + 1]: 1 for the best share of each group, else 0, with the gradient of |values|; then a 1."""
-    sizes = values.abs()
-    kept = torch.zeros_like(values)
-    for group in graph.groups:
-        members = group.members.to(values.device)
-        best = sizes.detach()[members].topk(max(1, round(KEEP * len(members)))).indices
-        kept[members[best]] = 1.0
-    return torch.cat([kept + (sizes - sizes.detach()), kept.new_ones(1)])
