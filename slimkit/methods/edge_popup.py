@@ -205,7 +205,7 @@ def merged(model: nn.Module, like: nn.Module) -> nn.Module:
     """Return what a scored network computes as an ordinary one: weights that were left out are 0.
 
     Args:
-        model: a network that `scored` made.
+        model: a network that `scored` or `scored_channels` made.
         like: the network it was made of; not changed.
     """
     state = {name: value for name, value in model.state_dict().items() if ".parametrizations." not in f".{name}"}
