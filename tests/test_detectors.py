@@ -90,7 +90,7 @@ def test_a_detector_is_cut_exactly_and_stays_one(name):
     graph, mask = half_of(heads, x)
     inner = [kept for kept in graph.kept if not kept.output and "GroupNorm" not in kept.reason]
     assert inner == [] and graph.units > 1000
-    assert proof.error_of(heads, graph, mask, [x]) <= proof.TOLERANCE
+    assert proof.evidence_for(heads, graph, mask, [x]).error <= proof.TOLERANCE
 
     slim = slimkit.remove(heads, graph, mask).net
     assert sum(p.numel() for p in slim.parameters()) < 0.5 * sum(p.numel() for p in net.parameters())

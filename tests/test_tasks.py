@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import slimkit
 from slimkit import data, tasks
 from slimkit.errors import DataError, SpecError, TrainingError
-from slimkit.measure.quality import agreement, drop, evaluate
+from slimkit.measure.quality import agreement, drop_from, evaluate
 from slimkit.tasks import CLASSIFICATION, SEGMENTATION, Metric, Task, measurement
 from slimkit.training import Recipe, train
 from slimkit.training.loss import Objective
@@ -349,7 +349,7 @@ def test_what_is_not_of_a_task_is_told(
 )  # fmt: skip
 def test_nothing_is_judged_by_outputs_that_are_no_numbers(task: Task, outputs: Tensor, targets: Tensor) -> None:
     outputs[-1, 1] = math.nan  # in the last batch, and of one class
-    for measured in (evaluate, lambda *given: drop(nn.Identity(), *given)):
+    for measured in (evaluate, drop_from):
         with pytest.raises(DataError, match="outputs hold NaN"):
             measured(nn.Identity(), Batches(outputs, targets, 2), task)
     nothing = torch.full((4, 3), math.nan)

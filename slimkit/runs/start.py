@@ -24,15 +24,12 @@ from slimkit.quantity import number_of
 from slimkit.runs import detection
 from slimkit.runs.folder.files import export_network
 from slimkit.selection.budget import Widths
-from slimkit.selection.choose import Chooser, choose_within_reach, fixed_units
-from slimkit.selection.mask import Mask
 from slimkit.selection.measured import Aim, LatencySolver, SizeSolver
-from slimkit.selection.ranking import Context, criterion, rank
+from slimkit.selection.ranking import Context, criterion
 from slimkit.settings import CompressSpec, EvaluateSpec, ExportSpec, RunSpec, TrainSpec
 from slimkit.settings.data import READING, DataSpec
 from slimkit.surgery.evidence import runs
 from slimkit.surgery.plain_weights import plain_weights, replaced
-from slimkit.surgery.prove import Slimmed, prove
 from slimkit.surgery.remove import remove
 from slimkit.surgery.traced import trace
 from slimkit.surgery.trials import Trial
@@ -380,21 +377,3 @@ def measured_budget(
             dense, remove, budget, example, conditions(spec), spec.latency_table, progress, aim=aim, write=write
         )
     return SizeSolver(dense, remove, budget, example, progress, partial(export_network, spec=spec))
-
-
-def slim(
-    spec: RunSpec,
-    dense: nn.Module,
-    graph: Graph,
-    inputs: Sequence[Example],
-    context: Context,
-    solver: Chooser | None = None,
-) -> Slimmed:
-    """Rank channels, choose what goes, remove it and prove it, as the settings say; `solver` for measured budgets."""
-    name = "group-norm" if spec.ranking == "auto" else spec.ranking
-    scores = rank(name, dense, graph, spec.scope, context)
-
-    def chosen(fixed: Tensor) -> Mask:
-        return choose_within_reach(graph, scores, spec.budget, allowed_widths(spec), fixed, solver)
-
-    return prove(dense, graph, chosen, told_apart(inputs), fixed_units(graph, spec.keep, spec.without_bn))
