@@ -72,6 +72,7 @@ class Google(NamedTuple):
 
 
 A, B, C, D = torch.zeros(2, 3), torch.ones(2, 3), torch.full((2, 3), 2.0), torch.zeros(2, 7)
+PAIR = (A, B)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,8 @@ A, B, C, D = torch.zeros(2, 3), torch.ones(2, 3), torch.full((2, 3), 2.0), torch
         (Google(A, None, None), [A]),
         ((A, D), [A]),  # features, no head
         ([A, (B, C)], [A]),
+        (({"features": D}, None, A, B), [A, B]),
+        ((PAIR, (D,)), [PAIR]),
         ({"out": A, "aux": B}, [A, B]),
         ({"aux": B, "out": A}, [A, B]),
         ({"features": D, "logits": A}, [A]),
