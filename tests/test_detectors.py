@@ -137,9 +137,9 @@ def test_fixed_regions_are_those_that_pooling_gives():
     """One level: the regions are what the detector's own pooling reads there."""
     from torchvision.ops import MultiScaleRoIAlign
 
-    from slimkit.models.detectors import _REGIONS, _pooled
+    from slimkit.models.detectors import REGIONS, pooled
 
     pool = MultiScaleRoIAlign(["0"], output_size=3, sampling_ratio=2)
     features, images = {"0": torch.rand(1, 4, 12, 12)}, torch.rand(1, 3, 96, 96)
-    expected = pool(features, [torch.tensor(_REGIONS) * 96], [(96, 96)])
-    torch.testing.assert_close(_pooled(pool, features, images), expected)
+    expected = pool(features, [torch.tensor(REGIONS) * 96], [(96, 96)])
+    torch.testing.assert_close(pooled(pool, features, images), expected)
