@@ -756,7 +756,7 @@ def test_a_drop_is_in_points_of_average_precision(folder: Path) -> None:
     nn.init.zeros_(slim.net.roi_heads.box_predictor.cls_score.weight)
     split = detection_of(dense.net, folder).validation
     values = [quality.quality(net, split, task) for net in (dense, slim)]
-    found = quality.drop(dense, slim, split, task)
+    found = quality.drop_from(dense, split, task)(slim)
     assert (found.value, found.images) == (pytest.approx(100 * (values[0] - values[1])), 8)
 
 

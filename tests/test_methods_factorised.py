@@ -1,39 +1,38 @@
 """The method: which layers become two, what it reports, and that it trains."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from slimkit import models, provenance, training
+from slimkit import models, provenance
 from slimkit.errors import SpecError
-from slimkit.methods import factorised
-from slimkit.methods.factorised import RankConfig
+from slimkit.methods import FactorisedConfig, factorised
 from slimkit.models.factors import Factors
 from slimkit.surgery import rows, thin_times
-from slimkit.training.frobenius import frobenius_decay
-from tests.training_sample import accuracy, network, recipe, stripes
+from tests.training_sample import accuracy, job, network, recipe
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "nothing was given"),
-        ({"energy": 0.9, "max_macs": 0.5}, "energy and max_macs was given"),
-        ({"max_params": 0.0}, "max_params is 0.0"),
-        ({"energy": 50}, "Half is 0.5"),
+        ({"chosen_by": "size"}, "chosen_by is 'size'"),
+        ({"rank_share": 0.0}, "rank_share is 0"),
+        ({"rank_share": 50}, "for 50 % write 0.5"),
     ],
 )
-def test_settings_that_make_no_sense(settings: dict[str, float], message: str) -> None:
+def test_settings_that_make_no_sense(settings: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        RankConfig(**settings)  # type: ignore[arg-type]
+        FactorisedConfig(**settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("budget", ["max_params", "max_macs"])
+@pytest.mark.parametrize("budget", ["params", "macs"])
 def test_a_network_of_the_zoo_within_its_budget(budget: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
     model = models.build("zoo:resnet20", classes=10, input_shape=(1, 28, 28)).model
-    done = factorised.reduce(model, (1, 28, 28), RankConfig(**{budget: 0.5}))  # type: ignore[arg-type]
-    before, after = done.params if budget == "max_params" else done.macs
+    done = factorised.reduce(model, (1, 28, 28), FactorisedConfig(chosen_by=budget, rank_share=0.5))
+    before, after = done.params if budget == "params" else done.macs
     assert 0.495 * before <= after <= 0.5 * before
     assert done.error < 1e-4
     assert "conv1" not in done.ranks and "fc" not in done.ranks
@@ -62,45 +61,49 @@ class HeadFirst(nn.Module):
 
 
 def test_the_ends_that_stay_whole_are_those_of_the_execution() -> None:
-    done = factorised.reduce(HeadFirst(), (1, 6, 6), RankConfig(max_params=0.7))
+    done = factorised.reduce(HeadFirst(), (1, 6, 6), FactorisedConfig(rank_share=0.7))
     assert set(done.ranks) == {"stem", "middle"}
 
 
 class Reads(nn.Module):
-    """One layer is called, of the other only the weight is read."""
+    """Between its ends one layer is called, of the other only the weight is read."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.called, self.read = nn.Linear(36, 36), nn.Linear(36, 36)
+        self.first, self.called = nn.Linear(36, 36), nn.Linear(36, 36)
+        self.read, self.last = nn.Linear(36, 36), nn.Linear(36, 36)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.called(x.flatten(1)))
-        return linear(x + 0 * self.read(x), self.read.weight)
+        x = torch.relu(self.called(self.first(x.flatten(1)).relu()))
+        logits: Tensor = self.last(linear(x + 0 * self.read(x), self.read.weight))
+        return logits
 
 
 def test_a_layer_whose_weight_the_network_reads_by_itself_stays_whole() -> None:
-    done = factorised.reduce(Reads(), (1, 6, 6), RankConfig(energy=0.3, keep_ends=False))
+    done = factorised.reduce(Reads(), (1, 6, 6), FactorisedConfig(chosen_by="energy", rank_share=0.3))
     assert (list(done.ranks), done.whole) == (["called"], ("read",))
 
 
 def test_nothing_to_gain_is_said() -> None:
     with pytest.raises(SpecError, match="no layer is cheaper"):
-        factorised.reduce(network(), (1, 6, 6), RankConfig(energy=1.0, keep_ends=False))
+        factorised.reduce(network(), (1, 6, 6), FactorisedConfig(chosen_by="energy", rank_share=1.0))
 
 
 def test_layers_that_are_slower_as_two_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = factorised.reduce(network(), (1, 6, 6), RankConfig(energy=0.5, keep_ends=False)).ranks
-    assert set(found) == {"0", "3", "9"}
+    net = nn.Sequential(nn.Flatten(), *(nn.Linear(36, 36) for _ in range(5)))
+    asked = FactorisedConfig(chosen_by="energy", rank_share=0.5)
+    found = factorised.reduce(net, (1, 6, 6), asked).ranks
+    assert set(found) == {"2", "3", "4"}
     timed = [thin_times.ThinTime(path, rank, 2.0, 1.0 if path == "3" else 2.0) for path, rank in found.items()]
     monkeypatch.setattr(thin_times, "times", lambda *_: timed)
-    done = factorised.reduce(network(), (1, 6, 6), RankConfig(energy=0.5, keep_ends=False, only_faster=True))
-    assert (list(done.ranks), done.whole, done.times) == (["3"], ("0", "9"), tuple(timed))
+    done = factorised.reduce(net, (1, 6, 6), replace(asked, only_faster=True))
+    assert (list(done.ranks), done.whole, done.times) == (["3"], ("2", "4"), tuple(timed))
 
 
 def test_time_is_measured_on_the_layer_alone() -> None:
     """A matrix of 1,000 x 1,000 against two of rank 1: hundreds of times the work."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(36, 1000), nn.Linear(1000, 1000), nn.Linear(1000, 3))
-    done = factorised.reduce(net, (1, 6, 6), RankConfig(energy=1e-6, only_faster=True))
+    done = factorised.reduce(net, (1, 6, 6), FactorisedConfig(chosen_by="energy", rank_share=1e-6, only_faster=True))
     [time] = done.times
     assert (time.path, time.rank, time.faster) == ("2", 1, True)
     assert time.dense_ms > 2 * time.thin_ms
@@ -108,9 +111,7 @@ def test_time_is_measured_on_the_layer_alone() -> None:
 
 @pytest.mark.parametrize("frobenius", [False, True])
 def test_thin_layers_are_trained(frobenius: bool) -> None:
-    done = factorised.reduce(network(), (1, 6, 6), RankConfig(max_params=0.7, keep_ends=False))
-    asked = recipe(epochs=30)
-    hooks = [frobenius_decay(asked.weight_decay)] if frobenius else []
-    trained = training.train(done.model, stripes(), asked, hooks=hooks)
-    assert accuracy(trained.model) > 0.9
-    assert sum(isinstance(module, Factors) for module in trained.model.modules()) == len(done.ranks)
+    asked = FactorisedConfig(rank_share=0.7, frobenius=frobenius, begin="initial")
+    run = factorised.METHOD(job(network(), recipe(epochs=30)), asked)
+    assert accuracy(run.model) > 0.9
+    assert [name for name, module in run.model.named_modules() if isinstance(module, Factors)] == ["3"]

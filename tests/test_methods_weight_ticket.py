@@ -1,29 +1,41 @@
 """Lottery tickets: exact densities, exact zeros, exact rewinding; and the controls."""
 
 import copy
+import itertools
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import slimkit
-from slimkit import training, zoo
+from slimkit import provenance, training, zoo
 from slimkit.errors import MaskError, SpecError
-from slimkit.methods import weight_ticket
-from slimkit.methods.weight_ticket import Ticket, TicketConfig, after, find
+from slimkit.methods import Found, WeightTicketConfig, snapshot, weight_ticket
+from slimkit.methods.weight_ticket import Ticket, after
 from slimkit.selection import weight_mask
 from slimkit.selection.weight_mask import WeightMask, prunable
-from tests.training_sample import accuracy, network, recipe, same, stripes
+from tests.training_sample import accuracy, job, network, recipe, same, stripes
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("rounds", 0), ("share", 0.0), ("share", 1.0), ("scope", "network"), ("rewind", -1)]
+    ("setting", "value"),
+    [("rounds", 0), ("round_share", 0.0), ("round_share", 1.0), ("compete", "network"), ("rewind_step", -1)],
 )
 def test_settings_out_of_range(setting: str, value: object) -> None:
     with pytest.raises(SpecError, match=f"{setting} is"):
-        TicketConfig(**{setting: value})  # type: ignore[arg-type]
+        WeightTicketConfig(**{setting: value})  # type: ignore[arg-type]
+
+
+def found(
+    asked: training.Recipe | None = None, net: nn.Module | None = None, more: Any = None, **settings: Any
+) -> Found:
+    return weight_ticket.METHOD(job(net or network(), asked, **(more or {})), WeightTicketConfig(**settings))
+
+
+def left(model: nn.Module) -> dict[str, int]:
+    return {name: int(weight.count_nonzero()) for name, weight in prunable(model).items()}
 
 
 def big() -> nn.Sequential:
@@ -35,8 +47,8 @@ def test_density_is_exact_to_one_weight_over_ten_rounds() -> None:
     by_layer = everywhere = WeightMask.full(big())
     for number in range(1, 11):
         weights = {name: weight.detach() for name, weight in prunable(big()).items()}
-        previous, by_layer = by_layer, after(by_layer, weights, TicketConfig(), number)
-        everywhere = after(everywhere, weights, TicketConfig(scope="global"), number)
+        previous, by_layer = by_layer, after(by_layer, weights, WeightTicketConfig(), number)
+        everywhere = after(everywhere, weights, WeightTicketConfig(compete="all"), number)
         for name, size in sizes.items():
             share = 0.1 if name == "3.weight" else 0.2  # the output layer at half the rate
             assert abs(by_layer.left[name] - size * (1 - share) ** number) <= 0.5
@@ -58,18 +70,15 @@ class HeadFirst(nn.Module):
 
 
 def test_the_layer_that_loses_half_the_share_is_the_one_that_runs_last() -> None:
-    found = find(HeadFirst(), stripes(), recipe(epochs=1), TicketConfig(rounds=1, share=0.5))
-    assert found.mask.left == {"head.weight": 18, "stem.weight": 36}
+    run = found(recipe(epochs=1), net=HeadFirst(), rounds=1, round_share=0.5)
+    assert left(run.model) == {"head.weight": 18, "stem.weight": 36}
 
 
-@pytest.mark.parametrize("scope", ["layer", "global"])
-def test_rounds_that_would_leave_nothing_are_refused_before_the_first_step(scope: Literal["layer", "global"]) -> None:
-    steps: list[int] = []
+@pytest.mark.parametrize("compete", ["layer", "all"])
+def test_rounds_that_would_leave_nothing_are_refused_before_the_first_step(compete: str) -> None:
+    steps: list[object] = []
     with pytest.raises(MaskError, match="rounds that each remove 0.5 of the weights leave none of the"):
-        find(
-            network(), stripes(), recipe(), TicketConfig(rounds=30, share=0.5, scope=scope),
-            progress=lambda run: steps.append(run.step),
-        )  # fmt: skip
+        found(rounds=30, round_share=0.5, compete=compete, more={"watchers": [steps.append]})
     assert steps == []
 
 
@@ -109,25 +118,23 @@ def test_a_mask_of_another_network_is_refused() -> None:
         weight_mask.apply_(network(), WeightMask.full(big()))
 
 
-def search(config: TicketConfig, **more: object) -> Ticket:
-    return find(network(), stripes(), recipe(**more), config, evaluate=accuracy)
-
-
 @pytest.mark.parametrize("settings", [{}, {"momentum": 0.0, "weight_decay": 0.1}])
 def test_removed_weights_are_zero_to_the_bit_after_every_step(settings: dict[str, float]) -> None:
-    found = search(TicketConfig(rounds=2), **settings)
+    asked = recipe(**settings)
+    whole, ticket = (found(asked, rounds=2, deliver=what).model for what in ("trained", "ticket"))
+    mask = WeightMask({name: weight != 0 for name, weight in prunable(ticket).items()})
     steps: list[bool] = []
 
     def look(run: training.Run) -> None:
         weights = prunable(run.model)
-        steps.append(all(bool((weights[n][~keep] == 0).all()) for n, keep in found.mask.keep.items()))
+        steps.append(all(bool((weights[n][~keep] == 0).all()) for n, keep in mask.keep.items()))
 
-    hooks = [weight_mask.hold(found.mask), training.Hook(after_step=look)]
-    trained = training.train(found.network(), stripes(), recipe(**settings), hooks=hooks).model
+    hooks = [weight_mask.hold(mask), training.Hook(after_step=look)]
+    trained = training.train(ticket, stripes(), asked, hooks=hooks).model
     assert steps == [True] * 18
-    same(trained, found.trained)  # the last round, done alone
-    left = {name: int(weight.count_nonzero()) for name, weight in prunable(found.trained).items()}
-    assert left == found.mask.left
+    same(trained, whole)  # the last round, done alone
+    assert left(whole) == mask.left
+    assert provenance.of(whole).edits == (provenance.Masked(left=mask.left, weights="trained"),)
 
 
 @pytest.mark.parametrize("step", [0, 4, 6])
@@ -139,56 +146,60 @@ def test_rewinding_brings_the_weights_of_step_k_back_to_the_bit(step: int) -> No
         if run.step == step:
             seen.append(copy.deepcopy(run.model))
 
-    settings = recipe(epochs=2)
-    whole = training.train(network(dropout=0.3), stripes(), settings, hooks=[training.Hook(after_step=remember)]).model
-    found = find(network(dropout=0.3), stripes(), settings, TicketConfig(rounds=2, rewind=step, share=1e-9))
-    same(found.network(), seen[0] if step else network())
-    same(found.trained, whole)
-    assert [done.density for done in found.rounds] == [1.0, 1.0, 1.0]
+    asked = recipe(epochs=2)
+    dense = training.train(network(dropout=0.3), stripes(), asked, hooks=[training.Hook(after_step=remember)]).model
+    whole, ticket = (
+        found(asked, net=network(dropout=0.3), rounds=2, rewind_step=step, round_share=1e-9, deliver=what).model
+        for what in ("trained", "ticket")
+    )
+    same(ticket, seen[0] if step else network())
+    same(whole, dense)
+    assert provenance.of(whole).edits[0].left == {"0.weight": 72, "3.weight": 864, "9.weight": 36}
 
 
-def test_rounds_are_reported() -> None:
-    found = search(TicketConfig(rounds=3, scope="global"))
-    assert [done.left for done in found.rounds] == [972, 778, 622, 498]
-    assert found.rounds[-1].accuracy == accuracy(found.trained)
-    assert len(found.run.history) == 4 * 3
-    assert found.run.images == 4 * 3 * 96
+def test_every_round_is_a_whole_training() -> None:
+    runs = [found(rounds=rounds, compete="all") for rounds in (1, 2, 3)]
+    assert [sum(left(run.model).values()) for run in runs] == [778, 622, 498]
+    assert runs[-1].search.history[-1].validation_accuracy == accuracy(runs[-1].model)
+    assert len(runs[-1].search.history) == 4 * 3
+    assert runs[-1].trained[0].images == 4 * 3 * 96
 
 
 def test_a_step_that_is_not_in_the_run_is_refused() -> None:
-    with pytest.raises(SpecError, match="rewind is step 18: the schedule has only 18"):
-        search(TicketConfig(rewind=18))
+    with pytest.raises(SpecError, match="rewind_step is 18: the schedule has only 18"):
+        found(rewind_step=18)
 
 
 @pytest.mark.parametrize("stop", [3, 20, 40])
 def test_a_search_that_was_killed_goes_on_to_the_same_bits(stop: int, tmp_path: Path) -> None:
-    config = TicketConfig(rounds=2, rewind=4)
-    once = search(config)
+    settings = {"rounds": 2, "rewind_step": 4}
+    once, calls = found(**settings), itertools.count(1)
 
-    def kill(run: training.Run) -> None:
-        if run.done == stop:
+    def kill(doing: str, share: float | None) -> None:
+        if next(calls) == stop:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        find(network(), stripes(), recipe(), config, progress=kill, store=training.Store(tmp_path, seconds=0))
-    store = training.Store(tmp_path, resume=True)
-    again = find(network(), stripes(), recipe(), config, evaluate=accuracy, store=store)
-    same(once.trained, again.trained)
-    same(once.network(), again.network())
-    assert [done.left for done in again.rounds] == [done.left for done in once.rounds]
+        found(more={"progress": kill, "store": training.Store(tmp_path, seconds=0)}, **settings)
+    again = found(more={"store": training.Store(tmp_path, resume=True)}, **settings)
+    same(once.model, again.model)
+    assert again.search.history == once.search.history
 
 
 def test_controls_differ_from_the_ticket_in_one_thing() -> None:
-    found = search(TicketConfig(rounds=3))
-    ticket = prunable(found.network())
-    fresh = prunable(weight_ticket.reinitialised(network(seed=1), found.mask))
-    by_layer = prunable(weight_ticket.reinitialised_by_layer(found, seed=1))
-    model, mask = weight_ticket.random_sparse(found, seed=1)
+    full, weights = WeightMask.full(network()), dict(prunable(network(seed=2)))
+    mask = after(full, weights, WeightTicketConfig(), 3)
+    ticket = Ticket(mask, snapshot.take(network(), None, 0), network(seed=2))
+    own = prunable(ticket.network())
+    fresh = prunable(weight_ticket.reinitialised(network(seed=1), mask))
+    by_layer = prunable(weight_ticket.reinitialised_by_layer(ticket, seed=1))
+    model, other = weight_ticket.random_sparse(ticket, seed=1)
     sparse, start = prunable(model), prunable(network())
-    for name, keep in found.mask.keep.items():
-        assert torch.equal(fresh[name] != 0, keep) and not torch.equal(fresh[name], ticket[name])
-        assert torch.equal(by_layer[name] != 0, keep) and not torch.equal(by_layer[name], ticket[name])
-        assert torch.equal(by_layer[name][keep].sort().values, ticket[name][keep].sort().values)
-        assert mask.left[name] == found.mask.left[name] and not torch.equal(mask.keep[name], keep)
-        assert torch.equal(sparse[name][mask.keep[name]], start[name][mask.keep[name]])
+    for name, keep in mask.keep.items():
+        assert torch.equal(own[name], start[name] * keep)
+        assert torch.equal(fresh[name] != 0, keep) and not torch.equal(fresh[name], own[name])
+        assert torch.equal(by_layer[name] != 0, keep) and not torch.equal(by_layer[name], own[name])
+        assert torch.equal(by_layer[name][keep].sort().values, own[name][keep].sort().values)
+        assert other.left[name] == mask.left[name] and not torch.equal(other.keep[name], keep)
+        assert torch.equal(sparse[name][other.keep[name]], start[name][other.keep[name]])
         assert int(sparse[name].count_nonzero()) == mask.left[name]

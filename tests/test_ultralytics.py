@@ -102,7 +102,7 @@ def test_a_checkpoint_is_read_without_running_it_and_cut_exactly(name, tmp_path)
     assert isinstance(network.model, Maps) and network.source == "Ultralytics checkpoint"
     torch.testing.assert_close(Deployed(network.model.net).eval()(x), Deployed(net).eval()(x), rtol=0, atol=0)
     graph, mask = half_of(network.model, x[:1])
-    assert graph.units > 500 and proof.error_of(network.model, graph, mask, [x]) <= proof.TOLERANCE
+    assert graph.units > 500 and proof.evidence_for(network.model, graph, mask, [x]).error <= proof.TOLERANCE
 
     slim = slimkit.remove(network.model, graph, mask)
     save(slim, tmp_path / "slim.pt")

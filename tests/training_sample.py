@@ -3,8 +3,15 @@
 import torch
 from torch import Tensor, nn
 
+from slimkit.channels import trace
+from slimkit.data import Dataset
 from slimkit.data.augmentation import Augmentation
 from slimkit.data.tensor_split import TensorSplit
+from slimkit.methods import Job, Selection
+from slimkit.progress import quiet
+from slimkit.selection.budget import Widths
+from slimkit.selection.ranking import Context
+from slimkit.settings import Budget
 from slimkit.training import Recipe
 
 
@@ -41,6 +48,16 @@ def recipe(**changes: object) -> Recipe:
     """Settings for `stripes`: 3 epochs of 6 steps, on the CPU in fp32."""
     settings: dict[str, object] = {"epochs": 3, "batch_size": 16, "learning_rate": 0.1}
     return Recipe(**{**settings, "device": "cpu", "precision": "fp32", **changes})  # type: ignore[arg-type]
+
+
+def job(model: nn.Module, asked: Recipe | None = None, dataset: Dataset | None = None, **more: object) -> Job:
+    """What a method that removes no channels works on; the stripes for all splits unless there is a data set."""
+    three = dict.fromkeys(("train", "validation", "test"), stripes())
+    dataset = dataset or Dataset(name="stripes", classes=3, input_shape=(1, 6, 6), **three)
+    unused = Selection(Budget("ratio", 0.5), Widths(), "gamma", "group", Context(), ())
+    settings: dict = {"fresh": lambda: network(seed=1), "store": None, "progress": quiet, **more}
+    graph = trace(model, torch.zeros(1, *dataset.input_shape))
+    return Job(model, graph, dataset, asked or recipe(), unused, **settings)
 
 
 def accuracy(model: nn.Module) -> float:

@@ -6,7 +6,6 @@ U = units of the network; a unit is removed whole or not at all.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -271,13 +270,6 @@ class Graph:
                 axes.append(axis.unit_of)
         place = torch.tensor([rows, columns], dtype=torch.long)
         return sizes, place[0], place[1], Counts(axes)
-
-    def describe(self) -> list[dict[str, Any]]:
-        """Return one JSON-able row per group: name, layers, channels, whether a BatchNorm scales it."""
-        return [
-            {"name": g.name, "layers": list(g.layers), "channels": len(g.members), "norm": bool(g.norms)}
-            for g in self.groups
-        ]
 
 
 def check_left(old: nn.Module, new: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> None:

@@ -113,20 +113,15 @@ class Drop:
     images: int
 
 
-def drop(dense: nn.Module, slim: nn.Module, split: Readable, task: Task, device: torch.device | None = None) -> Drop:
-    """Return what `slim` loses against `dense` in the first metric of a task, image by image.
-
-    Both are judged on the same images, so that only those count on which they differ: McNemar's variance where images
-    are right or wrong, else a bootstrap over images. A metric that is one figure a batch has no margin. `device`: where
-    they are computed; None: where they are.
-    """
-    return drop_from(dense, split, task, device)(slim)
-
-
 def drop_from(
     dense: nn.Module, split: Readable, task: Task, device: torch.device | None = None
 ) -> Callable[[nn.Module], Drop]:
-    """Return what tells the `drop` of each of several networks; what `dense` makes of the images is computed once."""
+    """Return what tells how much other networks lose against `dense` in the first metric of a task, image by image.
+
+    All are judged on the same images, so that only those count on which two differ: McNemar's variance where images
+    are right or wrong, else a bootstrap over images. A metric that is one figure a batch has no margin. `device`: where
+    they are computed; None: where they are.
+    """
     wanted = _rows(on_device(dense, device), split, task)
     best = task.metrics[task.metric].measured(wanted).value
 
@@ -225,24 +220,6 @@ def _same(wanted: torch.Tensor, found: torch.Tensor | None) -> Measurement | Non
     return share(int(right.sum()), len(right))
 
 
-def disagreement(
-    dense: nn.Module,
-    slim: nn.Module,
-    batches: Sequence[Example],
-    device: torch.device | None = None,
-    *,
-    classifies: bool | None = None,
-) -> Drop:
-    """Return the points of agreement that are lacking to 100; without labels that is what can be told.
-
-    The arguments are those of `agreement`.
-
-    Raises:
-        DataError: agreement tells nothing.
-    """
-    return disagreement_with(dense, batches, device, classifies=classifies)(slim)
-
-
 def disagreement_with(
     dense: nn.Module,
     batches: Sequence[Example],
@@ -250,7 +227,13 @@ def disagreement_with(
     *,
     classifies: bool | None = None,
 ) -> Callable[[nn.Module], Drop]:
-    """Return what tells the `disagreement` of each of several networks; `dense` is computed once."""
+    """Return what tells the points of agreement with `dense` that other networks lack to 100, for want of labels.
+
+    The arguments are those of `agreement`.
+
+    Raises:
+        DataError: agreement tells nothing.
+    """
     otherwise = ""
     if classifies is None:
         otherwise = "; where its outputs are scores of classes, say so: `task='classification'`"

@@ -1,6 +1,6 @@
 """Edge-popup: a subnetwork of random weights, none of them trained, Ramanujan et al. 2020, arXiv:1911.13299.
 
-Every weight gets a score; a layer computes with the share `keep` of its weights whose |score| is largest, and
+Every weight gets a score; a layer computes with the share `density` of its weights whose |score| is largest, and
 only the scores are trained, straight through the choice. Malach et al. 2020, arXiv:2002.00585, prove that such
 a subnetwork of weights exists in a network wide enough, and that subnetworks of whole channels are weaker:
 choosing channels of an untrained network is no substitute for training it.
@@ -10,9 +10,8 @@ What it gives is a network of the same architecture with zeros in it, that stand
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +19,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from slimkit import training
-from slimkit.data import Batches
 from slimkit.errors import SpecError
 from slimkit.methods.cut import named
 from slimkit.methods.job import Job
@@ -35,79 +32,50 @@ from slimkit.settings.checks import choice, number
 
 
 @dataclass(frozen=True, kw_only=True)
-class PopupConfig:
-    """How a subnetwork is looked for. Checked when made.
+class EdgePopupConfig(Settings):
+    """How many of the random weights stay."""
 
-    Attributes:
-        keep: share of the weights of each layer that stays, in (0, 1]; one stays at least.
-        choose: `weights` one by one, or whole `channels` (filters), the weaker choice.
-        scaled: divide the variance of the weights by `keep`, for the edges that are missing.
-        seed: of weights and scores.
-    """
-
-    keep: float = 0.5
-    choose: Literal["weights", "channels"] = "weights"
-    scaled: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.keep <= 1:
-            raise SpecError(f"keep is {self.keep}: it is the share of weights that stays, in (0, 1].\n  Half is 0.5")
-        if self.choose not in ("weights", "channels"):
-            raise SpecError(f"choose is {self.choose!r}: it must be weights or channels.\n  Change it")
-
-
-@dataclass(frozen=True)
-class Subnetwork:
-    """What the search gave.
-
-    Attributes:
-        model: stands alone: the architecture of the network given, with zeros where weights were left out.
-        density: share of the weights of convolutions and linear layers that are not left out.
-        run: the training of the scores.
-    """
-
-    model: nn.Module
-    density: float
-    run: training.Trained
+    density: float = setting(0.5, "share of each layer's weights that stays, in (0, 1]", number(0, 1, above=True))
+    choose: str = setting(
+        "weights", "what is chosen: weights one by one, or whole channels (the weaker)", choice("weights", "channels")
+    )
 
 
 class ScoredWeight(nn.Module):
     """Gives a layer its weight where the score says so, 0 elsewhere: a parametrisation of the weight."""
 
-    def __init__(self, shape: torch.Size, keep: float, random: torch.Generator) -> None:
+    def __init__(self, shape: torch.Size, density: float, random: torch.Generator) -> None:
         """Draw scores of a shape that broadcasts to the weight's, as the paper does: uniform, by fan-in."""
         super().__init__()
         bound = 1 / math.sqrt(max(1, math.prod(shape[1:])))  # Kaiming uniform with a = sqrt 5
         self.scores = nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=random))
-        self.keep = keep
+        self.density = density
 
     def forward(self, weight: Tensor) -> Tensor:
         """Mask a weight; the gradient reaches every score, also of weights left out."""
-        return weight * straight_through(self.scores, self.keep)
+        return weight * straight_through(self.scores, self.density)
 
 
-def chosen(scores: Tensor, keep: float) -> Tensor:
-    """Return bool of the scores' shape: the share `keep` of the largest |score|, at least one.
+def chosen(scores: Tensor, density: float) -> Tensor:
+    """Return bool of the scores' shape: the share `density` of the largest |score|, at least one.
 
     The order is that of the indices, whatever the memory layout.
     """
     sizes = scores.detach().abs().flatten()
     mask = torch.zeros(sizes.shape, dtype=torch.bool, device=sizes.device)
-    mask[sizes.topk(max(1, round(keep * sizes.numel())), sorted=False).indices] = True
+    mask[sizes.topk(max(1, round(density * sizes.numel())), sorted=False).indices] = True
     return mask.view(scores.shape)
 
 
-def straight_through(scores: Tensor, keep: float) -> Tensor:
+def straight_through(scores: Tensor, density: float) -> Tensor:
     """Return the choice as 0 and 1, with the gradient of |scores|."""
     sizes = scores.abs()
-    return chosen(scores, keep).to(sizes.dtype) + (sizes - sizes.detach())
+    return chosen(scores, density).to(sizes.dtype) + (sizes - sizes.detach())
 
 
-def signed_constant(weight: Tensor, keep: float, scaled: bool, random: torch.Generator) -> Tensor:
-    """Return +-sqrt(2 / fan_in), or +-sqrt(2 / (keep fan_in)) if scaled, by fair coins; of the weight's shape."""
-    fan_in = math.prod(weight.shape[1:])
-    size = math.sqrt(2 / (fan_in * (keep if scaled else 1)))
+def signed_constant(weight: Tensor, density: float, random: torch.Generator) -> Tensor:
+    """Return +-sqrt(2 / (density fan_in)), by fair coins; of the weight's shape."""
+    size = math.sqrt(2 / (math.prod(weight.shape[1:]) * density))
     return torch.where(torch.rand(weight.shape, generator=random) < 0.5, -size, size)
 
 
@@ -117,8 +85,8 @@ def layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 @torch.no_grad()
-def scored(model: nn.Module, config: PopupConfig) -> nn.Module:
-    """Return a copy with signed constants as weights and scores on them; only the scores want gradients.
+def scored(model: nn.Module, config: EdgePopupConfig, seed: int) -> nn.Module:
+    """Return a copy with signed constants as weights and scores on them, drawn by the seed; only scores want gradients.
 
     Biases and betas are 0, gammas 1, as in the paper.
 
@@ -126,7 +94,7 @@ def scored(model: nn.Module, config: PopupConfig) -> nn.Module:
         SpecError: there is no convolution or linear layer to choose weights of.
     """
     model = copy.deepcopy(model)
-    random = torch.Generator().manual_seed(config.seed)
+    random = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
     for module in model.modules():
         if isinstance(module, _BatchNorm) and module.weight is not None:
@@ -140,9 +108,9 @@ def scored(model: nn.Module, config: PopupConfig) -> nn.Module:
     ones = config.choose == "channels"
     by_weight: dict[int, ScoredWeight] = {}  # layers that share a weight share its scores
     for weight in prunable(model).values():
-        weight.copy_(signed_constant(weight, config.keep, config.scaled, random))
+        weight.copy_(signed_constant(weight, config.density, random))
         shape = torch.Size([len(weight), *([1] * (weight.dim() - 1))]) if ones else weight.shape
-        by_weight[id(weight)] = ScoredWeight(shape, config.keep, random)
+        by_weight[id(weight)] = ScoredWeight(shape, config.density, random)
     for layer, scores in [(layer, by_weight[id(layer.weight)]) for _, layer in found]:
         parametrize.register_parametrization(layer, "weight", scores)
     return model
@@ -163,52 +131,14 @@ def merged(model: nn.Module, like: nn.Module) -> nn.Module:
     return alone
 
 
-def find(
-    model: nn.Module,
-    split: Batches,
-    recipe: training.Recipe,
-    config: PopupConfig,
-    *,
-    evaluate: Callable[[nn.Module], float] | None = None,
-    progress: Callable[[training.Run], None] | None = None,
-    store: training.Store | None = None,
-) -> Subnetwork:
-    """Train scores on random weights.
-
-    Args:
-        model: its architecture is used, its weights are not; not changed.
-        recipe: the weight decay acts on scores.
-        evaluate, progress, store: as `training.train` takes them.
-
-    Raises:
-        SpecError: nothing to choose from.
-        TrainingError: the loss is not finite.
-    """
-    trained = training.train(scored(model, config), split, recipe, evaluate=evaluate, progress=progress, store=store)
-    alone = merged(trained.model, model).eval()
-    weights = prunable(alone).values()
-    return Subnetwork(alone, sum(left(alone).values()) / sum(w.numel() for w in weights), trained)
-
-
 def left(model: nn.Module) -> dict[str, int]:
     """Return how many weights of each layer are not 0, by name of the parameter."""
     return {name: int(weight.count_nonzero()) for name, weight in prunable(model).items()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class EdgePopupConfig(Settings):
-    """How many of the random weights stay."""
-
-    density: float = setting(0.5, "share of each layer's weights that stays, in (0, 1]", number(0, 1, above=True))
-    choose: str = setting(
-        "weights", "what is chosen: weights one by one, or whole channels (the weaker)", choice("weights", "channels")
-    )
-
-
 def run(job: Job, config: EdgePopupConfig) -> Found:
     """Train scores, and give the subnetwork they choose, which stands alone."""
-    own = PopupConfig(keep=config.density, choose=cast(Any, config.choose), seed=job.recipe.seed)
-    trained = train(job, scored(job.dense, own))
+    trained = train(job, scored(job.dense, config, job.recipe.seed))
     alone = named(merged(trained.model, job.dense).eval(), job.dense)
     masked(alone, left(alone), "trained")
     search = Search(method=METHOD.name, history=trained.history)

@@ -35,33 +35,23 @@ _NONE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankConfig:
-    """How ranks are chosen: exactly one of `energy`, `max_params` and `max_macs`. Checked when made.
+class FactorisedConfig(Settings):
+    """Which ranks, and what decays."""
 
-    Attributes:
-        energy: share of the squared singular values that each layer keeps, in (0, 1].
-        max_params, max_macs: share of the network's parameters or MACs that may be left, in (0, 1].
-        keep_ends: leave the first and the last layer whole, as in the paper.
-        only_faster: leave a layer whole where two thin ones were measured to be slower.
-    """
-
-    energy: float | None = None
-    max_params: float | None = None
-    max_macs: float | None = None
-    keep_ends: bool = True
-    only_faster: bool = False
-
-    def __post_init__(self) -> None:
-        given = {name: getattr(self, name) for name in ("energy", "max_params", "max_macs")}
-        given = {name: value for name, value in given.items() if value is not None}
-        if len(given) != 1:
-            raise SpecError(
-                f"{' and '.join(given) or 'nothing'} was given to choose ranks by: "
-                "give exactly one of energy, max_params and max_macs."
-            )
-        [(name, value)] = given.items()
-        if not 0 < value <= 1:
-            raise SpecError(f"{name} is {value}: it is a share, in (0, 1].\n  Half is 0.5")
+    chosen_by: str = setting(
+        "params",
+        "what ranks are chosen by: energy (share of the squared singular values kept), params or macs (share left)",
+        choice("energy", "params", "macs"),
+    )
+    rank_share: float = setting(0.5, "that share, in (0, 1]", number(0, 1, above=True))
+    only_faster: bool = setting(False, "leave a layer whole where two thin ones were measured to be slower", flag)
+    begin: str = setting(
+        "trained",
+        "weights of two thin layers: trained (by the singular values of the trained ones), initial (of those before "
+        "training, as in the paper), fresh (drawn anew: plain low rank)",
+        choice("trained", "initial", "fresh"),
+    )
+    frobenius: bool = setting(True, "decay the product of two thin layers instead of each", flag)
 
 
 @dataclass(frozen=True)
@@ -87,8 +77,8 @@ class Factorisation:
     error: float
 
 
-def reduce(model: nn.Module, input_shape: tuple[int, ...], config: RankConfig) -> Factorisation:
-    """Make the layers of a trained network thin.
+def reduce(model: nn.Module, input_shape: tuple[int, ...], config: FactorisedConfig) -> Factorisation:
+    """Make the layers of a trained network thin, but for the first and the last one, as in the paper.
 
     Args:
         model: not changed.
@@ -100,7 +90,7 @@ def reduce(model: nn.Module, input_shape: tuple[int, ...], config: RankConfig) -
         SpecError: no layer would be two.
     """
     images = proof.random_inputs(input_shape)
-    found = _candidates(model, images[0], config)
+    found = _candidates(model, images[0])
     chosen = _chosen(model, input_shape, found, config)
     times: list[ThinTime] = []
     if config.only_faster:
@@ -128,57 +118,22 @@ def _error(model: nn.Module, chosen: dict[str, int], images: Sequence[Example]) 
     return proof.compare(proof.outputs(merge(thin), images), thin, images)
 
 
-def _candidates(model: nn.Module, image: Example, config: RankConfig) -> list[ranks.Spectrum]:
-    found = ranks.layers(model, image)
-    return found[1:-1] if config.keep_ends else found
+def _candidates(model: nn.Module, image: Example) -> list[ranks.Spectrum]:
+    return ranks.layers(model, image)[1:-1]
 
 
 def _chosen(
-    model: nn.Module, input_shape: tuple[int, ...], found: Sequence[ranks.Spectrum], config: RankConfig
+    model: nn.Module, input_shape: tuple[int, ...], found: Sequence[ranks.Spectrum], config: FactorisedConfig
 ) -> dict[str, int]:
-    if config.energy is not None:
-        return ranks.by_energy(found, config.energy)
-    if config.max_params is not None:
-        whole = _params(model)
-        return ranks.to_budget(found, whole, int(config.max_params * whole), "params")
-    assert config.max_macs is not None
-    whole = count_macs(model, input_shape)
-    return ranks.to_budget(found, whole, int(config.max_macs * whole), "macs")
+    if config.chosen_by == "energy":
+        return ranks.by_energy(found, config.rank_share)
+    cost: ranks.CostKind = "params" if config.chosen_by == "params" else "macs"
+    whole = _params(model) if cost == "params" else count_macs(model, input_shape)
+    return ranks.to_budget(found, whole, int(config.rank_share * whole), cost)
 
 
 def _params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-@dataclass(frozen=True, kw_only=True)
-class FactorisedConfig(Settings):
-    """Which ranks, and what decays."""
-
-    chosen_by: str = setting(
-        "params",
-        "what ranks are chosen by: energy (share of the squared singular values kept), params or macs (share left)",
-        choice("energy", "params", "macs"),
-    )
-    rank_share: float = setting(0.5, "that share, in (0, 1]", number(0, 1, above=True))
-    only_faster: bool = setting(False, "leave a layer whole where two thin ones were measured to be slower", flag)
-    begin: str = setting(
-        "trained",
-        "weights of two thin layers: trained (by the singular values of the trained ones), initial (of those before "
-        "training, as in the paper), fresh (drawn anew: plain low rank)",
-        choice("trained", "initial", "fresh"),
-    )
-    frobenius: bool = setting(True, "decay the product of two thin layers instead of each", flag)
-
-    @property
-    def ranks(self) -> RankConfig:
-        """The same as `reduce` takes it."""
-        share, by = self.rank_share, self.chosen_by
-        return RankConfig(
-            energy=share if by == "energy" else None,
-            max_params=share if by == "params" else None,
-            max_macs=share if by == "macs" else None,
-            only_faster=self.only_faster,
-        )
 
 
 def needed(job: Job, config: FactorisedConfig) -> None:
@@ -188,9 +143,9 @@ def needed(job: Job, config: FactorisedConfig) -> None:
         BudgetError: the budget cannot be met.
         SpecError: no layer would be two.
     """
-    shape, ranks_of = job.dataset.input_shape, config.ranks
-    easiest = replace(ranks_of, energy=_LEAST) if ranks_of.energy is not None else ranks_of
-    found = _candidates(job.dense, proof.random_inputs(shape)[0], easiest)
+    shape = job.dataset.input_shape
+    easiest = replace(config, rank_share=_LEAST) if config.chosen_by == "energy" else config
+    found = _candidates(job.dense, proof.random_inputs(shape)[0])
     if not _chosen(job.dense, shape, found, easiest):
         raise SpecError(_NONE)
 
@@ -199,7 +154,7 @@ def run(job: Job, config: FactorisedConfig) -> Found:
     """Train the dense network unless the thin layers begin without that, make its layers thin, and train on."""
     done = [train(job, job.dense, part="dense")] if config.begin == "trained" else []
     whole_network = named(done[0].model, job.dense) if done else job.dense
-    thin = reduce(whole_network, job.dataset.input_shape, config.ranks)
+    thin = reduce(whole_network, job.dataset.input_shape, config)
     if config.begin == "fresh":
         _draw_anew_(thin.model, job.recipe.seed)
     hooks = [frobenius_decay(job.recipe.weight_decay)] if config.frobenius else []

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: x,
@@ -165,19 +165,3 @@ def _use_again(parent: Topology, random: np.random.Generator) -> Topology:
     used = parent.used.copy()
     used[random.choice(idle)] = True
     return replace(parent, used=used)
-
-
-class Weighted(nn.Module):
-    """A topology as a network with a weight of its own for every connection, to be trained.
-
-    Images [N, ...] of I values each become logits [N, O].
-    """
-
-    def __init__(self, topology: Topology, start: float) -> None:
-        super().__init__()
-        self.topology = topology
-        self.weights = nn.Parameter(torch.full((topology.connections,), start))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute logits [N, O]."""
-        return self.topology(images.flatten(1), self.weights[None])[0]

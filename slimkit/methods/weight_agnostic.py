@@ -2,19 +2,18 @@
 
 The paper gives all connections one weight. In a network of layers that says nothing: all channels of a layer become
 the same, and so do all logits (`identical`). What can be asked of one: how well it does with the signs and zeros of
-its weights and one size for each layer (`by_sign`), and how much its accuracy depends on how it began (`robustness`).
-A search for topologies that do work with one weight is in `topology_search`.
+its weights and one size for each layer (`by_sign`). A search for topologies that do work with one weight is in
+`topology_search`.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from slimkit import training
 from slimkit.data import Batches
 from slimkit.errors import DataError, SpecError
 from slimkit.example import call
@@ -170,44 +169,6 @@ def run(job: Job, config: WeightAgnosticConfig) -> Found:
     search = Search(method=METHOD.name, history=trained.history)
     legs = (leg(job.macs(), trained.phases, search=False),)
     return Found(named(tried[best][0].eval(), job.dense), (trained,), legs, search, notes=tuple(notes))
-
-
-@dataclass(frozen=True)
-class Robustness:
-    """Accuracy after training, by seed and by scale of the first weights: (seed, scale) -> [0, 1]."""
-
-    accuracies: Mapping[tuple[int, float], float]
-
-    def spread(self, scale: float) -> tuple[float, float, float]:
-        """Return the lowest, mean and highest accuracy over the seeds."""
-        found = [value for (_, own), value in self.accuracies.items() if own == scale]
-        return min(found), sum(found) / len(found), max(found)
-
-
-def robustness(
-    fresh: Callable[[int], nn.Module],
-    split: Batches,
-    recipe: training.Recipe,
-    evaluate: Callable[[nn.Module], float],
-    seeds: Sequence[int],
-    scales: Sequence[float] = (0.5, 1.0, 2.0),
-) -> Robustness:
-    """Train a network from several beginnings.
-
-    Args:
-        fresh: gives the network with first weights drawn by a seed.
-        evaluate: gives the accuracy of a trained one.
-        scales: by which its first weights are multiplied.
-    """
-    found = {}
-    for seed in seeds:
-        for scale in scales:
-            model = fresh(seed)
-            with torch.no_grad():
-                for weight in prunable(model).values():
-                    weight.mul_(scale)
-            found[seed, scale] = evaluate(training.train(model, split, recipe).model)
-    return Robustness(found)
 
 
 METHOD = Method(

@@ -8,16 +8,13 @@ run, so that it is resumed like any other. What is left are zeros in dense layer
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from slimkit import training
-from slimkit.data import Batches
 from slimkit.errors import MaskError, SpecError
 from slimkit.example import Example
 from slimkit.methods import snapshot
@@ -35,58 +32,48 @@ from slimkit.settings.checks import choice, number, whole
 
 
 @dataclass(frozen=True, kw_only=True)
-class TicketConfig:
-    """How a ticket is looked for. Checked when made.
+class WeightTicketConfig(Settings):
+    """How many rounds, and what each removes."""
 
-    Attributes:
-        rounds: of pruning, each after a whole training.
-        share: of the weights that are left, removed in each round, in (0, 1).
-        scope: `layer`: each layer loses this share, the last one half of it; `global`: the smallest of all.
-        rewind: step that weights, schedule and data order go back to; 0 is the start.
-    """
-
-    rounds: int = 7
-    share: float = 0.2
-    scope: Literal["layer", "global"] = "layer"
-    rewind: int = 0
+    rounds: int = setting(1, "rounds of training and removal", whole(1))
+    rewind_step: int = setting(0, "step whose weights, schedule and data order the ticket goes back to", whole(0))
+    round_share: float = setting(
+        0.2, "share of the weights left that each round removes, in (0, 1)", number(0, 1, above=True, below=True)
+    )
+    compete: str = setting(
+        "layer",
+        "which weights compete: of a layer (the last loses half the share), or all",
+        choice("layer", "all"),
+    )
+    begin: str = setting(
+        "ticket",
+        "what the last network is trained from: ticket, or a control: reinitialised, by-layer (the ticket's own "
+        "weights in another order within each layer), random (as many weights of each layer, others)",
+        choice("ticket", "reinitialised", "by-layer", "random"),
+    )
+    deliver: str = setting(
+        "trained", "the ticket trained to the end, or the ticket itself, untrained", choice("trained", "ticket")
+    )
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise SpecError(f"rounds is {self.rounds}: it must be at least 1.\n  Change it")
-        if not 0 < self.share < 1:
-            raise SpecError(f"share is {self.share}: it must be between 0 and 1.\n  A fifth is 0.2")
-        if self.scope not in ("layer", "global"):
-            raise SpecError(f"scope is {self.scope!r}: it must be layer or global.\n  Change it")
-        if self.rewind < 0:
-            raise SpecError(f"rewind is {self.rewind}: it is a step, 0 or more.\n  Change it")
-
-
-@dataclass(frozen=True)
-class Round:
-    """One training under a mask: weights left, and the validation accuracy of its last epoch, in [0, 1]."""
-
-    left: int
-    density: float
-    accuracy: float | None
+        super().__post_init__()
+        if self.begin != "ticket" and self.deliver == "ticket":
+            raise SpecError(f"deliver is 'ticket' and begin is {self.begin!r}: a control is trained.\n  Leave one out")
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """What a search gave.
+    """What the rounds gave.
 
     Attributes:
         mask: which weights stay.
         start: all weights at step k, not masked: with the mask they are the ticket.
         trained: the ticket, trained to the end: its last round.
-        rounds: the dense training, and one a round.
-        run: of all rounds together.
     """
 
     mask: WeightMask
     start: Snapshot
     trained: nn.Module
-    rounds: tuple[Round, ...]
-    run: training.Trained
 
     def network(self) -> nn.Module:
         """Return the ticket itself: the mask on the weights of step k, not trained any further."""
@@ -96,44 +83,14 @@ class Ticket:
         return model
 
 
-def find(
-    model: nn.Module,
-    split: Batches,
-    recipe: training.Recipe,
-    config: TicketConfig,
-    *,
-    evaluate: Callable[[nn.Module], float] | None = None,
-    progress: Callable[[training.Run], None] | None = None,
-    store: training.Store | None = None,
-) -> Ticket:
-    """Look for a ticket: `config.rounds` + 1 trainings.
-
-    Args:
-        model: freshly initialised; not changed.
-        evaluate, progress, store: as `training.train` takes them.
-
-    Raises:
-        SpecError: the step to rewind to is not in the run; there are no epochs.
-        MaskError: the rounds would leave a layer without weights.
-        TraceError: the network does not run on the inputs.
-        TrainingError: the loss is not finite.
-    """
-    [inputs, _], *_ = islice(split.batches(1), 1)
-    rounds = _Rounds(model, inputs, config)
-    trained = training.train(
-        model, split, recipe, hooks=[rounds.hook()], evaluate=evaluate, progress=progress, store=store
-    )
-    return rounds.ticket(trained)
-
-
-def after(mask: WeightMask, weights: dict[str, Tensor], config: TicketConfig, number: int) -> WeightMask:
+def after(mask: WeightMask, weights: dict[str, Tensor], config: WeightTicketConfig, number: int) -> WeightMask:
     """Return the mask after round `number`, counted from 1, of weights trained under the mask before it."""
     for names, left in _left(mask, config, number):
         mask = weight_mask.largest(weights, mask, names, left)
     return mask
 
 
-def _left(mask: WeightMask, config: TicketConfig, number: int) -> list[tuple[list[str], int]]:
+def _left(mask: WeightMask, config: WeightTicketConfig, number: int) -> list[tuple[list[str], int]]:
     """Return which tensors compete, and how many of their weights are left after a round.
 
     That is counted from the whole, so that rounding does not add up: n * (1 - share)^number to the nearest weight, of a
@@ -141,9 +98,9 @@ def _left(mask: WeightMask, config: TicketConfig, number: int) -> list[tuple[lis
     """
     sizes = {name: keep.numel() for name, keep in mask.keep.items()}
     names = list(sizes)
-    if config.scope == "global":
-        return [(names, round(sum(sizes.values()) * (1 - config.share) ** number))]
-    shares = dict.fromkeys(names, config.share)
+    if config.compete == "all":
+        return [(names, round(sum(sizes.values()) * (1 - config.round_share) ** number))]
+    shares = dict.fromkeys(names, config.round_share)
     if len(names) > 1:
         shares[names[-1]] /= 2
     return [([name], round(sizes[name] * (1 - shares[name]) ** number)) for name in names]
@@ -152,18 +109,18 @@ def _left(mask: WeightMask, config: TicketConfig, number: int) -> list[tuple[lis
 class _Rounds:
     """Prunes and rewinds at the end of the schedule, until all rounds are done."""
 
-    def __init__(self, model: nn.Module, example: Example, config: TicketConfig) -> None:
+    def __init__(self, model: nn.Module, example: Example, config: WeightTicketConfig) -> None:
         self.config, self.mask = config, WeightMask.full(model, example)
         for names, left in _left(self.mask, config, config.rounds):
             if not left:
                 raise MaskError(
-                    f"{config.rounds} rounds that each remove {config.share:g} of the weights leave none of the "
+                    f"{config.rounds} rounds that each remove {config.round_share:g} of the weights leave none of the "
                     f"{sum(self.mask.keep[name].numel() for name in names)} in {', '.join(names)}.\n"
                     "  Give a smaller share to remove, or fewer rounds"
                 )
-        self.start = snapshot.take(model, None, 0) if config.rewind == 0 else None
+        self.start = snapshot.take(model, None, 0) if config.rewind_step == 0 else None
         self.random: Tensor | None = None
-        self.done: list[Round] = []
+        self.done = 0
         self.gone: dict[str, Tensor] = {}
 
     def hook(self) -> training.Hook:
@@ -175,21 +132,17 @@ class _Rounds:
             restore=self._restore,
         )
 
-    def ticket(self, trained: training.Trained) -> Ticket:
+    def ticket(self, trained: nn.Module) -> Ticket:
         """Return what was found once all rounds are done."""
         assert self.start is not None
-        return Ticket(self.mask, self.start, trained.model, tuple(self.done), trained)
+        return Ticket(self.mask, self.start, trained)
 
     def _remember_random(self, run: training.Run) -> None:
-        if self.random is None and self.config.rewind == 0:
+        if self.random is None and self.config.rewind_step == 0:
             self.random = torch.Generator().manual_seed(torch.initial_seed()).get_state()  # as the run began
 
     def _after_step(self, run: training.Run) -> None:
-        if self.config.rewind >= run.budget:
-            raise SpecError(
-                f"rewind is step {self.config.rewind}: the schedule has only {run.budget}.\n  Give an earlier step"
-            )
-        if self.start is None and run.step == self.config.rewind:
+        if self.start is None and run.step == self.config.rewind_step:
             self.start = snapshot.take(run.model, run.optimizer, run.step)
             self.random = torch.get_rng_state()
         self._silence(run)
@@ -203,17 +156,16 @@ class _Rounds:
     def _after_epoch(self, run: training.Run) -> None:
         if run.step < run.budget:
             return
-        left = sum(self.mask.left.values())
-        self.done.append(Round(left, self.mask.density, run.history[-1].validation_accuracy))
-        if len(self.done) > self.config.rounds:
+        self.done += 1
+        if self.done > self.config.rounds:
             return
         assert self.start is not None and self.random is not None
-        self.mask = after(self.mask, dict(prunable(run.model)), self.config, len(self.done))
+        self.mask = after(self.mask, dict(prunable(run.model)), self.config, self.done)
         self._hold(run)
         snapshot.put_(self.start, run.model, run.optimizer)
         self._silence(run)
         torch.set_rng_state(self.random)
-        run.rewind(self.config.rewind)
+        run.rewind(self.config.rewind_step)
 
     def _hold(self, run: training.Run) -> None:
         self.gone = {name: ~keep.to(run.device) for name, keep in self.mask.keep.items()}
@@ -223,14 +175,14 @@ class _Rounds:
             "keep": dict(self.mask.keep),
             "start": self.start.state() if self.start else None,
             "random": self.random,
-            "done": [(done.left, done.density, done.accuracy) for done in self.done],
+            "done": self.done,
         }
 
     def _restore(self, run: training.Run, saved: dict[str, Any]) -> None:
         self.mask = WeightMask(saved["keep"])
         self.start = Snapshot(**saved["start"]) if saved["start"] else None
         self.random = saved["random"]
-        self.done = [Round(*done) for done in saved["done"]]
+        self.done = int(saved["done"])
         self._hold(run)
 
 
@@ -265,41 +217,11 @@ def random_sparse(ticket: Ticket, seed: int) -> tuple[nn.Module, WeightMask]:
     return model, mask
 
 
-@dataclass(frozen=True, kw_only=True)
-class WeightTicketConfig(Settings):
-    """How many rounds, and what each removes."""
-
-    rounds: int = setting(1, "rounds of training and removal", whole(1))
-    rewind_step: int = setting(0, "step whose weights, schedule and data order the ticket goes back to", whole(0))
-    round_share: float = setting(
-        0.2, "share of the weights left that each round removes, in (0, 1)", number(0, 1, above=True, below=True)
-    )
-    compete: str = setting(
-        "layer",
-        "which weights compete: of a layer (the last loses half the share), or all",
-        choice("layer", "all"),
-    )
-    begin: str = setting(
-        "ticket",
-        "what the last network is trained from: ticket, or a control: reinitialised, by-layer (the ticket's own "
-        "weights in another order within each layer), random (as many weights of each layer, others)",
-        choice("ticket", "reinitialised", "by-layer", "random"),
-    )
-    deliver: str = setting(
-        "trained", "the ticket trained to the end, or the ticket itself, untrained", choice("trained", "ticket")
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.begin != "ticket" and self.deliver == "ticket":
-            raise SpecError(f"deliver is 'ticket' and begin is {self.begin!r}: a control is trained.\n  Leave one out")
-
-
 def run(job: Job, config: WeightTicketConfig) -> Found:
     """Look for a ticket; deliver it, what it was trained to, or what a control was."""
     rounds = _rounds(job, config)
     done = [train(job, job.dense, hooks=[rounds.hook()], part="rounds" if config.begin != "ticket" else "")]
-    found = rounds.ticket(done[0])
+    found = rounds.ticket(done[0].model)
     model, mask = found.trained, found.mask
     if config.begin != "ticket":
         start, mask = _control(job, config, found)
@@ -326,9 +248,7 @@ def _rounds(job: Job, config: WeightTicketConfig) -> _Rounds:
     steps = round(job.recipe.epochs * job.steps)
     if config.rewind_step >= steps:
         raise SpecError(f"rewind_step is {config.rewind_step}: the schedule has only {steps}.\n  Give an earlier step")
-    scope: Literal["layer", "global"] = "layer" if config.compete == "layer" else "global"
-    own = TicketConfig(rounds=config.rounds, share=config.round_share, scope=scope, rewind=config.rewind_step)
-    return _Rounds(job.dense, job.example, own)
+    return _Rounds(job.dense, job.example, config)
 
 
 def _control(job: Job, config: WeightTicketConfig, found: Ticket) -> tuple[nn.Module, WeightMask]:

@@ -20,6 +20,7 @@ from slimkit.example import call, on
 from slimkit.hardware import device_of
 from slimkit.modules import private, unwrapped
 from slimkit.recovery.readers import Reader, WeightNames, reader
+from slimkit.recovery.statistics import learned
 from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import kept_indices, take
 
@@ -83,7 +84,7 @@ class _Means(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _carry(self, packet: Any, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         samples = None
         if packet in _NORMS and args[1] is not None:
-            if not _untouched(args[3], args[4]):
+            if learned(args[3], args[4]):  # else they promise nothing
                 samples = args[2].float() + self.z[:, None] * args[1].float()
             out = out[0]
         elif packet is aten.cat:
@@ -121,13 +122,6 @@ class _Means(TorchDispatchMode):  # type: ignore[no-untyped-call]
         mean_a, mean_b = (a * w).sum(0), (b * w).sum(0)
         variance = (a.square() * w).sum(0) - mean_a**2 + (b.square() * w).sum(0) - mean_b**2
         return mean_a + mean_b + self.z[:, None] * variance.clamp(min=0).sqrt()
-
-
-def _untouched(mean: Tensor | None, variance: Tensor | None) -> bool:
-    """Tell whether a BatchNorm's statistics were never estimated, so that they promise nothing."""
-    if mean is None or variance is None:
-        return True
-    return not bool(mean.any()) and bool((variance == 1).all())
 
 
 def _join(parts: list[Tensor | None], args: Any) -> Tensor | None:

@@ -22,7 +22,7 @@ from slimkit.models.ultralytics import Maps, round_
 from slimkit.modules import unwrapped
 from slimkit.progress import Progress, Watcher, quiet
 from slimkit.results import Fit, Own, Report, WithinDrop
-from slimkit.runs import detection, start
+from slimkit.runs import detection, opening, start
 from slimkit.runs.cost import compress_cost
 from slimkit.runs.cut import drop
 from slimkit.runs.cut.begun import Begun, begin, check_watched, opened
@@ -89,8 +89,8 @@ def compress(
         _refuse_idle(spec, (dataset, calibration, spec.data, spec.calibration), retrain)
         network = models.as_network(model)
         example = start.example_of(network.model, detection.inputs_of(network.model, example_input))
-        labelled = start.given_data(dataset, spec, network, progress, calibration is not None)
-        unlabelled = start.given_inputs(detection.inputs_of(network.model, calibration), spec, network, progress)
+        labelled = opening.given_data(dataset, spec, network, progress, calibration is not None)
+        unlabelled = opening.given_inputs(detection.inputs_of(network.model, calibration), spec, network, progress)
         if isinstance(network.model, Heads):
             retrain, evaluate = detection.with_detectors(retrain, evaluate)
         given = Given(network, example, spec, labelled, unlabelled, retrain, evaluate, watchers, progress=progress)

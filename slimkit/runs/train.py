@@ -26,9 +26,10 @@ from slimkit.runs.folder import output as folder
 from slimkit.runs.folder import resume as resuming
 from slimkit.runs.folder.files import Delivery, finish, write_model
 from slimkit.runs.job import job_of, opened
+from slimkit.runs.opening import note
 from slimkit.runs.plan import Plan, plan
 from slimkit.runs.result import CommandOutcome, Result
-from slimkit.runs.start import allowed_widths, note, proof_inputs, random_input
+from slimkit.runs.start import allowed_widths, proof_inputs, random_input
 from slimkit.selection.mask import Mask
 from slimkit.settings.keywords import TrainKeywords
 from slimkit.settings.output import OutputOptions

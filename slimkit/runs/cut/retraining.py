@@ -6,7 +6,7 @@ from slimkit import recovery, training
 from slimkit.models.detectors import Heads
 from slimkit.runs import detection
 from slimkit.runs.given import Given
-from slimkit.runs.start import task
+from slimkit.runs.opening import task
 from slimkit.tasks import CLASSIFICATION, Task
 
 
