@@ -13,7 +13,19 @@ from torch import nn
 
 from slimkit.data.fit import called
 from slimkit.errors import DataError
-from slimkit.example import Example, are_of_one_class, are_scores, are_values, describe, fed, first, in_parts, on
+from slimkit.example import (
+    Example,
+    are_labels,
+    are_of_one_class,
+    are_scores,
+    are_values,
+    describe,
+    fed,
+    first,
+    have_several,
+    in_parts,
+    on,
+)
 from slimkit.hardware import on_device
 from slimkit.measure.engines import Runner, open_runner
 from slimkit.modules import evaluating
@@ -176,8 +188,8 @@ def agreement(
 ) -> Measurement | None:
     """Return the share of inputs that two classifiers put into the same class; None where that tells nothing.
 
-    So it is where outputs have not the shape of scores, or are values in it (`example.are_values`), and where the first
-    network puts nearly all inputs into one class.
+    So it is where outputs have not the shape of scores, or are values or several labels in it (`example.are_values`,
+    `are_labels`), and where the first network puts nearly all inputs into one class.
 
     Args:
         dense, slim: the networks.
@@ -194,9 +206,10 @@ def _telling(
 ) -> torch.Tensor | None:
     """Return the scores with which those of other networks may agree, [N, classes]; None where that tells nothing."""
     scores = None if classifies is False else _scores(dense, batches, device)
-    if scores is None or are_of_one_class(scores) or (not classifies and are_values(scores)):
+    if scores is None or are_of_one_class(scores):
         return None
-    return scores
+    other = are_values(scores) or (are_labels(scores) and have_several(scores))
+    return None if other and not classifies else scores
 
 
 def _scores(network: nn.Module, batches: Sequence[Example], device: torch.device | None) -> torch.Tensor | None:

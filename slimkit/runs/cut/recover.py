@@ -13,9 +13,12 @@ from slimkit import data, provenance, recovery, training
 from slimkit.dtypes import in_precision
 from slimkit.errors import TrainingError
 from slimkit.example import Example, comparable
+from slimkit.hardware import on_device
 from slimkit.modules import unwrapped
 from slimkit.quantity import number_of
 from slimkit.recovery import fold
+from slimkit.recovery.calibration import Chunk
+from slimkit.recovery.gap import between
 from slimkit.results import AfterCut, Recovery
 from slimkit.runs.cut import retraining
 from slimkit.runs.cut.begun import Begun
@@ -96,7 +99,7 @@ def recover(begun: Begun, made: ChosenCut, spec: CompressSpec, store: training.S
         return Recovered(trained.model, tuple(rows), trained.record, trained.record.images)
     if calibration is None or source is None or not spec.epochs:
         return Recovered(model, tuple(rows))
-    found = _retrained(given, model, spec, source, tuple(rows), store)
+    found = _retrained(given, model, spec, calibration, source, tuple(rows), store)
     beside = note(given, model, found.model, calibration.held) if found.model is not model else ()
     return replace(found, notes=(*found.notes, *beside))
 
@@ -117,6 +120,7 @@ def _retrained(
     given: Given,
     model: nn.Module,
     spec: CompressSpec,
+    calibration: Calibration,
     source: data.Inputs,
     rows: tuple[AfterCut, ...],
     store: training.Store | None,
@@ -153,7 +157,11 @@ def _retrained(
         device=trained.device,
         precision=trained.precision,
         history=history,
-        delivered=not _worse(history[-1].validation_accuracy, rows[-1].accuracy, judged_by),
+        delivered=not (
+            _worse(history[-1].validation_accuracy, rows[-1].accuracy, judged_by)
+            if dataset
+            else calibration.apart and _further(given, trained.model, model, calibration.held)
+        ),
     )
     return Recovered(trained.model if record.delivered else model, rows, record, trained.images, trained.notes)
 
@@ -165,12 +173,21 @@ def _worse(after: float | None, before: float | None, judged_by: Task) -> bool:
     return after < before if judged_by.better == "higher" else after > before
 
 
+def _further(given: Given, after: nn.Module, before: nn.Module, held: Sequence[Example]) -> bool:
+    """Tell whether a network is further from the original than before its retraining, on inputs that it did not see."""
+    chunks = [Chunk(one, held=True) for one in held]
+    gaps = [between(given.at_work, on_device(model, given.device), chunks) for model in (after, before)]
+    return not gaps[0] <= gaps[1]
+
+
 def without_gain(trained: Recovery | None) -> tuple[str, ...]:
     """Say that a retraining was of no use."""
     if trained is None or trained.delivered:
         return ()
+    judged = any(epoch.validation_accuracy is not None for epoch in trained.history)
+    worse = "did worse on validation" if judged else "was further from the original on inputs held out"
     return (
-        f"After {number_of(trained.epochs, 'epoch')} of retraining the network did worse on validation than before: "
+        f"After {number_of(trained.epochs, 'epoch')} of retraining the network {worse} than before: "
         "what it began with was delivered. Give more epochs, or a lower learning rate.",
     )
 

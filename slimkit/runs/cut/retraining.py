@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
-from slimkit import recovery, training
+from torch import Tensor
+
+from slimkit import provenance, recovery, training
 from slimkit.models.detectors import Heads
 from slimkit.runs import detection
 from slimkit.runs.given import Given
 from slimkit.runs.opening import task
 from slimkit.tasks import CLASSIFICATION, Task
+from slimkit.training.others import imitated
 
 
 def recipe(given: Given) -> training.Recipe:
@@ -26,8 +29,22 @@ def recipe(given: Given) -> training.Recipe:
 
 
 def judged_by(given: Given) -> Task:
-    """Return the task of the data, else the one that the settings name."""
-    return given.dataset.task if given.dataset else task(given.spec) or CLASSIFICATION
+    """Return the task of the data, else the one that the settings or the network's file name.
+
+    Where nothing does, the original alone is learnt from: as scores of classes, or as values, as its outputs look.
+    """
+    if given.dataset is not None:
+        return given.dataset.task
+    if (named := task(given.spec, provenance.of(given.dense))) is not None:
+        return named
+    return _VALUES if given.classifies is None and given.returns_values else CLASSIFICATION
+
+
+def _of_values(outputs: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    return imitated(wanted, outputs)
+
+
+_VALUES = replace(CLASSIFICATION, name="values", imitation=_of_values, smoothed=None)
 
 
 def objective(given: Given) -> training.Objective:
