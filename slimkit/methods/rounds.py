@@ -33,7 +33,7 @@ class Rounds:
         count: of rounds of training and removal, 1 or more; they share out the ratio.
         init: weights after each cut: `inherit`, `rewind` or `fresh`.
         rewind_step: step whose weights, schedule and data order `rewind` goes back to.
-        precision: of the search.
+        precision: of the search; `auto`: that of the run.
         penalty: until the last cut; None for none.
     """
 
@@ -41,7 +41,7 @@ class Rounds:
     count: int
     init: str
     rewind_step: int
-    precision: str = "fp32"
+    precision: str = "auto"
     penalty: Penalty | None = None
 
 
