@@ -621,6 +621,7 @@ def test_a_detector_is_cut_fitted_retrained_and_judged(compressed: Any, folder: 
         assert (found.validation_images, found.test_images) == (8, 8) and set(found.metrics) == {"mAP50-95", "mAP50"}
         assert len(found.interval) == len(found.validation_interval) == 2
     assert report.recovery.images == 24 and report.recovery.by == "slimkit"
+    assert (report.cost.training_macs, report.cost.search_macs) == (24 * 3 * report.after.macs, 0)
     assert report.arch.classes == 4 and "1 disc, 2 square, 3 triangle" in report.arch.assumptions[0]
     assert any("without the original as its teacher" in said for said in report.warnings)
     assert report.usage.class_names == ("__background__", "disc", "square", "triangle")

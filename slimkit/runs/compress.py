@@ -1,6 +1,5 @@
 """From a trained network to a proven, smaller one: `slimkit compress`."""
 
-import itertools
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -176,14 +175,15 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
     example, dataset, dense = given.example, given.dataset, given.dense
     solver = replace(begun.solver, budget=spec.budget) if begun.solver else None
 
-    numbers = itertools.count(1)
+    tried: list[Recovered] = []
 
     def attempt(spec: CompressSpec) -> tuple[ChosenCut, Recovered]:
-        own = given.store and replace(given.store, folder=given.store.folder / f"retraining{next(numbers)}")
+        own = given.store and replace(given.store, folder=given.store.folder / f"retraining{len(tried) + 1}")
         with stages.stage("choose, remove and prove"):
             made = cut(begun, spec, solver)
         with stages.stage("recover"):
-            return made, recover(begun, made, spec, own)
+            tried.append(recover(begun, made, spec, own))
+        return made, tried[-1]
 
     made, recovered, dropped = _smallest(begun, spec, attempt) if spec.max_drop else (*attempt(spec), None)
     slimmed = made.slimmed
@@ -221,7 +221,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         int8=sides.int8,
         proof=written.proof,
         usage=written.usage,
-        cost=compress_cost(sides.before, sides.after, recovered.images, stages),
+        cost=compress_cost(sum(one.macs for one in tried if one is not recovered), recovered.macs, stages),
         stages=(),
         after_cut=recovered.after_cut,
         fit=_fit(given, model, made, calibration),

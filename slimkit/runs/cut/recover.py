@@ -45,14 +45,14 @@ class Recovered:
         model: the network to deliver.
         after_cut: rows of the report on the network right after the cut.
         record: the part of the report on retraining; None where there was none.
-        images: that were trained on.
+        macs: multiply-adds of the retraining, whether or not its network is the one to deliver.
         notes: of the retraining, for the user.
     """
 
     model: nn.Module
     after_cut: tuple[AfterCut, ...]
     record: Recovery | None = None
-    images: int = 0
+    macs: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -93,7 +93,8 @@ def recover(begun: Begun, made: ChosenCut, spec: CompressSpec, store: training.S
     if given.retrain is not None:
         given.progress("retraining", None)
         trained = _own(given.retrain, model, dense)
-        return Recovered(trained.model, tuple(rows), trained.record, trained.record.images)
+        macs = retraining.macs(given, model, trained.record.images, taught=False)
+        return Recovered(trained.model, tuple(rows), trained.record, macs)
     if calibration is None or source is None or not spec.epochs:
         return Recovered(model, tuple(rows))
     found = _retrained(given, model, spec, source, tuple(rows), store)
@@ -155,7 +156,8 @@ def _retrained(
         history=history,
         delivered=not _worse(history[-1].validation_accuracy, rows[-1].accuracy, judged_by),
     )
-    return Recovered(trained.model if record.delivered else model, rows, record, trained.images, trained.notes)
+    macs = retraining.macs(given, model, trained.images, retraining.taught(given))
+    return Recovered(trained.model if record.delivered else model, rows, record, macs, trained.notes)
 
 
 def _worse(after: float | None, before: float | None, judged_by: Task) -> bool:
