@@ -154,7 +154,7 @@ def _of_file(path: Path, timed: Mapping[Path, Latency]) -> Figures:
 class _Counted:
     """Reads a split, and counts its classes on the way."""
 
-    split: quality.Readable
+    split: data.Readable
     counts: Counter[int] = field(default_factory=Counter)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Any, Any]]:
@@ -178,7 +178,8 @@ def judged(network: nn.Module | Path, dataset: data.Dataset, device: torch.devic
     network = network if isinstance(network, Path) else on_device(network, device)
     decided = quality.evaluate(network, dataset.validation, task, classes=dataset.stated_classes)[task.metric]
     test = _Counted(dataset.test)
-    found = quality.evaluate(network, test, task, classes=dataset.stated_classes)
+    size = data.at_once(dataset.test)
+    found = quality.evaluate(network, test, task, batch_size=size, classes=dataset.stated_classes)
     last = found[task.metric]
     return Accuracy(
         task=task.name,

@@ -1,6 +1,7 @@
 """What gives accuracy back in a run of `compress`: reconstruction on unlabelled inputs, then retraining."""
 
 import copy
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from torch import nn
 from slimkit import data, provenance, recovery, training
 from slimkit.dtypes import in_precision
 from slimkit.errors import TrainingError
-from slimkit.example import Example, comparable
+from slimkit.example import Example, batch_size, comparable
 from slimkit.modules import unwrapped
 from slimkit.quantity import number_of
 from slimkit.recovery import fold
@@ -32,6 +33,7 @@ from slimkit.training import state
 from slimkit.training.watch import watch
 
 _STATISTICS_BATCHES = 20
+_MEANS = 512  # inputs that the mean output of a channel is measured on
 # Steps of retraining after which running averages of BatchNorm, which forget a tenth a step, are of the weights as they
 # were: after 9 steps on digits they cost 10 of 99 points, measured anew nothing.
 _SHORT = 100
@@ -108,10 +110,16 @@ def folded(
     """Give the mean output of removed channels to what reads them: measured where there are inputs, else modelled."""
     model = copy.deepcopy(slimmed.model)
     if spec.constants != "zero":
-        seen = calibration.batches[:4] if calibration else inputs[:1]
+        seen = _first(calibration.batches, _MEANS) if calibration else inputs[:1]
         means = fold.input_means(dense, slimmed.graph, slimmed.mask, seen, measured=calibration is not None)
         fold.fold_(model, dense, slimmed.graph, slimmed.mask, means)
     return model
+
+
+def _first(batches: Sequence[Example], count: int) -> list[Example]:
+    """Return the first batches, until there are so many inputs."""
+    before = itertools.accumulate(map(batch_size, batches), initial=0)
+    return [one for one, seen in zip(batches, before, strict=False) if seen < count]
 
 
 def _retrained(
