@@ -180,7 +180,8 @@ def test_crowds_are_not_trained_on_but_judged_by() -> None:
 
 
 def test_pictures_come_few_at_a_time_but_for_training(folder: Path) -> None:
-    train = dataclasses.replace(detection_of(detector(), folder).train, shape=(3, 1024, 1024))
+    train: Any = detection_of(detector(), folder).train
+    train = dataclasses.replace(train, shape=(3, 1024, 1024))
     assert [len(images) for images, _ in train.batches(250)] == [5, 5, 5, 5, 4]
     assert [len(images) for images, _ in train.batches(20, seed=0, augment=True)] == [20]
 

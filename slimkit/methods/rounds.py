@@ -1,6 +1,7 @@
 """Train, cut, train again, in rounds that each take a share: what network slimming and lottery tickets share."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -208,7 +209,7 @@ def _from_whole(job: Job, count: int, number: int, before: Mask, smaller: Graph)
     return choose
 
 
-def _weights(start: _First) -> dict[str, Tensor] | None:
+def _weights(start: _First) -> dict[str, Any] | None:
     return start.snapshot.weights if start.snapshot else None
 
 

@@ -18,7 +18,7 @@ from slimkit.example import Example
 from slimkit.models import building, detectors, edits, exported, files, memory, metadata, ultralytics
 from slimkit.models.recognition import current, recognise
 from slimkit.models.reference import EXPORTED, parse
-from slimkit.modules import unwrapped
+from slimkit.modules import keeps_more, state_tensors, unwrapped
 from slimkit.provenance import Provenance
 
 _KEY = "slimkit"  # of the safetensors metadata
@@ -52,9 +52,15 @@ def save(model: nn.Module, path: str | Path, example_input: Example | None = Non
     known = provenances.of(model)
     known = _recognised(model, known) if known.arch is None else _current(model, known)
     if known.arch == EXPORTED:
-        data = exported.to_bytes(model, metadata.write(known, {}, {}, model.state_dict()), example_input)
+        data = exported.to_bytes(model, metadata.write(known, {}, {}, state_tensors(model)), example_input)
         _write(path, lambda target: _dump(data, target))
         return
+    if keeps_more(model):
+        raise ArchitectureError(
+            f"cannot save a network of {known.arch}: a module of it keeps something beside its tensors "
+            "(`get_extra_state`), for which a slim file has no place.\n"
+            "  Give it as a network of your own: slimkit.provenance.attach(model, slimkit.provenance.UNKNOWN)"
+        )
     tensors, aliases = _tensors(model)
     said = {_KEY: metadata.write(known, aliases, tensors)}  # one key, so that the same network is the same file
     _write(path, lambda target: save_file(tensors, target, metadata=said))
@@ -79,7 +85,7 @@ def load(path: str | Path, arch: str | None = None) -> nn.Module:
             model, text = exported.read(path)
             if text is None:
                 raise _not_slim(path)
-            provenances.attach(model, metadata.read(text, {}, path, model.state_dict()).provenance())
+            provenances.attach(model, metadata.read(text, {}, path, state_tensors(model)).provenance())
             return model
         if kind is not files.Kind.SAFETENSORS:
             raise _not_slim(path)

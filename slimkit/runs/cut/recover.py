@@ -14,7 +14,7 @@ from slimkit import data, provenance, recovery, training
 from slimkit.dtypes import in_precision
 from slimkit.errors import TrainingError
 from slimkit.example import Example, batch_size, comparable
-from slimkit.modules import unwrapped
+from slimkit.modules import state_tensors, unwrapped
 from slimkit.quantity import number_of
 from slimkit.recovery import fold
 from slimkit.results import AfterCut, Recovery
@@ -196,19 +196,19 @@ def unfitted(spec: CompressSpec, rows: Sequence[AfterCut]) -> tuple[str, ...]:
 
 
 def _own(retrain: Retrain, model: nn.Module, dense: nn.Module) -> Retrained:
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    shapes = {name: tensor.shape for name, tensor in state_tensors(model).items()}
     began = time.perf_counter()
     given = retrain(copy.deepcopy(model), copy.deepcopy(dense))
     record = Recovery(epochs=0, seconds=0.0, images=0, device="", precision="", history=(), by="own")
     found, record = (given.model, given.record) if isinstance(given, Retrained) else (given, record)
     found = unwrapped(found) if isinstance(found, nn.Module) else found
-    if not isinstance(found, nn.Module) or {n: t.shape for n, t in found.state_dict().items()} != shapes:
+    if not isinstance(found, nn.Module) or {n: t.shape for n, t in state_tensors(found).items()} != shapes:
         what = type(found).__name__ + (" with other weights" if isinstance(found, nn.Module) else "")
         raise TrainingError(
             f"retrain returned {what}: it must return the slim network that it was given, or one like it.\n"
             "  End it with: return model"
         )
-    wrong = [name for name, tensor in found.state_dict().items() if not bool(tensor.isfinite().all())]
+    wrong = [name for name, tensor in state_tensors(found).items() if not bool(tensor.isfinite().all())]
     if wrong:
         raise TrainingError(
             f"retrain returned a network whose {wrong[0]} holds NaN or infinite values: it has diverged.\n"
