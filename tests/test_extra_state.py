@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import slimkit
+from slimkit.errors import ArchitectureError
 from slimkit.models.memory import limited, surely_fits
+from slimkit.provenance import Provenance, attach
 
 
 class Scaled(nn.Module):
@@ -54,6 +56,17 @@ def test_a_network_with_such_a_state_is_trained_and_rewound(method: str, tmp_pat
     result = slimkit.train(network(3), "digits", 0.5, out=tmp_path / "out", **settings)
     assert result.model[3].factor == 3
     assert slimkit.load(tmp_path / "out" / "model.pt2")(IMAGE).shape == (1, 10)
+
+
+def test_a_slim_file_by_name_is_refused_and_the_remedy_serves(tmp_path: Path) -> None:
+    """It could not have been read again."""
+    net = network(3)
+    attach(net, Provenance(arch="tests.test_extra_state:network", arguments={"factor": 3}, input_shape=(1, 8, 8)))
+    with pytest.raises(ArchitectureError, match="(?s)`get_extra_state`.*Provenance.arch='exported'"):
+        slimkit.save(net, tmp_path / "net", IMAGE)
+    attach(net, Provenance(arch="exported"))
+    slimkit.save(net, tmp_path / "net", IMAGE)
+    torch.testing.assert_close(slimkit.load(tmp_path / "net")(IMAGE), net(IMAGE))
 
 
 def test_memory_is_told_by_tensors_alone() -> None:
