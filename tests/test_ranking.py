@@ -170,3 +170,19 @@ def test_what_needs_data_ranks_by_the_loss_of_the_task(
     assert set(Judged.labelled) == {task is LABELLED}
     assert graph.units == 8 and bool((scores >= 0).all()) and scores.unique().numel() == 8
     assert set(seen) == {task.outputs(call(net, inputs))[0].shape}
+
+
+def test_gammas_are_added_in_one_order_in_every_process() -> None:
+    """It was that of a set of names, which PYTHONHASHSEED decides: sums of floats differed in their last digit."""
+
+    class Noted(nn.Sequential):
+        def get_parameter(self, target: str) -> nn.Parameter:
+            asked.append(target)
+            return super().get_parameter(target)
+
+    asked: list[str] = []
+    layers = [(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(8)]
+    net = Noted(*(layer for part in layers for layer in part), nn.Conv2d(4, 2, 1)).eval()
+    graph = trace(net, torch.zeros(1, 4, 6, 6))
+    ranking.scores("gamma", net, graph)
+    assert asked == [name for group in graph.groups for name in group.norms] and len(asked) == 8

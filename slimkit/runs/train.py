@@ -70,7 +70,7 @@ def train(
     """
     resuming.refuse_without_folder(out, resume=resume)
     words = dict(settings)
-    for twice in {"arch", "data"} & words.keys():
+    for twice in (name for name in ("arch", "data") if name in words):
         raise SpecError(f"{twice} is {words[twice]!r}: model and dataset are given already.\n  Leave `{twice}` out")
     arch = provenance.of(model).arch or type(model).__name__
     name = dataset if isinstance(dataset, str) else getattr(dataset, "name", "dataset")
