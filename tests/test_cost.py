@@ -1,4 +1,4 @@
-"""What a run of `compress` says that it cost, against the passes that its networks did."""
+"""What a run says that it cost, against the passes that its networks did."""
 
 from typing import Any, ClassVar
 
@@ -92,3 +92,21 @@ def test_a_search_for_a_drop_costs_all_the_networks_that_it_trains(settings: dic
     own = cost(images, width, True) if delivered else 0
     assert report.cost.training_macs == own
     assert report.cost.search_macs == sum(cost(n, width, True) for width, n in Trained.seen) - own > 0
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_train_judges_no_network_that_it_does_not_report_on(int8: bool) -> None:
+    """With int8 the untrained network was judged on validation and test, and the figures thrown away."""
+    judged: list[int] = []
+
+    class Judged(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            if torch.is_inference_mode_enabled():
+                judged.append(len(self.weight))
+            return super().forward(x)
+
+    body = (Judged(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    settings: Any = {"method": "scratch", "round_to": 1, "epochs": 1, "batch_size": 512}
+    report = slimkit.train(nn.Sequential(*body), "digits", 0.5, int8=int8, **settings).report
+    assert set(judged) == {4} and report.before.accuracy is None and report.after.accuracy is not None
+    assert (report.int8 is not None) == int8

@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
-import torch
 from torch import nn
 
-from slimkit import data, models, provenance, training
+from slimkit import models, provenance, training
 from slimkit._version import __version__
 from slimkit.errors import SpecError
 from slimkit.hardware import plain_precision
@@ -21,7 +20,7 @@ from slimkit.progress import Progress, Watcher, quiet
 from slimkit.results import Report
 from slimkit.runs import begin
 from slimkit.runs.cost import training_cost
-from slimkit.runs.figures import Sides, architecture, judged, measure, now, timed_layers, weighed
+from slimkit.runs.figures import architecture, measure, now, timed_layers, weighed
 from slimkit.runs.folder import output as folder
 from slimkit.runs.folder import resume as resuming
 from slimkit.runs.folder.files import Delivery, finish, write_model
@@ -144,7 +143,7 @@ def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages) 
         written = write_model(delivery, proof_inputs(dense, example, dataset, spec.seed), slimmed)
     job.progress("measuring", None)
     with stages.stage("measure"):
-        sides = _sides(delivery, dataset, job.device)
+        sides = measure(delivery, dataset, device=job.device)
         layers = timed_layers(delivery, sides)
     cost, notes = training_cost(job, found, sides.before, sides.after, stages, asked.settings())
     report = Report(
@@ -172,13 +171,6 @@ def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages) 
     )
     resuming.keep_log(job.store, work)
     return Result(model, slimmed.mask, finish(report, [spec, asked.config], work, stages))
-
-
-def _sides(delivery: Delivery, dataset: data.Dataset, device: torch.device) -> Sides:
-    """Return the figures before and after; the dense network was not trained to the end: no accuracy."""
-    sides = measure(delivery, dataset if delivery.spec.int8 else None, device=device)
-    after = replace(sides.after, accuracy=sides.after.accuracy or judged(delivery.model, dataset, device))
-    return replace(sides, before=replace(sides.before, accuracy=None), after=after)
 
 
 def _whole(job: Job) -> Slimmed:
