@@ -102,9 +102,10 @@ def compress(
                 result = finished(begun, spec, Path(work), stages, keep_files=False)
         else:
             with output.claim(Path(out), force) as work_folder:
-                begun = begin(replace(given, store=store_of(Path(out), resume, spec)), stages)
+                store = store_of(Path(out), resume, spec)
+                begun = begin(replace(given, store=store), stages)
                 result = finished(begun, spec, work_folder, stages)
-            training.forget(store_of(Path(out), True, spec))
+            training.forget(store)
         small = in_types_of(itself(result.model), unwrapped(model))
         return Result(small, result.mask, result.report, None if out is None else Path(out))
 
