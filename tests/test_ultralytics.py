@@ -134,6 +134,7 @@ def test_the_command_recovers_retrains_and_judges(slim):
         found = report[side]["accuracy"]
         assert (found["task"], found["metric"]) == ("detect", "mAP50-95") and found["validation_images"] == 12
     assert report["recovery"]["by"] == f"Ultralytics {ultralytics.__version__}" and report["recovery"]["images"] == 24
+    assert report["cost"]["training_macs"] == 24 * 3 * report["after"]["macs"]
     assert [row["epoch"] for row in report["recovery"]["history"]] == [1]
     assert [row["constants"] for row in report["after_cut"]] == ["zero", "reconstructed"]
     assert all(row["accuracy"] is not None for row in report["after_cut"])

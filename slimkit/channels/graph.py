@@ -282,7 +282,7 @@ def check_left(old: nn.Module, new: nn.Module, kept: Mapping[str, Mapping[int, T
         MaskError: it has no parameter of it, or one of another shape.
     """
     before, after = (dict(unwrapped(one).named_parameters()) for one in (old, new))
-    for name in before.keys() & after.keys():
+    for name in (name for name in before if name in after):
         shape = [len(kept.get(name, {}).get(dim, range(size))) for dim, size in enumerate(before[name].shape)]
         if shape != list(after[name].shape):
             raise MaskError(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
+from slimkit.data.at_once import Readable, at_once
 from slimkit.data.fit import called
 from slimkit.errors import DataError
 from slimkit.example import (
@@ -35,20 +36,12 @@ from slimkit.tasks.metric import BatchRows, joined
 from slimkit.tasks.task import no_numbers
 
 
-class Readable(Protocol):
-    """What is read of a split."""
-
-    def batches(self, batch_size: int) -> Iterator[tuple[Any, Any]]:
-        """Give inputs and targets, every input once."""
-        ...
-
-
 def evaluate(
     network: nn.Module | str | Path,
     split: Readable,
     task: Task = CLASSIFICATION,
     *,
-    batch_size: int = 250,
+    batch_size: int | None = None,
     classes: int | None = None,
     device: torch.device | None = None,
 ) -> dict[str, Measurement]:
@@ -58,7 +51,7 @@ def evaluate(
         network: in evaluation mode for the time of the measurement; or the path of an ONNX file.
         split: inputs as the network expects them, normalised, with their targets.
         task: gives the metrics.
-        batch_size: inputs at a time; no influence on the result.
+        batch_size: inputs at a time; None: as many as their size allows. No influence on the result.
         classes: of the data, where they are known.
         device: where the network is computed; None: where it is.
 
@@ -103,7 +96,7 @@ def quality(
     split: Readable,
     task: Task = CLASSIFICATION,
     *,
-    batch_size: int = 250,
+    batch_size: int | None = None,
     device: torch.device | None = None,
 ) -> float:
     """Return the first metric of a task, by which networks are chosen and compared; see `evaluate`."""
@@ -171,7 +164,7 @@ LIKELY = 1.2816  # of a normal distribution, 90 % of which are below
 def _rows(network: nn.Module, split: Readable, task: Task) -> list[BatchRows]:
     metric, found = task.metrics[task.metric], []
     with evaluating(network), torch.inference_mode():
-        for inputs, targets in split.batches(250):
+        for inputs, targets in split.batches(at_once(split)):
             outputs, targets = _judgeable(_called(network, task.called(inputs, targets)), targets, task)
             batch = first(inputs)
             found.append(metric.rows(task.metric, outputs, targets, len(batch) if batch is not None else 0))
@@ -284,7 +277,7 @@ def _judgeable(returned: Any, targets: Any, task: Task, classes: int | None = No
 
 
 def _measured(
-    run: Callable[[Example], Any], split: Readable, task: Task, batch_size: int, classes: int | None
+    run: Callable[[Example], Any], split: Readable, task: Task, batch_size: int | None, classes: int | None
 ) -> dict[str, Measurement]:
     if not hasattr(split, "batches"):
         raise DataError(
@@ -293,7 +286,7 @@ def _measured(
         )
     rows: dict[str, list[BatchRows]] = {name: [] for name in task.metrics}
     seen = 0
-    for inputs, targets in split.batches(batch_size):
+    for inputs, targets in split.batches(batch_size or at_once(split)):
         outputs, targets = _judgeable(run(task.called(inputs, targets)), targets, task, classes)
         batch = first(inputs)
         images = len(batch) if batch is not None else 0

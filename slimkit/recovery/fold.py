@@ -145,7 +145,7 @@ def input_means(
         MaskError: graph or mask are of another network.
     """
     graph.check_of(model)
-    gone = {name for name, _ in _readers(graph, mask)}
+    gone = dict.fromkeys(name for name, _ in _readers(graph, mask))
     tensors = dict(unwrapped(model).named_parameters())
     device = device_of(model)
     names: WeightNames = {tensors[name].data_ptr(): (name, tensors[name]) for name in gone}

@@ -177,10 +177,10 @@ def proof_inputs(
         others = redrawn(inputs[1], rows(model, one), generator)
         inputs[1] = others if runs(model, Trial("other numbers", others)) else inputs[1]
     if dataset is not None:
-        images, _ = next(iter(dataset.validation.batches(_REAL_IMAGES)))
+        images, _ = next(iter(dataset.validation.batches(data.at_once(dataset.validation, _REAL_IMAGES))))
         inputs.append(images)
     elif calibration is not None:
-        inputs.append(next(iter(calibration.batches(_REAL_IMAGES))))
+        inputs.append(next(iter(calibration.batches(data.at_once(calibration.split, _REAL_IMAGES)))))
     return inputs
 
 

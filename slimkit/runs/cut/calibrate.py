@@ -77,8 +77,9 @@ def calibrate(given: Given, comparable: bool) -> Calibration | None:
         each = sum(prod(tensor.shape[1:]) for tensor in tensors(next(iter(source.batches(1)))))
         count = min(_MOST, max(_FEWEST, _NUMBERS // max(1, each)))
         source, held_of, apart = _parted(given, source)
-        batches = [on(given.device, one) for one in source.batches(_BATCH, at_most=count, seed=spec.seed)]
-        held = [on(given.device, one) for one in held_of.batches(_BATCH, at_most=COMPARED, seed=spec.seed + 1)]
+        size = data.of_size(each, _BATCH)
+        batches = [on(given.device, one) for one in source.batches(size, at_most=count, seed=spec.seed)]
+        held = [on(given.device, one) for one in held_of.batches(size, at_most=COMPARED, seed=spec.seed + 1)]
         if fits:
             try:
                 chunks([*batches, *held] if apart and dataset is None else batches, source.name)

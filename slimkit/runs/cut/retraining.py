@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimkit import provenance, recovery, training
+from slimkit.example import of_batch
+from slimkit.measure.macs import count_macs
 from slimkit.models.detectors import Heads
+from slimkit.results import ledger
 from slimkit.runs import detection
 from slimkit.runs.given import Given
 from slimkit.runs.opening import task
@@ -45,6 +48,26 @@ def _of_values(outputs: Tensor, wanted: Tensor, temperature: float) -> Tensor:
 
 
 _VALUES = replace(CLASSIFICATION, name="values", imitation=_of_values, smoothed=None)
+
+
+def taught(given: Given) -> bool:
+    """Tell whether the original is the teacher of a retraining of ours."""
+    return bool(recipe(given).distillation) and judged_by(given).imitation is not None
+
+
+def macs(given: Given, model: nn.Module, images: int, taught: bool) -> int:
+    """Return the multiply-adds of retraining a network; three forward passes an image, and one of its teacher.
+
+    Args:
+        given: what the run starts from.
+        model: the slim network.
+        images: that it is trained on.
+        taught: the original is its teacher.
+    """
+    if not images:
+        return 0
+    own, whole = (count_macs(network, of_batch(given.example, 1)) for network in (model, given.dense))
+    return images * (ledger.FORWARDS_PER_IMAGE * own + whole * taught)
 
 
 def objective(given: Given) -> training.Objective:

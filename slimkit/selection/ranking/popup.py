@@ -5,10 +5,11 @@ channels are weaker than those of weights, Malach et al. 2020, arXiv:2002.00585.
 """
 
 import copy
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit.channels import Graph
@@ -43,14 +44,17 @@ def scores(model: nn.Module, graph: Graph, context: Context) -> Tensor:
     values = relative_to_group(squares(model, graph, readers_only=False), graph).sqrt().to(device).requires_grad_(True)
     optimizer = torch.optim.SGD([values], lr=_RATE, momentum=_MOMENTUM)
     for step in range(STEPS):
-        images, labels = context.batches[step % len(context.batches)]
         mask = _straight_through(values, graph)
         tensors = {name: _masked(weight, axes, mask) for name, (weight, axes) in makers.items()}
-        logits = torch.func.functional_call(twin, tensors, (images.to(device),))
+        masked = partial(_called, twin, tensors)
         optimizer.zero_grad()
-        cross_entropy(logits, labels.to(device)).backward()  # type: ignore[no-untyped-call]
+        context.loss(masked, *context.batches[step % len(context.batches)], device).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return relative_to_group(values.detach().abs().cpu(), graph)
+
+
+def _called(model: nn.Module, tensors: dict[str, Tensor], *arguments: Any, **named: Any) -> Any:
+    return torch.func.functional_call(model, tensors, arguments, named)
 
 
 def _makers(model: nn.Module, graph: Graph, device: torch.device) -> dict[str, tuple[Tensor, list[tuple[int, Tensor]]]]:
