@@ -31,6 +31,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def state_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a state dict by name, without whatever else modules keep there (`get_extra_state`)."""
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+def keeps_more(model: nn.Module) -> bool:
+    """Tell whether a module keeps something in its state dict that is neither parameter nor buffer."""
+    return any(type(module).get_extra_state is not nn.Module.get_extra_state for module in model.modules())
+
+
 def private(model: nn.Module) -> nn.Module:
     """Return a copy to look at, in evaluation mode: what it does to itself while it runs, the original never sees.
 

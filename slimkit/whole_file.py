@@ -1,6 +1,9 @@
 """Files that are written whole or not at all."""
 
 import os
+import shutil
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,19 +15,28 @@ from slimkit.errors import OutputError
 def whole(path: Path) -> Iterator[Path]:
     """Give a place beside a file to write to, which takes the file's place when the block ends well.
 
-    Whatever ends the block early, what was there stays and nothing else is left. Of a link the file that it points to
-    is replaced; a pipe or a device is written to as it is.
+    Whatever ends the block early, what was there stays and nothing else is left; what is new is on the disk before it
+    takes the place. Of a link the file that it points to is replaced; a pipe or a device gets all at the end.
 
     Raises:
         OSError: it cannot be written.
     """
     if path.exists() and not path.is_file():
-        yield path
+        with tempfile.TemporaryDirectory() as elsewhere:
+            part = Path(elsewhere) / path.name
+            yield part
+            with part.open("rb") as made, path.open("wb") as out:
+                shutil.copyfileobj(made, out)
         return
     target = Path(os.path.realpath(path))
-    part = target.with_name(f".{target.name[:100]}.{os.getpid()}.part")
+    part = target.with_name(f".{target.name[:100]}.{os.getpid()}-{threading.get_ident()}.part")
     try:
+        part.touch()
+        mode = part.stat().st_mode
         yield part
+        part.chmod(mode)  # safetensors makes it private
+        with part.open("rb") as made:
+            os.fsync(made.fileno())
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import slimkit
 from slimkit.channels import Graph, trace
 from slimkit.selection.mask import Mask
-from slimkit.surgery.proof import error_of
+from slimkit.surgery.proof import evidence_for
 from slimkit.surgery.remove import remove
 from tests.blocks import conv_bn
 from tests.test_channels_property import random_mask
@@ -43,7 +43,7 @@ def graph_of(net: nn.Module, x: Any = X) -> Graph:
 
 
 def proven(net: nn.Module, graph: Graph, x: Any = X) -> bool:
-    return all(error_of(net, graph, random_mask(graph, seed), [x]) <= 1e-9 for seed in range(3))
+    return all(evidence_for(net, graph, random_mask(graph, seed), [x]).error <= 1e-9 for seed in range(3))
 
 
 PASSES: dict[str, tuple[Callable[..., Tensor], int]] = {  # function, units of the first convolution's 8 channels
@@ -234,7 +234,7 @@ def test_attributes_that_repeat_a_width_follow(case: str) -> None:
     slim = remove(net, graph, Mask(keep))
     assert {name: getattr(slim, name) for name in before} == after
     assert {name: getattr(net, name) for name in before} == before
-    assert error_of(net, graph, Mask(keep), [X]) <= 1e-9
+    assert evidence_for(net, graph, Mask(keep), [X]).error <= 1e-9
     assert proven(net, graph)
 
 

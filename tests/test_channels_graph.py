@@ -231,11 +231,11 @@ def test_an_output_without_a_tensor_is_refused() -> None:
         graph_of(Net())
 
 
-def test_a_graph_describes_itself() -> None:
+def test_costs_of_what_a_mask_leaves() -> None:
     net = nn.Sequential(conv_bn(3, 4), nn.Conv2d(4, 2, 1))
     randomise_(net)
     graph = graph_of(net)
-    assert graph.describe() == [{"name": "0.0", "layers": ["0.0"], "channels": 4, "norm": True}]
+    assert [(group.name, list(group.layers), len(group.members)) for group in graph.groups] == [("0.0", ["0.0"], 4)]
     keep = torch.tensor([True, False, False, True])
     assert graph.macs(keep) == 36 * (9 * 3 * 2 + 2 * 2)
     assert graph.params(keep) == 9 * 3 * 2 + 2 + 2 + 2 * 2 + 2

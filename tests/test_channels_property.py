@@ -15,7 +15,7 @@ from slimkit.example import call, tensors
 from slimkit.methods.rounds import composed
 from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
-from slimkit.surgery.proof import error_of
+from slimkit.surgery.proof import evidence_for
 from slimkit.surgery.remove import remove
 from tests.blocks import ACROSS, BLOCKS
 from tests.nets import HEADS, RandomNet, example, random_net
@@ -45,7 +45,7 @@ def check_law(net: RandomNet, graph: Graph, mask: Mask, inputs: Any) -> None:
     outputs = (tensors(proof.outputs(model, [inputs])) for model in (proof.masked(net, graph, mask), slim))
     for a, b in zip(*outputs, strict=True):  # over the spread of all: one channel may be all but constant
         assert float((a - b).abs().max()) <= CHECKED * float(a.std() if a.numel() > 1 else a.abs().max())
-    assert error_of(net, graph, mask, [inputs]) <= proof.TOLERANCE
+    assert evidence_for(net, graph, mask, [inputs]).error <= proof.TOLERANCE
     assert graph.params(mask.keep) == sum(p.numel() for p in slim.parameters())
     one = inputs[:1] if isinstance(inputs, Tensor) else tuple(t[:1] for t in inputs)
     assert graph.macs(mask.keep) == macs(slim, one)
@@ -111,7 +111,7 @@ def test_input_network_is_untouched(head: str) -> None:
     graph = trace(net, inputs)
     mask = random_mask(graph, 0)
     slim = remove(net, graph, mask)
-    error_of(net, graph, mask, [inputs])
+    evidence_for(net, graph, mask, [inputs])
 
     torch.testing.assert_close(net.state_dict(), state, rtol=0, atol=0)
     assert [m.training for m in net.modules()] == modes == [m.training for m in slim.modules()]

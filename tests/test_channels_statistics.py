@@ -162,7 +162,7 @@ def test_channels_are_left_out_of_statistics(case: str) -> None:
     other = torch.randn(3, 3, 6, 6, dtype=torch.float64)
     mask = random_mask(graph, 5)
     assert type(proof.masked(net, graph, mask)) is LeftOut
-    assert proof.error_of(net, graph, mask, [100 * other]) <= 1e-9
+    assert proof.evidence_for(net, graph, mask, [100 * other]).error <= 1e-9
 
 
 @pytest.mark.parametrize("case", TAKEN)
@@ -222,7 +222,7 @@ def test_which_channel_is_largest_is_told_among_all() -> None:
     mask = random_mask(graph, 0)
     found = proof.outputs(proof.masked(net, graph, mask), [X.float()])[0][1]
     assert set(found.unique().tolist()) <= set(mask.keep.nonzero().flatten().tolist())
-    assert proof.error_of(net, graph, mask, [X.float()]) == float("inf")
+    assert proof.evidence_for(net, graph, mask, [X.float()]).error == float("inf")
 
 
 @pytest.mark.parametrize("case", ["layer norm, channels last", "rms norm", "one group", "stream"])
@@ -260,7 +260,7 @@ def test_a_size_in_an_exported_graph_follows() -> None:
     net = torch.export.export(net, (X.float(),)).module()
     graph = trace(net, X.float())
     assert graph.units == C
-    assert proof.error_of(net, graph, random_mask(graph, 1), [X.float()]) <= proof.TOLERANCE
+    assert proof.evidence_for(net, graph, random_mask(graph, 1), [X.float()]).error <= proof.TOLERANCE
 
 
 def test_a_layer_that_also_normalises_channels_of_fixed_number_keeps_them() -> None:
@@ -399,7 +399,7 @@ def test_what_does_not_run_narrower_is_kept_before_anything_is_chosen() -> None:
         "head.weight",
     }
     mask = random_mask(graph, 1)
-    assert proof.error_of(net, graph, mask, [X.float()]) <= proof.TOLERANCE
+    assert proof.evidence_for(net, graph, mask, [X.float()]).error <= proof.TOLERANCE
     assert graph.macs(Mask.full(graph).keep) == bare.macs(Mask.full(bare).keep)
     assert graph.params(mask.keep) == sum(p.numel() for p in remove(net, graph, mask).parameters())
     calibration = torch.randn(32, 3, 6, 6)

@@ -68,7 +68,7 @@ def test_numbers_in_nodes_follow(case: str) -> None:
     assert graph.units == units and [k.layer for k in graph.kept] == ["b"]
     for seed in range(4):
         mask = random_mask(graph, seed)
-        assert proof.error_of(net, graph, mask, [X]) <= 1e-9
+        assert proof.evidence_for(net, graph, mask, [X]).error <= 1e-9
         slim = remove(net, graph, mask)
         assert graph.macs(mask.keep) == macs(slim, X) // 2
         assert trace(slim, X).units > 0
@@ -90,7 +90,7 @@ def test_a_network_inside_another_one() -> None:
     graph = trace(net, X)
     assert [(g.name, len(g.members)) for g in graph.groups] == [("inner.a", 8), ("inner.b", 2)]
     assert {width.node for width in graph.widths} == {"split_with_sizes_default"}
-    assert proof.error_of(net, graph, random_mask(graph, 0), [X]) <= 1e-9
+    assert proof.evidence_for(net, graph, random_mask(graph, 0), [X]).error <= 1e-9
 
 
 def test_a_wrong_number_fails_the_proof_quietly(capfd: pytest.CaptureFixture[str]) -> None:

@@ -6,14 +6,18 @@ import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from slimkit import data
+from slimkit.data import loader_split, order
 from slimkit.data.augmentation import Augmentation, shift_and_flip
 from slimkit.data.order import generator
 from slimkit.data.pictures import Reading
@@ -91,6 +95,48 @@ def test_ranks_share_a_batch_with_its_augmentation() -> None:
     for rank, (images, part_labels) in enumerate(parts):
         torch.testing.assert_close(images, whole[rank::2], rtol=0, atol=0)
         assert part_labels.tolist() == labels[rank::2].tolist()
+
+
+class Work(TorchDispatchMode):
+    """Counts the tensors that are made, and the random seeds that are mixed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.count = 0
+        monkeypatch.setattr(loader_split, "number", self.number)
+
+    def number(self, *parts: object) -> int:
+        self.count += 1
+        return order.number(*parts)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.count += len(tree_leaves(out))
+        return out
+
+
+def fetch(index: int, seed: int | None) -> tuple[torch.Tensor, int]:
+    return torch.zeros(1, 2, 2), index
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("seed", [None, 0])
+@pytest.mark.parametrize("start", [0, 500])
+def test_the_first_batch_takes_no_longer_of_more_images(
+    start: int, seed: int | None, augment: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The seeds of a whole epoch had been mixed before its first batch: 14 seconds with 1.28 million images."""
+
+    def work(count: int, kind: str) -> int:
+        split: Any = data.LoaderSplit(fetch=fetch, count=count, mean=(0.0,), std=(1.0,), workers=0)
+        if kind == "tensor":
+            split = TensorSplit(images=torch.zeros(1, 1, 4, 4).expand(count, -1, -1, -1), labels=torch.zeros(count))
+        with Work(monkeypatch) as counted:
+            next(iter(split.batches(1, seed=seed, augment=augment, start=start)))
+        return counted.count
+
+    for kind in ("loader", "tensor"):
+        assert work(1000, kind) == work(2000, kind) < 100
 
 
 def test_the_global_random_generator_is_left_alone() -> None:

@@ -180,8 +180,9 @@ def test_crowds_are_not_trained_on_but_judged_by() -> None:
 
 
 def test_pictures_come_few_at_a_time_but_for_training(folder: Path) -> None:
-    train = detection_of(detector(), folder).train
-    assert [len(images) for images, _ in train.batches(250)] == [16, 8]
+    train: Any = detection_of(detector(), folder).train
+    train = dataclasses.replace(train, shape=(3, 1024, 1024))
+    assert [len(images) for images, _ in train.batches(250)] == [5, 5, 5, 5, 4]
     assert [len(images) for images, _ in train.batches(20, seed=0, augment=True)] == [20]
 
 
@@ -621,6 +622,7 @@ def test_a_detector_is_cut_fitted_retrained_and_judged(compressed: Any, folder: 
         assert (found.validation_images, found.test_images) == (8, 8) and set(found.metrics) == {"mAP50-95", "mAP50"}
         assert len(found.interval) == len(found.validation_interval) == 2
     assert report.recovery.images == 24 and report.recovery.by == "slimkit"
+    assert (report.cost.training_macs, report.cost.search_macs) == (24 * 3 * report.after.macs, 0)
     assert report.arch.classes == 4 and "1 disc, 2 square, 3 triangle" in report.arch.assumptions[0]
     assert any("without the original as its teacher" in said for said in report.warnings)
     assert report.usage.class_names == ("__background__", "disc", "square", "triangle")
@@ -756,7 +758,7 @@ def test_a_drop_is_in_points_of_average_precision(folder: Path) -> None:
     nn.init.zeros_(slim.net.roi_heads.box_predictor.cls_score.weight)
     split = detection_of(dense.net, folder).validation
     values = [quality.quality(net, split, task) for net in (dense, slim)]
-    found = quality.drop(dense, slim, split, task)
+    found = quality.drop_from(dense, split, task)(slim)
     assert (found.value, found.images) == (pytest.approx(100 * (values[0] - values[1])), 8)
 
 

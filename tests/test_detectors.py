@@ -90,7 +90,7 @@ def test_a_detector_is_cut_exactly_and_stays_one(name):
     graph, mask = half_of(heads, x)
     inner = [kept for kept in graph.kept if not kept.output and "GroupNorm" not in kept.reason]
     assert inner == [] and graph.units > 1000
-    assert proof.error_of(heads, graph, mask, [x]) <= proof.TOLERANCE
+    assert proof.evidence_for(heads, graph, mask, [x]).error <= proof.TOLERANCE
 
     slim = slimkit.remove(heads, graph, mask).net
     assert sum(p.numel() for p in slim.parameters()) < 0.5 * sum(p.numel() for p in net.parameters())
@@ -137,9 +137,9 @@ def test_fixed_regions_are_those_that_pooling_gives():
     """One level: the regions are what the detector's own pooling reads there."""
     from torchvision.ops import MultiScaleRoIAlign
 
-    from slimkit.models.detectors import _REGIONS, _pooled
+    from slimkit.models.detectors import REGIONS, pooled
 
     pool = MultiScaleRoIAlign(["0"], output_size=3, sampling_ratio=2)
     features, images = {"0": torch.rand(1, 4, 12, 12)}, torch.rand(1, 3, 96, 96)
-    expected = pool(features, [torch.tensor(_REGIONS) * 96], [(96, 96)])
-    torch.testing.assert_close(_pooled(pool, features, images), expected)
+    expected = pool(features, [torch.tensor(REGIONS) * 96], [(96, 96)])
+    torch.testing.assert_close(pooled(pool, features, images), expected)

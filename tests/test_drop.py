@@ -93,11 +93,11 @@ def test_a_drop_of_a_share_is_in_points_whatever_the_task_and_has_a_margin() -> 
     masks = (images[:, 0] > 0.5).long()
     split = data.as_dataset(((images, masks), (images, masks)), task=SEGMENTATION).validation
     dense, slim = Painted(0.5), Painted(0.6)
-    lost = quality.drop(dense, slim, split, SEGMENTATION)
+    lost = quality.drop_from(dense, split, SEGMENTATION)(slim)
     found = [quality.evaluate(net, split, SEGMENTATION)["mean IoU"].value for net in (dense, slim)]
     assert lost.value == pytest.approx(100 * (found[0] - found[1])) and lost.value > 5
     assert 0.1 < lost.margin < lost.value and lost.images == 40
-    same = quality.drop(dense, Painted(0.5), split, SEGMENTATION)
+    same = quality.drop_from(dense, split, SEGMENTATION)(Painted(0.5))
     assert (same.value, same.margin) == (0.0, 0.0)
     with pytest.raises(BudgetError, match="max_drop is 1: no smaller network"):
         search(lambda share, epochs: lost.value, max_drop=1.0, epochs=0)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slimkit.export import direct
-from slimkit.export.movement import _averaging
+from slimkit.export.movement import averaging
 from slimkit.export.recording import Batch, Unsupported, capture
 
 
@@ -264,4 +264,4 @@ def test_a_view_of_what_was_overwritten_is_refused_when_it_is_read():
 @pytest.mark.parametrize(("size", "target"), [(1, 7), (5, 3), (6, 4), (7, 7), (3, 10)])
 def test_the_matrix_of_adaptive_pooling_is_that_of_torch(size, target):
     x = torch.randn(1, 1, size, dtype=torch.float64)
-    torch.testing.assert_close(x @ _averaging(size, target).T, F.adaptive_avg_pool1d(x, target))
+    torch.testing.assert_close(x @ averaging(size, target).T, F.adaptive_avg_pool1d(x, target))

@@ -17,7 +17,7 @@ import slimkit
 from slimkit.errors import EngineError, OutputError, TraceError
 from slimkit.export import direct, export_onnx, general
 from slimkit.export.arithmetic import unary
-from slimkit.export.file import OnnxModel, _varint
+from slimkit.export.file import OnnxModel, varint
 
 
 def network() -> nn.Module:
@@ -322,7 +322,7 @@ def test_lengths_are_written_as_protobuf_writes_them(value):
     # Field 2 of TensorProto, data_type, is a plain number: its bytes after the tag are the varint.
     number = min(value, 2**31 - 1)
     expected = onnx.TensorProto(data_type=number).SerializeToString()[1:]
-    assert _varint(number) == expected
+    assert varint(number) == expected
 
 
 def test_weights_beside_the_message_are_read_back_exactly(tmp_path):

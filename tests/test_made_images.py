@@ -15,6 +15,7 @@ from slimkit.errors import DataError, TrainingError
 from slimkit.measure.quality import quality as accuracy
 from slimkit.recovery.made_images import made_images
 from slimkit.recovery.reconstruct import reconstruct
+from slimkit.recovery.statistics import learned_norms
 from slimkit.surgery.remove import remove
 from tests.test_reconstruct import half
 
@@ -51,6 +52,13 @@ def test_made_images_depend_on_nothing_but_network_and_seed() -> None:
 def test_without_learned_statistics_nothing_can_be_made(net: nn.Module) -> None:
     with pytest.raises(DataError, match="no BatchNorm with learned statistics"):
         made_images(net, (1, 6, 6), count=8, steps=1)
+
+
+@pytest.mark.parametrize(("mean", "variance", "found"), [(0.0, 1.0, False), (0.1, 1.0, True), (0.0, 0.9, True)])
+def test_statistics_are_learned_where_either_has_moved(mean: float, variance: float, found: bool) -> None:
+    norm = nn.BatchNorm2d(3)
+    norm.running_mean[1], norm.running_var[2] = mean, variance
+    assert (learned_norms(nn.Sequential(norm)) == [norm]) is found
 
 
 class Own(nn.Module):

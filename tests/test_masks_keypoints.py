@@ -503,7 +503,7 @@ def test_a_drop_is_in_points_of_the_masks(folder: Path) -> None:
         heads.net.roi_heads.score_thresh = 0.0
         nn.init.constant_(heads.net.roi_heads.mask_predictor.mask_fcn_logits.bias, bias)
     split, task = prepared(folder, dense).validation, detects(MASKS)
-    dropped = quality.drop(dense, slim, split, task)
+    dropped = quality.drop_from(dense, split, task)(slim)
     measured = quality.evaluate(dense, split, task)
     assert dropped.value == pytest.approx(100 * measured["mask mAP50-95"].value) and dropped.value > 0
     assert quality.evaluate(slim, split, task)["mAP50-95"] == measured["mAP50-95"]

@@ -72,9 +72,9 @@ def test_latency_reads_the_counter_where_there_is_one(package, monkeypatch):
         counter.write_text(str((int(counter.read_text()) + 2000) % 1000000))
 
     runner = SimpleNamespace(run=run)
-    assert latency._joules(runner, None, seconds=0.02) == pytest.approx(0.002)
+    assert latency.joules_a_run(runner, None, seconds=0.02) == pytest.approx(0.002)
     monkeypatch.setattr(latency, "processor_meters", lambda: [])
-    assert latency._joules(runner, None) is None
+    assert latency.joules_a_run(runner, None) is None
 
 
 def test_a_run_is_modelled_in_kilojoules_or_measured_by_all_its_meters():

@@ -18,7 +18,7 @@ from slimkit.export import export_onnx
 from slimkit.measure import engines, latency
 from slimkit.measure.engines import Port, Runner, open_runner
 from slimkit.measure.latency import measure
-from slimkit.measure.node_times import NodeTime, _layers, latency_by_node, unprofiled
+from slimkit.measure.node_times import NodeTime, latency_by_node, layers_of, unprofiled
 from slimkit.runs import bench as benching
 
 
@@ -94,7 +94,7 @@ def test_files_take_turns_after_their_warm_ups(monkeypatch):
     ],
 )
 def test_a_busy_machine_is_called_noisy(wall, cpu, threads, noisy):
-    found = latency._summary(np.array(wall) / 1e3, np.array(cpu) / 1e3, None, ("engine", threads, 1))
+    found = latency.summary(np.array(wall) / 1e3, np.array(cpu) / 1e3, None, ("engine", threads, 1))
     assert found.noisy is noisy
 
 
@@ -102,7 +102,7 @@ def test_one_wrong_reading_of_the_cpu_clock_decides_nothing():
     """Seen on a virtual machine: one of 2,001 inferences of 13.3 us had 4.4 us of CPU time, and its energy."""
     cpu = np.full(2001, 13.7)
     cpu[1000] = 4.4
-    found = latency._summary(np.full(2001, 13.8) / 1e3, cpu / 1e3, None, ("engine", 1, 1))
+    found = latency.summary(np.full(2001, 13.8) / 1e3, cpu / 1e3, None, ("engine", 1, 1))
     assert found.cpu_ms == pytest.approx(13.7)
 
 
@@ -115,7 +115,7 @@ def test_what_a_profiler_adds_is_left_out_so_that_nodes_take_no_longer_than_the_
 
 
 def test_cpu_time_is_the_least_since_neighbours_lengthen_it_too():
-    found = latency._summary(np.array([3.0, 2, 4]) / 1e3, np.array([2.0, 1, 3]) / 1e3, None, ("engine", 2, 1))
+    found = latency.summary(np.array([3.0, 2, 4]) / 1e3, np.array([2.0, 1, 3]) / 1e3, None, ("engine", 2, 1))
     assert (found.median_ms, found.fastest_ms, found.cpu_ms) == (3.0, 2.0, 1.0)
 
 
@@ -205,19 +205,19 @@ def test_a_residual_sum_counts_with_the_convolution_it_is_fused_with(tmp_path, s
     assert sorted(node.layer for node in nodes if node.operator == "Conv") == ["first", "second", "short"]
     # Another build of the engine may fuse further, and name the whole after its last part.
     ran = [("relu/Relu", "FusedConv"), ("short/Conv", "Conv"), ("relu/Relu_1", "FusedConv"), ("new", "Reorder")]
-    assert _layers(tmp_path / "net.onnx", ran) == ["first", "short", "second", ""]
+    assert layers_of(tmp_path / "net.onnx", ran) == ["first", "short", "second", ""]
 
 
 def test_a_noisy_machine_is_judged_by_cpu_time_and_all_files_alike(files, monkeypatch):
     def summary(noisy, threads=1):
         wall = np.array([10.0] * 5 + [20.0] * 3 if noisy else [10.0] * 8) / 1e3
-        return latency._summary(wall, wall / wall * 9e-3, None, ("engine", threads, 1))
+        return latency.summary(wall, wall / wall * 9e-3, None, ("engine", threads, 1))
 
     quiet, noisy, several = summary(False), summary(True), summary(True, threads=2)
     assert (quiet.clock, quiet.typical_ms) == ("wall", 10) and (noisy.clock, noisy.typical_ms) == ("cpu", 9)
     assert (several.clock, several.typical_ms) == ("wall", 10) and several.noisy and several.fastest_ms == 10
     found = iter([quiet, noisy])
-    monkeypatch.setattr(latency, "_summary", lambda *_: next(found))
+    monkeypatch.setattr(latency, "summary", lambda *_: next(found))
     said = []
     assert [f.noisy for f in measure(files, seconds=0.01, progress=lambda *told: said.append(told))] == [True, True]
     assert said[0] == (f"measuring in onnxruntime {onnxruntime.__version__}", 0) and 0 < said[-1][1] < 1

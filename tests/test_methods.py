@@ -353,3 +353,26 @@ def test_a_search_computes_in_the_precision_that_it_is_given(precision: str, sea
     slimkit.train(model, "digits", 0.5, epochs=1, batch_size=512, round_to=1, **method, **settings)
     ran = torch.bfloat16 if (precision if search == "auto" else search) == "bf16" else torch.float32
     assert made[-2:] == [ran, ran]  # the steps of the search; before them it was tried whether it can be trained
+
+
+LEAST = {"early-bird": {"at": 1, "ratio": 0.5}, "factorised": {"rank_share": 0.95}}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_training_of_a_method_computes_in_the_precision_of_the_run(method: str) -> None:
+    made: list[torch.dtype] = []
+
+    class Told(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = super().forward(x)
+            if self.training and torch.is_grad_enabled():
+                made.append(y.dtype)
+            return y
+
+    model = Small(Told(1, 8, 3, padding=1))
+    settings: Any = LEAST.get(method, {"ratio": 0.5} if METHODS[method].removes else {})
+    settings = {"round_to": 1, **settings} if METHODS[method].removes else settings
+    settings = {"method": method, "epochs": 2, "batch_size": 512, "precision": "bf16", "onnx": False, **settings}
+    run = slimkit.train(model, "digits", **settings)
+    assert set(made[1:]) == {torch.bfloat16}  # the first is the step that is done on a copy, before anything else
+    assert run.report.cost.precision == "bf16" and run.report.search.precision in (None, "bf16")

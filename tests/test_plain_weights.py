@@ -115,7 +115,7 @@ def test_a_computed_weight_is_stored_and_its_channels_can_go(case: str) -> None:
     assert all(torch.equal(tensor, held[name]) for name, tensor in net.state_dict().items())
     graph = trace(plain, X)
     assert not graph.computed and {kept.output for kept in graph.kept} == {True}
-    assert proof.error_of(plain, graph, random_mask(graph, 1), proof.trials(X)) <= proof.TOLERANCE
+    assert proof.evidence_for(plain, graph, random_mask(graph, 1), proof.trials(X)).error <= proof.TOLERANCE
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)

@@ -114,13 +114,13 @@ def test_widths_written_into_the_code_are_found_by_bisection(how: str) -> None:
     randomise_(net)
     graph, mask = halved(net)
     inputs = proof.random_inputs((3, 4, 4), 1)
-    assert proof.error_of(net, graph, mask, inputs) == float("inf")
+    assert proof.evidence_for(net, graph, mask, inputs).error == float("inf")
     failing = proof.failing_groups(net, graph, mask, inputs)
     assert [graph.groups[i].name for i in failing] == ["b.0", "d.0"]
     for i in failing:
         mask.keep[graph.groups[i].members] = True
     assert mask.removed > 0
-    assert proof.error_of(net, graph, mask, inputs) <= proof.TOLERANCE
+    assert proof.evidence_for(net, graph, mask, inputs).error <= proof.TOLERANCE
     assert proof.failing_groups(net, graph, mask, inputs) == []
 
 
@@ -129,7 +129,7 @@ def test_nothing_fails_where_all_is_right() -> None:
     randomise_(net)
     graph, mask = halved(net)
     inputs = [x.double() for x in proof.random_inputs((3, 4, 4), 2)]
-    assert proof.error_of(net, graph, mask, inputs) <= 1e-6
+    assert proof.evidence_for(net, graph, mask, inputs).error <= 1e-6
     assert proof.failing_groups(net, graph, mask, inputs) == []
 
 

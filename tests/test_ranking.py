@@ -1,16 +1,22 @@
 """Scores of units, against sums written out by hand."""
 
 import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import slimkit
 from slimkit.channels import Graph, trace
 from slimkit.errors import SpecError
+from slimkit.example import call
 from slimkit.selection import ranking
 from slimkit.selection.scope import SCOPES
+from slimkit.tasks import CLASSIFICATION, SEGMENTATION, Task, psnr
 
 
 @pytest.fixture
@@ -114,6 +120,27 @@ def test_popup_hears_of_channels_that_it_began_without(chain: tuple[nn.Sequentia
     assert sorted(found.argsort()[-2:].tolist()) == [1, 4]
 
 
+class Looks(nn.Module):
+    """Attention without values: a product of activations sums over all channels that can go; no weight reads one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key = nn.Linear(5, 8), nn.Linear(5, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((self.query(x) @ self.key(x).mT).softmax(-1) @ x).mean(1)
+
+
+def test_popup_leaves_units_that_no_weight_reads_at_their_norm() -> None:
+    model, x = Looks().eval(), torch.randn(4, 3, 5)
+    graph = trace(model, x)
+    assert graph.products.all()
+    assert graph.units == 8
+    found = ranking.scores("popup", model, graph, ranking.Context(0, [(x, torch.arange(4))]))
+    start = ranking.scores("group-norm", model, graph).sqrt()
+    torch.testing.assert_close(found, start / start.mean())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_another_default_type_changes_no_mask(chain: tuple[nn.Sequential, Graph], dtype: torch.dtype) -> None:
     model, graph = chain
@@ -126,3 +153,75 @@ def test_another_default_type_changes_no_mask(chain: tuple[nn.Sequential, Graph]
     finally:
         torch.set_default_dtype(torch.float32)
     torch.testing.assert_close(after, before)
+
+
+class Judged(nn.Module):
+    """A network of any inputs and of any nest of outputs: a number an output at each place, or one for all places."""
+
+    labelled: ClassVar[list[bool]] = []  # whether a call was given labels
+
+    def __init__(self, nest: Callable[[Tensor], Any], outputs: int = 3, places: bool = False) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.head, self.nest, self.places = nn.Conv2d(8, outputs, 1), nest, places
+
+    def forward(self, x: Tensor, more: Tensor | None = None, labels: Tensor | None = None) -> Any:
+        self.labelled.append(labels is not None)
+        found = self.head(self.features(x if more is None else x + more))
+        return self.nest(found if self.places else found.mean((2, 3)))
+
+
+IMAGES, CLASSES = torch.rand(8, 1, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
+VALUES, MASKS = torch.rand(8, 3, generator=torch.Generator().manual_seed(1)), (IMAGES[:, 0] * 3).long()
+VALUED = Task.of(loss=F.mse_loss, metrics={"PSNR": psnr()}, better="higher")
+LABELLED = replace(CLASSIFICATION, called=lambda inputs, targets: {"x": inputs, "labels": targets})
+
+
+@pytest.mark.parametrize("name", [name for name, one in ranking.CRITERIA.items() if one.needs == "data"])
+@pytest.mark.parametrize(
+    ("task", "net", "inputs", "targets"),
+    [
+        (CLASSIFICATION, Judged(lambda out: out), IMAGES, CLASSES),
+        (CLASSIFICATION, Judged(lambda out: {"out": out}), IMAGES, CLASSES),
+        (CLASSIFICATION, Judged(lambda out: (out, out[:, :1])), (IMAGES, IMAGES), CLASSES),
+        (CLASSIFICATION, Judged(lambda out: out), {"x": IMAGES, "more": IMAGES}, CLASSES),
+        (LABELLED, Judged(lambda out: out), IMAGES, CLASSES),
+        (SEGMENTATION, Judged(lambda out: {"out": out}, places=True), IMAGES, MASKS),
+        (VALUED, Judged(lambda out: out), IMAGES, VALUES),
+    ],
+    ids=["plain", "dict", "tuple", "keywords", "labels", "segmentation", "values"],
+)
+def test_what_needs_data_ranks_by_the_loss_of_the_task(
+    name: str, task: Task, net: nn.Module, inputs: Any, targets: Tensor
+) -> None:
+    """popup had taken all outputs for scores of classes, and all inputs for one tensor."""
+    seen: list[torch.Size] = []
+
+    def loss(outputs: Tensor, wanted: Tensor) -> Tensor:
+        assert wanted is targets
+        seen.append(outputs.shape)
+        return task.loss(outputs, wanted)
+
+    graph = trace(net.eval(), inputs)
+    context = ranking.Context(batches=[(inputs, targets)], task=replace(task, loss=loss))
+    Judged.labelled.clear()
+    scores = ranking.scores(name, net, graph, context)
+    assert set(Judged.labelled) == {task is LABELLED}
+    assert graph.units == 8 and bool((scores >= 0).all()) and scores.unique().numel() == 8
+    assert set(seen) == {task.outputs(call(net, inputs))[0].shape}
+
+
+def test_gammas_are_added_in_one_order_in_every_process() -> None:
+    """It was that of a set of names, which PYTHONHASHSEED decides: sums of floats differed in their last digit."""
+
+    class Noted(nn.Sequential):
+        def get_parameter(self, target: str) -> nn.Parameter:
+            asked.append(target)
+            return super().get_parameter(target)
+
+    asked: list[str] = []
+    layers = [(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(8)]
+    net = Noted(*(layer for part in layers for layer in part), nn.Conv2d(4, 2, 1)).eval()
+    graph = trace(net, torch.zeros(1, 4, 6, 6))
+    ranking.scores("gamma", net, graph)
+    assert asked == [name for group in graph.groups for name in group.norms] and len(asked) == 8

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from slimkit.channels import Graph, trace
 from slimkit.errors import BudgetError, MaskError, ProofError
-from slimkit.runs.start import context, slim
+from slimkit.methods import Selection
+from slimkit.runs.start import allowed_widths, context
 from slimkit.settings import CompressSpec
 from slimkit.surgery import proof
 from slimkit.surgery.prove import Slimmed
@@ -50,7 +51,17 @@ def spec(**settings: object) -> CompressSpec:
 
 
 def slimmed(model: nn.Module, graph: Graph, spec: CompressSpec) -> Slimmed:
-    return slim(spec, model, graph, INPUTS, context(spec, None))
+    asked = Selection(
+        budget=spec.budget,
+        widths=allowed_widths(spec),
+        ranking="group-norm" if spec.ranking == "auto" else spec.ranking,
+        scope=spec.scope,
+        context=context(spec, None),
+        inputs=INPUTS,
+        keep=spec.keep,
+        without_bn=spec.without_bn,
+    )
+    return asked.slim(model, graph)
 
 
 def spread(model: nn.Module) -> nn.Module:

@@ -100,3 +100,22 @@ def test_a_sweep_is_printed_as_one_table_or_as_json(tmp_path: Path, capsys: pyte
     assert main([*asked, "--force"]) == 0
     said = capsys.readouterr().out
     assert "original" in said and "ratio-0.3" in said and "comparison.html" in said
+
+
+def test_a_sweep_that_is_complete_is_told_before_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was traced, calibrated and ranked before; one that lacks a budget is so for that one alone."""
+    asked = ["compress", CHECKPOINT, "--no-recover", "--out", str(tmp_path / "out"), "--json"]
+    assert main([*asked, "--ratio", "0.5,0.3"]) == 0
+    before = json.loads(capsys.readouterr().out)
+    calls = []
+    real = begun.ranked
+    monkeypatch.setattr(begun, "ranked", lambda *given: calls.append("ranked") or real(*given))
+    assert main([*asked, "--ratio", "0.5,0.3", "--resume"]) == 0
+    assert json.loads(capsys.readouterr().out) == before and not calls
+    assert main([*asked, "--ratio", "0.5,0.4,0.3", "--resume"]) == 0
+    found = SweepReport.from_dict(json.loads(capsys.readouterr().out))
+    assert found.names == ("ratio-0.5", "ratio-0.4", "ratio-0.3") and calls == ["ranked"]
+    assert main([*asked, "--ratio", "0.5,0.2", "--seed", "3", "--resume"]) == 2
+    assert "a run of other settings is complete there" in capsys.readouterr().err and calls == ["ranked"]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import slimkit
 from slimkit import data, tasks
 from slimkit.errors import DataError, SpecError, TrainingError
-from slimkit.measure.quality import agreement, drop, evaluate
+from slimkit.measure.quality import agreement, drop_from, evaluate
 from slimkit.tasks import CLASSIFICATION, SEGMENTATION, Metric, Task, measurement
 from slimkit.training import Recipe, train
 from slimkit.training.loss import Objective
@@ -72,6 +72,7 @@ class Google(NamedTuple):
 
 
 A, B, C, D = torch.zeros(2, 3), torch.ones(2, 3), torch.full((2, 3), 2.0), torch.zeros(2, 7)
+PAIR = (A, B)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,8 @@ A, B, C, D = torch.zeros(2, 3), torch.ones(2, 3), torch.full((2, 3), 2.0), torch
         (Google(A, None, None), [A]),
         ((A, D), [A]),  # features, no head
         ([A, (B, C)], [A]),
+        (({"features": D}, None, A, B), [A, B]),
+        ((PAIR, (D,)), [PAIR]),
         ({"out": A, "aux": B}, [A, B]),
         ({"aux": B, "out": A}, [A, B]),
         ({"features": D, "logits": A}, [A]),
@@ -349,7 +352,7 @@ def test_what_is_not_of_a_task_is_told(
 )  # fmt: skip
 def test_nothing_is_judged_by_outputs_that_are_no_numbers(task: Task, outputs: Tensor, targets: Tensor) -> None:
     outputs[-1, 1] = math.nan  # in the last batch, and of one class
-    for measured in (evaluate, lambda *given: drop(nn.Identity(), *given)):
+    for measured in (evaluate, drop_from):
         with pytest.raises(DataError, match="outputs hold NaN"):
             measured(nn.Identity(), Batches(outputs, targets, 2), task)
     nothing = torch.full((4, 3), math.nan)

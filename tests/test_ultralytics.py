@@ -102,7 +102,7 @@ def test_a_checkpoint_is_read_without_running_it_and_cut_exactly(name, tmp_path)
     assert isinstance(network.model, Maps) and network.source == "Ultralytics checkpoint"
     torch.testing.assert_close(Deployed(network.model.net).eval()(x), Deployed(net).eval()(x), rtol=0, atol=0)
     graph, mask = half_of(network.model, x[:1])
-    assert graph.units > 500 and proof.error_of(network.model, graph, mask, [x]) <= proof.TOLERANCE
+    assert graph.units > 500 and proof.evidence_for(network.model, graph, mask, [x]).error <= proof.TOLERANCE
 
     slim = slimkit.remove(network.model, graph, mask)
     save(slim, tmp_path / "slim.pt")
@@ -134,6 +134,7 @@ def test_the_command_recovers_retrains_and_judges(slim):
         found = report[side]["accuracy"]
         assert (found["task"], found["metric"]) == ("detect", "mAP50-95") and found["validation_images"] == 12
     assert report["recovery"]["by"] == f"Ultralytics {ultralytics.__version__}" and report["recovery"]["images"] == 24
+    assert report["cost"]["training_macs"] == 24 * 3 * report["after"]["macs"]
     assert [row["epoch"] for row in report["recovery"]["history"]] == [1]
     assert [row["constants"] for row in report["after_cut"]] == ["zero", "reconstructed"]
     assert all(row["accuracy"] is not None for row in report["after_cut"])

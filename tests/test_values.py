@@ -13,7 +13,7 @@ from slimkit import data, provenance, tasks
 from slimkit.channels import trace
 from slimkit.errors import DataError, SpecError
 from slimkit.example import are_values
-from slimkit.measure.quality import agreement, disagreement
+from slimkit.measure.quality import agreement, disagreement_with
 from slimkit.recovery.calibration import Chunk
 from slimkit.recovery.elimination import losses
 from slimkit.recovery.gap import divergence, spreads_of
@@ -86,7 +86,7 @@ def test_values_agree_on_no_class(unit: str) -> None:
     other = within(net, unit)
     assert agreement(other, other, [images]) is None
     with pytest.raises(DataError, match="what the network returns is no classes"):
-        disagreement(other, other, [images])
+        disagreement_with(other, [images])
     made = slimkit.compress(other, images[:1], 0.4, calibration=images, epochs=0)
     fit = made.report.fit
     assert fit is not None and fit.agreement is None and fit.after < fit.before

@@ -8,7 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+import slimkit
+from slimkit import zoo
 from slimkit.errors import OutputError
 from slimkit.report.rebuild import rebuild
 from slimkit.results import report_file, study_file
@@ -77,3 +81,32 @@ def test_links_stay_links_and_pipes_pipes(tmp_path: Path) -> None:
     write_whole(tmp_path / "pipe", "text", "the text")
     reader.join()
     assert said == ["text"] and (tmp_path / "pipe").is_fifo()
+
+
+WRITTEN: dict[str, Callable[[Path], object]] = {
+    "text": lambda path: write_whole(path, "text", "the text"),
+    "slim": lambda path: slimkit.save(slimkit.load(zoo.CHECKPOINTS["resnet8-digits"]), path),
+    "onnx": lambda path: slimkit.export_onnx(nn.Sequential(nn.Conv2d(1, 2, 3)).eval(), path, torch.zeros(1, 1, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+@pytest.mark.parametrize("write", WRITTEN.values(), ids=WRITTEN)
+def test_every_file_follows_links_is_on_the_disk_and_as_open_as_others(
+    write: Callable[[Path], object], mask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link was replaced, and the file that it points to left as it was, by two of three mechanisms."""
+    synced: list[int] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_ino), real(handle)))
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "file").write_text("old")
+    before = os.umask(mask)
+    try:
+        write(tmp_path / "link")
+    finally:
+        os.umask(before)
+    written = (tmp_path / "file").stat()
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_bytes() != b"old"
+    assert written.st_ino in synced and written.st_mode & 0o777 == 0o666 & ~mask
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]

@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 from rows import append, read
+from slimming import slim
 
 from slimkit import data, provenance, recovery, zoo
 from slimkit.channels import trace
 from slimkit.measure.quality import quality as accuracy
 from slimkit.models import load
 from slimkit.recovery import fold
-from slimkit.runs.start import context, proof_inputs, slim
+from slimkit.runs.start import context, proof_inputs
 from slimkit.settings import CompressSpec
 
 NETWORKS = ("resnet8-digits", "resnet20-fashion-mnist")

@@ -39,7 +39,7 @@ def uniform(bench: Bench, seed: int, drop: float, epochs: float) -> Arm:
         made = slimkit.compress(
             bench.dense, bench.image, ratio, dataset=bench.dataset, ranking="group-norm", epochs=epochs, seed=seed
         ).model
-        lost = quality.drop(bench.dense, made, bench.dataset.validation, bench.dataset.task)
+        lost = quality.drop_from(bench.dense, bench.dataset.validation, bench.dataset.task)(made)
         if lost.value + lost.margin > drop:
             break
         kept = made, lost.value + lost.margin

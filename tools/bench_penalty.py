@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 from rows import append, read
+from slimming import slim
 from torch import nn
 
 from slimkit import data, recovery, training, zoo
 from slimkit.channels import Graph, trace
 from slimkit.measure.quality import quality as accuracy
 from slimkit.recovery import fold
-from slimkit.runs.start import context, proof_inputs, slim
+from slimkit.runs.start import context, proof_inputs
 from slimkit.settings import CompressSpec
 from slimkit.training.group_penalty import group_penalty
 from slimkit.training.penalty import gamma_penalty

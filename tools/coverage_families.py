@@ -128,7 +128,7 @@ def row(name: str, make: Callable[[str], Made]) -> str:
     graph = trace(model, example)
     seconds = time.process_time() - start
     mask = half(graph)
-    error = proof.error_of(model, graph, mask, [example])
+    error = proof.evidence_for(model, graph, mask, [example]).error
     failing = proof.failing_groups(model, graph, mask, [example]) if error > proof.TOLERANCE else []
     lost = {int(unit) for i in failing for unit in graph.groups[i].members}
     reasons: Counter[str] = Counter()

@@ -122,7 +122,7 @@ def measured(model: nn.Module, example: Example) -> Row:
         model = plain_weights(model, example)
         graph = trace(model, example)
     mask = half(graph)
-    error = proof.error_of(model, graph, mask, [example])
+    error = proof.evidence_for(model, graph, mask, [example]).error
     failing = proof.failing_groups(model, graph, mask, [example]) if error > proof.TOLERANCE else []
     reasons: Counter[str] = Counter()
     for kept in graph.kept:

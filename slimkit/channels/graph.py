@@ -6,7 +6,6 @@ U = units of the network; a unit is removed whole or not at all.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -272,13 +271,6 @@ class Graph:
         place = torch.tensor([rows, columns], dtype=torch.long)
         return sizes, place[0], place[1], Counts(axes)
 
-    def describe(self) -> list[dict[str, Any]]:
-        """Return one JSON-able row per group: name, layers, channels, whether a BatchNorm scales it."""
-        return [
-            {"name": g.name, "layers": list(g.layers), "channels": len(g.members), "norm": bool(g.norms)}
-            for g in self.groups
-        ]
-
 
 def check_left(old: nn.Module, new: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> None:
     """Check that a network is what is left of another one.
@@ -290,7 +282,7 @@ def check_left(old: nn.Module, new: nn.Module, kept: Mapping[str, Mapping[int, T
         MaskError: it has no parameter of it, or one of another shape.
     """
     before, after = (dict(unwrapped(one).named_parameters()) for one in (old, new))
-    for name in before.keys() & after.keys():
+    for name in (name for name in before if name in after):
         shape = [len(kept.get(name, {}).get(dim, range(size))) for dim, size in enumerate(before[name].shape)]
         if shape != list(after[name].shape):
             raise MaskError(

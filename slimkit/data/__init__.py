@@ -1,5 +1,6 @@
 """Data as people have it: by name, folders, loaders; splits whose order is a pure function of seed and epoch."""
 
+from slimkit.data.at_once import Readable, at_once, of_size
 from slimkit.data.augmentation import Augmentation
 from slimkit.data.catalogue import NAMES, as_dataset, as_inputs, open, open_inputs
 from slimkit.data.dataset import Batches, Dataset, Split, some
@@ -18,14 +19,17 @@ __all__ = [
     "Dataset",
     "Inputs",
     "LoaderSplit",
+    "Readable",
     "Reading",
     "Split",
     "TensorSplit",
     "as_dataset",
     "as_inputs",
+    "at_once",
     "check_fits",
     "check_runs",
     "different",
+    "of_size",
     "open",
     "open_inputs",
     "parted",

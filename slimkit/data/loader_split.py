@@ -57,7 +57,7 @@ class LoaderSplit:
             augmenting = number("augment", seed, epoch, index) if augment else None
             return index, augmenting, number("item", seed, epoch, index)
 
-        keyed = [[key(index) for index in chunk[rank::ranks].tolist()] for chunk in chunks]
+        keyed = ([key(index) for index in chunk[rank::ranks].tolist()] for chunk in chunks)
         workers = min(8, (os.cpu_count() or 1) - 1) if self.workers is None else self.workers
         loader = DataLoader(
             _Fetched(self.fetch),

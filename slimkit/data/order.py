@@ -50,19 +50,17 @@ def even(count: int, size: int) -> int:
     return min(range(size, size // 2, -1), key=lambda one: count % one)
 
 
-def batch_indices(count: int, batch_size: int, seed: int | None, epoch: int, start: int) -> list[Tensor]:
-    """Cut one epoch into batches of image indices, from batch `start` on.
+def batch_indices(count: int, batch_size: int, seed: int | None, epoch: int, start: int) -> Iterator[Tensor]:
+    """Cut one epoch into batches of image indices, from batch `start` on, each as it is asked for.
 
     Without a seed the images come in stored order and the last batch may be short. With one they are shuffled
     and a short last batch is left out, so that every step has the same weight; a set smaller than one batch
     is one batch.
     """
-    if count == 0:
-        return []
-    size = min(batch_size, count)
-    if seed is None:
-        return list(torch.split(torch.arange(count), size))[start:]
-    return list(torch.split(permutation(count, seed, epoch)[: count // size * size], size))[start:]
+    size = max(1, min(batch_size, count))
+    order = torch.arange(count) if seed is None else permutation(count, seed, epoch)[: count // size * size]
+    for begin in range(start * size, len(order), size):
+        yield order[begin : begin + size]
 
 
 def split_indices(count: int, share: float, *parts: object) -> tuple[Tensor, Tensor]:

@@ -156,7 +156,7 @@ def view(reading: Reading, own: Provenance, resize: int | str | None = None) -> 
     import torchvision.transforms.v2  # noqa: F401 - here, so that processes that are forked to read have it already
 
     usable = own.input_shape is not None and len(own.input_shape) == 3 and own.input_shape[0] in (1, 3)
-    known, own_normalisation = own.input_shape if usable else None, own.normalisation
+    known = own.input_shape if usable else None
     asked_for = reading.input_shape
     if asked_for is not None and (len(asked_for) != 3 or asked_for[0] not in (1, 3) or min(asked_for) < 1):
         raise SpecError(
@@ -164,29 +164,10 @@ def view(reading: Reading, own: Provenance, resize: int | str | None = None) -> 
             "  Give data of other shapes by a function of your own, as file.py:make"
         )
     channels, height, width = asked_for or known or (3, 224, 224)
-    assumed = []
-    if reading.input_shape is None:
-        assumed.append("input_shape from the network" if known else "input_shape 3,224,224")
-    crop, asked = reading.crop, reading.resize
-    if crop is None and asked is None:
-        own_size = reading.input_shape in (None, own.input_shape)
-        if own.use.crop is not None:
-            crop = own.use.crop
-            assumed.append(f"crop {crop:.4g} (resize {round(height / crop)}) from the network")
-        elif own.use.resize is not None and (own_size or own.use.resize == SQUASH):
-            asked = own.use.resize
-            assumed.append(f"resize {asked} from the network")
-        else:
-            asked = resize
-            assumed.append(f"resize {asked}" if asked else f"crop {CROP} (resize {round(height / CROP)})")
-    if reading.mean is not None and reading.std is not None:
-        mean, std = reading.mean, reading.std
-    elif own_normalisation is not None and len(own_normalisation["mean"]) == channels:
-        mean, std = tuple(own_normalisation["mean"]), tuple(own_normalisation["std"])
-        assumed.append("mean and std from the network")
-    else:
-        mean, std = (MEAN, STD) if channels == 3 else (GREY_MEAN, GREY_STD)
-        assumed.append(f"mean {','.join(map(str, mean))} and std {','.join(map(str, std))} (ImageNet's)")
+    shaped = "" if asked_for is not None else f"input_shape {'from the network' if known else '3,224,224'}"
+    crop, asked, sized = _cropped(reading, own, resize, height)
+    mean, std, scaled = _scaled(reading, own, channels)
+    assumed = [note for note in (shaped, sized, scaled) if note]
     if not len(mean) == len(std) == channels:
         raise SpecError(
             f"mean and std are of {len(mean)} and {len(std)} channels, the pictures of {channels}.\n"
@@ -201,3 +182,28 @@ def view(reading: Reading, own: Provenance, resize: int | str | None = None) -> 
     )
     note = f"pictures are read as {channels}x{height}x{width}, with {', '.join(assumed)}"
     return found, (note,) if assumed else ()
+
+
+def _cropped(
+    reading: Reading, own: Provenance, resize: int | str | None, height: int
+) -> tuple[float | None, int | str | None, str]:
+    """Return crop and resize, one of them or none, and what was assumed; see `view`."""
+    if reading.crop is not None or reading.resize is not None:
+        return reading.crop, reading.resize, ""
+    crop, size = own.use.crop, own.use.resize
+    if crop is not None:
+        return crop, None, f"crop {crop:.4g} (resize {round(height / crop)}) from the network"
+    if size is not None and (reading.input_shape in (None, own.input_shape) or size == SQUASH):
+        return None, size, f"resize {size} from the network"
+    return None, resize, f"resize {resize}" if resize else f"crop {CROP} (resize {round(height / CROP)})"
+
+
+def _scaled(reading: Reading, own: Provenance, channels: int) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    """Return mean and std, one number a channel, and what was assumed; see `view`."""
+    if reading.mean is not None and reading.std is not None:
+        return reading.mean, reading.std, ""
+    known = own.normalisation
+    if known is not None and len(known["mean"]) == channels:
+        return tuple(known["mean"]), tuple(known["std"]), "mean and std from the network"
+    mean, std = (MEAN, STD) if channels == 3 else (GREY_MEAN, GREY_STD)
+    return mean, std, f"mean {','.join(map(str, mean))} and std {','.join(map(str, std))} (ImageNet's)"

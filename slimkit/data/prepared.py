@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from slimkit.data.at_once import of_size
 from slimkit.data.dataset import Dataset, Split
 from slimkit.errors import DataError
 from slimkit.provenance import Finds
-
-AT_ONCE = 16  # pictures, where nothing is trained on them: large ones fill the memory
 
 # Images, each [3, h, w] in [0, 1], and their targets -> images [N, 3, H, W], and targets in their pixels.
 Prepare = Callable[[Sequence[Tensor], Sequence[Mapping[str, Any]]], tuple[Tensor, Sequence[Mapping[str, Any]]]]
@@ -24,6 +24,7 @@ class Prepared:
     Attributes:
         split: gives lists of images in [0, 1], and of dicts with `boxes`, `labels` and what the detector finds.
         prepare: the detector's own.
+        shape: (3, H, W) of an image as the detector's layers get it.
         classes: its number of classes; None where that is not known.
         finds: what it finds beside boxes and labels, and is trained and judged by.
         name: for messages.
@@ -31,6 +32,7 @@ class Prepared:
 
     split: Split
     prepare: Prepare
+    shape: tuple[int, int, int]
     classes: int | None
     finds: Finds
     name: str
@@ -39,8 +41,8 @@ class Prepared:
         return len(self.split)
 
     def batches(self, batch_size: int, *, augment: bool = False, **how: Any) -> Iterator[tuple[Tensor, Any]]:
-        """Give batches as `Split.batches` says; those that are not for training are of at most `AT_ONCE` pictures."""
-        size = batch_size if augment else min(batch_size, AT_ONCE)
+        """Give batches as `Split.batches` says; of fewer pictures where they are large, and not for training."""
+        size = batch_size if augment else of_size(prod(self.shape), batch_size)
         for images, targets in self.split.batches(size, augment=augment, **how):
             for image, target in zip(images, targets, strict=True):
                 if (why := _wrong(image, target, self.classes, self.finds)) is not None:
@@ -70,7 +72,7 @@ def prepared(
         shape: (3, H, W) of an image as the layers get it.
     """
     train, validation, test = (
-        Prepared(split, prepare, classes, finds, f"data {dataset.name!r}")
+        Prepared(split, prepare, shape, classes, finds, f"data {dataset.name!r}")
         for split in (dataset.train, dataset.validation, dataset.test)
     )
     return replace(

@@ -62,11 +62,11 @@ def _raw(array: NDArray[Any]) -> memoryview:
 
 def _prefix(number: int, length: int) -> bytes:
     """Return tag and length of a field that holds bytes or a message."""
-    return _varint(number << 3 | 2) + _varint(length)
+    return varint(number << 3 | 2) + varint(length)
 
 
-def _varint(value: int) -> bytes:
-    """Return a number in groups of seven bits, the lowest first."""
+def varint(value: int) -> bytes:
+    """Return a number, 0 or more, as protobuf writes lengths: in groups of seven bits, the lowest first."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

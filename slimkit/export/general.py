@@ -142,7 +142,7 @@ def _rename_outputs(proto: onnx.ModelProto) -> None:
     new = dict(zip(old, output_names(len(old)), strict=True))
     for output in proto.graph.output:
         output.name = new[output.name]
-    for held in {entry.name for entry in proto.graph.initializer} & new.keys():  # which no node gives
+    for held in [entry.name for entry in proto.graph.initializer if entry.name in new]:  # which no node gives
         proto.graph.node.append(onnx.helper.make_node("Identity", [held], [new.pop(held)]))
     given = {entry.name for entry in proto.graph.input}
     for node in proto.graph.node:  # the exporter may call an output that is an input by the input's name

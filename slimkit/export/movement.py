@@ -185,13 +185,13 @@ def _adaptive_average_pool(writer: Writer, call: Call) -> str:
         if kernel == [1, 1]:
             return name
         return writer.emit("AveragePool", [name], kernel_shape=kernel, strides=kernel)
-    rows = _averaging(sizes[0], targets[0]).to(dtype)
-    columns = _averaging(sizes[1], targets[1]).to(dtype).T.contiguous()
+    rows = averaging(sizes[0], targets[0]).to(dtype)
+    columns = averaging(sizes[1], targets[1]).to(dtype).T.contiguous()
     half = writer.emit("MatMul", [writer.name(Constant(rows)), name])
     return writer.emit("MatMul", [half, writer.name(Constant(columns))])
 
 
-def _averaging(size: int, target: int) -> torch.Tensor:
+def averaging(size: int, target: int) -> torch.Tensor:
     """Return the matrix [target, size] of adaptive pooling along one dimension; window i is
     [floor(i size / target), ceil((i + 1) size / target))."""
     matrix = torch.zeros(target, size, dtype=torch.float64)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
@@ -32,6 +32,7 @@ from slimkit.export.pixels import as_pixels, normalisation_of, normalising
 from slimkit.hardware import plain_precision
 from slimkit.modules import copied, private, unwrapped
 from slimkit.settings.files import OPSET
+from slimkit.whole_file import whole
 
 _Translate = Callable[[nn.Module, Example], OnnxModel]
 _log = logging.getLogger("slimkit")
@@ -109,8 +110,7 @@ def export_onnx(
     several = next((one.example for one in expected if batch_size(one.example) == SEVERAL), None)
     why = "" if several is not None else "it takes one image at a time"
     proven = {name: tuple(tensor.shape[1:]) for name, tensor in named(example_input).items()}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with _guarded(path), whole(path) as part:
         for last, (name, translate, batch) in _roads(opset, fixed_batch or several is None, free_size):
             try:
                 given = several if batch is None and several is not None else expected[0].example
@@ -126,9 +126,6 @@ def export_onnx(
                     raise _refusal(model, error) from error
                 _log.debug("%s: the %s road to ONNX: %s", type(model).__name__, name, line(error))
                 why = line(error)
-        _guard(path, lambda: os.replace(part, path))
-    finally:
-        part.unlink(missing_ok=True)
     return Exported(name, batch, "" if batch is None or fixed_batch else why)
 
 
@@ -201,12 +198,14 @@ def _ends(proto: onnx.ModelProto) -> tuple[dict[str, tuple[usage.OpenShape, str]
 def _write(model: OnnxModel, path: Path, metadata: dict[str, str]) -> None:
     model.proto.producer_name, model.proto.producer_version = "slimkit", __version__
     onnx.helper.set_model_props(model.proto, dict(sorted({**metadata, "slimkit": __version__}.items())))
-    _guard(path, lambda: model.save(path))
+    with _guarded(path):
+        model.save(path)
 
 
-def _guard(path: Path, action: Callable[[], object]) -> None:
+@contextmanager
+def _guarded(path: Path) -> Iterator[None]:
     try:
-        action()
+        yield
     except OSError as error:
         raise OutputError(
             f"{path.parent}: the ONNX file cannot be written: {error.strerror or error}.\n"

@@ -135,9 +135,9 @@ def measure(
             runner.run(image)
             for place in range(turn * _BLOCK, (turn + 1) * _BLOCK):
                 wall[i, place], cpu[i, place] = _time(runner, image)
-    joules = [_joules(runner, image) for runner, image in zip(runners, images, strict=True)]
+    joules = [joules_a_run(runner, image) for runner, image in zip(runners, images, strict=True)]
     found = [
-        _summary(wall[i], cpu[i], joules[i], (runner.engine, threads, _images(images[i])))
+        summary(wall[i], cpu[i], joules[i], (runner.engine, threads, _images(images[i])))
         for i, runner in enumerate(runners)
     ]
     noisy = any(latency.noisy for latency in found)  # else a share would mix two clocks
@@ -202,8 +202,11 @@ def _time(runner: Runner, image: Sequence[Array]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def _joules(runner: Runner, image: Sequence[Array], seconds: float = 1.0) -> float | None:
-    """Return the energy of one inference by the processor's own counter, None where it cannot be read."""
+def joules_a_run(runner: Runner, image: Sequence[Array], seconds: float = 1.0) -> float | None:
+    """Return the energy of one inference by the processor's own counter, None where it cannot be read.
+
+    `seconds`: inferences are repeated for so long, since the counter is coarse.
+    """
     meters = processor_meters()
     if not meters:
         return None
@@ -214,7 +217,14 @@ def _joules(runner: Runner, image: Sequence[Array], seconds: float = 1.0) -> flo
     return sum(meter.joules() for meter in meters) / runs
 
 
-def _summary(wall: Array, cpu: Array, joules: float | None, conditions: tuple[str, int, int]) -> Latency:
+def summary(wall: Array, cpu: Array, joules: float | None, conditions: tuple[str, int, int]) -> Latency:
+    """Return what many inferences took in all.
+
+    Args:
+        wall, cpu: seconds of each by the two clocks, [repeats].
+        joules: of one, if it was measured.
+        conditions: engine, threads, images in a batch.
+    """
     engine, threads, batch = conditions
     q25, median, q75 = np.percentile(wall * 1e3, [25, 50, 75])
     waited = threads == 1 and float(np.median(cpu)) * 1e3 < (1 - _NOISY_WAIT) * median

@@ -126,7 +126,7 @@ def _onnxruntime(path: Path, input_shape: Shapes | None, threads: int, batch: in
             key = event["name"].removesuffix(_EVENT), event["args"]["op_name"]
             times[key].append(event["dur"] / 1e3)
             last, at = turns[key], event["ts"]
-    layers = _layers(path, list(times))
+    layers = layers_of(path, list(times))
     return [
         NodeTime(layer=layer, operator=key[1], fastest_ms=min(runs[WARM_UPS:]), turn_ms=_typical(turns[key][WARM_UPS:]))
         for layer, (key, runs) in zip(layers, times.items(), strict=True)
@@ -166,7 +166,7 @@ def _openvino(
     ]
 
 
-def _layers(path: Path, ran: list[tuple[str, str]]) -> list[str]:
+def layers_of(path: Path, ran: list[tuple[str, str]]) -> list[str]:
     """Return the module path of every node that ran, given as name and operator.
 
     The engine names a fused node after its last part, an activation or a sum: its layer is the nearest node

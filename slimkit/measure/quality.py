@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
+from slimkit.data.at_once import Readable, at_once
 from slimkit.data.fit import called
 from slimkit.errors import DataError
-from slimkit.example import Example, are_of_one_class, are_scores, are_values, describe, fed, first, in_parts, on
+from slimkit.example import (
+    Example,
+    are_labels,
+    are_of_one_class,
+    are_scores,
+    are_values,
+    describe,
+    fed,
+    first,
+    have_several,
+    in_parts,
+    on,
+)
 from slimkit.hardware import on_device
 from slimkit.measure.engines import Runner, open_runner
 from slimkit.modules import evaluating
@@ -23,20 +36,12 @@ from slimkit.tasks.metric import BatchRows, joined
 from slimkit.tasks.task import no_numbers
 
 
-class Readable(Protocol):
-    """What is read of a split."""
-
-    def batches(self, batch_size: int) -> Iterator[tuple[Any, Any]]:
-        """Give inputs and targets, every input once."""
-        ...
-
-
 def evaluate(
     network: nn.Module | str | Path,
     split: Readable,
     task: Task = CLASSIFICATION,
     *,
-    batch_size: int = 250,
+    batch_size: int | None = None,
     classes: int | None = None,
     device: torch.device | None = None,
 ) -> dict[str, Measurement]:
@@ -46,7 +51,7 @@ def evaluate(
         network: in evaluation mode for the time of the measurement; or the path of an ONNX file.
         split: inputs as the network expects them, normalised, with their targets.
         task: gives the metrics.
-        batch_size: inputs at a time; no influence on the result.
+        batch_size: inputs at a time; None: as many as their size allows. No influence on the result.
         classes: of the data, where they are known.
         device: where the network is computed; None: where it is.
 
@@ -91,7 +96,7 @@ def quality(
     split: Readable,
     task: Task = CLASSIFICATION,
     *,
-    batch_size: int = 250,
+    batch_size: int | None = None,
     device: torch.device | None = None,
 ) -> float:
     """Return the first metric of a task, by which networks are chosen and compared; see `evaluate`."""
@@ -113,20 +118,15 @@ class Drop:
     images: int
 
 
-def drop(dense: nn.Module, slim: nn.Module, split: Readable, task: Task, device: torch.device | None = None) -> Drop:
-    """Return what `slim` loses against `dense` in the first metric of a task, image by image.
-
-    Both are judged on the same images, so that only those count on which they differ: McNemar's variance where images
-    are right or wrong, else a bootstrap over images. A metric that is one figure a batch has no margin. `device`: where
-    they are computed; None: where they are.
-    """
-    return drop_from(dense, split, task, device)(slim)
-
-
 def drop_from(
     dense: nn.Module, split: Readable, task: Task, device: torch.device | None = None
 ) -> Callable[[nn.Module], Drop]:
-    """Return what tells the `drop` of each of several networks; what `dense` makes of the images is computed once."""
+    """Return what tells how much other networks lose against `dense` in the first metric of a task, image by image.
+
+    All are judged on the same images, so that only those count on which two differ: McNemar's variance where images
+    are right or wrong, else a bootstrap over images. A metric that is one figure a batch has no margin. `device`: where
+    they are computed; None: where they are.
+    """
     wanted = _rows(on_device(dense, device), split, task)
     best = task.metrics[task.metric].measured(wanted).value
 
@@ -164,7 +164,7 @@ LIKELY = 1.2816  # of a normal distribution, 90 % of which are below
 def _rows(network: nn.Module, split: Readable, task: Task) -> list[BatchRows]:
     metric, found = task.metrics[task.metric], []
     with evaluating(network), torch.inference_mode():
-        for inputs, targets in split.batches(250):
+        for inputs, targets in split.batches(at_once(split)):
             outputs, targets = _judgeable(_called(network, task.called(inputs, targets)), targets, task)
             batch = first(inputs)
             found.append(metric.rows(task.metric, outputs, targets, len(batch) if batch is not None else 0))
@@ -181,8 +181,8 @@ def agreement(
 ) -> Measurement | None:
     """Return the share of inputs that two classifiers put into the same class; None where that tells nothing.
 
-    So it is where outputs have not the shape of scores, or are values in it (`example.are_values`), and where the first
-    network puts nearly all inputs into one class.
+    So it is where outputs have not the shape of scores, or are values or several labels in it (`example.are_values`,
+    `are_labels`), and where the first network puts nearly all inputs into one class.
 
     Args:
         dense, slim: the networks.
@@ -199,9 +199,10 @@ def _telling(
 ) -> torch.Tensor | None:
     """Return the scores with which those of other networks may agree, [N, classes]; None where that tells nothing."""
     scores = None if classifies is False else _scores(dense, batches, device)
-    if scores is None or are_of_one_class(scores) or (not classifies and are_values(scores)):
+    if scores is None or are_of_one_class(scores):
         return None
-    return scores
+    other = are_values(scores) or (are_labels(scores) and have_several(scores))
+    return None if other and not classifies else scores
 
 
 def _scores(network: nn.Module, batches: Sequence[Example], device: torch.device | None) -> torch.Tensor | None:
@@ -225,24 +226,6 @@ def _same(wanted: torch.Tensor, found: torch.Tensor | None) -> Measurement | Non
     return share(int(right.sum()), len(right))
 
 
-def disagreement(
-    dense: nn.Module,
-    slim: nn.Module,
-    batches: Sequence[Example],
-    device: torch.device | None = None,
-    *,
-    classifies: bool | None = None,
-) -> Drop:
-    """Return the points of agreement that are lacking to 100; without labels that is what can be told.
-
-    The arguments are those of `agreement`.
-
-    Raises:
-        DataError: agreement tells nothing.
-    """
-    return disagreement_with(dense, batches, device, classifies=classifies)(slim)
-
-
 def disagreement_with(
     dense: nn.Module,
     batches: Sequence[Example],
@@ -250,7 +233,13 @@ def disagreement_with(
     *,
     classifies: bool | None = None,
 ) -> Callable[[nn.Module], Drop]:
-    """Return what tells the `disagreement` of each of several networks; `dense` is computed once."""
+    """Return what tells the points of agreement with `dense` that other networks lack to 100, for want of labels.
+
+    The arguments are those of `agreement`.
+
+    Raises:
+        DataError: agreement tells nothing.
+    """
     otherwise = ""
     if classifies is None:
         otherwise = "; where its outputs are scores of classes, say so: `task='classification'`"
@@ -288,7 +277,7 @@ def _judgeable(returned: Any, targets: Any, task: Task, classes: int | None = No
 
 
 def _measured(
-    run: Callable[[Example], Any], split: Readable, task: Task, batch_size: int, classes: int | None
+    run: Callable[[Example], Any], split: Readable, task: Task, batch_size: int | None, classes: int | None
 ) -> dict[str, Measurement]:
     if not hasattr(split, "batches"):
         raise DataError(
@@ -297,7 +286,7 @@ def _measured(
         )
     rows: dict[str, list[BatchRows]] = {name: [] for name in task.metrics}
     seen = 0
-    for inputs, targets in split.batches(batch_size):
+    for inputs, targets in split.batches(batch_size or at_once(split)):
         outputs, targets = _judgeable(run(task.called(inputs, targets)), targets, task, classes)
         batch = first(inputs)
         images = len(batch) if batch is not None else 0

@@ -142,7 +142,7 @@ def all_shown(found: Sequence[Evidence]) -> Evidence:
     return replace(found[-1], shown=tuple(shown for one in found for shown in one.shown))
 
 
-def begun(job: Job, mask: Mask, init: str, weights: dict[str, Tensor] | None) -> nn.Module | None:
+def begun(job: Job, mask: Mask, init: str, weights: dict[str, Any] | None) -> nn.Module | None:
     """Return a small network with fresh weights or those to rewind to; None where it inherits what it has.
 
     Args:

@@ -1,6 +1,7 @@
 """Train, cut, train again, in rounds that each take a share: what network slimming and lottery tickets share."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ class Rounds:
         count: of rounds of training and removal, 1 or more; they share out the ratio.
         init: weights after each cut: `inherit`, `rewind` or `fresh`.
         rewind_step: step whose weights, schedule and data order `rewind` goes back to.
-        precision: of the search.
+        precision: of the search; `auto`: that of the run.
         penalty: until the last cut; None for none.
     """
 
@@ -41,7 +42,7 @@ class Rounds:
     count: int
     init: str
     rewind_step: int
-    precision: str = "fp32"
+    precision: str = "auto"
     penalty: Penalty | None = None
 
 
@@ -208,7 +209,7 @@ def _from_whole(job: Job, count: int, number: int, before: Mask, smaller: Graph)
     return choose
 
 
-def _weights(start: _First) -> dict[str, Tensor] | None:
+def _weights(start: _First) -> dict[str, Any] | None:
     return start.snapshot.weights if start.snapshot else None
 
 

@@ -12,10 +12,13 @@ from slimkit.training.run import align
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A network after some steps, and what its optimizer remembers of each parameter; by name, tensors on the CPU."""
+    """A network after some steps, and what its optimizer remembers of each parameter; by name, tensors on the CPU.
+
+    `weights` is all of its state dict, with whatever modules keep there beside tensors.
+    """
 
     step: int
-    weights: dict[str, Tensor]
+    weights: dict[str, Any]
     memory: dict[str, dict[str, Any]]
 
     def state(self) -> dict[str, Any]:
@@ -30,12 +33,12 @@ def take(model: nn.Module, optimizer: torch.optim.Optimizer | None, step: int) -
         assert optimizer is not None
         found = optimizer.state.get(parameter, {}).items()
         memory[name] = {what: _kept(value) for what, value in found if value is not None}
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    weights = {name: _kept(value) for name, value in model.state_dict().items()}
     return Snapshot(step, weights, memory)
 
 
 def _kept(value: Any) -> Any:
-    return value.detach().cpu().clone() if isinstance(value, Tensor) else value
+    return value.detach().cpu().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
 def put_(snapshot: Snapshot, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from slimkit.data import Batches
+from slimkit.data import Batches, at_once
 from slimkit.errors import DataError, SpecError
 from slimkit.example import call
 from slimkit.measure.quality import quality
@@ -74,7 +74,7 @@ def identical(model: nn.Module, split: Batches, value: float = 0.1, task: Task =
     right = tied = 0.0
     images_seen, classes = 0, 1
     with evaluating(same), torch.no_grad():
-        for images, labels in split.batches(250):
+        for images, labels in split.batches(at_once(split)):
             logits, *_ = task.outputs(call(same, task.called(images, labels)))
             size = logits.abs().amax(1, keepdim=True)
             best = logits >= logits.amax(1, keepdim=True) - _TIE * size

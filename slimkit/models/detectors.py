@@ -20,7 +20,7 @@ from slimkit import provenance
 from slimkit.modules import copied
 from slimkit.provenance import Finds, Provenance
 
-_REGIONS = ((0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 0.6, 0.5), (0.3, 0.4, 1.0, 1.0))  # of an image, that second stages look at
+REGIONS = ((0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 0.6, 0.5), (0.3, 0.4, 1.0, 1.0))  # of an image, that second stages look at
 _WITH_MASKS = 4  # images to find masks in at once: of up to a hundred objects each, maps of all classes are made
 _TRAINED_ON = ("boxes", "labels", "masks", "keypoints")  # of a target
 
@@ -290,22 +290,22 @@ def exchanged(module: Any, name: str, value: Any) -> Iterator[None]:
 
 def _second_stage(heads: Any, features: dict[str, Tensor], images: Tensor) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    scores, deltas = heads.box_predictor(heads.box_head(_pooled(heads.box_roi_pool, features, images)))
+    scores, deltas = heads.box_predictor(heads.box_head(pooled(heads.box_roi_pool, features, images)))
     found |= {"classes": scores, "box_deltas": deltas}
     if heads.has_mask():
-        found["masks"] = heads.mask_predictor(heads.mask_head(_pooled(heads.mask_roi_pool, features, images)))
+        found["masks"] = heads.mask_predictor(heads.mask_head(pooled(heads.mask_roi_pool, features, images)))
     if heads.has_keypoint():
-        pooled = _pooled(heads.keypoint_roi_pool, features, images)
-        found["keypoints"] = heads.keypoint_predictor(heads.keypoint_head(pooled))
+        regions = pooled(heads.keypoint_roi_pool, features, images)
+        found["keypoints"] = heads.keypoint_predictor(heads.keypoint_head(regions))
     return found
 
 
-def _pooled(pool: Any, features: dict[str, Tensor], images: Tensor) -> Tensor:
-    """Return the regions of every image on every level that a stage reads, [levels x N x regions, C, h, w]."""
+def pooled(pool: Any, features: dict[str, Tensor], images: Tensor) -> Tensor:
+    """Return `REGIONS` of images [N, 3, H, W] on every level that a stage reads, [levels x N x regions, C, h, w]."""
     from torchvision.ops import roi_align
 
     height, width = images.shape[2:]
     sides = images.new_tensor([width, height, width, height])
-    regions = [images.new_tensor(_REGIONS) * sides for _ in images]
+    regions = [images.new_tensor(REGIONS) * sides for _ in images]
     maps = [features[name] for name in pool.featmap_names if name in features]
     return torch.cat([roi_align(m, regions, pool.output_size, m.shape[2] / height, pool.sampling_ratio) for m in maps])

@@ -32,7 +32,7 @@ from slimkit.models.network import Network
 from slimkit.models.recognition import current, recognise
 from slimkit.models.reference import EXPORTED, Reference, parse
 from slimkit.models.signatures import Match
-from slimkit.modules import copied, unwrapped
+from slimkit.modules import copied, keeps_more, state_tensors, unwrapped
 from slimkit.provenance import Provenance, Use
 from slimkit.quantity import number_of
 from slimkit.usage import INPUT
@@ -142,9 +142,11 @@ def as_network(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> 
     else:
         model = detectors.seen(model)
         nothing = dataclasses.replace(known, arch=None, arguments={}, attributes={}, edits=())
-        known = current(model, known) or nothing  # which was changed by hand since it was made
+        # changed by hand since it was made, or keeping what no slim file has a place for
+        known = (None if keeps_more(model) else current(model, known)) or nothing
         if known.arch is None:
-            known = _kept(known, recognise(model) or _unnamed(model))
+            found = None if keeps_more(model) else recognise(model)
+            known = _kept(known, found or _unnamed(model))
         if isinstance(model, detectors.Heads):
             known = detectors.known(known, model)
     if input_shape is not None:
@@ -213,7 +215,7 @@ def _from_exported(path: Path, arch: str | None) -> Network:
         )
     model, text = exported.read(path)
     if text is not None:
-        provenances.attach(model, metadata.read(text, {}, path, model.state_dict()).provenance())
+        provenances.attach(model, metadata.read(text, {}, path, state_tensors(model)).provenance())
         return Network(in_precision(model, torch.float32).eval(), "slim file", ())
     shape, classes = exported_graph.image_shape(model), exported_graph.classes(model)
     provenances.attach(model, Provenance(arch=EXPORTED, input_shape=shape, classes=classes))

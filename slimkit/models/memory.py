@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from slimkit.errors import CheckpointError
 from slimkit.example import Example, call, mapped
-from slimkit.modules import copied
+from slimkit.modules import copied, state_tensors
 from slimkit.usage import INPUT
 
 FACTOR = 8  # the weights, a copy of them, their gradients' like, and activations
@@ -125,7 +125,7 @@ def surely_fits(model: nn.Module, shape: tuple[int, ...]) -> bool:
     Holds for known architectures, where no file says how far an image is padded or enlarged.
     """
     limit = _current.get()
-    widest = max((size for tensor in model.state_dict().values() for size in tensor.shape), default=1)
+    widest = max((size for tensor in state_tensors(model).values() for size in tensor.shape), default=1)
     return limit is None or 8 * 4 * widest * math.prod(shape[1:]) <= limit.size
 
 

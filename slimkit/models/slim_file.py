@@ -1,9 +1,6 @@
 """The slim file: a network's weights and how to rebuild it around them, without pickle."""
 
-import contextlib
 import dataclasses
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,9 @@ from slimkit.example import Example
 from slimkit.models import building, detectors, edits, exported, files, memory, metadata, ultralytics
 from slimkit.models.recognition import current, recognise
 from slimkit.models.reference import EXPORTED, parse
-from slimkit.modules import unwrapped
+from slimkit.modules import keeps_more, state_tensors, unwrapped
 from slimkit.provenance import Provenance
+from slimkit.whole_file import whole
 
 _KEY = "slimkit"  # of the safetensors metadata
 
@@ -52,9 +50,16 @@ def save(model: nn.Module, path: str | Path, example_input: Example | None = Non
     known = provenances.of(model)
     known = _recognised(model, known) if known.arch is None else _current(model, known)
     if known.arch == EXPORTED:
-        data = exported.to_bytes(model, metadata.write(known, {}, {}, model.state_dict()), example_input)
-        _write(path, lambda target: _dump(data, target))
+        data = exported.to_bytes(model, metadata.write(known, {}, {}, state_tensors(model)), example_input)
+        _write(path, lambda target: target.write_bytes(data))
         return
+    if keeps_more(model):
+        raise ArchitectureError(
+            f"cannot save a network of {known.arch}: a module of it keeps something beside its tensors "
+            "(`get_extra_state`), for which a slim file has no place.\n"
+            "  Save it as an exported program: "
+            f"slimkit.provenance.attach(model, slimkit.provenance.Provenance(arch={EXPORTED!r}))"
+        )
     tensors, aliases = _tensors(model)
     said = {_KEY: metadata.write(known, aliases, tensors)}  # one key, so that the same network is the same file
     _write(path, lambda target: save_file(tensors, target, metadata=said))
@@ -79,7 +84,7 @@ def load(path: str | Path, arch: str | None = None) -> nn.Module:
             model, text = exported.read(path)
             if text is None:
                 raise _not_slim(path)
-            provenances.attach(model, metadata.read(text, {}, path, model.state_dict()).provenance())
+            provenances.attach(model, metadata.read(text, {}, path, state_tensors(model)).provenance())
             return model
         if kind is not files.Kind.SAFETENSORS:
             raise _not_slim(path)
@@ -199,41 +204,20 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, aliases
 
 
-def _write(path: Path, write: Callable[[Path], None]) -> None:
-    """Write beside the target and move into place, so that a failure leaves what was there."""
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all, in words of ours where it cannot be."""
     if path.is_dir():
         raise OutputError(f"{path}: is a folder.\n  Name a file in it.")
-    temporary = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}-", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        write(temporary)
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp makes it private
-        os.replace(temporary, path)
+        with whole(path) as part:
+            write(part)
     except (OSError, SafetensorError) as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise OutputError(
             f"{path}: cannot be written ({reason}).\n"
             "  Check that the folder exists and is writable, and that the "
             "disk has room."
         ) from None
-    except BaseException:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise
-
-
-def _dump(data: bytes, target: Path) -> None:
-    with target.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _not_slim(path: Path) -> CheckpointError:

@@ -20,6 +20,7 @@ from slimkit.example import call, on
 from slimkit.hardware import device_of
 from slimkit.modules import private, unwrapped
 from slimkit.recovery.readers import Reader, WeightNames, reader
+from slimkit.recovery.statistics import learned
 from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import kept_indices, take
 
@@ -83,7 +84,7 @@ class _Means(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _carry(self, packet: Any, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         samples = None
         if packet in _NORMS and args[1] is not None:
-            if not _untouched(args[3], args[4]):
+            if learned(args[3], args[4]):  # else they promise nothing
                 samples = args[2].float() + self.z[:, None] * args[1].float()
             out = out[0]
         elif packet is aten.cat:
@@ -123,13 +124,6 @@ class _Means(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return mean_a + mean_b + self.z[:, None] * variance.clamp(min=0).sqrt()
 
 
-def _untouched(mean: Tensor | None, variance: Tensor | None) -> bool:
-    """Tell whether a BatchNorm's statistics were never estimated, so that they promise nothing."""
-    if mean is None or variance is None:
-        return True
-    return not bool(mean.any()) and bool((variance == 1).all())
-
-
 def _join(parts: list[Tensor | None], args: Any) -> Tensor | None:
     if any(part is None for part in parts) or (args[1] if len(args) > 1 else 0) != 1:
         return None
@@ -151,7 +145,7 @@ def input_means(
         MaskError: graph or mask are of another network.
     """
     graph.check_of(model)
-    gone = {name for name, _ in _readers(graph, mask)}
+    gone = dict.fromkeys(name for name, _ in _readers(graph, mask))
     tensors = dict(unwrapped(model).named_parameters())
     device = device_of(model)
     names: WeightNames = {tensors[name].data_ptr(): (name, tensors[name]) for name in gone}

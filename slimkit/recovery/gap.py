@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit import provenance
-from slimkit.example import are_values, batch_size, call, comparable
+from slimkit.example import Example, are_labels, are_values, batch_size, call, comparable
 from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk
 from slimkit.tasks import CLASSIFICATION, DETECTION, SEGMENTATION, heads
@@ -25,7 +25,7 @@ def spreads(outputs: Iterable[Any], task: str | None = None) -> Spreads:
     """Return of which tensors among a network's outputs the numbers are values, and the variances of each quantity.
 
     Quantities are told apart along dimension 1, [N, C, ...]; of [N, T, C] along the last one, where that is where they
-    differ. All other tensors are scores of classes, [N, C] and maps of them, see `example.are_values`.
+    differ. All other tensors are scores of classes, [N, C] and maps of them, see `example.are_values`, `are_labels`.
 
     Args:
         outputs: of several inputs, of the network that is imitated.
@@ -42,7 +42,7 @@ def spreads(outputs: Iterable[Any], task: str | None = None) -> Spreads:
     for place, parts in seen.items():
         if task in _OF_CLASSES and place == main and may_be_scores(parts[0]):
             continue
-        if task == DETECTION.name or not _are_scores(parts):
+        if task == DETECTION.name or not _are_of_classes(parts):
             found[place] = _variances(parts)
     return found
 
@@ -50,6 +50,16 @@ def spreads(outputs: Iterable[Any], task: str | None = None) -> Spreads:
 def may_be_scores(tensor: Tensor) -> bool:
     """Tell whether a tensor has the shape of scores of classes, [N, C], or of maps of them, [N, C, H, W]."""
     return tensor.dim() in (2, 4, 5) and tensor.shape[1] > 1
+
+
+@torch.no_grad()
+def returns_values(network: nn.Module, inputs: Iterable[Example]) -> bool:
+    """Tell whether the main output of a network, on these inputs, is numbers, but no scores of classes."""
+    with evaluating(network):
+        parts = [heads(call(network, one))[0] for one in inputs]
+    if not all(isinstance(part, Tensor) and part.is_floating_point() and part.dim() for part in parts):
+        return False
+    return not _are_of_classes([_some(part) for part in parts])
 
 
 def _some(tensor: Tensor) -> Tensor:
@@ -64,10 +74,11 @@ def _some(tensor: Tensor) -> Tensor:
     return tensor.double()
 
 
-def _are_scores(parts: Sequence[Tensor]) -> bool:
+def _are_of_classes(parts: Sequence[Tensor]) -> bool:
     if not all(may_be_scores(part) and part.shape[1] == parts[0].shape[1] for part in parts):
         return False
-    return not are_values(torch.cat([part.movedim(1, -1).flatten(0, -2) for part in parts]))
+    rows = torch.cat([part.movedim(1, -1).flatten(0, -2) for part in parts])
+    return not (are_values(rows) or are_labels(rows))
 
 
 def _variances(parts: Sequence[Tensor]) -> Tensor:

@@ -28,6 +28,7 @@ from slimkit.hardware import device_of
 from slimkit.modules import evaluating
 from slimkit.progress import Progress
 from slimkit.recovery import units
+from slimkit.recovery.statistics import learned_norms
 
 _BATCH = 32  # images made together: their statistics are matched as one
 _RATE = 0.3  # of Adam, in units of normalised pixels; falls to 0 as half a cosine
@@ -60,7 +61,7 @@ def made_images(
         DataError: no BatchNorm of the network has learned statistics, or the network runs on no such images, or no
             gradient reaches them, or the statistics were not met.
     """
-    norms = [m for m in dense.modules() if isinstance(m, _BatchNorm) and _learned(m)]
+    norms = learned_norms(dense)
     if not norms:
         raise _refused("the network has no BatchNorm with learned statistics")
     flags = [(parameter, parameter.requires_grad) for parameter in dense.parameters()]
@@ -204,9 +205,3 @@ def _errors(norm: _BatchNorm, x: Tensor) -> Tensor:
 
 def _all_but_channels(x: Tensor) -> list[int]:
     return [dim for dim in range(x.dim()) if dim != 1]
-
-
-def _learned(norm: _BatchNorm) -> bool:
-    """Tell whether a BatchNorm's statistics were ever estimated."""
-    mean, variance = norm.running_mean, norm.running_var
-    return mean is not None and variance is not None and (bool(mean.any()) or not bool((variance == 1).all()))

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from slimkit.data import Batches, some
+from slimkit.data import Batches, at_once, some
 from slimkit.data.fit import called
 from slimkit.errors import DataError
 from slimkit.hardware import on_device
@@ -30,7 +30,7 @@ def reestimate(
     Args:
         model: changed in place: running statistics only.
         split: gives the inputs; shuffled by `seed`, not augmented, in batches of equal size, which weigh the same.
-        batches: how many at most.
+        batches: how many at most; more where `batch_size` inputs are too large to be computed at a time.
         device: where they are run; None: where the network is.
 
     Raises:
@@ -45,7 +45,8 @@ def reestimate(
     if not norms:
         return
     with evaluating(twin), _measuring(norms), torch.no_grad():
-        for inputs, _ in some(split, batch_size, batches, seed):
+        size = at_once(split, batch_size)
+        for inputs, _ in some(split, size, -(-batches * batch_size // size), seed):
             called(twin, inputs, inputs)
         if not all(bool(buffer.isfinite().all()) for norm in norms for buffer in norm.buffers()):
             raise DataError(
@@ -54,6 +55,16 @@ def reestimate(
     for norm, found in zip(kept, norms, strict=True):
         for buffer, new in zip(norm.buffers(), found.buffers(), strict=True):
             buffer.copy_(new)
+
+
+def learned(mean: Tensor | None, variance: Tensor | None) -> bool:
+    """Tell whether a BatchNorm's statistics, [C] each, were ever estimated: those that it is made with are 0 and 1."""
+    return mean is not None and variance is not None and (bool(mean.any()) or not bool((variance == 1).all()))
+
+
+def learned_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Return the BatchNorms of a network whose statistics were ever estimated."""
+    return [norm for norm in _norms(model) if learned(norm.running_mean, norm.running_var)]
 
 
 def _norms(model: nn.Module) -> list[_BatchNorm]:

@@ -37,8 +37,8 @@ class Cost(Record):
     """What a run cost. Training on an image is taken as three forward passes; a teacher adds one.
 
     Attributes:
-        search_macs: multiply-adds of training until the last cut.
-        training_macs: of the training after it.
+        search_macs: multiply-adds of training until the last cut, and of training networks that were not delivered.
+        training_macs: of training the one that was, after the cut.
         dense_training_macs: of training the dense network once, for the epochs of the run.
         train_prune_retrain_macs: of that, and then training the slim network for as long.
         share_of_dense_training: cost of the run in units of one dense training.

@@ -17,7 +17,7 @@ from slimkit.hardware import pick_device
 from slimkit.modules import copied
 from slimkit.runs.folder import output as folder
 from slimkit.runs.folder import resume
-from slimkit.runs.start import note
+from slimkit.runs.opening import note
 from slimkit.settings import TrainSpec
 from slimkit.training import distributed
 

@@ -1,6 +1,5 @@
 """From a trained network to a proven, smaller one: `slimkit compress`."""
 
-import itertools
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -22,7 +21,7 @@ from slimkit.models.ultralytics import Maps, round_
 from slimkit.modules import unwrapped
 from slimkit.progress import Progress, Watcher, quiet
 from slimkit.results import Fit, Own, Report, WithinDrop
-from slimkit.runs import detection, start
+from slimkit.runs import detection, opening, start
 from slimkit.runs.cost import compress_cost
 from slimkit.runs.cut import drop
 from slimkit.runs.cut.begun import Begun, begin, check_watched, opened
@@ -89,8 +88,8 @@ def compress(
         _refuse_idle(spec, (dataset, calibration, spec.data, spec.calibration), retrain)
         network = models.as_network(model)
         example = start.example_of(network.model, detection.inputs_of(network.model, example_input))
-        labelled = start.given_data(dataset, spec, network, progress, calibration is not None)
-        unlabelled = start.given_inputs(detection.inputs_of(network.model, calibration), spec, network, progress)
+        labelled = opening.given_data(dataset, spec, network, progress, calibration is not None)
+        unlabelled = opening.given_inputs(detection.inputs_of(network.model, calibration), spec, network, progress)
         if isinstance(network.model, Heads):
             retrain, evaluate = detection.with_detectors(retrain, evaluate)
         given = Given(network, example, spec, labelled, unlabelled, retrain, evaluate, watchers, progress=progress)
@@ -103,9 +102,10 @@ def compress(
                 result = finished(begun, spec, Path(work), stages, keep_files=False)
         else:
             with output.claim(Path(out), force) as work_folder:
-                begun = begin(replace(given, store=store_of(Path(out), resume, spec)), stages)
+                store = store_of(Path(out), resume, spec)
+                begun = begin(replace(given, store=store), stages)
                 result = finished(begun, spec, work_folder, stages)
-            training.forget(store_of(Path(out), True, spec))
+            training.forget(store)
         small = in_types_of(itself(result.model), unwrapped(model))
         return Result(small, result.mask, result.report, None if out is None else Path(out))
 
@@ -176,14 +176,15 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
     example, dataset, dense = given.example, given.dataset, given.dense
     solver = replace(begun.solver, budget=spec.budget) if begun.solver else None
 
-    numbers = itertools.count(1)
+    tried: list[Recovered] = []
 
     def attempt(spec: CompressSpec) -> tuple[ChosenCut, Recovered]:
-        own = given.store and replace(given.store, folder=given.store.folder / f"retraining{next(numbers)}")
+        own = given.store and replace(given.store, folder=given.store.folder / f"retraining{len(tried) + 1}")
         with stages.stage("choose, remove and prove"):
             made = cut(begun, spec, solver)
         with stages.stage("recover"):
-            return made, recover(begun, made, spec, own)
+            tried.append(recover(begun, made, spec, own))
+        return made, tried[-1]
 
     made, recovered, dropped = _smallest(begun, spec, attempt) if spec.max_drop else (*attempt(spec), None)
     slimmed = made.slimmed
@@ -221,7 +222,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         int8=sides.int8,
         proof=written.proof,
         usage=written.usage,
-        cost=compress_cost(sides.before, sides.after, recovered.images, stages),
+        cost=compress_cost(sum(one.macs for one in tried if one is not recovered), recovered.macs, stages),
         stages=(),
         after_cut=recovered.after_cut,
         fit=_fit(given, model, made, calibration),

@@ -10,18 +10,18 @@ from slimkit.methods import Found, Job
 from slimkit.results import Cost, Figures, Spent, Times, ledger
 
 
-def compress_cost(before: Figures, after: Figures, images: int, stages: Stages) -> Cost:
-    """Return what a run of `compress` cost. Training one image is taken as three forward passes; a teacher adds one.
+def compress_cost(search: int, training: int, stages: Stages) -> Cost:
+    """Return what a run of `compress` cost.
 
     Args:
-        before, after: figures of the networks.
-        images: that were trained on.
+        search: multiply-adds of training networks that were not delivered.
+        training: of training the one that was.
         stages: of the run.
     """
     seconds, cpu_seconds = (math.fsum(getattr(s, k) for s in stages.finished) for k in ("seconds", "cpu_seconds"))
     return Cost(
-        search_macs=0,
-        training_macs=images * (ledger.FORWARDS_PER_IMAGE * (after.macs or 0) + (before.macs or 0)),
+        search_macs=search,
+        training_macs=training,
         seconds=seconds,
         energy_kj=energy.of_run(cpu_seconds, stages.meters),
     )

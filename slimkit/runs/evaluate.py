@@ -20,8 +20,8 @@ from slimkit.provenance import UNKNOWN, Provenance, Use
 from slimkit.results import Evaluation
 from slimkit.runs import detection, yolo
 from slimkit.runs.figures import judged
+from slimkit.runs.opening import data_of, task
 from slimkit.runs.pixels import pixels
-from slimkit.runs.start import data_of, task
 from slimkit.settings import EvaluateSpec, source
 from slimkit.tasks import DETECTION
 from slimkit.training.ultralytics import TASKS

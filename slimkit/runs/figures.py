@@ -85,9 +85,9 @@ def measure(
     Args:
         delivery: both networks, and the folder with their ONNX files; an INT8 one is written there.
         dataset: what accuracy is of; None measures none.
-        known: accuracy of the dense network, where it was measured before.
-        judge: says how good a network is where there is no data set of ours.
-        device: where networks are judged; None: where they are.
+        known: how good the dense network is; None where nobody asks, as of one that was not trained to the end.
+        judge: says how good the slim network is where there is no data set of ours.
+        device: where it is judged; None: where it is.
     """
     example, spec, work = delivery.example, delivery.spec, delivery.work
     judge = judge or (partial(judged, dataset=dataset, device=device) if dataset else None)
@@ -107,9 +107,12 @@ def measure(
             _of_file(work / name, timed),
             params=count_params(network),
             macs=count_macs(network, of_batch(example, 1)),
-            accuracy=right or (judge(network) if judge else None),
+            accuracy=right,
         )
-        for network, name, right in ((delivery.dense, DENSE_ONNX, known), (delivery.model, ONNX, None))
+        for network, name, right in (
+            (delivery.dense, DENSE_ONNX, known),
+            (delivery.model, ONNX, judge(delivery.model) if judge else None),
+        )
     )
     int8 = None
     if (small := work / INT8_ONNX).exists():
@@ -154,7 +157,7 @@ def _of_file(path: Path, timed: Mapping[Path, Latency]) -> Figures:
 class _Counted:
     """Reads a split, and counts its classes on the way."""
 
-    split: quality.Readable
+    split: data.Readable
     counts: Counter[int] = field(default_factory=Counter)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Any, Any]]:
@@ -178,7 +181,8 @@ def judged(network: nn.Module | Path, dataset: data.Dataset, device: torch.devic
     network = network if isinstance(network, Path) else on_device(network, device)
     decided = quality.evaluate(network, dataset.validation, task, classes=dataset.stated_classes)[task.metric]
     test = _Counted(dataset.test)
-    found = quality.evaluate(network, test, task, classes=dataset.stated_classes)
+    size = data.at_once(dataset.test)
+    found = quality.evaluate(network, test, task, batch_size=size, classes=dataset.stated_classes)
     last = found[task.metric]
     return Accuracy(
         task=task.name,

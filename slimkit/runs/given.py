@@ -10,16 +10,18 @@ from torch import nn
 
 from slimkit import data, provenance, training
 from slimkit.errors import SpecError
-from slimkit.example import Example
+from slimkit.example import Example, on
 from slimkit.hardware import on_device, working_device
 from slimkit.measure.quality import quality
 from slimkit.models import Network
 from slimkit.modules import copied
 from slimkit.progress import Progress, Watcher, quiet
+from slimkit.recovery.gap import returns_values
 from slimkit.results import Accuracy, Recovery
 from slimkit.settings import CompressSpec
 from slimkit.tasks import CLASSIFICATION
 
+_LOOK = 32  # inputs at a time
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
 
@@ -85,6 +87,14 @@ class Given:
         """Whether the network is for classification, by the data, the settings or its file; None: nothing says."""
         known = provenance.of(self.dense).use.task
         return None if known is None else known == CLASSIFICATION.name
+
+    @cached_property
+    def returns_values(self) -> bool:
+        """Whether the network's main output, on some of the unlabelled inputs, is no scores of classes."""
+        if self.calibration is None:
+            return False
+        some = self.calibration.batches(_LOOK, at_most=8 * _LOOK, seed=self.spec.seed)
+        return returns_values(self.at_work, (on(self.device, one) for one in some))
 
     def own(self, model: nn.Module) -> dict[str, float | None] | None:
         """Return somebody's own figures of a network, by name, None where one is not finite; None where nobody has any.

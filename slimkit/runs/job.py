@@ -13,6 +13,7 @@ from slimkit.models import Network
 from slimkit.progress import Progress, quiet
 from slimkit.runs.detection import refuse_to_train
 from slimkit.runs.folder.files import check_files, check_kept
+from slimkit.runs.opening import reading, task
 from slimkit.runs.plan import Plan
 from slimkit.runs.start import (
     allowed_widths,
@@ -20,8 +21,6 @@ from slimkit.runs.start import (
     measured_budget,
     proof_inputs,
     random_input,
-    reading,
-    task,
     told_apart,
     trace_with,
 )

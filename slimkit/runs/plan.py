@@ -63,7 +63,7 @@ def plan(
     method = _method(asked)
     rest = {name: value for name, value in given.items() if name not in own}
     known = {entry.name for entry in fields(method.config)}
-    for name in rest.keys() - known:
+    for name in (name for name in rest if name not in known):
         raise SpecError(_unknown(name, method, own | known, source))
     rest |= read_words(method.config, {name: word for name, word in rest.items() if name in read})
     spec = TrainSpec(**shared | {"method": method.name})

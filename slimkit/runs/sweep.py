@@ -10,7 +10,7 @@ from slimkit.errors import BudgetError, MaskError, OutputError
 from slimkit.measure.stages import Stages
 from slimkit.progress import Progress, Watcher, quiet
 from slimkit.report.page import comparison_page
-from slimkit.results import Report, SweepReport
+from slimkit.results import SweepReport
 from slimkit.runs.compress import finished, reads, store_of
 from slimkit.runs.cut.begun import begin, check_watched, opened
 from slimkit.runs.folder import output
@@ -65,18 +65,22 @@ def sweep_checkpoint(
     page = target / PAGE
     if page.exists() and not _is_ours(page):
         raise OutputError(f"{page}: slimkit did not write it, so it is not replaced.\n  Give another `out`")
-    stages = Stages()
-    begun = begin(opened(path, specs[0], progress, stages), stages, specs=specs)
-    if options.track:
-        check_watched(begun.given, f"track is {', '.join(options.track)}")
-    reports: dict[str, Report] = {}
+    homes = {name: target / name for name in names}
+    found = {
+        name: done
+        for name, spec in zip(names, specs, strict=True)
+        if (done := resuming.complete(homes[name], options, asdict(spec), reads(path, spec)))
+    }
+    lacking = {name: spec for name, spec in zip(names, specs, strict=True) if name not in found}
     missed: dict[str, BudgetError | MaskError] = {}
-    for number, (name, spec) in enumerate(zip(names, specs, strict=True), 1):
-        progress(f"{name}, {number} of {len(specs)}", None)
-        home = target / name
-        if done := resuming.complete(home, options, asdict(spec), reads(path, spec)):
-            reports[name] = done
-            continue
+    if lacking:
+        stages = Stages()
+        begun = begin(opened(path, specs[0], progress, stages), stages, specs=specs)
+        if options.track:
+            check_watched(begun.given, f"track is {', '.join(options.track)}")
+    for name, spec in lacking.items():
+        progress(f"{name}, {names.index(name) + 1} of {len(specs)}", None)
+        home = homes[name]
         try:
             with (
                 output.claim(home, options.force, reads(path, spec)) as work,
@@ -86,9 +90,10 @@ def sweep_checkpoint(
                 given = replace(begun.given, store=store, watchers=(*watchers, *more))
                 result = finished(replace(begun, given=given), spec, work, stages.branch())
             training.forget(store)
-            reports[name] = result.report
+            found[name] = result.report
         except (BudgetError, MaskError) as error:
             missed[name] = error
+    reports = {name: found[name] for name in names if name in found}
     if len(reports) > 1:
         write_whole(page, comparison_page(list(reports.items())), "the page")
     if missed:

@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
-import torch
 from torch import nn
 
-from slimkit import data, models, provenance, training
+from slimkit import models, provenance, training
 from slimkit._version import __version__
 from slimkit.errors import SpecError
 from slimkit.hardware import plain_precision
@@ -21,14 +20,15 @@ from slimkit.progress import Progress, Watcher, quiet
 from slimkit.results import Report
 from slimkit.runs import begin
 from slimkit.runs.cost import training_cost
-from slimkit.runs.figures import Sides, architecture, judged, measure, now, timed_layers, weighed
+from slimkit.runs.figures import architecture, measure, now, timed_layers, weighed
 from slimkit.runs.folder import output as folder
 from slimkit.runs.folder import resume as resuming
 from slimkit.runs.folder.files import Delivery, finish, write_model
 from slimkit.runs.job import job_of, opened
+from slimkit.runs.opening import note
 from slimkit.runs.plan import Plan, plan
 from slimkit.runs.result import CommandOutcome, Result
-from slimkit.runs.start import allowed_widths, note, proof_inputs, random_input
+from slimkit.runs.start import allowed_widths, proof_inputs, random_input
 from slimkit.selection.mask import Mask
 from slimkit.settings.keywords import TrainKeywords
 from slimkit.settings.output import OutputOptions
@@ -70,7 +70,7 @@ def train(
     """
     resuming.refuse_without_folder(out, resume=resume)
     words = dict(settings)
-    for twice in {"arch", "data"} & words.keys():
+    for twice in (name for name in ("arch", "data") if name in words):
         raise SpecError(f"{twice} is {words[twice]!r}: model and dataset are given already.\n  Leave `{twice}` out")
     arch = provenance.of(model).arch or type(model).__name__
     name = dataset if isinstance(dataset, str) else getattr(dataset, "name", "dataset")
@@ -144,7 +144,7 @@ def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages) 
         written = write_model(delivery, proof_inputs(dense, example, dataset, spec.seed), slimmed)
     job.progress("measuring", None)
     with stages.stage("measure"):
-        sides = _sides(delivery, dataset, job.device)
+        sides = measure(delivery, dataset, device=job.device)
         layers = timed_layers(delivery, sides)
     cost, notes = training_cost(job, found, sides.before, sides.after, stages, asked.settings())
     report = Report(
@@ -172,13 +172,6 @@ def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages) 
     )
     resuming.keep_log(job.store, work)
     return Result(model, slimmed.mask, finish(report, [spec, asked.config], work, stages))
-
-
-def _sides(delivery: Delivery, dataset: data.Dataset, device: torch.device) -> Sides:
-    """Return the figures before and after; the dense network was not trained to the end: no accuracy."""
-    sides = measure(delivery, dataset if delivery.spec.int8 else None, device=device)
-    after = replace(sides.after, accuracy=sides.after.accuracy or judged(delivery.model, dataset, device))
-    return replace(sides, before=replace(sides.before, accuracy=None), after=after)
 
 
 def _whole(job: Job) -> Slimmed:

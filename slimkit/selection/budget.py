@@ -155,17 +155,7 @@ def blocks(graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor | None = 
     Raises:
         MaskError: scores or `fixed` are not of this kind.
     """
-    whole = (graph.units,)
-    if not isinstance(scores, Tensor) or tuple(scores.shape) != whole or not bool(scores.isfinite().all()):
-        raise MaskError(
-            f"scores are {_kind(scores)}: it takes [{graph.units}], one finite score a unit.\n"
-            "  Make them from this graph: slimkit.selection.ranking.rank"
-        )
-    if fixed is not None and (not isinstance(fixed, Tensor) or fixed.dtype != torch.bool or fixed.shape != whole):
-        raise MaskError(
-            f"fixed is {_kind(fixed)}: it takes bool [{graph.units}], true where a unit must stay.\n"
-            "  Make it from this graph: slimkit.selection.choose.fixed_units"
-        )
+    _check_of(graph, scores, fixed)
     widths = widths.fitted(graph)
     units: list[Tensor] = []
     costs: list[Tensor] = []
@@ -201,6 +191,20 @@ def blocks(graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor | None = 
         ends=ends.tolist(),
         units=torch.cat(units)[torch.from_numpy(place_in_all)],
     )
+
+
+def _check_of(graph: Graph, scores: object, fixed: object) -> None:
+    whole = (graph.units,)
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != whole or not bool(scores.isfinite().all()):
+        raise MaskError(
+            f"scores are {_kind(scores)}: it takes [{graph.units}], one finite score a unit.\n"
+            "  Make them from this graph: slimkit.selection.ranking.rank"
+        )
+    if fixed is not None and (not isinstance(fixed, Tensor) or fixed.dtype != torch.bool or fixed.shape != whole):
+        raise MaskError(
+            f"fixed is {_kind(fixed)}: it takes bool [{graph.units}], true where a unit must stay.\n"
+            "  Make it from this graph: slimkit.selection.choose.fixed_units"
+        )
 
 
 def _kind(given: object) -> str:

@@ -27,7 +27,6 @@ __all__ = [
     "Trial",
     "breaking_groups",
     "compare",
-    "error_of",
     "evidence",
     "evidence_for",
     "failing_groups",
@@ -68,11 +67,6 @@ def evidence_for(model: nn.Module, graph: Graph, mask: Mask, inputs: Sequence[Ex
     """Hold the smaller network against the masked one, on inputs of several kinds."""
     reference = masked(model, graph, mask)
     return evidence(reference, remove(model, graph, mask), as_trials(inputs))
-
-
-def error_of(model: nn.Module, graph: Graph, mask: Mask, inputs: Sequence[Example | Trial]) -> float:
-    """Return the relative error of the smaller network against the masked one."""
-    return evidence_for(model, graph, mask, inputs).error
 
 
 def as_trials(inputs: Sequence[Example | Trial]) -> tuple[Trial, ...]:

@@ -19,14 +19,16 @@ _MAIN = ("out", "logits")  # names of the main output: torchvision's, Hugging Fa
 def heads(returned: Any) -> tuple[Any, ...]:
     """Find the main output in what a network returns, and those of auxiliary heads behind it.
 
-    A tuple's first tensor is the main one, and those behind it are auxiliary if they are of its kind (as many
-    dimensions, as many channels). Of a dict or an object it is `out` or `logits`, else the first entry, and what
-    begins with `aux` is auxiliary.
+    A tuple's first tensor is the main one (of a tuple without tensors the first entry), and those behind it are
+    auxiliary if they are of its kind (as many dimensions, as many channels). Of a dict or an object it is `out` or
+    `logits`, else the first entry that is a tensor, and what begins with `aux` is auxiliary.
     """
     if isinstance(returned, Tensor):
         return (returned,)
     if isinstance(returned, (tuple, list)):
-        main, *rest = [entry for entry in returned if entry is not None] or [returned]
+        given = [entry for entry in returned if entry is not None] or [returned]
+        place = next((place for place, entry in enumerate(given) if isinstance(entry, Tensor)), 0)
+        main, *rest = given[place:]
         return (main, *(entry for entry in rest if _alike(entry, main)))
     entries = dict(returned) if isinstance(returned, Mapping) else dict(getattr(returned, "__dict__", {}))
     known = {name: entry for name, entry in entries.items() if isinstance(entry, Tensor)}

@@ -81,18 +81,12 @@ def follow(optimizer: Some, old: nn.Module, new: nn.Module, kept: KeptIndices) -
     old, new = unwrapped(old), unwrapped(new)
     before = dict(old.named_parameters())
     known = {id(p) for p in before.values()}
-    home = {id(p): place for place, group in enumerate(optimizer.param_groups) for p in group["params"]}
-    last = len(optimizer.param_groups) - 1  # new parameters are biases; in the last group of ours these don't decay
-    homes: list[list[tuple[str, nn.Parameter]]] = [[] for _ in optimizer.param_groups]
-    if before and not known & home.keys():
+    if before and known.isdisjoint(id(p) for group in optimizer.param_groups for p in group["params"]):
         raise TrainingError(
             "the optimizer has no parameter of `old`: it is of another network.\n  Give the optimizer that trains it"
         )
     check_left(old, new, kept)
-    for name, parameter in new.named_parameters():
-        place = home.get(id(before[name])) if name in before else last
-        if parameter.requires_grad and place is not None:
-            homes[place].append((name, parameter))
+    homes = _by_group(optimizer, before, new)
     own = [member for members in homes for member in members]
     for group, members in zip(optimizer.param_groups, homes, strict=True):
         names = group.get("param_names", [""] * len(group["params"]))
@@ -111,6 +105,20 @@ def follow(optimizer: Some, old: nn.Module, new: nn.Module, kept: KeptIndices) -
         for what, value in memory.items():
             made.state[parameter][what] = _taken(value, before[name], parameter, kept.get(name, {}), (optimizer, what))
     return made
+
+
+def _by_group(
+    optimizer: Optimizer, before: Mapping[str, nn.Parameter], new: nn.Module
+) -> list[list[tuple[str, nn.Parameter]]]:
+    """Return the parameters of the small network that are trained, by the group that each belongs to."""
+    home = {id(p): place for place, group in enumerate(optimizer.param_groups) for p in group["params"]}
+    last = len(optimizer.param_groups) - 1  # new parameters are biases; in the last group of ours these don't decay
+    found: list[list[tuple[str, nn.Parameter]]] = [[] for _ in optimizer.param_groups]
+    for name, parameter in new.named_parameters():
+        place = home.get(id(before[name])) if name in before else last
+        if parameter.requires_grad and place is not None:
+            found[place].append((name, parameter))
+    return found
 
 
 def _own(optimizer: Optimizer, known: set[str]) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def _figures(record: Cost) -> list[tuple[Cell, Cell]]:
     for name, note, value, show, path in (
         ("Time", None, record.seconds, duration, "cost/seconds"),
         ("Energy", record.energy_kj.method, record.energy_kj.value, _kilojoules, "cost/energy_kj/value"),
-        ("MACs until the cut", None, record.search_macs, amount, "cost/search_macs"),
+        ("MACs of the search", None, record.search_macs, amount, "cost/search_macs"),
         ("MACs of the training after it", None, record.training_macs, amount, "cost/training_macs"),
         (
             "Repaid after",

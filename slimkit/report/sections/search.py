@@ -67,19 +67,11 @@ def training(report: Report) -> Section | None:
     search = report.search
     if search is None:
         return None
-    draws, by = _draws(report, search), report.after.accuracy or Accuracy(validation=None)
+    by = report.after.accuracy or Accuracy(validation=None)
     what = "all weights of a channel" if search.penalty and search.penalty.kind == "group" else "BatchNorm scales"
     parts: list[Any] = []
     if len(search.history) > 1:
-        split = report.after.accuracy.of("validation") if report.after.accuracy else None
-        parts.append(
-            picture(
-                "training",
-                "Accuracy and loss over the epochs",
-                lambda width: curves.training(search.history, dict(list(draws.items())[:1]), by, width),
-                caption=f"{by.metric.capitalize()} on {split.of if split else 'validation images'}, and loss",
-            )
-        )
+        parts.append(_curves(report, search, by))
     if len(search.gamma_history) > 1:
         parts.append(
             picture(
@@ -90,20 +82,7 @@ def training(report: Report) -> Section | None:
             )
         )
     if search.history:
-        rows = [
-            (
-                Cell(text=str(entry.epoch), number=True),
-                quantity(entry.loss, digits, f"search/history/{index}/loss"),
-                quantity(
-                    entry.validation_accuracy,
-                    partial(metric, unit=by.unit, places=2),
-                    f"search/history/{index}/validation_accuracy",
-                ),
-            )
-            for index, entry in enumerate(search.history)
-        ]
-        head = ("epoch", "loss", f"validation {by.metric}")
-        parts.append(Table(head=head, rows=rows, caption="These numbers", folded=bool(parts)))
+        parts.append(_epochs_table(search, by, folded=bool(parts)))
     if search.penalty:
         parts.append(pairs(_penalty(search.penalty), f"The penalty on {what}", mono=False))
     if search.precision:
@@ -120,6 +99,29 @@ def training(report: Report) -> Section | None:
         else "",
         parts=parts,
     )
+
+
+def _curves(report: Report, search: Search, by: Accuracy) -> Any:
+    split, drawn = by.of("validation"), dict(list(_draws(report, search).items())[:1])
+    return picture(
+        "training",
+        "Accuracy and loss over the epochs",
+        lambda width: curves.training(search.history, drawn, by, width),
+        caption=f"{by.metric.capitalize()} on {split.of if split else 'validation images'}, and loss",
+    )
+
+
+def _epochs_table(search: Search, by: Accuracy, folded: bool) -> Table:
+    shown = partial(metric, unit=by.unit, places=2)
+    rows = [
+        (
+            Cell(text=str(entry.epoch), number=True),
+            quantity(entry.loss, digits, f"search/history/{index}/loss"),
+            quantity(entry.validation_accuracy, shown, f"search/history/{index}/validation_accuracy"),
+        )
+        for index, entry in enumerate(search.history)
+    ]
+    return Table(head=("epoch", "loss", f"validation {by.metric}"), rows=rows, caption="These numbers", folded=folded)
 
 
 def _draws(report: Report, search: Search) -> dict[str, float]:

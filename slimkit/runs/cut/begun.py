@@ -19,7 +19,7 @@ from slimkit.models.ultralytics import Maps
 from slimkit.progress import Progress
 from slimkit.recovery import elimination
 from slimkit.results import Accuracy
-from slimkit.runs import detection, start, yolo
+from slimkit.runs import detection, opening, start, yolo
 from slimkit.runs.cut import enough, retraining
 from slimkit.runs.cut.calibrate import Calibration, calibrate, compared_on, has_comparable
 from slimkit.runs.figures import judged
@@ -123,14 +123,14 @@ def opened(path: Path, spec: CompressSpec, progress: Progress, stages: Stages) -
 
 
 def _given(network: Network, spec: CompressSpec, progress: Progress) -> Given:
-    dataset = start.open_data(spec, network, progress)
-    calibration = start.given_inputs(None, spec, network, progress)
+    dataset = opening.open_data(spec, network, progress)
+    calibration = opening.given_inputs(None, spec, network, progress)
     return Given(network, start.example(network.model, spec, dataset), spec, dataset, calibration, progress=progress)
 
 
 def _given_yolo(network: Network, spec: CompressSpec, progress: Progress) -> Given:
     made = yolo.of_data(network, spec, progress)
-    calibration = start.given_inputs(None, spec, network, progress)
+    calibration = opening.given_inputs(None, spec, network, progress)
     example = start.example(network.model, spec)
     if made is None:
         return Given(network, example, spec, calibration=calibration, progress=progress)

@@ -27,7 +27,7 @@ def note(given: Given, before: nn.Module, after: nn.Module, inputs: Sequence[Exa
     began, ended = (_off(given, model, inputs) for model in (before, after))
     if began is None or ended is None:
         return ()
-    taught = retraining.recipe(given).distillation and retraining.judged_by(given).imitation is not None
+    taught = retraining.taught(given)
     what = "was retrained to be the original's" if taught else "was not retrained, for want of a teacher"
     return (
         f"What the network returns beside its main output {what}: it is off by {ended:.1%} of its variance, "

@@ -1,6 +1,6 @@
 """The budget people mean: the smallest network that loses at most so much of its accuracy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
@@ -67,23 +67,20 @@ def smallest(
             nearest = share, found
         return fits
 
-    low, high = _SMALLEST, 1.0
-    for look in range(_LOOKS):
-        middle = sqrt(low * high)
-        progress(f"looking for the smallest network within {limit:g}", look / _LOOKS)
-        if passes(min(middle, _LARGEST), 0):
-            high = middle
-        else:
-            low = middle
-    if spec.epochs:
-        low, high = max(_SMALLEST, high / 4), high
-        for number in range(_RETRAININGS):
+    def narrowed(low: float, high: float, epochs: float, steps: Sequence[tuple[str, float | None]]) -> float:
+        """Return the smallest share between two that passed in so many steps, `high` where none did."""
+        for said, done in steps:
             middle = sqrt(low * high)
-            progress(f"retraining a smaller one, {number + 1} of at most {_RETRAININGS}", None)
-            if passes(min(middle, _LARGEST), spec.epochs):
-                high = middle
-            else:
-                low = middle
+            progress(said, done)
+            low, high = (low, middle) if passes(min(middle, _LARGEST), epochs) else (middle, high)
+        return high
+
+    said = f"looking for the smallest network within {limit:g}"
+    high = narrowed(_SMALLEST, 1.0, 0, [(said, look / _LOOKS) for look in range(_LOOKS)])
+    if spec.epochs:
+        numbers = range(1, _RETRAININGS + 1)
+        steps = [(f"retraining a smaller one, {number} of at most {_RETRAININGS}", None) for number in numbers]
+        narrowed(max(_SMALLEST, high / 4), high, spec.epochs, steps)
     if best is None:
         said = "more than can be told"
         if nearest is not None:

@@ -1,6 +1,7 @@
 """What gives accuracy back in a run of `compress`: reconstruction on unlabelled inputs, then retraining."""
 
 import copy
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +13,13 @@ from torch import nn
 from slimkit import data, provenance, recovery, training
 from slimkit.dtypes import in_precision
 from slimkit.errors import TrainingError
-from slimkit.example import Example, comparable
-from slimkit.modules import unwrapped
+from slimkit.example import Example, batch_size, comparable
+from slimkit.hardware import on_device
+from slimkit.modules import state_tensors, unwrapped
 from slimkit.quantity import number_of
 from slimkit.recovery import fold
+from slimkit.recovery.calibration import Chunk
+from slimkit.recovery.gap import between
 from slimkit.results import AfterCut, Recovery
 from slimkit.runs.cut import retraining
 from slimkit.runs.cut.begun import Begun
@@ -32,6 +36,7 @@ from slimkit.training import state
 from slimkit.training.watch import watch
 
 _STATISTICS_BATCHES = 20
+_MEANS = 512  # inputs that the mean output of a channel is measured on
 # Steps of retraining after which running averages of BatchNorm, which forget a tenth a step, are of the weights as they
 # were: after 9 steps on digits they cost 10 of 99 points, measured anew nothing.
 _SHORT = 100
@@ -45,14 +50,14 @@ class Recovered:
         model: the network to deliver.
         after_cut: rows of the report on the network right after the cut.
         record: the part of the report on retraining; None where there was none.
-        images: that were trained on.
+        macs: multiply-adds of the retraining, whether or not its network is the one to deliver.
         notes: of the retraining, for the user.
     """
 
     model: nn.Module
     after_cut: tuple[AfterCut, ...]
     record: Recovery | None = None
-    images: int = 0
+    macs: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -93,10 +98,11 @@ def recover(begun: Begun, made: ChosenCut, spec: CompressSpec, store: training.S
     if given.retrain is not None:
         given.progress("retraining", None)
         trained = _own(given.retrain, model, dense)
-        return Recovered(trained.model, tuple(rows), trained.record, trained.record.images)
+        macs = retraining.macs(given, model, trained.record.images, taught=False)
+        return Recovered(trained.model, tuple(rows), trained.record, macs)
     if calibration is None or source is None or not spec.epochs:
         return Recovered(model, tuple(rows))
-    found = _retrained(given, model, spec, source, tuple(rows), store)
+    found = _retrained(given, model, spec, calibration, source, tuple(rows), store)
     beside = note(given, model, found.model, calibration.held) if found.model is not model else ()
     return replace(found, notes=(*found.notes, *beside))
 
@@ -107,16 +113,23 @@ def folded(
     """Give the mean output of removed channels to what reads them: measured where there are inputs, else modelled."""
     model = copy.deepcopy(slimmed.model)
     if spec.constants != "zero":
-        seen = calibration.batches[:4] if calibration else inputs[:1]
+        seen = _first(calibration.batches, _MEANS) if calibration else inputs[:1]
         means = fold.input_means(dense, slimmed.graph, slimmed.mask, seen, measured=calibration is not None)
         fold.fold_(model, dense, slimmed.graph, slimmed.mask, means)
     return model
+
+
+def _first(batches: Sequence[Example], count: int) -> list[Example]:
+    """Return the first batches, until there are so many inputs."""
+    before = itertools.accumulate(map(batch_size, batches), initial=0)
+    return [one for one, seen in zip(batches, before, strict=False) if seen < count]
 
 
 def _retrained(
     given: Given,
     model: nn.Module,
     spec: CompressSpec,
+    calibration: Calibration,
     source: data.Inputs,
     rows: tuple[AfterCut, ...],
     store: training.Store | None,
@@ -153,9 +166,14 @@ def _retrained(
         device=trained.device,
         precision=trained.precision,
         history=history,
-        delivered=not _worse(history[-1].validation_accuracy, rows[-1].accuracy, judged_by),
+        delivered=not (
+            _worse(history[-1].validation_accuracy, rows[-1].accuracy, judged_by)
+            if dataset
+            else calibration.apart and _further(given, trained.model, model, calibration.held)
+        ),
     )
-    return Recovered(trained.model if record.delivered else model, rows, record, trained.images, trained.notes)
+    macs = retraining.macs(given, model, trained.images, retraining.taught(given))
+    return Recovered(trained.model if record.delivered else model, rows, record, macs, trained.notes)
 
 
 def _worse(after: float | None, before: float | None, judged_by: Task) -> bool:
@@ -165,12 +183,21 @@ def _worse(after: float | None, before: float | None, judged_by: Task) -> bool:
     return after < before if judged_by.better == "higher" else after > before
 
 
+def _further(given: Given, after: nn.Module, before: nn.Module, held: Sequence[Example]) -> bool:
+    """Tell whether a network is further from the original than before its retraining, on inputs that it did not see."""
+    chunks = [Chunk(one, held=True) for one in held]
+    gaps = [between(given.at_work, on_device(model, given.device), chunks) for model in (after, before)]
+    return not gaps[0] <= gaps[1]
+
+
 def without_gain(trained: Recovery | None) -> tuple[str, ...]:
     """Say that a retraining was of no use."""
     if trained is None or trained.delivered:
         return ()
+    judged = any(epoch.validation_accuracy is not None for epoch in trained.history)
+    worse = "did worse on validation" if judged else "was further from the original on inputs held out"
     return (
-        f"After {number_of(trained.epochs, 'epoch')} of retraining the network did worse on validation than before: "
+        f"After {number_of(trained.epochs, 'epoch')} of retraining the network {worse} than before: "
         "what it began with was delivered. Give more epochs, or a lower learning rate.",
     )
 
@@ -186,19 +213,19 @@ def unfitted(spec: CompressSpec, rows: Sequence[AfterCut]) -> tuple[str, ...]:
 
 
 def _own(retrain: Retrain, model: nn.Module, dense: nn.Module) -> Retrained:
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    shapes = {name: tensor.shape for name, tensor in state_tensors(model).items()}
     began = time.perf_counter()
     given = retrain(copy.deepcopy(model), copy.deepcopy(dense))
     record = Recovery(epochs=0, seconds=0.0, images=0, device="", precision="", history=(), by="own")
     found, record = (given.model, given.record) if isinstance(given, Retrained) else (given, record)
     found = unwrapped(found) if isinstance(found, nn.Module) else found
-    if not isinstance(found, nn.Module) or {n: t.shape for n, t in found.state_dict().items()} != shapes:
+    if not isinstance(found, nn.Module) or {n: t.shape for n, t in state_tensors(found).items()} != shapes:
         what = type(found).__name__ + (" with other weights" if isinstance(found, nn.Module) else "")
         raise TrainingError(
             f"retrain returned {what}: it must return the slim network that it was given, or one like it.\n"
             "  End it with: return model"
         )
-    wrong = [name for name, tensor in found.state_dict().items() if not bool(tensor.isfinite().all())]
+    wrong = [name for name, tensor in state_tensors(found).items() if not bool(tensor.isfinite().all())]
     if wrong:
         raise TrainingError(
             f"retrain returned a network whose {wrong[0]} holds NaN or infinite values: it has diverged.\n"

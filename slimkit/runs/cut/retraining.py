@@ -2,12 +2,18 @@
 
 from dataclasses import replace
 
-from slimkit import recovery, training
+from torch import Tensor, nn
+
+from slimkit import provenance, recovery, training
+from slimkit.example import of_batch
+from slimkit.measure.macs import count_macs
 from slimkit.models.detectors import Heads
+from slimkit.results import ledger
 from slimkit.runs import detection
 from slimkit.runs.given import Given
-from slimkit.runs.start import task
+from slimkit.runs.opening import task
 from slimkit.tasks import CLASSIFICATION, Task
+from slimkit.training.others import imitated
 
 
 def recipe(given: Given) -> training.Recipe:
@@ -26,8 +32,42 @@ def recipe(given: Given) -> training.Recipe:
 
 
 def judged_by(given: Given) -> Task:
-    """Return the task of the data, else the one that the settings name."""
-    return given.dataset.task if given.dataset else task(given.spec) or CLASSIFICATION
+    """Return the task of the data, else the one that the settings or the network's file name.
+
+    Where nothing does, the original alone is learnt from: as scores of classes, or as values, as its outputs look.
+    """
+    if given.dataset is not None:
+        return given.dataset.task
+    if (named := task(given.spec, provenance.of(given.dense))) is not None:
+        return named
+    return _VALUES if given.classifies is None and given.returns_values else CLASSIFICATION
+
+
+def _of_values(outputs: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    return imitated(wanted, outputs)
+
+
+_VALUES = replace(CLASSIFICATION, name="values", imitation=_of_values, smoothed=None)
+
+
+def taught(given: Given) -> bool:
+    """Tell whether the original is the teacher of a retraining of ours."""
+    return bool(recipe(given).distillation) and judged_by(given).imitation is not None
+
+
+def macs(given: Given, model: nn.Module, images: int, taught: bool) -> int:
+    """Return the multiply-adds of retraining a network; three forward passes an image, and one of its teacher.
+
+    Args:
+        given: what the run starts from.
+        model: the slim network.
+        images: that it is trained on.
+        taught: the original is its teacher.
+    """
+    if not images:
+        return 0
+    own, whole = (count_macs(network, of_batch(given.example, 1)) for network in (model, given.dense))
+    return images * (ledger.FORWARDS_PER_IMAGE * own + whole * taught)
 
 
 def objective(given: Given) -> training.Objective:

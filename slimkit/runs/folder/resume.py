@@ -16,6 +16,7 @@ from slimkit import training
 from slimkit._version import __version__
 from slimkit.dtypes import cast
 from slimkit.errors import OutputError, RecordError, SpecError
+from slimkit.modules import state_tensors
 from slimkit.results import Report, report_file
 from slimkit.runs.folder import output
 from slimkit.settings.output import OutputOptions
@@ -106,7 +107,7 @@ def keep_log(kept: training.Store | None, work: Path) -> None:
 
 def shapes(model: nn.Module) -> str:
     """Return a digest of the names and shapes of all weights."""
-    found = [(name, list(tensor.shape)) for name, tensor in model.state_dict().items()]
+    found = [(name, list(tensor.shape)) for name, tensor in state_tensors(model).items()]
     return hashlib.blake2b(json.dumps(found).encode(), digest_size=6).hexdigest()
 
 
@@ -114,7 +115,7 @@ def weights(*models: nn.Module) -> str:
     """Return a digest of all weights."""
     digest = hashlib.blake2b(digest_size=6)
     for model in models:
-        for name, tensor in model.state_dict().items():
+        for name, tensor in state_tensors(model).items():
             digest.update(name.encode())
             digest.update(cast(tensor.detach().cpu(), torch.float64).numpy().tobytes())
     return digest.hexdigest()

@@ -58,6 +58,7 @@ class LatencySolver:
         loss, least_loss: importance that the last mask loses, and a bound that no mask as fast is below.
         where: what the last mask's times are of: processor, engine, threads, batch.
         by_table: they are those of a table that was made elsewhere, not measured.
+        noisy: the machine was seen to be too noisy for wall times, so that another clock counts.
         notes: what a reader of the figures has to know.
         tables: the cost table, once it is made; copies of the solver share it.
         seen: the masks of this network that were measured so far; copies of the solver share them, and begin where
@@ -79,6 +80,7 @@ class LatencySolver:
     least_loss: float = 0.0
     where: str = ""
     by_table: bool = False
+    noisy: bool = False
     notes: list[str] = field(default_factory=list)
     aim: Aim = "importance"
     write: Callable[[nn.Module, Path, Example], object] = export_onnx
@@ -94,7 +96,7 @@ class LatencySolver:
             OutOfReachError: no mask reaches it; the message has the best that is reachable, and who holds it.
             EngineError: the latency table is another network's, engine's or thread count's.
         """
-        self.rounds, self.notes = [], []
+        self.rounds, self.notes, self.noisy = [], [], False
         with tempfile.TemporaryDirectory() as folder:
             dense = Path(folder, "dense.onnx")
             self.progress("exporting the network to time it", None)
@@ -238,19 +240,18 @@ class LatencySolver:
         return self.target / self.original
 
     def _measure(self, paths: list[Path]) -> list[Latency]:
-        seconds = _NOISY_SECONDS if self.notes else _SECONDS
-        found = measure(paths, **self._conditions, seconds=seconds)
-        clock = "CPU time of the process" if self.conditions.threads == 1 else "the fastest of many runs"
-        note = f"The machine was too noisy to time the network: the budget is met in {clock}."
-        if any(latency.noisy for latency in found) and note not in self.notes:
-            self.notes.append(note)
+        found = measure(paths, **self._conditions, seconds=_NOISY_SECONDS if self.noisy else _SECONDS)
+        if not self.noisy and any(latency.noisy for latency in found):
+            self.noisy = True
+            clock = "CPU time of the process" if self.conditions.threads == 1 else "the fastest of many runs"
+            self.notes.append(f"The machine was too noisy to time the network: the budget is met in {clock}.")
         return found
 
     def _value(self, latency: Latency) -> float:
         """Return what the budget is about: ms or mJ; by another clock once the machine was seen to be noisy."""
         if self.budget.kind == "energy":
             return energy.per_inference(latency).value
-        return replace(latency, noisy=bool(self.notes)).typical_ms
+        return replace(latency, noisy=self.noisy).typical_ms
 
     def _out_of_reach(self, problem: Problem, counts: GroupCounts) -> str:
         kind = self.budget.kind

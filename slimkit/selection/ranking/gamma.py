@@ -15,7 +15,7 @@ def scores(model: nn.Module, graph: Graph, context: Context) -> Tensor:
     """
     total = torch.zeros(graph.units, dtype=torch.float64)
     count = torch.zeros(graph.units, dtype=torch.float64)
-    names = {name for group in graph.groups for name in group.norms}
+    names = dict.fromkeys(name for group in graph.groups for name in group.norms)  # in one order in every process
     for name in names:
         for axis in graph.by_tensor.get(name, []):
             inside = axis.unit_of >= 0

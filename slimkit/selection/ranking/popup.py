@@ -5,11 +5,12 @@ channels are weaker than those of weights, Malach et al. 2020, arXiv:2002.00585.
 """
 
 import copy
+from functools import partial
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit.channels import Graph
@@ -28,8 +29,9 @@ def scores(model: nn.Module, graph: Graph, context: Context) -> Tensor:
     """Return, per unit, a score trained straight through the choice of the best half of each group; [U].
 
     Scores start at the norm of the unit's weights, relative to its group, and take `STEPS` steps of SGD over the
-    batches; weights stay. A copy of the network runs in eval mode, its BatchNorms on the statistics of the batch,
-    since those of half a network are others.
+    batches; weights stay. What reads a unit that is left out has zeros there, see `slimkit.selection.unread`; units
+    that no weight reads keep the score that they start with. A copy of the network runs in eval mode, its BatchNorms
+    on the statistics of the batch, since those of half a network are others.
 
     Raises:
         SpecError: no batches were given.
@@ -46,12 +48,14 @@ def scores(model: nn.Module, graph: Graph, context: Context) -> Tensor:
     groups = read_only_by(graph, reading)
     values = relative_to_group(squares(model, graph, readers_only=False), graph).sqrt().to(device).requires_grad_(True)
     optimizer = torch.optim.SGD([values], lr=_RATE, momentum=_MOMENTUM)
-    for step in range(STEPS):
-        images, labels = context.batches[step % len(context.batches)]
+    for step in range(STEPS if groups else 0):
         mask = straight_through(values, groups, KEEP)
         masked = {name: unread(tensors[name], axes, mask) for name, axes in reading.items()}
-        logits = torch.func.functional_call(twin, masked, (images.to(device),))
         optimizer.zero_grad()
-        cross_entropy(logits, labels.to(device)).backward()  # type: ignore[no-untyped-call]
+        context.loss(partial(_called, twin, masked), *context.batches[step % len(context.batches)], device).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return relative_to_group(values.detach().abs().cpu(), graph)
+
+
+def _called(model: nn.Module, tensors: dict[str, Tensor], *arguments: Any, **named: Any) -> Any:
+    return torch.func.functional_call(model, tensors, arguments, named)

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from slimkit.channels import Graph
 from slimkit.errors import SpecError
-from slimkit.example import call, on
 from slimkit.modules import evaluating
 from slimkit.selection.ranking.context import Context
 from slimkit.selection.ranking.group_norm import relative_to_group
@@ -30,8 +29,7 @@ def scores(model: nn.Module, graph: Graph, context: Context) -> Tensor:
             p.requires_grad_(True)
         with evaluating(model):
             for inputs, targets in context.batches:
-                outputs = context.task.outputs(call(model, on(device, inputs)))[0]
-                loss = context.task.loss(outputs, on(device, targets))
+                loss = context.loss(model, inputs, targets, device)
                 gradients = torch.autograd.grad(loss, [p for _, p in parameters], allow_unused=True)
                 total += _first_order(graph, parameters, gradients).square()
     finally:
