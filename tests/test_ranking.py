@@ -162,6 +162,7 @@ class Judged(nn.Module):
 
     def __init__(self, nest: Callable[[Tensor], Any], outputs: int = 3, places: bool = False) -> None:
         super().__init__()
+        torch.manual_seed(0)  # made as the file is read: without, two channels may be off for all images
         self.features = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
         self.head, self.nest, self.places = nn.Conv2d(8, outputs, 1), nest, places
 
