@@ -1,15 +1,17 @@
 """Edge-popup: a subnetwork of random weights, none of them trained, Ramanujan et al. 2020, arXiv:1911.13299.
 
 Every weight gets a score; a layer computes with the share `density` of its weights whose |score| is largest, and
-only the scores are trained, straight through the choice. Malach et al. 2020, arXiv:2002.00585, prove that such
-a subnetwork of weights exists in a network wide enough, and that subnetworks of whole channels are weaker:
-choosing channels of an untrained network is no substitute for training it.
+only the scores are trained, straight through the choice. Or every channel gets one, and of each group of channels
+that share is read, see `slimkit.selection.unread`. Malach et al. 2020, arXiv:2002.00585, prove that a subnetwork of
+weights exists in a network wide enough, and that subnetworks of whole channels are weaker: choosing channels of an
+untrained network is no substitute for training it.
 
 What it gives is a network of the same architecture with zeros in it, that stands alone; the zeros save no time.
 """
 
 import copy
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,6 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from slimkit.channels import Graph
+from slimkit.channels.graph import Axis
 from slimkit.errors import SpecError
 from slimkit.methods.cut import named
 from slimkit.methods.job import Job
@@ -26,6 +30,8 @@ from slimkit.methods.method import Found, Method, leg
 from slimkit.methods.train import train
 from slimkit.methods.zeros import NO_FASTER, masked
 from slimkit.results import Search
+from slimkit.selection import unread
+from slimkit.selection.unread import read_only_by, readers
 from slimkit.selection.weight_mask import prunable
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, number
@@ -35,7 +41,9 @@ from slimkit.settings.checks import choice, number
 class EdgePopupConfig(Settings):
     """How many of the random weights stay."""
 
-    density: float = setting(0.5, "share of each layer's weights that stays, in (0, 1]", number(0, 1, above=True))
+    density: float = setting(
+        0.5, "share of each layer's weights, or channels, that stays, in (0, 1]", number(0, 1, above=True)
+    )
     choose: str = setting(
         "weights", "what is chosen: weights one by one, or whole channels (the weaker)", choice("weights", "channels")
     )
@@ -54,6 +62,37 @@ class ScoredWeight(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Mask a weight; the gradient reaches every score, also of weights left out."""
         return weight * straight_through(self.scores, self.density)
+
+
+class ScoredUnits(nn.Module):
+    """One score a channel, U of them."""
+
+    def __init__(self, units: int, groups: Sequence[Tensor], density: float, random: torch.Generator) -> None:
+        """Draw the scores, uniform, by how many compete: `groups` are the units that do with one another."""
+        super().__init__()
+        self.scores = nn.Parameter(torch.zeros(units))
+        for members in groups:
+            bound = 1 / math.sqrt(len(members))
+            self.scores[members] = torch.empty(len(members)).uniform_(-bound, bound, generator=random)
+        self.groups = groups
+        self.density = density
+
+    def forward(self) -> Tensor:
+        """Return the choice, [U + 1]."""
+        return unread.straight_through(self.scores, self.groups, self.density)
+
+
+class ReadByScore(nn.Module):
+    """Gives a layer its weight, 0 where it reads channels that are left out: a parametrisation of the weight."""
+
+    def __init__(self, units: ScoredUnits, axes: Sequence[Axis]) -> None:
+        super().__init__()
+        self.units = units
+        self.axes = axes
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Mask a weight; the gradient reaches every score, also of channels left out."""
+        return unread.unread(weight, self.axes, self.units())
 
 
 def chosen(scores: Tensor, density: float) -> Tensor:
@@ -88,13 +127,62 @@ def layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
 def scored(model: nn.Module, config: EdgePopupConfig, seed: int) -> nn.Module:
     """Return a copy with signed constants as weights and scores on them, drawn by the seed; only scores want gradients.
 
-    Biases and betas are 0, gammas 1, as in the paper.
-
     Raises:
         SpecError: there is no convolution or linear layer to choose weights of.
     """
-    model = copy.deepcopy(model)
+    model = _untrained(model)
     random = torch.Generator().manual_seed(seed)
+    by_weight: dict[int, nn.Module] = {}  # layers that share a weight share its scores
+    for weight in prunable(model).values():
+        weight.copy_(signed_constant(weight, config.density, random))
+        by_weight[id(weight)] = ScoredWeight(weight.shape, config.density, random)
+    _register(model, by_weight)
+    return model
+
+
+@torch.no_grad()
+def scored_channels(model: nn.Module, graph: Graph, config: EdgePopupConfig, seed: int) -> nn.Module:
+    """Return the same with scores on channels: of those that only convolutions and linear layers read.
+
+    Args:
+        model: its architecture is used, its weights are not; not changed.
+        graph: its channels.
+
+    Raises:
+        SpecError: there is no such channel.
+    """
+    model = _untrained(model)
+    random = torch.Generator().manual_seed(seed)
+    units = ScoredUnits(graph.units, choosable(model, graph), config.density, random)
+    reading = readers(graph)
+    by_weight: dict[int, nn.Module] = {}
+    for name, weight in prunable(model).items():
+        read = ReadByScore(units, reading.get(name, []))
+        weight.copy_(signed_constant(weight, float(read(torch.ones(weight.shape)).mean()), random))
+        by_weight[id(weight)] = read
+    _register(model, by_weight)
+    return model
+
+
+def choosable(model: nn.Module, graph: Graph) -> list[Tensor]:
+    """Return the units of each group that weights of convolutions and linear layers read, and nothing else.
+
+    Raises:
+        SpecError: there is no such group.
+    """
+    groups = read_only_by(graph, prunable(model))
+    if not groups:
+        raise SpecError(
+            "choose is channels, but the network has none that convolutions and linear layers alone read.\n"
+            "  Choose weights"
+        )
+    return groups
+
+
+@torch.no_grad()
+def _untrained(model: nn.Module) -> nn.Module:
+    """Return a copy in which nothing wants gradients; biases and betas are 0, gammas 1, as in the paper."""
+    model = copy.deepcopy(model)
     model.requires_grad_(False)
     for module in model.modules():
         if isinstance(module, _BatchNorm) and module.weight is not None:
@@ -102,18 +190,14 @@ def scored(model: nn.Module, config: EdgePopupConfig, seed: int) -> nn.Module:
         bias = getattr(module, "bias", None)
         if isinstance(bias, nn.Parameter):
             bias.zero_()
-    found = layers(model)
-    if not found:
+    if not layers(model):
         raise SpecError("the network has no convolution and no linear layer, so there are no weights to choose.")
-    ones = config.choose == "channels"
-    by_weight: dict[int, ScoredWeight] = {}  # layers that share a weight share its scores
-    for weight in prunable(model).values():
-        weight.copy_(signed_constant(weight, config.density, random))
-        shape = torch.Size([len(weight), *([1] * (weight.dim() - 1))]) if ones else weight.shape
-        by_weight[id(weight)] = ScoredWeight(shape, config.density, random)
-    for layer, scores in [(layer, by_weight[id(layer.weight)]) for _, layer in found]:
-        parametrize.register_parametrization(layer, "weight", scores)
     return model
+
+
+def _register(model: nn.Module, by_weight: Mapping[int, nn.Module]) -> None:
+    for layer, choice_of in [(layer, by_weight[id(layer.weight)]) for _, layer in layers(model)]:
+        parametrize.register_parametrization(layer, "weight", choice_of)
 
 
 @torch.no_grad()
@@ -121,7 +205,7 @@ def merged(model: nn.Module, like: nn.Module) -> nn.Module:
     """Return what a scored network computes as an ordinary one: weights that were left out are 0.
 
     Args:
-        model: a network that `scored` made.
+        model: a network that `scored` or `scored_channels` made.
         like: the network it was made of; not changed.
     """
     state = {name: value for name, value in model.state_dict().items() if ".parametrizations." not in f".{name}"}
@@ -138,7 +222,10 @@ def left(model: nn.Module) -> dict[str, int]:
 
 def run(job: Job, config: EdgePopupConfig) -> Found:
     """Train scores, and give the subnetwork they choose, which stands alone."""
-    trained = train(job, scored(job.dense, config, job.recipe.seed))
+    seed = job.recipe.seed
+    channels = config.choose == "channels"
+    model = scored_channels(job.dense, job.graph, config, seed) if channels else scored(job.dense, config, seed)
+    trained = train(job, model)
     alone = named(merged(trained.model, job.dense).eval(), job.dense)
     masked(alone, left(alone), "trained")
     search = Search(method=METHOD.name, history=trained.history)
@@ -153,5 +240,5 @@ METHOD = Method(
     run=run,
     ranking="group-norm",
     removes=False,
-    needs=lambda job, config: prunable(job.dense),
+    needs=lambda job, config: choosable(job.dense, job.graph) if config.choose == "channels" else prunable(job.dense),
 )

@@ -187,3 +187,9 @@ def test_methods(method: str) -> None:
     how: Any = {"method": method, "epochs": 1, "batch_size": 256} | ({"ratio": 0.3} if method in CHANNELS else {})
     found = slimkit.train(slimkit.zoo.resnet8(10, in_channels=1), "digits", **how)
     assert found.report.recovery is None or found.report.recovery.device == DEVICE.type
+
+
+def test_edge_popup_chooses_channels() -> None:
+    how: Any = {"method": "edge-popup", "choose": "channels", "epochs": 1, "batch_size": 256}
+    found = slimkit.train(slimkit.zoo.resnet8(10, in_channels=1), "digits", **how)
+    assert not found.model.get_parameter("fc.weight").any(0).all()
