@@ -5,7 +5,7 @@ from slimkit.data.catalogue import NAMES, as_dataset, as_inputs, open, open_inpu
 from slimkit.data.dataset import Batches, Dataset, Split, some
 from slimkit.data.fit import check_fits, check_runs
 from slimkit.data.inputs import Inputs, different, parted
-from slimkit.data.loader_split import LoaderSplit
+from slimkit.data.loader_split import LoaderSplit, read_by
 from slimkit.data.pictures import Reading
 from slimkit.data.prepared import prepared
 from slimkit.data.smaller import smaller
@@ -30,6 +30,7 @@ __all__ = [
     "open_inputs",
     "parted",
     "prepared",
+    "read_by",
     "smaller",
     "some",
 ]

@@ -122,8 +122,9 @@ def _local(count: int) -> Iterator[Workers]:
         local.close()
 
 
-def _work(spec: StudySpec, run: Planned, found: Mapping[Key, Arm]) -> Assignment:
-    return Assignment(run.arm, run.budget, run.resolved(found), spec.images, spec.pixels, spec.latency)
+def _work(spec: StudySpec, run: Planned, found: Mapping[Key, Arm], readers: int | None = None) -> Assignment:
+    settings = run.resolved(found)
+    return Assignment(run.arm, run.budget, settings, spec.images, spec.pixels, spec.latency, readers)
 
 
 def _try_out(spec: StudySpec, runs: list[Planned]) -> str:
@@ -214,7 +215,7 @@ def _trained(
             if run.waits is None or run.waits in done:
                 running[key] = waiting.pop(key)
                 try:
-                    workers.begin(key, _work(spec, run, done))
+                    workers.begin(key, _work(spec, run, done, workers.readers))
                 except SpecError as error:  # what it waited for has no such thing
                     del running[key]
                     yield key, error

@@ -38,6 +38,7 @@ class Assignment:
         settings: of the run.
         images, pixels: the data set is made smaller to these.
         latency: measure it.
+        readers: processes that read data, as `data.read_by` takes them.
     """
 
     arm: str
@@ -46,6 +47,7 @@ class Assignment:
     images: int | None
     pixels: int | None
     latency: bool
+    readers: int | None = None
 
 
 def train_arm(work: Assignment) -> dict[str, Any]:
@@ -100,7 +102,7 @@ def prepared(work: Assignment, asked: Plan) -> Job:
     Raises:
         SlimkitError: the data is not there, the network does not fit it, or an engine is missing.
     """
-    dataset = data.smaller(opened(asked.spec), work.images, work.pixels)
+    dataset = data.read_by(data.smaller(opened(asked.spec), work.images, work.pixels), work.readers)
     network = begin.fresh_network(asked.spec, dataset, asked.spec.seed)
 
     def fresh() -> nn.Module:
