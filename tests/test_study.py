@@ -240,6 +240,42 @@ def test_another_study_does_not_go_on_in_the_folder(
     assert (tmp_path / study_file.NAME).read_bytes() == before
 
 
+CHANGING = """
+import os, torch
+from torch import nn
+
+def make(num_classes=3):
+    width = 4 + int(os.environ.get("WIDER", 0))
+    return nn.Sequential(nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 4, 3),
+                         nn.ReLU(), nn.Flatten(), nn.Linear(64, num_classes))
+
+def part(seed):
+    random = torch.Generator().manual_seed(seed + int(os.environ.get("OTHER", 0)))
+    return torch.randn(32, 1, 8, 8, generator=random), torch.arange(32) % 3
+
+def data(seed): return {"train": part(seed), "validation": part(seed + 1), "test": part(seed + 2)}
+"""
+
+
+@pytest.mark.parametrize(("variable", "words"), [("OTHER", "inputs or targets are others"), ("WIDER", "dense network")])
+def test_data_and_code_that_have_changed_are_not_mixed_into_a_study(
+    variable: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out = tmp_path / "changing.py", tmp_path / "out"
+    file.write_text(CHANGING)
+    names = {name: value for name, value in WHOLE.items() if name != "images"}
+    asked = {**names, "arch": f"{file}:make", "data": f"{file}:data", "methods": ["dense"]}
+    first = studying.study({**asked, "seeds": 1}, out, workers=0)
+    again = studying.study({**asked, "seeds": 2}, out, workers=0, resume=True)
+    assert again.arms[0] == first.arms[0] and len({one.data_digest for one in again.arms}) == 2
+    monkeypatch.setenv(variable, "7")
+    with pytest.raises(OutputError, match=words):
+        studying.study({**asked, "seeds": 3}, out, workers=0, resume=True)
+    monkeypatch.delenv(variable)
+    study_file.write(out / study_file.NAME, [replace(one, data_digest=None) for one in again.arms])  # as earlier ones
+    assert len(studying.study({**asked, "seeds": 3}, out, workers=0, resume=True).arms) == 3
+
+
 def test_a_folder_that_is_there_or_taken_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("mine")

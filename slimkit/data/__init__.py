@@ -3,6 +3,7 @@
 from slimkit.data.augmentation import Augmentation
 from slimkit.data.catalogue import NAMES, as_dataset, as_inputs, open, open_inputs
 from slimkit.data.dataset import Batches, Dataset, Split, some
+from slimkit.data.digest import digest
 from slimkit.data.fit import check_fits, check_runs
 from slimkit.data.inputs import Inputs, different, parted
 from slimkit.data.loader_split import LoaderSplit, read_by
@@ -26,6 +27,7 @@ __all__ = [
     "check_fits",
     "check_runs",
     "different",
+    "digest",
     "open",
     "open_inputs",
     "parted",
