@@ -10,7 +10,7 @@ from slimkit.errors import SpecError
 from slimkit.methods import factorised
 from slimkit.methods.factorised import RankConfig
 from slimkit.models.factors import Factors
-from slimkit.surgery import rows, thin_times
+from slimkit.surgery import proof, rows, thin_times
 from slimkit.training.frobenius import frobenius_decay
 from tests.training_sample import accuracy, network, recipe, stripes
 
@@ -32,7 +32,7 @@ def test_settings_that_make_no_sense(settings: dict[str, float], message: str) -
 @pytest.mark.parametrize("budget", ["max_params", "max_macs"])
 def test_a_network_of_the_zoo_within_its_budget(budget: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
     model = models.build("zoo:resnet20", classes=10, input_shape=(1, 28, 28)).model
-    done = factorised.reduce(model, (1, 28, 28), RankConfig(**{budget: 0.5}))  # type: ignore[arg-type]
+    done = factorised.reduce(model, proof.random_inputs((1, 28, 28)), RankConfig(**{budget: 0.5}))  # type: ignore[arg-type]
     before, after = done.params if budget == "max_params" else done.macs
     assert 0.495 * before <= after <= 0.5 * before
     assert done.error < 1e-4
@@ -62,7 +62,7 @@ class HeadFirst(nn.Module):
 
 
 def test_the_ends_that_stay_whole_are_those_of_the_execution() -> None:
-    done = factorised.reduce(HeadFirst(), (1, 6, 6), RankConfig(max_params=0.7))
+    done = factorised.reduce(HeadFirst(), proof.random_inputs((1, 6, 6)), RankConfig(max_params=0.7))
     assert set(done.ranks) == {"stem", "middle"}
 
 
@@ -79,28 +79,30 @@ class Reads(nn.Module):
 
 
 def test_a_layer_whose_weight_the_network_reads_by_itself_stays_whole() -> None:
-    done = factorised.reduce(Reads(), (1, 6, 6), RankConfig(energy=0.3, keep_ends=False))
+    done = factorised.reduce(Reads(), proof.random_inputs((1, 6, 6)), RankConfig(energy=0.3, keep_ends=False))
     assert (list(done.ranks), done.whole) == (["called"], ("read",))
 
 
 def test_nothing_to_gain_is_said() -> None:
     with pytest.raises(SpecError, match="no layer is cheaper"):
-        factorised.reduce(network(), (1, 6, 6), RankConfig(energy=1.0, keep_ends=False))
+        factorised.reduce(network(), proof.random_inputs((1, 6, 6)), RankConfig(energy=1.0, keep_ends=False))
 
 
 def test_layers_that_are_slower_as_two_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = factorised.reduce(network(), (1, 6, 6), RankConfig(energy=0.5, keep_ends=False)).ranks
+    found = factorised.reduce(network(), proof.random_inputs((1, 6, 6)), RankConfig(energy=0.5, keep_ends=False)).ranks
     assert set(found) == {"0", "3", "9"}
     timed = [thin_times.ThinTime(path, rank, 2.0, 1.0 if path == "3" else 2.0) for path, rank in found.items()]
     monkeypatch.setattr(thin_times, "times", lambda *_: timed)
-    done = factorised.reduce(network(), (1, 6, 6), RankConfig(energy=0.5, keep_ends=False, only_faster=True))
+    done = factorised.reduce(
+        network(), proof.random_inputs((1, 6, 6)), RankConfig(energy=0.5, keep_ends=False, only_faster=True)
+    )
     assert (list(done.ranks), done.whole, done.times) == (["3"], ("0", "9"), tuple(timed))
 
 
 def test_time_is_measured_on_the_layer_alone() -> None:
     """A matrix of 1,000 x 1,000 against two of rank 1: hundreds of times the work."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(36, 1000), nn.Linear(1000, 1000), nn.Linear(1000, 3))
-    done = factorised.reduce(net, (1, 6, 6), RankConfig(energy=1e-6, only_faster=True))
+    done = factorised.reduce(net, proof.random_inputs((1, 6, 6)), RankConfig(energy=1e-6, only_faster=True))
     [time] = done.times
     assert (time.path, time.rank, time.faster) == ("2", 1, True)
     assert time.dense_ms > 2 * time.thin_ms
@@ -108,7 +110,7 @@ def test_time_is_measured_on_the_layer_alone() -> None:
 
 @pytest.mark.parametrize("frobenius", [False, True])
 def test_thin_layers_are_trained(frobenius: bool) -> None:
-    done = factorised.reduce(network(), (1, 6, 6), RankConfig(max_params=0.7, keep_ends=False))
+    done = factorised.reduce(network(), proof.random_inputs((1, 6, 6)), RankConfig(max_params=0.7, keep_ends=False))
     asked = recipe(epochs=30)
     hooks = [frobenius_decay(asked.weight_decay)] if frobenius else []
     trained = training.train(done.model, stripes(), asked, hooks=hooks)

@@ -87,21 +87,20 @@ class Factorisation:
     error: float
 
 
-def reduce(model: nn.Module, input_shape: tuple[int, ...], config: RankConfig) -> Factorisation:
+def reduce(model: nn.Module, images: Sequence[Example], config: RankConfig) -> Factorisation:
     """Make the layers of a trained network thin.
 
     Args:
         model: not changed.
-        input_shape: of one image, (C, H, W).
+        images: what the proof runs on, inputs of a batch of one; costs are those of the first.
 
     Raises:
         BudgetError: the budget cannot be met.
         ProofError: thin layers and the same ones merged differ.
         SpecError: no layer would be two.
     """
-    images = proof.random_inputs(input_shape)
     found = _candidates(model, images[0], config)
-    chosen = _chosen(model, input_shape, found, config)
+    chosen = _chosen(model, images[0], found, config)
     times: list[ThinTime] = []
     if config.only_faster:
         times = thin_times.times(model, found, chosen)
@@ -118,7 +117,7 @@ def reduce(model: nn.Module, input_shape: tuple[int, ...], config: RankConfig) -
         whole=tuple(layer.path for layer in found if layer.path not in chosen),
         times=tuple(times),
         params=(_params(model), _params(thin)),
-        macs=(count_macs(model, input_shape), count_macs(thin, input_shape)),
+        macs=(count_macs(model, images[0]), count_macs(thin, images[0])),
         error=error,
     )
 
@@ -133,16 +132,14 @@ def _candidates(model: nn.Module, image: Example, config: RankConfig) -> list[ra
     return found[1:-1] if config.keep_ends else found
 
 
-def _chosen(
-    model: nn.Module, input_shape: tuple[int, ...], found: Sequence[ranks.Spectrum], config: RankConfig
-) -> dict[str, int]:
+def _chosen(model: nn.Module, image: Example, found: Sequence[ranks.Spectrum], config: RankConfig) -> dict[str, int]:
     if config.energy is not None:
         return ranks.by_energy(found, config.energy)
     if config.max_params is not None:
         whole = _params(model)
         return ranks.to_budget(found, whole, int(config.max_params * whole), "params")
     assert config.max_macs is not None
-    whole = count_macs(model, input_shape)
+    whole = count_macs(model, image)
     return ranks.to_budget(found, whole, int(config.max_macs * whole), "macs")
 
 
@@ -188,10 +185,10 @@ def needed(job: Job, config: FactorisedConfig) -> None:
         BudgetError: the budget cannot be met.
         SpecError: no layer would be two.
     """
-    shape, ranks_of = job.dataset.input_shape, config.ranks
+    image, ranks_of = job.example, config.ranks
     easiest = replace(ranks_of, energy=_LEAST) if ranks_of.energy is not None else ranks_of
-    found = _candidates(job.dense, proof.random_inputs(shape)[0], easiest)
-    if not _chosen(job.dense, shape, found, easiest):
+    found = _candidates(job.dense, image, easiest)
+    if not _chosen(job.dense, image, found, easiest):
         raise SpecError(_NONE)
 
 
@@ -199,7 +196,7 @@ def run(job: Job, config: FactorisedConfig) -> Found:
     """Train the dense network unless the thin layers begin without that, make its layers thin, and train on."""
     done = [train(job, job.dense, part="dense")] if config.begin == "trained" else []
     whole_network = named(done[0].model, job.dense) if done else job.dense
-    thin = reduce(whole_network, job.dataset.input_shape, config.ranks)
+    thin = reduce(whole_network, proof.random_like(job.example), config.ranks)
     if config.begin == "fresh":
         _draw_anew_(thin.model, job.recipe.seed)
     hooks = [frobenius_decay(job.recipe.weight_decay)] if config.frobenius else []
