@@ -92,6 +92,10 @@ def test_scratch_is_all_of_its_controls() -> None:
         ({"ratio": [], "arm": {"x": {"method": "edge-popup", "density": 1.5}}}, "density is 1.5"),
         ({"ratio": [], "arm": {"x": {"method": "factorised", "rank_share": 0.0}}}, "rank_share is 0"),
         ({"arm": {"x": {"keeps": 3}}}, "'keeps' in arm 'x'"),
+        (
+            {"methods": ["early-bird"], "keep": ["fc"], "arm": {"x": {**CONTROL, "ranking": "taylor"}}},
+            "arm 'x': ranking is 'taylor': kept says what is left",
+        ),
         ({"methods": ["uniform"], "equal_cost": True}, "equal_cost is true: the study has no arm"),
         (
             {"methods": ["early-bird"], "arm": {"x": {"rewind_step": "reference"}}},

@@ -85,7 +85,7 @@ def train_arm(work: Assignment) -> dict[str, Any]:
     Raises:
         SlimkitError: whatever the caller can mend.
     """
-    asked = plan(work.settings, source=f"arm {work.arm!r}", one_of_many=True)
+    asked = plan(work.settings, source=f"arm {work.arm!r}", ignoring=work.settings)
     job = prepared(work, asked)
     stages = Stages()
     with stages.stage("training"):
