@@ -116,3 +116,9 @@ def test_thin_layers_are_trained(frobenius: bool) -> None:
     trained = training.train(done.model, stripes(), asked, hooks=hooks)
     assert accuracy(trained.model) > 0.9
     assert sum(isinstance(module, Factors) for module in trained.model.modules()) == len(done.ranks)
+
+
+def test_a_network_of_which_no_layer_can_be_two_is_told_so() -> None:
+    net = nn.Sequential(nn.Conv1d(1, 8, 5), nn.Conv1d(8, 8, 5), nn.Flatten(), nn.Linear(64, 3))
+    with pytest.raises(SpecError, match="(?s)no layer but the first and the last can be two.*'1': a Conv1d is neither"):
+        factorised.reduce(net, proof.random_inputs((1, 16)), RankConfig(max_params=0.5))

@@ -296,6 +296,13 @@ def test_a_folder_that_is_there_or_taken_is_left_alone(tmp_path: Path) -> None:
     ]
 
 
+def test_a_folder_without_a_study_is_no_study_to_go_on_with(tmp_path: Path) -> None:
+    (tmp_path / "study.html").write_text("mine")
+    with pytest.raises(OutputError, match=r"there is no study\.jsonl in it"):
+        studying.study(spec("dense"), tmp_path, resume=True, workers=0)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("study.html", "mine")]
+
+
 def test_a_line_that_is_no_arm_is_refused_with_its_number(tmp_path: Path) -> None:
     file = tmp_path / study_file.NAME
     for second, words in (("{}", "line 2: schema: it is missing"), ("nonsense", "line 2: it is not valid JSON")):

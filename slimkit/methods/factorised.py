@@ -23,7 +23,7 @@ from slimkit.results import Search
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, flag, number
 from slimkit.surgery import proof, ranks, thin_times
-from slimkit.surgery.factorise import factorise, merge
+from slimkit.surgery.factorise import factorise, left_dense, merge
 from slimkit.surgery.thin_times import ThinTime
 from slimkit.training.frobenius import frobenius_decay
 
@@ -32,6 +32,8 @@ _NONE = (
     "no layer is cheaper as two thin ones at these settings.\n"
     "  Lower the energy or the budget, or remove channels: slimkit compress"
 )
+_OTHER = "Give another method: slimkit methods"
+_TOLD = 5  # layers that a message names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +131,12 @@ def _error(model: nn.Module, chosen: dict[str, int], images: Sequence[Example]) 
 
 def _candidates(model: nn.Module, image: Example, config: RankConfig) -> list[ranks.Spectrum]:
     found = ranks.layers(model, image)
-    return found[1:-1] if config.keep_ends else found
+    found = found[1:-1] if config.keep_ends else found
+    if not found:
+        unfit = [f"{path!r}: {why}" for path, why in left_dense(model).items()][:_TOLD]
+        ends = "no layer but the first and the last" if config.keep_ends else "no layer"
+        raise SpecError("\n  ".join([f"{ends} can be two thin ones, as a Linear or a Conv2d can.", *unfit, _OTHER]))
+    return found
 
 
 def _chosen(model: nn.Module, image: Example, found: Sequence[ranks.Spectrum], config: RankConfig) -> dict[str, int]:

@@ -152,6 +152,8 @@ def _earlier(home: Path, runs: list[Planned], ground: Ground) -> tuple[dict[Key,
     """
     path = home / study_file.NAME
     if not path.exists():
+        if any(home.iterdir()):
+            raise OutputError(f"{home}: there is no {study_file.NAME} in it to go on from.\n  Give another `out`")
         return {}, []
     arms, dropped = study_file.read(path)
     notes = [dropped] if dropped else []
