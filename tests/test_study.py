@@ -1,6 +1,7 @@
 """Studies: arms that share what they must, lines that nothing loses, differences that are not made up."""
 
 import errno
+import io
 import json
 import math
 import multiprocessing
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy.stats import ttest_rel
 
 import slimkit
@@ -26,6 +28,7 @@ from slimkit.methods.method import leg
 from slimkit.methods.train import history, train
 from slimkit.report.page import study_page
 from slimkit.report.sections.arms import said_of
+from slimkit.report.study_table import study_table
 from slimkit.results import Arm, Search, study_file
 from slimkit.results.comparison import BETTER, ONE, SAME, WORSE, difference, student
 from slimkit.runs import study as studying
@@ -556,6 +559,16 @@ def test_the_page_is_made_of_the_lines_alone_and_shows_their_numbers(small: stud
             place = place[int(step)] if isinstance(place, list) else place[step]
         assert float(value) == place
     assert written.count('id="figure-') == 3  # no latency was measured
+
+
+def test_no_interval_is_shown_that_an_accuracy_cannot_reach() -> None:
+    arms = [arm(name, right, seed) for name, pair in (("early-bird", (0, 990)), ("uniform", (990, 0)))
+            for seed, right in enumerate(pair)]  # fmt: skip
+    page, console = study_page(arms), Console(width=200, record=True, file=io.StringIO())
+    console.print(study_table(arms))
+    for shown in (page, console.export_text()):
+        assert "0.0 – 100.0 %" in shown and "−100.0 to +100.0 points" in shown
+        assert not re.search(r"−\d+\.\d – |\d{4}\.\d|[2-9]\d\d\.\d (%|points)", shown)
 
 
 def test_a_study_of_other_numbers_has_another_page(small: studying.Study) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from slimkit.quantity import number_of
 from slimkit.report.figures import tradeoff
-from slimkit.report.numbers import MISSING, Show, amount, change, digits, interval, metric, milliseconds
+from slimkit.report.numbers import MISSING, Show, amount, change, digits, interval, metric, milliseconds, possible
 from slimkit.report.parts import Cell, Section, Table, picture, quantity, words
 from slimkit.report.verdict import Headline, Verdict
 from slimkit.results import Accuracy, Arm
@@ -147,7 +147,13 @@ def _against(
     found: Sequence[Row], by: Accuracy, name: str, label: str, cost: Callable[[Row], float | None], show: Show
 ) -> Section | None:
     points = [
-        tradeoff.Point(row.title, spent, row.test.value, "before" if row.control else "after", row.test.interval)
+        tradeoff.Point(
+            row.title,
+            spent,
+            row.test.value,
+            "before" if row.control else "after",
+            possible(row.test.interval, by.unit) if row.test.interval else None,
+        )
         for row in found
         if (spent := cost(row)) is not None
     ]
@@ -235,7 +241,7 @@ def span(mean: Mean, unit: str) -> str | None:
     """Write the interval of a difference."""
     if mean.interval is None:
         return None
-    low, high = (change(end, 0, unit) for end in mean.interval)
+    low, high = (change(end, 0, unit) for end in possible(mean.interval, unit, -1.0))
     return f"{low.removesuffix(' points')} to {high}"
 
 
