@@ -521,6 +521,15 @@ def test_controls_that_are_better_are_said_beside_the_methods() -> None:
     assert alone.startswith("Better than uniform: uniform-params at ratio 0.5 by 30")
 
 
+def test_arms_that_are_one_network_under_two_names_are_told(tmp_path: Path) -> None:
+    named = {"small": {**CONTROL, "control": "scratch-E"}, "again": {**CONTROL, "control": "uniform"}}
+    found = studying.study(spec("lottery-ticket", arm=named), tmp_path, workers=0)
+    told = "small and again are the same network at ratio 0.5: widths and results are equal for every seed; with scope"
+    assert len(found.arms) == 3 and any(note.startswith(told) for note in said_of(found.arms).notes)
+    other = [replace(one, widths=(3, *one.widths[1:])) if one.arm == "again" else one for one in found.arms]
+    assert not any("same network" in note for note in said_of(other).notes)
+
+
 @pytest.mark.parametrize(
     ("seeds", "said", "over"),
     [
