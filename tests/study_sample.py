@@ -1,6 +1,8 @@
 """Arms of studies for tests: records as a study writes them, and work for processes of their own."""
 
+import multiprocessing
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +55,20 @@ def dies_once(place: str) -> str:
 def fails(place: str) -> str:
     """Work with a fault of ours in it."""
     raise ZeroDivisionError(place)
+
+
+def reads(place: str) -> None:
+    """Work without end, with a process that reads data, whose numbers are left at a place."""
+    from torch.utils.data import DataLoader
+
+    for _ in DataLoader(_Endless(), num_workers=1, multiprocessing_context="fork"):
+        Path(place).write_text(f"{os.getpid()} {multiprocessing.active_children()[0].pid}")
+
+
+class _Endless:
+    def __getitem__(self, index: int) -> int:
+        time.sleep(0.05)
+        return index
+
+    def __len__(self) -> int:
+        return 10**9

@@ -151,3 +151,40 @@ def test_an_architecture_that_states_other_classes_than_named_data_has_is_refuse
 
 def _late(what: str, share: float | None) -> None:
     raise AssertionError(f"it was {what} already")
+
+
+FITTING = """
+import torch
+from torch import nn
+
+def signal(num_classes=3):
+    return nn.Sequential(nn.Conv1d(1, 12, 5), nn.BatchNorm1d(12), nn.ReLU(), nn.Conv1d(12, 8, 5), nn.ReLU(),
+                         nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, num_classes))
+
+def flat(num_classes=3):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, num_classes))
+
+def part(): return torch.randn(48, {channels}, {size}), torch.arange(48) % 3
+def data(seed): return part(), part()
+"""
+
+
+@pytest.mark.parametrize(
+    ("net", "channels", "size", "said"),
+    [
+        ("signal", 1, "64", None),
+        ("signal", 2, "64", None),  # its first layer is made for two channels
+        ("flat", 1, "64", None),
+        ("flat", 1, "8, 8", None),
+        ("flat", 1, "9, 9", "does not run on its inputs"),
+    ],
+)
+def test_a_factory_without_a_word_for_channels_makes_what_fits_the_data(
+    net: str, channels: int, size: str, said: str | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "fitting.py"
+    file.write_text(FITTING.format(channels=channels, size=size))
+    asked = plan({"arch": f"{file}:{net}", "data": f"{file}:data", "ratio": 0.3, "epochs": 1, "round_to": 1})
+    with pytest.raises(DataError, match=said) if said else nullcontext():
+        report = train_network(asked, OutputOptions(out=tmp_path / "out")).report
+        assert report and report.channels.removed

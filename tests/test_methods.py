@@ -200,7 +200,7 @@ def test_arms_of_a_study_may_share_what_one_of_them_has_no_use_for() -> None:
     for control in ({"control": "dense"}, {"control": "scratch-E", "kept": (4, 4)}):
         with pytest.raises(SpecError, match="ratio is 0.3"):
             plan({**shared, **control})
-        assert plan({**shared, **control}, one_of_many=True).spec.keep == ("conv1",)
+        assert plan({**shared, **control}, ignoring=shared).spec.keep == ("conv1",)
 
 
 @pytest.mark.parametrize(

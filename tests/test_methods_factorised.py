@@ -11,7 +11,7 @@ from slimkit import models, provenance
 from slimkit.errors import SpecError
 from slimkit.methods import FactorisedConfig, factorised
 from slimkit.models.factors import Factors
-from slimkit.surgery import rows, thin_times
+from slimkit.surgery import proof, rows, thin_times
 from tests.training_sample import accuracy, job, network, recipe
 
 
@@ -31,7 +31,9 @@ def test_settings_that_make_no_sense(settings: dict[str, object], message: str) 
 @pytest.mark.parametrize("budget", ["params", "macs"])
 def test_a_network_of_the_zoo_within_its_budget(budget: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
     model = models.build("zoo:resnet20", classes=10, input_shape=(1, 28, 28)).model
-    done = factorised.reduce(model, (1, 28, 28), FactorisedConfig(chosen_by=budget, rank_share=0.5))
+    done = factorised.reduce(
+        model, proof.random_inputs((1, 28, 28)), FactorisedConfig(chosen_by=budget, rank_share=0.5)
+    )
     before, after = done.params if budget == "params" else done.macs
     assert 0.495 * before <= after <= 0.5 * before
     assert done.error < 1e-4
@@ -61,7 +63,7 @@ class HeadFirst(nn.Module):
 
 
 def test_the_ends_that_stay_whole_are_those_of_the_execution() -> None:
-    done = factorised.reduce(HeadFirst(), (1, 6, 6), FactorisedConfig(rank_share=0.7))
+    done = factorised.reduce(HeadFirst(), proof.random_inputs((1, 6, 6)), FactorisedConfig(rank_share=0.7))
     assert set(done.ranks) == {"stem", "middle"}
 
 
@@ -80,30 +82,36 @@ class Reads(nn.Module):
 
 
 def test_a_layer_whose_weight_the_network_reads_by_itself_stays_whole() -> None:
-    done = factorised.reduce(Reads(), (1, 6, 6), FactorisedConfig(chosen_by="energy", rank_share=0.3))
+    done = factorised.reduce(
+        Reads(), proof.random_inputs((1, 6, 6)), FactorisedConfig(chosen_by="energy", rank_share=0.3)
+    )
     assert (list(done.ranks), done.whole) == (["called"], ("read",))
 
 
 def test_nothing_to_gain_is_said() -> None:
     with pytest.raises(SpecError, match="no layer is cheaper"):
-        factorised.reduce(network(), (1, 6, 6), FactorisedConfig(chosen_by="energy", rank_share=1.0))
+        factorised.reduce(
+            network(), proof.random_inputs((1, 6, 6)), FactorisedConfig(chosen_by="energy", rank_share=1.0)
+        )
 
 
 def test_layers_that_are_slower_as_two_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     net = nn.Sequential(nn.Flatten(), *(nn.Linear(36, 36) for _ in range(5)))
     asked = FactorisedConfig(chosen_by="energy", rank_share=0.5)
-    found = factorised.reduce(net, (1, 6, 6), asked).ranks
+    found = factorised.reduce(net, proof.random_inputs((1, 6, 6)), asked).ranks
     assert set(found) == {"2", "3", "4"}
     timed = [thin_times.ThinTime(path, rank, 2.0, 1.0 if path == "3" else 2.0) for path, rank in found.items()]
     monkeypatch.setattr(thin_times, "times", lambda *_: timed)
-    done = factorised.reduce(net, (1, 6, 6), replace(asked, only_faster=True))
+    done = factorised.reduce(net, proof.random_inputs((1, 6, 6)), replace(asked, only_faster=True))
     assert (list(done.ranks), done.whole, done.times) == (["3"], ("2", "4"), tuple(timed))
 
 
 def test_time_is_measured_on_the_layer_alone() -> None:
     """A matrix of 1,000 x 1,000 against two of rank 1: hundreds of times the work."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(36, 1000), nn.Linear(1000, 1000), nn.Linear(1000, 3))
-    done = factorised.reduce(net, (1, 6, 6), FactorisedConfig(chosen_by="energy", rank_share=1e-6, only_faster=True))
+    done = factorised.reduce(
+        net, proof.random_inputs((1, 6, 6)), FactorisedConfig(chosen_by="energy", rank_share=1e-6, only_faster=True)
+    )
     [time] = done.times
     assert (time.path, time.rank, time.faster) == ("2", 1, True)
     assert time.dense_ms > 2 * time.thin_ms
@@ -115,3 +123,9 @@ def test_thin_layers_are_trained(frobenius: bool) -> None:
     run = factorised.METHOD(job(network(), recipe(epochs=30)), asked)
     assert accuracy(run.model) > 0.9
     assert [name for name, module in run.model.named_modules() if isinstance(module, Factors)] == ["3"]
+
+
+def test_a_network_of_which_no_layer_can_be_two_is_told_so() -> None:
+    net = nn.Sequential(nn.Conv1d(1, 8, 5), nn.Conv1d(8, 8, 5), nn.Flatten(), nn.Linear(64, 3))
+    with pytest.raises(SpecError, match="(?s)no layer but the first and the last can be two.*'1': a Conv1d is neither"):
+        factorised.reduce(net, proof.random_inputs((1, 16)), FactorisedConfig(rank_share=0.5))

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from slimkit import training
 from slimkit.channels import trace
 from slimkit.errors import BudgetError, SpecError
+from slimkit.methods import progressive, shrink, snapshot
 from slimkit.methods.shrink import go_on
 from slimkit.selection import exact
 from slimkit.selection.mask import Mask
@@ -84,7 +85,41 @@ def test_without_a_penalty_all_is_cut_by_rank_at_the_deadline(toy, tmp_path):  #
     assert run.search.to_dict()["drawn_epoch"] == 2 and job.macs(run.cut.mask) <= 0.4 * job.macs()
 
 
-@pytest.mark.parametrize("more", [{}, {"init": "fresh"}, {"init": "rewind", "rewind_step": 2}, {"spend": 0.9}])
+def test_weights_go_back_to_a_step_at_which_channels_were_gone_already(toy, tmp_path, monkeypatch):  # noqa: F811
+    taken, put = [], []
+
+    def take(model, *rest):
+        taken.append(copy.deepcopy(model.state_dict()))
+        return snapshot.take(model, *rest)
+
+    def back(run, *rest):
+        shrink.go_back(run, *rest)
+        put.append(copy.deepcopy(run.model.state_dict()))
+
+    monkeypatch.setattr(progressive, "take", take)
+    monkeypatch.setattr(progressive, "go_back", back)
+    more = {"removal": 3, "penalty_total": 3.0, "dead": 0.3, "init": "rewind", "rewind_step": 8}
+    run, job = found(toy, tmp_path, SLOW | more)
+    [then], [now] = taken, put
+    dense = job.dense.state_dict()
+    assert sum(t.numel() for t in now.values()) < sum(t.numel() for t in then.values())
+    assert sum(t.numel() for t in then.values()) < sum(t.numel() for t in dense.values())
+    for name, tensor in now.items():
+        assert tensor.shape == run.model.state_dict()[name].shape
+        assert set(tensor.flatten().tolist()) <= set(then[name].flatten().tolist())
+    assert run.search.to_dict()["init"] == "rewind"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"init": "fresh"},
+        {"init": "rewind", "rewind_step": 2},
+        {"init": "rewind", "rewind_step": 8},
+        {"spend": 0.9},
+    ],
+)
 def test_a_killed_run_ends_as_if_it_had_not_been(toy, tmp_path, monkeypatch, more):  # noqa: F811
     monkeypatch.setattr(loop._Keeper, "due", lambda self, run: run.step % run.steps_per_epoch == 0)
     settings = SLOW | {"removal": 3, "penalty_total": 3.0, "dead": 0.3, **more}

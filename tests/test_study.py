@@ -1,6 +1,7 @@
 """Studies: arms that share what they must, lines that nothing loses, differences that are not made up."""
 
 import errno
+import io
 import json
 import math
 import multiprocessing
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy.stats import ttest_rel
 
 import slimkit
@@ -26,6 +28,7 @@ from slimkit.methods.method import leg
 from slimkit.methods.train import history, train
 from slimkit.report.page import study_page
 from slimkit.report.sections.arms import said_of
+from slimkit.report.study_table import study_table
 from slimkit.results import Arm, Search, study_file
 from slimkit.results.comparison import BETTER, ONE, SAME, WORSE, difference, student
 from slimkit.runs import study as studying
@@ -92,6 +95,10 @@ def test_scratch_is_all_of_its_controls() -> None:
         ({"ratio": [], "arm": {"x": {"method": "edge-popup", "density": 1.5}}}, "density is 1.5"),
         ({"ratio": [], "arm": {"x": {"method": "factorised", "rank_share": 0.0}}}, "rank_share is 0"),
         ({"arm": {"x": {"keeps": 3}}}, "'keeps' in arm 'x'"),
+        (
+            {"methods": ["early-bird"], "keep": ["fc"], "arm": {"x": {**CONTROL, "ranking": "taylor"}}},
+            "arm 'x': ranking is 'taylor': kept says what is left",
+        ),
         ({"methods": ["uniform"], "equal_cost": True}, "equal_cost is true: the study has no arm"),
         (
             {"methods": ["early-bird"], "arm": {"x": {"rewind_step": "reference"}}},
@@ -240,6 +247,42 @@ def test_another_study_does_not_go_on_in_the_folder(
     assert (tmp_path / study_file.NAME).read_bytes() == before
 
 
+CHANGING = """
+import os, torch
+from torch import nn
+
+def make(num_classes=3):
+    width = 4 + int(os.environ.get("WIDER", 0))
+    return nn.Sequential(nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 4, 3),
+                         nn.ReLU(), nn.Flatten(), nn.Linear(64, num_classes))
+
+def part(seed):
+    random = torch.Generator().manual_seed(seed + int(os.environ.get("OTHER", 0)))
+    return torch.randn(32, 1, 8, 8, generator=random), torch.arange(32) % 3
+
+def data(seed): return {"train": part(seed), "validation": part(seed + 1), "test": part(seed + 2)}
+"""
+
+
+@pytest.mark.parametrize(("variable", "words"), [("OTHER", "inputs or targets are others"), ("WIDER", "dense network")])
+def test_data_and_code_that_have_changed_are_not_mixed_into_a_study(
+    variable: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out = tmp_path / "changing.py", tmp_path / "out"
+    file.write_text(CHANGING)
+    names = {name: value for name, value in WHOLE.items() if name != "images"}
+    asked = {**names, "arch": f"{file}:make", "data": f"{file}:data", "methods": ["dense"]}
+    first = studying.study({**asked, "seeds": 1}, out, workers=0)
+    again = studying.study({**asked, "seeds": 2}, out, workers=0, resume=True)
+    assert again.arms[0] == first.arms[0] and len({one.data_digest for one in again.arms}) == 2
+    monkeypatch.setenv(variable, "7")
+    with pytest.raises(OutputError, match=words):
+        studying.study({**asked, "seeds": 3}, out, workers=0, resume=True)
+    monkeypatch.delenv(variable)
+    study_file.write(out / study_file.NAME, [replace(one, data_digest=None) for one in again.arms])  # as earlier ones
+    assert len(studying.study({**asked, "seeds": 3}, out, workers=0, resume=True).arms) == 3
+
+
 def test_a_folder_that_is_there_or_taken_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("mine")
@@ -254,6 +297,13 @@ def test_a_folder_that_is_there_or_taken_is_left_alone(tmp_path: Path) -> None:
         "mine",
         "thesis.tex",
     ]
+
+
+def test_a_folder_without_a_study_is_no_study_to_go_on_with(tmp_path: Path) -> None:
+    (tmp_path / "study.html").write_text("mine")
+    with pytest.raises(OutputError, match=r"there is no study\.jsonl in it"):
+        studying.study(spec("dense"), tmp_path, resume=True, workers=0)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("study.html", "mine")]
 
 
 def test_a_line_that_is_no_arm_is_refused_with_its_number(tmp_path: Path) -> None:
@@ -471,6 +521,15 @@ def test_controls_that_are_better_are_said_beside_the_methods() -> None:
     assert alone.startswith("Better than uniform: uniform-params at ratio 0.5 by 30")
 
 
+def test_arms_that_are_one_network_under_two_names_are_told(tmp_path: Path) -> None:
+    named = {"small": {**CONTROL, "control": "scratch-E"}, "again": {**CONTROL, "control": "uniform"}}
+    found = studying.study(spec("lottery-ticket", arm=named), tmp_path, workers=0)
+    told = "small and again are the same network at ratio 0.5: widths and results are equal for every seed; with scope"
+    assert len(found.arms) == 3 and any(note.startswith(told) for note in said_of(found.arms).notes)
+    other = [replace(one, widths=(3, *one.widths[1:])) if one.arm == "again" else one for one in found.arms]
+    assert not any("same network" in note for note in said_of(other).notes)
+
+
 @pytest.mark.parametrize(
     ("seeds", "said", "over"),
     [
@@ -509,6 +568,16 @@ def test_the_page_is_made_of_the_lines_alone_and_shows_their_numbers(small: stud
             place = place[int(step)] if isinstance(place, list) else place[step]
         assert float(value) == place
     assert written.count('id="figure-') == 3  # no latency was measured
+
+
+def test_no_interval_is_shown_that_an_accuracy_cannot_reach() -> None:
+    arms = [arm(name, right, seed) for name, pair in (("early-bird", (0, 990)), ("uniform", (990, 0)))
+            for seed, right in enumerate(pair)]  # fmt: skip
+    page, console = study_page(arms), Console(width=200, record=True, file=io.StringIO())
+    console.print(study_table(arms))
+    for shown in (page, console.export_text()):
+        assert "0.0 – 100.0 %" in shown and "−100.0 to +100.0 points" in shown
+        assert not re.search(r"−\d+\.\d – |\d{4}\.\d|[2-9]\d\d\.\d (%|points)", shown)
 
 
 def test_a_study_of_other_numbers_has_another_page(small: studying.Study) -> None:

@@ -20,6 +20,7 @@ from slimkit.data.tensor_split import in_memory
 from slimkit.errors import BudgetError, DataError, MaskError, ProofError, SpecError, TrainingError
 from slimkit.measure.macs import count_macs
 from slimkit.methods import EarlyBirdConfig, penalised
+from slimkit.methods.looks import looks_of
 from slimkit.progress import quiet
 from slimkit.recovery import fold
 from slimkit.results import MeasuredBudget, ledger
@@ -573,6 +574,21 @@ def test_gammas_that_begin_at_zero_have_not_moved_either(toy, tmp_path, share):
             gamma[: round(share * len(gamma))] = 0.0
     with pytest.raises(TrainingError, match="no gamma has moved away from the others"):
         found(toy, tmp_path, {"learning_rate": 1e-9}, model=model)
+
+
+@pytest.mark.parametrize(
+    ("fallen", "standing", "apart"),
+    [(0.01, 0.3, True), (0.01, 0.01, False), (0.3, 0.45, False), (0.5, 0.5, False)],
+)
+def test_a_few_gammas_that_stand_while_most_have_fallen_say_which_to_keep(toy, tmp_path, fallen, standing, apart):
+    _, job = found(toy, tmp_path, {"epochs": 1, "deadline": 0.5})
+    looks = looks_of(job, EarlyBirdConfig(), None)
+    model = copy.deepcopy(job.dense)  # all gammas at 0.5
+    with torch.no_grad():
+        for _, gamma in gammas(model):
+            gamma.fill_(fallen)
+            gamma[: len(gamma) // 12] = standing
+    assert looks.apart(model) is apart
 
 
 def test_a_mask_that_has_settled_among_scores_that_lie_still_is_waited_for(toy, tmp_path):

@@ -4,9 +4,10 @@ from slimkit.data.at_once import Readable, at_once, of_size
 from slimkit.data.augmentation import Augmentation
 from slimkit.data.catalogue import NAMES, as_dataset, as_inputs, open, open_inputs
 from slimkit.data.dataset import Batches, Dataset, Split, some
+from slimkit.data.digest import digest
 from slimkit.data.fit import check_fits, check_runs
 from slimkit.data.inputs import Inputs, different, parted
-from slimkit.data.loader_split import LoaderSplit
+from slimkit.data.loader_split import LoaderSplit, read_by
 from slimkit.data.pictures import Reading
 from slimkit.data.prepared import prepared
 from slimkit.data.smaller import smaller
@@ -30,10 +31,12 @@ __all__ = [
     "check_runs",
     "different",
     "of_size",
+    "digest",
     "open",
     "open_inputs",
     "parted",
     "prepared",
+    "read_by",
     "smaller",
     "some",
 ]

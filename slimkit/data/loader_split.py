@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as MapDataset
 
+from slimkit.data.dataset import Dataset, Split
 from slimkit.data.order import batch_indices, drawing, generator, number
 from slimkit.errors import DataError
 
@@ -77,6 +78,22 @@ class LoaderSplit:
     def normalised(self, mean: Sequence[float], std: Sequence[float]) -> "LoaderSplit":
         """Return the same images with another normalisation; inputs that are given as they are stay."""
         return replace(self, mean=tuple(mean), std=tuple(std)) if self.mean else self
+
+
+def read_by(dataset: Dataset, processes: int | None) -> Dataset:
+    """Return a data set whose inputs are read by so many processes, where they are read one at a time.
+
+    Args:
+        dataset: whatever it is; what is in memory, and loaders of somebody's own, stay as they are.
+        processes: 0: the one that asks; None: as `LoaderSplit` has it.
+    """
+
+    def read(split: Split) -> Split:
+        if isinstance(split, LoaderSplit) and split.workers is None:
+            return replace(split, workers=processes)
+        return split
+
+    return replace(dataset, train=read(dataset.train), validation=read(dataset.validation), test=read(dataset.test))
 
 
 def _ignore_interrupt(worker: int) -> None:

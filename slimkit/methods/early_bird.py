@@ -1,8 +1,9 @@
 """Early-bird tickets: draw the mask as soon as it has settled, and train only the small network on.
 
 You et al. 2020, arXiv:1909.11957. Departs from the released code: the small network inherits its weights (there it
-begins from fresh ones), masks have an exact count and never empty a group, and gammas that do not move are no
-evidence; see `slimkit.methods.observer`.
+begins from fresh ones), masks have an exact count and never empty a group, gammas that do not move are no
+evidence, see `slimkit.methods.observer`, and every group loses the same share: the paper's one threshold for the whole
+network is `scope='global'`.
 """
 
 from dataclasses import dataclass, replace

@@ -23,7 +23,7 @@ from slimkit.results import Search
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, flag, number
 from slimkit.surgery import proof, ranks, thin_times
-from slimkit.surgery.factorise import factorise, merge
+from slimkit.surgery.factorise import factorise, left_dense, merge
 from slimkit.surgery.thin_times import ThinTime
 from slimkit.training.frobenius import frobenius_decay
 
@@ -32,6 +32,8 @@ _NONE = (
     "no layer is cheaper as two thin ones at these settings.\n"
     "  Lower the energy or the budget, or remove channels: slimkit compress"
 )
+_OTHER = "Give another method: slimkit methods"
+_TOLD = 5  # layers that a message names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,21 +79,20 @@ class Factorisation:
     error: float
 
 
-def reduce(model: nn.Module, input_shape: tuple[int, ...], config: FactorisedConfig) -> Factorisation:
+def reduce(model: nn.Module, images: Sequence[Example], config: FactorisedConfig) -> Factorisation:
     """Make the layers of a trained network thin, but for the first and the last one, as in the paper.
 
     Args:
         model: not changed.
-        input_shape: of one image, (C, H, W).
+        images: what the proof runs on, inputs of a batch of one; costs are those of the first.
 
     Raises:
         BudgetError: the budget cannot be met.
         ProofError: thin layers and the same ones merged differ.
         SpecError: no layer would be two.
     """
-    images = proof.random_inputs(input_shape)
     found = _candidates(model, images[0])
-    chosen = _chosen(model, input_shape, found, config)
+    chosen = _chosen(model, images[0], found, config)
     times: list[ThinTime] = []
     if config.only_faster:
         times = thin_times.times(model, found, chosen)
@@ -108,7 +109,7 @@ def reduce(model: nn.Module, input_shape: tuple[int, ...], config: FactorisedCon
         whole=tuple(layer.path for layer in found if layer.path not in chosen),
         times=tuple(times),
         params=(_params(model), _params(thin)),
-        macs=(count_macs(model, input_shape), count_macs(thin, input_shape)),
+        macs=(count_macs(model, images[0]), count_macs(thin, images[0])),
         error=error,
     )
 
@@ -119,16 +120,20 @@ def _error(model: nn.Module, chosen: dict[str, int], images: Sequence[Example]) 
 
 
 def _candidates(model: nn.Module, image: Example) -> list[ranks.Spectrum]:
-    return ranks.layers(model, image)[1:-1]
+    if found := ranks.layers(model, image)[1:-1]:
+        return found
+    unfit = [f"{path!r}: {why}" for path, why in left_dense(model).items()][:_TOLD]
+    told = "no layer but the first and the last can be two thin ones, as a Linear or a Conv2d can."
+    raise SpecError("\n  ".join([told, *unfit, _OTHER]))
 
 
 def _chosen(
-    model: nn.Module, input_shape: tuple[int, ...], found: Sequence[ranks.Spectrum], config: FactorisedConfig
+    model: nn.Module, image: Example, found: Sequence[ranks.Spectrum], config: FactorisedConfig
 ) -> dict[str, int]:
     if config.chosen_by == "energy":
         return ranks.by_energy(found, config.rank_share)
     cost: ranks.CostKind = "params" if config.chosen_by == "params" else "macs"
-    whole = _params(model) if cost == "params" else count_macs(model, input_shape)
+    whole = _params(model) if cost == "params" else count_macs(model, image)
     return ranks.to_budget(found, whole, int(config.rank_share * whole), cost)
 
 
@@ -143,10 +148,9 @@ def needed(job: Job, config: FactorisedConfig) -> None:
         BudgetError: the budget cannot be met.
         SpecError: no layer would be two.
     """
-    shape = job.dataset.input_shape
     easiest = replace(config, rank_share=_LEAST) if config.chosen_by == "energy" else config
-    found = _candidates(job.dense, proof.random_inputs(shape)[0])
-    if not _chosen(job.dense, shape, found, easiest):
+    found = _candidates(job.dense, job.example)
+    if not _chosen(job.dense, job.example, found, easiest):
         raise SpecError(_NONE)
 
 
@@ -154,7 +158,7 @@ def run(job: Job, config: FactorisedConfig) -> Found:
     """Train the dense network unless the thin layers begin without that, make its layers thin, and train on."""
     done = [train(job, job.dense, part="dense")] if config.begin == "trained" else []
     whole_network = named(done[0].model, job.dense) if done else job.dense
-    thin = reduce(whole_network, job.dataset.input_shape, config)
+    thin = reduce(whole_network, proof.random_like(job.example), config)
     if config.begin == "fresh":
         _draw_anew_(thin.model, job.recipe.seed)
     hooks = [frobenius_decay(job.recipe.weight_decay)] if config.frobenius else []

@@ -5,9 +5,11 @@ U = units of the dense network's graph.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from slimkit import data, training
 from slimkit.channels import Example, Graph
@@ -131,11 +133,17 @@ class Job:
         images = len(self.dataset.train)
         return max(1, images // min(self.recipe.batch_size, max(1, images)))
 
-    @property
-    def example(self) -> Tensor:
-        """One black image [1, C, H, W]."""
-        return torch.zeros(1, *self.dataset.input_shape)
+    @cached_property
+    def example(self) -> Example:
+        """One input like those of the data, of a batch of one: zeros, and whole numbers as the first one has them."""
+        inputs, _ = next(iter(self.dataset.validation.batches(1)))
+        found: Example = tree_map_only(Tensor, lambda one: _zero(one.detach().cpu()), inputs)
+        return found
 
     def macs(self, keep: Mask | None = None) -> int:
         """Return the MACs of the dense network, or of what a mask leaves of it."""
         return self.graph.macs((keep or Mask.full(self.graph)).keep)
+
+
+def _zero(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor

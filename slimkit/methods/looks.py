@@ -28,6 +28,7 @@ LOOKS = 8  # an epoch, or until the deadline
 # gammas of ResNet-20 lie 0.02 apart after six steps, and those of ResNet-8 0.1 after twenty; where masks settle under
 # one it was 0.4.
 APART = 0.1
+STANDING = 0.05  # share of the units that have to stand out where most have fallen below `APART` of their start
 _MOST = 60  # looks in the report's matrix and histograms; of more, some are left out evenly
 
 
@@ -104,6 +105,7 @@ class Looks:
 
         Units are compared within what competes, but for those that begin at 0, where no penalty pulls. That all gammas
         fall together, as they do under one while the loss defends none of them yet, says nothing about which to lose.
+        Where most have fallen to nearly nothing it is enough that a few stand: the order of the others costs nothing.
 
         Args:
             model: the network in training.
@@ -112,8 +114,10 @@ class Looks:
         compared = self.start > 0 if bool(self.start.any()) else torch.ones_like(self.start, dtype=torch.bool)
         found = [units[compared[units]] for units in pools(self.bird.graph, self.bird.scope)]
         parts = [change[units] - change[units].median() for units in found if len(units)]
-        low, high = torch.quantile(torch.cat(parts), torch.tensor([0.1, 0.9])).tolist()
-        return bool(high - low >= APART * (float(self.start[compared].median()) or 1.0))
+        away, least = torch.cat(parts), APART * (float(self.start[compared].median()) or 1.0)
+        low, high = torch.quantile(away, torch.tensor([0.1, 0.9])).tolist()
+        fallen = float((self.start + change)[compared].median()) <= least
+        return bool(high - low >= least or (fallen and float((away >= least).float().mean()) >= STANDING))
 
     @property
     def moved(self) -> bool:

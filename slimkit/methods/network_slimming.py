@@ -1,4 +1,7 @@
-"""Network slimming: train with a penalty on gamma, cut, train again, in passes, Liu et al. 2017, arXiv:1708.06519."""
+"""Network slimming: train with a penalty on gamma, cut, train again, in passes, Liu et al. 2017, arXiv:1708.06519.
+
+Departs from the paper: every group loses the same share; its one threshold for the whole network is `scope='global'`.
+"""
 
 from dataclasses import dataclass
 

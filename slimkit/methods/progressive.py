@@ -35,7 +35,7 @@ from slimkit.methods.shrink import (
     resume_small,
     too_late,
 )
-from slimkit.methods.snapshot import Snapshot, take
+from slimkit.methods.snapshot import Snapshot, take, widened
 from slimkit.methods.train import train
 from slimkit.results import Search
 from slimkit.selection.budget import blocks
@@ -44,7 +44,7 @@ from slimkit.settings import setting
 from slimkit.settings.checks import number, optional, whole
 from slimkit.surgery.evidence import Evidence
 from slimkit.surgery.prove import Slimmed, prove
-from slimkit.surgery.remove import remove
+from slimkit.surgery.remove import kept_indices, remove
 from slimkit.surgery.traced import trace
 from slimkit.training import Hook, Run, make_optimizer
 
@@ -84,6 +84,7 @@ class Removal:
         cut: the last removal, over the dense network; None before.
         cut_step: steps done before it.
         snapshot: what to rewind to.
+        taken: the place in `masks` of the network that the snapshot is of.
         epochs: of the run, where `spend` has changed them.
     """
 
@@ -96,6 +97,7 @@ class Removal:
     cut: Cut | None = None
     cut_step: int | None = None
     snapshot: Snapshot | None = None
+    taken: int = 0
     epochs: int | None = None
     evidence: list[Evidence] = field(default_factory=list)
 
@@ -112,7 +114,7 @@ class Removal:
         if self.cut is not None:
             return
         if self.config.init == "rewind" and run.step == self.config.rewind_step:
-            self.snapshot = take(run.model, run.optimizer, run.step)
+            self.snapshot, self.taken = take(run.model, run.optimizer, run.step), len(self.masks) - 1
         if run.step == self.at or run.step % self.every == 0:
             self._remove(run, on_cpu(run.model), last=run.step >= self.at)
 
@@ -182,9 +184,9 @@ class Removal:
         if config.init == "fresh":
             begin_anew(run, job.graph, whole.mask, job.fresh())
         elif config.init == "rewind" and self.snapshot is not None:
-            dense, recipe = copy.deepcopy(job.dense).to(run.device), run.recipe
-            optimizer = make_optimizer(dense, recipe)
-            go_back(run, dense, optimizer, job.graph, whole.mask, self.snapshot)
+            dense = copy.deepcopy(job.dense).to(run.device)
+            then = widened(self.snapshot, dense, kept_indices(job.graph, self.masks[self.taken]))
+            go_back(run, dense, make_optimizer(dense, run.recipe), job.graph, whole.mask, then)
         else:
             go_on(run, before, made.mask, cut.model)
         if self.never_rewound:
@@ -206,6 +208,7 @@ class Removal:
             "cut": None if self.cut is None else self.cut.state(),
             "cut_step": self.cut_step,
             "snapshot": self.snapshot.state() if self.snapshot and self.cut is None else None,
+            "taken": self.taken,
             "epochs": self.epochs,
         }
 
@@ -214,6 +217,7 @@ class Removal:
         self.evidence = [evidence_of(one) for one in state["evidence"]]
         self.cut_step, self.epochs = state["cut_step"], state["epochs"]
         self.snapshot = Snapshot(**state["snapshot"]) if state["snapshot"] else None
+        self.taken = state.get("taken", 0)  # states of an earlier version have snapshots of the dense network alone
         if state["cut"] is not None:
             self.cut = restored(state["cut"], run.model, self.job.graph)
         if len(self.masks) > 1:

@@ -41,6 +41,32 @@ def _kept(value: Any) -> Any:
     return value.detach().cpu().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
+def widened(snapshot: Snapshot, dense: nn.Module, kept: dict[str, dict[int, Tensor]]) -> Snapshot:
+    """Return the snapshot of a smaller network in the shapes of the one it was cut from.
+
+    Args:
+        snapshot: of the smaller network.
+        dense: the other; what the smaller one lacks is as here.
+        kept: which indices of each of its tensors the smaller one has, as `kept_indices` has them.
+    """
+
+    def wide(name: str, values: Any, like: Tensor) -> Any:
+        if name not in kept or not isinstance(values, Tensor) or values.shape != snapshot.weights[name].shape:
+            return values
+        found, indices = like.detach().cpu().clone(), kept[name]
+        grid = [indices.get(dim, torch.arange(size)).cpu() for dim, size in enumerate(found.shape)]
+        found[torch.meshgrid(*grid, indexing="ij")] = values
+        return found
+
+    whole = dense.state_dict()
+    weights = {name: wide(name, values, whole[name]) for name, values in snapshot.weights.items()}
+    memory = {
+        name: {what: wide(name, value, torch.zeros_like(whole[name])) for what, value in remembered.items()}
+        for name, remembered in snapshot.memory.items()
+    }
+    return Snapshot(snapshot.step, weights, memory)
+
+
 def put_(snapshot: Snapshot, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Bring a network and its optimizer back, in place, to what they were."""
     model.load_state_dict(snapshot.weights)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def build(arch: str, classes: int | None = None, input_shape: tuple[int, ...] | 
     model = building.create(reference, arguments)
     building.refuse_empty(model, reference)
     if input_shape is not None and not building.takes(reference, *building.CHANNELS):
-        attributes = _set_channels(model, input_shape[0], arch)
+        attributes = _set_channels(model, input_shape, arch)
     said = tuple(f"{path} was made anew for images of {input_shape[0]} channels" for path in attributes if input_shape)
     match = Match(reference, arguments, building.stated_classes(arguments), attributes)
     return _network(model, match, "fresh", said, input_shape)
@@ -373,21 +374,27 @@ def _classes(model: nn.Module) -> int | None:
     return found if isinstance(found, int) and found > 0 else None
 
 
-def _set_channels(model: nn.Module, channels: int, arch: str) -> dict[str, dict[str, Any]]:
-    """Give a network's first convolution another number of input channels, with fresh weights."""
-    first = signatures.first_convolution(model)
-    if first and first[1].in_channels == channels:
+def _set_channels(model: nn.Module, shape: tuple[int, ...], arch: str) -> dict[str, dict[str, Any]]:
+    """Give a network's first convolution another number of input channels, with fresh weights, unless it fits.
+
+    Where none of its layers reads channels it stays as it is: whether it takes such inputs is seen when it runs.
+    """
+    layers = [m for m in model.modules() if isinstance(m, (*signatures.CONVOLUTIONS, nn.Linear))]
+    convolutions = [m for m in layers if not isinstance(m, nn.Linear)]
+    read = getattr(layers[0], "in_features", None) if layers else None
+    if not convolutions or convolutions[0].in_channels == shape[0] or read in (shape[-1], math.prod(shape)):
         return {}
+    first = signatures.first_convolution(model)
     if not first:
         raise ArchitectureError(
             f"`arch={arch!r}`: its factory takes no in_channels, so it cannot be built for "
-            f"{number_of(channels, 'channel')}.\n"
+            f"{number_of(shape[0], 'channel')}.\n"
             "  Give the factory a parameter in_channels."
         )
     path, convolution = first
-    convolution.in_channels = channels
+    convolution.in_channels = shape[0]
     convolution.weight = nn.Parameter(
-        convolution.weight.new_empty(convolution.out_channels, channels, *convolution.kernel_size)
+        convolution.weight.new_empty(convolution.out_channels, shape[0], *convolution.kernel_size)
     )
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    return {path: {"in_channels": channels}}
+    return {path: {"in_channels": shape[0]}}

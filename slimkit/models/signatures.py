@@ -15,6 +15,8 @@ from slimkit.models import building
 from slimkit.models.reference import Reference
 
 TensorShapes = dict[str, tuple[int, ...]]
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _UNCOUNTED = "num_batches_tracked"  # absent from state dicts of torch before 0.4.1
 
 
@@ -91,9 +93,9 @@ def signature(reference: Reference, arguments: Mapping[str, Any]) -> Signature:
     return Signature(str(reference), dict(arguments), shapes, free, stem, (classes, channels))
 
 
-def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
-    """Return the convolution that reads the image, with its module path."""
-    found = next(((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)), None)
+def first_convolution(model: nn.Module) -> tuple[str, Convolution] | None:
+    """Return the convolution that reads the image, or the signal, with its module path; none that is in groups."""
+    found = next(((n, m) for n, m in model.named_modules() if isinstance(m, CONVOLUTIONS)), None)
     return found if found and found[1].groups == 1 else None
 
 

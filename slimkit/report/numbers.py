@@ -89,10 +89,17 @@ def metric(value: float | None, unit: str, places: int = 1) -> str:
     return percent(value, places) if unit == "share" else f"{digits(value, 4)} {unit}".rstrip()
 
 
+def possible(span: tuple[float, float], unit: str, least: float = 0.0) -> tuple[float, float]:
+    """Return what a metric can be of an interval that a formula may take further: shares end at 1, and at `least`."""
+    low, high = (min(1.0, max(least, end)) if unit == "share" else end for end in span)
+    return low, high
+
+
 def interval(span: tuple[float, float] | None, unit: str = "share") -> str:
     """Write an interval of a metric, the unit once: 88.3 – 94.1 %; nothing where there is none."""
     if span is None:
         return ""
+    span = possible(span, unit)
     return f"{metric(span[0], unit).removesuffix(' %').removesuffix(f' {unit}')} – {metric(span[1], unit)}"
 
 

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from slimkit.report.numbers import MISSING, change, digits, metric, milliseconds
+from slimkit.report.numbers import MISSING, change, digits, interval, metric, milliseconds
 from slimkit.report.sections.arms import rows, said_of, span
 from slimkit.results import Arm
 from slimkit.results.comparison import differences, opponents
@@ -16,13 +16,12 @@ from slimkit.results.comparison import differences, opponents
 def study_table(arms: Sequence[Arm], notes: Sequence[str] = ()) -> RenderableType:
     """Show a study: the verdict first."""
     said, unit = said_of(arms), arms[0].unit
-    means = _table("arm", "test", "±", "seeds", "cost", "MACs", "params", "latency")
+    means = _table("arm", "test", "95 % interval", "seeds", "cost", "MACs", "params", "latency")
     for row in rows(arms):
-        half = (row.test.interval[1] - row.test.interval[0]) / 2 if row.test.interval else None
         cells = (
             row.title,
             metric(row.test.value, unit, 2),
-            MISSING if half is None else metric(half, unit, 2),
+            interval(row.test.interval, unit) or MISSING,
             str(row.test.seeds),
             digits(row.cost, 2),
             digits(row.macs, 2),

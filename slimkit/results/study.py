@@ -70,6 +70,7 @@ class Arm(Record):
         seed: of data split, data order and weights.
         settings: all settings of the run.
         data: which data, with how many training images of how many pixels.
+        data_digest: of some of its inputs and targets; None where it was not taken, or is another each time.
         slimkit, commit: version, and the commit of a checkout with a plus where files differ from it.
         metric, unit, better: what is compared: its name, its unit (`share`), and `higher` or `lower`.
         validation, test: after the last epoch; test is read once.
@@ -106,6 +107,7 @@ class Arm(Record):
     after_cut: float | None = None
     spent: Spending
     notes: tuple[str, ...] = ()
+    data_digest: str | None = None
     clock: Clock = field(compare=False)
 
     @property

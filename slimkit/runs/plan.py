@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -38,7 +38,7 @@ def plan(
     words: Mapping[str, str] | None = None,
     source: str = "the settings",
     *,
-    one_of_many: bool = False,
+    ignoring: Collection[str] = (),
 ) -> Plan:
     """Make a plan from settings by name, the method's among them.
 
@@ -46,7 +46,7 @@ def plan(
         settings: values; `method` is a name, or an object of the settings of one.
         words: further settings as they stand on a command line; they win.
         source: of the settings, for messages.
-        one_of_many: it is an arm of a study, whose arms share settings that one of them may have no use for.
+        ignoring: settings that it may have no use for: of an arm of a study, those that all arms share.
 
     Raises:
         SpecError: a name is unknown to the method (the nearest known ones are listed), a value is refused, or a setting
@@ -71,8 +71,9 @@ def plan(
     if not method.removes:
         why = f"the method {method.name!r} removes no channels, so it has no use for it"
         _refuse_idle(spec, dict.fromkeys(OF_CHANNELS, why))
-    elif not one_of_many:
-        _refuse_idle(spec, method.idle(config, spec.budget))
+    else:
+        idle = method.idle(config, spec.budget).items()
+        _refuse_idle(spec, {name: why for name, why in idle if name not in ignoring}, f"{source}: " if ignoring else "")
     return Plan(spec, method, config)
 
 
@@ -102,14 +103,14 @@ def _alone(config: Settings, rest: Mapping[str, Any]) -> Settings:
     return config
 
 
-def _refuse_idle(spec: TrainSpec, idle: Mapping[str, str]) -> None:
+def _refuse_idle(spec: TrainSpec, idle: Mapping[str, str], whose: str = "") -> None:
     """Refuse settings that would be accepted and ignored. What a settings file holds by default may stay in it."""
     usual = TrainSpec(arch=spec.arch, data=spec.data)
     for name, why in idle.items():
         value = getattr(spec, name)
         if value is not None and value != getattr(usual, name):
             raise SpecError(
-                f"{name} is {value!r}: {why}.\n  Leave `{name}` out, or give another method: slimkit methods"
+                f"{whose}{name} is {value!r}: {why}.\n  Leave `{name}` out, or give another method: slimkit methods"
             )
 
 

@@ -14,7 +14,7 @@ from slimkit.report import page
 from slimkit.results import Arm, study_file
 from slimkit.runs import begin
 from slimkit.runs.arms import ray_workers
-from slimkit.runs.arms.arm import Assignment, described, prepared, train_arm
+from slimkit.runs.arms.arm import Assignment, Ground, ground_of, prepared, train_arm
 from slimkit.runs.arms.order import Planned, planned
 from slimkit.runs.arms.workers import Here, Processes, WorkerDied, Workers
 from slimkit.runs.folder import output as folder
@@ -66,9 +66,9 @@ def study(
     runs = planned(spec)
     target = Path(out) if out is not None else Path(f"{begin.short_name(spec.arch)}-study")
     progress("looking at the arms", None)
-    data = _try_out(spec, runs)
+    ground = _try_out(spec, runs)
     with folder.kept(target, resume) as home:
-        done, notes = _earlier(home, runs, data)
+        done, notes = _earlier(home, runs, ground)
         failed: dict[Key, SlimkitError | WorkerDied] = {}
         with hired(str(workers)) as hands:
             for key, answer in _trained(spec, runs, done, hands):
@@ -122,15 +122,16 @@ def _local(count: int) -> Iterator[Workers]:
         local.close()
 
 
-def _work(spec: StudySpec, run: Planned, found: Mapping[Key, Arm]) -> Assignment:
-    return Assignment(run.arm, run.budget, run.resolved(found), spec.images, spec.pixels, spec.latency)
+def _work(spec: StudySpec, run: Planned, found: Mapping[Key, Arm], readers: int | None = None) -> Assignment:
+    settings = run.resolved(found)
+    return Assignment(run.arm, run.budget, settings, spec.images, spec.pixels, spec.latency, readers)
 
 
-def _try_out(spec: StudySpec, runs: list[Planned]) -> str:
+def _try_out(spec: StudySpec, runs: list[Planned]) -> Ground:
     """Prepare the first run of every arm that waits for nobody, so that hours are not spent on a mistake.
 
     Returns:
-        The data, as lines of arms have it.
+        What all arms share.
 
     Raises:
         SlimkitError: the data is missing, does not fit, or a method cannot work on the network.
@@ -139,11 +140,11 @@ def _try_out(spec: StudySpec, runs: list[Planned]) -> str:
         asked = run.plan({})
         job = prepared(_work(spec, run, {}), asked)
         asked.method.check(job, asked.config)
-    return described(job.dataset)  # all arms share it, and one at least waits for nobody
+    return ground_of(job)  # all arms share it, and one at least waits for nobody
 
 
-def _earlier(home: Path, runs: list[Planned], data: str) -> tuple[dict[Key, Arm], list[str]]:
-    """Return the arms that are there already; `data` is what this study trains on.
+def _earlier(home: Path, runs: list[Planned], ground: Ground) -> tuple[dict[Key, Arm], list[str]]:
+    """Return the arms that are there already; `ground` is what this study trains on.
 
     Raises:
         OutputError: some are none of this study.
@@ -151,6 +152,8 @@ def _earlier(home: Path, runs: list[Planned], data: str) -> tuple[dict[Key, Arm]
     """
     path = home / study_file.NAME
     if not path.exists():
+        if any(home.iterdir()):
+            raise OutputError(f"{home}: there is no {study_file.NAME} in it to go on from.\n  Give another `out`")
         return {}, []
     arms, dropped = study_file.read(path)
     notes = [dropped] if dropped else []
@@ -166,8 +169,7 @@ def _earlier(home: Path, runs: list[Planned], data: str) -> tuple[dict[Key, Arm]
                 if ready
                 else "the arm that it was compared with is gone"
             )
-            if arm.data != data:
-                wrong = f"it was trained on {arm.data}, not on {data}"
+            wrong = ground.other(arm) or wrong
         if wrong:
             raise OutputError(
                 f"{path}: it holds {' '.join(map(str, key))} of another study: {wrong}.\n  Give another `out`"
@@ -214,7 +216,7 @@ def _trained(
             if run.waits is None or run.waits in done:
                 running[key] = waiting.pop(key)
                 try:
-                    workers.begin(key, _work(spec, run, done))
+                    workers.begin(key, _work(spec, run, done, workers.readers))
                 except SpecError as error:  # what it waited for has no such thing
                     del running[key]
                     yield key, error

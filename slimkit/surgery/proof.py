@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from slimkit.channels import Graph
 from slimkit.channels.left_out import left_out
@@ -33,6 +34,7 @@ __all__ = [
     "masked",
     "outputs",
     "random_inputs",
+    "random_like",
     "relative_error",
     "require",
     "trials",
@@ -135,3 +137,13 @@ def random_inputs(shape: Sequence[int], count: int = 4, seed: int = 0) -> list[T
     """Return `count` standard normal inputs of shape (1, *shape), a fixed seed."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(1, *shape, generator=generator) for _ in range(count)]
+
+
+def random_like(example: Example, count: int = 4, seed: int = 0) -> list[Example]:
+    """Return `count` standard normal inputs of the shapes of an example, a fixed seed; whole numbers stay."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(tensor: Tensor) -> Tensor:
+        return torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
+
+    return [tree_map_only(Tensor, drawn, example) for _ in range(count)]

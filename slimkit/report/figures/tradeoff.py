@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from slimkit.report.figures.canvas import AFTER, BEFORE, INK, MUTED, NARROW, PAPER, Drawing, canvas, graded
-from slimkit.report.numbers import digits, interval, metric, percent, short
+from slimkit.report.numbers import digits, interval, metric, percent, possible, short
 from slimkit.results import Accuracy
 
 _COLOURS = {"before": (BEFORE, BEFORE), "after": (AFTER, AFTER), "other": (PAPER, INK)}
@@ -43,8 +43,8 @@ def accuracy_against(
     least = 0.02 if by.unit == "share" else 0.02 * max(map(abs, values)) or 1.0
     room = max(max(values) - min(values), least)  # less would make noise look like a difference
     middle = (max(values) + min(values)) / 2
-    top = middle + 0.62 * room
-    axes.set(xlim=(0, 1.08 * max(costs)), ylim=(middle - 0.62 * room, min(top, 1.0) if by.unit == "share" else top))
+    limits = possible((middle - 0.62 * room, middle + 0.62 * room), by.unit)
+    axes.set(xlim=(0, 1.08 * max(costs)), ylim=limits)
     heights = _apart(points, 15 / (height - 74) * 1.24 * room, 1.08 * max(costs) / (width - 64))
     for point, level in zip(points, heights, strict=True):
         face, edge = _COLOURS[point.role]

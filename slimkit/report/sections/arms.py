@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from slimkit.quantity import number_of
 from slimkit.report.figures import tradeoff
-from slimkit.report.numbers import MISSING, Show, amount, change, digits, interval, metric, milliseconds
+from slimkit.report.numbers import MISSING, Show, amount, change, digits, interval, metric, milliseconds, possible
 from slimkit.report.parts import Cell, Section, Table, picture, quantity, words
 from slimkit.report.verdict import Headline, Verdict
 from slimkit.results import Accuracy, Arm
@@ -92,10 +92,11 @@ def said_of(arms: Sequence[Arm]) -> Verdict:
     if not told:
         common = " in common" if any(len(own) > 1 for own in grouped(arms).values()) else ""
         note = "Give more seeds: differences between trainings of one seed are no smaller than those between seeds."
-        return Verdict(f"One seed{common}: nothing can be told between these arms.", (headline,), (note,))
+        sentence = f"One seed{common}: nothing can be told between these arms."
+        return Verdict(sentence, (headline,), (note, *_same(arms)))
     over = _seeds(max(told)) if len(set(told)) == 1 else f"{min(told)} to {_seeds(max(told))}"
     sentence = _sentence(tested, better, against[0], over, unit)
-    return Verdict(sentence, (headline,), tuple(_notes(tested, over)))
+    return Verdict(sentence, (headline,), (*_notes(tested, over), *_same(arms)))
 
 
 def _sentence(found: Sequence[Difference], controls: Sequence[Difference], against: str, over: str, unit: str) -> str:
@@ -123,6 +124,25 @@ def _notes(found: Sequence[Difference], over: str) -> list[str]:
     return said
 
 
+def _same(arms: Sequence[Arm]) -> list[str]:
+    """Say which arms are one network under several names: of the same widths and results, seed by seed."""
+    alike: dict[tuple[object, ...], list[list[Arm]]] = {}
+    for own in grouped(arms).values():
+        if all(arm.widths for arm in own):
+            found = tuple((arm.seed, arm.widths, arm.validation, arm.test) for arm in own)
+            alike.setdefault((own[0].budget, found), []).append(own)
+    said = []
+    for several in (each for each in alike.values() if len(each) > 1):
+        *names, last = (own[0].arm for own in several)
+        scoped = {arm.settings.get("scope") for own in several for arm in own} - {"global", None}
+        hint = "; with scope = 'global' widths are found that differ" if scoped else ""
+        said.append(
+            f"{', '.join(names)} and {last} are the same network at {several[0][0].budget}: widths and results are "
+            f"equal for every seed{hint}."
+        )
+    return said
+
+
 def comparison_of_arms(arms: Sequence[Arm]) -> tuple[Verdict, list[Section]]:
     """Sum a study up: what to say first, and the sections that show it."""
     found = rows(arms)
@@ -147,7 +167,13 @@ def _against(
     found: Sequence[Row], by: Accuracy, name: str, label: str, cost: Callable[[Row], float | None], show: Show
 ) -> Section | None:
     points = [
-        tradeoff.Point(row.title, spent, row.test.value, "before" if row.control else "after", row.test.interval)
+        tradeoff.Point(
+            row.title,
+            spent,
+            row.test.value,
+            "before" if row.control else "after",
+            possible(row.test.interval, by.unit) if row.test.interval else None,
+        )
         for row in found
         if (spent := cost(row)) is not None
     ]
@@ -235,7 +261,7 @@ def span(mean: Mean, unit: str) -> str | None:
     """Write the interval of a difference."""
     if mean.interval is None:
         return None
-    low, high = (change(end, 0, unit) for end in mean.interval)
+    low, high = (change(end, 0, unit) for end in possible(mean.interval, unit, -1.0))
     return f"{low.removesuffix(' points')} to {high}"
 
 

@@ -38,6 +38,7 @@ class Assignment:
         settings: of the run.
         images, pixels: the data set is made smaller to these.
         latency: measure it.
+        readers: processes that read data, as `data.read_by` takes them.
     """
 
     arm: str
@@ -46,6 +47,36 @@ class Assignment:
     images: int | None
     pixels: int | None
     latency: bool
+    readers: int | None = None
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all arms of one seed share.
+
+    Attributes:
+        data: in words.
+        digest: of it, as `data.digest` gives it.
+        macs, params: of the dense network.
+        seed: of the data split.
+    """
+
+    data: str
+    digest: str | None
+    macs: int
+    params: int
+    seed: int
+
+    def other(self, arm: Arm) -> str:
+        """Say in what a finished arm stood on something else; nothing where it did not."""
+        if arm.data != self.data:
+            return f"it was trained on {arm.data}, not on {self.data}"
+        if arm.seed == self.seed and self.digest and arm.data_digest not in (None, self.digest):
+            return "the data has the same name and size, but its inputs or targets are others now"
+        if (arm.dense_macs, arm.dense_params) != (self.macs, self.params):
+            had = f"{arm.dense_macs:,} multiply-adds and {arm.dense_params:,} parameters"
+            return f"its dense network has {had}, not {self.macs:,} and {self.params:,}: the code has changed"
+        return ""
 
 
 def train_arm(work: Assignment) -> dict[str, Any]:
@@ -54,7 +85,7 @@ def train_arm(work: Assignment) -> dict[str, Any]:
     Raises:
         SlimkitError: whatever the caller can mend.
     """
-    asked = plan(work.settings, source=f"arm {work.arm!r}", one_of_many=True)
+    asked = plan(work.settings, source=f"arm {work.arm!r}", ignoring=work.settings)
     job = prepared(work, asked)
     stages = Stages()
     with stages.stage("training"):
@@ -64,7 +95,7 @@ def train_arm(work: Assignment) -> dict[str, Any]:
         quality.evaluate(found.model, split, task, device=job.device)[task.metric]
         for split in (job.dataset.validation, job.dataset.test)
     )
-    unit = task.metrics[task.metric].unit
+    unit, ground = task.metrics[task.metric].unit, ground_of(job)
     arm = Arm(
         schema=STUDY_SCHEMA,
         arm=work.arm,
@@ -72,7 +103,8 @@ def train_arm(work: Assignment) -> dict[str, Any]:
         budget=work.budget,
         seed=asked.spec.seed,
         settings=asked.settings(),
-        data=described(job.dataset),
+        data=ground.data,
+        data_digest=ground.digest,
         slimkit=__version__,
         commit=commit(),
         metric=task.metric,
@@ -82,8 +114,8 @@ def train_arm(work: Assignment) -> dict[str, Any]:
         test=_outcome(test, unit),
         macs=count_macs(found.model, job.example),
         params=count_params(found.model),
-        dense_macs=count_macs(job.dense, job.example),
-        dense_params=count_params(job.dense),
+        dense_macs=ground.macs,
+        dense_params=ground.params,
         widths=tuple(found.cut.mask.counts(job.graph)) if found.cut else (),
         drawn_epoch=found.search.drawn_epoch,
         after_cut=found.cut.after.accuracy if found.cut else None,
@@ -100,7 +132,7 @@ def prepared(work: Assignment, asked: Plan) -> Job:
     Raises:
         SlimkitError: the data is not there, the network does not fit it, or an engine is missing.
     """
-    dataset = data.smaller(opened(asked.spec), work.images, work.pixels)
+    dataset = data.read_by(data.smaller(opened(asked.spec), work.images, work.pixels), work.readers)
     network = begin.fresh_network(asked.spec, dataset, asked.spec.seed)
 
     def fresh() -> nn.Module:
@@ -109,10 +141,17 @@ def prepared(work: Assignment, asked: Plan) -> Job:
     return job_of(network, fresh, dataset, asked)
 
 
-def described(dataset: data.Dataset) -> str:
-    """Say which data an arm was trained on."""
+def ground_of(job: Job) -> Ground:
+    """Say what an arm stands on."""
+    dataset = job.dataset
     size = " x ".join(map(str, dataset.input_shape[1:])) or str(dataset.input_shape)
-    return f"{dataset.name}, {len(dataset.train):,} training images of {size}"
+    return Ground(
+        data=f"{dataset.name}, {len(dataset.train):,} training images of {size}",
+        digest=data.digest(dataset),
+        macs=count_macs(job.dense, job.example),
+        params=count_params(job.dense),
+        seed=job.recipe.seed,
+    )
 
 
 def _outcome(found: Measurement, unit: str) -> Outcome:

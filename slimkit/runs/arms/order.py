@@ -67,7 +67,7 @@ class Planned:
 
     def plan(self, found: Mapping[tuple[str, str, int], Arm]) -> Plan:
         """Return the run as its method takes it."""
-        return plan(self.resolved(found), source=f"arm {self.arm!r}", one_of_many=True)
+        return plan(self.resolved(found), source=f"arm {self.arm!r}", ignoring=self.settings)
 
 
 def _epoch(arm: Arm) -> int | None:
@@ -111,7 +111,7 @@ def planned(spec: StudySpec) -> list[Planned]:
                 for seed in range(spec.seeds)
             ]
     for run in {run.arm: run for run in found}.values():
-        plan(_stood_in(run), source=f"arm {run.arm!r}", one_of_many=True)
+        plan(_stood_in(run), source=f"arm {run.arm!r}", ignoring=run.settings.keys() - arms[run.arm].keys())
     return sorted(found, key=lambda run: run.seed)  # so that a study that is cut short has whole seeds
 
 
@@ -126,7 +126,10 @@ def _stood_in(run: Planned) -> dict[str, Any]:
             raise SpecError(
                 f"arm {run.arm!r}: {name} is {REFERENCE!r}, which only {', '.join(_STAND_INS)} may be.\n  Give a value"
             )
-    return {name: _STAND_INS[name] if value == REFERENCE else value for name, value in run.settings.items()}
+    settings = {name: _STAND_INS[name] if value == REFERENCE else value for name, value in run.settings.items()}
+    if run.waits and settings["method"] == "scratch" and not _has_widths(settings):
+        settings["kept"] = [1]
+    return settings
 
 
 def _has_widths(settings: Mapping[str, Any]) -> bool:

@@ -50,6 +50,8 @@ def cluster(address: str, task: Handler) -> Iterator["Ray"]:
 class Ray:
     """A cluster that is connected."""
 
+    readers: int | None = 0  # a task has one processor
+
     def __init__(self, ray: Any, task: Handler) -> None:
         self._ray, self._names = ray, dict[Any, Any]()
         self._remote = ray.remote(num_cpus=1, max_retries=0)(_work)

@@ -1,10 +1,13 @@
 """Who trains the arms of a study: this process, or others of this machine."""
 
 import multiprocessing
+import os
 import signal
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -14,14 +17,25 @@ import torch
 from slimkit.errors import SlimkitError
 
 Handler = Callable[[Any], Any]
+_GRACE = 10.0  # seconds that a process has to end those that it has started
 
 
 class WorkerDied(Exception):
     """A worker ended before it had done its work."""
 
 
+class _Ended(BaseException):
+    """Ends a process as SIGTERM asks for; no SystemExit, which the user's own code may raise."""
+
+
 class Workers(Protocol):
-    """Do pieces of work, each with one thread."""
+    """Do pieces of work, each with one thread.
+
+    Attributes:
+        readers: processes that may read data for each piece of work; None: as many as for a training alone.
+    """
+
+    readers: int | None
 
     @property
     def free(self) -> int:
@@ -39,6 +53,8 @@ class Workers(Protocol):
 
 class Here:
     """This process: one piece of work at a time."""
+
+    readers: int | None = None
 
     def __init__(self, task: Handler) -> None:
         self._task, self._next = task, list[tuple[Any, Any]]()
@@ -61,13 +77,15 @@ class Processes:
 
     def __init__(self, count: int, task: Handler) -> None:
         self._task, self._count = task, count
+        self.readers: int | None = max(0, (os.cpu_count() or 1) // count - 1)
         self._idle: list[tuple[Connection, BaseProcess]] = []
         self._busy: dict[Connection, tuple[BaseProcess, Any]] = {}
 
     def _start(self) -> tuple[Connection, BaseProcess]:
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self._task), daemon=True)
+        method = multiprocessing.get_start_method()
+        process = context.Process(target=_serve, args=(theirs, self._task, method))  # daemons may start no others
         process.start()
         theirs.close()
         return ours, process
@@ -99,22 +117,41 @@ class Processes:
         return done
 
     def close(self) -> None:
-        """End all processes, also those that work."""
-        for process in [*(process for _, process in self._idle), *(process for process, _ in self._busy.values())]:
+        """End all processes, also those that work, with those that they have started."""
+        processes = [*(process for _, process in self._idle), *(process for process, _ in self._busy.values())]
+        for process in processes:
             process.terminate()
+        for process in processes:
+            process.join(_GRACE)
+            process.kill()
             process.join()
 
 
-def _serve(link: Connection, task: Handler) -> None:
-    """Work until the other end of the link is gone."""
+def _serve(link: Connection, task: Handler, method: str) -> None:
+    """Work until the other end of the link is gone; processes are started here by `method`, not as this one was."""
+    multiprocessing.set_start_method(method, force=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
+    signal.signal(signal.SIGTERM, _end)
+    threading.Thread(target=_follow, daemon=True).start()
     torch.set_num_threads(1)
-    while True:
-        try:
-            work = link.recv()
-        except EOFError:
-            return
-        link.send(answer(task, work))
+    with suppress(EOFError, OSError, _Ended):
+        while True:
+            link.send(answer(task, link.recv()))
+
+
+def _end(signum: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Ended
+
+
+def _follow() -> None:
+    """End this process soon after the one that started it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE)
+    os._exit(1)
 
 
 def answer(task: Handler, work: Any) -> Any:
