@@ -1,5 +1,7 @@
 """Networks whose code holds a width as a number: such channels are kept, whatever the budget and the inputs."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -146,3 +148,24 @@ def test_a_width_written_in_code_is_kept_where_a_drop_is_asked_for() -> None:
         _network("tutorial"), images[:1], dataset=loaders, max_drop=20, minimise="macs", round_to=1, epochs=0
     )
     _check("tutorial", result.report, result.model)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"keep": ("b",)}, "was to be kept (keep)"),
+        ({"without_bn": "keep", "keep": ("a",)}, "no BatchNorm scales it, and such channels were to be kept"),
+    ],
+)
+def test_what_is_kept_on_request_is_told_as_such(settings: dict[str, Any], said: str) -> None:
+    """Of `--keep` it had been said that no BatchNorm scales it."""
+    net = nn.Sequential()
+    net.a, net.n, net.b = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3)
+    net.c, net.m, net.end, net.out = nn.Conv2d(8, 8, 2), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(72, 10)
+    report = slimkit.compress(
+        net.eval(), torch.rand(1, 1, 8, 8), ratio=0.2, round_to=1, recover=False, **settings
+    ).report
+    reasons = {entry.layer: entry.reason for entry in report.channels.kept}
+    assert reasons["b"].startswith(said)
+    if "a" in settings["keep"]:
+        assert reasons["a"].startswith("was to be kept (keep)")

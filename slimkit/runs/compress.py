@@ -212,7 +212,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         spec=asdict(spec),
         arch=architecture(given.network, example, dataset, shape_given=spec.input_shape is not None),
         environment=environment(),
-        channels=rows.channels(graph, slimmed.mask, slimmed.fixed, slimmed.failing, spec.ratio),
+        channels=rows.channels(graph, slimmed.mask, slimmed.fixed, slimmed.failing, spec.ratio, spec.without_bn),
         groups=rows.groups(graph, slimmed.mask, made.widths),
         layers=layers,
         gammas=rows.gammas(dense, model),
