@@ -6,7 +6,6 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit import data
 from slimkit.errors import DataError
@@ -15,6 +14,7 @@ from slimkit.hardware import device_of
 from slimkit.measure.macs import count_macs
 from slimkit.recovery.calibration import chunks
 from slimkit.recovery.made_images import made_images
+from slimkit.recovery.norms import learned
 from slimkit.runs.given import Given
 from slimkit.surgery import proof
 from slimkit.surgery.trials import wilder
@@ -88,7 +88,7 @@ def calibrate(given: Given, comparable: bool) -> Calibration | None:
         return Calibration(name, batches, held, fits, apart, source=source)
     if not fits or not isinstance(example, Tensor) or not example.is_floating_point():
         return None
-    if not any(map(_learned, dense.modules())):
+    if not learned(dense):
         return None
     shape, count, steps = _affordable(dense, tuple(example.shape[1:]))
     more = round(_HELD * count)
@@ -155,12 +155,6 @@ def _parted(given: Given, source: data.Inputs) -> tuple[data.Inputs, data.Inputs
             "  Give a tensor, a data set or a folder of inputs"
         )
     return (*parts, True) if parts else (source, source, False)
-
-
-def _learned(module: nn.Module) -> bool:
-    if not isinstance(module, _BatchNorm) or module.running_mean is None:
-        return False
-    return bool(module.running_mean.any())
 
 
 def _affordable(dense: nn.Module, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int, int]:
