@@ -13,7 +13,7 @@ from slimkit import models, training
 from slimkit._version import __version__
 from slimkit.dtypes import in_types_of
 from slimkit.example import Example, batch_size
-from slimkit.hardware import plain_precision, seeded
+from slimkit.hardware import on_device, plain_precision, seeded
 from slimkit.measure import quality
 from slimkit.measure.environment import environment
 from slimkit.measure.stages import Stages
@@ -21,6 +21,8 @@ from slimkit.models.detectors import Heads, itself
 from slimkit.models.ultralytics import Maps, round_
 from slimkit.modules import unwrapped
 from slimkit.progress import Progress, Watcher, quiet
+from slimkit.recovery.calibration import Chunk
+from slimkit.recovery.gap import off
 from slimkit.results import Fit, Own, Report, WithinDrop
 from slimkit.runs import detection, start
 from slimkit.runs.cost import compress_cost
@@ -241,6 +243,7 @@ def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibrati
     if found is None or calibration is None:
         return None
     same = quality.agreement(given.at_work, model, calibration.held, given.device, classifies=given.classifies)
+    held = [Chunk(one, held=True) for one in calibration.held]
     return Fit(
         on=calibration.name,
         made=calibration.made,
@@ -250,6 +253,7 @@ def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibrati
         held=sum(map(batch_size, calibration.held)),
         apart=calibration.apart,
         agreement=same.value if same else None,
+        off=None if same else off(given.at_work, on_device(model, given.device), held),
     )
 
 
