@@ -10,7 +10,7 @@ from torch import Tensor
 from slimkit import models
 from slimkit.channels import Graph
 from slimkit.errors import BudgetError, DataError, MaskError, SpecError
-from slimkit.example import Example, on
+from slimkit.example import Example, batch_size, on
 from slimkit.measure.engines import require
 from slimkit.measure.quality import check_classifies, disagreement_with
 from slimkit.measure.stages import Stages
@@ -55,7 +55,9 @@ def ranked(given: Given, graph: Graph, context: Context, calibration: Calibratio
     if spec.ranking == "auto" and calibration and calibration.fits:
         given.progress("ranking channels by what can be done without them", None)
         losses = elimination.losses(dense, graph, calibration.batches, progress=given.progress)
-        filled = fill_unranked(losses.measured.float(), rank("group-norm", dense, graph))
+        norms = rank("group-norm", dense, graph)
+        losses = elimination.tempered(losses, graph, norms, sum(map(batch_size, calibration.batches)))
+        filled = fill_unranked(losses.measured.float(), norms)
         return Ranked(by_scope(graph, filled, "group"), losses)
     name = "group-norm" if spec.ranking == "auto" else spec.ranking
     return Ranked(rank(name, dense, graph, spec.scope, context))

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from slimkit.channels import Graph
 from slimkit.errors import BudgetError, MaskError
-from slimkit.example import Example, on
+from slimkit.example import Example, batch_size, on
 from slimkit.hardware import on_device
-from slimkit.recovery.elimination import Losses
+from slimkit.recovery.elimination import FEW, Losses
 from slimkit.recovery.reconstruct import Reconstruction, reconstruct, refit
 from slimkit.recovery.rounds import half_way, look_again
 from slimkit.recovery.widths import affordable, best, candidates, nearest, timed
@@ -143,8 +143,10 @@ def _rounds(begun: Begun, spec: CompressSpec, mask: Mask) -> int:
     """Return how often to look at what channels are worth."""
     if spec.rounds != "auto":
         return int(spec.rounds)
-    whole = begun.graph.macs(Mask.full(begun.graph).keep)
-    made = begun.calibration is not None and begun.calibration.made  # where it would take longer than all else
+    whole, calibration = begun.graph.macs(Mask.full(begun.graph).keep), begun.calibration
+    if calibration is not None and sum(map(batch_size, calibration.batches)) < FEW:
+        return 1  # of a handful of inputs a second look tells less than the first
+    made = calibration is not None and calibration.made  # where it would take longer than all else
     return 2 if not made and begun.graph.macs(mask.keep) <= _DEEP * whole else 1
 
 
