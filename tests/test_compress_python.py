@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from slimkit.errors import (
 )
 from slimkit.measure import latency
 from slimkit.measure.quality import quality
+from slimkit.report.verdict import verdict
 
 IMAGE = torch.randn(1, 3, 8, 8)
 
@@ -410,6 +412,18 @@ def test_without_labels_a_drop_is_one_of_agreement(resnet: nn.Module, digits: An
     assert result.report.after.accuracy is None and result.report.drop.images >= 128
     assert result.report.drop.drop + result.report.drop.margin <= 6.0
     assert result.report.fit.agreement > 0.94
+
+
+def test_agreement_on_inputs_that_were_fitted_to_is_no_proof_of_recovery(resnet: nn.Module) -> None:
+    """A network that was right on 72 in place of 80 % had been told by 100 % of 8 inputs, and a divergence of 207."""
+    images = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    report = slimkit.compress(resnet, DIGIT, 0.3, task="classification", calibration=images, epochs=0).report
+    assert report.fit is not None and not report.fit.apart
+    assert "8 inputs, to which it was fitted, are too few to tell" in report.verdict and "100" not in report.verdict
+    ruined = replace(report, fit=replace(report.fit, agreement=1.0, after=207.5))
+    assert verdict(ruined).sentence.startswith("Not recovered")
+    fine = replace(report, fit=replace(report.fit, agreement=1.0, after=0.01))
+    assert verdict(fine).sentence.startswith("Not retrained")
 
 
 @pytest.mark.parametrize(("count", "held", "apart"), [(128, 16, True), (40, 40, False)])

@@ -142,6 +142,15 @@ def test_what_cannot_be_met_is_told_before_anything_is_made_or_fitted(
         slimkit.compress(slimkit.load(CHECKPOINT), images[:1], **given)
 
 
+def test_a_drop_of_what_is_no_classes_asks_for_no_more_inputs() -> None:
+    """It had asked for 2,632, and then refused those."""
+    torch.manual_seed(0)
+    denoiser = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1)).eval()
+    images = torch.rand(80, 1, 8, 8)
+    with pytest.raises(DataError, match="what the network returns is no classes"):
+        slimkit.compress(denoiser, images[:1], calibration=images, max_drop=1, progress=told)
+
+
 @pytest.mark.parametrize("count", [24, 56])
 def test_a_drop_without_labels_is_told_on_inputs_that_nothing_was_fitted_to(count: int) -> None:
     """A drop of 1.7 points was told, of 40 inputs that were fitted to: of others it was 17."""

@@ -1,6 +1,7 @@
 """Images made from a network's own statistics: they meet them, and are enough to recover a cut."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from slimkit.errors import DataError, TrainingError
 from slimkit.measure.quality import quality as accuracy
 from slimkit.recovery.made_images import made_images
 from slimkit.recovery.reconstruct import reconstruct
-from slimkit.recovery.statistics import learned_norms
+from slimkit.recovery.norms import learned
 from slimkit.surgery.remove import remove
 from tests.test_reconstruct import half
 
@@ -58,7 +59,7 @@ def test_without_learned_statistics_nothing_can_be_made(net: nn.Module) -> None:
 def test_statistics_are_learned_where_either_has_moved(mean: float, variance: float, found: bool) -> None:
     norm = nn.BatchNorm2d(3)
     norm.running_mean[1], norm.running_var[2] = mean, variance
-    assert (learned_norms(nn.Sequential(norm)) == [norm]) is found
+    assert ([one.module for one in learned(nn.Sequential(norm))] == [norm]) is found
 
 
 class Own(nn.Module):
@@ -187,3 +188,56 @@ def test_a_network_is_halved_with_nothing_but_its_checkpoint() -> None:
     found = reconstruct(net, slim, graph, mask, [images])
     assert accuracy(slim, digits.validation) < 0.3
     assert accuracy(found.model, digits.validation) > 0.7
+
+
+class Frozen(nn.Module):
+    """A BatchNorm that is not trained any more, as DETR has them: no eps to be seen."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, getattr(norm, name).detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + 1e-5).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)
+
+
+def _torchvision(norm: nn.BatchNorm2d) -> nn.Module:
+    made = pytest.importorskip("torchvision").ops.FrozenBatchNorm2d(norm.num_features, norm.eps)
+    made.load_state_dict(norm.state_dict(), strict=False)
+    return made
+
+
+def _timm(norm: nn.BatchNorm2d) -> nn.Module:
+    made = pytest.importorskip("timm").layers.norm_act.FrozenBatchNormAct2d(
+        norm.num_features, norm.eps, apply_act=False
+    )
+    made.load_state_dict(norm.state_dict(), strict=False)
+    return made
+
+
+@pytest.mark.parametrize("frozen", [Frozen, _torchvision, _timm])
+def test_frozen_norms_keep_statistics_too(frozen: Callable[[nn.BatchNorm2d], nn.Module]) -> None:
+    """Without data such networks had been left to the norms of their weights, though all was there."""
+    torch.manual_seed(0)
+    norms = [nn.BatchNorm2d(8), nn.BatchNorm2d(8)]
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3),
+        norms[0],
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3),
+        norms[1],
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(128, 5),
+    )
+    for _ in range(60):
+        net(torch.rand(16, 1, 8, 8) + torch.randn(16, 1, 1, 1))
+    net.eval()
+    wanted = made_images(net, (1, 8, 8), count=8, steps=20)
+    net[1], net[4] = map(frozen, norms)
+    torch.testing.assert_close(made_images(net, (1, 8, 8), count=8, steps=20), wanted, rtol=1e-2, atol=1e-2)
+    report = slimkit.compress(net, torch.rand(1, 1, 8, 8), ratio=0.3, round_to=1, epochs=0, onnx=False).report
+    assert report.fit is not None and report.fit.made

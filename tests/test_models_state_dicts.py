@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from slimkit import models, provenance
+from slimkit.cli import main
 from slimkit.errors import ArchitectureError, CheckpointError
 from slimkit.models import building, signatures, weights
 
@@ -110,6 +111,16 @@ def test_weights_come_before_their_average_and_it_is_said(network, state, tmp_pa
     assert any("'model' and 'ema'" in line for line in found.assumptions)
     alone = loaded(tmp_path, {"model_ema": average})
     assert any("moving average" in line for line in alone.assumptions)
+
+
+def test_a_run_warns_that_it_took_the_weights_and_not_their_average(state, tmp_path, capsys):
+    """Most training code judges the average: what was cut is not what its owner has measured."""
+    torch.save({"model": state, "model_ema": {name: tensor * 2 for name, tensor in state.items()}}, tmp_path / "net.pt")
+    words = ["--ratio", "0.2", "--round-to", "1", "--no-recover", "--no-onnx", "--out", str(tmp_path / "out")]
+    assert main(["compress", str(tmp_path / "net.pt"), *words]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Warning: Of 'model' and 'model_ema' in the file, 'model' was taken" in said
+    assert "torch.save(checkpoint['model_ema'], PATH)" in said
 
 
 def test_what_the_weights_do_not_tell_is_said(state, tmp_path):

@@ -198,10 +198,16 @@ def _telling(
     dense: nn.Module, batches: Sequence[Example], device: torch.device | None, classifies: bool | None
 ) -> torch.Tensor | None:
     """Return the scores with which those of other networks may agree, [N, classes]; None where that tells nothing."""
+    scores = _of_classes(dense, batches, device, classifies)
+    return None if scores is None or are_of_one_class(scores) else scores
+
+
+def _of_classes(
+    dense: nn.Module, batches: Sequence[Example], device: torch.device | None, classifies: bool | None
+) -> torch.Tensor | None:
+    """Return the scores that a classifier gives all inputs, [N, classes]; None: it is none."""
     scores = None if classifies is False else _scores(dense, batches, device)
-    if scores is None or are_of_one_class(scores):
-        return None
-    other = are_values(scores) or (are_labels(scores) and have_several(scores))
+    other = scores is not None and (are_values(scores) or (are_labels(scores) and have_several(scores)))
     return None if other and not classifies else scores
 
 
@@ -240,25 +246,40 @@ def disagreement_with(
     Raises:
         DataError: agreement tells nothing.
     """
-    otherwise = ""
-    if classifies is None:
-        otherwise = "; where its outputs are scores of classes, say so: `task='classification'`"
-    refused = DataError(
-        "max_drop without labels counts classes that agree, and what the network returns is no classes, or nearly "
-        f"always the same one.\n  Give labelled data and a task{otherwise}"
-    )
     wanted = _telling(dense, batches, device, classifies)
     if wanted is None:
-        raise refused
+        raise _no_classes(classifies)
 
     def judge(slim: nn.Module) -> Drop:
         found = _same(wanted, _scores(slim, batches, device))
         if found is None:
-            raise refused
+            raise _no_classes(classifies)
         spread = max(math.sqrt(found.value * (1 - found.value) / found.images), 1 / found.images)
         return Drop(100 * (1 - found.value), 100 * LIKELY * math.sqrt(2) * spread, found.images)
 
     return judge
+
+
+def check_classifies(
+    dense: nn.Module, batches: Sequence[Example], device: torch.device | None = None, *, classifies: bool | None = None
+) -> None:
+    """Refuse a network whose outputs are no classes, however many inputs there are; arguments as of `agreement`.
+
+    Raises:
+        DataError: they are not.
+    """
+    if _of_classes(dense, batches, device, classifies) is None:
+        raise _no_classes(classifies)
+
+
+def _no_classes(classifies: bool | None) -> DataError:
+    otherwise = ""
+    if classifies is None:
+        otherwise = "; where its outputs are scores of classes, say so: `task='classification'`"
+    return DataError(
+        "max_drop without labels counts classes that agree, and what the network returns is no classes, or nearly "
+        f"always the same one.\n  Give labelled data and a task{otherwise}"
+    )
 
 
 def _judgeable(returned: Any, targets: Any, task: Task, classes: int | None = None) -> tuple[Any, Any]:

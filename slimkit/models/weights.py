@@ -22,6 +22,7 @@ _AVERAGES = (
     "ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "params_ema",
     "ema_net", "averaged_model", "swa_model", "shadow",
 )  # fmt: skip
+AVERAGED = "where the network is judged by its moving average"  # is said where both are there
 _NOT_WEIGHTS = ("optim", "sched", "scaler", "rng", "loop", "callback", "hparam", "hyper", "amp", "history")
 _PREFIXES = (
     "module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "student.", "ema.", "_model.",
@@ -34,7 +35,7 @@ _ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.
 def unwrap(loaded: Any, where: str) -> tuple[Mapping[str, Any] | nn.Module, tuple[str, ...]]:
     """Find the state dict, or the module, inside what a file holds; say which key was chosen.
 
-    Where a file holds weights and their moving average (EMA), the weights are taken.
+    Where a file holds weights and their moving average (EMA), the weights are taken, and it is said.
 
     Raises:
         CheckpointError: there is none.
@@ -63,7 +64,10 @@ def unwrap(loaded: Any, where: str) -> tuple[Mapping[str, Any] | nn.Module, tupl
             return loaded, tuple(said)
         averages = [key for key in inside if key in _AVERAGES and key != chosen]
         if averages:
-            said.append(f"of {chosen!r} and {averages[0]!r} in the file, {chosen!r} was taken")
+            said.append(
+                f"of {chosen!r} and {averages[0]!r} in the file, {chosen!r} was taken; {AVERAGED}, save that alone: "
+                f"torch.save(checkpoint[{averages[0]!r}], PATH)"
+            )
         elif chosen in _AVERAGES:
             said.append(f"the weights are those under {chosen!r}, a moving average")
         loaded = loaded[chosen]

@@ -19,8 +19,8 @@ from slimkit.errors import DataError
 from slimkit.example import call, on
 from slimkit.hardware import device_of
 from slimkit.modules import private, unwrapped
+from slimkit.recovery.norms import estimated
 from slimkit.recovery.readers import Reader, WeightNames, reader
-from slimkit.recovery.statistics import learned
 from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import kept_indices, take
 
@@ -84,7 +84,7 @@ class _Means(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _carry(self, packet: Any, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         samples = None
         if packet in _NORMS and args[1] is not None:
-            if learned(args[3], args[4]):  # else they promise nothing
+            if estimated(args[3], args[4]):  # else they promise nothing
                 samples = args[2].float() + self.z[:, None] * args[1].float()
             out = out[0]
         elif packet is aten.cat:

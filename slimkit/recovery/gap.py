@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from slimkit import provenance
-from slimkit.example import Example, are_labels, are_values, batch_size, call, comparable
+from slimkit.example import Example, are_labels, are_values, batch_size, call, comparable, tensors
 from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk
 from slimkit.tasks import CLASSIFICATION, DETECTION, SEGMENTATION, heads
@@ -21,29 +24,35 @@ _ROUNDING = 1e-5  # of the largest number: what a constant varies by, in float32
 _OF_CLASSES = (CLASSIFICATION.name, SEGMENTATION.name)
 
 
-def spreads(outputs: Iterable[Any], task: str | None = None) -> Spreads:
+def spreads(outputs: Iterable[Any], task: str | None = None, inputs: Sequence[Example] = ()) -> Spreads:
     """Return of which tensors among a network's outputs the numbers are values, and the variances of each quantity.
 
     Quantities are told apart along dimension 1, [N, C, ...]; of [N, T, C] along the last one, where that is where they
     differ. All other tensors are scores of classes, [N, C] and maps of them, see `example.are_values`, `are_labels`.
 
+    Of an output of the shape of an input, or of one brought to its size, the variance is what a multiple of that input
+    leaves over: what a denoiser takes away, not the picture that it passes on.
+
     Args:
         outputs: of several inputs, of the network that is imitated.
         task: what the main output is for, where that is known.
+        inputs: those; none: outputs are not held against them.
     """
     seen: dict[int, list[Tensor]] = {}
     main = None
-    for output in outputs:
+    beside: dict[int, list[list[Tensor | None]]] = {}
+    for output, example in zip(outputs, inputs or repeat(()), strict=False):
         first = heads(output)[0]
         for place, (tensor, _) in enumerate(comparable(output, output)):
             main = place if tensor is first else main
             seen.setdefault(place, []).append(_some(tensor))
+            beside.setdefault(place, []).append([_brought(one, tensor.shape) for one in tensors(example)])
     found = {}
     for place, parts in seen.items():
         if task in _OF_CLASSES and place == main and may_be_scores(parts[0]):
             continue
         if task == DETECTION.name or not _are_of_classes(parts):
-            found[place] = _variances(parts)
+            found[place] = _left_over(parts, beside[place], _variances(parts))
     return found
 
 
@@ -90,6 +99,40 @@ def _variances(parts: Sequence[Tensor]) -> Tensor:
     return min(found, key=lambda variances: float(variances.log().mean()))  # told apart, quantities vary least
 
 
+def _left_over(parts: Sequence[Tensor], beside: Sequence[Sequence[Tensor | None]], variances: Tensor) -> Tensor:
+    """Return of the variances of outputs what no multiple of an input of their shape explains.
+
+    Args:
+        beside: for each of the parts, inputs that were brought to its shape.
+    """
+    dim = max(range(variances.dim()), key=lambda d: variances.shape[d], default=0)
+
+    def rows(tensors: Iterable[Tensor]) -> Tensor:
+        told_apart = variances.numel() > 1
+        found = torch.cat([t.movedim(dim, 0).flatten(1) if told_apart else t.flatten()[None] for t in tensors], 1)
+        return found - found.mean(1, keepdim=True)
+
+    least = variances
+    for given in zip(*beside, strict=False):
+        brought = [one for one in given if one is not None]
+        if len(brought) < len(parts):
+            continue
+        x, y = rows(brought), rows(parts)
+        explained = (x * y).sum(1).square() / (x.square().sum(1) * y.square().sum(1)).clamp(min=1e-300)
+        left = (1 - explained).reshape(variances.shape)
+        least = torch.minimum(least, torch.where(left > _ROUNDING, variances * left, variances))
+    return least
+
+
+def _brought(tensor: Tensor, shape: torch.Size) -> Tensor | None:
+    """Return some positions of a tensor that was brought to a shape; None where only other channels would do."""
+    if tensor.shape == shape:
+        return _some(tensor)
+    if tensor.dim() != 4 or len(shape) != 4 or tensor.shape[:2] != shape[:2] or not tensor.is_floating_point():
+        return None
+    return _some(F.interpolate(tensor, size=shape[2:], mode="bilinear"))
+
+
 def _along(parts: Sequence[Tensor], dim: int) -> Tensor:
     variances = _spread(torch.cat([part.movedim(dim, 0).flatten(1) for part in parts], 1))
     return variances.reshape([-1 if d == dim else 1 for d in range(parts[0].dim())])
@@ -106,8 +149,9 @@ def _spread(rows: Tensor) -> Tensor:
 @torch.no_grad()
 def spreads_of(dense: nn.Module, chunks: Sequence[Chunk]) -> Spreads:
     """Return the `spreads` of what a network makes of some chunks of inputs."""
+    inputs = [chunk.example for chunk in chunks[:_LOOKS]]
     with evaluating(dense):
-        return spreads((call(dense, chunk.example) for chunk in chunks[:_LOOKS]), provenance.of(dense).use.task)
+        return spreads((call(dense, example) for example in inputs), provenance.of(dense).use.task, inputs)
 
 
 def divergence(wanted: Any, found: Any, values: Spreads | None = None) -> float:
@@ -154,3 +198,19 @@ def between(dense: nn.Module, slim: nn.Module, chunks: Sequence[Chunk]) -> float
             total += count * divergence(call(dense, chunk.example), call(slim, chunk.example), values)
             images += count
     return total / images if images else 0.0
+
+
+@torch.no_grad()
+def off(dense: nn.Module, slim: nn.Module, chunks: Sequence[Chunk]) -> float | None:
+    """Return by how much the values that a slim network returns are off: root mean square, over their `spreads`.
+
+    None where not all that it returns is values, or finite.
+    """
+    values = spreads_of(dense, chunks)
+    with evaluating(dense):
+        output = call(dense, chunks[0].example)
+    places = len(comparable(output, output))
+    if not 0 < places == len(values):
+        return None
+    found = math.sqrt(2 * between(dense, slim, chunks) / places)
+    return found if math.isfinite(found) else None

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit.dtypes import dtype_of
 from slimkit.errors import DataError
@@ -28,7 +28,7 @@ from slimkit.hardware import device_of
 from slimkit.modules import evaluating
 from slimkit.progress import Progress
 from slimkit.recovery import units
-from slimkit.recovery.statistics import learned_norms
+from slimkit.recovery.norms import Norm, learned
 
 _BATCH = 32  # images made together: their statistics are matched as one
 _RATE = 0.3  # of Adam, in units of normalised pixels; falls to 0 as half a cosine
@@ -61,18 +61,18 @@ def made_images(
         DataError: no BatchNorm of the network has learned statistics, or the network runs on no such images, or no
             gradient reaches them, or the statistics were not met.
     """
-    norms = learned_norms(dense)
+    norms = learned(dense)
     if not norms:
         raise _refused("the network has no BatchNorm with learned statistics")
     flags = [(parameter, parameter.requires_grad) for parameter in dense.parameters()]
     generator = torch.Generator().manual_seed(seed)
-    read: list[tuple[_BatchNorm, Tensor]] = []
+    read: list[tuple[Norm, Tensor]] = []
 
-    def note(module: nn.Module, args: Any) -> None:
-        assert isinstance(module, _BatchNorm)
-        read.append((module, args[0]))
+    def note(norm: Norm, module: nn.Module, args: Any) -> None:
+        if args and norm.reads(args[0]):
+            read.append((norm, args[0]))
 
-    handles = [norm.register_forward_pre_hook(note) for norm in norms]
+    handles = [norm.module.register_forward_pre_hook(partial(note, norm)) for norm in norms]
     batches = []
     try:
         for parameter, _ in flags:
@@ -94,16 +94,16 @@ def made_images(
 
 def _units(
     dense: nn.Module,
-    norms: Sequence[_BatchNorm],
+    norms: Sequence[Norm],
     shape: Sequence[int],
-    read: list[tuple[_BatchNorm, Tensor]],
+    read: list[tuple[Norm, Tensor]],
     seed: int,
 ) -> units.Units:
     """Return the units of the inputs, as the BatchNorms say that they reach first."""
     noise = _noise((_BATCH, *shape), torch.Generator().manual_seed(seed)).to(device_of(dense), dtype_of(dense))
     over = _all_but_channels(noise)
     noise = (noise - noise.mean(over, keepdim=True)) / noise.std(over, keepdim=True)
-    handles = [norm.register_forward_hook(lambda module, args, out: out.detach()) for norm in norms]
+    handles = [norm.module.register_forward_hook(lambda module, args, out: out.detach()) for norm in norms]
     try:
         _run(dense, noise.requires_grad_(True), read)
         first = [number for number, (_, x) in enumerate(read) if x.requires_grad]
@@ -121,7 +121,7 @@ def _units(
     return units.units_by(errors, noise.detach())
 
 
-def _run(dense: nn.Module, images: Tensor, read: list[tuple[_BatchNorm, Tensor]]) -> Any:
+def _run(dense: nn.Module, images: Tensor, read: list[tuple[Norm, Tensor]]) -> Any:
     """Return what the network does of images; `read` gets what each BatchNorm reads."""
     read.clear()
     try:
@@ -135,7 +135,7 @@ def _descend(
     noise: Tensor,
     inputs: units.Units,
     steps: int,
-    read: list[tuple[_BatchNorm, Tensor]],
+    read: list[tuple[Norm, Tensor]],
     generator: torch.Generator,
 ) -> Tensor:
     """Return images that meet the statistics of every BatchNorm, from noise; `read` gets what each of them reads.
@@ -182,23 +182,21 @@ def _noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return noise / noise.std()
 
 
-def _gap(norm: _BatchNorm, x: Tensor) -> Tensor:
+def _gap(norm: Norm, x: Tensor) -> Tensor:
     """Return how far the statistics of what a BatchNorm reads are from those that it keeps, a mean over channels."""
-    assert norm.running_mean is not None and norm.running_var is not None
     over = _all_but_channels(x)
-    kept = norm.running_var + norm.eps
-    shift = (x.mean(over) - norm.running_mean).square() / kept
-    spread = (x.var(over, correction=0) / kept).clamp(min=1e-6).sqrt() - (norm.running_var / kept).sqrt()
+    kept = norm.variance + norm.eps
+    shift = (x.mean(over) - norm.mean).square() / kept
+    spread = (x.var(over, correction=0) / kept).clamp(min=1e-6).sqrt() - (norm.variance / kept).sqrt()
     return (shift + spread.square()).mean()
 
 
-def _errors(norm: _BatchNorm, x: Tensor) -> Tensor:
+def _errors(norm: Norm, x: Tensor) -> Tensor:
     """Return by how much means are off, in spreads, and the logarithms of spreads, [2, D]; D channels are not dead."""
-    assert norm.running_mean is not None and norm.running_var is not None
     over = _all_but_channels(x)
-    kept = norm.running_var
+    kept = norm.variance
     alive = kept > _DEAD
-    shift = (x.mean(over) - norm.running_mean) / kept.sqrt()
+    shift = (x.mean(over) - norm.mean) / kept.sqrt()
     spread = (x.var(over, correction=0) / kept).clamp(min=1e-12).log() / 2
     return torch.stack([shift[alive], spread[alive]])
 

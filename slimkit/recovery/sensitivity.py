@@ -40,7 +40,7 @@ class Sensitivity:
                 numbers += sum(tensor.numel() for tensor in tensors(chunk.example))
         with torch.no_grad(), evaluating(self._model):
             self._wanted = [call(self._model, example) for example in self._inputs]
-        self._values = spreads(self._wanted, provenance.of(dense).use.task)
+        self._values = spreads(self._wanted, provenance.of(dense).use.task, self._inputs)
 
     @torch.no_grad()
     def __call__(self, weights: Mapping[str, Tensor], constants: Mapping[WeightAndBias, Tensor]) -> float:

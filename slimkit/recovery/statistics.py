@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimkit.data import Batches, at_once, some
@@ -55,16 +55,6 @@ def reestimate(
     for norm, found in zip(kept, norms, strict=True):
         for buffer, new in zip(norm.buffers(), found.buffers(), strict=True):
             buffer.copy_(new)
-
-
-def learned(mean: Tensor | None, variance: Tensor | None) -> bool:
-    """Tell whether a BatchNorm's statistics, [C] each, were ever estimated: those that it is made with are 0 and 1."""
-    return mean is not None and variance is not None and (bool(mean.any()) or not bool((variance == 1).all()))
-
-
-def learned_norms(model: nn.Module) -> list[_BatchNorm]:
-    """Return the BatchNorms of a network whose statistics were ever estimated."""
-    return [norm for norm in _norms(model) if learned(norm.running_mean, norm.running_var)]
 
 
 def _norms(model: nn.Module) -> list[_BatchNorm]:

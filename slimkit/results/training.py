@@ -54,6 +54,8 @@ class Fit(Record):
         apart: nothing was fitted to those, nor trained on them.
         agreement: share of them that the network delivered puts into the same class as the original, which for images
             made from noise is more than for real ones; None where it is no classifier.
+        off: by how much values that the network delivered returns are off on them: root of the mean square, as a share
+            of what they vary by; where they have the shape of an input, of what is not it. None where they are classes.
     """
 
     on: str
@@ -64,6 +66,7 @@ class Fit(Record):
     held: Count
     apart: bool = True
     agreement: Share | None = None
+    off: Amount | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from slimkit import models, training
 from slimkit._version import __version__
 from slimkit.dtypes import in_types_of
 from slimkit.example import Example, batch_size
-from slimkit.hardware import plain_precision, seeded
+from slimkit.hardware import on_device, plain_precision, seeded
 from slimkit.measure import quality
 from slimkit.measure.environment import environment
 from slimkit.measure.stages import Stages
@@ -20,6 +20,8 @@ from slimkit.models.detectors import Heads, itself
 from slimkit.models.ultralytics import Maps, round_
 from slimkit.modules import unwrapped
 from slimkit.progress import Progress, Watcher, quiet
+from slimkit.recovery.calibration import Chunk
+from slimkit.recovery.gap import off
 from slimkit.results import Fit, Own, Report, WithinDrop
 from slimkit.runs import detection, opening, start
 from slimkit.runs.cost import compress_cost
@@ -213,7 +215,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         spec=asdict(spec),
         arch=architecture(given.network, example, dataset, shape_given=spec.input_shape is not None),
         environment=environment(),
-        channels=rows.channels(graph, slimmed.mask, slimmed.fixed, slimmed.failing, spec.ratio),
+        channels=rows.channels(graph, slimmed.mask, slimmed.fixed, slimmed.failing, spec.ratio, spec.without_bn),
         groups=rows.groups(graph, slimmed.mask, made.widths),
         layers=layers,
         gammas=rows.gammas(dense, model),
@@ -230,7 +232,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         budget=weighed(made.budget, sides),
         drop=dropped,
         own=own,
-        warnings=(*written.failed, *note_on_widths(made, graph, spec), *sides.notes, *trained),
+        warnings=(*given.network.warnings, *written.failed, *note_on_widths(made, graph, spec), *sides.notes, *trained),
     )
     resuming.keep_log(given.store, work)
     return Result(model, slimmed.mask, finish(report, [spec], work, stages))
@@ -242,6 +244,7 @@ def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibrati
     if found is None or calibration is None:
         return None
     same = quality.agreement(given.at_work, model, calibration.held, given.device, classifies=given.classifies)
+    held = [Chunk(one, held=True) for one in calibration.held]
     return Fit(
         on=calibration.name,
         made=calibration.made,
@@ -251,6 +254,7 @@ def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibrati
         held=sum(map(batch_size, calibration.held)),
         apart=calibration.apart,
         agreement=same.value if same else None,
+        off=None if same else off(given.at_work, on_device(model, given.device), held),
     )
 
 

@@ -40,7 +40,7 @@ def inspect_checkpoint(path: Path, spec: CompressSpec, progress: Progress = quie
     return Inspection(
         slimkit=__version__,
         arch=architecture(network, given, shape_given=spec.input_shape is not None),
-        channels=rows.channels(graph, keep, fixed, (), None),
+        channels=rows.channels(graph, keep, fixed, (), None, spec.without_bn),
         groups=groups,
         gammas=rows.gammas(network.model, network.model),
         macs=graph.macs(keep.keep),

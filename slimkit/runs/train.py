@@ -154,7 +154,7 @@ def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages) 
         spec=asked.settings(),
         arch=architecture(network, example, dataset),
         environment=environment(),
-        channels=rows.channels(job.graph, slimmed.mask, slimmed.fixed, slimmed.failing, spec.ratio),
+        channels=rows.channels(job.graph, slimmed.mask, slimmed.fixed, slimmed.failing, spec.ratio, spec.without_bn),
         groups=rows.groups(job.graph, slimmed.mask, allowed_widths(spec)),
         layers=layers,
         gammas=found.cut.gammas if found.cut else rows.gammas(dense, model),

@@ -16,12 +16,13 @@ from slimkit.hardware import plain_precision
 from slimkit.modules import copied
 from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
-from slimkit.surgery.evidence import Evidence
+from slimkit.surgery.evidence import Evidence, runs
 from slimkit.surgery.remove import remove
 from slimkit.surgery.trials import Trial
 from slimkit.surgery.whole_numbers import rows
 
 _ROUNDS = 4  # of finding and keeping the groups that cannot be proven
+_STEP = 8  # of what is left out to see whether a network runs: many a code asks for such widths
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def prove(
 ) -> Slimmed:
     """Remove what a mask says and prove the smaller network against the masked one.
 
-    Where the two differ, the groups to blame are found by bisection and kept, and the mask is chosen again.
+    Groups without half of which the network does not run are kept from the start, so that what chooses masks may run
+    what they leave. Where the two networks differ, the groups to blame are found by bisection and kept, and the mask is
+    chosen again.
 
     Args:
         model: the dense network, untouched.
@@ -78,6 +81,13 @@ def prove(
     given = proof.as_trials(inputs)
     shown = (*given, *proof.trials(given[0].example, rows(model, given[0].example))[1:])
     failing: list[str] = []
+
+    def keep(culprits: Sequence[int]) -> None:
+        for number in culprits:
+            failing.append(graph.groups[number].name)
+            fixed[graph.groups[number].members] = True
+
+    keep(_unable(model, graph, fixed, given[0]))
     for _ in range(_ROUNDS):
         mask = choose(fixed)
         smaller = remove(model, graph, mask)
@@ -89,9 +99,7 @@ def prove(
         culprits = _culprits(model, graph, mask, found, shown)
         if not culprits:
             break
-        for number in culprits:
-            failing.append(graph.groups[number].name)
-            fixed[graph.groups[number].members] = True
+        keep(culprits)
     raise ProofError(
         f"smaller network against masked one: the outputs differ by {found.error:.2g} of their standard deviation, "
         f"more than {proof.TOLERANCE:.0e}, also without {', '.join(failing) or 'any one group'}.\n"
@@ -121,6 +129,20 @@ def _without_zeros(model: nn.Module) -> nn.Module:
         if not parameter.any():
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=random))
     return model
+
+
+def _unable(model: nn.Module, graph: Graph, fixed: Tensor, trial: Trial) -> list[int]:
+    """Return the groups (by index) without half of which the network does not run, as where code holds their width."""
+    keep = torch.ones_like(fixed)
+    for group in graph.groups:
+        half = len(group.members) // 2
+        gone = half - half % _STEP if half > _STEP else half
+        if not bool(fixed[group.members].any()):
+            keep[group.members[:gone]] = False
+    mask = Mask(keep)
+    if runs(remove(model, graph, mask), trial) or not runs(model, trial):
+        return []
+    return proof.breaking_groups(model, graph, mask, trial)
 
 
 def _culprits(model: nn.Module, graph: Graph, mask: Mask, found: Evidence, inputs: Sequence[Trial]) -> list[int]:

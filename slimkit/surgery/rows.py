@@ -17,20 +17,25 @@ from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import CONVOLUTIONS
 
 FAILED = "fails the proof: its code holds the width as a number, or the channel leaves a trace when silent"
-ON_REQUEST = "no BatchNorm scales it, and such channels were to be kept (without_bn = keep)"
+NO_NORM = "no BatchNorm scales it, and such channels were to be kept (without_bn = keep)"
+ON_REQUEST = "was to be kept (keep)"
 _BINS = 40
 
 
-def channels(graph: Graph, mask: Mask, fixed: Tensor, failing: Sequence[str], asked: float | None) -> Channels:
+def channels(
+    graph: Graph, mask: Mask, fixed: Tensor, failing: Sequence[str], asked: float | None, without_bn: str = "norm"
+) -> Channels:
     """Return the channels of the network: how many, how many could go, how many went, and why the rest stays.
 
     A channel that several layers share counts once; the network's outputs are not counted, only listed.
+    `without_bn`: `keep` where channels that no BatchNorm scales were to stay.
     """
     removable = graph.units - int(fixed.sum())
     kept = [KeptEntry(layer=k.layer, channels=k.channels, reason=k.reason) for k in graph.kept]
     for group in graph.groups:
         if bool(fixed[group.members].any()):
-            reason = FAILED if group.name in failing else ON_REQUEST
+            no_norm = without_bn == "keep" and not bool(graph.has_norm[group.members].all())
+            reason = FAILED if group.name in failing else NO_NORM if no_norm else ON_REQUEST
             kept.append(KeptEntry(layer=group.name, channels=len(group.members), reason=reason))
     return Channels(
         total=graph.units + sum(k.channels for k in graph.kept if not k.output),

@@ -10,9 +10,9 @@ from torch import Tensor
 from slimkit import models
 from slimkit.channels import Graph
 from slimkit.errors import BudgetError, DataError, MaskError, SpecError
-from slimkit.example import Example
+from slimkit.example import Example, batch_size, on
 from slimkit.measure.engines import require
-from slimkit.measure.quality import disagreement_with
+from slimkit.measure.quality import check_classifies, disagreement_with
 from slimkit.measure.stages import Stages
 from slimkit.models import Network
 from slimkit.models.ultralytics import Maps
@@ -21,7 +21,7 @@ from slimkit.recovery import elimination
 from slimkit.results import Accuracy
 from slimkit.runs import detection, opening, start, yolo
 from slimkit.runs.cut import enough, retraining
-from slimkit.runs.cut.calibrate import Calibration, calibrate, compared_on, has_comparable
+from slimkit.runs.cut.calibrate import COMPARED, Calibration, calibrate, compared_on, has_comparable
 from slimkit.runs.figures import judged
 from slimkit.runs.folder.files import check_files, check_kept
 from slimkit.runs.given import Given
@@ -32,6 +32,7 @@ from slimkit.selection.scope import by_scope, fill_unranked
 from slimkit.settings import CompressSpec
 from slimkit.training import check_first_step
 
+_BATCH = 128  # inputs at a time
 _RANKED = ("ratio", "bytes")  # budgets for which channels are put in an order, and losses of groups not compared
 
 
@@ -54,7 +55,9 @@ def ranked(given: Given, graph: Graph, context: Context, calibration: Calibratio
     if spec.ranking == "auto" and calibration and calibration.fits:
         given.progress("ranking channels by what can be done without them", None)
         losses = elimination.losses(dense, graph, calibration.batches, progress=given.progress)
-        filled = fill_unranked(losses.measured.float(), rank("group-norm", dense, graph))
+        norms = rank("group-norm", dense, graph)
+        losses = elimination.tempered(losses, graph, norms, sum(map(batch_size, calibration.batches)))
+        filled = fill_unranked(losses.measured.float(), norms)
         return Ranked(by_scope(graph, filled, "group"), losses)
     name = "group-norm" if spec.ranking == "auto" else spec.ranking
     return Ranked(rank(name, dense, graph, spec.scope, context))
@@ -209,6 +212,9 @@ def begin(given: Given, stages: Stages, *, specs: Sequence[CompressSpec] = (), k
     if spec.int8 and dataset is None:
         raise DataError("int8 is True: it needs data.\n  Give labelled data, for example `data='digits'`")
     _check_retraining(given)
+    if dataset is None and given.calibration and any(each.max_drop for each in specs):
+        inputs = [on(given.device, one) for one in given.calibration.batches(_BATCH, at_most=COMPARED, seed=spec.seed)]
+        check_classifies(given.at_work, inputs, given.device, classifies=given.classifies)
     for each in specs:
         if each.max_drop:
             enough.check(each, *compared_on(given))

@@ -14,7 +14,7 @@ from slimkit.hardware import device_of
 from slimkit.measure.macs import count_macs
 from slimkit.recovery.calibration import chunks
 from slimkit.recovery.made_images import made_images
-from slimkit.recovery.statistics import learned_norms
+from slimkit.recovery.norms import learned
 from slimkit.runs.given import Given
 from slimkit.surgery import proof
 from slimkit.surgery.trials import wilder
@@ -89,7 +89,7 @@ def calibrate(given: Given, comparable: bool) -> Calibration | None:
         return Calibration(name, batches, held, fits, apart, source=source)
     if not fits or not isinstance(example, Tensor) or not example.is_floating_point():
         return None
-    if not learned_norms(dense):
+    if not learned(dense):
         return None
     shape, count, steps = _affordable(dense, tuple(example.shape[1:]))
     more = round(_HELD * count)

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from slimkit.channels import Graph
 from slimkit.errors import BudgetError, MaskError
-from slimkit.example import Example, on
+from slimkit.example import Example, batch_size, on
 from slimkit.hardware import on_device
-from slimkit.recovery.elimination import Losses
+from slimkit.recovery.elimination import FEW, Losses
 from slimkit.recovery.reconstruct import Reconstruction, reconstruct, refit
 from slimkit.recovery.rounds import half_way, look_again
 from slimkit.recovery.widths import affordable, best, candidates, nearest, timed
@@ -21,7 +21,10 @@ from slimkit.selection.choose import choose, fixed_units
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver, SizeSolver
 from slimkit.settings import CompressSpec
+from slimkit.surgery.evidence import runs
 from slimkit.surgery.prove import Slimmed, prove
+from slimkit.surgery.remove import remove
+from slimkit.surgery.trials import Trial
 
 _DEEP = 0.4  # of the multiply-adds: where a second look was seen to change much
 
@@ -62,22 +65,29 @@ def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | N
     batches = calibration.batches if calibration and calibration.fits else None
     found: dict[bytes, tuple[_Try, Reconstruction | None]] = {}
 
+    def noted(one: _Try, rebuilt: Reconstruction | None) -> Mask:
+        found[_key(one.mask)] = one, rebuilt
+        return one.mask
+
     def chosen(fixed: Tensor) -> Mask:
         progress("choosing channels", None)
         tries = _tries(begun, spec, solver, order.losses, fixed)
         mask, rebuilt = tries[0].mask, None
         if batches and len(tries) > 1:
+            if stuck := _stuck(begun, tries):
+                return noted(stuck, None)  # the proof finds which groups are to blame
             mask, rebuilt = best(dense, graph, [one.mask for one in tries], batches, progress=progress)
         rounds = _rounds(begun, spec, mask)
         if batches and rebuilt and order.losses and rounds > 1:
             progress("looking again at what channels are worth", None)
             nearer = _looked_again(begun, order.losses, batches, mask, rounds, fixed)
             more = _tries(begun, spec, solver, nearer, fixed)
+            if stuck := _stuck(begun, more):
+                return noted(stuck, None)
             second = best(dense, graph, [one.mask for one in more], batches, progress=progress)
             mask, rebuilt = nearest(dense, [(mask, rebuilt), second], batches)
             tries = [*tries, *more]
-        found[_key(mask)] = next(one for one in tries if _key(one.mask) == _key(mask)), rebuilt
-        return mask
+        return noted(next(one for one in tries if _key(one.mask) == _key(mask)), rebuilt)
 
     slimmed = prove(begun.given.dense, graph, chosen, told_apart(inputs), fixed)
     made, rebuilt = found[_key(slimmed.mask)]
@@ -122,12 +132,21 @@ def _tries(
     return within_reach(graph, allowed_widths(spec), attempt)
 
 
+def _stuck(begun: Begun, tries: Sequence[_Try]) -> _Try | None:
+    """Return a mask whose network does not run, though the original does: nothing can be fitted to it."""
+    dense, trial = begun.given.dense, Trial("as given", begun.inputs[0])
+    stuck = (one for one in tries if not runs(remove(dense, begun.graph, one.mask), trial))
+    return next(stuck, None) if runs(dense, trial) else None
+
+
 def _rounds(begun: Begun, spec: CompressSpec, mask: Mask) -> int:
     """Return how often to look at what channels are worth."""
     if spec.rounds != "auto":
         return int(spec.rounds)
-    whole = begun.graph.macs(Mask.full(begun.graph).keep)
-    made = begun.calibration is not None and begun.calibration.made  # where it would take longer than all else
+    whole, calibration = begun.graph.macs(Mask.full(begun.graph).keep), begun.calibration
+    if calibration is not None and sum(map(batch_size, calibration.batches)) < FEW:
+        return 1  # of a handful of inputs a second look tells less than the first
+    made = calibration is not None and calibration.made  # where it would take longer than all else
     return 2 if not made and begun.graph.macs(mask.keep) <= _DEEP * whole else 1
 
 
