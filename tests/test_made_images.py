@@ -15,8 +15,8 @@ from slimkit.channels import trace
 from slimkit.errors import DataError, TrainingError
 from slimkit.measure.quality import quality as accuracy
 from slimkit.recovery.made_images import made_images
-from slimkit.recovery.reconstruct import reconstruct
 from slimkit.recovery.norms import learned
+from slimkit.recovery.reconstruct import reconstruct
 from slimkit.surgery.remove import remove
 from tests.test_reconstruct import half
 
