@@ -250,7 +250,7 @@ def stages() -> dict[str, Any]:
             net, Batches(splits["of two channels"], torch.zeros(16).long())
         ),
         "images of float64, judged by": lambda: evaluate(net, Batches(splits["of float64"], torch.zeros(16).long())),
-        "fewer targets than images": lambda: evaluate(net, Batches(images, torch.zeros(12).long())),
+        "fewer targets than images": lambda: evaluate(net, Batches(images, torch.zeros(12).long(), size=16)),
         "a budget of no kind": lambda: parse_budget(0.5, "mac"),
         "a graph of another network": lambda: rank("gamma", other, graph),
         "the same, watched": lambda: slimkit.EarlyBird(graph, 0.5).observe(other),

@@ -63,12 +63,17 @@ def may_be_scores(tensor: Tensor) -> bool:
 
 @torch.no_grad()
 def returns_values(network: nn.Module, inputs: Iterable[Example]) -> bool:
-    """Tell whether the main output of a network, on these inputs, is numbers, but no scores of classes."""
+    """Tell whether the main output of a network, on these inputs, is numbers for each of them, but no class scores."""
+    parts: list[Tensor] = []
     with evaluating(network):
-        parts = [heads(call(network, one))[0] for one in inputs]
-    if not all(isinstance(part, Tensor) and part.is_floating_point() and part.dim() for part in parts):
-        return False
-    return not _are_of_classes([_some(part) for part in parts])
+        for one in inputs:
+            main = heads(call(network, one))[0]
+            if not isinstance(main, Tensor) or main.is_nested or not main.is_floating_point():
+                return False
+            if not main.dim() or len(main) != batch_size(one):
+                return False
+            parts.append(_some(main))
+    return not _are_of_classes(parts)
 
 
 def _some(tensor: Tensor) -> Tensor:
