@@ -196,9 +196,10 @@ def without_gain(trained: Recovery | None) -> tuple[str, ...]:
         return ()
     judged = any(epoch.validation_accuracy is not None for epoch in trained.history)
     worse = "did worse on validation" if judged else "was further from the original on inputs held out"
+    more = "epochs" if judged else "inputs or epochs"
     return (
         f"After {number_of(trained.epochs, 'epoch')} of retraining the network {worse} than before: "
-        "what it began with was delivered. Give more epochs, or a lower learning rate.",
+        f"what it began with was delivered. Give more {more}, or a lower learning rate.",
     )
 
 
