@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from slimkit import models, provenance
-from slimkit.cli import main
 from slimkit.errors import ArchitectureError, CheckpointError
 from slimkit.models import building, signatures, weights
 
@@ -104,23 +103,28 @@ def test_legacy_file_and_safetensors(network, state, tmp_path):
     assert same(network, models.load(tmp_path / "net.safetensors").model)
 
 
-def test_weights_come_before_their_average_and_it_is_said(network, state, tmp_path):
-    average = {name: tensor * 2 for name, tensor in state.items()}
-    found = loaded(tmp_path, {"ema": average, "model": state})
-    assert same(network, found.model)
-    assert any("'model' and 'ema'" in line for line in found.assumptions)
-    alone = loaded(tmp_path, {"model_ema": average})
+def test_the_moving_average_comes_before_its_weights_and_it_is_said(network, state, tmp_path):
+    """It is what training code judges and hands out, as timm's `state_dict_ema`."""
+    raw = {name: tensor * 2 for name, tensor in state.items()}
+    for plain, average in (("model", "ema"), ("state_dict", "state_dict_ema"), ("params", "params_ema")):
+        found = loaded(tmp_path, {plain: prefixed(raw, "module."), average: state})
+        assert same(network, found.model)
+        assert any(f"of {plain!r} and {average!r} in the file" in line for line in found.assumptions)
+    swa = {**prefixed(state, "module."), "n_averaged": torch.tensor(4)}
+    assert same(network, loaded(tmp_path, {"model": raw, "swa_model": swa}).model)
+    alone = loaded(tmp_path, {"model_ema": state})
     assert any("moving average" in line for line in alone.assumptions)
 
 
-def test_a_run_warns_that_it_took_the_weights_and_not_their_average(state, tmp_path, capsys):
-    """Most training code judges the average: what was cut is not what its owner has measured."""
-    torch.save({"model": state, "model_ema": {name: tensor * 2 for name, tensor in state.items()}}, tmp_path / "net.pt")
-    words = ["--ratio", "0.2", "--round-to", "1", "--no-recover", "--no-onnx", "--out", str(tmp_path / "out")]
-    assert main(["compress", str(tmp_path / "net.pt"), *words]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "Warning: Of 'model' and 'model_ema' in the file, 'model' was taken" in said
-    assert "torch.save(checkpoint['model_ema'], PATH)" in said
+def test_an_average_of_parameters_alone_keeps_the_statistics_beside_it(network, state, tmp_path):
+    parameters = {name for name, _ in network.named_parameters()}
+    raw = {name: tensor * 2 if name in parameters else tensor for name, tensor in state.items()}
+    shadow = {name: tensor for name, tensor in state.items() if name in parameters}
+    found = loaded(tmp_path, {"model": raw, "ema": {"decay": 0.999, "shadow": shadow}})
+    assert same(network, found.model)
+    other = loaded(tmp_path, {"model": state, "ema": prefixed(shadow, "other.")})
+    assert same(network, other.model)
+    assert any("'ema' is not of the same tensors" in line for line in other.assumptions)
 
 
 def test_what_the_weights_do_not_tell_is_said(state, tmp_path):

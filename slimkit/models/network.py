@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from slimkit.models.weights import AVERAGED
-
 
 @dataclass(frozen=True)
 class Network:
@@ -31,8 +29,3 @@ class Network:
     def assumed(self, sized: bool) -> tuple[str, ...]:
         """Return all that was taken for granted; `sized`: settings or data say the shape of the images."""
         return self.said if sized else self.assumptions
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What may be another network than the one that its owner has judged, as sentences."""
-        return tuple(f"{line[0].upper()}{line[1:]}." for line in self.said if AVERAGED in line)

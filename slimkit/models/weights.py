@@ -1,7 +1,7 @@
 """From what a checkpoint holds to one flat state dict: wrappers, prefixes, dtypes, number checks."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,16 @@ from slimkit.dtypes import differentiable
 from slimkit.errors import CheckpointError
 from slimkit.models import memory
 
-# The plain weights come before their moving averages: training goes on from them.
 _WRAPPERS = (
     "state_dict", "model_state_dict", "model_state", "model_dict", "model_weights", "model", "net",
     "net_dict", "net_state_dict", "network", "module", "weights", "params", "student", "backbone",
     "generator",
 )  # fmt: skip
+# Moving averages (EMA) come before the weights that they are of: training code judges them and hands them out.
 _AVERAGES = (
     "ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "params_ema",
     "ema_net", "averaged_model", "swa_model", "shadow",
 )  # fmt: skip
-AVERAGED = "where the network is judged by its moving average"  # is said where both are there
 _NOT_WEIGHTS = ("optim", "sched", "scaler", "rng", "loop", "callback", "hparam", "hyper", "amp", "history")
 _PREFIXES = (
     "module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "student.", "ema.", "_model.",
@@ -32,16 +31,22 @@ _SINGLE = (torch.float32, torch.complex64)
 _ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
-def unwrap(loaded: Any, where: str) -> tuple[Mapping[str, Any] | nn.Module, tuple[str, ...]]:
+def unwrap(loaded: Any, where: str, depth: int = 6) -> tuple[Mapping[str, Any] | nn.Module, tuple[str, ...]]:
     """Find the state dict, or the module, inside what a file holds; say which key was chosen.
 
-    Where a file holds weights and their moving average (EMA), the weights are taken, and it is said.
+    Where a file holds weights and their moving average (EMA), the average is taken, as timm and Ultralytics do; what it
+    lacks, as the statistics of BatchNorm, is that of the weights. Where it is of other names, the weights are taken.
+
+    Args:
+        loaded: what the file holds.
+        where: its name, for messages.
+        depth: so many wrappers at most.
 
     Raises:
         CheckpointError: there is none.
     """
     said: list[str] = []
-    for _ in range(6):
+    for left in reversed(range(depth)):
         if isinstance(loaded, nn.Module):
             return loaded, tuple(said)
         if not isinstance(loaded, Mapping):
@@ -50,7 +55,11 @@ def unwrap(loaded: Any, where: str) -> tuple[Mapping[str, Any] | nn.Module, tupl
                 "  Save them as torch.save(model.state_dict(), PATH)"
             )
         inside = [key for key, value in loaded.items() if _holds_weights(key, value)]
-        chosen = next((key for key in (*_WRAPPERS, *_AVERAGES) if key in inside), None)
+        average = next((key for key in _AVERAGES if key in inside), None)
+        plain = next((key for key in _WRAPPERS if key in inside), None)
+        if average is not None and plain is not None:
+            return _averaged(loaded, plain, average, where, left, said)
+        chosen = average or plain
         if chosen is None and not any(_is_array(value) for value in loaded.values()):
             if len(inside) != 1:
                 found = f"several that could be ({', '.join(map(str, inside))})" if inside else "none"
@@ -62,16 +71,31 @@ def unwrap(loaded: Any, where: str) -> tuple[Mapping[str, Any] | nn.Module, tupl
             chosen = inside[0]
         if chosen is None:
             return loaded, tuple(said)
-        averages = [key for key in inside if key in _AVERAGES and key != chosen]
-        if averages:
-            said.append(
-                f"of {chosen!r} and {averages[0]!r} in the file, {chosen!r} was taken; {AVERAGED}, save that alone: "
-                f"torch.save(checkpoint[{averages[0]!r}], PATH)"
-            )
-        elif chosen in _AVERAGES:
+        if chosen in _AVERAGES:
             said.append(f"the weights are those under {chosen!r}, a moving average")
         loaded = loaded[chosen]
     raise CheckpointError(f"{where}: wrapped more than six times.\n  Save the state dict alone.")
+
+
+def _averaged(
+    loaded: Mapping[Any, Any], plain: str, average: str, where: str, depth: int, said: Sequence[str]
+) -> tuple[Mapping[str, Any] | nn.Module, tuple[str, ...]]:
+    """Return the moving average under one key of a file, completed by the weights under another; see `unwrap`."""
+    weights, smooth = (unwrap(loaded[key], where, depth) for key in (plain, average))
+    chosen, why = smooth, f"the moving average, {average!r}, was taken, by which training code judges a network"
+    if isinstance(weights[0], Mapping) and isinstance(smooth[0], Mapping):
+        whole, part = (_barest(of) for of in (weights[0], smooth[0]))
+        if part.keys() < whole.keys():
+            chosen, why = ({**whole, **part}, smooth[1]), f"{why}; what it lacks is that of {plain!r}"
+        elif not part.keys() >= whole.keys():
+            chosen, why = weights, f"{plain!r} was taken: {average!r} is not of the same tensors"
+    return chosen[0], (*said, f"of {plain!r} and {average!r} in the file, {why}", *chosen[1])
+
+
+def _barest(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arrays of a state dict by their names without prefixes."""
+    *_, last = readings({str(name): value for name, value in state.items() if _is_array(value)})
+    return last
 
 
 def flatten(state: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -232,7 +232,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         budget=weighed(made.budget, sides),
         drop=dropped,
         own=own,
-        warnings=(*given.network.warnings, *written.failed, *note_on_widths(made, graph, spec), *sides.notes, *trained),
+        warnings=(*written.failed, *note_on_widths(made, graph, spec), *sides.notes, *trained),
     )
     resuming.keep_log(given.store, work)
     return Result(model, slimmed.mask, finish(report, [spec], work, stages))
