@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import torch
-from bench_equal_latency import FAMILIES, Bench
+from bench_equal_latency import Bench
+from bench_worth import FAMILIES
 from rows import Row, append, read
 from scipy.stats import t
 
