@@ -147,16 +147,21 @@ def test_timm_network_with_the_tensors_of_torchvisions():
     assert (known.arch, known.attributes) == ("timm:resnet18", {})
 
 
+# One of each file of torchvision that passes something else to its layers; a ViT keeps the class of its norms.
+@pytest.mark.parametrize("name", ["convnext_tiny", "googlenet", "maxvit_t", "mnasnet0_5", "regnet_x_400mf", "vit_b_16"])
+def test_a_pickled_classifier_of_torchvision_is_recognised(name, tmp_path):
+    network = building.skeleton(reference.parse(name), {})  # on meta: the largest has 2.5 GB of weights
+    known = models.recognise(pickles.read(saved(tmp_path, network), trust_pickle=False))
+    assert known is not None
+    assert (known.arch, known.attributes) == (f"torchvision:{name}", {})
+
+
 @pytest.mark.slow
 def test_all_classifiers_of_torchvision_load_pickled(tmp_path):
     names = torchvision.models.list_models(module=torchvision.models)
     assert len(names) >= 80
     for name in names:
-        network = building.skeleton(reference.parse(name), {})  # on meta: the largest has 2.5 GB of weights
-        found = pickles.read(saved(tmp_path, network), trust_pickle=False)
-        known = models.recognise(found)
-        assert known is not None, name
-        assert (known.arch, known.attributes) == (f"torchvision:{name}", {}), name
+        test_a_pickled_classifier_of_torchvision_is_recognised(name, tmp_path)
 
 
 # What is refused -------------------------------------------------------------------------------------------

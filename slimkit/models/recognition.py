@@ -164,8 +164,18 @@ def _plain(module: nn.Module) -> dict[str, Any]:
 
 
 def _functions(module: nn.Module) -> dict[str, Any]:
-    """Return what a module can call, an activation or a `forward` of its own for example: they must be the same."""
-    return {name: _function(value, module) for name, value in vars(module).items() if callable(value)}
+    """Return what a module can call, an activation or a `forward` of its own for example: they must be the same.
+
+    Classes of layers, bound to arguments or not, are left out: they have built the network, and from a pickle that was
+    not run they come as data.
+    """
+    called = {name: value for name, value in vars(module).items() if callable(value) and not _builds(value)}
+    return {name: _function(value, module) for name, value in called.items()}
+
+
+def _builds(value: Any) -> bool:
+    function = value.func if isinstance(value, partial) else value
+    return isinstance(function, type) and issubclass(function, nn.Module)
 
 
 def _function(value: Any, module: nn.Module) -> Any:
