@@ -66,5 +66,9 @@ class TrainingError(SlimkitError):
     """Training cannot go on: the loss is not finite, or the state to resume from does not fit."""
 
 
+class DivergedError(TrainingError):
+    """The loss of a training is not finite any more."""
+
+
 class EngineError(SlimkitError):
     """An engine or an optional package is not installed, or does not support what was asked."""

@@ -93,6 +93,6 @@ def test_a_retraining_without_labels_that_leads_away_is_not_delivered() -> None:
     made = slimkit.compress(net, images[:1], 0.4, calibration=images, epochs=1, learning_rate=0.4)
     fitted = slimkit.compress(net, images[:1], 0.4, calibration=images, epochs=0)
     assert made.report.recovery is not None and not made.report.recovery.delivered
-    assert any("further from the original on inputs held out" in said for said in made.report.warnings)
+    assert any("further from the original" in said for said in made.report.warnings)
     state, expected = made.model.state_dict(), fitted.model.state_dict()
     assert all(torch.equal(state[name], expected[name]) for name in expected)

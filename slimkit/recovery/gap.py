@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimkit import provenance
-from slimkit.example import Example, are_labels, are_values, batch_size, call, comparable, tensors
+from slimkit.example import Example, are_labels, are_values, batch_size, call, comparable, first, tensors
 from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk
 from slimkit.tasks import CLASSIFICATION, DETECTION, SEGMENTATION, heads
@@ -42,9 +42,9 @@ def spreads(outputs: Iterable[Any], task: str | None = None, inputs: Sequence[Ex
     main = None
     beside: dict[int, list[list[Tensor | None]]] = {}
     for output, example in zip(outputs, inputs or repeat(()), strict=False):
-        first = heads(output)[0]
+        head = first(heads(output)[0])
         for place, (tensor, _) in enumerate(comparable(output, output)):
-            main = place if tensor is first else main
+            main = place if tensor is head else main
             seen.setdefault(place, []).append(_some(tensor))
             beside.setdefault(place, []).append([_brought(one, tensor.shape) for one in tensors(example)])
     found = {}
@@ -67,8 +67,8 @@ def returns_values(network: nn.Module, inputs: Iterable[Example]) -> bool:
     parts: list[Tensor] = []
     with evaluating(network):
         for one in inputs:
-            main = heads(call(network, one))[0]
-            if not isinstance(main, Tensor) or main.is_nested or not main.is_floating_point():
+            main = first(heads(call(network, one))[0])
+            if main is None or main.is_nested or not main.is_floating_point():
                 return False
             if not main.dim() or len(main) != batch_size(one):
                 return False

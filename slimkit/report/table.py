@@ -37,6 +37,8 @@ from slimkit.results import (
 )
 from slimkit.settings.words import as_flags
 
+_Row = tuple[str, str, str, str]  # what, before, after, change
+
 
 def run_table(report: Report) -> RenderableType:
     """Show a finished run: the verdict first, then before and after, and what else is to be known."""
@@ -55,11 +57,10 @@ def run_table(report: Report) -> RenderableType:
 
 def sweep_table(found: SweepReport) -> RenderableType:
     """Show the runs of a sweep, a column each, the original first."""
-    sides = [comparison(report.before, report.after) for report in found.runs]
-    columns = [{name: after for name, _, after, _ in rows} for rows in sides]
+    sides = [_by_place(comparison(report.before, report.after)) for report in found.runs]
     table = _table("", "original", *found.names)
-    for name, before, *_ in sides[0]:
-        _add(table, name, before, *(column.get(name, MISSING) for column in columns))
+    for place, (name, before, *_) in sides[0].items():
+        _add(table, name, before, *(rows[place][2] if place in rows else MISSING for rows in sides))
     parts: list[RenderableType] = [table]
     for name, report in zip(found.names, found.runs, strict=True):
         parts += [Text(f"{name}: {verdict(report).sentence}")]
@@ -67,7 +68,16 @@ def sweep_table(found: SweepReport) -> RenderableType:
     return Group(*parts)
 
 
-def comparison(before: Figures, after: Figures) -> list[tuple[str, str, str, str]]:
+def _by_place(rows: Sequence[_Row]) -> dict[tuple[str, str], _Row]:
+    """Return rows by their name and that of the one which they are about, as an interval is."""
+    found, about = {}, ""
+    for row in rows:
+        about = about if row[0].startswith(" ") else row[0]
+        found[about, row[0]] = row
+    return found
+
+
+def comparison(before: Figures, after: Figures) -> list[_Row]:
     """List the rows (what, before, after, change) of a run, as text; what was not measured is left out."""
     rows = _accuracies(before, after)
     time = after.latency_ms
@@ -118,7 +128,7 @@ def exports_table(found: Exports) -> RenderableType:
     return Group(table, Text(said), *notes)
 
 
-def _accuracies(before: Figures, after: Figures) -> list[tuple[str, str, str, str]]:
+def _accuracies(before: Figures, after: Figures) -> list[_Row]:
     rows = []
     olds, news = (side.accuracy.each if side.accuracy else {} for side in (before, after))
     for key in dict.fromkeys((*olds, *news)):

@@ -82,8 +82,7 @@ class Recovery(Record):
         by: `slimkit`; the trainer of Ultralytics, with its version; or the user's `own` function, of which nothing else
             is known.
         delivered: whether its network is the one delivered; not where it did worse on validation than the one that it
-            began with, which was delivered then; without labels, where it was further from the original on inputs held
-            out.
+            began with, which was delivered then; without labels, where it was further from the original.
     """
 
     epochs: Amount

@@ -22,6 +22,7 @@ TOLERANCE = 1e-4
 _ROUNDING = TOLERANCE / 10  # in float32 more may be rounding: double precision tells
 _MORE = 3  # inputs tried where an output channel was the same on all the others
 _NEVER = float("inf")
+_WHOLE = 0  # in the place of a dimension: all of them
 _LOW = (torch.float16, torch.bfloat16)  # proven in float32: the same weights, without the rounding between layers
 
 
@@ -258,31 +259,43 @@ class _Touched(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Columns:
-    """Keeps the range of every output channel over all inputs."""
+    """Keeps the range of every output channel over all inputs.
+
+    Channels lie along dimension 1, of [N, T, C] along the last; a dimension whose length is another at another size
+    has none, as one of positions or anchors. Where no dimension has any, as in [N], the whole tensor is one.
+    """
 
     def __init__(self) -> None:
-        self._ranges: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._ranges: dict[int, dict[int, dict[int, tuple[Tensor, Tensor]]]] = {}  # by place, dimension and length
 
     def note(self, output: Any) -> None:
         for place, tensor in enumerate(tensors(output)):
             if not tensor.numel() or tensor.is_complex() or tensor.dtype == torch.bool:
                 continue
-            tensor = tensor.reshape(1, 1) if tensor.dim() == 0 else tensor
-            dim = min(1, tensor.dim() - 1) if tensor.dim() != 3 else 2
-            others = [d for d in range(tensor.dim()) if d != dim]
-            low, high = (tensor.amin(others), tensor.amax(others)) if others else (tensor, tensor)
-            key = (place, len(low))
-            if key in self._ranges:
-                low, high = torch.minimum(low, self._ranges[key][0]), torch.maximum(high, self._ranges[key][1])
-            self._ranges[key] = (low, high)
+            seen = self._ranges.setdefault(place, {})
+            for dim in (2, 1) if tensor.dim() == 3 else (1,) if tensor.dim() > 1 else ():
+                others = [d for d in range(tensor.dim()) if d != dim]
+                _widen(seen.setdefault(dim, {}), tensor.amin(others), tensor.amax(others))
+            _widen(seen.setdefault(_WHOLE, {}), tensor.min()[None], tensor.max()[None])
+
+    def _channels(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for by_dimension in self._ranges.values():
+            lengths = next(lengths for lengths in by_dimension.values() if len(lengths) == 1)
+            yield from lengths.values()
 
     @property
     def total(self) -> int:
-        return sum(len(low) for low, _ in self._ranges.values())
+        return sum(len(low) for low, _ in self._channels())
 
     @property
     def constant(self) -> int:
-        return sum(int((low == high).sum()) for low, high in self._ranges.values())
+        return sum(int((low == high).sum()) for low, high in self._channels())
+
+
+def _widen(ranges: dict[int, tuple[Tensor, Tensor]], low: Tensor, high: Tensor) -> None:
+    if (known := ranges.get(len(low))) is not None:
+        low, high = torch.minimum(low, known[0]), torch.maximum(high, known[1])
+    ranges[len(low)] = low, high
 
 
 def _line(error: BaseException) -> str:

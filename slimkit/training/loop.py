@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.data import Batches
-from slimkit.errors import SpecError, TrainingError
+from slimkit.errors import DivergedError, SpecError, TrainingError
 from slimkit.example import Example, call, first, mapped, on
 from slimkit.hardware import own_random, pick_device, pick_precision
 from slimkit.modules import private
@@ -305,7 +305,7 @@ class _Stepper:
         values = distributed.mean(torch.stack([value for _, _, value in self.unread]), self.world).tolist()
         for (step, rate, _), value in zip(self.unread, values, strict=True):
             if not math.isfinite(value):
-                raise TrainingError(
+                raise DivergedError(
                     f"the loss is {value} at step {step} of {self.run.budget} (learning rate {rate:.3g}): "
                     "training has diverged.\n  Lower the learning rate, or check images and weights for NaN"
                 )

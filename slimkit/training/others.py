@@ -73,5 +73,5 @@ def of_channels(wanted: Tensor, found: Tensor) -> Pair:
     known = wanted.isfinite()
     wanted = torch.where(known, wanted.detach(), 0).float()
     error = torch.where(known, found.float() - wanted, 0).square()
-    each, errors = (one.reshape(len(one), -1 if one.dim() == 1 else one.shape[1], -1) for one in (wanted, error))
+    each, errors = (one.reshape(len(one), 1 if one.dim() == 1 else one.shape[1], -1) for one in (wanted, error))
     return errors.mean((0, 2)), each.var((0, 2), correction=0)

@@ -12,7 +12,7 @@ from torch import nn
 
 from slimkit import data, provenance, recovery, training
 from slimkit.dtypes import in_precision
-from slimkit.errors import TrainingError
+from slimkit.errors import DivergedError, TrainingError
 from slimkit.example import Example, batch_size, comparable
 from slimkit.hardware import on_device
 from slimkit.modules import state_tensors, unwrapped
@@ -139,17 +139,23 @@ def _retrained(
     log = store.folder.parent / state.LOG if store else None
     if store:
         store = replace(store, folder=store.folder.with_name(f"{store.folder.name}-{resume.weights(dense, model)}"))
-    trained = training.train(
-        model,
-        dataset.train if dataset else source.split,
-        recipe,
-        task=judged_by,
-        teacher=dense,
-        evaluate=given.quality if dataset else None,
-        hooks=[watch("retraining", judged_by, given.watchers, log)],
-        progress=lambda run: progress("retraining", run.step / run.budget),
-        store=store,
-    )
+    try:
+        trained = training.train(
+            model,
+            dataset.train if dataset else source.split,
+            recipe,
+            task=judged_by,
+            teacher=dense,
+            evaluate=given.quality if dataset else None,
+            hooks=[watch("retraining", judged_by, given.watchers, log)],
+            progress=lambda run: progress("retraining", run.step / run.budget),
+            store=store,
+        )
+    except DivergedError as error:
+        if dataset:  # a training that was asked for; without labels it is an attempt to be nearer the original
+            raise
+        said, *hint = str(error).split("\n  ")
+        return Recovered(model, rows, notes=(f"Not retrained: {said} {' '.join(hint)}.",))
     provenance.attach(trained.model, provenance.of(model))
     history = trained.history
     if trained.images < _SHORT * recipe.batch_size:
@@ -169,7 +175,7 @@ def _retrained(
         delivered=not (
             _worse(history[-1].validation_accuracy, rows[-1].accuracy, judged_by)
             if dataset
-            else calibration.apart and _further(given, trained.model, model, calibration.held)
+            else _further(given, trained.model, model, calibration.held)
         ),
     )
     macs = retraining.macs(given, model, trained.images, retraining.taught(given))
@@ -184,7 +190,11 @@ def _worse(after: float | None, before: float | None, judged_by: Task) -> bool:
 
 
 def _further(given: Given, after: nn.Module, before: nn.Module, held: Sequence[Example]) -> bool:
-    """Tell whether a network is further from the original than before its retraining, on inputs that it did not see."""
+    """Tell whether a network is further from the original than before its retraining.
+
+    Where there are inputs to spare they are ones that it did not see; of a few, those that both were fitted to: what is
+    further there is not nearer anywhere.
+    """
     chunks = [Chunk(one, held=True) for one in held]
     gaps = [between(given.at_work, on_device(model, given.device), chunks) for model in (after, before)]
     return not gaps[0] <= gaps[1]
@@ -195,7 +205,7 @@ def without_gain(trained: Recovery | None) -> tuple[str, ...]:
     if trained is None or trained.delivered:
         return ()
     judged = any(epoch.validation_accuracy is not None for epoch in trained.history)
-    worse = "did worse on validation" if judged else "was further from the original on inputs held out"
+    worse = "did worse on validation" if judged else "was further from the original"
     more = "epochs" if judged else "inputs or epochs"
     return (
         f"After {number_of(trained.epochs, 'epoch')} of retraining the network {worse} than before: "

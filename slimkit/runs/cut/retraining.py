@@ -1,18 +1,19 @@
 """How a network is retrained in a run of `compress`: its recipe, and the task that it is judged by."""
 
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
 from slimkit import provenance, recovery, training
-from slimkit.example import of_batch
+from slimkit.example import first, of_batch
 from slimkit.measure.macs import count_macs
 from slimkit.models.detectors import Heads
 from slimkit.results import ledger
 from slimkit.runs import detection
 from slimkit.runs.given import Given
 from slimkit.runs.opening import task
-from slimkit.tasks import CLASSIFICATION, Task
+from slimkit.tasks import CLASSIFICATION, Task, heads
 from slimkit.training.others import imitated
 
 
@@ -40,7 +41,14 @@ def judged_by(given: Given) -> Task:
         return given.dataset.task
     if (named := task(given.spec, provenance.of(given.dense))) is not None:
         return named
-    return _VALUES if given.classifies is None and given.returns_values else CLASSIFICATION
+    looks = _VALUES if given.classifies is None and given.returns_values else CLASSIFICATION
+    return replace(looks, outputs=_of_any_nest)
+
+
+def _of_any_nest(returned: Any) -> tuple[Any, ...]:
+    """Find the main output as `tasks.heads` does, or the first tensor in it, as of scores and boxes a level."""
+    main, *auxiliary = heads(returned)
+    return (main, *auxiliary) if isinstance(main, Tensor) else (first(main),)
 
 
 def _of_values(outputs: Tensor, wanted: Tensor, temperature: float) -> Tensor:
