@@ -50,6 +50,7 @@ def chain(widths: list[int], per_unit: int = 1) -> Graph:
         loud=silent,
         statistics=silent,
         products=silent,
+        cuts=silent,
     )
 
 

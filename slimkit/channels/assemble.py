@@ -55,6 +55,7 @@ def assemble(seen: Observed) -> Graph:
         loud=among(seen.names.loud),
         statistics=among(seen.names.statistics),
         products=among(seen.names.products),
+        cuts=among(seen.names.cuts),
         computed=tuple(seen.computed),
     )
 

@@ -118,6 +118,7 @@ class Graph:
         loud: bool [U], units of which a constant is left for the weights that read them when they are silent.
         statistics: bool [U], units that a mean across channels, or its like, is taken over (`left_out`).
         products: bool [U], units that a product of two activations sums over, as attention does.
+        cuts: bool [U], units of equal parts (`x[:, :n // 2]`), if the code computes from the width where to cut.
         computed: modules that read a weight computed by operators that do not let its channels go: see `plain_weights`.
         unseen: modules with parameters that no pass has run, so that nothing is known of what they read.
     """
@@ -134,6 +135,7 @@ class Graph:
     loud: Tensor
     statistics: Tensor
     products: Tensor
+    cuts: Tensor
     computed: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
 
@@ -221,6 +223,7 @@ class Graph:
             loud=self.loud[left],
             statistics=self.statistics[left],
             products=self.products[left],
+            cuts=self.cuts[left],
         )
 
     @cached_property

@@ -2,8 +2,8 @@
 
 A tracing pass sees operators, not the numbers that code computes beside them: attention that takes its heads out of the
 width of the stream reads that width wherever it likes. Streams under LayerNorms are where that is common, so networks
-with attention, or statistics across channels, are run at other widths, each group at one of its own. Where that
-raises, the counts of the modules to blame are taken to be those of their input; what still does not run, or computes
+with attention, or statistics across channels, or channels cut in equal parts by slices, are run at other widths, each
+group at one of its own. Where that raises, the counts of the modules to blame are taken to be those of their input; what still does not run, or computes
 something else, is kept.
 """
 
@@ -21,7 +21,7 @@ from slimkit.surgery.proof import breaking_groups
 from slimkit.surgery.remove import remove
 from slimkit.surgery.trials import Trial
 
-DIFFERS = "computes something else when narrower: its code divides by the width, or by the root of it"
+DIFFERS = "computes something else when narrower: its code divides by the width or the root of it, or cuts at a number"
 BREAKS = "does not run when narrower: its code holds the width as a number, or computes another from it"
 _TRIES = 2  # masks; of one, widths that ought to be alike, or a multiple of each other, may be so by chance
 
@@ -46,12 +46,12 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
     graph = channels.trace(model, example_input)
     trial = Trial("as given", example_input)
     sized: frozenset[type[nn.Module]] = frozenset()
-    while bool((graph.statistics | graph.products).any()):
+    while bool((graph.statistics | graph.products | graph.cuts).any()):
         masks = [_uneven(graph, seed) for seed in range(_TRIES)]
         errors = ((mask, raised(remove(model, graph, mask), trial)) for mask in masks)
         mask, error = next(((mask, error) for mask, error in errors if error is not None), (None, None))
         if mask is None or error is None:
-            other = _computing_else(model, graph, masks[0], trial) if bool(graph.products.any()) else []
+            other = _computing_else(model, graph, masks[0], trial) if bool((graph.products | graph.cuts).any()) else []
             if not other:
                 break
             graph = graph.keeping(other, DIFFERS)

@@ -101,7 +101,10 @@ def _first(label: Tensor, dims: list[int]) -> Tensor:
 
 
 def cut_out(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> None:
-    """Cuts follow where a module attribute repeats their place; otherwise all channels must stay."""
+    """Cuts follow where a module attribute repeats their place, or make equal parts, which are tied; else all stay.
+
+    Whether the code computes from the width where equal parts begin is seen when the network runs narrower.
+    """
     x = args[0]
     defaults = (0, None, None, 1)
     dim, start, end, step = args[1:] + defaults[len(args) - 1 :]
@@ -114,9 +117,14 @@ def cut_out(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) 
             names = label.reshape(-1)
             first = 0 if start is None else start + size if start < 0 else start
             cuts = [cut for cut in (first, first + left) if 0 < cut < size]
-            follows = varying(label) == [dim] and step == 1 and all([_cut(seen, names, cut) for cut in cuts])
-            if not follows:
-                seen.freeze(label, "is cut at a place written in the code (slice)")
+            whole = varying(label) == [dim] and step == 1
+            if not (whole and all([_cut(seen, names, cut) for cut in cuts])):
+                if whole and left > 1 and first % left == size % left == 0:
+                    parts = names.reshape(-1, left)
+                    seen.names.tie(parts, parts[0])
+                    seen.names.cuts.append(parts[0])
+                else:
+                    seen.freeze(label, "is cut at a place written in the code (slice)")
             label = func(label, dim, start, end, step)
         put.append(label)
     seen.put(out, tuple(put), weight)
