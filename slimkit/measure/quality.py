@@ -23,7 +23,6 @@ from slimkit.example import (
     describe,
     fed,
     first,
-    have_several,
     in_parts,
     on,
 )
@@ -207,7 +206,7 @@ def _of_classes(
 ) -> torch.Tensor | None:
     """Return the scores that a classifier gives all inputs, [N, classes]; None: it is none."""
     scores = None if classifies is False else _scores(dense, batches, device)
-    other = scores is not None and (are_values(scores) or (are_labels(scores) and have_several(scores)))
+    other = scores is not None and (are_values(scores) or are_labels(scores))
     return None if other and not classifies else scores
 
 

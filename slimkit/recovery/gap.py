@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimkit import provenance
-from slimkit.example import Example, are_labels, are_values, batch_size, call, comparable, first, tensors
+from slimkit.example import (
+    Example,
+    are_labels,
+    are_mostly_no,
+    are_values,
+    batch_size,
+    call,
+    comparable,
+    first,
+    tensors,
+)  # fmt: skip
 from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk
 from slimkit.tasks import CLASSIFICATION, DETECTION, SEGMENTATION, heads
@@ -28,7 +38,8 @@ def spreads(outputs: Iterable[Any], task: str | None = None, inputs: Sequence[Ex
     """Return of which tensors among a network's outputs the numbers are values, and the variances of each quantity.
 
     Quantities are told apart along dimension 1, [N, C, ...]; of [N, T, C] along the last one, where that is where they
-    differ. All other tensors are scores of classes, [N, C] and maps of them, see `example.are_values`, `are_labels`.
+    differ. All other tensors are scores of classes, [N, C] and maps of them, see `example.are_values`, `are_labels`,
+    `are_mostly_no`.
 
     Of an output of the shape of an input, or of one brought to its size, the variance is what a multiple of that input
     leaves over: what a denoiser takes away, not the picture that it passes on.
@@ -92,7 +103,7 @@ def _are_of_classes(parts: Sequence[Tensor]) -> bool:
     if not all(may_be_scores(part) and part.shape[1] == parts[0].shape[1] for part in parts):
         return False
     rows = torch.cat([part.movedim(1, -1).flatten(0, -2) for part in parts])
-    return not (are_values(rows) or are_labels(rows))
+    return not (are_values(rows) or are_labels(rows) or are_mostly_no(rows))
 
 
 def _variances(parts: Sequence[Tensor]) -> Tensor:

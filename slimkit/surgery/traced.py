@@ -3,8 +3,8 @@
 A tracing pass sees operators, not the numbers that code computes beside them: attention that takes its heads out of the
 width of the stream reads that width wherever it likes. Streams under LayerNorms are where that is common, so networks
 with attention, or statistics across channels, or channels cut in equal parts by slices, are run at other widths, each
-group at one of its own. Where that raises, the counts of the modules to blame are taken to be those of their input; what still does not run, or computes
-something else, is kept.
+group at one of its own. Where that raises, the counts of the modules to blame are taken to be those of their
+input; what still does not run, or computes something else, is kept.
 """
 
 import torch
