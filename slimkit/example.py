@@ -61,7 +61,7 @@ _FEW, _NEARLY_ALL = 8, 0.98  # inputs that may be of one class by chance
 # in 20 classifiers (quantiles, fields, pictures and embeddings: 0.4 to 3). Where it is moved, as Adam does with many
 # classes, scores still say 0.27 or more of what there is to be said of the class, values 0.2 or less.
 _SUM, _SAID = 0.3, 0.25
-# Sigmoids are seldom in doubt, about zero, and most are independent; softmax knows no zero. Of networks of small pictures
+# Sigmoids are seldom in doubt, about zero, and most are independent; softmax knows no zero. Of networks of small images
 # by SGD, Adam, AdamW and RMSprop, logits about zero over those in as wide a range to either side: 1.2 to 7.8 in 30
 # classifiers of more than two classes; below 0.8 in 28 of 36 taggers, where in the other 8 the sum varies by more than
 # 0.5 of what that of independent scores does (classifiers: 0 to 0.38). Adam moves the mean of all scores, to 0.9
