@@ -301,6 +301,23 @@ def test_a_limit_out_of_reach_names_the_best_and_who_holds_it() -> None:
     assert "held by conv0, conv1" in str(raised.value) and "Raise the budget" in str(raised.value)
 
 
+def test_a_limit_that_kept_layers_put_out_of_reach_names_them_and_why() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.cell = nn.Conv2d(1, 12, 3, padding=1), nn.Conv2d(12 + 16, 16, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x, state = self.first(x), x.new_zeros(1, 16, 8, 8)
+            for _ in range(4):
+                state = torch.tanh(self.cell(torch.cat([x, state], 1)))
+            return state.mean((2, 3))
+
+    graph = slimkit.trace(Recurrent(), torch.randn(1, 1, 8, 8))
+    with pytest.raises(BudgetError, match="held by what must stay: .*cell"):
+        to_limit(graph, torch.rand(graph.units), graph.macs, 100.0, ANY, "macs")
+
+
 def test_a_limit_above_the_original_is_refused() -> None:
     graph = chain([40])
     with pytest.raises(BudgetError, match="already needs no more than 74.88k"):

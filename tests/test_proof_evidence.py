@@ -89,6 +89,33 @@ def fully(net: nn.Module, example: Any = X, real: tuple[Any, ...] = ()) -> Evide
     return proof.evidence(net, net, (*proof.trials(example), *(Trial("real data", one) for one in real)))
 
 
+OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], int]] = {  # of maps [N, 10, H, W]; channels
+    "maps": (lambda maps: maps, 10),
+    "one number an input": (lambda maps: maps.mean((1, 2, 3)), 1),
+    "signals [N, 1, T]": (lambda maps: maps.mean(1).flatten(1)[:, None], 1),
+    "positions in a row [N, T]": (lambda maps: maps.mean(1).flatten(1), 1),
+    "words [N, T, C]": (lambda maps: maps.flatten(2).transpose(1, 2), 10),
+    "boxes and classes of anchors": (lambda maps: (maps.flatten(2), maps[:, :4].flatten(2).transpose(1, 2)), 14),
+}
+
+
+@pytest.mark.parametrize("case", OUTPUTS)
+def test_channels_of_outputs_are_no_positions_and_no_images(case: str) -> None:
+    """What another size has more of, or another batch, is no channel of which nothing is known."""
+    function, channels = OUTPUTS[case]
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Conv2d(3, 10, 3, stride=4)
+
+        def forward(self, x: Tensor) -> Any:
+            return function(self.body(x))
+
+    found = fully(Net().eval())
+    assert (found.channels, found.constant) == (channels, 0)
+
+
 def test_the_record_says_what_was_shown_on_what() -> None:
     net = Hides(lambda net, x, h: net.out(h))
     found = fully(net, real=(torch.rand(5, 3, 16, 16),))

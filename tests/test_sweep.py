@@ -102,6 +102,22 @@ def test_a_sweep_is_printed_as_one_table_or_as_json(tmp_path: Path, capsys: pyte
     assert "original" in said and "ratio-0.3" in said and "comparison.html" in said
 
 
+def test_each_figure_of_a_sweep_has_its_own_interval(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["--data", "digits", "--ratio", "0.5,0.3", "--epochs", "0", "--no-onnx", "--out", str(tmp_path / "out")]
+    assert main(["compress", CHECKPOINT, *words]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    shown = 0
+    for figure, interval in zip(lines, lines[1:], strict=False):
+        if interval[:3] == ["95", "%", "interval"]:
+            values = [float(word) for word in figure if word.replace(".", "").isdigit()][-3:]  # original and two runs
+            bounds = [float(word) for word in interval[3:] if word.replace(".", "").isdigit()]
+            spans = list(zip(bounds[::2], bounds[1::2], strict=True))
+            assert len(spans) == 3
+            assert all(low <= value <= high for value, (low, high) in zip(values, spans, strict=True)), (figure, spans)
+            shown += 1
+    assert shown
+
+
 def test_a_sweep_that_is_complete_is_told_before_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

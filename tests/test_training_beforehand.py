@@ -50,6 +50,20 @@ class _Gradients(torch.autograd.Function):
         return grads[0]
 
 
+class _NotFinite(_Gradients):
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0] * torch.nan if grads[0].dtype == torch.bfloat16 else grads[0]
+
+
+class Wrong(Complex):
+    """Computes in bf16, but its gradients are not finite, as those of some convolutions of three dimensions on CPUs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = _NotFinite.apply(self.body(x))
+        return found
+
+
 class OnlyForward(Complex):
     """Runs in bf16, but does not learn in it."""
 
@@ -58,7 +72,7 @@ class OnlyForward(Complex):
         return found
 
 
-@pytest.mark.parametrize("kind", [Complex, OnlyForward])
+@pytest.mark.parametrize("kind", [Complex, OnlyForward, Wrong])
 def test_a_network_that_does_not_run_in_bf16_is_trained_in_fp32_or_refused(
     monkeypatch: pytest.MonkeyPatch, kind: Any
 ) -> None:

@@ -1,7 +1,9 @@
 """Retraining without labels: outputs that are no scores of one class are imitated as values, or left as they were."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -135,3 +137,56 @@ def test_a_retraining_without_labels_that_leads_away_is_not_delivered() -> None:
     assert any("further from the original" in said for said in made.report.warnings)
     state, expected = made.model.state_dict(), fitted.model.state_dict()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("inputs", [24, 256])
+def test_what_leads_away_on_the_very_inputs_is_not_delivered(inputs: int) -> None:
+    """Of a few inputs none is held out: what is further from the original on its own is no gain anywhere."""
+    net, images = network()
+    made = slimkit.compress(net, images[:1], 0.4, calibration=images[:inputs], epochs=2, learning_rate=0.4)
+    assert made.report.recovery is not None and not made.report.recovery.delivered
+
+
+def test_a_retraining_without_labels_that_diverges_costs_nothing_but_itself() -> None:
+    net, images = network()
+    fitted = slimkit.compress(net, images[:1], 0.4, calibration=images, epochs=0).model.state_dict()
+    made = slimkit.compress(net, images[:1], 0.4, calibration=images, epochs=2, learning_rate=1e38)
+    assert any(said.startswith("Not retrained: the loss is") for said in made.report.warnings)
+    assert all(torch.equal(tensor, fitted[name]) for name, tensor in made.model.state_dict().items())
+
+
+class Levels(nn.Module):
+    """A head on two levels; `form` nests what it returns."""
+
+    def __init__(self, form: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.body = network()[0][:6]
+        self.head, self.form = nn.Conv2d(12, 5, 1), form
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.body(x)
+        return self.form(self.head(x), self.head(x[:, :, ::2]))
+
+
+@dataclass
+class Found:
+    maps: tuple[Tensor, ...]
+
+
+FORMS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "a list of tuples": lambda a, b: [(a, b), (b, a)],
+    "a list of dicts": lambda a, b: [{"a": a}, {"b": b}],
+    "a dict of tuples": lambda a, b: {"levels": (a, b)},
+    "a dataclass of a tuple": lambda a, b: Found((a, b)),
+    "one number an input": lambda a, b: a.mean((1, 2, 3)),
+    "classes and one number an input": lambda a, b: (a.mean((2, 3)), b.mean((1, 2, 3))),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_outputs_of_any_form_are_imitated(form: str) -> None:
+    images = network()[1]
+    net = Levels(FORMS[form]).eval()
+    made = slimkit.compress(net, images[:1], 0.4, calibration=images[:128], epochs=1)
+    assert made.report.recovery is not None and made.report.recovery.images
+    assert made.report.proof.error < 1e-4

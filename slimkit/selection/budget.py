@@ -311,20 +311,27 @@ def to_limit(
 
 
 def out_of_reach(graph: Graph, least: Tensor, measure: Callable[[Tensor], float], limit: float, what: str) -> str:
-    """Say that no mask reaches a limit: the smallest value, that of `least`, and the groups that hold it."""
+    """Say that no mask reaches a limit: the smallest value, that of `least`, and what holds it."""
     best, original = measure(least), measure(Mask.full(graph).keep)
-    held: list[tuple[float, str]] = []
-    for group in graph.groups:
-        keep = least.clone()
-        keep[group.members] = False
-        held.append((best - measure(keep), group.name))
-    worst = ", ".join(name for _, name in sorted(held, key=lambda item: -item[0])[:3])
     return (
         f"max_{what} is {amount(limit, what)} ({limit / original:.3f} of the original): the smallest that "
         f"the allowed widths reach is {amount(best, what)} ({best / original:.3f}); "
-        f"most of it is held by {worst}.\n"
+        f"most of it is held by {_holders(graph, least, measure)}.\n"
         "  Raise the budget"
     )
+
+
+def _holders(graph: Graph, least: Tensor, measure: Callable[[Tensor], float]) -> str:
+    """Name the groups that hold most of what is measured, or the layers that must stay and why, where they do."""
+    best, stays = measure(least), measure(torch.zeros_like(least))
+    whole = sorted((kept for kept in graph.kept if not kept.output), key=lambda kept: -kept.channels)
+    if 2 * stays > best and whole:
+        return "what must stay: " + ", ".join(f"{kept.layer} ({kept.reason})" for kept in whole[:3])
+
+    def held(group: Group) -> float:
+        return best - measure(least.index_fill(0, group.members, False))
+
+    return ", ".join(group.name for group in sorted(graph.groups, key=held, reverse=True)[:3])
 
 
 def amount(value: float, what: str) -> str:
