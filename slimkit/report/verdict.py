@@ -78,6 +78,12 @@ def _not_retrained(report: Report) -> str:
     if report.command != "compress" or not report.channels.removed or trained:
         return ""
     if any(entry.constants == "reconstructed" for entry in report.after_cut):
+        if report.fit and report.fit.made:
+            return (
+                "What the removed channels did was given to those that stay, by least squares on images made from noise, "
+                "and no weight has been trained. What is lost on real inputs is not known: judge it on some before you "
+                "use it."
+            )
         return (
             "What the removed channels did was given to those that stay, by least squares; no weight has been trained, "
             "so expect it to get somewhat less right than the original until it is retrained."
@@ -91,7 +97,9 @@ def _not_retrained(report: Report) -> str:
 def _lost(report: Report) -> bool:
     """Tell whether so much is gone that the network is of no use as it is.
 
-    A tenth of the images, or of agreement, or of the variance of values: half their mean square is the divergence.
+    A tenth of the images, or of agreement, or of the variance of values: half their mean square is the divergence. On
+    mixtures of images made from noise a quarter of agreement: three networks that lost 9 to 25 points had 70 to 83 %
+    there, and six that lost 1 to 4 had 76 to 93.
     """
     before, after = (side.accuracy.quoted if side.accuracy else None for side in (report.before, report.after))
     if before and after:
@@ -101,10 +109,11 @@ def _lost(report: Report) -> bool:
         return True
     far = fit.after is None or fit.after > 0.05
     if fit.agreement is not None:  # what was fitted to always agrees
-        return fit.agreement < 0.9 or (far and not fit.apart)
+        return fit.agreement < (0.75 if fit.made else 0.9) or (far and not fit.apart)
     return far or (fit.off is not None and fit.off**2 > 0.1)
 
 
+_MIXTURES = "mixtures of images made from noise"
 _FEW = 32  # inputs, of 8 a network agreed on all that was right on 53 to 72 % in place of 80
 
 
@@ -113,8 +122,8 @@ def _agreement(report: Report) -> str:
     fit = report.fit
     if fit is not None and fit.off is not None:
         where = "inputs held out" if fit.apart else "of the inputs it was fitted to"
-        where = "images made from noise" if fit.made else where
-        more = ", and by more on others" if fit.made or not fit.apart else ""
+        where = _MIXTURES if fit.made else where
+        more = ", a guess for real inputs" if fit.made else "" if fit.apart else ", and by more on others"
         said = f"its outputs are off by {percent(fit.off, 1)} of the spread of what it computes"
         return f"; on {fit.held} {where} {said}{more}"
     if fit is None or fit.agreement is None:
@@ -122,10 +131,7 @@ def _agreement(report: Report) -> str:
     share = percent(fit.agreement, 1)
     # An interval for inputs held out alone: from others it says nothing of those to come.
     if fit.made:
-        return (
-            f"; on {fit.held} images made from noise, which are easier than real ones, it agrees with the original on "
-            f"{share}, and less often on real inputs"
-        )
+        return f"; on {fit.held} {_MIXTURES} it agrees with the original on {share}, a guess for real inputs"
     if not fit.apart and fit.held < _FEW:
         return (
             f"; {fit.held} inputs, to which it was fitted, are too few to tell how often it agrees with the original "

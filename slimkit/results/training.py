@@ -50,10 +50,10 @@ class Fit(Record):
         before, after: divergence of the predictions from the original's on inputs held out of the fit, in nats, with
             constants folded only and as fitted.
         left: weights that were left as they were.
-        held: inputs on which the network delivered was compared with the original.
+        held: inputs on which the network delivered was compared with the original; of made ones mixtures.
         apart: nothing was fitted to those, nor trained on them.
-        agreement: share of them that the network delivered puts into the same class as the original, which for images
-            made from noise is more than for real ones; None where it is no classifier.
+        agreement: share of them that the network delivered puts into the same class as the original, which for mixtures
+            of images made from noise is a guess for real ones; None where it is no classifier.
         off: by how much values that the network delivered returns are off on them: root of the mean square, as a share
             of what they vary by; where they have the shape of an input, of what is not it. None where they are classes.
     """

@@ -13,7 +13,7 @@ from slimkit.example import Example, batch_size, comparable, on, tensors
 from slimkit.hardware import device_of
 from slimkit.measure.macs import count_macs
 from slimkit.recovery.calibration import chunks
-from slimkit.recovery.made_images import made_images
+from slimkit.recovery.made_images import made_images, mixtures
 from slimkit.recovery.norms import learned
 from slimkit.runs.given import Given
 from slimkit.surgery import proof
@@ -23,7 +23,7 @@ _BATCH = 128  # inputs at a time
 _FEWEST, _MOST = 256, 2048  # inputs
 _NUMBERS = 256 * 3 * 224 * 224  # held in memory at once: 154 MB; more inputs where they are small
 _MADE, _STEPS = 256, 60  # images made from noise, and steps of making them
-_HELD = 0.25  # more of them, that nothing is fitted to: agreement is counted on them
+_HELD = 0.25  # more of them, that nothing is fitted to: agreement is counted on mixtures of them
 COMPARED = 4 * _BATCH  # most inputs that two networks are compared on
 APART = 0.125  # share of unlabelled inputs that is kept for that
 _ENOUGH = 64  # inputs from which on it is kept for the report alone; a drop is never told without
@@ -98,7 +98,8 @@ def calibrate(given: Given, comparable: bool) -> Calibration | None:
     except DataError:  # no gradient reaches them, the network runs on none, or they do not meet the statistics
         return None
     batches = [images[start : min(start + _BATCH, count)] for start in range(0, count, _BATCH)]
-    return Calibration(f"{count} images made from noise", batches, [images[count:]], made=True)
+    mixed = mixtures(images[count:]).split(_BATCH)
+    return Calibration(f"{count} images made from noise", batches, mixed, made=True)
 
 
 def compared_on(given: Given) -> tuple[int | None, int | None]:
