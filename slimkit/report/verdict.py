@@ -80,9 +80,8 @@ def _not_retrained(report: Report) -> str:
     if any(entry.constants == "reconstructed" for entry in report.after_cut):
         if report.fit and report.fit.made:
             return (
-                "What the removed channels did was given to those that stay, by least squares on images made from noise, "
-                "and no weight has been trained. What is lost on real inputs is not known: judge it on some before you "
-                "use it."
+                "What the removed channels did was given to those that stay, by least squares on images made from "
+                "noise; no weight has been trained. What is lost on real inputs is not known: judge it on some first."
             )
         return (
             "What the removed channels did was given to those that stay, by least squares; no weight has been trained, "

@@ -98,8 +98,7 @@ def calibrate(given: Given, comparable: bool) -> Calibration | None:
     except DataError:  # no gradient reaches them, the network runs on none, or they do not meet the statistics
         return None
     batches = [images[start : min(start + _BATCH, count)] for start in range(0, count, _BATCH)]
-    mixed = mixtures(images[count:]).split(_BATCH)
-    return Calibration(f"{count} images made from noise", batches, mixed, made=True)
+    return Calibration(f"{count} images made from noise", batches, [mixtures(images[count:])], made=True)
 
 
 def compared_on(given: Given) -> tuple[int | None, int | None]:
