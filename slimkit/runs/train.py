@@ -13,7 +13,7 @@ from slimkit._version import __version__
 from slimkit.errors import SpecError
 from slimkit.hardware import plain_precision
 from slimkit.measure.environment import environment
-from slimkit.measure.stages import Stages
+from slimkit.measure.stages import Stages, stages_on
 from slimkit.methods import Job
 from slimkit.models import Network
 from slimkit.progress import Progress, Watcher, quiet
@@ -82,7 +82,7 @@ def train(
     def fresh() -> nn.Module:
         return begin.redrawn(network.model, asked.spec.seed + 1)
 
-    stages = Stages()
+    stages = stages_on(asked.spec.device)
 
     def job(store: training.Store | None) -> Job:
         with stages.stage("trace"):
@@ -110,7 +110,7 @@ def train_network(
     target = options.folder(begin.short_name(spec.arch))
     if done := resuming.complete(target, options, asked.settings()):
         return CommandOutcome(done, target, before=True)
-    stages = Stages()
+    stages = stages_on(asked.spec.device)
     with begin.joined(spec) as world, begin.claimed(target, options.force, world) as work:
         progress("building the network", None)
         with stages.stage("load"):
