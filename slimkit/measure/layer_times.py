@@ -118,7 +118,7 @@ def _read(store: Path) -> dict[str, tuple[float, float]]:
         found = json.loads(store.read_text())
         if found["schema"] == _SCHEMA:
             return {str(key): (float(turn), float(fastest)) for key, (turn, fastest) in found["ms"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         pass
     return {}
 
