@@ -307,10 +307,10 @@ def run(words: Sequence[str]) -> int:
 
 def failed(error: BaseException) -> int:
     """Say what code of the user's own raised; where it was ours the exception goes on."""
-    where = own_code.place(error)
-    if where is None:
+    own = own_code.failure(error)
+    if own is None:
         raise error
-    return refuse(f"{where}: your own code failed with {own_code.described(error)}.\n  Mend it there")
+    return refuse(own)
 
 
 class Terminated(BaseException):
