@@ -452,6 +452,18 @@ def test_the_fastest_run_is_the_one_with_the_least_time():
     assert "Times are good to 2 %: “one” has no certain lead over “other”" in even
 
 
+@pytest.mark.parametrize("names", [["half"], ["half", "quick"], ["half/report.json"]])
+@pytest.mark.parametrize("lost", ["report.json", "model.safetensors"])
+def test_no_page_takes_the_place_of_another_file_of_a_run(names, lost, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path, half=alike(), quick=alike())
+    Path("half/model.safetensors").write_text("weights")
+    before = Path("half", lost).read_bytes()
+    assert main(["report", *names, "--out", f"half/{lost}", "--force"]) == 2
+    assert "it is read here, and would be lost" in capsys.readouterr().err
+    assert Path("half", lost).read_bytes() == before
+
+
 def test_files_of_several_runs_are_timed_again_side_by_side(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folders = saved(tmp_path, half=alike(), quick=alike())
