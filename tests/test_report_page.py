@@ -193,6 +193,18 @@ def paths_that_may_be_null(report):
         yield from ("search/penalty", "search/threshold", "search/drawn_epoch")
 
 
+@pytest.mark.parametrize(("better", "after", "says"), [
+    ("higher", 0.6, "recovered"), ("higher", 0.95, "retrained"),
+    ("lower", 0.6, "retrained"), ("lower", 0.95, "recovered"),
+])  # fmt: skip
+def test_a_network_of_no_use_is_told_whichever_way_is_better(better, after, says):
+    figures = {f"{side}/accuracy/{name}": value for side, right in (("before", 0.8), ("after", after))
+               for name, value in (("better", better), ("test", right), ("metric", "share"))}  # fmt: skip
+    report = compress_report()
+    told = changed(report, figures | {"recovery": None})
+    assert verdict(told).sentence.startswith(f"Not {says}: ")
+
+
 def test_without_training_that_is_the_first_thing_said(pages):
     said = verdict(bare_report())
     assert said.sentence.startswith("Not retrained: the slim resnet8 needs ")

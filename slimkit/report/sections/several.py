@@ -173,7 +173,7 @@ def _drawn(kind: str, place: str, known: list[tradeoff.Point], label: str, show:
         lambda width: tradeoff.accuracy_against(known, label, show, by, width),
         legend=[("after", "runs"), *([("before", "dense")] if "before" in roles else [])],
     )
-    about = f"{kind}. Up and to the left is better. The axis of cost starts at nothing."
+    about = f"{kind}. {tradeoff.best(by)}. The axis of cost starts at nothing."
     return Section(name=f"tradeoff{place}", title="Accuracy against cost", about=about, parts=[drawn])
 
 
