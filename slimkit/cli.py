@@ -268,6 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     is a bug of ours and leaves as an exception, which Python ends with a traceback and 1.
     """
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    os.environ["PYTHONSAFEPATH"] = "1"  # processes of ours take no file in the current folder for a library
     with streams():
         return run(words)
 
@@ -306,10 +307,10 @@ def run(words: Sequence[str]) -> int:
 
 def failed(error: BaseException) -> int:
     """Say what code of the user's own raised; where it was ours the exception goes on."""
-    where = own_code.place(error)
-    if where is None:
+    own = own_code.failure(error)
+    if own is None:
         raise error
-    return refuse(f"{where}: your own code failed with {own_code.described(error)}.\n  Mend it there")
+    return refuse(own)
 
 
 class Terminated(BaseException):

@@ -1,5 +1,6 @@
 """Where to compute, and in which precision."""
 
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -25,6 +26,14 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
+
+
+def cores() -> int:
+    """Return the cores of the processor that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
 
 
 def pick_device(name: str) -> torch.device:

@@ -67,6 +67,7 @@ def pull(
     arch: str | None = None,
     cache: str | Path | None = None,
     offline: bool = False,
+    max_memory: int | str | None = None,
 ) -> nn.Module:
     """Fetch a slim network and load it, as `slimkit.load` does: no code from the repository is run.
 
@@ -78,6 +79,7 @@ def pull(
         arch: factory of the network, where the file names one that is not slimkit's, torchvision's or timm's.
         cache: folder of what was fetched; the hub's own unless given.
         offline: take what is in the cache, ask nobody.
+        max_memory: as for `slimkit.load`.
 
     Raises:
         EngineError: `huggingface_hub` is not installed, or the hub has no such repository.
@@ -93,7 +95,9 @@ def pull(
     found = next((Path(folder) / name for name in _SLIM if (Path(folder) / name).is_file()), None)
     if found is None:
         raise CheckpointError(f"{repository}: has no {' or '.join(_SLIM)}.\n  Name a repository that slimkit pushed")
-    return load(found).model if found.name == _CHECKPOINT else load_slim(found, arch=arch)
+    if found.name == _CHECKPOINT:
+        return load(found, max_memory=max_memory).model
+    return load_slim(found, arch=arch, max_memory=max_memory)
 
 
 def _library() -> Any:

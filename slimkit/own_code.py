@@ -80,6 +80,12 @@ def called(given: str, error: type[SlimkitError]) -> Iterator[None]:
         raise error(f"{given}: calling it failed with {described(problem)}{there}.\n  Mend the function") from problem
 
 
+def failure(problem: BaseException) -> str | None:
+    """Say where code of the user's own raised an exception, and what; None where it was ours."""
+    where = place(problem)
+    return where and f"{where}: your own code failed with {described(problem)}.\n  Mend it there"
+
+
 def described(problem: BaseException) -> str:
     """Return the kind of an exception and its message, of several lines the last: what workers of loaders pass on."""
     lines = str(problem).strip().splitlines()

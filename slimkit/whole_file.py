@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +40,21 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def refuse_inputs(path: Path, inputs: Iterable[Path], name: str) -> None:
+    """Refuse to write a file over one that is read, by whatever path or link.
+
+    Args:
+        path: of what is to be written.
+        inputs: what is read.
+        name: of the argument that gives `path`, for the message.
+
+    Raises:
+        OutputError: it is one of the inputs.
+    """
+    if path.exists() and any(one.exists() and path.samefile(one) for one in inputs):
+        raise OutputError(f"{path}: it is read here, and would be lost.\n  Give another `{name}`")
 
 
 def write_whole(path: Path, content: str | bytes, what: str) -> None:

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+import slimkit
 from slimkit import models, provenance
 from slimkit.cli import main
 from slimkit.errors import EngineError, SlimkitError, SpecError, TrainingError
@@ -280,9 +281,10 @@ def slim(path: Path, **changes) -> Path:
         {"input_shape": [1, 65_000, 65_000]},
         {"input_shape": [1, 10**7, 10**7]},
         {"arguments": {"width": [1] * 10**5}},
+        {"arch": "zoo:resnet8(width=" + "-" * 10**5 + "1)"},
         {"attributes": {"a\nb": {"x": 1}}},
     ],
-    ids=str,
+    ids=lambda changes: str(changes)[:60],
 )
 def test_a_slim_file_does_not_take_all_memory(changes, tmp_path):
     refused(slim(tmp_path / "net.safetensors", **changes), "GB of memory|cannot be read")
@@ -291,7 +293,14 @@ def test_a_slim_file_does_not_take_all_memory(changes, tmp_path):
 def test_more_memory_can_be_allowed(tmp_path):
     path = slim(tmp_path / "net.safetensors", input_shape=[1, 2048, 2048])
     assert "`max_memory='" in refused(path, "would take", max_memory=2**20)
-    assert models.load(path, max_memory=8 * 2**30).source == "slim file"
+    assert models.load(path, max_memory=8 * 2**30).source == models.load(path, max_memory="8GiB").source == "slim file"
+    slimkit.load(path, max_memory="8GiB")
+    wide = slim(tmp_path / "wide.safetensors", arguments={"width": 16_000})
+    for load in (models.load, slimkit.load):
+        with pytest.raises(SlimkitError, match="may take 1.0 GB.\n.* allow more: `max_memory='11GB'`"):
+            load(wide, max_memory="1GB")
+        with pytest.raises(SpecError, match="max_memory is 'much'"):
+            load(wide, max_memory="much")
 
 
 @pytest.mark.parametrize("kept", ["threading.Lock()", "(one for one in ())"])

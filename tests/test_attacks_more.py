@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import numpy
 import onnx
 import pytest
 import torch
@@ -24,7 +25,7 @@ from torch import nn
 from slimkit import data, models
 from slimkit.cli import main
 from slimkit.errors import SlimkitError, SpecError, TrainingError
-from slimkit.pickled import machine, values
+from slimkit.pickled import machine, torch_file, values
 from slimkit.report import rebuild
 from slimkit.settings import read_config
 from slimkit.training import Store, state, train
@@ -104,6 +105,48 @@ def test_one_value_copied_without_end(how, tmp_path):
         + array * times,
     }[how]
     refused(within(120, 6, "inspect", archive(tmp_path / "net.pt", b"\x80\x03" + one + b"l.")), "more than")
+
+
+TWICE = b"X\x01\x00\x00\x00aq\x00" + b"h\x00\x86q\x00" * 25  # 2^25 letters, written out
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"cpathlib\nPosixPath\n" + TWICE + b"\x85R.",
+        b"ctorch\nSize\n" + TWICE + b"\x85\x85R.",
+        b"cnumpy\ndtype\n" + TWICE + b"\x85R.",
+        b"(" + TWICE + b"NX\x01\x00\x00\x00kX\x03\x00\x00\x00cpuK\x01tQ.",
+        b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + TWICE + b"X\x03\x00\x00\x00cpuK\x01tQ.",
+        b"ctimm.layers.format\nFormat\n" + TWICE + b"\x85R.",
+    ],
+    ids=["path", "size", "dtype", "persistent", "storage", "format"],
+)
+def test_a_short_pickle_that_is_an_endless_text(pickled, tmp_path):
+    """Two that are the same two, and so on, must be refused before anything writes it out, in a message even."""
+    path = archive(tmp_path / "net.pt", b"\x80\x02" + pickled)
+    before = time.process_time()
+    with pytest.raises(SlimkitError):
+        models.load(path)
+    assert time.process_time() - before < 2
+
+
+def test_keys_that_are_one_long_text_many_times(tmp_path):
+    """Such keys were listed in the message that asks which of them holds the weights."""
+    text, weights = "a" * 1_000_000, {"w": numpy.ones(1)}
+    pickled = pickle.dumps({(number, *[text] * 15): weights for number in range(500)}, 4)
+    refused(within(60, 4, "inspect", archive(tmp_path / "net.pt", pickled)), "more than")
+
+
+def test_an_old_file_of_many_tensors_is_read_in_time(tmp_path):
+    path, seconds = tmp_path / "net.pt", []
+    for count in (2_000, 16_000):
+        torch.save({f"w{i}": torch.zeros(1) for i in range(count)}, path, _use_new_zipfile_serialization=False)
+        before = time.process_time()
+        with path.open("rb") as file:
+            torch_file.load(file, values.value)
+        seconds.append(time.process_time() - before)
+    assert seconds[1] < 20 * seconds[0]
 
 
 @pytest.mark.parametrize("opcode", [b"\x96", b"\x8d", b"\x8e"], ids=["bytearray8", "binunicode8", "binbytes8"])

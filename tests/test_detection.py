@@ -829,6 +829,8 @@ def test_onnx_files_of_detectors_that_cannot_be_judged_say_what_can(files: Any) 
     slimkit.save(twice, path.with_name("model.safetensors"), ARCH)
     with pytest.raises(CheckpointError, match="second stage .* looks at regions"):
         run_detection.by_engine(path, dataclasses.replace(spec, arch=ARCH))
+    with pytest.raises(SpecError, match="trust_pickle .*model.safetensors, holds no pickle"):
+        run_detection.by_engine(path, dataclasses.replace(spec, trust_pickle=True))
     path.with_name("model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="Leave the slim file beside it, model.safetensors"):
         run_detection.by_engine(path, spec)

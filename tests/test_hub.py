@@ -55,6 +55,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_network_that_was_pushed_is_pulled_bit_by_bit(run: Path, cache: Path) -> None:
     assert hub.push(run, "me/slim-digits") == "hub:me/slim-digits"
     found = hub.pull("me/slim-digits", cache=cache, offline=True)
+    with pytest.raises(CheckpointError, match="max_memory"):
+        hub.pull("me/slim-digits", cache=cache, offline=True, max_memory="0.01MB")
     expected = slimkit.load(run / "model.safetensors")
     for name, tensor in expected.state_dict().items():
         assert torch.equal(found.state_dict()[name], tensor)

@@ -153,6 +153,22 @@ def test_times_are_kept_by_engine_threads_and_batch(cache: Path, monkeypatch: py
     assert len(asked) == 4 and len(list(cache.iterdir())) == 3
 
 
+def test_times_of_two_processes_are_both_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    shape = Shape(kind="linear", space=(1,))
+
+    def time(point: Any, *rest: Any) -> tuple[float, float]:
+        asked.append(point[2])
+        if point[2] == 4:  # meanwhile another process
+            samples.times([(shape, 8, 8)], "onnxruntime", 1, 1, lambda *_: None)
+        return profiled(1.0)
+
+    monkeypatch.setattr(samples, "_time", time)
+    samples.times([(shape, 8, 4)], "onnxruntime", 1, 1, lambda *_: None)
+    samples.times([(shape, 8, 4), (shape, 8, 8)], "onnxruntime", 1, 1, lambda *_: None)
+    assert asked == [4, 8]
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": "slimkit.layer-times/3"}', "other"])
 def test_damaged_times_are_measured_again(cache: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(samples, "_time", lambda *_: profiled(7.0))

@@ -121,7 +121,16 @@ def test_a_file_that_torch_exported_gives_a_table_that_fits(dense: Path, tmp_pat
     check_fits(table, tmp_path / "torch.json", layers(dense), "onnxruntime", 1, 1)
 
 
-def test_a_table_is_not_written_over_another_file_and_not_measured_for_nothing(
+def test_a_table_is_not_written_over_the_network(dense: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, link = dense.read_bytes(), dense.with_name("table.json")
+    link.symlink_to(dense)
+    for place in (dense, link):
+        assert main(["bench", str(dense), "--table", str(place), "--force"]) == 2
+        assert "would be lost.\n  Give another --table" in capsys.readouterr().err
+    assert dense.read_bytes() == before
+
+
+def test_a_table_is_not_written_over_another_another_file_and_not_measured_for_nothing(
     dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "table.json"

@@ -1,13 +1,17 @@
 """Energy: hardware counters (imitated), the model, and what it says of itself."""
 
+import sys
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from slimkit.measure import energy, latency, power
 from slimkit.measure.latency import Latency
 from slimkit.measure.power import NvmlMeter, RaplMeter, processor_meters
+from slimkit.measure.stages import Stages, stages_on
 
 LATENCY = Latency(
     median_ms=12.0,
@@ -44,6 +48,18 @@ def test_only_whole_packages_are_read_and_the_counter_may_wrap(package):
     assert meter.joules() == pytest.approx(0.05)
     counter.write_text("20000")  # one turn of a million microjoules
     assert meter.joules() == pytest.approx(0.12)
+
+
+def test_a_counter_that_turns_within_a_stage_is_read_along(package, monkeypatch):
+    counter = package / "intel-rapl:0" / "energy_uj"
+    monkeypatch.setattr(power, "SECONDS", 0.005)
+    stages = Stages(meters=processor_meters(package))
+    with stages.stage("training"):
+        for step in range(25):  # 2.5 turns
+            counter.with_suffix(".new").write_text(str((900_000 + 100_000 * (step + 1)) % 1_000_000))
+            counter.with_suffix(".new").replace(counter)
+            time.sleep(0.02)
+    assert energy.of_run(1, stages.meters).value == pytest.approx(2.5e-3)
 
 
 def test_without_a_readable_counter_there_is_no_meter(package, tmp_path):
@@ -92,7 +108,14 @@ def test_a_gpu_is_read_through_nvml_in_millijoules():
 
 
 def test_without_a_gpu_there_is_no_meter(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert power.gpu_meters() == []
+    assert power.gpu_meters(torch.device("cuda")) == []
+
+
+def test_a_run_on_the_processor_leaves_the_gpu_alone(monkeypatch):
+    opened = []
+    nvml = SimpleNamespace(nvmlInit=lambda: opened.append("nvml"), nvmlDeviceGetHandleByUUID=opened.append)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", opened.append)
+    assert len(stages_on("cpu").meters) == len(processor_meters())
+    assert opened == []

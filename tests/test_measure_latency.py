@@ -4,6 +4,7 @@ import re
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -216,6 +217,9 @@ def test_a_noisy_machine_is_judged_by_cpu_time_and_all_files_alike(files, monkey
     quiet, noisy, several = summary(False), summary(True), summary(True, threads=2)
     assert (quiet.clock, quiet.typical_ms) == ("wall", 10) and (noisy.clock, noisy.typical_ms) == ("cpu", 9)
     assert (several.clock, several.typical_ms) == ("wall", 10) and several.noisy and several.fastest_ms == 10
+    uneven = [replace(one, fastest_ms=7.0) for one in (quiet, noisy, several)]
+    assert [one.typical_ms for one in uneven] == [one.record().quoted for one in uneven] == [10, 9, 7]
+    assert [one.record().clock for one in uneven] == ["median", "cpu", "fastest"]
     found = iter([quiet, noisy])
     monkeypatch.setattr(latency, "summary", lambda *_: next(found))
     said = []

@@ -76,6 +76,7 @@ BAD = {
     "empty": (lambda: b"", "is empty"),
     "onnx": (onnx_bytes, "batch normalisation is already folded"),
     "torchscript": (torchscript_bytes, "TorchScript"),
+    "protobuf": (lambda: b"\n" + b"\xff" * 9 + b"\x7f" + b"rest of a file", "no checkpoint that slimkit knows"),
     "keras": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
     "numpy": (npz_bytes, "NumPy"),
     "old torch": (tar_bytes, "before 0.4"),

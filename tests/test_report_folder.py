@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from slimkit.cli import main
 from slimkit.errors import OutputError
 from slimkit.runs.folder.output import MANIFEST, claim
+
+WORDS = "--arch zoo:resnet8 --data digits --method scratch --epochs 1 --force"
 
 
 def listing(folder: Path) -> list[str]:
@@ -79,6 +82,15 @@ def test_a_folder_among_the_files_is_ours_and_what_was_put_into_it_is_not(tmp_pa
         assert other.read_text() == "mine"
         other.unlink() if before is None else other.write_bytes(before)
     write(True)
+
+
+def test_force_does_not_take_the_run_whose_widths_are_read(tmp_path, capsys):
+    out = tmp_path / "run"
+    with claim(out) as work:
+        (work / "report.json").write_text("{}")
+    assert main(["train", *WORDS.split(), "--like", str(out), "--out", str(out)]) == 2
+    assert "report.json lies in it, which this run reads" in capsys.readouterr().err
+    assert (out / "report.json").exists()
 
 
 def test_force_does_not_take_what_is_not_ours(tmp_path):

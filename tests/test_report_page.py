@@ -17,7 +17,7 @@ from slimkit.cli import main
 from slimkit.cli import slimkit as commands_of_slimkit
 from slimkit.errors import OutputError
 from slimkit.export import export_onnx
-from slimkit.report import parts, rebuild
+from slimkit.report import parts, rebuild, table
 from slimkit.report.figures import canvas, curves, layers, tradeoff
 from slimkit.report.page import comparison_page, run_page
 from slimkit.report.verdict import verdict
@@ -193,6 +193,18 @@ def paths_that_may_be_null(report):
         yield from ("search/penalty", "search/threshold", "search/drawn_epoch")
 
 
+@pytest.mark.parametrize(("better", "after", "says"), [
+    ("higher", 0.6, "recovered"), ("higher", 0.95, "retrained"),
+    ("lower", 0.6, "retrained"), ("lower", 0.95, "recovered"),
+])  # fmt: skip
+def test_a_network_of_no_use_is_told_whichever_way_is_better(better, after, says):
+    figures = {f"{side}/accuracy/{name}": value for side, right in (("before", 0.8), ("after", after))
+               for name, value in (("better", better), ("test", right), ("metric", "share"))}  # fmt: skip
+    report = compress_report()
+    told = changed(report, figures | {"recovery": None})
+    assert verdict(told).sentence.startswith(f"Not {says}: ")
+
+
 def test_without_training_that_is_the_first_thing_said(pages):
     said = verdict(bare_report())
     assert said.sentence.startswith("Not retrained: the slim resnet8 needs ")
@@ -294,7 +306,7 @@ def test_on_a_noisy_machine_cpu_time_is_what_is_quoted():
     page = Page(run_page(report))
     assert page.cells["after/latency_ms/cpu"] == 12.0 and "after/latency_ms/median" not in page.cells
     several = changed(report, {"after/latency_ms/threads": 2})
-    assert "after/latency_ms/median" in Page(run_page(several)).cells
+    assert "after/latency_ms/fastest" in Page(run_page(several)).cells
 
 
 def test_where_nothing_was_removed_it_is_said():
@@ -450,6 +462,29 @@ def test_the_fastest_run_is_the_one_with_the_least_time():
     assert "“one” is the fastest (13.0 ms)" in again and "timed again on this machine, in turns" in again
     even = unescape(comparison_page(runs, [times[1], times[1]]))
     assert "Times are good to 2 %: “one” has no certain lead over “other”" in even
+
+
+def test_times_of_several_threads_on_a_busy_machine_are_the_fastest():
+    busy = {"before/latency_ms/fastest": 20.0, "after/latency_ms/fastest": 5.0}
+    busy |= {f"{side}/latency_ms/{name}": value for side in ("before", "after")
+             for name, value in (("noisy", True), ("threads", 4), ("median", 30.0))}  # fmt: skip
+    report = changed(compress_report(), busy)
+    page = unescape(run_page(report))
+    assert "0.25 of the time" in page and "on a busy machine: fastest run" in page
+    assert ("latency (fastest run)", "20.0 ms", "5.00 ms", "0.25") in table.comparison(report.before, report.after)
+    assert "latency, fastest run" in unescape(comparison_page([("one", report), ("other", report)]))
+
+
+@pytest.mark.parametrize("names", [["half"], ["half", "quick"], ["half/report.json"]])
+@pytest.mark.parametrize("lost", ["report.json", "model.safetensors"])
+def test_no_page_takes_the_place_of_another_file_of_a_run(names, lost, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path, half=alike(), quick=alike())
+    Path("half/model.safetensors").write_text("weights")
+    before = Path("half", lost).read_bytes()
+    assert main(["report", *names, "--out", f"half/{lost}", "--force"]) == 2
+    assert "it is read here, and would be lost" in capsys.readouterr().err
+    assert Path("half", lost).read_bytes() == before
 
 
 def test_files_of_several_runs_are_timed_again_side_by_side(tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import multiprocessing
 import re
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -321,6 +322,18 @@ def test_an_arm_of_any_name_is_one_line_that_reads_back(name: str, tmp_path_fact
     assert study_file.read(folder) == (arms, "")
 
 
+def test_a_long_study_is_read_in_time(tmp_path: Path) -> None:
+    one = study_file.line(arm("uniform", 900))
+    lines = [one.replace('"seed": 0', f'"seed": {seed}', 1) for seed in range(12_000)]
+    (tmp_path / study_file.NAME).write_text("".join(lines))
+    before = time.process_time()
+    for line in lines:
+        Arm.from_dict(json.loads(line))
+    alone = time.process_time() - before
+    assert len(study_file.read(tmp_path)[0]) == len(lines)
+    assert time.process_time() - before < 4 * alone
+
+
 def test_an_arm_that_is_there_twice_is_no_second_seed(tmp_path: Path) -> None:
     lines = [study_file.line(arm("uniform", right)) for right in (900, 901)]
     (tmp_path / study_file.NAME).write_text("".join(lines))
@@ -470,6 +483,12 @@ def test_one_seed_tells_nothing_and_equal_arms_never_differ() -> None:
     same = [arm("early-bird", 900, seed) for seed in range(3)]
     found = difference(same, [replace(each, arm="uniform") for each in same])
     assert found is not None and (found.verdict, found.more) == (SAME, None)
+
+
+@pytest.mark.parametrize(("better", "where"), [("higher", "Up"), ("lower", "Down")])
+def test_the_page_says_where_the_best_are(better: str, where: str) -> None:
+    arms = [arm(name, 900, seed, better=better) for name in ("early-bird", "uniform") for seed in range(2)]
+    assert f"{where} and to the left is better" in study_page(arms)
 
 
 def test_where_less_is_better_lower_wins() -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from slimkit.errors import SpecError, TrainingError
+from slimkit.results import study_file
 from slimkit.runs import study as studying
 from slimkit.runs.arms.workers import Processes
 from tests.study_sample import SETTINGS, reads
@@ -51,6 +53,61 @@ def test_an_arm_may_read_its_data_by_processes(function: str, tmp_path: Path) ->
     found = [studying.study(asked, tmp_path / workers, workers=workers).arms for workers in ("0", "1")]
     assert len(found[0]) == 2
     assert without_times(found[1]) == without_times(found[0])
+
+
+OWN = """
+import dataclasses
+import torch
+from slimkit.tasks import CLASSIFICATION
+
+metric = CLASSIFICATION.metrics["accuracy"]
+
+def data(seed):
+    part = torch.randn(64, 1, 8, 8), torch.arange(64) % 4 if seed in (0, 3) else torch.full((64,), seed)
+    return part, part, part
+
+def rows(scores, targets):
+    if (targets == 1).all():
+        raise KeyError("my metric")
+    return torch.full((len(targets),), float("nan")) if (targets == 2).all() else metric.per_image(scores, targets)
+
+def task():
+    own = dataclasses.replace(metric, per_image=rows)
+    return dataclasses.replace(CLASSIFICATION, name="mine", metrics={"accuracy": own})
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_code_of_the_users_own_that_fails_costs_its_arm_alone(workers: int, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    own = {name: f"{tmp_path / 'own.py'}:{name}" for name in ("data", "task")}
+    asked = {**SETTINGS, **own, "images": None, "methods": ["dense"], "seeds": 4}
+    with pytest.raises(TrainingError, match="2 arms of the study did not finish") as caught:
+        studying.study(asked, tmp_path / "out", workers=workers)
+    _, raised, judged, _ = str(caught.value).splitlines()
+    assert raised.startswith("  dense 1: ")
+    assert raised.endswith("own.py, line 14: your own code failed with KeyError: 'my metric'.")
+    assert judged == "  dense 2: metric 'accuracy': it gave nan for a batch of 64."
+    arms, _ = study_file.read(tmp_path / "out")
+    assert [one.seed for one in arms] == [0, 3]
+
+
+def test_workers_that_are_none_are_told_before_any_arm_is_prepared(tmp_path: Path) -> None:
+    said: list[str] = []
+    with pytest.raises(SpecError, match="workers is '4x'"):
+        studying.study(
+            {**SETTINGS, "methods": ["dense"]},
+            tmp_path / "out",
+            workers="4x",
+            progress=lambda what, share: said.append(what),
+        )
+    assert said == []
+
+
+def test_readers_are_shared_out_of_the_cores_that_the_process_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert Processes(2, reads).readers == 2
 
 
 def test_processes_that_are_ended_take_those_that_read_with_them(tmp_path: Path) -> None:

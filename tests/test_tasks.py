@@ -248,6 +248,10 @@ def test_a_metric_that_is_no_number_is_named(wrong: float) -> None:
     task = Task.of(loss=F.mse_loss, metrics={"odd": lambda out, _: out.mean(1) * wrong}, better="higher")
     with pytest.raises(DataError, match="metric 'odd': it gave (nan|inf) for a batch of 4"):
         evaluate(nn.Identity(), Batches(torch.ones(4, 2), torch.ones(4, 2)), task)
+    of_sum = Metric(per_image=lambda out, _: out, of_sum=lambda sums: float(sums[0]) * wrong)
+    task = Task.of(loss=F.mse_loss, metrics={"odd": of_sum}, better="higher")
+    with pytest.raises(DataError, match="metric 'odd': it gave (nan|inf) for 4 images"):
+        evaluate(nn.Identity(), Batches(torch.ones(4, 2), torch.ones(4, 2)), task)
 
 
 @pytest.mark.parametrize(

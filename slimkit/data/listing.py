@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from slimkit.errors import DataError
+from slimkit.hardware import cores
 
 open_picture = Image.open  # Pillow's own: Ultralytics puts another in its place, for which a damaged file is a package
 # Pillow goes by what is in a file, whatever its name is, and hands PostScript to another program.
@@ -132,7 +133,7 @@ def readable(
     Raises:
         DataError: more than that share is bad; the message lists them.
     """
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(16, 2 * cores())) as pool:
         warnings.simplefilter("ignore")  # of decoders, about files that can be read
         reasons = list(pool.map(check, entries))
     bad = [(path_of(entry), why) for entry, why in zip(entries, reasons, strict=True) if why is not None]

@@ -1,6 +1,5 @@
 """A split that is read image by image, by worker processes."""
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from torch.utils.data import Dataset as MapDataset
 from slimkit.data.dataset import Dataset, Split
 from slimkit.data.order import batch_indices, drawing, generator, number
 from slimkit.errors import DataError
+from slimkit.hardware import cores
 
 # An index, and the seed of its augmentation or None -> one input (an image: float32 [C, H, W] in [0, 1]), its target.
 Fetch = Callable[[int, int | None], tuple[Any, Any]]
@@ -59,7 +59,7 @@ class LoaderSplit:
             return index, augmenting, number("item", seed, epoch, index)
 
         keyed = ([key(index) for index in chunk[rank::ranks].tolist()] for chunk in chunks)
-        workers = min(8, (os.cpu_count() or 1) - 1) if self.workers is None else self.workers
+        workers = min(8, cores() - 1) if self.workers is None else self.workers
         loader = DataLoader(
             _Fetched(self.fetch),
             batch_sampler=keyed,

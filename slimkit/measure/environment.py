@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from slimkit.hardware import cores
 
 
 def environment() -> dict[str, str | int]:
@@ -43,14 +44,6 @@ def has_avx512() -> bool:
     import torch
 
     return str(torch.backends.cpu.get_cpu_capability()).startswith("AVX512")
-
-
-def cores() -> int:
-    """Return the cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
 
 
 def cpu_name() -> str:

@@ -60,14 +60,12 @@ class Latency:
     @property
     def clock(self) -> str:
         """What to judge by: `wall`, or `cpu` where the machine was too noisy for one thread's wall time."""
-        return "cpu" if self.noisy and self.threads == 1 else "wall"
+        return "cpu" if self.record().by_cpu else "wall"
 
     @property
     def typical_ms(self) -> float:
-        """Milliseconds by that clock; of several threads on a noisy machine the fastest run."""
-        if self.clock == "cpu":
-            return self.cpu_ms
-        return self.fastest_ms if self.noisy else self.median_ms
+        """Milliseconds by that clock, as reports quote them."""
+        return self.record().quoted
 
     def record(self) -> results.LatencyEntry:
         """Return the figures as a report has them."""

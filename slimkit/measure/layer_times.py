@@ -118,14 +118,14 @@ def _read(store: Path) -> dict[str, tuple[float, float]]:
         found = json.loads(store.read_text())
         if found["schema"] == _SCHEMA:
             return {str(key): (float(turn), float(fastest)) for key, (turn, fastest) in found["ms"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         pass
     return {}
 
 
 def _write(store: Path, known: dict[str, tuple[float, float]]) -> None:
-    """Keep times; where the folder cannot be written they are measured again the next time."""
+    """Keep times beside those that others have kept meanwhile; where that cannot be, they are measured again."""
     with suppress(OSError):
         store.parent.mkdir(parents=True, exist_ok=True)
         with whole(store) as part:
-            part.write_text(json.dumps({"schema": _SCHEMA, "ms": known}, indent=0))
+            part.write_text(json.dumps({"schema": _SCHEMA, "ms": _read(store) | known}, indent=0))

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 POWERCAP = Path("/sys/class/powercap")
+SECONDS = 60.0  # in which no processor turns its counter: of the smallest, 65 kJ, that would take a kilowatt
 
 
 class Meter(Protocol):
@@ -31,13 +37,15 @@ class RaplMeter:
         self._range = int((domain / "max_energy_range_uj").read_text())
         self._last = int(self._counter.read_text())
         self._total = 0
+        self._one_at_a_time = threading.Lock()
 
     def joules(self) -> float:
-        """Return the energy since the meter was opened; to be read at least once per turn of the counter."""
-        now = int(self._counter.read_text())
-        self._total += (now - self._last) % (self._range + 1)
-        self._last = now
-        return self._total / 1e6
+        """Return the energy since the meter was opened; to be read once per turn of the counter: see `read_along`."""
+        with self._one_at_a_time:
+            now = int(self._counter.read_text())
+            self._total += (now - self._last) % (self._range + 1)
+            self._last = now
+            return self._total / 1e6
 
 
 class NvmlMeter:
@@ -54,6 +62,27 @@ class NvmlMeter:
         return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) - self._start) / 1e3
 
 
+@contextmanager
+def read_along(meters: Sequence[Meter]) -> Iterator[None]:
+    """Read meters every `SECONDS` while the block runs, and when it ends: meanwhile a counter may turn many times."""
+    ended = threading.Event()
+
+    def read() -> None:
+        while not ended.wait(SECONDS):
+            for meter in meters:
+                meter.joules()
+
+    reader = threading.Thread(target=read, daemon=True)
+    if meters:
+        reader.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for meter in meters:
+            meter.joules()
+
+
 def processor_meters(root: Path = POWERCAP) -> list[Meter]:
     """Open the counter of every processor package; none where they are missing or not readable."""
     try:
@@ -66,15 +95,15 @@ def _is_package(domain: Path) -> bool:
     return (domain / "name").read_text().startswith("package")
 
 
-def gpu_meters() -> list[Meter]:
-    """Open the counter of torch's GPU; none without `nvidia-ml-py`, the GPU or its counter."""
-    import torch
-
+def gpu_meters(device: torch.device) -> list[Meter]:
+    """Open the counter of a GPU; none without `nvidia-ml-py` or its counter, or where the device is no such GPU."""
+    if device.type != "cuda":
+        return []
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        uuid = torch.cuda.get_device_properties(torch.device("cuda")).uuid
+        uuid = torch.cuda.get_device_properties(device).uuid
         return [NvmlMeter(pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))]
-    except Exception:  # ImportError, NVMLError, or no GPU: all mean the same
+    except Exception:  # ImportError, NVMLError: all mean the same
         return []

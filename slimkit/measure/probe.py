@@ -6,6 +6,7 @@ An engine runs what the file says: a loop without end, a layer of all memory, an
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,10 +39,10 @@ def check(
         EngineError: the file cannot be read or run, takes too long or too much memory, or brings the engine down.
     """
     words = json.dumps([str(path), engine, input_shape, batch])
+    command = [sys.executable, "-P", "-m", "slimkit.measure.probe", words]
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # modules come from where this process has them
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "slimkit.measure.probe", words], capture_output=True, text=True, timeout=seconds
-        )
+        done = subprocess.run(command, env=paths, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         raise EngineError(
             f"{path}: one inference in {engine} does not end within {seconds:.0f} s.\n  Give a file that does"

@@ -319,4 +319,8 @@ def _measured(
         seen += images
     if not seen:
         raise DataError(f"{task.name}: the split holds no images.\n  Give a data set with images in every split")
-    return {name: metric.measured(rows[name]) for name, metric in task.metrics.items()}
+    found = {name: metric.measured(rows[name]) for name, metric in task.metrics.items()}
+    for name, one in found.items():
+        if not math.isfinite(one.value):  # of sums, or of all images together
+            raise DataError(f"metric {name!r}: it gave {one.value} for {seen} images.\n  Let it give a finite number")
+    return found

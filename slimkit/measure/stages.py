@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from slimkit.measure.power import Meter, gpu_meters, processor_meters
+from slimkit.hardware import pick_device
+from slimkit.measure.power import Meter, gpu_meters, processor_meters, read_along
 from slimkit.results import Stage
 
 
@@ -19,11 +20,11 @@ from slimkit.results import Stage
 class Stages:
     """Collects stages in the order in which they end: `with stages.stage("trace"): ...`.
 
-    `meters` are the machine's energy counters, opened when the run begins.
+    `meters` are the machine's energy counters, opened when the run begins and read along.
     """
 
     finished: list[Stage] = field(default_factory=list)
-    meters: list[Meter] = field(default_factory=lambda: [*processor_meters(), *gpu_meters()])
+    meters: list[Meter] = field(default_factory=processor_meters)
 
     def branch(self) -> Stages:
         """Return stages that go on from those finished so far: of one of several runs that share a beginning.
@@ -37,7 +38,8 @@ class Stages:
         """Time the block; one that raises is recorded as well."""
         wall, cpu = time.perf_counter(), cpu_seconds()
         try:
-            yield
+            with read_along(self.meters):
+                yield
         finally:
             self.finished.append(
                 Stage(
@@ -47,6 +49,11 @@ class Stages:
                     peak_mb=peak_mb(),
                 )
             )
+
+
+def stages_on(device: str) -> Stages:
+    """Return the stages of a run on a device, told as to `hardware.pick_device`, with the counters that see it."""
+    return Stages(meters=[*processor_meters(), *gpu_meters(pick_device(device))])
 
 
 def cpu_seconds() -> float:

@@ -197,7 +197,7 @@ def _is_onnx(file: BinaryIO, size: int) -> bool:
             return False
         value = _varint(file)
         if wire == 2:
-            file.seek(value, 1)
+            file.seek(min(value, size), 1)  # no file can be asked for a place beyond 2^63
         seen.add(field)
         if {1, 7} <= seen:
             return True

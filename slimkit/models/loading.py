@@ -40,7 +40,7 @@ from slimkit.usage import INPUT
 
 
 def load(
-    path: str | Path, arch: str | None = None, trust_pickle: bool = False, max_memory: int | None = None
+    path: str | Path, arch: str | None = None, trust_pickle: bool = False, max_memory: int | str | None = None
 ) -> Network:
     """Load a network from any kind of checkpoint, without running code from the file.
 
@@ -51,8 +51,9 @@ def load(
         path: the checkpoint.
         arch: how to build the network, where the file does not tell; see `reference.parse`.
         trust_pickle: let a pickle run the code it names.
-        max_memory: bytes that the file may take; None: eight times its size, at least 2 GiB. A file that asks for
-            more (a huge layer, a tensor that repeats one number) is refused before anything is allocated.
+        max_memory: bytes that the file may take, or an amount such as "16GiB"; None: eight times its size, at least
+            2 GiB. A file that asks for more (a huge layer, a tensor that repeats one number) is refused before
+            anything is allocated.
 
     Raises:
         CheckpointError: missing, damaged, unsafe, too large, of a kind without trainable weights, or with NaN in them.

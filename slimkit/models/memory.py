@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from slimkit.errors import CheckpointError
 from slimkit.example import Example, call, mapped
 from slimkit.modules import copied, state_tensors
+from slimkit.settings.source import SourceSpec
 from slimkit.usage import INPUT
 
 FACTOR = 8  # the weights, a copy of them, their gradients' like, and activations
@@ -57,13 +58,17 @@ _current: ContextVar[Limit | None] = ContextVar("limit", default=None)
 
 
 @contextmanager
-def limited(path: Path, asked: int | None = None) -> Iterator[Limit]:
+def limited(path: Path, asked: int | str | None = None) -> Iterator[Limit]:
     """Bound what is done for a file in the block; within another such block, that one's bound holds.
 
     Args:
         path: the file.
-        asked: bytes; None: `FACTOR` times the file's, at least `FLOOR`.
+        asked: bytes, or an amount as settings have it, "16GiB"; None: `FACTOR` times the file's, at least `FLOOR`.
+
+    Raises:
+        SpecError: it is no such amount.
     """
+    asked = SourceSpec(max_memory=asked).memory if isinstance(asked, str) else asked
     outer = _current.get()
     if outer is not None:
         yield outer

@@ -7,11 +7,12 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Network:
-    """What `load`, `build` and `of` give.
+    """What `load`, `build` and `as_network` give.
 
     Attributes:
         model: float32, on the CPU, in eval mode, with its `slimkit.provenance` attached.
-        source: `state dict`, `slim file`, `exported program`, `pickled module`, `module` or `fresh`.
+        source: `state dict`, `slim file`, `exported program`, `pickled module`, `Ultralytics checkpoint`, `module` or
+            `fresh`.
         said: sentences about what the file did not tell and slimkit took for granted.
         guess: such a sentence about the shape of the images, which may yet be given; empty where it is known.
     """

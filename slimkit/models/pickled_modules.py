@@ -10,6 +10,7 @@ import importlib
 import inspect
 import re
 import warnings
+from enum import Enum
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -44,7 +45,8 @@ _ALIASES = {
     "ultralytics.nn.tasks.YOLOv10DetectionModel": "ultralytics.nn.tasks.DetectionModel",
 }
 _DEEPEST = 100  # tables within tables; a network of ten levels has thirty
-_MOST = 2_000_000  # values, each counted as often as it is reached
+_MOST = 2_000_000  # values, each counted as often as it is reached, as texts would be if they were written out
+_LETTERS = 100  # of a text, that count as one value more
 _WIDTHS = {  # attributes that layers cannot do without, and that surgery reads
     nn.Linear: ("in_features", "out_features"),
     conv._ConvNd: ("in_channels", "out_channels", "groups"),
@@ -84,9 +86,16 @@ def word(name: str) -> Any:
     if leaf in _FUNCTIONS.get(place, ()):
         return Word(name, meaning=getattr(importlib.import_module(place), leaf))
     if name == "timm.layers.format.Format":
-        return Word(name, call=getattr(importlib.import_module(place), leaf))  # an enumeration of four words
+        return Word(name, call=functools.partial(_one_of, getattr(importlib.import_module(place), leaf)))
     kind = _module_class(place, leaf)
     return Word(name, meaning=kind, empty=True) if kind is not None else value(name)
+
+
+def _one_of(kind: type[Enum], word: Any) -> Enum:
+    """Return the member of an enumeration for its word."""
+    if not isinstance(word, str):
+        raise TypeError(f"{type(word).__name__} where a word belongs")
+    return kind(word)
 
 
 def _attribute(owner: Any, *_: Any) -> Any:
@@ -146,6 +155,8 @@ class _Builder:
             return found.meaning, 1
         if isinstance(found, Array):
             return found.value, 1
+        if isinstance(found, str | bytes | bytearray):
+            return found, 1 + len(found) // _LETTERS
         if not isinstance(found, dict | list | tuple | set | frozenset | Empty | Partial):
             return found, 1
         if id(found) in self._made:

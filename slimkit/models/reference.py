@@ -116,7 +116,7 @@ def _split_arguments(text: str) -> tuple[str, dict[str, Any]]:
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args:
                 given = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
                 return text[: bracket.start()], {name: value for name, value in given.items() if name}
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two of nesting without end
             continue
     raise ArchitectureError(
         f"`arch={text!r}`: the arguments in brackets cannot be read.\n"

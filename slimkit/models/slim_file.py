@@ -65,20 +65,21 @@ def save(model: nn.Module, path: str | Path, example_input: Example | None = Non
     _write(path, lambda target: save_file(tensors, target, metadata=said))
 
 
-def load(path: str | Path, arch: str | None = None) -> nn.Module:
+def load(path: str | Path, arch: str | None = None, max_memory: int | str | None = None) -> nn.Module:
     """Read a network that `save` wrote: on the CPU, in eval mode, provenance attached; a detector as itself.
 
     Args:
         path: the file.
         arch: the factory to use instead of the one named in the file. Needed where the file names one in the
             user's own code: a file must not choose what code is run.
+        max_memory: as for `models.load`.
 
     Raises:
         CheckpointError: no such file, damaged, or no slim file.
         ArchitectureError: the architecture is unknown, in the user's own code, or no longer fits.
     """
     path = Path(path)
-    with memory.limited(path):
+    with memory.limited(path, max_memory):
         kind = files.kind(path)
         if kind is files.Kind.EXPORTED:
             model, text = exported.read(path)

@@ -52,17 +52,19 @@ def _from_zip(file: BinaryIO, names: Lookup) -> Any:
 def _from_stream(file: BinaryIO, names: Lookup) -> Any:
     """Read the format before that: five pickles in a row, then the bytes of the storages."""
     known: dict[str, tuple[torch.UntypedStorage, torch.dtype]] = {}
-    size = file.seek(0, io.SEEK_END)
+    left = file.seek(0, io.SEEK_END)  # bytes that storages may still take
     file.seek(0)
 
     def storage(identity: Any) -> Stored:
+        nonlocal left
         if isinstance(identity, tuple) and identity[:1] == ("module",):
             raise Refused(WHOLE_NETWORK)
         dtype, key, count = _storage(identity)
         if dtype is None:
             raise ValueError("a storage of no type")
         if key not in known:
-            if sum(memory.nbytes() for memory, _ in known.values()) + count * dtype.itemsize > size:
+            left -= count * dtype.itemsize
+            if left < 0:
                 raise EOFError("storages larger than the file")
             known[key] = _room(count * dtype.itemsize), dtype
         stored = _stored(known[key][0], dtype, count)
@@ -79,14 +81,13 @@ def _from_stream(file: BinaryIO, names: Lookup) -> Any:
     found = machine.run(file, names, storage)
     for key in machine.run(file, names, storage):
         count = int.from_bytes(file.read(8), "little")
-        memory, dtype = known[str(key)]
+        memory, dtype = known.pop(key if isinstance(key, str) else "")
         if count * dtype.itemsize != memory.nbytes():
             raise ValueError(f"{count} numbers in a storage of {memory.nbytes()} bytes")
         data = file.read(memory.nbytes())
         if len(data) != memory.nbytes():
             raise EOFError("a storage is cut off")
         memory.copy_(_memory(data))
-        del known[str(key)]
     if known:
         raise EOFError("storages are missing")
     return found
@@ -95,9 +96,11 @@ def _from_stream(file: BinaryIO, names: Lookup) -> Any:
 def _storage(identity: Any) -> tuple[torch.dtype | None, str, int]:
     """Check a persistent id: ("storage", type, key, device, count, ...)."""
     kind, dtype, key, _, count, *_ = identity
-    if kind != "storage" or not isinstance(dtype, torch.dtype | None) or type(count) is not int or count < 0:
-        raise Refused(f"a persistent id of {kind!r}")
-    return dtype, str(key), count
+    if kind != "storage" or not (isinstance(dtype, torch.dtype | None) and isinstance(key, str)):
+        raise ValueError("a persistent id that is no storage's")
+    if type(count) is not int or count < 0:
+        raise ValueError("a storage of no number of numbers")
+    return dtype, key, count
 
 
 def _stored(memory: torch.UntypedStorage, dtype: torch.dtype | None, count: int) -> Stored:

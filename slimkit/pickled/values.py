@@ -1,10 +1,10 @@
 """What a checkpoint's pickle may make: tensors and arrays within their bytes, tables, plain data.
 
-Each function here checks its arguments and builds the value itself; none calls what a file names.
+Each function here checks its arguments and builds the value itself; none calls what a file names, and none writes out
+what it is given: a tuple of two that are the same tuple, and so on, is a short pickle and an endless text.
 """
 
 import math
-import pathlib
 import re
 from collections import OrderedDict
 from collections.abc import Callable
@@ -174,15 +174,17 @@ def _sizes(value: Any) -> tuple[int, ...]:
 
 def _whole(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**63:
-        raise ValueError(f"{value!r} where a size belongs")
+        raise ValueError(f"{value if type(value) is int else type(value).__name__} where a size belongs")
     return value
 
 
 def _array_type(code: Any, *_: Any) -> ArrayType:
     if isinstance(code, Word):  # a class of NumPy's scalars
         raise Refused(code.name)
-    if not isinstance(code, str) or not (code in _ARRAYS or re.fullmatch(f"[{_TEXT_KINDS}]\\d+", code)):
-        raise Refused(f"numpy.dtype of kind {code!r}")
+    if not isinstance(code, str):
+        raise TypeError(f"{type(code).__name__} where a NumPy type belongs")
+    if not (code in _ARRAYS or re.fullmatch(f"[{_TEXT_KINDS}]\\d{{1,9}}", code)):
+        raise Refused(f"numpy.dtype of kind {code[:20]!r}")
     return ArrayType(code)
 
 
@@ -223,12 +225,10 @@ def _size(items: Any = ()) -> torch.Size:
     return torch.Size(_sizes(items))
 
 
-def _path(*parts: Any) -> pathlib.PurePosixPath:
-    return pathlib.PurePosixPath(*map(str, parts))
-
-
 def _complex(real: Any, imaginary: Any) -> complex:
-    return complex(float(real), float(imaginary))
+    if not (isinstance(real, int | float) and isinstance(imaginary, int | float)):
+        raise TypeError("a complex number of no two numbers")
+    return complex(real, imaginary)
 
 
 _TENSORS: dict[str, Callable[..., Any]] = {
@@ -258,7 +258,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
     **{f"numpy.{core}.numeric._frombuffer": lambda data, kind, shape, order: array(kind, shape, data, order)
        for core in ("core", "_core")},
-    **{f"{place}.{name}": _path for place in ("pathlib", "pathlib._local") for name in _PATHS},
+    **{f"{place}.{name}": lambda *_: Beside() for place in ("pathlib", "pathlib._local") for name in _PATHS},
     **{f"{place}.{kind.__name__}": _items(kind) for place in ("builtins", "__builtin__")
        for kind in (set, frozenset, list, tuple, dict, bytearray)},
     "builtins.bytes": _bytes, "__builtin__.bytes": _bytes,

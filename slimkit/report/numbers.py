@@ -7,6 +7,7 @@ Show = Callable[[float | None], str]  # writes a number, or says that it is miss
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 MISSING = "–"
+CLOCKS = {"median": "median", "cpu": "CPU time", "fastest": "fastest run"}  # by `LatencyEntry.clock`
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 

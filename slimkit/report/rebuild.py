@@ -1,12 +1,12 @@
 """Pages made again from `report.json`: of one run, or of several in comparison."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from slimkit.errors import OutputError
 from slimkit.report.page import comparison_page, run_page, study_page
 from slimkit.results import LatencyEntry, Report, report_file, study_file
-from slimkit.whole_file import write_whole
+from slimkit.whole_file import refuse_inputs, write_whole
 
 Timed = Callable[[Sequence[tuple[Path, Report]]], Sequence[LatencyEntry | None]]
 
@@ -23,9 +23,11 @@ def rebuild(folders: Sequence[Path], out: Path | None = None, force: bool = Fals
         timed: times the files of several runs side by side; None where one cannot be.
 
     Raises:
-        OutputError: a report is missing or unreadable, or the page exists (without `force`) or cannot be
-            written.
+        OutputError: a report is missing or unreadable, or the page exists (without `force`), is another file of a
+            run or cannot be written.
     """
+    if out is not None:
+        refuse_inputs(out, _kept(folders), "out")
     if len(folders) == 1 and ((folders[0] / study_file.NAME).is_file() or folders[0].name == study_file.NAME):
         return _study(folders[0], out, force)
     reports = [report_file.read(folder) for folder in folders]
@@ -45,6 +47,13 @@ def _study(folder: Path, out: Path | None, force: bool) -> Path:
         raise OutputError(f"{folder}: the study has no finished arm yet.\n  Go on with it: slimkit study --resume")
     home = folder if folder.is_dir() else folder.parent
     return _written(out or home / "study.html", study_page(arms), force or out is None)
+
+
+def _kept(folders: Sequence[Path]) -> Iterator[Path]:
+    """Give the files of runs that are no pages."""
+    for folder in folders:
+        home = folder if folder.is_dir() else folder.parent
+        yield from (file for file in home.glob("*") if file.suffix != ".html")
 
 
 def _check_free(path: Path, force: bool) -> None:

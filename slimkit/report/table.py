@@ -11,6 +11,7 @@ from rich.text import Text
 
 from slimkit.quantity import number_of
 from slimkit.report.numbers import (
+    CLOCKS,
     MISSING,
     amount,
     change,
@@ -82,7 +83,7 @@ def comparison(before: Figures, after: Figures) -> list[_Row]:
     rows = _accuracies(before, after)
     time = after.latency_ms
     clock = time.clock if time else "median"
-    how = ("CPU time" if clock == "cpu" else clock) + (f", batch of {time.batch}" if time and time.batch > 1 else "")
+    how = CLOCKS[clock] + (f", batch of {time.batch}" if time and time.batch > 1 else "")
     measures: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
         (f"latency ({how})", f"latency_ms/{clock}", milliseconds),
         ("MACs an image", "macs", amount),

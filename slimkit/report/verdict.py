@@ -102,7 +102,8 @@ def _lost(report: Report) -> bool:
     """
     before, after = (side.accuracy.quoted if side.accuracy else None for side in (report.before, report.after))
     if before and after:
-        return after.by.unit == "share" and after.value < before.value - 0.1
+        lost = before.value - after.value
+        return after.by.unit == "share" and (lost if after.by.better == "higher" else -lost) > 0.1
     fit = report.fit
     if fit is None:
         return True

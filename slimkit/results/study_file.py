@@ -1,6 +1,7 @@
 """`study.jsonl`: finished arms, a line each, as they come."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -47,8 +48,8 @@ def read(path: Path) -> tuple[list[Arm], str]:
     except OSError as error:
         raise RecordError(f"{file}: no study can be read there ({error.strerror}).\n  Give its folder") from None
     arms = [_arm(file, number, text) for number, text in enumerate(whole.split("\n"), 1) if text.strip()]
-    keys = [arm.key for arm in arms]
-    if twice := [key for key in keys if keys.count(key) > 1]:
+    twice = [key for key, count in Counter(arm.key for arm in arms).items() if count > 1]
+    if twice:
         name = " ".join(map(str, twice[0]))
         raise RecordError(f"{file}: {name} is there twice, and would count as two seeds.\n  Move one of the lines away")
     try:

@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,9 +28,12 @@ def joined(spec: TrainSpec) -> AbstractContextManager[distributed.World]:
 
 
 @contextmanager
-def claimed(target: Path, force: bool, world: distributed.World) -> Iterator[Path]:
-    """Give a folder to write into: the output folder to the first process, to others one that goes away."""
-    with tempfile.TemporaryDirectory() if world.rank else folder.claim(target, force) as work:
+def claimed(target: Path, force: bool, world: distributed.World, inputs: Sequence[Path] = ()) -> Iterator[Path]:
+    """Give a folder to write into: the output folder to the first process, to others one that goes away.
+
+    `inputs` are files that the run reads; see `output.claim`.
+    """
+    with tempfile.TemporaryDirectory() if world.rank else folder.claim(target, force, inputs) as work:
         yield Path(work)
 
 

@@ -14,6 +14,7 @@ from slimkit.measure.latency import Latency, measure
 from slimkit.progress import Progress, quiet
 from slimkit.results import Benched
 from slimkit.settings.data import Shapes
+from slimkit.whole_file import refuse_inputs
 
 
 def bench(
@@ -69,12 +70,13 @@ def make_table(
         force: replace a file that is there.
 
     Raises:
-        OutputError: the table cannot be written.
+        OutputError: the table cannot be written, or would take the place of the network.
         CheckpointError, EngineError: the model cannot be read, the engine is unknown or not installed.
     """
     require(engine)
     if isinstance(input_shape, dict):
-        raise SpecError("--table: the layers of a network of several inputs are not timed.\n  Leave out `table`")
+        raise SpecError(f"{path}: the layers of a network of several inputs are not timed.\n  Leave `table` out")
+    refuse_inputs(file, [path], "table")
     tables.check_free(file, force)
     progress(f"opening the model in {engine}", None)
     probe.check(path, engine, input_shape, batch)

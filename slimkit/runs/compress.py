@@ -15,7 +15,7 @@ from slimkit.example import Example, batch_size
 from slimkit.hardware import on_device, plain_precision, seeded
 from slimkit.measure import quality
 from slimkit.measure.environment import environment
-from slimkit.measure.stages import Stages
+from slimkit.measure.stages import Stages, stages_on
 from slimkit.models.detectors import Heads, itself
 from slimkit.models.ultralytics import Maps, round_
 from slimkit.modules import unwrapped
@@ -97,7 +97,7 @@ def compress(
         given = Given(network, example, spec, labelled, unlabelled, retrain, evaluate, watchers, progress=progress)
         if watchers:
             check_watched(given, "watchers are given")
-        stages = Stages()
+        stages = stages_on(spec.device)
         if out is None:
             begun = begin(given, stages, keep_files=False)
             with tempfile.TemporaryDirectory() as work:
@@ -133,9 +133,9 @@ def compress_checkpoint(
 ) -> CommandOutcome:
     """Make the network in a file smaller and write the files of a run; see `slimkit compress --help`."""
     target = options.folder(path.stem)
-    stages = Stages()
     if done := resuming.complete(target, options, asdict(spec), reads(path, spec)):
         return CommandOutcome(done, target, before=True)
+    stages = stages_on(spec.device)
     with seeded(spec.seed), output.claim(target, options.force, reads(path, spec)) as work:
         store = store_of(target, options.resume, spec)
         given = replace(opened(path, spec, progress, stages), store=store)

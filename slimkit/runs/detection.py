@@ -48,7 +48,9 @@ def by_engine(path: Path, spec: EvaluateSpec) -> Heads:
 
     Raises:
         CheckpointError: there is none, or it looks twice; the file takes pictures of one size, and the detector any.
+        SpecError: pickles are trusted, and there are none.
     """
+    spec.refuse_idle(("trust_pickle",), "the file beside the ONNX file, model.safetensors, holds no pickle")
     beside = path.with_name("model.safetensors")
     maps = f"{path}: an ONNX file of a detector gives the maps of its heads, not boxes.\n"
     if not beside.is_file():

@@ -27,6 +27,8 @@ from slimkit.tasks import DETECTION
 from slimkit.training.ultralytics import TASKS
 from slimkit.usage import Usage
 
+_MOST_CHANNELS = 2**14  # of pictures; a file can say any number
+
 
 def evaluate_model(path: Path, spec: EvaluateSpec, progress: Progress = quiet) -> Evaluation:
     """Measure a slim file, a checkpoint or an ONNX file; pictures are read as the file says that they are to be.
@@ -86,7 +88,7 @@ def _told(path: Path) -> tuple[Provenance, bool]:
         raise CheckpointError(f"{path}: is not a readable ONNX file.\n  Give an intact one") from error
     try:
         used = Usage.from_dict(json.loads(said["usage"]))
-    except (KeyError, ValueError, RecordError):
+    except (KeyError, ValueError, RecursionError, RecordError):
         used = None
     if used is None:
         return _by_ultralytics(said, _shape(model)), False
@@ -97,9 +99,9 @@ def _told(path: Path) -> tuple[Provenance, bool]:
         normalisation=scale,
         use=used.use,
     )
-    if not used.embedded:
-        return known, False
-    channels = shape[0] or 3
+    channels = (shape[0] or 3) if shape else 0
+    if not (used.embedded and 0 < channels <= _MOST_CHANNELS):
+        return known, used.embedded
     return replace(known, normalisation={"mean": [0.0] * channels, "std": [1.0] * channels}), True
 
 

@@ -99,9 +99,8 @@ def measure(
     found = latency.measure(paths, shapes_of(example), **asdict(conditions(spec))) if paths else []
     timed = dict(zip(paths, found, strict=True))
     if any(time.noisy for time in found):
-        alone = spec.threads == 1
-        advice = "CPU time of the process is shown instead" if alone else "trust the ratio more than the times"
-        notes.append(f"The machine was busy while latency was measured: {advice}.")
+        shown = "CPU time of the process" if spec.threads == 1 else "the fastest run"
+        notes.append(f"The machine was busy while latency was measured: {shown} is shown instead.")
     before, after = (
         replace(
             _of_file(work / name, timed),

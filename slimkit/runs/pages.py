@@ -3,7 +3,6 @@
 What runs measured at different times says little about which is the fastest.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +31,7 @@ def _timed(runs: Sequence[tuple[Path, Report]], progress: Progress) -> list[Late
         runs: output folder and report of each.
         progress: called with what is being done, and the share done.
     """
+    from slimkit.hardware import cores
     from slimkit.measure import probe  # engines: the page of a single run has no use for them
     from slimkit.measure.latency import measure
 
@@ -41,7 +41,7 @@ def _timed(runs: Sequence[tuple[Path, Report]], progress: Progress) -> list[Late
     if len(how) != 1 or not all(times) or not all(file.is_file() for file in files):
         return nothing
     [(engine, threads, batch)] = how
-    if engine != "onnxruntime" or threads > (os.cpu_count() or 1) or batch > _LARGEST_BATCH:
+    if engine != "onnxruntime" or threads > cores() or batch > _LARGEST_BATCH:
         return nothing
     try:
         for file in files:

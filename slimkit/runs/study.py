@@ -65,19 +65,17 @@ def study(
     spec = spec if isinstance(spec, StudySpec) else study_spec(spec)
     runs = planned(spec)
     target = Path(out) if out is not None else Path(f"{begin.short_name(spec.arch)}-study")
-    progress("looking at the arms", None)
-    ground = _try_out(spec, runs)
-    with folder.kept(target, resume) as home:
-        done, notes = _earlier(home, runs, ground)
+    with hired(str(workers)) as hands, folder.kept(target, resume) as home:
+        progress("looking at the arms", None)
+        done, notes = _earlier(home, runs, _try_out(spec, runs))
         failed: dict[Key, SlimkitError | WorkerDied] = {}
-        with hired(str(workers)) as hands:
-            for key, answer in _trained(spec, runs, done, hands):
-                if isinstance(answer, Arm):
-                    done[key] = answer
-                    study_file.append(home / study_file.NAME, answer)
-                else:
-                    failed[key] = answer
-                progress(f"{len(done)} of {len(runs)} arms, last {' '.join(map(str, key))}", len(done) / len(runs))
+        for key, answer in _trained(spec, runs, done, hands):
+            if isinstance(answer, Arm):
+                done[key] = answer
+                study_file.append(home / study_file.NAME, answer)
+            else:
+                failed[key] = answer
+            progress(f"{len(done)} of {len(runs)} arms, last {' '.join(map(str, key))}", len(done) / len(runs))
         arms = tuple(done[run.key] for run in runs if run.key in done)
         if arms:
             study_file.write(home / study_file.NAME, arms)

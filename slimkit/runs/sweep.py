@@ -7,7 +7,7 @@ from pathlib import Path
 
 from slimkit import training
 from slimkit.errors import BudgetError, MaskError, OutputError
-from slimkit.measure.stages import Stages
+from slimkit.measure.stages import stages_on
 from slimkit.progress import Progress, Watcher, quiet
 from slimkit.report.page import comparison_page
 from slimkit.results import SweepReport
@@ -74,7 +74,7 @@ def sweep_checkpoint(
     lacking = {name: spec for name, spec in zip(names, specs, strict=True) if name not in found}
     missed: dict[str, BudgetError | MaskError] = {}
     if lacking:
-        stages = Stages()
+        stages = stages_on(specs[0].device)
         begun = begin(opened(path, specs[0], progress, stages), stages, specs=specs)
         if options.track:
             check_watched(begun.given, f"track is {', '.join(options.track)}")

@@ -13,11 +13,11 @@ from slimkit._version import __version__
 from slimkit.errors import SpecError
 from slimkit.hardware import plain_precision
 from slimkit.measure.environment import environment
-from slimkit.measure.stages import Stages
+from slimkit.measure.stages import Stages, stages_on
 from slimkit.methods import Job
 from slimkit.models import Network
 from slimkit.progress import Progress, Watcher, quiet
-from slimkit.results import Report
+from slimkit.results import Report, report_file
 from slimkit.runs import begin
 from slimkit.runs.cost import training_cost
 from slimkit.runs.figures import architecture, measure, now, timed_layers, weighed
@@ -82,7 +82,7 @@ def train(
     def fresh() -> nn.Module:
         return begin.redrawn(network.model, asked.spec.seed + 1)
 
-    stages = Stages()
+    stages = stages_on(asked.spec.device)
 
     def job(store: training.Store | None) -> Job:
         with stages.stage("trace"):
@@ -110,8 +110,8 @@ def train_network(
     target = options.folder(begin.short_name(spec.arch))
     if done := resuming.complete(target, options, asked.settings()):
         return CommandOutcome(done, target, before=True)
-    stages = Stages()
-    with begin.joined(spec) as world, begin.claimed(target, options.force, world) as work:
+    stages = stages_on(asked.spec.device)
+    with begin.joined(spec) as world, begin.claimed(target, options.force, world, _reads(asked)) as work:
         progress("building the network", None)
         with stages.stage("load"):
             dataset = opened(spec, progress=progress)
@@ -130,6 +130,12 @@ def train_network(
             result = _train(network, asked, replace(job, watchers=(*watchers, *more)), work, stages)
     training.forget(store)
     return CommandOutcome(result.report, target)
+
+
+def _reads(asked: Plan) -> list[Path]:
+    """Return what a run reads of others, which it must not replace: a latency table, the run whose widths it takes."""
+    table, like = (asked.settings().get(name) for name in ("latency_table", "like"))
+    return [*([Path(table)] if table else []), *([Path(like) / report_file.NAME] if like else [])]
 
 
 def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages) -> Result:

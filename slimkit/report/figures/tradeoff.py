@@ -32,6 +32,11 @@ class Expense:
     ours: bool = False
 
 
+def best(by: Accuracy) -> str:
+    """Say where the best networks are."""
+    return f"{'Up' if by.better == 'higher' else 'Down'} and to the left is better"
+
+
 def accuracy_against(
     points: Sequence[Point], name: str, show: Callable[[float], str], by: Accuracy, width: int
 ) -> Drawing:

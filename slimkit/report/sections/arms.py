@@ -185,7 +185,7 @@ def _against(
         lambda width: tradeoff.accuracy_against(points, label, show, by, width),
         legend=[("after", "methods"), ("before", "controls")],
     )
-    about = "Means over seeds with their 95 % intervals. Up and to the left is better; the axis starts at nothing."
+    about = f"Means over seeds with their 95 % intervals. {tradeoff.best(by)}; the axis starts at nothing."
     return Section(name=f"by-{name}", title=f"Against {label.partition(',')[0]}", about=about, parts=[drawn])
 
 

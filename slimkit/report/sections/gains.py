@@ -2,6 +2,7 @@
 
 from slimkit.quantity import number_of
 from slimkit.report.numbers import (
+    CLOCKS,
     MISSING,
     Show,
     amount,
@@ -22,7 +23,8 @@ def gains(report: Report) -> Section | None:
     rows = [*_accuracies(report.before, report.after), *_measures(report.before, report.after)]
     if not rows:
         return None
-    about = "One MAC is one multiply-add, that is two FLOPs. Latency is the median of interleaved runs."
+    about = "One MAC is one multiply-add, that is two FLOPs. "
+    about += "Latency is the median of interleaved runs, or what its row says."
     if report.after.accuracy:
         about += " Below it is the 95 % interval: on other images of the same kind it may well be anywhere in it."
     head = ("", "dense", "slim", "slim / dense")
@@ -82,7 +84,7 @@ def _measures(before: Figures, after: Figures) -> list[tuple[Cell, ...]]:
 
 def _how(time: LatencyEntry) -> str:
     words = f"{time.engine}, {number_of(time.threads, 'thread')}, {number_of(time.repeats, 'run')}"
-    busy = (", on a busy machine" + (": CPU time" if time.by_cpu else "")) * time.noisy
+    busy = f", on a busy machine: {CLOCKS[time.clock]}" if time.noisy else ""
     return f"{words}, batch {time.batch}{busy}"
 
 

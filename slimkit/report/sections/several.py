@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from slimkit.report.figures import tradeoff
-from slimkit.report.numbers import MISSING, Show, amount, change, interval, metric, milliseconds, ratio
+from slimkit.report.numbers import CLOCKS, MISSING, Show, amount, change, interval, metric, milliseconds, ratio
 from slimkit.report.parts import Cell, Section, Table, picture, words
 from slimkit.report.verdict import Headline, Verdict, asked, short_name
 from slimkit.results import Accuracy, Figures, LatencyEntry, Measured, Report
@@ -138,7 +138,7 @@ def _badness(run: Compared) -> float | None:
 
 def _tradeoff(kind: str, place: str, runs: Sequence[Compared]) -> Section | None:
     axes: tuple[tuple[str, Show, Callable[[Figures, Compared | None], float | None]], ...] = (
-        ("latency, median", milliseconds, _time),
+        (f"latency, {next((CLOCKS[run.time.clock] for run in runs if run.time), '')}", milliseconds, _time),
         ("MACs an image", amount, lambda side, run: side.macs),
     )
     by = next((run.right.by for run in runs if run.right), None)
@@ -173,7 +173,7 @@ def _drawn(kind: str, place: str, known: list[tradeoff.Point], label: str, show:
         lambda width: tradeoff.accuracy_against(known, label, show, by, width),
         legend=[("after", "runs"), *([("before", "dense")] if "before" in roles else [])],
     )
-    about = f"{kind}. Up and to the left is better. The axis of cost starts at nothing."
+    about = f"{kind}. {tradeoff.best(by)}. The axis of cost starts at nothing."
     return Section(name=f"tradeoff{place}", title="Accuracy against cost", about=about, parts=[drawn])
 
 

@@ -16,7 +16,7 @@ from slimkit.measure.commit import commit
 from slimkit.measure.environment import cpu_name
 from slimkit.measure.macs import count_macs
 from slimkit.measure.size import count_params
-from slimkit.measure.stages import Stages
+from slimkit.measure.stages import Stages, stages_on
 from slimkit.methods import Found, Job
 from slimkit.results import STUDY_SCHEMA, Arm, Clock, Outcome, Spending
 from slimkit.results.ledger import FORWARDS_PER_IMAGE
@@ -87,7 +87,7 @@ def train_arm(work: Assignment) -> dict[str, Any]:
     """
     asked = plan(work.settings, source=f"arm {work.arm!r}", ignoring=work.settings)
     job = prepared(work, asked)
-    stages = Stages()
+    stages = stages_on(asked.spec.device)
     with stages.stage("training"):
         found = asked.method(job, asked.config)
     task = job.dataset.task

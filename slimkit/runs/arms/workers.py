@@ -14,7 +14,9 @@ from typing import Any, Protocol
 
 import torch
 
-from slimkit.errors import SlimkitError
+from slimkit import own_code
+from slimkit.errors import SlimkitError, TrainingError
+from slimkit.hardware import cores
 
 Handler = Callable[[Any], Any]
 _GRACE = 10.0  # seconds that a process has to end those that it has started
@@ -77,7 +79,7 @@ class Processes:
 
     def __init__(self, count: int, task: Handler) -> None:
         self._task, self._count = task, count
-        self.readers: int | None = max(0, (os.cpu_count() or 1) // count - 1)
+        self.readers: int | None = max(0, cores() // count - 1)
         self._idle: list[tuple[Connection, BaseProcess]] = []
         self._busy: dict[Connection, tuple[BaseProcess, Any]] = {}
 
@@ -160,7 +162,9 @@ def answer(task: Handler, work: Any) -> Any:
         return task(work)
     except SlimkitError as error:
         return error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if own := own_code.failure(error):
+            return TrainingError(own)
         return RuntimeError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
 
 

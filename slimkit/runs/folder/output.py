@@ -136,7 +136,7 @@ def locked(out: Path) -> Iterator[None]:
     try:
         file = _open_lock(path)
     except BlockingIOError:
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
             holder = json.loads(path.read_text())
             raise OutputError(
                 f"{out}: another run writes there (process {holder['process']} on {holder['host']}).\n"
