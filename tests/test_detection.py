@@ -514,6 +514,20 @@ def test_yolo_folders_of_a_year_are_splits(tmp_path: Path) -> None:
     assert [len(part) for part in (found.train, found.validation)] == [12, 4]
 
 
+def test_pictures_of_a_split_within_the_training_pictures_are_not_trained_on(tmp_path: Path) -> None:
+    boxes.write(tmp_path, {".": 10, "val": 4}, 64)
+    found = opened(tmp_path)
+    assert [len(part) for part in (found.train, found.validation)] == [10, 4]
+    assert not any("trained on as well" in note for note in found.notes)
+
+
+def test_pictures_of_two_splits_are_told(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").symlink_to(folder / "images" / "train")
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.json").symlink_to(folder / "annotations" / "instances_train.json")
+    assert any(note.startswith("24 of the 24 pictures of validation are trained on") for note in opened(tmp_path).notes)
+
+
 def test_two_pictures_of_one_name_do_not_share_labels_of_yolo(tmp_path: Path) -> None:
     boxes.write(tmp_path, {"train": 4, "val": 2}, 64)
     one = next(path for path in (tmp_path / "images" / "train").iterdir() if path.stem == "0")

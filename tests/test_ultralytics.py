@@ -290,6 +290,14 @@ def test_a_yaml_that_names_what_is_not_there(yaml, said, trained, data, tmp_path
     assert said in refused(capsys, trained, "--data", path)
 
 
+def test_pictures_that_are_trained_on_and_judged_by_are_told(data, tmp_path):
+    path = tmp_path / "all.yaml"
+    path.write_text(f"path: {data.parent}\ntrain: images\nval: images/val\nnames: [a, b, c]\n")
+    [said] = Workshop(str(path), "detect", SIDE, 8).trained_too()
+    assert said.startswith("12 of the 12 pictures of val are trained on as well")
+    assert Workshop(str(data), "detect", SIDE, 8).trained_too() == ()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -69,7 +69,7 @@ def box_folder(root: Path, seed: int, reading: Reading | None = None, own: Prove
     if not used:
         raise DataError(f"{given}: there is not one box in {len(good)} pictures.\n{_HOW}")
     labels, classes = _numbered(names, used, own.classes, given)
-    parts, drawn = arranged(parts, seed, given)
+    parts, drawn = arranged(parts, lambda entry: entry.path, seed, given)
     bare = next((part for part, found in parts.items() if not any(not all(entry.crowd) for entry in found)), None)
     if bare is not None:  # nothing could be learnt from it, and whatever is judged on it would be as good
         raise DataError(f"{given}: there is not one box in the {bare} split, but of crowds at most.\n{_HOW}")
@@ -215,6 +215,7 @@ def _homes(root: Path, part: str, path: Path) -> list[Path]:
 def _of_yolo(root: Path, given: str, outlined: bool) -> dict[str, list[Boxed]]:
     images, labels = root / "images", root / "labels"
     places = {"train": (images, labels)} if images.is_dir() else {}
+    of_splits = []
     folders = [entry.name for top in (root, images) if top.is_dir() for entry in top.iterdir() if entry.is_dir()]
     for part, names in PARTS.items():
         pattern = re.compile(rf"({'|'.join(names)})\d*", re.IGNORECASE)  # also val2017
@@ -222,11 +223,12 @@ def _of_yolo(root: Path, given: str, outlined: bool) -> dict[str, list[Boxed]]:
             for pair in ((root / name / "images", root / name / "labels"), (images / name, labels / name)):
                 if pair[0].is_dir():
                     places[part] = pair
+                    of_splits.append(pair[0])
     if "train" not in places or not places["train"][1].is_dir():
         raise DataError(f"{given}: there are no annotations.\n{_HOW}")
     parts = {}
     for part, (top, written) in places.items():
-        found = pictures(top)
+        found = pictures(top, without=of_splits)
         beside = (written / path.relative_to(top).with_suffix(".txt") for path in found)
         paired = [(path, text if text.is_file() else None) for path, text in zip(found, beside, strict=True)]
         refuse_shared(paired, "file of labels")

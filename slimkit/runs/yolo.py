@@ -62,7 +62,9 @@ def of_data(network: Network, spec: CompressSpec, progress: Progress) -> Made | 
     if spec.epochs:
         check_classes(workshop.check(), network.model.net)
     judge = _judge(workshop)
-    calibration = data.as_inputs(workshop.images())
+    calibration = replace(
+        data.as_inputs(workshop.images()), name=f"{spec.data}, train", notes=workshop.trained_too()
+    )
 
     def retrain(model: nn.Module, teacher: nn.Module) -> Retrained:
         trained, history, images, device = workshop.train(model, int(spec.epochs), progress)
@@ -72,7 +74,7 @@ def of_data(network: Network, spec: CompressSpec, progress: Progress) -> Made | 
         )  # fmt: skip
         return Retrained(trained, record)
 
-    return Made(replace(calibration, name=f"{spec.data}, train"), judge, retrain if spec.epochs else None)
+    return Made(calibration, judge, retrain if spec.epochs else None)
 
 
 def evaluated(network: Maps | Path, known: provenance.Provenance, spec: EvaluateSpec) -> Accuracy:
