@@ -62,9 +62,7 @@ def of_data(network: Network, spec: CompressSpec, progress: Progress) -> Made | 
     if spec.epochs:
         check_classes(workshop.check(), network.model.net)
     judge = _judge(workshop)
-    calibration = replace(
-        data.as_inputs(workshop.images()), name=f"{spec.data}, train", notes=workshop.trained_too()
-    )
+    calibration = replace(data.as_inputs(workshop.images()), name=f"{spec.data}, train", notes=workshop.trained_too())
 
     def retrain(model: nn.Module, teacher: nn.Module) -> Retrained:
         trained, history, images, device = workshop.train(model, int(spec.epochs), progress)
