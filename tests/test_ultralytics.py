@@ -305,6 +305,8 @@ def test_pictures_that_are_trained_on_and_judged_by_are_told(data, tmp_path):
         (["--data", "{data}", "--epochs", "0.5"], "Ultralytics trains whole epochs"),
         (["--data", "{data}", "--max-drop", "1"], "max_drop is 1.0: a network of Ultralytics"),
         (["--data", "{data}", "--int8"], "int8 is True"),
+        (["--data", "{data}", "--input-shape", "image=3,32,32"], "a network of Ultralytics takes one image"),
+        (["--data", "{data}", "--input-shape", "32"], "a network of Ultralytics takes one image"),
         (["--data", "{data}", "--ranking", "taylor"], "ranking is 'taylor'"),
     ],
 )

@@ -77,7 +77,8 @@ def example(model: nn.Module, spec: CompressSpec | ExportSpec, dataset: data.Dat
     asked = spec.shapes
     known = provenance.of(model)
     if isinstance(asked, dict):
-        return _noted(model, {name: torch.randn(1, *shape, generator=random) for name, shape in asked.items()})
+        types = {name: dtype for name, (_, dtype) in known.inputs.items()}
+        return _noted(model, {name: _drawn(shape, types.get(name, "float32"), random) for name, shape in asked.items()})
     if asked and dataset and asked != dataset.input_shape:
         raise DataError(
             f"input_shape is {spec.input_shape}, but the images are {','.join(map(str, dataset.input_shape))}.\n"
