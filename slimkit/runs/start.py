@@ -13,7 +13,7 @@ from slimkit import data, provenance
 from slimkit.channels import Graph
 from slimkit.dtypes import cast
 from slimkit.errors import DataError
-from slimkit.example import Example, batch_size, describe, of_batch, tensors
+from slimkit.example import Example, batch_size, describe, drawn_like, of_batch, tensors
 from slimkit.measure import layer_table
 from slimkit.measure.conditions import Conditions
 from slimkit.measure.environment import preferred_step
@@ -109,12 +109,7 @@ def random_input(dataset: data.Dataset, seed: int) -> Example:
     """Return one random input like those of a data set; whole numbers stay those of its first one."""
     random = torch.Generator().manual_seed(seed)
     inputs, _ = next(iter(dataset.validation.batches(1)))
-
-    def drawn(tensor: Tensor) -> Tensor:
-        return torch.randn(tensor.shape, generator=random) if tensor.is_floating_point() else tensor
-
-    found: Example = tree_map_only(Tensor, drawn, inputs)
-    return found
+    return drawn_like(inputs, random)
 
 
 def example_of(model: nn.Module, given: Example) -> Example:
