@@ -1,6 +1,7 @@
 """Runs that were interrupted go on to the same result; runs that were complete say so; each epoch is in the log."""
 
 import dataclasses
+import functools
 import json
 import sys
 import time
@@ -17,7 +18,7 @@ from slimkit.errors import SpecError, TrainingError
 from slimkit.progress import Moment
 from slimkit.runs import compress as compress_run
 from slimkit.runs import train as train_run
-from slimkit.training import loop, trackers
+from slimkit.training import trackers
 from tests.test_train import FEW, net, toy  # noqa: F401
 
 EARLY = ("--method", "early-bird", "--at", "1")
@@ -52,7 +53,7 @@ def listing(folder: Path) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _saved_at_every_chance(monkeypatch):
-    monkeypatch.setattr(loop._Keeper, "due", lambda self, run: self.store is not None)
+    monkeypatch.setattr(training, "Store", functools.partial(training.Store, seconds=0.0))
 
 
 def test_a_training_that_was_killed_ends_as_the_whole_one_with_the_same_log(toy, tmp_path):  # noqa: F811
