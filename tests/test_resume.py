@@ -1,7 +1,6 @@
 """Runs that were interrupted go on to the same result; runs that were complete say so; each epoch is in the log."""
 
 import dataclasses
-import functools
 import json
 import sys
 import time
@@ -24,6 +23,13 @@ from tests.test_train import FEW, net, toy  # noqa: F401
 EARLY = ("--method", "early-bird", "--at", "1")
 TRAIN = ("train", "--arch", "zoo:resnet8", "--data", "digits", "--epochs", "2", "--device", "cpu", *EARLY)
 ROWS = {"doing", "epoch", "step", "loss", "accuracy", "learning_rate", "seconds"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Eager(training.Store):
+    """Keeps a state after every step."""
+
+    seconds: float = 0.0
 
 
 class Killed(BaseException):
@@ -53,7 +59,7 @@ def listing(folder: Path) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _saved_at_every_chance(monkeypatch):
-    monkeypatch.setattr(training, "Store", functools.partial(training.Store, seconds=0.0))
+    monkeypatch.setattr(training, "Store", Eager)
 
 
 def test_a_training_that_was_killed_ends_as_the_whole_one_with_the_same_log(toy, tmp_path):  # noqa: F811

@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 # Saves the state at every step, so that there is one whenever the run ends.
 EAGER = (
-    "from functools import partial; from slimkit import training; "
-    "training.Store = partial(training.Store, seconds=0.0); "
+    "from dataclasses import make_dataclass as make; from slimkit import training; "
+    "training.Store = make('Eager', [('seconds', float, 0.0)], bases=(training.Store,), frozen=True); "
 )
 MAIN = "import sys; from slimkit.cli import main; sys.exit(main(sys.argv[1:]))"
 
