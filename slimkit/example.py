@@ -190,6 +190,15 @@ def mapped(example: Example, change: Callable[[Tensor], Tensor]) -> Example:
     return found
 
 
+def drawn_like(example: Example, generator: torch.Generator) -> Example:
+    """Return an example of standard normal numbers of the same shapes; whole ones, which have a meaning, stay."""
+
+    def drawn(tensor: Tensor) -> Tensor:
+        return torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
+
+    return mapped(example, drawn)
+
+
 def of_batch(example: Example, images: int) -> Example:
     """Return an example of another number of images: those it has, repeated. What has no batch stays as it is."""
     batch = batch_size(example)

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from slimkit import data
+import slimkit
+from slimkit import data, models
 from slimkit.data.listing import problem
 from slimkit.data.pictures import Reading, View
 from slimkit.errors import DataError, SlimkitError, SpecError
@@ -305,6 +306,34 @@ def test_masks_are_found_within_or_above_the_splits(tmp_path: Path, place: str) 
         images, masks = next(iter(opened.train.batches(4, **how)))
         assert (images.shape, masks.shape, masks.dtype) == ((4, 3, 10, 10), (4, 10, 10), torch.int64)
         assert type(masks) is torch.Tensor and set(masks.unique().tolist()) <= {0, 1, 2}
+
+
+def test_pictures_of_a_split_within_the_training_pictures_are_not_trained_on(tmp_path: Path) -> None:
+    pairs(tmp_path, count=10)
+    pairs(tmp_path, place="{kind}/Val", count=4)
+    opened = open_at(tmp_path, task=SEGMENTATION)
+    assert (len(opened.train), len(opened.validation)) == (10, 4)
+    assert not any("trained on as well" in note for note in opened.notes)
+
+
+def test_pictures_of_two_splits_are_told(tmp_path: Path) -> None:
+    classes(tmp_path, ("train",))
+    (tmp_path / "val" / "dog").mkdir(parents=True)
+    (tmp_path / "val" / "cat").symlink_to(tmp_path / "train" / "cat")
+    picture(tmp_path / "val" / "dog" / "new.png")
+    found = open_at(tmp_path)
+    assert any(note.startswith("10 of the 11 pictures of validation are trained on as well") for note in found.notes)
+
+
+def test_calibration_says_what_splits_it_holds(tmp_path: Path) -> None:
+    classes(tmp_path, ("train", "val"))
+    said = f"pictures of val/ are among the inputs: give {tmp_path / 'train'} to leave them out"
+    small = Reading(input_shape=(3, 8, 8))
+    inputs = data.open_inputs(f"folder:{tmp_path}", reading=small)
+    assert said not in data.open_inputs(f"folder:{tmp_path / 'train'}", reading=small).notes
+    net = models.build("zoo:resnet8(width=8)", classes=2, input_shape=(3, 8, 8)).model
+    found = slimkit.compress(net, torch.randn(1, 3, 8, 8), ratio=0.3, calibration=inputs, recover=False, epochs=0)
+    assert said in found.report.arch.assumptions
 
 
 @pytest.mark.parametrize(

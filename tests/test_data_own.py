@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset, random_split
 from torch.utils.data import Dataset as MapDataset
 
 from slimkit import data
@@ -258,6 +258,59 @@ def test_labels_below_0_are_told_as_such(kind: str, low: int) -> None:
     }
     with pytest.raises(DataError, match=rf"(?s)dataset: validation: class number {low} is below 0.*from 0"):
         data.as_dataset((make[kind](images, labels), make[kind](images, wrong)))
+
+
+class Augmented(MapDataset[Any]):
+    """Items that draw random numbers, and are counted as they are read."""
+
+    def __init__(self, count: int = 50, **held: Any) -> None:
+        self.count, self.reads = count, 0
+        vars(self).update(held)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        self.reads += 1
+        return torch.randn(3, 4, 4) + random.random() + np.random.rand(), index % 5
+
+
+NUMBERS = [index % 5 for index in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("made", "parts", "at_most"),
+    [
+        (Augmented(), lambda source: {"train": source, "test": Subset(source, range(5))}, 70),
+        (Augmented(), lambda source: tuple(random_split(source, [40, 10])), 60),
+        (Augmented(targets=NUMBERS), lambda source: (source, source), 10),
+        (Augmented(labels=np.array(NUMBERS)), lambda source: tuple(random_split(source, [40, 10])), 10),
+        (Augmented(targets=NUMBERS), lambda source: (ConcatDataset([Subset(source, range(25)), source]), source), 10),
+        (Augmented(targets=[0] * 50), lambda source: (source, source), 110),  # not those that its items have
+        (Augmented(labels=["a", "b"]), lambda source: (source, Subset(source, range(10))), 70),
+    ],
+    ids=["alone", "parts", "targets", "parts with labels", "rows", "other targets", "names"],
+)
+def test_classes_are_seen_without_reading_more_than_once(made: Augmented, parts: Any, at_most: int) -> None:
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    split = parts(made)
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    assert data.as_dataset(split).classes == 5
+    assert made.reads <= at_most
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    assert torch.equal(after[0], states[0]) and after[1:] == states[1:] == before[1:]
+
+
+def test_names_of_classes_are_found_behind_parts() -> None:
+    source = Augmented(targets=NUMBERS, classes=list("abcdefg"))
+    dataset = data.as_dataset(tuple(random_split(source, [40, 10])))
+    assert (dataset.classes, dataset.inferred) == (7, False)
+
+
+def test_it_is_said_that_items_are_read_for_their_classes() -> None:
+    said: list[str] = []
+    data.as_dataset((Augmented(), Augmented()), progress=lambda words, share: said.append(words))
+    assert said == ["reading dataset: train to see its classes", "reading dataset: validation to see its classes"]
 
 
 def test_items_that_are_no_tensors_ask_for_a_transform() -> None:

@@ -514,6 +514,38 @@ def test_yolo_folders_of_a_year_are_splits(tmp_path: Path) -> None:
     assert [len(part) for part in (found.train, found.validation)] == [12, 4]
 
 
+def test_pictures_of_a_split_within_the_training_pictures_are_not_trained_on(tmp_path: Path) -> None:
+    boxes.write(tmp_path, {".": 10, "val": 4}, 64)
+    found = opened(tmp_path)
+    assert [len(part) for part in (found.train, found.validation)] == [10, 4]
+    assert not any("trained on as well" in note for note in found.notes)
+
+
+def test_pictures_of_two_splits_are_told(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").symlink_to(folder / "images" / "train")
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.json").symlink_to(folder / "annotations" / "instances_train.json")
+    assert any(note.startswith("24 of the 24 pictures of validation are trained on") for note in opened(tmp_path).notes)
+
+
+@pytest.mark.parametrize("told", ["kpt_shape: [2, 2]", "nothing"])
+@pytest.mark.parametrize("seen", [False, True])
+def test_boxes_of_yolo_with_keypoints_are_no_outlines(tmp_path: Path, seen: bool, told: str) -> None:
+    boxes.write(tmp_path, {"train": 12, "val": 4}, 64)
+    wanted = read(opened(tmp_path).train)
+    (tmp_path / "data.yaml").write_text(f"{told}\n")
+    for path in (tmp_path / "labels").rglob("*.txt"):
+        lines = []
+        for line in path.read_text().splitlines():
+            x, y, w, h = map(float, line.split()[1:])
+            points = [(x - w / 4, y), (x, y + h / 3)]
+            lines.append(" ".join([line, *(f"{a} {b} 2" if seen else f"{a} {b}" for a, b in points)]))
+        path.write_text("\n".join(lines))
+    found = opened(tmp_path)
+    assert read(found.train) == wanted
+    assert any("boxes with keypoints" in note for note in found.notes)
+
+
 def test_two_pictures_of_one_name_do_not_share_labels_of_yolo(tmp_path: Path) -> None:
     boxes.write(tmp_path, {"train": 4, "val": 2}, 64)
     one = next(path for path in (tmp_path / "images" / "train").iterdir() if path.stem == "0")

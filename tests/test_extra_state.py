@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import slimkit
+from slimkit.cli import main
 from slimkit.errors import ArchitectureError
 from slimkit.models.memory import limited, surely_fits
 from slimkit.provenance import Provenance, attach
@@ -36,6 +37,11 @@ def network(factor: Any) -> nn.Sequential:
     return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).eval()
 
 
+def made(num_classes: int = 10) -> nn.Sequential:
+    assert num_classes == 10
+    return network(3)
+
+
 STATES = [3, {"calls": 1}, None, torch.tensor([1.0, 2.0])]
 IMAGE = torch.rand(1, 1, 8, 8)
 
@@ -58,11 +64,18 @@ def test_a_network_with_such_a_state_is_trained_and_rewound(method: str, tmp_pat
     assert slimkit.load(tmp_path / "out" / "model.pt2")(IMAGE).shape == (1, 10)
 
 
+def test_a_network_of_ones_own_code_is_trained_and_written(tmp_path: Path) -> None:
+    words = ["--data", "digits", "--epochs", "1", "--ratio", "0.3", "--round-to", "1", "--method", "network-slimming"]
+    arch = ["--arch", f"{__file__}:made", "--no-onnx", "--out", str(tmp_path / "out")]
+    assert main(["train", *arch, *words]) == 0
+    assert slimkit.load(tmp_path / "out" / "model.pt2")(IMAGE).shape == (1, 10)
+
+
 def test_a_slim_file_by_name_is_refused_and_the_remedy_serves(tmp_path: Path) -> None:
     """It could not have been read again."""
     net = network(3)
     attach(net, Provenance(arch="tests.test_extra_state:network", arguments={"factor": 3}, input_shape=(1, 8, 8)))
-    with pytest.raises(ArchitectureError, match="(?s)`get_extra_state`.*Provenance.arch='exported'"):
+    with pytest.raises(ArchitectureError, match="(?s)get_extra_state.*Provenance.arch='exported'"):
         slimkit.save(net, tmp_path / "net", IMAGE)
     attach(net, Provenance(arch="exported"))
     slimkit.save(net, tmp_path / "net", IMAGE)

@@ -155,6 +155,28 @@ def test_nothing_is_timed_otherwise_than_asked(files, given, error, why):
     assert measure(files[:1], (3, 32, 32), seconds=0.01)[0].batch == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"nonsense": (3, 8, 8)}, "input_shape names 'nonsense': the inputs of .* are image, mask"),
+        ((3, 99, 99), r"input_shape is \(3, 99, 99\): .* takes image \(3, 8, 8\), mask \(1, 8, 8\)"),
+        ({"image": (3, 9, 9)}, r"input_shape is \(3, 9, 9\)"),
+    ],
+)
+def test_a_shape_of_no_input_is_refused(tmp_path, given, why):
+    helper, path = onnx.helper, tmp_path / "two.onnx"
+    ports = [helper.make_tensor_value_info(name, 1, ["n", count, 8, 8]) for name, count in (("image", 3), ("mask", 1))]
+    result = helper.make_tensor_value_info("out", 1, ["n", 3, 8, 8])
+    graph = helper.make_graph([helper.make_node("Mul", ["image", "mask"], ["out"])], "two", ports, [result])
+    onnx.save(
+        helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "two.onnx"
+    )
+    with pytest.raises(EngineError, match=why):
+        measure([path], given, seconds=0.01)
+    for fits in ((3, 8, 8), {"mask": (1, 8, 8)}, {"image": (3, 8, 8), "mask": (1, 8, 8), "unread": (2,)}):
+        assert measure([path], fits, seconds=0.01)
+
+
 def test_the_time_of_every_layer_is_found(files):
     nodes = latency_by_node(files[1], repeats=5)
     layers = [node.layer for node in nodes if node.operator == "Conv"]

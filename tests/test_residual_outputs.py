@@ -8,6 +8,7 @@ from torch.nn import functional as F
 import slimkit
 from slimkit.recovery.calibration import Chunk
 from slimkit.recovery.gap import spreads_of
+from slimkit.report.verdict import verdict
 
 
 class Denoiser(nn.Module):
@@ -62,3 +63,6 @@ def test_a_denoiser_that_still_does_its_work_is_told_as_such() -> None:
     result = slimkit.compress(net, images[:1], calibration=images, ratio=0.1, round_to=1, epochs=0)
     assert result.report.verdict.startswith("Not retrained")
     assert "of the spread of what it computes" in result.report.verdict
+    assert verdict(result.report).command == (
+        "slimkit compress CHECKPOINT --ratio 0.1 --round-to 1 --calibration folder:MORE_IMAGES --epochs 10"
+    )  # a folder of pictures has no labels for it

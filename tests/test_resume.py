@@ -1,5 +1,6 @@
 """Runs that were interrupted go on to the same result; runs that were complete say so; each epoch is in the log."""
 
+import dataclasses
 import json
 import sys
 import time
@@ -16,12 +17,19 @@ from slimkit.errors import SpecError, TrainingError
 from slimkit.progress import Moment
 from slimkit.runs import compress as compress_run
 from slimkit.runs import train as train_run
-from slimkit.training import loop, trackers
+from slimkit.training import trackers
 from tests.test_train import FEW, net, toy  # noqa: F401
 
 EARLY = ("--method", "early-bird", "--at", "1")
 TRAIN = ("train", "--arch", "zoo:resnet8", "--data", "digits", "--epochs", "2", "--device", "cpu", *EARLY)
 ROWS = {"doing", "epoch", "step", "loss", "accuracy", "learning_rate", "seconds"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Eager(training.Store):
+    """Keeps a state after every step."""
+
+    seconds: float = 0.0
 
 
 class Killed(BaseException):
@@ -51,7 +59,7 @@ def listing(folder: Path) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _saved_at_every_chance(monkeypatch):
-    monkeypatch.setattr(loop._Keeper, "due", lambda self, run: self.store is not None)
+    monkeypatch.setattr(training, "Store", Eager)
 
 
 def test_a_training_that_was_killed_ends_as_the_whole_one_with_the_same_log(toy, tmp_path):  # noqa: F811
@@ -95,6 +103,36 @@ def test_a_compression_that_was_killed_while_retraining_ends_as_the_whole_one(se
     told = rows(tmp_path / "out" / "train.log")
     assert told == rows(tmp_path / "whole" / "train.log")
     assert told[-1]["doing"] == "retraining" and told[-1]["epoch"] == 2
+
+
+def relabelled(dataset):
+    """Return the data of the same name and size with others as targets."""
+    train = dataclasses.replace(dataset.train, labels=(dataset.train.labels + 1) % 3)
+    return dataclasses.replace(dataset, train=train)
+
+
+def test_a_training_does_not_go_on_with_other_data(toy, tmp_path):  # noqa: F811
+    def trained(dataset, **how):
+        settings = {"at": 1, **FEW, **how}
+        return train_run.train(net(), dataset, 0.5, out=tmp_path / "out", **settings)
+
+    with pytest.raises(Killed):
+        trained(toy, watchers=[killed_at(3)])
+    with pytest.raises(TrainingError, match=r"another run: inputs or targets differ(.|\n)*the same settings and data"):
+        trained(relabelled(toy), resume=True)
+    assert trained(toy, resume=True)
+
+
+def test_a_retraining_does_not_go_on_with_other_data(toy, tmp_path):  # noqa: F811
+    def retrained(dataset, **how):
+        settings = {"epochs": 2, "batch_size": 32, "ratio": 0.5, "round_to": 1, "device": "cpu", "dataset": dataset}
+        return slimkit.compress(net(), torch.zeros(1, 1, 8, 8), out=tmp_path / "out", **settings, **how)
+
+    with pytest.raises(Killed):
+        retrained(toy, watchers=[killed_at(3)])
+    with pytest.raises(TrainingError, match="another run: inputs or targets differ"):
+        retrained(relabelled(toy), resume=True)
+    assert retrained(toy, resume=True)
 
 
 def test_a_training_that_is_complete_says_so(tmp_path, monkeypatch, capsys):

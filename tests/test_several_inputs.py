@@ -12,7 +12,9 @@ import slimkit
 from slimkit.cli import main
 from slimkit.errors import ArchitectureError, CheckpointError
 from slimkit.models import metadata
-from slimkit.provenance import of
+from slimkit.provenance import Provenance, attach, of
+from slimkit.runs import start
+from slimkit.settings import CompressSpec
 
 CODE = """
 import torch
@@ -62,6 +64,16 @@ def test_shapes_that_are_named_take_the_place_of_those_in_the_file(code, tmp_pat
     assert main(["export", "slim/model.safetensors", "--arch", code, *words, "--to", "onnx", "--out", "made"]) == 0
     said = json.loads((tmp_path / "made" / "export.json").read_text())["usage"]["inputs"]
     assert {one["name"]: one["shape"] for one in said} == {"image": [3, 24, 24], "table": [7]}
+
+
+def test_shapes_that_are_named_keep_the_types_in_the_file():
+    net = torch.nn.Linear(2, 2)
+    attach(net, Provenance(inputs={"image": ((3, 16, 16), "float32"), "kind": ((2,), "int64")}))
+    example = start.example(net, CompressSpec(ratio=0.5, input_shape="image=3,32,32 kind=4 more=5"))
+    found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in example.items()}
+    assert found == {
+        "image": ((1, 3, 32, 32), torch.float32), "kind": ((1, 4), torch.int64), "more": ((1, 5), torch.float32)
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from scipy.stats import ttest_rel
 
 import slimkit
+from slimkit import data
 from slimkit.cli import main
 from slimkit.errors import EngineError, OutputError, RecordError, SpecError, TrainingError
 from slimkit.methods import METHODS, Found, Job, scratch
@@ -154,6 +156,17 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> studying.Study:
     """A finished study of three arms, trained in this process."""
     folder = tmp_path_factory.mktemp("study") / "small"
     return studying.study(spec(*THREE, seeds=2), folder, workers=0)
+
+
+def test_fewer_images_are_the_first_ones_unless_those_lack_a_class() -> None:
+    images, mixed = torch.randint(0, 255, (300, 1, 8, 8), dtype=torch.uint8), torch.arange(300) % 3
+    made = data.as_dataset(((images, mixed), (images, mixed)))
+    [(first, _)] = data.smaller(made, images=100).train.normalised((0.0,), (1.0,)).batches(100)
+    torch.testing.assert_close(first, images[:100] / 255)
+    in_order = data.as_dataset(((images, mixed.sort().values), (images, mixed)))
+    once, again = (data.smaller(in_order, images=100).train for _ in range(2))
+    [(one, labels)], [(other, _)] = once.batches(100), again.batches(100)
+    assert labels.unique().tolist() == [0, 1, 2] and torch.equal(one, other)
 
 
 def test_every_arm_is_a_line_that_reads_back(small: studying.Study) -> None:

@@ -32,7 +32,6 @@ from slimkit.selection import exact
 from slimkit.selection.mask import Mask, apply_
 from slimkit.selection.measured import agreed, remembered
 from slimkit.surgery.remove import kept_indices, remove
-from slimkit.training import loop
 from slimkit.training.penalty import gammas
 
 FEW = {"method": "early-bird", "epochs": 4, "batch_size": 32, "round_to": 1, "device": "cpu", "precision": "fp32"}
@@ -150,7 +149,7 @@ class Killed(BaseException):
 
 
 def killed(toy, tmp_path, settings, steps):
-    """Run for some steps, saving the state at the end of each epoch, and kill the run."""
+    """Run for some steps, saving the state after each, and kill the run."""
     left = steps
 
     def progress(message, share):
@@ -159,7 +158,7 @@ def killed(toy, tmp_path, settings, steps):
         if left < 0:
             raise Killed
 
-    store = training.Store(tmp_path / "state", identity={"settings": str(settings)})
+    store = training.Store(tmp_path / "state", identity={"settings": str(settings)}, seconds=0.0)
     with pytest.raises(Killed):
         found(toy, tmp_path, settings, store=store, progress=progress)
     return dataclasses.replace(store, resume=True)
@@ -173,8 +172,7 @@ def killed(toy, tmp_path, settings, steps):
     {"at": 1, "search_precision": "int8-emulated"},
     {"at": 1, "penalty": "group", "ranking": "group-norm"},
 ])  # fmt: skip
-def test_a_killed_run_ends_as_if_it_had_not_been(toy, tmp_path, monkeypatch, settings):
-    monkeypatch.setattr(loop._Keeper, "due", lambda self, run: run.step % run.steps_per_epoch == 0)
+def test_a_killed_run_ends_as_if_it_had_not_been(toy, tmp_path, settings):
     whole, _ = found(toy, tmp_path, settings)
     store = killed(toy, tmp_path, settings, 21 if "passes" in settings else 16)
     resumed, _ = found(toy, tmp_path, settings, store=store)
@@ -195,7 +193,6 @@ def test_a_killed_run_ends_as_if_it_had_not_been(toy, tmp_path, monkeypatch, set
 )
 def test_a_killed_run_goes_on_with_what_its_budget_measured(toy, tmp_path, monkeypatch, how, removed):
     """A latency budget is measured: the ratio that it comes to would be another each time."""
-    monkeypatch.setattr(loop._Keeper, "due", lambda self, run: True)
     shares = iter([0.3, 0.4])
     said = MeasuredBudget(kind="latency", asked=0.5, original=2.0, target=1.0, reached=0.9)
 
@@ -216,8 +213,7 @@ def test_a_killed_run_goes_on_with_what_its_budget_measured(toy, tmp_path, monke
     assert [float(ratio) for ratio in ratios] == [round(0.3 * total) / total] * ("control" not in how)
 
 
-def test_states_of_other_runs_and_damaged_ones(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop._Keeper, "due", lambda self, run: True)
+def test_states_of_other_runs_and_damaged_ones(toy, tmp_path):
     settings = {"at": 1}
     store = killed(toy, tmp_path, settings, 14)
     with pytest.raises(TrainingError, match="Give `resume=True`"):
@@ -243,8 +239,7 @@ def test_a_share_that_the_epochs_exceed_is_warned_of(toy):
     assert 0 < times.training.energy_kj < result.report.cost.energy_kj.value
 
 
-def test_time_before_a_kill_is_accounted_for(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop._Keeper, "due", lambda self, run: True)
+def test_time_before_a_kill_is_accounted_for(toy, tmp_path):
     store = killed(toy, tmp_path, {"at": 1}, 16)
     resumed, job = found(toy, tmp_path, {"at": 1}, store=store)
     spent = [sum(getattr(leg, name) for leg in resumed.legs) for name in ("seconds", "cpu_seconds")]

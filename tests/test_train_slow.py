@@ -19,7 +19,10 @@ RUN = ["train", "--arch", "zoo:resnet8", "--data", "digits", "--ratio", "0.5", "
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 # Saves the state at every step, so that there is one whenever the run ends.
-EAGER = "from slimkit.training import loop; loop._Keeper.due = lambda self, run: True; "
+EAGER = (
+    "from dataclasses import make_dataclass as make; from slimkit import training; "
+    "training.Store = make('Eager', [('seconds', float, 0.0)], bases=(training.Store,), frozen=True); "
+)
 MAIN = "import sys; from slimkit.cli import main; sys.exit(main(sys.argv[1:]))"
 
 

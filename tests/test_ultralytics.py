@@ -290,6 +290,14 @@ def test_a_yaml_that_names_what_is_not_there(yaml, said, trained, data, tmp_path
     assert said in refused(capsys, trained, "--data", path)
 
 
+def test_pictures_that_are_trained_on_and_judged_by_are_told(data, tmp_path):
+    path = tmp_path / "all.yaml"
+    path.write_text(f"path: {data.parent}\ntrain: images\nval: images/val\nnames: [a, b, c]\n")
+    [said] = Workshop(str(path), "detect", SIDE, 8).trained_too()
+    assert said.startswith("12 of the 12 pictures of val are trained on as well")
+    assert Workshop(str(data), "detect", SIDE, 8).trained_too() == ()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -297,6 +305,8 @@ def test_a_yaml_that_names_what_is_not_there(yaml, said, trained, data, tmp_path
         (["--data", "{data}", "--epochs", "0.5"], "Ultralytics trains whole epochs"),
         (["--data", "{data}", "--max-drop", "1"], "max_drop is 1.0: a network of Ultralytics"),
         (["--data", "{data}", "--int8"], "int8 is True"),
+        (["--data", "{data}", "--input-shape", "image=3,32,32"], "a network of Ultralytics takes one image"),
+        (["--data", "{data}", "--input-shape", "32"], "a network of Ultralytics takes one image"),
         (["--data", "{data}", "--ranking", "taylor"], "ranking is 'taylor'"),
     ],
 )

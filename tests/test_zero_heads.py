@@ -27,7 +27,11 @@ def zeroed(*names: str) -> nn.Module:
 def test_every_method_trains_a_network_whose_head_begins_at_zero(method):
     own = OWN.get(method, {})
     settings = {} if not METHODS[method].removes else {"ratio": 0.3, "round_to": 1}
-    slimkit.train(zeroed("fc.weight", "fc.bias"), "digits", method=method, epochs=1, onnx=False, **settings, **own)
+    model = zeroed("fc.weight", "fc.bias")
+    found = slimkit.train(model, "digits", method=method, epochs=1, onnx=False, **settings, **own)
+    trained = dict(found.model.named_parameters())
+    assert all(bool(parameter.isfinite().all()) for parameter in trained.values())
+    assert any(parameter.any() for name, parameter in trained.items() if name.startswith("fc."))
 
 
 def test_initial_weights_stay_those_that_were_given():

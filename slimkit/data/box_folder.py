@@ -60,7 +60,7 @@ def box_folder(root: Path, seed: int, reading: Reading | None = None, own: Prove
     allow = reading.allow_bad if reading else 0.0
     if own.finds.masks:
         installed()
-    parts, names, keypoints = _listed(root, given, own.finds)
+    parts, names, keypoints, said = _listed(root, given, own.finds)
     entries = [entry for found in parts.values() for entry in found]
     good, left_out = readable(entries, Boxed.problem, lambda entry: entry.path, given, allow)
     kept = set(map(id, good))
@@ -69,7 +69,7 @@ def box_folder(root: Path, seed: int, reading: Reading | None = None, own: Prove
     if not used:
         raise DataError(f"{given}: there is not one box in {len(good)} pictures.\n{_HOW}")
     labels, classes = _numbered(names, used, own.classes, given)
-    parts, drawn = arranged(parts, seed, given)
+    parts, drawn = arranged(parts, lambda entry: entry.path, seed, given)
     bare = next((part for part, found in parts.items() if not any(not all(entry.crowd) for entry in found)), None)
     if bare is not None:  # nothing could be learnt from it, and whatever is judged on it would be as good
         raise DataError(f"{given}: there is not one box in the {bare} split, but of crowds at most.\n{_HOW}")
@@ -87,7 +87,7 @@ def box_folder(root: Path, seed: int, reading: Reading | None = None, own: Prove
         classes=classes,
         class_names=(_BACKGROUND, *(called.get(label, _NOBODY) for label in range(1, classes))),
         input_shape=own.input_shape or (3, 0, 0),
-        notes=(_said(labels, called, used), *_said_of_sides(own.finds, keypoints, swapped), *left_out, *drawn),
+        notes=(_said(labels, called, used), *said, *_said_of_sides(own.finds, keypoints, swapped), *left_out, *drawn),
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
@@ -144,8 +144,10 @@ def _refuse(reading: Reading, given: str) -> None:
         )
 
 
-def _listed(root: Path, given: str, finds: Finds) -> tuple[dict[str, list[Boxed]], dict[int, str], tuple[str, ...]]:
-    """Return the pictures of each split, the names of categories by their ids, and those of keypoints.
+def _listed(
+    root: Path, given: str, finds: Finds
+) -> tuple[dict[str, list[Boxed]], dict[int, str], tuple[str, ...], tuple[str, ...]]:
+    """Return the pictures of each split, the names of categories by their ids, those of keypoints, and notes.
 
     No names where nothing says them, or where categories have different ones.
     """
@@ -158,8 +160,9 @@ def _listed(root: Path, given: str, finds: Finds) -> tuple[dict[str, list[Boxed]
                 f"{given}: there are no annotations of COCO, and the network is trained and judged by keypoints.\n"
                 "  Give a folder as COCO or Roboflow has it, with a JSON that holds them"
             )
-        return _of_yolo(root, given, finds.masks), {}, ()
-    parts: dict[str, list[Boxed]] = {}
+        parts, said = _of_yolo(root, given, finds.masks)
+        return parts, {}, (), said
+    parts = {}
     names: dict[int, str] = {}
     keypoints: set[tuple[str, ...]] = set()
     for part, path in files.items():
@@ -175,7 +178,7 @@ def _listed(root: Path, given: str, finds: Finds) -> tuple[dict[str, list[Boxed]
         parts[part] = list(found.pictures)
         if not parts[part]:
             raise DataError(f"{path}: it lists no pictures.\n{_HOW}")
-    return parts, names, keypoints.pop() if len(keypoints) == 1 else ()
+    return parts, names, keypoints.pop() if len(keypoints) == 1 else (), ()
 
 
 def _annotations(root: Path, given: str, finds: Finds) -> dict[str, Path]:
@@ -212,9 +215,10 @@ def _homes(root: Path, part: str, path: Path) -> list[Path]:
     return [folder for folder in (*inside, root / "images", path.parent, root) if folder and folder.is_dir()]
 
 
-def _of_yolo(root: Path, given: str, outlined: bool) -> dict[str, list[Boxed]]:
+def _of_yolo(root: Path, given: str, outlined: bool) -> tuple[dict[str, list[Boxed]], tuple[str, ...]]:
     images, labels = root / "images", root / "labels"
     places = {"train": (images, labels)} if images.is_dir() else {}
+    of_splits = []
     folders = [entry.name for top in (root, images) if top.is_dir() for entry in top.iterdir() if entry.is_dir()]
     for part, names in PARTS.items():
         pattern = re.compile(rf"({'|'.join(names)})\d*", re.IGNORECASE)  # also val2017
@@ -222,18 +226,20 @@ def _of_yolo(root: Path, given: str, outlined: bool) -> dict[str, list[Boxed]]:
             for pair in ((root / name / "images", root / name / "labels"), (images / name, labels / name)):
                 if pair[0].is_dir():
                     places[part] = pair
+                    of_splits.append(pair[0])
     if "train" not in places or not places["train"][1].is_dir():
         raise DataError(f"{given}: there are no annotations.\n{_HOW}")
-    parts = {}
+    paired = {}
     for part, (top, written) in places.items():
-        found = pictures(top)
+        found = pictures(top, without=of_splits)
         beside = (written / path.relative_to(top).with_suffix(".txt") for path in found)
-        paired = [(path, text if text.is_file() else None) for path, text in zip(found, beside, strict=True)]
-        refuse_shared(paired, "file of labels")
-        parts[part] = [yolo_labels.read(*pair, outlined) for pair in paired]
+        paired[part] = [(path, text if text.is_file() else None) for path, text in zip(found, beside, strict=True)]
+        refuse_shared(paired[part], "file of labels")
         if not found:
             raise DataError(f"{given}: no pictures in {top}.\n{_HOW}")
-    return parts
+    posed = yolo_labels.are_posed(root, (text for pairs in paired.values() for _, text in pairs if text))
+    parts = {part: [yolo_labels.read(*pair, outlined, posed) for pair in pairs] for part, pairs in paired.items()}
+    return parts, ("labels are boxes with keypoints, of which the boxes are read",) if posed else ()
 
 
 def _numbered(names: dict[int, str], used: set[int], wanted: int | None, given: str) -> tuple[dict[int, int], int]:

@@ -1,6 +1,6 @@
 """A folder of pictures, one sub-folder a class; with train/, val/ and test/ above them, or without."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -8,7 +8,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from slimkit.data.dataset import Dataset
-from slimkit.data.listing import pictures, problem, readable, split_folders, sub_folders
+from slimkit.data.listing import pictures, problem, readable, split_folders, sub_folders, trained_too
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.order import split_indices
 from slimkit.data.pictures import Reading, View, as_tensor, view
@@ -47,7 +47,7 @@ def folder(
     seen, notes = view(reading, own)
     classes, parts, said = _listed(root, given)
     parts, left_out = _checked(parts, given, reading.allow_bad)
-    parts, drawn = arranged(parts, seed, given)
+    parts, drawn = arranged(parts, lambda entry: entry[0], seed, given)
     splits = {
         part: LoaderSplit(fetch=Pictures(tuple(found), seen), count=len(found), mean=seen.mean, std=seen.std)
         for part, found in parts.items()
@@ -83,8 +83,11 @@ class Pictures:
         return as_tensor(image), label
 
 
-def arranged(parts: dict[str, list[Item]], seed: int, given: str) -> tuple[dict[str, list[Item]], tuple[str, ...]]:
-    """Complete the splits of a folder, where it has not all three; say what was done."""
+def arranged(
+    parts: dict[str, list[Item]], path_of: Callable[[Item], Path], seed: int, given: str
+) -> tuple[dict[str, list[Item]], tuple[str, ...]]:
+    """Complete the splits of a folder, where it has not all three; say what was done, and which overlap."""
+    said = trained_too({part: [path_of(entry) for entry in entries] for part, entries in parts.items()})
     parts = dict(parts)
     if set(parts) == {"train"}:
         parts["train"], parts["test"] = _divide(parts["train"], 0.2, "folder", "test")
@@ -94,8 +97,8 @@ def arranged(parts: dict[str, list[Item]], seed: int, given: str) -> tuple[dict[
     if empty:
         raise DataError(f"{given}: no pictures are left for {' and '.join(empty)}.\n  Add some")
     if "test" in parts:
-        return parts, ()
-    return {**parts, "test": parts["validation"]}, ("there is no test/ folder: test figures are those of val/",)
+        return parts, said
+    return {**parts, "test": parts["validation"]}, (*said, "there is no test/ folder: test figures are those of val/")
 
 
 def _listed(root: Path, given: str) -> tuple[list[str], dict[str, list[LabelledFile]], tuple[str, ...]]:

@@ -3,7 +3,7 @@
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -31,17 +31,22 @@ _SHOWN = 10
 Item = TypeVar("Item")
 
 
-def pictures(folder: Path) -> list[Path]:
+def pictures(folder: Path, without: Collection[Path] = ()) -> list[Path]:
     """Return all picture files in a folder and below, sorted; hidden files and folders are never looked at.
 
-    Links are followed, but not to a folder that the link lies in.
+    Links are followed, but not to a folder that the link lies in. `without`: folders below that are left out, as those
+    of other splits are.
     """
     found = []
     for place, folders, files in os.walk(folder, followlinks=True):
         above = os.path.realpath(place)
         inside = {above, *map(str, Path(above).parents)}
         folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and os.path.realpath(Path(place, name)) not in inside
+            name
+            for name in folders
+            if not name.startswith(".")
+            and Path(place, name) not in without
+            and os.path.realpath(Path(place, name)) not in inside
         )
         found += [Path(place, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in SUFFIXES]
     return sorted(found)
@@ -59,6 +64,22 @@ def refuse_shared(pairs: Iterable[tuple[Path, Path | None]], what: str) -> None:
             raise DataError(
                 f"{other} and {picture}: {beside} is the {what} of both.\n  Rename one of them, or take it away"
             )
+
+
+def trained_too(parts: Mapping[str, Sequence[Path]]) -> tuple[str, ...]:
+    """Say of each split how many of its pictures are trained on as well: what is measured on them tells nothing."""
+
+    def files(part: str) -> set[tuple[int, int]]:
+        return {(found.st_dev, found.st_ino) for found in map(os.stat, parts[part])}
+
+    trained = files("train")
+    both = {part: len(files(part) & trained) for part in parts if part != "train"}
+    return tuple(
+        f"{count:,} of the {len(parts[part]):,} pictures of {part} are trained on as well, so that figures of {part} "
+        "tell too much good: give each picture to one split"
+        for part, count in both.items()
+        if count
+    )
 
 
 def sub_folders(folder: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """A folder of pictures and masks, for segmentation: images/ and masks/, within or above train/, val/ and test/."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,7 +50,7 @@ def mask_folder(
     good, left_out = readable(entries, partial(_problem, values=values), lambda pair: pair[0], given, reading.allow_bad)
     kept = set(good)
     parts = {part: [pair for pair in found if pair in kept] for part, found in parts.items()}
-    parts, drawn = arranged(parts, seed, given)
+    parts, drawn = arranged(parts, lambda pair: pair[0], seed, given)
     classes, binary = _classes(values.values(), given, own.classes)
     noted = ("masks hold 0 and 255 alone: read as two classes",) if binary else ()
     splits = {
@@ -111,14 +112,16 @@ def _listed(root: Path, given: str) -> dict[str, list[MaskedPicture]]:
         if image_folder is None or masks_folder is None:
             missing = "images" if image_folder is None else "masks"
             raise DataError(f"{given}: there is no folder of {missing} for {part}.\n{_HOW}")
-        parts[part] = _pairs(image_folder, masks_folder)
+        parts[part] = _pairs(image_folder, masks_folder, without=[images for images, _ in places.values() if images])
         if not parts[part]:
             raise DataError(f"{given}: no pictures in {image_folder}.\n{_HOW}")
     return parts
 
 
-def _pairs(images: Path, masks: Path) -> list[MaskedPicture]:
+def _pairs(images: Path, masks: Path, without: Collection[Path]) -> list[MaskedPicture]:
     """Pair files by their path without suffix; a mask may end in `_mask`, where that is no picture's own name.
+
+    `without`: folders of pictures that are left out where they are below `images`.
 
     Raises:
         DataError: two masks are named after one picture, or two pictures have one mask.
@@ -127,7 +130,7 @@ def _pairs(images: Path, masks: Path) -> list[MaskedPicture]:
     def name(path: Path, folder: Path) -> str:
         return path.relative_to(folder).with_suffix("").as_posix()
 
-    shown = {path: name(path, images) for path in pictures(images)}
+    shown = {path: name(path, images) for path in pictures(images, without)}
     own = set(shown.values())
     by_name: dict[str, list[Path]] = {}
     for path in pictures(masks):

@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset
 
 from slimkit.data.augmentation import Augmentation
 from slimkit.data.batch_split import BatchSplit, counted, listed, pair, single, whole
+from slimkit.data.class_numbers import class_numbers, origins
 from slimkit.data.dataset import Dataset, Split, statistics
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.order import split_indices
@@ -51,7 +52,8 @@ def dataset_of(
         seed: draws the validation split.
         name: of the data set.
         given: how messages name what was given.
-        progress: told how many inputs of a loader have been counted that does not say how many it has.
+        progress: told how many inputs of a loader have been counted that does not say how many it has, and how many
+            items were read of a data set that does not hold its targets.
 
     Raises:
         DataError: it is nothing of this; a part is empty, can be gone through only once, does not end, or gives no
@@ -63,11 +65,11 @@ def dataset_of(
     task = task or CLASSIFICATION
     if "validation" not in parts:
         parts["train"], parts["validation"] = _parted(parts["train"], f"{given}: train", name, seed)
+    largest = _largest(parts, given, progress) if task is CLASSIFICATION else None
     notes: tuple[str, ...] = ()
     if "test" not in parts:
         parts["test"] = parts["validation"]
         notes = ("no test split was given: test figures are those of the validation split",)
-    largest = _largest(parts, given) if task is CLASSIFICATION else None
     stated = None if largest is None else _stated(parts, largest)
     classes = None if largest is None else stated or largest + 1
     mean, std = _statistics(parts["train"])
@@ -223,30 +225,29 @@ def _shape(train: Split, given: str) -> tuple[int, ...]:
 def _stated(parts: Mapping[str, Any], largest: int) -> int | None:
     """Return the number of classes that a PyTorch data set names, as those of torchvision do in `classes`."""
     sources = [part.source if isinstance(part, Items) else part for part in parts.values()]
-    for named in (getattr(source, "classes", None) for source in sources):
+    for named in (getattr(origin, "classes", None) for source in sources for origin in origins(source)):
         if isinstance(named, (list, tuple)) and all(isinstance(name, str) for name in named) and len(named) > largest:
             return len(named)
     return None
 
 
-def _largest(parts: Mapping[str, Any], given: str) -> int | None:
-    """Return the largest class number, where all targets are at hand.
+def _largest(parts: Mapping[str, Any], given: str, progress: Progress) -> int | None:
+    """Return the largest class number; None where targets are no class numbers, and of loaders.
 
     Raises:
         DataError: one is below 0.
     """
     largest = 0
     for name, part in parts.items():
-        source = part.source if isinstance(part, Items) else part
-        if _is_tensors(part):
-            targets = part[1]
-        elif _is_items(source):
-            known = getattr(source, "targets", None)
-            targets = known if known is not None else [pair(source[i], "")[1] for i in range(len(source))]
+        if _is_items(part):
+            part = Items(part, range(len(part)), f"{given}: {name}")
+        if isinstance(part, Items):
+            targets = class_numbers(part.source, part.indices, part, part.name, progress)
+        elif _is_tensors(part):
+            targets = whole(part[1])
         else:
             return None
-        targets = whole(torch.as_tensor(targets))
-        if targets.is_floating_point() or targets.dim() != 1 or not len(targets):
+        if targets is None or targets.is_floating_point() or targets.dim() != 1 or not len(targets):
             return None
         if (least := int(targets.min())) < 0:
             raise DataError(

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from slimkit.data.inputs import Inputs, stacked
-from slimkit.data.listing import pictures, problem, readable
+from slimkit.data.listing import pictures, problem, readable, split_folders
 from slimkit.data.loader_split import LoaderSplit
 from slimkit.data.pictures import Reading, View, as_tensor, view
 from slimkit.errors import DataError
@@ -36,7 +36,16 @@ def photos(
     good, left_out = readable(files, problem, lambda path: path, given, reading.allow_bad)
     fetch = Photos(tuple(good), seen)
     split = LoaderSplit(fetch=fetch, count=len(good), mean=seen.mean, std=seen.std, collate=stacked)
-    return Inputs(split, given, (*notes, *left_out))
+    return Inputs(split, given, (*notes, *left_out, *_said(root)))
+
+
+def _said(root: Path) -> tuple[str, ...]:
+    """Say where pictures that others are measured on may be among those of a folder."""
+    folders = split_folders(root)
+    if "train" not in folders or len(folders) == 1:
+        return ()
+    others = " and ".join(f"{path.name}/" for part, path in folders.items() if part != "train")
+    return (f"pictures of {others} are among the inputs: give {root / folders['train'].name} to leave them out",)
 
 
 @dataclass(frozen=True)

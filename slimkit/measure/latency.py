@@ -157,26 +157,48 @@ def random_batch(path: str | Path, runner: Runner, input_shape: Shapes | None, b
     if not any(port.shape for port in runner.inputs):
         raise EngineError(f"{path}: its input is a single number.\n  Give a file that takes a tensor of images")
     generator = np.random.default_rng(0)
-    if len(runner.inputs) == 1 and input_shape is not None and not isinstance(input_shape, Mapping):
-        input_shape = {runner.inputs[0].name: input_shape}  # of several inputs one shape is that of those it fits
-    return [_random(path, port, input_shape, batch, generator) for port in runner.inputs]
+    named = _named(path, runner.inputs, input_shape)
+    return [_random(path, port, named.get(port.name), batch, generator) for port in runner.inputs]
 
 
-def _random(path: str | Path, port: Port, given: Shapes | None, batch: int, generator: np.random.Generator) -> Array:
+def _named(path: str | Path, ports: Sequence[Port], given: Shapes | None) -> Mapping[str, tuple[int, ...]]:
+    """Return the shape that each input of a file is asked to have; one shape is that of all that it fits."""
+    names = [port.name for port in ports]
+    if isinstance(given, Mapping):
+        strange = sorted(set(given) - set(names))
+        if strange and not set(names) <= set(given):  # beside all others one that nothing reads is none of the file's
+            raise EngineError(
+                f"input_shape names {strange[0]!r}: the inputs of {path} are {', '.join(names)}.\n  Name one of them"
+            )
+        return given
+    if given is None or len(ports) == 1:
+        return {} if given is None else {names[0]: given}
+    fitting = {port.name: given for port in ports if port.shape and _fits(port, given)}
+    if not fitting:
+        takes = ", ".join(f"{port.name} {port.shape[1:]}" for port in ports)
+        raise EngineError(
+            f"input_shape is {tuple(given)}: {path} takes {takes}, None where it is free.\n"
+            f"  Leave it out, or give it by name: {names[0]}=C,H,W"
+        )
+    return fitting
+
+
+def _fits(port: Port, given: Sequence[int]) -> bool:
+    sizes = port.shape[1:]
+    return len(given) == len(sizes) and all(size in (None, asked) for size, asked in zip(sizes, given, strict=True))
+
+
+def _random(
+    path: str | Path, port: Port, own: Sequence[int] | None, batch: int, generator: np.random.Generator
+) -> Array:
     if not port.shape:
         return np.ones((), port.dtype)
-    shape = [port.shape[0] or batch, *port.shape[1:]]
-    own = given.get(port.name) if isinstance(given, Mapping) else given
-    fits = own is not None and len(own) == len(shape) - 1
-    if isinstance(given, Mapping) and own is not None:
-        fits = fits and all(size in (None, asked) for size, asked in zip(shape[1:], own, strict=True))
-        if not fits:
-            raise EngineError(
-                f"input_shape is {tuple(own)}: {path} takes {port.shape[1:]}, None where it is free.\n"
-                "  Leave it out, or give a file of that shape"
-            )
-    if own is not None and fits:
-        shape = [shape[0], *(size or asked for size, asked in zip(shape[1:], own, strict=True))]
+    if own is not None and not _fits(port, own):
+        raise EngineError(
+            f"input_shape is {tuple(own)}: {path} takes {port.shape[1:]}, None where it is free.\n"
+            "  Leave it out, or give a file of that shape"
+        )
+    shape = [port.shape[0] or batch, *(port.shape[1:] if own is None else own)]
     if None in shape:
         raise EngineError(
             f"{path}: its input shape {port.shape} leaves more free than the batch.\n"

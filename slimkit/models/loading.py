@@ -182,7 +182,7 @@ def _from_torch(path: Path, arch: str | None, trust_pickle: bool) -> Network:
     if not isinstance(loaded, nn.Module):
         return _from_state(loaded, path, arch, said, _stated(raw))
     try:
-        model = pickles.bare(loaded)
+        model = unwrapped(loaded)
         memory.check_tensors((*model.parameters(), *model.buffers()))
         if arch is not None:
             return _from_state(model.state_dict(), path, arch, said)

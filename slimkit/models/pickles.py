@@ -3,10 +3,9 @@
 import builtins
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import nn
 
 from slimkit.errors import CheckpointError
 from slimkit.models import pickled_modules, ultralytics
@@ -77,11 +76,3 @@ def _unsafe(path: Path, culprit: str) -> CheckpointError:
         "  Either give the weights alone, torch.save(model.state_dict(), PATH), and `arch='module:factory'` or "
         "file.py:factory;\n  or, only if you trust where the file comes from, let it run: `trust_pickle=True`"
     )
-
-
-def bare(module: nn.Module) -> nn.Module:
-    """Take a network out of DataParallel and the like."""
-    while isinstance(module, nn.DataParallel):
-        module = cast(nn.Module, module.module)
-    inner = getattr(module, "_orig_mod", None)  # torch.compile
-    return inner if isinstance(inner, nn.Module) else module

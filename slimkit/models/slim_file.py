@@ -56,7 +56,7 @@ def save(model: nn.Module, path: str | Path, example_input: Example | None = Non
     if keeps_more(model):
         raise ArchitectureError(
             f"cannot save a network of {known.arch}: a module of it keeps something beside its tensors "
-            "(`get_extra_state`), for which a slim file has no place.\n"
+            "(get_extra_state), for which a slim file has no place.\n"
             "  Save it as an exported program: "
             f"slimkit.provenance.attach(model, slimkit.provenance.Provenance(arch={EXPORTED!r}))"
         )

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slimkit.report.numbers import MISSING, change, digits, interval, metric, milliseconds
-from slimkit.report.sections.arms import rows, said_of, span
+from slimkit.report.sections.arms import rows, said_of, span, titled
 from slimkit.results import Arm
 from slimkit.results.comparison import differences, opponents
 
@@ -32,11 +32,10 @@ def study_table(arms: Sequence[Arm], notes: Sequence[str] = ()) -> RenderableTyp
     found = _table("arm", "against", "difference", "verdict")
     for one in differences(arms, opponents(arms)):
         more = "" if one.more is None else f"; about {one.more} more would tell"
-        title = f"{one.arm}, {one.budget}" if one.budget else one.arm
         moved = change(one.mean.value, 0, unit)
         if one.mean.interval:
             moved = f"{moved.removesuffix(' points')} ({span(one.mean, unit)})"
-        found.add_row(*map(Text, (title, one.against, moved, one.verdict + more)))
+        found.add_row(*map(Text, (titled(one.arm, one.budget), one.against, moved, one.verdict + more)))
     parts: list[RenderableType] = [Text(said.sentence, style="bold"), means, found, *map(Text, said.notes)]
     return Group(*parts, *(Text(f"Warning: {note}", style="yellow") for note in notes))
 

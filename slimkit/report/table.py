@@ -35,6 +35,7 @@ from slimkit.results import (
     Report,
     SweepReport,
     TableSummary,
+    measured_on,
 )
 from slimkit.settings.words import as_flags
 
@@ -131,11 +132,7 @@ def exports_table(found: Exports) -> RenderableType:
 
 def _accuracies(before: Figures, after: Figures) -> list[_Row]:
     rows = []
-    olds, news = (side.accuracy.each if side.accuracy else {} for side in (before, after))
-    for key in dict.fromkeys((*olds, *news)):
-        old, new = olds.get(key), news.get(key)
-        known = new or old
-        assert known is not None
+    for known, old, new in measured_on(before, after):
         unit, split = known.by.unit, known.split
         moved = MISSING if old is None or new is None else change(new.value, old.value, unit)
         label = f"{known.by.metric} ({known.images or ''} {split})".replace("( ", "(")
@@ -192,7 +189,7 @@ def bench_table(found: Benchmark) -> RenderableType:
         parts += [Text(engine, style="bold"), table]
     how = times[0]
     runs = sorted({time.repeats for time in times})
-    words = [f"batch {how.batch}", _threads(how.threads)]
+    words = [f"batch {how.batch}", number_of(how.threads, "thread")]
     words += [f"{runs[0]} runs" if runs[0] == runs[-1] else f"{runs[0]} to {runs[-1]} runs"]
     parts.append(Text(f"{', '.join(words)}; one model runs several times in a row, with its weights in the caches"))
     if any(time.noisy for time in times):
@@ -218,10 +215,6 @@ def _table_written(made: TableSummary) -> list[Text]:
         Text(f"Table: {made.path}, {number_of(made.layers, 'layer')}, {milliseconds(made.network_ms)} in all{clock}"),
         Text(f"Use it where the network is made smaller: slimkit compress CHECKPOINT {words}"),
     ]
-
-
-def _threads(count: int) -> str:
-    return number_of(count, "thread")
 
 
 def _table(*columns: str, right: Sequence[int] | None = None, left: Sequence[str] = ()) -> Table:

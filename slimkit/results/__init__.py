@@ -2,7 +2,7 @@
 
 from slimkit.record import Record
 from slimkit.results.costs import Cost, Spent, Stage, Times
-from slimkit.results.figures import Accuracy, Energy, Figures, LatencyEntry, Measured, OtherMetric, Proof
+from slimkit.results.figures import Accuracy, Energy, Figures, LatencyEntry, Measured, OtherMetric, Proof, measured_on
 from slimkit.results.model import Evaluation, ExportedFile, Exports
 from slimkit.results.network import Architecture, Channels, Gammas, GroupEntry, KeptEntry, LayerEntry, Normalisation
 from slimkit.results.report import (
@@ -35,6 +35,7 @@ from slimkit.results.training import (
 )
 
 __all__ = [
+    "measured_on",
     "STUDY_SCHEMA",
     "Accuracy",
     "AfterCut",

@@ -1,5 +1,6 @@
 """What was measured of a network: size, work, latency, energy, accuracy; and that it computes what it should."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -230,3 +231,10 @@ class Proof(Record):
     def error(self) -> float:
         """The largest of the three."""
         return max(self.masked_vs_slim, self.slim_vs_reloaded or 0.0, self.slim_vs_onnx or 0.0)
+
+
+def measured_on(before: Figures, after: Figures) -> Iterator[tuple[Measured, Measured | None, Measured | None]]:
+    """Give each metric and split that one of two networks was measured by: of either, of the first, of the second."""
+    olds, news = (side.accuracy.each if side.accuracy else {} for side in (before, after))
+    for key, known in {**olds, **news}.items():
+        yield known, olds.get(key), news.get(key)

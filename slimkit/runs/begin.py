@@ -80,5 +80,6 @@ def store(
     about = {
         "network": f"weights {resume.shapes(model)}",
         "images": f"{len(dataset.train)} of {images}, {dataset.classes} classes",
+        resume.DATA: data.digest(dataset),
     }
     return resume.store(target, resume_it, settings, about)

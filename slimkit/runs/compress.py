@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from slimkit import models, training
+from slimkit import data, models, training
 from slimkit._version import __version__
 from slimkit.dtypes import in_types_of
 from slimkit.example import Example, batch_size
@@ -105,7 +105,7 @@ def compress(
         else:
             with output.claim(Path(out), force) as work_folder:
                 store = store_of(Path(out), resume, spec)
-                begun = begin(replace(given, store=store), stages)
+                begun = begin(kept(given, store), stages)
                 result = finished(begun, spec, work_folder, stages)
             training.forget(store)
         small = in_types_of(itself(result.model), unwrapped(model))
@@ -138,7 +138,7 @@ def compress_checkpoint(
     stages = stages_on(spec.device)
     with seeded(spec.seed), output.claim(target, options.force, reads(path, spec)) as work:
         store = store_of(target, options.resume, spec)
-        given = replace(opened(path, spec, progress, stages), store=store)
+        given = kept(opened(path, spec, progress, stages), store)
         if options.track:
             check_watched(given, f"track is {', '.join(options.track)}")
         with trackers.opened(options.track, target, asdict(spec)) as more:
@@ -157,6 +157,14 @@ def store_of(target: Path, resume: bool, spec: CompressSpec) -> training.Store:
     store = resuming.store(target, resume, asdict(spec), {})
     resuming.refuse_unasked(store)
     return store
+
+
+def kept(given: Given, store: training.Store) -> Given:
+    """Return what a run starts from with where its state is kept, which is of this data alone."""
+    if given.spec.epochs and given.retrain is None:
+        sources = [source for source in (given.dataset, given.calibration) if source is not None]
+        store = replace(store, identity={**store.identity, resuming.DATA: data.digest(*sources)})
+    return replace(given, store=store)
 
 
 def reads(path: Path, spec: CompressSpec) -> list[Path]:
@@ -213,7 +221,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         created=now(),
         command="compress",
         spec=asdict(spec),
-        arch=architecture(given.network, example, dataset, shape_given=spec.input_shape is not None),
+        arch=architecture(given.network, example, dataset, given.calibration, spec.input_shape is not None),
         environment=environment(),
         channels=rows.channels(graph, slimmed.mask, slimmed.fixed, slimmed.failing, spec.ratio, spec.without_bn),
         groups=rows.groups(graph, slimmed.mask, made.widths),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from slimkit import models, provenance
 from slimkit._version import __version__
 from slimkit.errors import EngineError, SlimkitError
-from slimkit.example import Example, batch_size, in_parts, mapped, named, of_batch, tensors
+from slimkit.example import Example, batch_size, drawn_like, in_parts, named, of_batch, tensors
 from slimkit.export.formats import FORMATS, Format, Source
 from slimkit.export.formats.source import Compute
 from slimkit.export.pixels import as_pixels, normalisation_of
@@ -125,12 +125,7 @@ def _runner(made: Format, path: Path) -> Compute | None:
 
 def _error(source: Source, run: Compute) -> float:
     """Return how far the outputs of a file are from the network's, on random images."""
-    generator = torch.Generator().manual_seed(1)
-
-    def drawn(tensor: Tensor) -> Tensor:
-        return torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
-
-    images: Example = mapped(of_batch(source.example, _IMAGES), drawn)
+    images = drawn_like(of_batch(source.example, _IMAGES), torch.Generator().manual_seed(1))
     if batch_size(source.example) != 1:
         images = of_batch(images, 1)
     (expected,) = proof.outputs(source.model, [images])

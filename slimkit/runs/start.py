@@ -13,7 +13,7 @@ from slimkit import data, provenance
 from slimkit.channels import Graph
 from slimkit.dtypes import cast
 from slimkit.errors import DataError
-from slimkit.example import Example, batch_size, describe, of_batch, tensors
+from slimkit.example import Example, batch_size, describe, drawn_like, of_batch, tensors
 from slimkit.measure import layer_table
 from slimkit.measure.conditions import Conditions
 from slimkit.measure.environment import preferred_step
@@ -77,7 +77,8 @@ def example(model: nn.Module, spec: CompressSpec | ExportSpec, dataset: data.Dat
     asked = spec.shapes
     known = provenance.of(model)
     if isinstance(asked, dict):
-        return _noted(model, {name: torch.randn(1, *shape, generator=random) for name, shape in asked.items()})
+        types = {name: dtype for name, (_, dtype) in known.inputs.items()}
+        return _noted(model, {name: _drawn(shape, types.get(name, "float32"), random) for name, shape in asked.items()})
     if asked and dataset and asked != dataset.input_shape:
         raise DataError(
             f"input_shape is {spec.input_shape}, but the images are {','.join(map(str, dataset.input_shape))}.\n"
@@ -108,12 +109,7 @@ def random_input(dataset: data.Dataset, seed: int) -> Example:
     """Return one random input like those of a data set; whole numbers stay those of its first one."""
     random = torch.Generator().manual_seed(seed)
     inputs, _ = next(iter(dataset.validation.batches(1)))
-
-    def drawn(tensor: Tensor) -> Tensor:
-        return torch.randn(tensor.shape, generator=random) if tensor.is_floating_point() else tensor
-
-    found: Example = tree_map_only(Tensor, drawn, inputs)
-    return found
+    return drawn_like(inputs, random)
 
 
 def example_of(model: nn.Module, given: Example) -> Example:

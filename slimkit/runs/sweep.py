@@ -11,7 +11,7 @@ from slimkit.measure.stages import stages_on
 from slimkit.progress import Progress, Watcher, quiet
 from slimkit.report.page import comparison_page
 from slimkit.results import SweepReport
-from slimkit.runs.compress import finished, reads, store_of
+from slimkit.runs.compress import finished, kept, reads, store_of
 from slimkit.runs.cut.begun import begin, check_watched, opened
 from slimkit.runs.folder import output
 from slimkit.runs.folder import resume as resuming
@@ -87,7 +87,7 @@ def sweep_checkpoint(
                 trackers.opened(options.track, home, asdict(spec)) as more,
             ):
                 store = store_of(home, options.resume, spec)
-                given = replace(begun.given, store=store, watchers=(*watchers, *more))
+                given = replace(kept(begun.given, store), watchers=(*watchers, *more))
                 result = finished(replace(begun, given=given), spec, work, stages.branch())
             training.forget(store)
             found[name] = result.report

@@ -62,7 +62,7 @@ def of_data(network: Network, spec: CompressSpec, progress: Progress) -> Made | 
     if spec.epochs:
         check_classes(workshop.check(), network.model.net)
     judge = _judge(workshop)
-    calibration = data.as_inputs(workshop.images())
+    calibration = replace(data.as_inputs(workshop.images()), name=f"{spec.data}, train", notes=workshop.trained_too())
 
     def retrain(model: nn.Module, teacher: nn.Module) -> Retrained:
         trained, history, images, device = workshop.train(model, int(spec.epochs), progress)
@@ -72,7 +72,7 @@ def of_data(network: Network, spec: CompressSpec, progress: Progress) -> Made | 
         )  # fmt: skip
         return Retrained(trained, record)
 
-    return Made(replace(calibration, name=f"{spec.data}, train"), judge, retrain if spec.epochs else None)
+    return Made(calibration, judge, retrain if spec.epochs else None)
 
 
 def evaluated(network: Maps | Path, known: provenance.Provenance, spec: EvaluateSpec) -> Accuracy:
@@ -88,10 +88,9 @@ def evaluated(network: Maps | Path, known: provenance.Provenance, spec: Evaluate
         DataError: the data set cannot be used.
     """
     _refuse(spec, _DATA)
-    asked = tuple(map(int, spec.input_shape.split(","))) if spec.input_shape else known.input_shape
-    side = max(asked[1:]) if asked else None
-    assert known.use.task is not None and side is not None
-    return _judge(Workshop(spec.data, known.use.task, side, _BATCH))(network)
+    asked = spec.shapes or known.input_shape
+    assert known.use.task is not None and isinstance(asked, tuple)
+    return _judge(Workshop(spec.data, known.use.task, max(asked[1:]), _BATCH))(network)
 
 
 def _judge(workshop: Workshop) -> Callable[[nn.Module | Path], Accuracy]:
@@ -138,6 +137,11 @@ def _workshop(model: Maps, spec: CompressSpec, name: str) -> Workshop:
 
 def _refuse(spec: CompressSpec | EvaluateSpec, names: Sequence[str] = _FOREIGN) -> None:
     """Refuse settings that Ultralytics has no use for, instead of leaving them unused."""
+    if isinstance(spec.shapes, dict) or (spec.shapes and len(spec.shapes) != 3):
+        raise SpecError(
+            f"input_shape is {spec.input_shape!r}: a network of Ultralytics takes one image.\n"
+            "  Give channels, height and width alone: `input_shape='3,640,640'`"
+        )
     default = {entry.name: entry.default for entry in fields(spec)}
     given = next((name for name in names if getattr(spec, name) != default[name]), None)
     if given is None and isinstance(spec, CompressSpec) and spec.ranking != "auto":

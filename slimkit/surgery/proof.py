@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from slimkit.channels import Graph
 from slimkit.channels.left_out import left_out
 from slimkit.errors import ProofError
-from slimkit.example import Example, call
+from slimkit.example import Example, call, drawn_like
 from slimkit.hardware import seeded
 from slimkit.modules import copied, private, unwrapped
 from slimkit.selection.mask import Mask, apply_
@@ -142,8 +141,4 @@ def random_inputs(shape: Sequence[int], count: int = 4, seed: int = 0) -> list[T
 def random_like(example: Example, count: int = 4, seed: int = 0) -> list[Example]:
     """Return `count` standard normal inputs of the shapes of an example, a fixed seed; whole numbers stay."""
     generator = torch.Generator().manual_seed(seed)
-
-    def drawn(tensor: Tensor) -> Tensor:
-        return torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
-
-    return [tree_map_only(Tensor, drawn, example) for _ in range(count)]
+    return [drawn_like(example, generator) for _ in range(count)]

@@ -217,5 +217,5 @@ def _check(store: Store, found: dict[str, Any]) -> None:
         raise TrainingError(
             f"{store.folder} is the state of another run: {', '.join(other)} differ ({first} was "
             f"{found.get(first)!r}, is {store.identity.get(first)!r}).\n"
-            "  Go on with the same settings, or start in another folder"
+            "  Go on with the same settings and data, or start in another folder"
         )

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from slimkit.data.listing import trained_too
 from slimkit.errors import DataError, TrainingError
 from slimkit.models import ultralytics as networks
 from slimkit.models.ultralytics import Maps
@@ -163,6 +164,13 @@ class Workshop:
 
     def images(self) -> _Images:
         """Return the training images as the validator prepares them: letterboxed, in [0, 1]; no labels."""
+        return _Images(self._split("train"))
+
+    def trained_too(self) -> tuple[str, ...]:
+        """Say which pictures the network is both trained on and judged by."""
+        return trained_too({split: _files(self._split(split)) for split in ("train", "val")})
+
+    def _split(self, split: str) -> Any:
         from ultralytics.cfg import get_cfg
         from ultralytics.data.build import build_yolo_dataset
         from ultralytics.data.dataset import ClassificationDataset
@@ -171,8 +179,8 @@ class Workshop:
         settings = get_cfg(overrides={"task": self.task, "imgsz": self.side, "mode": "val"})
         with _silent():
             if self.task == "classify":
-                return _Images(ClassificationDataset(str(found["train"]), settings, augment=False))
-            return _Images(build_yolo_dataset(settings, found["train"], self.batch, found, mode="val", rect=False))
+                return ClassificationDataset(str(found[split]), settings, augment=False)
+            return build_yolo_dataset(settings, found[split], self.batch, found, mode="val", rect=False)
 
     def judge(self, model: nn.Module | Path, split: str = "val") -> dict[str, Measurement]:
         """Return every metric of the validator on a split, by name, the one that decides first.
@@ -263,6 +271,11 @@ class _Images(torch.utils.data.Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         image: Tensor = self.source[index]["img"]
         return image if image.is_floating_point() else image.float() / 255
+
+
+def _files(source: Any) -> list[Path]:
+    """Return the pictures of a data set of Ultralytics."""
+    return [Path(path) for path in getattr(source, "im_files", None) or [sample[0] for sample in source.samples]]
 
 
 def _paths(given: Any) -> list[Path]:

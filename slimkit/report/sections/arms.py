@@ -51,7 +51,12 @@ class Row:
     @property
     def title(self) -> str:
         """Its name and its budget."""
-        return f"{self.name}, {self.budget}" if self.budget else self.name
+        return titled(self.name, self.budget)
+
+
+def titled(name: str, budget: str) -> str:
+    """Return what an arm at a budget is called in a table."""
+    return f"{name}, {budget}" if budget else name
 
 
 def rows(arms: Sequence[Arm]) -> list[Row]:

@@ -15,7 +15,7 @@ from slimkit.report.numbers import (
     ratio,
 )
 from slimkit.report.parts import Cell, Section, Table
-from slimkit.results import Figures, LatencyEntry, Report
+from slimkit.results import Figures, LatencyEntry, Report, measured_on
 
 
 def gains(report: Report) -> Section | None:
@@ -33,11 +33,7 @@ def gains(report: Report) -> Section | None:
 
 def _accuracies(before: Figures, after: Figures) -> list[tuple[Cell, ...]]:
     rows: list[tuple[Cell, ...]] = []
-    olds, news = (side.accuracy.each if side.accuracy else {} for side in (before, after))
-    for key in dict.fromkeys((*olds, *news)):
-        old, new = olds.get(key), news.get(key)
-        known = new or old
-        assert known is not None
+    for known, old, new in measured_on(before, after):
         unit, split = known.by.unit, known.split
         cells = [
             Cell(

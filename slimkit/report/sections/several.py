@@ -59,17 +59,13 @@ def _kinds(runs: Sequence[Compared]) -> dict[str, list[Compared]]:
     """Sort runs by network and data; networks of one name and several sizes are several."""
     sizes: dict[str, set[int | None]] = {}
     for run in runs:
-        sizes.setdefault(_network(run.report), set()).add(run.report.before.params)
+        sizes.setdefault(short_name(run.report), set()).add(run.report.before.params)
     kinds: dict[str, list[Compared]] = {}
     for run in runs:
-        name, data = _network(run.report), run.report.spec.get("data")
+        name, data = short_name(run.report), run.report.spec.get("data")
         wide = f" of {amount(run.report.before.params)} parameters" if len(sizes[name]) > 1 else ""
         kinds.setdefault(f"{name}{wide}" + (f" on {data}" if data else ""), []).append(run)
     return kinds
-
-
-def _network(report: Report) -> str:
-    return short_name(report)
 
 
 def _comparable(runs: Sequence[Compared]) -> bool:

@@ -137,8 +137,12 @@ def _given_yolo(network: Network, spec: CompressSpec, progress: Progress) -> Giv
     example = start.example(network.model, spec)
     if made is None:
         return Given(network, example, spec, calibration=calibration, progress=progress)
+    if calibration is None:
+        calibration = made.calibration
+    else:
+        calibration = replace(calibration, notes=(*calibration.notes, *made.calibration.notes))
     return Given(
-        network, example, spec, calibration=calibration or made.calibration, retrain=made.retrain, judge=made.judge,
+        network, example, spec, calibration=calibration, retrain=made.retrain, judge=made.judge,
         progress=progress,
     )  # fmt: skip
 

@@ -25,7 +25,7 @@ from slimkit.measure.stages import Stages
 from slimkit.models import detectors
 from slimkit.models.reference import EXPORTED, parse
 from slimkit.models.ultralytics import Maps, against_one, deployed, told_in_onnx
-from slimkit.modules import copied
+from slimkit.modules import copied, keeps_more
 from slimkit.report import page, verdict
 from slimkit.results import Proof, Report, report_file
 from slimkit.settings import RunSpec, Settings, to_toml
@@ -254,16 +254,18 @@ def _reloaded(
     Raises:
         ProofError: they differ, though all of it is.
     """
+    of_yolo = isinstance(model, Maps)
+    if keeps_more(model) and not of_yolo:  # for which a slim file has no place
+        _describes_itself(model)
     known = provenance.of(model)
     arch = known.arch
-    of_yolo = isinstance(model, Maps)
     saved = work / (CHECKPOINT if of_yolo else "model.pt2" if arch == EXPORTED else "model.safetensors")
     models.save(model, saved, example)
     again = models.load(saved).model if of_yolo else detectors.seen(models.load_slim(saved, arch=arch))
     error = proof.compare(expected, again, inputs)
     if error > proof.TOLERANCE and saved.suffix == ".safetensors" and _does_more(model, known):
         saved.unlink()
-        provenance.attach(model, replace(known, arch=EXPORTED, arguments={}, attributes={}, edits=()))
+        _describes_itself(model)
         try:
             return _reloaded(model, example, work, expected, inputs)
         except ArchitectureError as wrong:
@@ -272,6 +274,12 @@ def _reloaded(
                 "  Register what the network computes with as parameters and buffers, and give it no hooks"
             ) from wrong
     return proof.require(error, "network against its file, read again")
+
+
+def _describes_itself(model: nn.Module) -> None:
+    """Note that a network is the only description of itself, so that it is written as an exported program."""
+    known = provenance.of(model)
+    provenance.attach(model, replace(known, arch=EXPORTED, arguments={}, attributes={}, edits=()))
 
 
 def _does_more(model: nn.Module, known: provenance.Provenance) -> bool:

@@ -22,6 +22,8 @@ from slimkit.runs.folder import output
 from slimkit.settings.output import OutputOptions
 from slimkit.training import state
 
+DATA = "inputs or targets"  # of the data, in what must be equal for two runs to be one
+
 
 def folder_of(target: Path) -> Path:
     """Return the folder beside an output folder in which the state of its run is kept."""
