@@ -52,8 +52,7 @@ def load(
         arch: how to build the network, where the file does not tell; see `reference.parse`.
         trust_pickle: let a pickle run the code it names.
         max_memory: bytes that the file may take, or an amount such as "16GiB"; None: eight times its size, at least
-            2 GiB. A file that asks for more (a huge layer, a tensor that repeats one number) is refused before
-            anything is allocated.
+            2 GiB. A file that asks for more, as by a huge layer, is refused before anything is allocated.
 
     Raises:
         CheckpointError: missing, damaged, unsafe, too large, of a kind without trainable weights, or with NaN in them.
