@@ -297,6 +297,18 @@ def test_a_network_that_refuses_channels_last_is_trained_all_the_same() -> None:
     assert len(training.train(Rows(), stripes(), recipe(epochs=1)).history) == 1
 
 
+@pytest.mark.parametrize(("channels", "last"), [(6, False), (8, False), (16, True)])
+def test_narrow_strided_shortcuts_are_trained_in_the_layout_that_does_not_crash(channels: int, last: bool) -> None:
+    """oneDNN wrote behind the end of gradients: the process died, or other memory was changed."""
+    shortcut = nn.Conv2d(channels, 2 * channels, 1, stride=2)
+    net = nn.Sequential(nn.Conv2d(1, channels, 3), shortcut, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(3))
+    net(torch.zeros(1, 1, 6, 6))
+    seen: list[torch.memory_format] = []
+    hook = Hook(gradients=lambda run: seen.append(run.memory_format))
+    training.train(net, stripes(), recipe(epochs=1), hooks=[hook])
+    assert set(seen) == {torch.channels_last if last else torch.contiguous_format}
+
+
 def test_statistics_over_processes_are_those_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes with the same images must compute what one does with the images twice."""
     monkeypatch.setattr(dist, "all_reduce", lambda value: value.mul_(2))

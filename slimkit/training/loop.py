@@ -15,12 +15,12 @@ from slimkit.data import Batches
 from slimkit.errors import DivergedError, SpecError, TrainingError
 from slimkit.example import Example, call, first, mapped, on
 from slimkit.hardware import own_random, pick_device, pick_precision
-from slimkit.modules import private
 from slimkit.quantity import number_of
 from slimkit.results import Epoch
 from slimkit.tasks import CLASSIFICATION, Task
 from slimkit.training import beforehand, distributed, state
 from slimkit.training.clip import clip
+from slimkit.training.layout import layout
 from slimkit.training.loss import Objective, backward
 from slimkit.training.optimizer import make_optimizer
 from slimkit.training.recipe import Recipe
@@ -217,22 +217,6 @@ def _call(functions: Sequence[Callable[[Run], None] | None], run: Run) -> None:
             function(run)
 
 
-def _layout(model: nn.Module, inputs: Example) -> torch.memory_format:
-    """Try images [B, C, H, W] in channels-last layout; a network that views tensors as rows may refuse them.
-
-    A run that is resumed tries again, so that no trace must be left: no buffer changed, no random number drawn.
-    """
-    if not isinstance(inputs, Tensor) or inputs.dim() != 4:
-        return torch.contiguous_format
-    try:
-        model.to(memory_format=torch.channels_last)
-        with own_random(inputs.device), torch.no_grad():
-            private(model)(inputs.contiguous(memory_format=torch.channels_last))
-    except RuntimeError:
-        return torch.contiguous_format
-    return torch.channels_last
-
-
 class _Stepper:
     """Does one step on the network that the run has at the moment."""
 
@@ -259,9 +243,9 @@ class _Stepper:
         run = self.run
         if self.taken is None:
             self.precision = beforehand.that_runs(run, self.criterion, (inputs, targets), self.precision)
-            run.memory_format = _layout(run.model, mapped(inputs, lambda tensor: tensor[:2]))
-            run.model.to(memory_format=run.memory_format)
-            align(run.optimizer)
+        run.memory_format = layout(run.model, mapped(inputs, lambda tensor: tensor[:2]))
+        run.model.to(memory_format=run.memory_format)
+        align(run.optimizer)
         self.taken = run.model
         self.wrapped = distributed.wrap(self.taken, self.world)
 
