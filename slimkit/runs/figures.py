@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit import data, provenance
-from slimkit.errors import EngineError
+from slimkit.errors import DataError, EngineError
 from slimkit.example import Example, named, of_batch
 from slimkit.export.int8 import quantise
 from slimkit.export.pixels import normalisation_of
@@ -116,7 +116,11 @@ def measure(
     )
     int8 = None
     if (small := work / INT8_ONNX).exists():
-        int8 = replace(_of_file(small, timed), accuracy=judged(small, for_files) if for_files else None)
+        int8 = _of_file(small, timed)
+        try:
+            int8 = replace(int8, accuracy=judged(small, for_files) if for_files else None)
+        except DataError as wrong:  # of outputs that are no numbers, say: no reason to lose what was trained
+            notes.append(f"The INT8 file is not judged: {str(wrong).splitlines()[0]}")
     return Sides(before, after, int8, tuple(notes))
 
 
