@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from slimkit.data.order import drawing
-from slimkit.dtypes import cast
+from slimkit.dtypes import taken
 from slimkit.errors import DataError
 from slimkit.example import first
 from slimkit.progress import Progress, quiet
@@ -43,9 +43,9 @@ def pair(batch: Any, name: str) -> tuple[Any, Any]:
 
 
 def single(tree: Any) -> Any:
-    """Return arrays as tensors, and real ones as float32, in which networks are computed: NumPy's are float64."""
+    """Return arrays as tensors, without gradients, and real ones as float32, as networks are computed in."""
     tree = tree_map_only(np.ndarray, torch.as_tensor, tree)
-    return tree_map_only(Tensor, partial(cast, dtype=torch.float32), tree)
+    return tree_map_only(Tensor, partial(taken, dtype=torch.float32), tree)
 
 
 def whole(tree: Any) -> Any:

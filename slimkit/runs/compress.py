@@ -12,7 +12,7 @@ from slimkit import models, training
 from slimkit._version import __version__
 from slimkit.dtypes import in_types_of
 from slimkit.example import Example, batch_size
-from slimkit.hardware import on_device, plain_precision, seeded
+from slimkit.hardware import on_device, plain_precision, seeded, with_gradients
 from slimkit.measure import quality
 from slimkit.measure.environment import environment
 from slimkit.measure.stages import Stages
@@ -45,6 +45,7 @@ from slimkit.training import trackers
 
 
 @plain_precision()
+@with_gradients()
 def compress(
     model: nn.Module,
     example_input: Example,
