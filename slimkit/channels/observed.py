@@ -31,6 +31,7 @@ class Observed(Labelled):
         biases: weight of a convolution or a product -> of each call, the bias that is added to what it makes.
         absorbs: weight of a convolution -> running mean of the BatchNorm that reads its output.
         computed: modules that read a weight computed by operators that do not let its channels go.
+        touched: parameters and buffers, by id, that an operator has read, with names or without.
         layout: size, stride and offset of the first argument, before the operator ran.
         training: the second pass, for branches that run only in training.
         sized: classes of modules that take counts from the shape of their input.
@@ -48,12 +49,13 @@ class Observed(Labelled):
         self.absorbs: dict[str, str] = {}
         self.computed: dict[str, None] = {}
         self.training = False
+        self.touched: set[int] = set()
         self.layout: tuple[Sequence[int], Sequence[int], int] | None = None
         self._counted: dict[tuple[int, str], tuple[Tensor, ...]] = {}  # attribute -> what it counts
 
     def uncalled(self) -> list[str]:
         """Return the modules with parameters of their own that the pass has not reached."""
-        used = {key for key, _ in self.own}
+        used = {key for key, _ in self.own} | self.touched
         return [
             path
             for path, module in self.at.modules.items()
@@ -77,10 +79,11 @@ class Observed(Labelled):
         return {self.at.modules[path] for path in above}
 
     def before(self, args: Any) -> None:
-        """Note, before an operator runs, which outputs of convolutions it reads, and how its first argument lies."""
+        """Note, before an operator runs, what of the network it reads, and how its first argument lies."""
         first = args[0] if args and isinstance(args[0], Tensor) else None
         self.layout = None if first is None else (first.shape, first.stride(), int(first.storage_offset()))
         for arg in args:
+            self.touched.update(id(one) for one in (arg if isinstance(arg, (list, tuple)) else (arg,)))
             origin = self.origin(arg) if isinstance(arg, Tensor) else None
             if origin is not None:
                 self.uses[origin] = self.uses.get(origin, 0) + 1
