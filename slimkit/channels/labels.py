@@ -44,6 +44,7 @@ class Names:
     loud: list[Tensor] = field(default_factory=list)  # names that a weight reads where they are not zero when removed
     statistics: list[Tensor] = field(default_factory=list)  # names that a statistic is taken over
     products: list[Tensor] = field(default_factory=list)  # names that a product of two activations sums over
+    divisors: list[Tensor] = field(default_factory=list)  # names of parameters that must not be zero
     cuts: list[Tensor] = field(default_factory=list)  # names of equal parts, if code computes from the width where to cut
     _ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _pool: Tensor = field(default_factory=lambda: torch.arange(1 << 15))  # views of it are cheap
