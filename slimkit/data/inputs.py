@@ -19,6 +19,7 @@ from slimkit.data.tensor_split import TensorSplit
 from slimkit.errors import DataError
 from slimkit.example import Example, first, tensors
 from slimkit.progress import Progress, quiet
+from slimkit.tasks.task import arguments
 
 _HOW = (
     "  Give 'folder:PATH' with pictures in it, a tensor of inputs [N, ...], a data set, or a loader of batches:\n"
@@ -184,7 +185,7 @@ def _split(anything: Any, name: str, progress: Progress) -> Split:
 
 def stacked(items: list[Any]) -> tuple[Any, None]:
     """Make a batch of items (input, None)."""
-    return default_collate([inputs for inputs, _ in items]), None
+    return arguments(default_collate([inputs for inputs, _ in items])), None
 
 
 @dataclass(frozen=True)
