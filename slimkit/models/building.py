@@ -146,9 +146,9 @@ def arguments_for(reference: Reference, classes: int | None, input_shape: tuple[
         ArchitectureError: another number of channels is stated.
     """
     arguments = dict(reference.arguments)
-    if classes is not None and stated_classes(arguments) is None:
-        if name := takes(reference, *CLASSES):
-            arguments[name] = classes
+    own = takes(reference, *CLASSES)
+    if classes is not None and own and stated_classes(arguments) is None:
+        arguments[own] = classes
     channels = takes(reference, *CHANNELS)
     if input_shape is not None and channels and arguments.setdefault(channels, input_shape[0]) != input_shape[0]:
         raise ArchitectureError(

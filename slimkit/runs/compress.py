@@ -214,7 +214,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         created=now(),
         command="compress",
         spec=asdict(spec),
-        arch=architecture(given.network, example, dataset, shape_given=spec.input_shape is not None),
+        arch=architecture(given.network, example, dataset, given.calibration, shape_given=spec.input_shape is not None),
         environment=environment(),
         channels=rows.channels(graph, slimmed.mask, slimmed.fixed, slimmed.failing, spec.ratio, spec.without_bn),
         groups=rows.groups(graph, slimmed.mask, made.widths),

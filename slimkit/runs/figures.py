@@ -56,12 +56,18 @@ def now() -> str:
 
 
 def architecture(
-    network: Network, example: Example, dataset: data.Dataset | None = None, shape_given: bool = False
+    network: Network,
+    example: Example,
+    dataset: data.Dataset | None = None,
+    calibration: data.Inputs | None = None,
+    *,
+    shape_given: bool = False,
 ) -> Architecture:
-    """Return the network before anything was done to it, and what had to be assumed of it and of the data."""
+    """Return the network before anything was done to it, and what had to be assumed of it and of what it is given."""
     known = provenance.of(network.model)
     sized = shape_given or (dataset is not None and dataset.sized)
     normal = known.normalisation
+    notes = [note for given in (dataset, calibration) if given is not None for note in given.notes]
     return Architecture(
         name=known.arch or type(network.model).__name__,
         arguments=known.arguments,
@@ -69,7 +75,7 @@ def architecture(
         input_shape=tuple(example.shape[1:]) if isinstance(example, Tensor) else None,
         classes=known.classes,
         normalisation=Normalisation(mean=tuple(normal["mean"]), std=tuple(normal["std"])) if normal else None,
-        assumptions=(*network.assumed(sized), *(dataset.notes if dataset else ())),
+        assumptions=tuple(dict.fromkeys((*network.assumed(sized), *notes))),
     )
 
 
