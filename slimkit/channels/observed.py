@@ -165,16 +165,38 @@ class Observed(Labelled):
             found = [place for place in places if written.holds(node, place, value)]
             self.widths += [(self.at.path, values, parts, node.name, place) for place in found]
             return bool(found)
+        held = self._held(self.at.path, values, parts)
+        of_input = type(module) in self.sized and len(parts) == 1 and self._of_input(parts[0])
+        return held or of_input
+
+    def _held(self, path: str, values: tuple[int, ...], parts: tuple[Tensor, ...]) -> bool:
+        """Note a count of channels that attributes of a module repeat, which ties what they count; True if any do."""
+        module = self.at.modules[path]
         holders = [name for name, held in vars(module).items() if written.repeats(held, values)]
         if holders:
-            self.widths.append((self.at.path, values, parts, None, ()))
+            self.widths.append((path, values, parts, None, ()))
         if all(len(set(part.tolist())) == len(part) for part in parts):  # else it counts some twice
             for attribute in holders:
                 known = self._counted.setdefault((id(module), attribute), parts)
                 for part, other in zip(parts, known, strict=True):
                     self.names.tie(part, other)
-        of_input = type(module) in self.sized and len(parts) == 1 and self._of_input(parts[0])
-        return bool(holders) or of_input
+        return bool(holders)
+
+    def width_within(self, values: tuple[int, ...], parts: tuple[Tensor, ...], *places: written.Place) -> bool:
+        """Note a count as `width` does, also one that modules of somebody's own within the running one hold.
+
+        All of one class follow, and are tied: which cell of several begins is not seen.
+        """
+        if self.width(values, parts, *places):
+            return True
+        within = f"{self.at.path}." if self.at.path else ""
+        holders = {
+            path: type(module)
+            for path, module in self.at.modules.items()
+            if path.startswith(within) and any(written.repeats(held, values) for held in vars(module).values())
+        }
+        own = [path for path, kind in holders.items() if path and not kind.__module__.startswith("torch.")]
+        return any([self._held(path, values, parts) for path in own if holders[path] is holders[own[0]]])
 
     def _of_input(self, counted: Tensor) -> bool:
         """Tie what was counted to what the running module was given as many of; False if there is nothing like it.

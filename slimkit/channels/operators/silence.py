@@ -22,6 +22,7 @@ _SAMPLES = (0.7, -1.3, 2.1, -0.2)  # stand in for values that are not zero
 
 ALWAYS = {  # operators that make removed channels loud, whatever they read
     aten._log_softmax, aten.logsumexp, aten.ones_like, aten.full_like,
+    aten.ones, aten.full, aten.new_ones, aten.new_full,
     aten.rand_like, aten.randn_like,
 }  # fmt: skip
 MAX_POOLS = {aten.max_pool1d, aten.max_pool2d, aten.max_pool2d_with_indices, aten.max_pool3d_with_indices,
