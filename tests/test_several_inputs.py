@@ -155,3 +155,25 @@ def test_several_inputs_are_arguments_however_a_loader_gives_them(kind, tmp_path
     assert type(next(iter(found.train.batches(2)))[0]) is tuple
     assert type(next(iter(slimkit.data.as_inputs(LOADERS[kind]()).batches(2)))) is tuple
     assert made.report.channels.removed and (tmp_path / "out" / "model.onnx").exists()
+
+
+IMAGE, TABLE = torch.randn(60, 1, 8, 8), torch.randn(60, 4)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [{"image": IMAGE, "table": TABLE}, (IMAGE, TABLE), [IMAGE.numpy(), TABLE.numpy()]],
+    ids=["dict", "tuple", "arrays"],
+)
+def test_several_inputs_in_memory_with_their_targets_are_a_data_set(inputs):
+    example = {"image": IMAGE[:1], "table": TABLE[:1]}
+    pair = (inputs, torch.arange(60) % 2)
+
+    found = slimkit.compress(ImageAndTable().eval(), example, 0.5, dataset=(pair, pair), epochs=1, onnx=False).report
+
+    assert found.after.accuracy.validation_images == 60
+
+
+def test_of_a_batch_to_calibrate_on_the_first_entry_is_the_input_and_a_refusal_says_so():
+    with pytest.raises(slimkit.DataError, match="only the first entry is taken as inputs"):
+        slimkit.compress(ImageAndTable().eval(), (IMAGE[:1], TABLE[:1]), 0.5, calibration=[(IMAGE, TABLE)])
