@@ -40,6 +40,12 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(_COMPLEX.get(dtype, torch.complex64) if tensor.is_complex() else dtype)
 
 
+def taken(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return somebody's tensor as `cast` does, free of gradients that led to it, and fit for others to lead from it."""
+    tensor = tensor.detach()
+    return cast(tensor.clone() if tensor.is_inference() else tensor, dtype)
+
+
 def in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Change the numbers of a network in place, as `cast` does; `model.to(dtype)` loses imaginary parts."""
     changed: nn.Module = model._apply(partial(cast, dtype=dtype))  # type: ignore[no-untyped-call]

@@ -103,6 +103,13 @@ def plain_precision() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+@contextmanager
+def with_gradients() -> Iterator[None]:
+    """Compute with gradients where they are asked for, in whatever mode the call is made."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """Return float32, or bfloat16 if asked for or, with `auto`, if the hardware has it."""
     return torch.bfloat16 if name == "bf16" or (name == "auto" and has_bf16(device)) else torch.float32

@@ -239,3 +239,24 @@ def test_costs_of_what_a_mask_leaves() -> None:
     keep = torch.tensor([True, False, False, True])
     assert graph.macs(keep) == 36 * (9 * 3 * 2 + 2 * 2)
     assert graph.params(keep) == 9 * 3 * 2 + 2 + 2 + 2 * 2 + 2
+
+
+class Holders(nn.Module):
+    """Parameters in containers that are never called; one is never read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 8, 3)
+        self.scales = nn.ParameterList(nn.Parameter(torch.ones(1)) for _ in range(2))
+        self.gains = nn.ParameterDict({"a": nn.Parameter(torch.ones(1, 16, 1, 1))})
+        self.held, self.idle = nn.Module(), nn.ParameterList([nn.Parameter(torch.ones(1))])
+        self.held.weights = nn.ParameterList(nn.Parameter(torch.ones(())) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).relu() * self.gains["a"] * torch.stack(list(self.held.weights)).sum()
+        out: Tensor = self.head(x) * self.scales[0] + self.scales[1]
+        return out
+
+
+def test_containers_of_parameters_have_run_where_their_parameters_are_read() -> None:
+    assert trace(Holders().eval(), torch.randn(1, 3, 8, 8)).unseen == ("idle",)

@@ -267,3 +267,15 @@ def test_a_run_that_began_with_another_imaginary_part_is_another() -> None:
     with torch.no_grad():
         net.w.imag.add_(1)
     assert resume.weights(net) != before
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("example", [True, False])
+def test_an_exported_program_keeps_the_type_of_the_network(dtype: torch.dtype, example: bool, tmp_path: Path) -> None:
+    net = nn.Sequential(*block(1, 8), nn.Conv2d(8, 3, 3)).to(dtype).eval()
+    found = slimkit.compress(net, X.to(dtype), 0.5, onnx=False, recover=False).model
+
+    slimkit.save(found, tmp_path / "net.pt2", X.to(dtype) if example else None)
+    again = slimkit.load(tmp_path / "net.pt2")
+
+    assert torch.equal(again(X.to(dtype)), found(X.to(dtype))) and again(X.to(dtype)).dtype == dtype

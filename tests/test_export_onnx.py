@@ -67,6 +67,7 @@ def test_the_file_says_what_goes_in_and_out_and_nothing_of_this_machine(tmp_path
     assert json.loads(found.pop("usage"))["inputs"] == [
         {"name": "input", "layout": "NCHW", "shape": [3, 6, 6], "dtype": "float32", "proven": None}
     ]
+    assert json.loads(found.pop("returned")) == {"output": 0}
     assert found == {"arch": "zoo:test", "classes": "5", "slimkit": slimkit.__version__}
     assert (proto.producer_name, proto.opset_import[0].version) == ("slimkit", 18)
     assert_anonymous(path)

@@ -381,3 +381,24 @@ def test_no_shape_is_guessed_beside_data_that_has_one(tmp_path: Path, capsys: An
             Image.new("L", (8, 8), 10 * number).save(tmp_path / "data" / name / f"{number}.png")
     assert main(["evaluate", str(tmp_path / "net.pt"), "--arch", own, "--data", f"folder:{tmp_path / 'data'}"]) == 0
     assert "a guess" in capsys.readouterr().out
+
+
+def test_a_format_that_misses_the_tolerance_is_left_out_and_the_others_are_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(source: Source, path: Path) -> int | None:
+        other = Source(nn.Sequential(source.model, nn.Softmax(-1)).eval(), source.example, source.spec)
+        return FORMATS["onnx"].convert(other, path)
+
+    monkeypatch.setitem(FORMATS, "openvino", Format("wrong.onnx", wrong, engine="onnxruntime"))
+    words = ["export", str(CHECKPOINT), "--to", "openvino,onnx", "--fp16", "--out"]
+
+    found = printed(capsys, *words, str(tmp_path / "out"))
+    assert main([*words, str(tmp_path / "again")]) == 0
+    said = capsys.readouterr().out
+    assert main([*words[:3], "openvino", *words[4:], str(tmp_path / "none")]) == 2
+    refused = capsys.readouterr().err
+
+    assert [file["format"] for file in found["files"]] == ["onnx"] and "openvino: what its" in found["left_out"][0]
+    assert not (tmp_path / "out" / "wrong.onnx").exists() and "Left out: openvino" in said
+    assert "fp16" in refused and not (tmp_path / "none").exists()

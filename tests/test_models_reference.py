@@ -166,8 +166,10 @@ def test_another_number_of_channels_where_the_factory_takes_none():
 
 def test_classes_where_the_factory_takes_none(file):
     with pytest.raises(ArchitectureError, match="takes no num_classes"):
-        models.build(f"{file}:fixed", classes=3)
-    assert models.build(f"{file}:fixed").model.head.out_channels == 5
+        models.build(f"{file}:fixed", classes=3, input_shape=(1, 8, 8))
+    for classes in (None, 5):
+        network = models.build(f"{file}:fixed", classes=classes, input_shape=(1, 8, 8)).model
+        assert network.head.out_channels == 5
 
 
 # Factories -------------------------------------------------------------------------------------------------

@@ -121,3 +121,71 @@ def test_a_network_that_takes_a_list_has_its_onnx_file_and_says_why_no_other(exa
     assert found.warnings[0].startswith(f"No slim file: cannot export Listed: it takes a {kind} as one argument")
     with pytest.raises(ArchitectureError, match=r"(?s)as one argument.*leave out `onnx=False`"):
         slimkit.compress(Listed(), example, 0.5, round_to=1, out=tmp_path / "none", onnx=False)
+
+
+class Pairs(torch.utils.data.Dataset):
+    """Items ((image, table), class)."""
+
+    def __init__(self, kind=tuple):
+        self.kind = kind
+        self.image, self.table = torch.randn(60, 1, 8, 8), torch.randn(60, 4)
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, index):
+        return self.kind((self.image[index], self.table[index])), index % 2
+
+
+class ImageAndTable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.image = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3))
+        self.table, self.out = nn.Linear(4, 16), nn.Linear(16, 2)
+
+    def forward(self, image, table):
+        return self.out(self.image(image).mean((2, 3)) * self.table(table).sigmoid())
+
+
+LOADERS = {
+    "data set": Pairs,
+    "data set of lists": lambda: Pairs(list),
+    "loader": lambda: torch.utils.data.DataLoader(Pairs(), 20),
+    "lists": lambda: [[list(inputs), y] for inputs, y in torch.utils.data.DataLoader(Pairs(), 20)],
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_several_inputs_are_arguments_however_a_loader_gives_them(kind, tmp_path):
+    """PyTorch makes a list of the tuples that items hold."""
+    given = (LOADERS[kind](), LOADERS[kind]())
+
+    found = slimkit.data.as_dataset(given)
+    made = slimkit.train(ImageAndTable(), given, 0.5, epochs=1, batch_size=20, out=tmp_path / "out", round_to=1)
+
+    assert found.input_shape == (1, 8, 8)
+    assert type(next(iter(found.train.batches(2)))[0]) is tuple
+    assert type(next(iter(slimkit.data.as_inputs(LOADERS[kind]()).batches(2)))) is tuple
+    assert made.report.channels.removed and (tmp_path / "out" / "model.onnx").exists()
+
+
+IMAGE, TABLE = torch.randn(60, 1, 8, 8), torch.randn(60, 4)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [{"image": IMAGE, "table": TABLE}, (IMAGE, TABLE), [IMAGE.numpy(), TABLE.numpy()]],
+    ids=["dict", "tuple", "arrays"],
+)
+def test_several_inputs_in_memory_with_their_targets_are_a_data_set(inputs):
+    example = {"image": IMAGE[:1], "table": TABLE[:1]}
+    pair = (inputs, torch.arange(60) % 2)
+
+    found = slimkit.compress(ImageAndTable().eval(), example, 0.5, dataset=(pair, pair), epochs=1, onnx=False).report
+
+    assert found.after.accuracy.validation_images == 60
+
+
+def test_of_a_batch_to_calibrate_on_the_first_entry_is_the_input_and_a_refusal_says_so():
+    with pytest.raises(slimkit.DataError, match="only the first entry is taken as inputs"):
+        slimkit.compress(ImageAndTable().eval(), (IMAGE[:1], TABLE[:1]), 0.5, calibration=[(IMAGE, TABLE)])

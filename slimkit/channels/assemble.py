@@ -88,11 +88,13 @@ class _Made:
 
 
 def _axes(seen: Observed, unit_of_name: Array) -> tuple[Axis, ...]:
-    contracted = np.zeros(seen.names.count + 1, bool)
+    contracted, divides = np.zeros((2, seen.names.count + 1), bool)
     for names in seen.names.contracted:
         contracted[names.numpy()] = True
     for names, _ in seen.names.produced:
         contracted[names.numpy()] = False  # a dimension that is read and made is silent when made silent
+    for names in seen.names.divisors:
+        divides[names.numpy()] = True
     before = np.concatenate([[0], np.cumsum(unit_of_name >= 0)])  # names of units before each name
     nothing = torch.zeros(0)
     shared: dict[bytes, Tensor] = {}
@@ -104,7 +106,7 @@ def _axes(seen: Observed, unit_of_name: Array) -> tuple[Axis, ...]:
             if before[end] > before[start]:
                 of_index = unit_of_name[start:end]
                 units = shared.setdefault(of_index.tobytes(), torch.from_numpy(of_index))
-                axes.append(Axis(name, dim, units, bool(contracted[start])))
+                axes.append(Axis(name, dim, units, bool(contracted[start]), bool(divides[start])))
     return tuple(axes)
 
 

@@ -25,12 +25,14 @@ class Axis:
         dim: the dimension.
         unit_of: [size of dim], the unit of each index, -1 where the index must stay.
         reads: the dimension is summed over, as a convolution's input channels are.
+        divides: something is divided by it, so that it stays as it is where a channel is silent: 0 / 0 is no silence.
     """
 
     tensor: str
     dim: int
     unit_of: Tensor
     reads: bool
+    divides: bool = False
 
 
 @dataclass(frozen=True)

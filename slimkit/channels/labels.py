@@ -45,6 +45,7 @@ class Names:
     statistics: list[Tensor] = field(default_factory=list)  # names that a statistic is taken over
     products: list[Tensor] = field(default_factory=list)  # names that a product of two activations sums over
     cuts: list[Tensor] = field(default_factory=list)  # names of equal parts, if code finds the cut by the width
+    divisors: list[Tensor] = field(default_factory=list)  # names of parameters that must not be zero
     _ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _pool: Tensor = field(default_factory=lambda: torch.arange(1 << 15))  # views of it are cheap
 

@@ -31,6 +31,7 @@ class Observed(Labelled):
         biases: weight of a convolution or a product -> of each call, the bias that is added to what it makes.
         absorbs: weight of a convolution -> running mean of the BatchNorm that reads its output.
         computed: modules that read a weight computed by operators that do not let its channels go.
+        touched: parameters and buffers, by id, that an operator has read, with names or without.
         layout: size, stride and offset of the first argument, before the operator ran.
         training: the second pass, for branches that run only in training.
         sized: classes of modules that take counts from the shape of their input.
@@ -48,12 +49,13 @@ class Observed(Labelled):
         self.absorbs: dict[str, str] = {}
         self.computed: dict[str, None] = {}
         self.training = False
+        self.touched: set[int] = set()
         self.layout: tuple[Sequence[int], Sequence[int], int] | None = None
         self._counted: dict[tuple[int, str], tuple[Tensor, ...]] = {}  # attribute -> what it counts
 
     def uncalled(self) -> list[str]:
         """Return the modules with parameters of their own that the pass has not reached."""
-        used = {key for key, _ in self.own}
+        used = {key for key, _ in self.own} | self.touched
         return [
             path
             for path, module in self.at.modules.items()
@@ -77,10 +79,11 @@ class Observed(Labelled):
         return {self.at.modules[path] for path in above}
 
     def before(self, args: Any) -> None:
-        """Note, before an operator runs, which outputs of convolutions it reads, and how its first argument lies."""
+        """Note, before an operator runs, what of the network it reads, and how its first argument lies."""
         first = args[0] if args and isinstance(args[0], Tensor) else None
         self.layout = None if first is None else (first.shape, first.stride(), int(first.storage_offset()))
         for arg in args:
+            self.touched.update(id(one) for one in (arg if isinstance(arg, (list, tuple)) else (arg,)))
             origin = self.origin(arg) if isinstance(arg, Tensor) else None
             if origin is not None:
                 self.uses[origin] = self.uses.get(origin, 0) + 1
@@ -162,16 +165,38 @@ class Observed(Labelled):
             found = [place for place in places if written.holds(node, place, value)]
             self.widths += [(self.at.path, values, parts, node.name, place) for place in found]
             return bool(found)
+        held = self._held(self.at.path, values, parts)
+        of_input = type(module) in self.sized and len(parts) == 1 and self._of_input(parts[0])
+        return held or of_input
+
+    def _held(self, path: str, values: tuple[int, ...], parts: tuple[Tensor, ...]) -> bool:
+        """Note a count of channels that attributes of a module repeat, which ties what they count; True if any do."""
+        module = self.at.modules[path]
         holders = [name for name, held in vars(module).items() if written.repeats(held, values)]
         if holders:
-            self.widths.append((self.at.path, values, parts, None, ()))
+            self.widths.append((path, values, parts, None, ()))
         if all(len(set(part.tolist())) == len(part) for part in parts):  # else it counts some twice
             for attribute in holders:
                 known = self._counted.setdefault((id(module), attribute), parts)
                 for part, other in zip(parts, known, strict=True):
                     self.names.tie(part, other)
-        of_input = type(module) in self.sized and len(parts) == 1 and self._of_input(parts[0])
-        return bool(holders) or of_input
+        return bool(holders)
+
+    def width_within(self, values: tuple[int, ...], parts: tuple[Tensor, ...], *places: written.Place) -> bool:
+        """Note a count as `width` does, also one that modules of somebody's own within the running one hold.
+
+        All of one class follow, and are tied: which cell of several begins is not seen.
+        """
+        if self.width(values, parts, *places):
+            return True
+        within = f"{self.at.path}." if self.at.path else ""
+        holders = {
+            path: type(module)
+            for path, module in self.at.modules.items()
+            if path.startswith(within) and any(written.repeats(held, values) for held in vars(module).values())
+        }
+        own = [path for path, kind in holders.items() if path and not kind.__module__.startswith("torch.")]
+        return any([self._held(path, values, parts) for path in own if holders[path] is holders[own[0]]])
 
     def _of_input(self, counted: Tensor) -> bool:
         """Tie what was counted to what the running module was given as many of; False if there is nothing like it.

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from slimkit.data.order import drawing
-from slimkit.dtypes import cast
+from slimkit.dtypes import taken
 from slimkit.errors import DataError
 from slimkit.example import first
 from slimkit.progress import Progress, quiet
+from slimkit.tasks.task import arguments
 
 _TARGETS = ("labels", "label", "targets", "target")  # of batches that are dicts, as Hugging Face's are
 _END = object()
@@ -38,14 +39,14 @@ def pair(batch: Any, name: str) -> tuple[Any, Any]:
             return single({entry: value for entry, value in batch.items() if entry != key}), whole(batch[key])
         raise DataError(f"{name}: a batch is a dict of {', '.join(map(str, batch))}, without targets.\n  {_PAIR}")
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return single(batch[0]), whole(batch[1])
+        return arguments(single(batch[0])), whole(batch[1])
     raise DataError(f"{name}: a batch is {_described(batch)}, not (inputs, targets).\n  {_PAIR}")
 
 
 def single(tree: Any) -> Any:
-    """Return arrays as tensors, and real ones as float32, in which networks are computed: NumPy's are float64."""
+    """Return arrays as tensors, without gradients, and real ones as float32, as networks are computed in."""
     tree = tree_map_only(np.ndarray, torch.as_tensor, tree)
-    return tree_map_only(Tensor, partial(cast, dtype=torch.float32), tree)
+    return tree_map_only(Tensor, partial(taken, dtype=torch.float32), tree)
 
 
 def whole(tree: Any) -> Any:
@@ -60,7 +61,7 @@ def inputs_alone(batch: Any, name: str) -> tuple[Any, None]:
     """Take the inputs of a batch that may have targets: its first entry, or all of a dict but its targets."""
     if isinstance(batch, Mapping):
         return single({key: value for key, value in batch.items() if key not in _TARGETS}), None
-    return single(batch[0] if isinstance(batch, (tuple, list)) and batch else batch), None
+    return arguments(single(batch[0] if isinstance(batch, (tuple, list)) and batch else batch)), None
 
 
 class Rows(list[Any]):

@@ -100,7 +100,15 @@ def check_runs(inputs: Inputs, model: nn.Module) -> None:
         DataError: it does not run on them.
     """
     batch = next(iter(inputs.batches(2)))
-    _outputs(inputs.name, batch, batch, model)
+    try:
+        _outputs(inputs.name, batch, batch, model)
+    except DataError as error:
+        if inputs.alone:
+            raise
+        raise DataError(
+            f"{str(error).splitlines()[0]}\n  Of a batch only the first entry is taken as inputs, the others as "
+            "targets: give several inputs as the first, [((a, b),), ...], or what the network was made for"
+        ) from error
 
 
 def _outputs(name: str, inputs: Example, asked: Example, model: nn.Module) -> Any:

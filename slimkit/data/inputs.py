@@ -14,11 +14,12 @@ from torch.utils.data import default_collate
 from slimkit.data.batch_split import BatchSplit, counted, inputs_alone, single
 from slimkit.data.dataset import Dataset, Split
 from slimkit.data.loader_split import Fetch, LoaderSplit
-from slimkit.data.order import even, split_indices
+from slimkit.data.order import drawing, even, split_indices
 from slimkit.data.tensor_split import TensorSplit
 from slimkit.errors import DataError
 from slimkit.example import Example, first, tensors
 from slimkit.progress import Progress, quiet
+from slimkit.tasks.task import arguments
 
 _HOW = (
     "  Give 'folder:PATH' with pictures in it, a tensor of inputs [N, ...], a data set, or a loader of batches:\n"
@@ -36,11 +37,13 @@ class Inputs:
         split: gives them, with None as targets; a network can be trained on it that has a teacher.
         name: for messages and the report.
         notes: what was assumed or left out, for the user to read.
+        alone: nothing stood beside the inputs where they came from, that was left aside as targets are.
     """
 
     split: Split
     name: str = "calibration"
     notes: tuple[str, ...] = ()
+    alone: bool = True
 
     def __len__(self) -> int:
         """Return the number of inputs."""
@@ -109,7 +112,16 @@ def inputs_of(anything: Any, *, name: str = "calibration", progress: Progress = 
     inputs, _ = next(iter(split.batches(1)))
     if first(inputs) is None:
         raise DataError(f"{name}: a batch is {type(inputs).__name__}, without a tensor.\n{_HOW}")
-    return Inputs(split, name)
+    return Inputs(split, name, alone=not _beside(anything))
+
+
+def _beside(anything: Any) -> bool:
+    """Tell whether the first batch, or input, of somebody's own has more than one entry."""
+    if isinstance(anything, (Tensor, np.ndarray)) or hasattr(anything, "batches"):
+        return False
+    with drawing("look"):
+        given = anything[0] if isinstance(anything, MapDataset) else next(iter(anything))
+    return isinstance(given, (tuple, list)) and len(given) > 1
 
 
 def parted(inputs: Inputs, share: float, seed: int) -> tuple[Inputs, Inputs] | None:
@@ -184,7 +196,7 @@ def _split(anything: Any, name: str, progress: Progress) -> Split:
 
 def stacked(items: list[Any]) -> tuple[Any, None]:
     """Make a batch of items (input, None)."""
-    return default_collate([inputs for inputs, _ in items]), None
+    return arguments(default_collate([inputs for inputs, _ in items])), None
 
 
 @dataclass(frozen=True)

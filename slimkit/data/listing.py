@@ -20,7 +20,7 @@ open_picture = Image.open  # Pillow's own: Ultralytics puts another in its place
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 _VAST = 2**24  # pixels of a picture that is decoded alone: a small file may hold ten times as many
 _ALONE = threading.Lock()
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
 PARTS = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation"),

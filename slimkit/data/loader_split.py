@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
 
 from slimkit.data.dataset import Dataset, Split
 from slimkit.data.order import batch_indices, drawing, generator, number
 from slimkit.errors import DataError
 from slimkit.hardware import cores
+from slimkit.tasks.task import stacked
 
 # An index, and the seed of its augmentation or None -> one input (an image: float32 [C, H, W] in [0, 1]), its target.
 Fetch = Callable[[int, int | None], tuple[Any, Any]]
@@ -34,7 +35,7 @@ class LoaderSplit:
     count: int
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    collate: Callable[[list[Any]], Any] = default_collate
+    collate: Callable[[list[Any]], Any] = stacked
     workers: int | None = None
 
     def __len__(self) -> int:

@@ -15,6 +15,7 @@ from slimkit.data.batch_split import BatchSplit, counted, listed, pair, single, 
 from slimkit.data.class_numbers import class_numbers, origins
 from slimkit.data.dataset import Dataset, Split, statistics
 from slimkit.data.loader_split import LoaderSplit
+from slimkit.data.nested import nested
 from slimkit.data.order import split_indices
 from slimkit.data.tensor_split import TensorSplit
 from slimkit.errors import DataError
@@ -133,7 +134,7 @@ def _parts(anything: Any, given: str) -> dict[str, Any]:
 def _tensors(part: Any) -> Any:
     """Return a pair of arrays as tensors."""
     arrays = isinstance(part, (tuple, list)) and len(part) == 2 and all(isinstance(a, np.ndarray) for a in part)
-    return tuple(map(torch.as_tensor, part)) if arrays else part
+    return tuple(map(torch.as_tensor, part)) if arrays else nested(part)
 
 
 def _is_tensors(part: Any) -> bool:

@@ -31,6 +31,7 @@ from slimkit.export.file import OnnxModel
 from slimkit.export.pixels import as_pixels, normalisation_of, normalising
 from slimkit.hardware import plain_precision
 from slimkit.modules import copied, private, unwrapped
+from slimkit.returned import RETURNED, form_of
 from slimkit.settings.files import OPSET
 from slimkit.whole_file import whole
 
@@ -74,7 +75,8 @@ def export_onnx(
     the layer before it where that is exact. The same network gives the same bytes. The file takes its place only
     after `onnx.checker` has passed and ONNX Runtime has computed batches of 1 and 3 as torch does. Our own translation
     is tried first, then torch's exporter, then torch's exporter for a batch of one. The file's `metadata_props` say in
-    `usage` how the network is used, as far as slimkit knows: see `slimkit.usage.Usage`.
+    `usage` how the network is used, as far as slimkit knows: see `slimkit.usage.Usage`; in `returned` what the outputs
+    were in when the network returned them, so that a task of somebody's own finds them there.
 
     Args:
         model: any network.
@@ -105,7 +107,9 @@ def export_onnx(
             partial(mapped, change=partial(as_pixels, normalisation=scale)),
         )
     expected = references(prepare(model), example_input, free_size, placed)
-    if not _is_nest(prepare(model), expected[0].example):
+    with torch.no_grad():
+        returned = call(prepare(model), expected[0].example)
+    if not _is_nest(returned):
         prepare = partial(_flattened, prepare=prepare)
     several = next((one.example for one in expected if batch_size(one.example) == SEVERAL), None)
     why = "" if several is not None else "it takes one image at a time"
@@ -116,7 +120,8 @@ def export_onnx(
                 given = several if batch is None and several is not None else expected[0].example
                 made = translate(prepare(model), given)
                 said = usage.described(known, *_ends(made.proto), embed_normalisation, batch, proven)
-                _write(made, part, {"usage": json.dumps(said.to_dict()), **(metadata or {})})
+                notes = {"usage": json.dumps(said.to_dict()), RETURNED: json.dumps(form_of(returned))}
+                _write(made, part, {**notes, **(metadata or {})})
                 check(part, expected, batch)
                 break
             except OutputError:
@@ -129,10 +134,9 @@ def export_onnx(
     return Exported(name, batch, "" if batch is None or fixed_batch else why)
 
 
-@torch.no_grad()
-def _is_nest(model: nn.Module, example: Example) -> bool:
+def _is_nest(returned: Any) -> bool:
     """Tell whether a network returns tensors in what torch's exporter looks into: tuples, lists, dicts."""
-    return all(isinstance(leaf, Tensor | int | float | None) for leaf in tree_leaves(call(model, example)))
+    return all(isinstance(leaf, Tensor | int | float | None) for leaf in tree_leaves(returned))
 
 
 def _flattened(model: nn.Module, prepare: Callable[[nn.Module], nn.Module]) -> nn.Module:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import nn
 
@@ -29,6 +32,7 @@ from slimkit.example import (
 from slimkit.hardware import on_device
 from slimkit.measure.engines import Runner, open_runner
 from slimkit.modules import evaluating
+from slimkit.returned import RETURNED, Form, rebuilt
 from slimkit.tasks import CLASSIFICATION, Measurement, Task
 from slimkit.tasks.measurement import deviation, share
 from slimkit.tasks.metric import BatchRows, joined
@@ -63,17 +67,29 @@ def evaluate(
         model = on_device(network, device)
         with evaluating(model), torch.inference_mode():
             return _measured(lambda asked: _called(model, asked), split, task, batch_size, classes)
-    runner = open_runner(network)
+    runner, form = open_runner(network), _form(network)
 
-    return _measured(lambda asked: _run(runner, asked), split, task, batch_size, classes)
+    def run(asked: Example) -> Any:
+        return _run(runner, asked, form)
+
+    return _measured(run, split, task, batch_size, classes)
 
 
 def _called(model: nn.Module, inputs: Example) -> Any:
     return called(model, inputs, inputs)
 
 
-def _run(runner: Runner, inputs: Example) -> list[torch.Tensor]:
-    """Run an ONNX file on a batch, in parts where it is bound to another size."""
+def _form(path: str | Path) -> Form:
+    """Return what a file of ours says that its outputs are in, None of any other file."""
+    said = {entry.key: entry.value for entry in onnx.load(str(path), load_external_data=False).metadata_props}
+    with suppress(ValueError):
+        found: Form = json.loads(said.get(RETURNED, "null"))
+        return found
+    return None
+
+
+def _run(runner: Runner, inputs: Example, form: Form) -> Any:
+    """Run an ONNX file on a batch, in parts where it is bound to another size; `form`: what its outputs are in."""
     names = [port.name for port in runner.inputs]
     bound = next((port.shape[0] for port in runner.inputs if port.shape), None)
 
@@ -81,7 +97,8 @@ def _run(runner: Runner, inputs: Example) -> list[torch.Tensor]:
         return list(map(torch.from_numpy, runner.run([tensor.numpy() for tensor in fed(part, names).values()])))
 
     try:
-        return in_parts(compute, inputs, bound)
+        outputs = in_parts(compute, inputs, bound)
+        return outputs if form is None else rebuilt(form, outputs)
     except Exception as error:  # each engine has kinds of its own
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(

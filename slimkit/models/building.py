@@ -12,8 +12,9 @@ from slimkit.dtypes import differentiable
 from slimkit.errors import ArchitectureError, CheckpointError
 from slimkit.models import memory
 from slimkit.models.reference import Reference, check_arguments, factory
-from slimkit.modules import unwarned
+from slimkit.modules import private, unwarned
 from slimkit.quantity import number_of
+from slimkit.tasks import heads
 
 _CREATORS = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full}
 _INITIALISERS = frozenset(
@@ -92,6 +93,29 @@ def refuse_empty(model: nn.Module, reference: Reference) -> None:
             )
 
 
+def refuse_other_classes(
+    model: nn.Module, reference: Reference, classes: int | None, input_shape: tuple[int, ...] | None
+) -> None:
+    """Refuse a fresh network that returns scores of another number of classes, where its factory cannot be told.
+
+    Raises:
+        ArchitectureError: it does.
+    """
+    if classes is None or input_shape is None or takes(reference, *CLASSES):
+        return
+    try:
+        with torch.no_grad():
+            scores = heads(private(model)(torch.zeros(2, *input_shape)))[0]
+    except Exception:  # it takes something else: with the data it is asked again
+        return
+    if isinstance(scores, Tensor) and scores.dim() > 1 and scores.shape[1] != classes:
+        raise ArchitectureError(
+            f"`arch={str(reference)!r}`: its factory takes no num_classes, and the network that it builds returns "
+            f"{scores.shape[1]} scores, not those of {number_of(classes, 'class')}.\n"
+            "  Give the factory a parameter num_classes."
+        )
+
+
 def skeleton(reference: Reference, arguments: Mapping[str, Any]) -> nn.Module:
     """Build a network whose weights are on the meta device, where the factory can do so; else for real."""
     try:
@@ -119,18 +143,12 @@ def arguments_for(reference: Reference, classes: int | None, input_shape: tuple[
     """Return the arguments of a factory for so many classes, unless its reference states a number, and for images.
 
     Raises:
-        ArchitectureError: the factory has no parameter for classes, or another number of channels is stated.
+        ArchitectureError: another number of channels is stated.
     """
     arguments = dict(reference.arguments)
-    if classes is not None and stated_classes(arguments) is None:
-        name = takes(reference, *CLASSES)
-        if name is None:
-            raise ArchitectureError(
-                f"`arch={str(reference)!r}`: its factory takes no num_classes, so it cannot be built for "
-                f"{number_of(classes, 'class')}.\n"
-                "  Give the factory a parameter num_classes."
-            )
-        arguments[name] = classes
+    own = takes(reference, *CLASSES)
+    if classes is not None and own and stated_classes(arguments) is None:
+        arguments[own] = classes
     channels = takes(reference, *CHANNELS)
     if input_shape is not None and channels and arguments.setdefault(channels, input_shape[0]) != input_shape[0]:
         raise ArchitectureError(

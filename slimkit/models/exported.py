@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from slimkit import provenance as provenances
+from slimkit.dtypes import dtype_of
 from slimkit.errors import ArchitectureError, CheckpointError
 from slimkit.example import Example, of_batch
 from slimkit.models import exported_check, exported_graph
@@ -111,7 +112,7 @@ def to_bytes(model: nn.Module, text: str, example: Example | None = None) -> byt
             "  Give `example_input`, what it is called with."
         )
     model = _plainly(copy.deepcopy(model).cpu().eval())
-    given = of_batch(torch.zeros(1, *(shape or ())) if example is None else example, 2)
+    given = of_batch(torch.zeros(1, *(shape or ()), dtype=dtype_of(model)) if example is None else example, 2)
     named = isinstance(given, Mapping)
     nested = next((one for one in _arguments(given) if isinstance(one, Mapping | tuple | list)), None)
     if nested is not None:  # what is read again takes them one by one: it would be called in another way

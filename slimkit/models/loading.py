@@ -93,20 +93,20 @@ def build(arch: str, classes: int | None = None, input_shape: tuple[int, ...] | 
         input_shape: shape (C, H, W) of one image; the architecture's usual one where None.
 
     Raises:
-        ArchitectureError: unknown, its factory cannot make this number of classes or channels, or `arch` states another
-            number of channels.
+        ArchitectureError: unknown, or it cannot be made for, or states otherwise, this number of classes or channels.
         EngineError: timm is asked for and not installed.
     """
     reference = parse(arch)
     arguments = building.arguments_for(reference, classes, input_shape)
-    attributes: dict[str, dict[str, Any]] = {}
     model = building.create(reference, arguments)
     building.refuse_empty(model, reference)
-    if input_shape is not None and not building.takes(reference, *building.CHANNELS):
-        attributes = _set_channels(model, input_shape, arch)
+    told = building.takes(reference, *building.CHANNELS)
+    attributes = _set_channels(model, input_shape, arch) if input_shape and not told else {}
     said = tuple(f"{path} was made anew for images of {input_shape[0]} channels" for path in attributes if input_shape)
     match = Match(reference, arguments, building.stated_classes(arguments), attributes)
-    return _network(model, match, "fresh", said, input_shape)
+    network = _network(model, match, "fresh", said, input_shape)
+    building.refuse_other_classes(model, reference, classes, provenances.of(network.model).input_shape)
+    return network
 
 
 def as_network(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> Network:

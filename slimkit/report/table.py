@@ -123,6 +123,7 @@ def exports_table(found: Exports) -> RenderableType:
     for one in found.files:
         _add(table, one.format, one.file, amount(one.bytes, "B"), MISSING if one.error is None else f"{one.error:.1g}")
     notes = [Text(f"{one.format}: {one.note}.", style="yellow") for one in found.files if one.note]
+    notes += [Text(f"Left out: {why}", style="yellow") for why in found.left_out]
     said = (
         "Error: largest difference from the network, over the spread of its outputs; "
         f"up to {found.tolerance:g} counts as equal."

@@ -63,6 +63,7 @@ class Exports(Record):
         tolerance: up to which outputs count as equal.
         usage: how the files are used; its batch is the one that all of them are bound to.
         files: one entry a format.
+        left_out: formats that were asked for and cannot be written of this network, and why.
     """
 
     schema: Literal["slimkit.exports/1"] = "slimkit.exports/1"
@@ -72,3 +73,4 @@ class Exports(Record):
     tolerance: Amount
     usage: Usage
     files: tuple[ExportedFile, ...]
+    left_out: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from slimkit import data, models, training
 from slimkit._version import __version__
 from slimkit.dtypes import in_types_of
 from slimkit.example import Example, batch_size
-from slimkit.hardware import on_device, plain_precision, seeded
+from slimkit.hardware import on_device, plain_precision, seeded, with_gradients
 from slimkit.measure import quality
 from slimkit.measure.environment import environment
 from slimkit.measure.stages import Stages, stages_on
@@ -45,6 +45,7 @@ from slimkit.training import trackers
 
 
 @plain_precision()
+@with_gradients()
 def compress(
     model: nn.Module,
     example_input: Example,
@@ -221,7 +222,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         created=now(),
         command="compress",
         spec=asdict(spec),
-        arch=architecture(given.network, example, dataset, given.calibration, spec.input_shape is not None),
+        arch=architecture(given.network, example, dataset, given.calibration, shape_given=spec.input_shape is not None),
         environment=environment(),
         channels=rows.channels(graph, slimmed.mask, slimmed.fixed, slimmed.failing, spec.ratio, spec.without_bn),
         groups=rows.groups(graph, slimmed.mask, made.widths),

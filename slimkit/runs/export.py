@@ -32,6 +32,8 @@ _HALF = 0.05  # of the outputs' spread: what 16-bit floats may be off by
 def export_model(path: Path, spec: ExportSpec, out: Path | None, force: bool, progress: Progress = quiet) -> Exports:
     """Write the network in a file in other formats; each is run, where its engine runs here, and must compute the same.
 
+    A format that cannot be written of this network is left out, and said, where there are others.
+
     Args:
         path: slim file or checkpoint.
         spec: formats, and how they are to be.
@@ -40,7 +42,7 @@ def export_model(path: Path, spec: ExportSpec, out: Path | None, force: bool, pr
         progress: called with what is being done.
 
     Raises:
-        EngineError: a converter is not installed, cannot convert the network, or what it made computes something else.
+        EngineError: a converter is not installed; none can convert the network, or makes what computes the same.
     """
     progress("reading the network", None)
     network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
@@ -50,12 +52,17 @@ def export_model(path: Path, spec: ExportSpec, out: Path | None, force: bool, pr
     source = Source(model, example, spec, spec.fp16, told_in_onnx(model, example, spec.free_size))
     tolerance = _HALF if spec.fp16 else proof.TOLERANCE
     with output.claim(out or Path(f"{path.stem}-export"), force, [path]) as work:
-        files = []
+        files: list[ExportedFile] = []
+        failed: list[EngineError] = []
         for name in dict.fromkeys(spec.to):
             progress(f"writing {name}", None)
-            files.append(_written(name, source, work, tolerance))
+            made = _written(name, source, work, tolerance)
+            files += [made] if isinstance(made, ExportedFile) else []
+            failed += [made] if isinstance(made, EngineError) else []
+        if not files:
+            raise failed[0]
         batches = {file.batch for file in files}
-        made = Exports(
+        found = Exports(
             slimkit=__version__,
             model=str(path),
             fp16=spec.fp16,
@@ -68,9 +75,10 @@ def export_model(path: Path, spec: ExportSpec, out: Path | None, force: bool, pr
                 batch=batches.pop() if len(batches) == 1 else None,
             ),
             files=tuple(files),
+            left_out=tuple(str(wrong).splitlines()[0] for wrong in failed),
         )
-        (work / RECORD).write_text(json.dumps(made.to_dict(), indent=1) + "\n", encoding="utf-8")
-    return made
+        (work / RECORD).write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return found
 
 
 def _taken(tensor: Tensor, free_size: bool) -> tuple[OpenShape, str]:
@@ -86,7 +94,8 @@ def _given(model: nn.Module, example: Example) -> list[str]:
     return list(named(tuple(tensors(returned)), OUTPUT))
 
 
-def _written(name: str, source: Source, work: Path, tolerance: float) -> ExportedFile:
+def _written(name: str, source: Source, work: Path, tolerance: float) -> ExportedFile | EngineError:
+    """Write one format; return why not where its converter cannot write this network as it is asked for."""
     made, before = FORMATS[name], set(work.rglob("*"))
     path = work / made.file
     try:
@@ -95,20 +104,28 @@ def _written(name: str, source: Source, work: Path, tolerance: float) -> Exporte
         raise
     except Exception as error:  # converters have no base class of their own
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise EngineError(
+        _delete(work, before)
+        return EngineError(
             f"{name}: its converter cannot write this network: {lines[0][:300]}.\n  Leave {name!r} out of `to`"
-        ) from error
+        )
     size = sum(file.stat().st_size for file in set(work.rglob("*")) - before if file.is_file())
     run = _runner(made, path)
     if run is None:
         return ExportedFile(format=name, file=made.file, bytes=size, error=None, note=made.note, batch=batch)
     off = _error(source, run)
     if not off <= tolerance:
-        raise EngineError(
+        _delete(work, before)
+        return EngineError(
             f"{name}: what its converter made differs from the network by {off:.2g} of the outputs' spread, more "
-            f"than {tolerance:g}.\n  Leave {name!r} out of `to`"
+            f"than {tolerance:g}.\n  Leave {'`fp16` out' if source.half else f'{name!r} out of `to`'}"
         )
     return ExportedFile(format=name, file=made.file, bytes=size, error=off, batch=batch)
+
+
+def _delete(work: Path, before: set[Path]) -> None:
+    """Delete what has come into a folder since."""
+    for path in sorted(set(work.rglob("*")) - before, reverse=True):  # what is in a folder before the folder
+        path.rmdir() if path.is_dir() else path.unlink()
 
 
 def _runner(made: Format, path: Path) -> Compute | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit import data, provenance
-from slimkit.errors import EngineError
+from slimkit.errors import DataError, EngineError
 from slimkit.example import Example, named, of_batch
 from slimkit.export.int8 import quantise
 from slimkit.export.pixels import normalisation_of
@@ -60,13 +60,14 @@ def architecture(
     example: Example,
     dataset: data.Dataset | None = None,
     calibration: data.Inputs | None = None,
+    *,
     shape_given: bool = False,
 ) -> Architecture:
-    """Return the network before anything was done to it, and what had to be assumed of it and of the data."""
+    """Return the network before anything was done to it, and what had to be assumed of it and of what it is given."""
     known = provenance.of(network.model)
     sized = shape_given or (dataset is not None and dataset.sized)
     normal = known.normalisation
-    noted = [note for given in (dataset, calibration) if given is not None for note in given.notes]
+    notes = [note for given in (dataset, calibration) if given is not None for note in given.notes]
     return Architecture(
         name=known.arch or type(network.model).__name__,
         arguments=known.arguments,
@@ -74,7 +75,7 @@ def architecture(
         input_shape=tuple(example.shape[1:]) if isinstance(example, Tensor) else None,
         classes=known.classes,
         normalisation=Normalisation(mean=tuple(normal["mean"]), std=tuple(normal["std"])) if normal else None,
-        assumptions=tuple(dict.fromkeys([*network.assumed(sized), *noted])),
+        assumptions=tuple(dict.fromkeys((*network.assumed(sized), *notes))),
     )
 
 
@@ -120,7 +121,11 @@ def measure(
     )
     int8 = None
     if (small := work / INT8_ONNX).exists():
-        int8 = replace(_of_file(small, timed), accuracy=judged(small, for_files) if for_files else None)
+        int8 = _of_file(small, timed)
+        try:
+            int8 = replace(int8, accuracy=judged(small, for_files) if for_files else None)
+        except DataError as wrong:  # of outputs that are no numbers, say: no reason to lose what was trained
+            notes.append(f"The INT8 file is not judged: {str(wrong).splitlines()[0]}")
     return Sides(before, after, int8, tuple(notes))
 
 

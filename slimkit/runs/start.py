@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 from slimkit import data, provenance
 from slimkit.channels import Graph
-from slimkit.dtypes import cast
+from slimkit.dtypes import taken
 from slimkit.errors import DataError
 from slimkit.example import Example, batch_size, describe, drawn_like, of_batch, tensors
 from slimkit.measure import layer_table
@@ -118,7 +118,7 @@ def example_of(model: nn.Module, given: Example) -> Example:
     Shapes are noted with the network, in place of any guess.
     """
 
-    example: Example = tree_map_only(Tensor, lambda tensor: cast(tensor.detach().cpu(), torch.float32), given)
+    example: Example = tree_map_only(Tensor, lambda tensor: taken(tensor.cpu(), torch.float32), given)
     if any(tensor.dim() and not len(tensor) for tensor in tensors(example)):
         raise DataError(f"example_input is {describe(example)}: it is empty.\n  Give one input or more")
     return _noted(model, example)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slimkit.errors import OutputError, SlimkitError, SpecError, TrainingError
+from slimkit.hardware import with_gradients
 from slimkit.progress import Progress, quiet
 from slimkit.quantity import number_of
 from slimkit.report import page
@@ -42,6 +43,7 @@ class Study:
     notes: tuple[str, ...] = ()
 
 
+@with_gradients()
 def study(
     spec: StudySpec | Mapping[str, Any],
     out: Path | str | None = None,

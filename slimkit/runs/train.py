@@ -11,7 +11,7 @@ from torch import nn
 from slimkit import models, provenance, training
 from slimkit._version import __version__
 from slimkit.errors import SpecError
-from slimkit.hardware import plain_precision
+from slimkit.hardware import plain_precision, with_gradients
 from slimkit.measure.environment import environment
 from slimkit.measure.stages import Stages, stages_on
 from slimkit.methods import Job
@@ -38,6 +38,7 @@ from slimkit.training import distributed, trackers
 
 
 @plain_precision()
+@with_gradients()
 def train(
     model: nn.Module,
     dataset: Any,

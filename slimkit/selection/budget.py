@@ -357,7 +357,10 @@ def nothing(graph: Graph, widths: Widths) -> str:
     why = "; ".join(f"{n} channels: {r}" for r, n in sorted(reasons.items(), key=lambda i: -i[1])[:3])
     if graph.units:
         fits = f" that is a multiple of {widths.step}" if widths.step > 1 else ""
-        why = f"no group has a smaller count{fits}, or those that have are kept on request, or did not run narrower"
+        why = (
+            f"no group has a smaller count{fits}, or those that have are kept on request, or did not run or compute "
+            "the same without"
+        )
     return (
         "nothing can be removed from this network" + (f" ({why})" if why else "") + ".\n"
         "  See what holds each layer with: slimkit inspect CHECKPOINT"

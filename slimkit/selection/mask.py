@@ -92,14 +92,14 @@ def apply_(model: nn.Module, graph: Graph, mask: Mask) -> None:
     BatchNorm's gamma and beta are set to zero, and so are the weights and biases that make the channel, so
     that units without a BatchNorm are silent too. Weights that only read a channel stay as they are, but for
     `graph.loud`: where a sigmoid, or a bias of the activation, makes a constant of a silent channel they are
-    set to zero, too.
+    set to zero, too. What something is divided by stays as it is.
     """
     mask.check_fits(graph)
     model = unwrapped(model)
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     for axis in graph.axes:
         tensor = tensors[axis.tensor]
-        if differentiable(tensor):
+        if differentiable(tensor) and not axis.divides:
             still = mask.keep | ~graph.loud if axis.reads else mask.keep
             gone = ~stays(still, axis.unit_of)
             tensor.index_fill_(axis.dim, gone.nonzero().flatten().to(tensor.device), 0.0)

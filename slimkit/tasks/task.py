@@ -49,6 +49,17 @@ def squared_error(outputs: Tensor, wanted: Tensor, temperature: float) -> Tensor
     return F.mse_loss(outputs.float(), wanted.float())
 
 
+def stacked(items: list[Any]) -> tuple[Any, Any]:
+    """Make a batch of (input, target) as PyTorch does; several inputs become a tuple, as a network is called with."""
+    inputs, targets = default_collate(items)
+    return arguments(inputs), targets
+
+
+def arguments(inputs: Any) -> Any:
+    """Return inputs that loaders give in a list, as PyTorch makes of tuples, as a tuple of arguments."""
+    return tuple(inputs) if type(inputs) is list and all(isinstance(one, Tensor) for one in inputs) else inputs
+
+
 def inputs_alone(inputs: Any, targets: Any) -> Example:
     """Call a network with its inputs."""
     found: Example = inputs
@@ -98,7 +109,7 @@ class Task:
     loss: Loss = field(repr=False)
     metrics: Mapping[str, Metric] = field(repr=False)
     better: Literal["higher", "lower"] = field(repr=False)
-    collate: Callable[[list[Any]], Any] = field(default=default_collate, repr=False)
+    collate: Callable[[list[Any]], Any] = field(default=stacked, repr=False)
     called: Callable[[Any, Any], Example] = field(default=inputs_alone, repr=False)
     outputs: Callable[[Any], tuple[Any, ...]] = field(default=heads, repr=False)
     imitation: Callable[[Any, Any, float], Tensor] | None = field(default=squared_error, repr=False)

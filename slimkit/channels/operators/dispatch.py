@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.channels.observed import Observed
-from slimkit.channels.operators import attention, move, multiply, normalise, recurrent, silence, space, statistics
+from slimkit.channels.operators import attention, made, move, multiply, normalise, recurrent, silence, space, statistics
 from slimkit.channels.operators.pointwise import pointwise
 
 aten = torch.ops.aten
 OperatorRule = Callable[[Observed, Any, tuple[Any, ...], dict[str, Any], Any], None]
 
 MULTIPLIES = (aten.convolution, aten.mm, aten.bmm, aten.addmm, aten.baddbmm)  # counted with or without names
+MAKES = (aten.zeros, aten.ones, aten.full, aten.new_zeros, aten.new_ones, aten.new_full)  # of no named tensor
 OPERATORS: dict[Any, OperatorRule] = {
     aten.convolution: multiply.convolution,
     **dict.fromkeys((aten.mm, aten.bmm), multiply.matmul),
@@ -35,8 +36,8 @@ OPERATORS: dict[Any, OperatorRule] = {
     **dict.fromkeys((aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias), move.view),
     **dict.fromkeys((aten.zeros_like, aten.ones_like, aten.empty_like, aten.full_like, aten.rand_like,
                      aten.randn_like, aten.rrelu_with_noise, aten.rrelu_with_noise_), move.same_shape),
-    **dict.fromkeys((aten.new_zeros, aten.new_ones, aten.new_empty, aten.new_full, aten.sym_size,
-                     aten._local_scalar_dense), move.nothing),
+    **dict.fromkeys(MAKES, made.of_size),
+    **dict.fromkeys((aten.new_empty, aten.sym_size, aten._local_scalar_dense), move.nothing),
     aten.squeeze: move.squeeze,
     aten.expand: move.expand,
     aten.repeat: move.repeat,
@@ -95,7 +96,7 @@ def apply(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     inputs = _tensors(args)
     if kwargs:
         inputs += _tensors(tuple(kwargs.values()))
-    if not any(seen.has_labels(t) for t in inputs) and packet not in MULTIPLIES:
+    if not any(seen.has_labels(t) for t in inputs) and packet not in (*MULTIPLIES, *MAKES):
         return
     rule = OPERATORS.get(packet) or ELSEWHERE.get(func._schema.name)
     rule = rule or (pointwise if _is_pointwise(packet) else _unknown)

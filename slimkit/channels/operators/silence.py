@@ -17,10 +17,12 @@ from slimkit.channels.labels import varying
 from slimkit.channels.observed import Observed
 
 aten = torch.ops.aten
+_SILENT, _LOUD, _UNDEFINED = "silent", "loud", "undefined"
 _SAMPLES = (0.7, -1.3, 2.1, -0.2)  # stand in for values that are not zero
 
 ALWAYS = {  # operators that make removed channels loud, whatever they read
     aten._log_softmax, aten.logsumexp, aten.ones_like, aten.full_like,
+    aten.ones, aten.full, aten.new_ones, aten.new_full,
     aten.rand_like, aten.randn_like,
 }  # fmt: skip
 MAX_POOLS = {aten.max_pool1d, aten.max_pool2d, aten.max_pool2d_with_indices, aten.max_pool3d_with_indices,
@@ -75,27 +77,41 @@ def _passed_on(seen: Observed, inputs: list[Tensor], label: Tensor) -> Loud | No
 def _after(seen: Observed, func: Any, args: tuple[Any, ...], dim: int) -> Loud | None:
     """Say why an element-wise operator is loud along a dimension, counted from the end; None if it is not.
 
-    It keeps zero if it gives 0 where its silent inputs are 0, whatever the others are.
+    It keeps zero if it gives 0 where its silent inputs are 0, whatever the others are. Where it gives no number then,
+    the parameters among them are what it divides by, and are not made 0.
     """
     key: list[Any] = []
     loud = None
-    for arg in args:
+    weights: list[tuple[int, Tensor]] = []  # place among the arguments, and names
+    for place, arg in enumerate(args):
         if isinstance(arg, Tensor):
-            named = arg.dim() >= -dim and any(label.shape[dim] > 1 for label in seen.axes(arg)[0])
+            axes, weight = seen.axes(arg)
+            named = [label for label in axes if arg.dim() >= -dim and label.shape[dim] > 1]
             why = seen.loud(arg).get(dim + arg.dim())
             loud = loud or why
-            key.append((arg.dtype, named and why is None))
+            key.append((arg.dtype, bool(named) and why is None))
+            weights += [(place, label.reshape(-1)) for label in named if weight and why is None]
         else:
             key.append(tuple(arg) if isinstance(arg, list) else arg)
+    found = _at_zero(func, key)
+    if found is _UNDEFINED and weights:
+        for place, names in weights:
+            key[place] = (key[place][0], False)
+            seen.names.divisors.append(names)
+        found = _at_zero(func, key)
+    return None if found is _SILENT else loud or _because(seen, func)
+
+
+def _at_zero(func: Any, key: list[Any]) -> str:
     try:
-        silent = _result_is_zero(func, tuple(key))
+        return _result(func, tuple(key))
     except TypeError:  # an argument that cannot be hashed
-        silent = _result_is_zero.__wrapped__(func, tuple(key))
-    return None if silent else loud or _because(seen, func)
+        return _result.__wrapped__(func, tuple(key))
 
 
 @cache
-def _result_is_zero(func: Any, key: tuple[Any, ...]) -> bool:
+def _result(func: Any, key: tuple[Any, ...]) -> str:
+    """Tell what an operator makes of arguments that are zero, or not: (type, is zero) each where they are tensors."""
     args = []
     for item in key:
         if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], torch.dtype):
@@ -106,6 +122,8 @@ def _result_is_zero(func: Any, key: tuple[Any, ...]) -> bool:
     try:
         out = func(*args)
     except Exception:  # needs another shape or device: the proof will tell
-        return True
-    outs = out if isinstance(out, (list, tuple)) else (out,)
-    return all(bool((o == 0).all()) for o in outs if isinstance(o, Tensor))
+        return _SILENT
+    outs = [o for o in (out if isinstance(out, (list, tuple)) else (out,)) if isinstance(o, Tensor)]
+    if not all(bool(o.isfinite().all()) for o in outs):
+        return _UNDEFINED
+    return _SILENT if all(bool((o == 0).all()) for o in outs) else _LOUD

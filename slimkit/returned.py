@@ -1,0 +1,68 @@
+"""The shape of what a network returns, as an ONNX file of ours says it: tuples, lists, dicts and objects of outputs."""
+
+from collections import namedtuple
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor
+
+RETURNED = "returned"  # where files have it
+Form = dict[str, Any] | str | int | float | None  # JSON: {"output": its number}, or a nest of such
+
+
+class Entries(dict[Any, Any]):
+    """A dict whose entries are attributes too, and have numbers, as those of Hugging Face do."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __getitem__(self, key: Any) -> Any:
+        return list(self.values())[key] if isinstance(key, int) and key not in self else super().__getitem__(key)
+
+
+def form_of(returned: Any) -> Form:
+    """Return the shape of what a network returned; its tensors have numbers in the order of `example.tensors`."""
+    return _form(returned, count(), 9)
+
+
+def _form(tree: Any, numbers: Iterator[int], depth: int) -> Form:
+    if isinstance(tree, Tensor):
+        if tree.is_nested:
+            return {"list": [{"output": next(numbers)} for _ in tree.unbind()]}
+        return {"output": next(numbers)}
+    if tree is None or isinstance(tree, str | int | float) or not depth:
+        return tree if isinstance(tree, str | int | float) else None
+    kind, entries = _entries(tree)
+    parts = [[name, _form(value, numbers, depth - 1)] for name, value in entries]
+    return {kind: parts if kind in ("dict", "named", "object") else [part for _, part in parts]}
+
+
+def _entries(tree: Any) -> tuple[str, list[tuple[Any, Any]]]:
+    """Return of which kind a nest is, and what is in it."""
+    if isinstance(tree, Mapping):
+        return "dict", [(name if isinstance(name, str | int) else str(name), value) for name, value in tree.items()]
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return "named", list(zip(tree._fields, tree, strict=True))
+    if isinstance(tree, tuple | list):
+        return "tuple" if isinstance(tree, tuple) else "list", list(enumerate(tree))
+    return "object", [] if callable(tree) else list(getattr(tree, "__dict__", {}).items())
+
+
+def rebuilt(form: Form, outputs: Sequence[Any]) -> Any:
+    """Return outputs in the shape that a network returned them in; an object has their names, but not its class."""
+    if not isinstance(form, dict):
+        return form
+    ((kind, parts),) = form.items()
+    if kind == "output":
+        return outputs[parts]
+    if kind in ("tuple", "list"):
+        return (tuple if kind == "tuple" else list)(rebuilt(part, outputs) for part in parts)
+    entries = {name: rebuilt(part, outputs) for name, part in parts}
+    if kind == "named":
+        return namedtuple("Returned", entries)(**entries)
+    return Entries(entries) if kind == "dict" else SimpleNamespace(**entries)
