@@ -268,7 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     is a bug of ours and leaves as an exception, which Python ends with a traceback and 1.
     """
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    os.environ["PYTHONSAFEPATH"] = "1"  # processes of ours take no file in the current folder for a library
+    if argv is None:  # of this process's own: those that it starts take no file in the current folder for a library
+        os.environ["PYTHONSAFEPATH"] = "1"
     with streams():
         return run(words)
 

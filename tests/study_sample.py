@@ -52,11 +52,6 @@ def dies_once(place: str) -> str:
     return "done"
 
 
-def fails(place: str) -> str:
-    """Work with a fault of ours in it."""
-    raise ZeroDivisionError(place)
-
-
 def reads(place: str) -> None:
     """Work without end, with a process that reads data, whose numbers are left at a place."""
     from torch.utils.data import DataLoader
