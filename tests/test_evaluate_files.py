@@ -13,6 +13,7 @@ from slimkit import zoo
 from slimkit.cli import main
 from slimkit.export import export_onnx
 from slimkit.models import load_slim
+from slimkit.returned import RETURNED
 
 CHECKPOINT = Path(zoo.__file__).parent / "resnet8-digits.safetensors"
 
@@ -45,5 +46,17 @@ def test_words_that_are_no_good_are_left_or_refused(what: str, network: Path, tm
     model = onnx.load(network)
     [entry] = [entry for entry in model.metadata_props if entry.key == "usage"]
     entry.value = WORDS[what](entry.value)
+    onnx.save(model, tmp_path / "net.onnx")
+    assert main(["evaluate", str(tmp_path / "net.onnx"), "--data", "digits"]) in (0, 2)
+
+
+NESTED = '{"list":[' * 500 + "]}" * 500
+FORMS = ("[" * 100_000, NESTED, '{"output": 7}', '{"named": [["a b", {"output": 0}]]}', "{}", "[1]")
+
+
+@pytest.mark.parametrize("form", FORMS, ids=range(len(FORMS)))
+def test_what_outputs_were_in_may_be_said_wrongly(form: str, network: Path, tmp_path: Path) -> None:
+    model = onnx.load(network)
+    model.metadata_props.add(key=RETURNED, value=form)
     onnx.save(model, tmp_path / "net.onnx")
     assert main(["evaluate", str(tmp_path / "net.onnx"), "--data", "digits"]) in (0, 2)

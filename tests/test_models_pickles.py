@@ -69,6 +69,15 @@ def test_torchvision_module_loads_and_can_be_saved(tmp_path):
     torch.testing.assert_close(again(x), network(x), rtol=0, atol=0)
 
 
+def test_a_module_says_what_it_is_and_weights_beside_it_do_not(tmp_path):
+    network = small()
+    average = {f"renamed.{name}": tensor for name, tensor in network.state_dict().items()}
+    for state in (average, network.state_dict()):
+        found = models.load(saved(tmp_path, {"model": network, "ema": state}))
+        assert found.source == "pickled module"
+        assert any("'model' was taken" in line for line in found.assumptions)
+
+
 def test_wrapped_modules(tmp_path):
     for content in (
         {"model": small(), "epoch": 3},

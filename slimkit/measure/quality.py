@@ -82,7 +82,7 @@ def _called(model: nn.Module, inputs: Example) -> Any:
 def _form(path: str | Path) -> Form:
     """Return what a file of ours says that its outputs are in, None of any other file."""
     said = {entry.key: entry.value for entry in onnx.load(str(path), load_external_data=False).metadata_props}
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):  # the latter of nesting without end
         found: Form = json.loads(said.get(RETURNED, "null"))
         return found
     return None

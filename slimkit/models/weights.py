@@ -35,7 +35,8 @@ def unwrap(loaded: Any, where: str, depth: int = 6) -> tuple[Mapping[str, Any] |
     """Find the state dict, or the module, inside what a file holds; say which key was chosen.
 
     Where a file holds weights and their moving average (EMA), the average is taken, as timm and Ultralytics do; what it
-    lacks, as the statistics of BatchNorm, is that of the weights. Where it is of other names, the weights are taken.
+    lacks, as the statistics of BatchNorm, is that of the weights. Where it is of other names, or tensors beside a
+    module, the weights are taken.
 
     Args:
         loaded: what the file holds.
@@ -89,6 +90,8 @@ def _averaged(
             chosen, why = ({**whole, **part}, smooth[1]), f"{why}; what it lacks is that of {plain!r}"
         elif not part.keys() >= whole.keys():
             chosen, why = weights, f"{plain!r} was taken: {average!r} is not of the same tensors"
+    elif isinstance(smooth[0], Mapping):
+        chosen, why = weights, f"{plain!r} was taken: it is a module, which tensors alone do not make"
     return chosen[0], (*said, f"of {plain!r} and {average!r} in the file, {why}", *chosen[1])
 
 
