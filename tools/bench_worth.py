@@ -226,9 +226,9 @@ def table(rows: list[Row]) -> str:
     found: dict[tuple[str, str, float, float, str], dict[str, dict[int, Row]]] = {}
     for row in rows:
         if "test" in row and row["arm"] != "dense":
-            key = (row["network"], row["kind"], row["share"], row["epochs"], row["recipe"] if row["epochs"] else "")
+            key = (where(row), row["kind"], row["share"], row["epochs"], row["recipe"] if row["epochs"] else "")
             found.setdefault(key, {}).setdefault(row["arm"], {})[row["seed"]] = row
-    dense = {row["network"]: row for row in rows if row["arm"] == "dense"}
+    dense = {where(row): row for row in rows if row["arm"] == "dense"}
     lines = []
     for network in dict.fromkeys(key[0] for key in found):
         before = f"{network} ({100 * dense[network]['test']:.2f} before)" if network in dense else network
@@ -246,6 +246,11 @@ def table(rows: list[Row]) -> str:
                 cells += [ahead(arms.get("slimkit", {}), arms[arm]) if arm != "slimkit" else "", str(len(of))]
                 lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines).strip()
+
+
+def where(row: Row) -> str:
+    """Return the network of a row, and the GPU that it was trained on, if any: elsewhere it became another one."""
+    return f"{row['network']}, on one {row['device']}" if "device" in row else str(row["network"])
 
 
 def ahead(ours: dict[int, Row], theirs: dict[int, Row]) -> str:
@@ -273,13 +278,15 @@ def main() -> None:
     for name in [] if args.table else args.network:
         args.folder.mkdir(parents=True, exist_ok=True)
         bench = Bench(name, args.folder, 1.0)
-        if not any(row["network"] == name and row["arm"] == "dense" for row in read(args.out)):
+        network = {"network": name} | ({"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
+        if not any((network | {"arm": "dense"}).items() <= row.items() for row in read(args.out)):
             parts = {part: bench.accuracy(bench.dense, part) for part in ("validation", "test")}
-            append(args.out, {"network": name, "arm": "dense", **parts})
+            append(args.out, network | {"arm": "dense", **parts})
         for seed, word, arm in product(args.seeds, args.point, args.arms):
             kind, share = word.split(":")[0], float(word.split(":")[1])
-            about = {"network": name, "kind": kind, "share": share, "arm": arm, "seed": seed, "recipe": "bounded"}
-            done = {row["epochs"] for row in read(args.out) if about.items() <= row.items()}
+            about = network | {"kind": kind, "share": share, "arm": arm, "seed": seed, "recipe": "bounded"}
+            rows = [row for row in read(args.out) if row.get("device") == about.get("device")]
+            done = {row["epochs"] for row in rows if about.items() <= row.items()}
             bench.share = share
             if left := [epochs for epochs in args.epochs if epochs not in done]:
                 for row in run(Point(bench, kind, share), about, left):

@@ -25,7 +25,10 @@ from slimkit.settings import Budget
 from slimkit.surgery.prove import prove
 from slimkit.training import follow, penalise_gamma_, penalise_groups_
 
-DEVICE = second.load(Path(os.environ["SECOND_DEVICE"]))
+# A GPU, or the path of what `second.build` has made
+WHERE = os.environ["SECOND_DEVICE"]
+DEVICE = torch.device(WHERE) if WHERE == "cuda" else second.load(Path(WHERE))
+torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # compared with a CPU
 IMAGES, LABELS = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(32) % 10
 
 
