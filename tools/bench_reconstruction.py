@@ -221,7 +221,7 @@ def photos(folders: Sequence[Path]) -> tuple[list[Any], list[Any]]:
 
 
 def crops(images: Sequence[Any], count: int, seed: int) -> Tensor:
-    """Return square crops of random size and place, mirrored or not, normalised, [count, 3, 224, 224].
+    """Return square crops of random size and place, mirrored or not, in [-1, 1], [count, 3, 224, 224].
 
     Crops of one photo follow one another, so that those held out are mostly of photos that were not fitted to.
     """
@@ -234,8 +234,7 @@ def crops(images: Sequence[Any], count: int, seed: int) -> Tensor:
         part = torch.from_numpy(image[top : top + side, left : left + side].copy()).permute(2, 0, 1)[None].float()
         part = nn.functional.interpolate(part, (224, 224), mode="bilinear", antialias=True, align_corners=False)
         found.append(part.flip(3) if rng.random() < 0.5 else part)
-    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    return (torch.cat(found) / 255 - mean) / std
+    return torch.cat(found) / 127.5 - 1  # as timm has it of this network: mean and deviation 0.5
 
 
 def cost(options: argparse.Namespace) -> None:
