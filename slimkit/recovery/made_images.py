@@ -184,12 +184,8 @@ def _noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def _gap(norm: Norm, x: Tensor) -> Tensor:
-    """Return how far the statistics of what a BatchNorm reads are from those that it keeps, a mean over channels."""
     over = _all_but_channels(x)
-    kept = norm.variance + norm.eps
-    shift = (x.mean(over) - norm.mean).square() / kept
-    spread = (x.var(over, correction=0) / kept).clamp(min=1e-6).sqrt() - (norm.variance / kept).sqrt()
-    return (shift + spread.square()).mean()
+    return norm.gap(x.mean(over), x.var(over, correction=0))
 
 
 def _errors(norm: Norm, x: Tensor) -> Tensor:

@@ -26,6 +26,13 @@ class Norm:
         """Tell whether a tensor is such as the statistics are of."""
         return isinstance(x, Tensor) and x.dim() > 1 and x.shape[1] == len(self.mean)
 
+    def gap(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """Return how far statistics [C] are from those that it keeps: squares, in spreads, a mean over channels."""
+        kept = (self.variance + self.eps).to(mean)
+        shift = (mean - self.mean.to(mean)).square() / kept
+        spread = (variance / kept).clamp(min=1e-6).sqrt() - (self.variance.to(mean) / kept).sqrt()
+        return (shift + spread.square()).mean()
+
 
 def estimated(mean: Tensor | None, variance: Tensor | None) -> bool:
     """Tell whether such statistics, [C] each, were ever estimated: those that a layer is made with are 0 and 1."""

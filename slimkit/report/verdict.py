@@ -59,7 +59,8 @@ def verdict(report: Report) -> Verdict:
     if untrained:
         sentence = f"Not {'recovered' if lost else 'retrained'}: the {name} {words}"
     if right is None:
-        sentence += f"{_agreement(report)}; how much it still gets right was not measured"
+        strange = ", but such inputs are not what the network was trained on" if _strange(report) else ""
+        sentence += f"{_agreement(report)}{strange}; how much it still gets right was not measured"
         sentence += ": give --calibration or --data" if _without_inputs(report) else ""
     return Verdict(
         sentence=f"{sentence}.",
@@ -105,7 +106,7 @@ def _lost(report: Report) -> bool:
         lost = before.value - after.value
         return after.by.unit == "share" and (lost if after.by.better == "higher" else -lost) > 0.1
     fit = report.fit
-    if fit is None:
+    if fit is None or fit.strange:
         return True
     far = fit.after is None or fit.after > 0.05
     if fit.agreement is not None:  # what was fitted to always agrees
@@ -145,6 +146,10 @@ def _agreement(report: Report) -> str:
     low, high = wilson(fit.agreement, fit.held)
     span = f"({percent(low, 0)} to {percent(high, 0)})"
     return f"; on {fit.held} inputs held out it agrees with the original on {share} {span}"
+
+
+def _strange(report: Report) -> bool:
+    return report.fit is not None and report.fit.strange
 
 
 def _without_inputs(report: Report) -> bool:

@@ -56,6 +56,8 @@ class Fit(Record):
             of images made from noise is a guess for real ones; None where it is no classifier.
         off: by how much values that the network delivered returns are off on them: root of the mean square, as a share
             of what they vary by; where they have the shape of an input, of what is not it. None where they are classes.
+        strange: they are not such as the network was trained on, as its BatchNorms tell, so that what is told of them
+            says nothing of such.
     """
 
     on: str
@@ -67,6 +69,7 @@ class Fit(Record):
     apart: bool = True
     agreement: Share | None = None
     off: Amount | None = None
+    strange: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from slimkit.runs import detection, opening, start
 from slimkit.runs.cost import compress_cost
 from slimkit.runs.cut import drop
 from slimkit.runs.cut.begun import Begun, begin, check_watched, opened
-from slimkit.runs.cut.calibrate import Calibration
+from slimkit.runs.cut.calibrate import Calibration, note_on_inputs
 from slimkit.runs.cut.choose import ChosenCut, cut, note_on_widths
 from slimkit.runs.cut.recover import Recovered, recover, unfitted, without_gain
 from slimkit.runs.figures import architecture, measure, now, timed_layers, weighed
@@ -241,7 +241,13 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         budget=weighed(made.budget, sides),
         drop=dropped,
         own=own,
-        warnings=(*written.failed, *note_on_widths(made, graph, spec), *sides.notes, *trained),
+        warnings=(
+            *written.failed,
+            *note_on_inputs(calibration),
+            *note_on_widths(made, graph, spec),
+            *sides.notes,
+            *trained,
+        ),
     )
     resuming.keep_log(given.store, work)
     return Result(model, slimmed.mask, finish(report, [spec], work, stages))
@@ -264,6 +270,7 @@ def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibrati
         apart=calibration.apart,
         agreement=same.value if same else None,
         off=None if same else off(given.at_work, on_device(model, given.device), held),
+        strange=calibration.strange,
     )
 
 

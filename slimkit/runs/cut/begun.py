@@ -21,7 +21,7 @@ from slimkit.recovery import elimination
 from slimkit.results import Accuracy
 from slimkit.runs import detection, opening, start, yolo
 from slimkit.runs.cut import enough, retraining
-from slimkit.runs.cut.calibrate import COMPARED, Calibration, calibrate, compared_on, has_comparable
+from slimkit.runs.cut.calibrate import COMPARED, Calibration, calibrate, check_strange, compared_on, has_comparable
 from slimkit.runs.figures import judged
 from slimkit.runs.folder.files import check_files, check_kept
 from slimkit.runs.given import Given
@@ -236,6 +236,7 @@ def begin(given: Given, stages: Stages, *, specs: Sequence[CompressSpec] = (), k
         calibration = calibrate(given, comparable)
         if dataset is None and calibration and any(each.max_drop for each in specs):
             # where agreement tells nothing no search need begin
+            check_strange(calibration)
             disagreement_with(given.at_work, calibration.held, given.device, classifies=given.classifies)
     _check_rounds(spec, calibration)
     inputs = start.proof_inputs(dense, example, dataset, spec.seed, given.calibration)

@@ -15,6 +15,7 @@ from slimkit.measure.macs import count_macs
 from slimkit.recovery.calibration import chunks
 from slimkit.recovery.made_images import made_images, mixtures
 from slimkit.recovery.norms import learned
+from slimkit.recovery.strange import are_strange
 from slimkit.runs.given import Given
 from slimkit.surgery import proof
 from slimkit.surgery.trials import wilder
@@ -28,6 +29,10 @@ COMPARED = 4 * _BATCH  # most inputs that two networks are compared on
 APART = 0.125  # share of unlabelled inputs that is kept for that
 _ENOUGH = 64  # inputs from which on it is kept for the report alone; a drop is never told without
 _LOOKS = 4  # at outputs whose number may depend on the data
+_STRANGE = (
+    "the network's BatchNorms read other means and spreads than those that they keep of its training, so what is told "
+    "of them says nothing of the inputs that it is for. Are they normalised as in training, and of that kind?"
+)
 _SIDE = 64  # smallest side of an image that is made smaller than those of training
 # Multiply-adds that making images may take, three forward passes a step: about two minutes of one core.
 _EFFORT = 4e12
@@ -45,6 +50,7 @@ class Calibration:
         apart: nothing is fitted to, or trained on, what is held.
         made: they were made from noise, with the statistics that BatchNorm keeps.
         source: what they came from, to train on; None where they were made.
+        strange: they are not such as the network was trained on, as its BatchNorms tell.
     """
 
     name: str
@@ -54,6 +60,7 @@ class Calibration:
     apart: bool = True
     made: bool = False
     source: data.Inputs | None = None
+    strange: bool = False
 
 
 def calibrate(given: Given, comparable: bool) -> Calibration | None:
@@ -86,7 +93,7 @@ def calibrate(given: Given, comparable: bool) -> Calibration | None:
             except DataError as wrong:
                 raise DataError(f"{wrong}; or do without: `recover=False`") from wrong
         name = f"{sum(map(batch_size, batches)):,} inputs of {source.name}"
-        return Calibration(name, batches, held, fits, apart, source=source)
+        return Calibration(name, batches, held, fits, apart, source=source, strange=are_strange(dense, batches))
     if not fits or not isinstance(example, Tensor) or not example.is_floating_point():
         return None
     if not learned(dense):
@@ -99,6 +106,26 @@ def calibrate(given: Given, comparable: bool) -> Calibration | None:
         return None
     batches = [images[start : min(start + _BATCH, count)] for start in range(0, count, _BATCH)]
     return Calibration(f"{count} images made from noise", batches, [mixtures(images[count:])], made=True)
+
+
+def note_on_inputs(calibration: Calibration | None) -> list[str]:
+    """Say of inputs that are not such as the network was trained on what that means, and what to do."""
+    if calibration is None or not calibration.strange:
+        return []
+    return [f"{calibration.name}: {_STRANGE} Without any inputs less may be lost."]
+
+
+def check_strange(calibration: Calibration) -> None:
+    """Refuse to tell a drop by agreement on inputs that are not such as the network was trained on.
+
+    Raises:
+        DataError: they are not.
+    """
+    if calibration.strange:
+        raise DataError(
+            f"max_drop without labels is told by agreement, and of {calibration.name} {_STRANGE}\n"
+            "  Give inputs as in training, or labelled data"
+        )
 
 
 def compared_on(given: Given) -> tuple[int | None, int | None]:
