@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimkit import out_of_memory
 from slimkit.data import Batches
 from slimkit.errors import DivergedError, SpecError, TrainingError
 from slimkit.example import Example, call, first, mapped, on
@@ -56,6 +57,7 @@ class Trained:
     notes: tuple[str, ...]
 
 
+@out_of_memory.told()
 def train(
     model: nn.Module,
     split: Batches,
