@@ -12,6 +12,7 @@ from .errors import ArchitectureError as ArchitectureError
 from .errors import BudgetError as BudgetError
 from .errors import CheckpointError as CheckpointError
 from .errors import DataError as DataError
+from .errors import DeviceMemoryError as DeviceMemoryError
 from .errors import DivergedError as DivergedError
 from .errors import EngineError as EngineError
 from .errors import MaskError as MaskError

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from slimkit import model_commands, own_code
+from slimkit import model_commands, out_of_memory, own_code
 from slimkit._version import __version__
 from slimkit.errors import SlimkitError
 from slimkit.flags import Function, SettingsCommand, first_of_several, input_shapes, settings_of, show, working
@@ -307,7 +307,9 @@ def run(words: Sequence[str]) -> int:
 
 
 def failed(error: BaseException) -> int:
-    """Say what code of the user's own raised; where it was ours the exception goes on."""
+    """Say that memory ran out, or what code of the user's own raised; where it was ours the exception goes on."""
+    if found := out_of_memory.of(error):
+        return refuse(as_flags(str(found)))
     own = own_code.failure(error)
     if own is None:
         raise error

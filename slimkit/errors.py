@@ -70,5 +70,9 @@ class DivergedError(TrainingError):
     """The loss of a training is not finite any more."""
 
 
+class DeviceMemoryError(SlimkitError):
+    """The memory of a GPU, or of the machine, is too small for what was asked."""
+
+
 class EngineError(SlimkitError):
     """An engine or an optional package is not installed, or does not support what was asked."""

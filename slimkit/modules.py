@@ -91,6 +91,8 @@ def _copied_value(value: Any, memo: dict[int, Any]) -> Any:
         memo.setdefault(id(tensor), tensor.detach().clone())
     try:
         return copy.deepcopy(value, memo)
+    except (MemoryError, torch.OutOfMemoryError):  # else the copy would share it
+        raise
     except Exception:
         return value
 

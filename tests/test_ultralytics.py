@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import boxes
@@ -449,6 +450,21 @@ def test_the_penalty_is_added_right_before_each_step(data, tmp_path):
         assert len(steps) == 1
     for name, gamma in moved[0.0].items():
         torch.testing.assert_close(moved[2.0][name], gamma - steps[0] * 2.0, rtol=1e-4, atol=1e-5)
+
+
+def test_training_is_in_fp32_and_tries_no_other_network(trained, data, monkeypatch):
+    """On a GPU the trainer by itself downloads a network of its makers' to see whether fp16 works, and unpickles it."""
+    monkeypatch.setattr("ultralytics.engine.trainer.check_amp", lambda _: pytest.fail("another network was tried"))
+    lower = []
+
+    def autocast(enabled, **_):
+        lower.append(enabled)
+        return nullcontext()
+
+    monkeypatch.setattr("ultralytics.engine.trainer.autocast", autocast)
+    workshop = Workshop(str(data), "detect", SIDE, 8, {"device": "cpu"})
+    workshop.train(Maps(ultralytics.YOLO(trained).model.float()), 1, lambda *_: None)
+    assert lower and not any(lower)
 
 
 def test_a_trainer_that_returns_another_network(monkeypatch, trained, data, tmp_path, capsys):

@@ -16,6 +16,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from slimkit import out_of_memory
 from slimkit.channels.assemble import assemble
 from slimkit.channels.graph import Graph
 from slimkit.channels.observed import Observed
@@ -62,6 +63,7 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
             sides = _NodeSides(seen, dependencies)
             _layers(seen, sides, calls)
     except Exception as error:
+        out_of_memory.pass_on(error)
         line = (str(error).strip() or "no message").splitlines()[0]
         raise TraceError(
             f"torch-pruning cannot trace this network: {type(error).__name__}: {line}\n"
@@ -95,6 +97,7 @@ def _calls(seen: Observed, model: nn.Module, example_input: Example) -> dict[nn.
         with torch.inference_mode(False), torch.no_grad():
             call(model, example_input)
     except Exception as error:
+        out_of_memory.pass_on(error)
         line = (str(error).strip() or "no message").splitlines()[0]
         raise TraceError(
             f"the network cannot run on its example input {describe(example_input)}: "

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from slimkit import out_of_memory
 from slimkit.channels import shortcuts
 from slimkit.channels.assemble import assemble
 from slimkit.channels.graph import Graph
@@ -67,6 +68,7 @@ def _forward(model: nn.Module, example_input: Example, seen: Observed, values: b
         except Exception as error:
             if walk.fault is not None:
                 raise walk.fault from None
+            out_of_memory.pass_on(error)
             line = str(error).strip().splitlines()
             raise TraceError(
                 f"the network cannot run on its example input {describe(example_input)}: "

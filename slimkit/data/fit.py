@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimkit import provenance, tasks
+from slimkit import out_of_memory, provenance, tasks
 from slimkit.data.dataset import Dataset, Split
 from slimkit.data.inputs import Inputs
 from slimkit.data.own import check_masks
@@ -129,9 +129,8 @@ def called(model: nn.Module, asked: Example, inputs: Example, name: str = "data"
     """
     try:
         return call(model, on(device_of(model), asked))
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, TypeError) as error:
+        out_of_memory.pass_on(error)
         kinds = " and ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors(inputs)}))
         where = f"in {path!r}, " if (path := raised_in(model, error)) else ""
         raise DataError(

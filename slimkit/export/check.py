@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from slimkit import out_of_memory
 from slimkit.dtypes import advice
 from slimkit.errors import EngineError, TraceError
 from slimkit.example import Example, batch_size, call, describe, larger, mapped, named, of_batch, tensors
@@ -79,6 +79,7 @@ def references(
         try:
             found = [_expected(model, one)]
         except Exception as error:
+            out_of_memory.pass_on(error)
             raise TraceError(
                 f"{type(model).__name__} does not run on a batch of shape {describe(one)}: {line(error)}.\n"
                 f"  {advice(error, 'Give an example input of the shape this network was made for')}"
@@ -96,13 +97,16 @@ def references(
             "draws in evaluation mode, so no file can be held against it.\n"
             "  Keep the network as the .safetensors file, or let it draw none in evaluation mode"
         )
-    with suppress(Exception):  # a network that takes one image at a time
+    try:
         found.append(_expected(model, images))
+    except Exception as error:  # a network that takes one image at a time
+        out_of_memory.pass_on(error)
     if free_size:
         given = placed(mapped(larger(of_batch(example_input, 1)), drawn))
         try:
             found.append(_expected(model, given))
         except Exception as error:
+            out_of_memory.pass_on(error)
             raise EngineError(
                 f"free_size is True: {type(model).__name__} does not run on another size, {describe(given)}: "
                 f"{line(error)}.\n  Leave out `free_size`"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from slimkit import out_of_memory
 from slimkit.errors import EngineError
 from slimkit.example import Example, batch_size, named, of_batch
 from slimkit.export.direct import output_names
@@ -56,6 +57,7 @@ def translate(
                 verbose=False,
             )
         except Exception as error:
+            out_of_memory.pass_on(error)
             raise EngineError(
                 f"{type(model).__name__} cannot be exported to ONNX: {_reason(error)}.\n"
                 "  Rewrite that operation, or keep the network as the .safetensors file"

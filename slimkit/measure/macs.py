@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
+from slimkit import out_of_memory
 from slimkit.dtypes import dtype_of
 from slimkit.errors import TraceError
 from slimkit.example import Example, batch_size, call, describe
@@ -59,6 +60,7 @@ def macs_by_layer(model: nn.Module, inputs: tuple[int, ...] | Example) -> dict[s
         try:
             counted = _count(private(model), example)
         except Exception as error:
+            out_of_memory.pass_on(error)
             given = f"an image of shape {shape}" if shape is not None else f"an input {describe(example)}"
             raise TraceError(
                 f"{type(model).__name__} on {given}: {_first_line(error)}.\n"

@@ -14,6 +14,7 @@ import onnx
 import torch
 from torch import nn
 
+from slimkit import out_of_memory
 from slimkit.data.at_once import Readable, at_once
 from slimkit.data.fit import called
 from slimkit.errors import DataError
@@ -39,6 +40,7 @@ from slimkit.tasks.metric import BatchRows, joined
 from slimkit.tasks.task import no_numbers
 
 
+@out_of_memory.told()
 def evaluate(
     network: nn.Module | str | Path,
     split: Readable,
@@ -100,6 +102,7 @@ def _run(runner: Runner, inputs: Example, form: Form) -> Any:
         outputs = in_parts(compute, inputs, bound)
         return outputs if form is None else rebuilt(form, outputs)
     except Exception as error:  # each engine has kinds of its own
+        out_of_memory.pass_on(error)
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"the ONNX file does not run on inputs of shape {describe(inputs)}: {why}.\n"

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from slimkit import out_of_memory
 from slimkit import provenance as provenances
 from slimkit.dtypes import dtype_of
 from slimkit.errors import ArchitectureError, CheckpointError
@@ -126,6 +127,7 @@ def to_bytes(model: nn.Module, text: str, example: Example | None = None) -> byt
     except ArchitectureError:
         raise
     except Exception as error:
+        out_of_memory.pass_on(error)
         line = (str(error).strip() or "no message").splitlines()[0]
         raise _unwritable(model, f"{type(error).__name__}: {line}") from error
     try:

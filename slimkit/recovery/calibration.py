@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from slimkit import out_of_memory
 from slimkit.errors import DataError
 from slimkit.example import Example, call, describe, tensors
 from slimkit.modules import private
@@ -57,6 +58,7 @@ def chunks(batches: Iterable[Example], name: str = "batches", model: nn.Module |
             with torch.no_grad():
                 call(private(model), parts[0])
         except Exception as error:  # whatever it raises
+            out_of_memory.pass_on(error)
             lines = str(error).splitlines() or [type(error).__name__]
             raise DataError(
                 f"{name}: the network does not run on inputs {describe(parts[0])}: {lines[0]}.\n"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from slimkit import out_of_memory
 from slimkit.example import batch_size, call, comparable
 from slimkit.modules import evaluating
 from slimkit.recovery.calibration import Chunk
@@ -98,7 +99,8 @@ def curvature(model: nn.Module, chunks: Sequence[Chunk]) -> dict[str, Tensor]:
                 try:
                     with watch:
                         torch.autograd.grad(loss, floating, allow_unused=True)
-                except RuntimeError:  # computed without gradients, or changed in place: nothing leads back
+                except RuntimeError as error:  # computed without gradients, or changed in place: nothing leads back
+                    out_of_memory.pass_on(error)
                     return {}
                 images += batch_size(chunk.example)
     finally:

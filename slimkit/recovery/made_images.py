@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy
 
+from slimkit import out_of_memory
 from slimkit.dtypes import dtype_of
 from slimkit.errors import DataError
 from slimkit.example import are_scores
@@ -128,6 +129,7 @@ def _run(dense: nn.Module, images: Tensor, read: list[tuple[Norm, Tensor]]) -> A
     try:
         return dense(images)
     except Exception as error:  # whatever it raises: it may take one image at a time, or none below 0
+        out_of_memory.pass_on(error)
         raise _refused(f"the network does not run on {list(images.shape)} from noise: {error}") from error
 
 
@@ -161,6 +163,7 @@ def _descend(
         try:
             gap.backward()  # type: ignore[no-untyped-call]
         except RuntimeError as error:  # it is detached or rounded on its way, or changed in place
+            out_of_memory.pass_on(error)
             raise _refused(f"no gradient of the network reaches them: {error}") from error
         optimizer.step()
     read.clear()

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from slimkit import data, models, training
+from slimkit import data, models, out_of_memory, training
 from slimkit._version import __version__
 from slimkit.dtypes import in_types_of
 from slimkit.example import Example, batch_size
@@ -44,6 +44,7 @@ from slimkit.surgery import rows
 from slimkit.training import trackers
 
 
+@out_of_memory.told()
 @plain_precision()
 @with_gradients()
 def compress(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slimkit import out_of_memory
 from slimkit.errors import OutputError, SlimkitError, SpecError, TrainingError
 from slimkit.hardware import with_gradients
 from slimkit.progress import Progress, quiet
@@ -43,6 +44,7 @@ class Study:
     notes: tuple[str, ...] = ()
 
 
+@out_of_memory.told()
 @with_gradients()
 def study(
     spec: StudySpec | Mapping[str, Any],

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from slimkit import models, provenance, training
+from slimkit import models, out_of_memory, provenance, training
 from slimkit._version import __version__
 from slimkit.errors import SpecError
 from slimkit.hardware import plain_precision, with_gradients
@@ -37,6 +37,7 @@ from slimkit.surgery.prove import Slimmed, prove_untrained
 from slimkit.training import distributed, trackers
 
 
+@out_of_memory.told()
 @plain_precision()
 @with_gradients()
 def train(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from slimkit import out_of_memory
 from slimkit.dtypes import dtype_of, in_precision
 from slimkit.example import Example, call, tensors
 from slimkit.hardware import seeded
@@ -183,6 +184,7 @@ class _Pair:
         try:
             got = _run(self.networks[1], self.trial.example, self.dtype)
         except Exception as raised:  # a network that cannot run is the strongest disproof there is
+            out_of_memory.pass_on(raised)
             return self.shown(_NEVER, note=f"the smaller network does not run on it: {_line(raised)}")
         a, b, gaps = without_gaps(wanted, got)
         error = relative_error(a, b)

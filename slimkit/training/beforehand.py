@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from slimkit import out_of_memory
 from slimkit.errors import TrainingError
 from slimkit.example import call, on
 from slimkit.hardware import own_random, pick_device
@@ -86,9 +87,8 @@ def _why_not(
         finite = _step(model, objective, batch, device, arithmetic)
         if not finite and _step(model, objective, batch, device, nullcontext()):
             return "its gradients are not finite"
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, TypeError, TrainingError) as error:
+        out_of_memory.pass_on(error)
         return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
     return None
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from slimkit import out_of_memory
 from slimkit.example import Example
 from slimkit.hardware import own_random
 from slimkit.modules import private
@@ -27,7 +28,8 @@ def layout(model: nn.Module, inputs: Example) -> torch.memory_format:
         model.to(memory_format=torch.channels_last)
         with own_random(inputs.device), torch.no_grad(), _Narrow() as narrow:
             private(model)(inputs.contiguous(memory_format=torch.channels_last))
-    except RuntimeError:
+    except RuntimeError as error:
+        out_of_memory.pass_on(error)
         return torch.contiguous_format
     return torch.contiguous_format if narrow.seen else torch.channels_last
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimkit import out_of_memory
 from slimkit.data import Batches
 from slimkit.errors import SpecError, TrainingError
 from slimkit.example import Example, call, first, mapped, on
@@ -55,6 +56,7 @@ class Trained:
     notes: tuple[str, ...]
 
 
+@out_of_memory.told()
 def train(
     model: nn.Module,
     split: Batches,

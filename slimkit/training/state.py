@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from slimkit import out_of_memory
 from slimkit.errors import OutputError, TrainingError
 from slimkit.pickled import torch_file, values
 
@@ -145,6 +146,7 @@ def fitting(store: Store) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError) as error:
+        out_of_memory.pass_on(error)
         raise TrainingError(
             f"{store.folder}: the state does not fit this run ({type(error).__name__}: {error}).\n"
             "  Delete the folder and start again"

@@ -216,7 +216,7 @@ class Workshop:
         return first | {label: Measurement(v, images, None) for label, v in results.items() if label != key}
 
     def train(self, model: nn.Module, epochs: int, progress: Progress) -> tuple[Maps, tuple[Epoch, ...], int, str]:
-        """Train a network with Ultralytics' trainer and losses; the last moving average is what is returned.
+        """Train a network with Ultralytics' trainer and losses, in fp32; the last moving average is what is returned.
 
         Args:
             model: the network; untouched.
@@ -247,7 +247,9 @@ class Workshop:
             _ran(
                 lambda: yolo.train(
                     data=self.data, epochs=epochs, imgsz=self.side, batch=self.batch, project=str(folder), plots=False,
-                    verbose=False, exist_ok=True, patience=0, **_recipe(model.net), **self.others,
+                    verbose=False, exist_ok=True, patience=0,
+                    amp=False,  # else it downloads, unpickles and tries another network first, and trains in fp16
+                    **_recipe(model.net), **self.others,
                 ),
                 self.data,
             )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from slimkit import own_code
+from slimkit import out_of_memory, own_code
 from slimkit.errors import SlimkitError, TrainingError
 from slimkit.hardware import cores
 
@@ -163,6 +163,8 @@ def answer(task: Handler, work: Any) -> Any:
     except SlimkitError as error:
         return error
     except (Exception, SystemExit) as error:
+        if found := out_of_memory.of(error):
+            return found
         if own := own_code.failure(error):
             return TrainingError(own)
         return RuntimeError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")

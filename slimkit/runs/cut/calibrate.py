@@ -7,7 +7,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from slimkit import data
+from slimkit import data, out_of_memory
 from slimkit.errors import DataError
 from slimkit.example import Example, batch_size, comparable, on, tensors
 from slimkit.hardware import device_of
@@ -162,7 +162,8 @@ def has_comparable(given: Given) -> bool:
     inputs = [on(given.device, wilder(given.example, seed).example) for seed in range(_LOOKS)]
     try:
         first, *others = proof.outputs(given.at_work, inputs)
-    except Exception:  # whatever it raises: it may take one image at a time, or none below 0
+    except Exception as error:  # whatever it raises: it may take one image at a time, or none below 0
+        out_of_memory.pass_on(error)
         return True
     return all(comparable(first, other) for other in others)
 
@@ -209,6 +210,7 @@ def _runs(dense: nn.Module, shape: tuple[int, ...]) -> bool:
     try:
         with torch.no_grad():
             dense(torch.zeros(2, *shape, device=device_of(dense)))
-    except Exception:  # whatever it raises
+    except Exception as error:  # whatever it raises
+        out_of_memory.pass_on(error)
         return False
     return True
