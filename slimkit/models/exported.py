@@ -25,6 +25,7 @@ from slimkit.models import exported_check, exported_graph
 from slimkit.models.exported_wrapped import unwrap
 from slimkit.models.files import damaged
 from slimkit.modules import copied, unlogged, unwarned
+from slimkit.returned import plain_key
 
 _EXTRA = "slimkit.json"  # the record of a slim network, among the program's extra files
 _WRITTEN = "written"  # what a program is called in messages that are quoted
@@ -180,7 +181,7 @@ def _plain(value: Any) -> Any:
         value = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
         value = {name: one for name, one in value.items() if one is not None}
     if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
+        return {plain_key(name): _plain(one) for name, one in value.items()}
     if isinstance(value, tuple | list):
         return (tuple if isinstance(value, tuple) else list)(map(_plain, value))
     return value
