@@ -76,7 +76,11 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         return found
     kind: Any = type(module)
     if not _is_plain(kind):
-        return copy.deepcopy(module, memo)
+        made: nn.Module = copy.deepcopy(module, memo)
+        for name, value in vars(module).items():  # a graph of fx leaves behind what is noted with it
+            if name.startswith("_slimkit"):
+                vars(made).setdefault(name, value)
+        return made
     twin: nn.Module = kind.__new__(kind)
     memo[id(module)] = twin
     state = vars(twin)

@@ -122,8 +122,8 @@ def by_patch(net: Features) -> None:
 
 
 WAYS = (
-    of_self, by_name, of_table, before_the_next, of_default, in_partial, of_another_function, of_list, by_saver, by_local,
-    by_patch,
+    of_self, by_name, of_table, before_the_next, of_default, in_partial, of_another_function, of_list, by_saver,
+    by_local, by_patch,
 )  # fmt: skip
 
 
