@@ -17,6 +17,9 @@ from slimkit.runs.folder import files
 from tests.blocks import conv_bn
 
 
+MIX = torch.ones(8, 8, 1, 1)
+
+
 def _matrix(x: Tensor) -> Tensor:
     rows = x.flatten(2)
     return rows @ rows.transpose(1, 2) + torch.eye(x.shape[1])
@@ -39,7 +42,6 @@ LAST: dict[str, Callable[[Tensor], Tensor]] = {
     "scattered": lambda x: x.scatter_add(2, torch.zeros_like(x[:, :, :1]).long(), x[:, :, 1:2]),
     "diagonal": lambda x: torch.diagonal(x, dim1=2, dim2=3),
 }
-MIX = torch.ones(8, 8, 1, 1)
 
 
 class Net(nn.Module):
