@@ -16,7 +16,6 @@ from slimkit.models.exported_operators import admitted
 from slimkit.runs.folder import files
 from tests.blocks import conv_bn
 
-
 MIX = torch.ones(8, 8, 1, 1)
 
 
