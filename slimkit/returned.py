@@ -45,12 +45,24 @@ def _form(tree: Any, numbers: Iterator[int], depth: int) -> Form:
 def _entries(tree: Any) -> tuple[str, list[tuple[Any, Any]]]:
     """Return of which kind a nest is, and what is in it."""
     if isinstance(tree, Mapping):
-        return "dict", [(name if isinstance(name, str | int) else str(name), value) for name, value in tree.items()]
+        return "dict", [(plain_key(name), value) for name, value in tree.items()]
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return "named", list(zip(tree._fields, tree, strict=True))
     if isinstance(tree, tuple | list):
         return "tuple" if isinstance(tree, tuple) else "list", list(enumerate(tree))
     return "object", [] if callable(tree) else list(getattr(tree, "__dict__", {}).items())
+
+
+def plain_key(key: Any) -> Any:
+    """Return a key of a dict as files can have it: text, whole numbers, None, and tuples of them; others as text."""
+    if type(key) is tuple:
+        return tuple(map(plain_key, key))
+    return key if key is None or type(key) in (str, int, bool) else str(getattr(key, "value", key))
+
+
+def read_key(key: Any) -> Any:
+    """Return a key of a dict as it was before it stood in JSON, which makes lists of tuples."""
+    return tuple(map(read_key, key)) if isinstance(key, list) else key
 
 
 def rebuilt(form: Form, outputs: Sequence[Any]) -> Any:
@@ -62,7 +74,7 @@ def rebuilt(form: Form, outputs: Sequence[Any]) -> Any:
         return outputs[parts]
     if kind in ("tuple", "list"):
         return (tuple if kind == "tuple" else list)(rebuilt(part, outputs) for part in parts)
-    entries = {name: rebuilt(part, outputs) for name, part in parts}
+    entries = {read_key(name): rebuilt(part, outputs) for name, part in parts}
     if kind == "named":
         return namedtuple("Returned", entries)(**entries)
     return Entries(entries) if kind == "dict" else SimpleNamespace(**entries)

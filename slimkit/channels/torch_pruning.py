@@ -7,7 +7,6 @@ channels, nor tie the groups of a grouped convolution: that is added. What it do
 run only in training, and numbers in the code that repeat a width.
 """
 
-import copy
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +22,7 @@ from slimkit.channels.observed import Observed
 from slimkit.dtypes import advice
 from slimkit.errors import TraceError
 from slimkit.example import Example, batch_size, call, describe, tensors
+from slimkit.modules import copied
 
 CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
@@ -47,7 +47,7 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
     Raises:
         TraceError: torch-pruning raises on this network; the message has its own error.
     """
-    twin = copy.deepcopy(model).eval()
+    twin = copied(model).eval()
     for parameter in twin.parameters():
         parameter.requires_grad_(parameter.is_floating_point())  # it follows the graph of gradients
     seen = Observed(twin, batch_size(example_input))

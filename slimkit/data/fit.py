@@ -1,6 +1,5 @@
 """Do a data set and a network go together?"""
 
-import copy
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from slimkit.dtypes import advice
 from slimkit.errors import DataError
 from slimkit.example import Example, call, describe, first, on, tensors
 from slimkit.hardware import device_of
-from slimkit.modules import raised_in
+from slimkit.modules import copied, raised_in
 from slimkit.quantity import number_of
 
 _AT_ONCE = 256  # targets
@@ -113,7 +112,7 @@ def check_runs(inputs: Inputs, model: nn.Module) -> None:
 
 def _outputs(name: str, inputs: Example, asked: Example, model: nn.Module) -> Any:
     with torch.no_grad():
-        return called(copy.deepcopy(model).eval(), asked, inputs, name)
+        return called(copied(model).eval(), asked, inputs, name)
 
 
 def called(model: nn.Module, asked: Example, inputs: Example, name: str = "data") -> Any:

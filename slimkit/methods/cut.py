@@ -1,6 +1,5 @@
 """Cut a network in the middle of its training: choose, remove, prove, fold constants, measure statistics."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +12,7 @@ from slimkit.channels import Graph
 from slimkit.hardware import on_device
 from slimkit.measure.quality import quality
 from slimkit.methods.job import Choose, Job
+from slimkit.modules import copied
 from slimkit.recovery import fold
 from slimkit.results import AfterCut, Gammas, MeasuredBudget
 from slimkit.selection.mask import Mask
@@ -154,7 +154,7 @@ def begun(job: Job, mask: Mask, init: str, weights: dict[str, Any] | None) -> nn
     if init == "fresh":
         return remove(job.fresh(), job.graph, mask)
     if init == "rewind" and weights is not None:
-        dense = copy.deepcopy(job.dense)
+        dense = copied(job.dense)
         dense.load_state_dict(weights)
         return remove(dense, job.graph, mask)
     return None

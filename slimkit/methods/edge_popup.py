@@ -9,7 +9,6 @@ untrained network is no substitute for training it.
 What it gives is a network of the same architecture with zeros in it, that stands alone; the zeros save no time.
 """
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from slimkit.methods.job import Job
 from slimkit.methods.method import Found, Method, leg
 from slimkit.methods.train import train
 from slimkit.methods.zeros import NO_FASTER, masked
+from slimkit.modules import copied
 from slimkit.results import Search
 from slimkit.selection import unread
 from slimkit.selection.unread import read_only_by, readers
@@ -182,7 +182,7 @@ def choosable(model: nn.Module, graph: Graph) -> list[Tensor]:
 @torch.no_grad()
 def _untrained(model: nn.Module) -> nn.Module:
     """Return a copy in which nothing wants gradients; biases and betas are 0, gammas 1, as in the paper."""
-    model = copy.deepcopy(model)
+    model = copied(model)
     model.requires_grad_(False)
     for module in model.modules():
         if isinstance(module, _BatchNorm) and module.weight is not None:
@@ -210,7 +210,7 @@ def merged(model: nn.Module, like: nn.Module) -> nn.Module:
     """
     state = {name: value for name, value in model.state_dict().items() if ".parametrizations." not in f".{name}"}
     state |= {f"{path}.weight".lstrip("."): cast(Tensor, layer.weight) for path, layer in layers(model)}
-    alone = copy.deepcopy(like)
+    alone = copied(like)
     alone.load_state_dict(state)
     return alone
 

@@ -7,7 +7,6 @@ left. Departs from it: a budget says when to stop, and what is missing at the de
 U = units of the dense network's graph; in training the network has fewer.
 """
 
-import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,6 +36,7 @@ from slimkit.methods.shrink import (
 )
 from slimkit.methods.snapshot import Snapshot, take, widened
 from slimkit.methods.train import train
+from slimkit.modules import copied
 from slimkit.results import Search
 from slimkit.selection.budget import blocks
 from slimkit.selection.mask import Mask
@@ -184,7 +184,7 @@ class Removal:
         if config.init == "fresh":
             begin_anew(run, job.graph, whole.mask, job.fresh())
         elif config.init == "rewind" and self.snapshot is not None:
-            dense = copy.deepcopy(job.dense).to(run.device)
+            dense = copied(job.dense).to(run.device)
             then = widened(self.snapshot, dense, kept_indices(job.graph, self.masks[self.taken]))
             go_back(run, dense, make_optimizer(dense, run.recipe), job.graph, whole.mask, then)
         else:

@@ -1,6 +1,5 @@
 """Surgery in the middle of a training run: the small network takes the dense one's place and trains on."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -163,7 +162,7 @@ def lowered(model: nn.Module, precision: str) -> nn.Module:
     """Return a network whose training passes run in a precision of their own; the network itself for `auto`."""
     if precision == "auto":
         return model
-    model = copy.deepcopy(model)
+    model = copied(model)
     low_precision.lower_(model, precision)
     return model
 

@@ -6,7 +6,6 @@ its weights and one size for each layer (`by_sign`). A search for topologies tha
 `topology_search`.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ from slimkit.methods.cut import named
 from slimkit.methods.job import Job
 from slimkit.methods.method import Found, Method, leg
 from slimkit.methods.train import train
-from slimkit.modules import evaluating
+from slimkit.modules import copied, evaluating
 from slimkit.recovery.statistics import reestimate
 from slimkit.results import Search
 from slimkit.selection.weight_mask import prunable
@@ -61,7 +60,7 @@ def identical(model: nn.Module, split: Batches, value: float = 0.1, task: Task =
         split: labelled images.
         task: says which of its outputs are the logits.
     """
-    same = copy.deepcopy(model)
+    same = copied(model)
     with torch.no_grad():
         for parameter in same.parameters():
             parameter.zero_()
@@ -99,7 +98,7 @@ def by_sign(model: nn.Module, scale: float) -> nn.Module:
     """
     if not scale > 0:
         raise SpecError(f"scale is {scale}: it must be above 0.\n  Change it")
-    constant = copy.deepcopy(model)
+    constant = copied(model)
     with torch.no_grad():
         for weight in prunable(constant).values():
             sizes = weight.abs()

@@ -7,7 +7,6 @@ All rounds are one run of the training loop: at its end a hook prunes, puts the 
 run, so that it is resumed like any other. What is left are zeros in dense layers: they save no time.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +23,7 @@ from slimkit.methods.method import Found, Method, leg
 from slimkit.methods.snapshot import Snapshot
 from slimkit.methods.train import history, train
 from slimkit.methods.zeros import NO_FASTER, masked
+from slimkit.modules import copied
 from slimkit.results import Search
 from slimkit.selection import weight_mask
 from slimkit.selection.weight_mask import WeightMask, hold, prunable
@@ -77,7 +77,7 @@ class Ticket:
 
     def network(self) -> nn.Module:
         """Return the ticket itself: the mask on the weights of step k, not trained any further."""
-        model = copy.deepcopy(self.trained)
+        model = copied(self.trained)
         model.load_state_dict(self.start.weights)
         weight_mask.apply_(model, self.mask)
         return model
@@ -188,7 +188,7 @@ class _Rounds:
 
 def reinitialised(fresh: nn.Module, mask: WeightMask) -> nn.Module:
     """Return a control: a network just initialised under a ticket's mask."""
-    model = copy.deepcopy(fresh)
+    model = copied(fresh)
     weight_mask.apply_(model, mask)
     return model
 
@@ -211,7 +211,7 @@ def reinitialised_by_layer(ticket: Ticket, seed: int) -> nn.Module:
 def random_sparse(ticket: Ticket, seed: int) -> tuple[nn.Module, WeightMask]:
     """Return a control: as many weights of each layer, drawn at random, at their values of step k; and the mask."""
     mask = weight_mask.shuffled(ticket.mask, seed)
-    model = copy.deepcopy(ticket.trained)
+    model = copied(ticket.trained)
     model.load_state_dict(ticket.start.weights)
     weight_mask.apply_(model, mask)
     return model, mask

@@ -1,7 +1,6 @@
 """Exported programs (.pt2): read without running code, turned into trainable networks, written again."""
 
 import contextlib
-import copy
 import dataclasses
 import functools
 import io
@@ -26,7 +25,8 @@ from slimkit.example import Example, of_batch
 from slimkit.models import exported_check, exported_graph
 from slimkit.models.exported_wrapped import unwrap
 from slimkit.models.files import damaged
-from slimkit.modules import unlogged, unwarned
+from slimkit.modules import copied, unlogged, unwarned
+from slimkit.returned import plain_key
 
 _EXTRA = "slimkit.json"  # the record of a slim network, among the program's extra files
 _WRITTEN = "written"  # what a program is called in messages that are quoted
@@ -112,7 +112,7 @@ def to_bytes(model: nn.Module, text: str, example: Example | None = None) -> byt
             "cannot save a network of unknown input shape as an exported program.\n"
             "  Give `example_input`, what it is called with."
         )
-    model = _plainly(copy.deepcopy(model).cpu().eval())
+    model = _plainly(copied(model).cpu().eval())
     given = of_batch(torch.zeros(1, *(shape or ()), dtype=dtype_of(model)) if example is None else example, 2)
     named = isinstance(given, Mapping)
     nested = next((one for one in _arguments(given) if isinstance(one, Mapping | tuple | list)), None)
@@ -183,7 +183,7 @@ def _plain(value: Any) -> Any:
         value = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
         value = {name: one for name, one in value.items() if one is not None}
     if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
+        return {plain_key(name): _plain(one) for name, one in value.items()}
     if isinstance(value, tuple | list):
         return (tuple if isinstance(value, tuple) else list)(map(_plain, value))
     return value

@@ -151,8 +151,14 @@ def _specified(value: Any, key: str) -> str | None:
     kind, names = value.get("type"), json.loads(value.get("context") or "null")
     if kind is not None and kind not in _SPEC_TYPES:
         return f"the type {kind!r}"
+    if _has_table(names):  # torch imports what it takes for a member of an enumeration
+        return f"the key {names!r:.100}"
     if key == "in_spec":  # keyword arguments are pasted into the generated code
         for name in names if isinstance(names, list) else [names] if names is not None else []:
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 return f"the name {name!r}"
     return _specified(value.get("children_spec"), key)
+
+
+def _has_table(key: Any) -> bool:
+    return isinstance(key, dict) or (isinstance(key, list) and any(map(_has_table, key)))

@@ -5,6 +5,8 @@ Convolutions, linear layers, batch normalisation and dropout become modules agai
 everything else stays an operator of an fx graph.
 """
 
+from collections import OrderedDict
+from collections.abc import Iterator
 from operator import attrgetter, getitem
 from typing import Any
 
@@ -18,6 +20,7 @@ from slimkit.errors import CheckpointError
 from slimkit.models import memory
 from slimkit.models.exported_layers import DROPOUTS, RECURRENT, Layers, arguments
 from slimkit.models.exported_wrapped import unwrap
+from slimkit.returned import read_key
 
 aten = torch.ops.aten
 
@@ -114,7 +117,7 @@ def _copy(lifted: fx.GraphModule, layers: Layers) -> tuple[fx.Graph, fx.Node]:
         if node.op == "output":
             specification = lifted.graph._codegen.pytree_info.out_spec  # type: ignore[attr-defined]
             (flat,) = node.args
-            graph.output(pytree.tree_unflatten([_renew(value, made) for value in flat], specification))
+            graph.output(_nested(specification, iter([_renew(value, made) for value in flat])))
             continue
         if _counts_batches(node):
             continue
@@ -133,6 +136,16 @@ def _copy(lifted: fx.GraphModule, layers: Layers) -> tuple[fx.Graph, fx.Node]:
         if node.op == "placeholder":
             images.append(made[node])
     return graph, images[0]
+
+
+def _nested(specification: pytree.TreeSpec, values: Iterator[Any]) -> Any:
+    """Return values in the nest that a file describes, whose keys have stood in JSON."""
+    if specification.is_leaf():
+        return next(values)
+    parts = [_nested(part, values) for part in specification.children()]
+    if specification.type in (dict, OrderedDict):
+        return specification.type(zip(map(read_key, specification.context), parts, strict=True))
+    return pytree.SUPPORTED_NODES[specification.type].unflatten_fn(parts, specification.context)
 
 
 def _renew(value: Any, made: dict[fx.Node, Any]) -> Any:

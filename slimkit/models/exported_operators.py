@@ -6,6 +6,7 @@ read. `as_strided`, `_reshape_alias`, `set_` and the like, what reads or writes 
 that no network of images needs is left out.
 """
 
+import importlib.util
 import re
 from typing import Any
 
@@ -47,11 +48,31 @@ _WORDS = """
     linalg_norm slice_scatter select_scatter triu tril meshgrid
     median nanmedian kthvalue mode cummax cummin aminmax argsort msort logcumsumexp __and__ __or__ complex polar
     _weight_norm
+    pairwise_distance cosine_similarity cdist _cdist_forward _euclidean_dist dist pdist eye rot90 fliplr flipud one_hot
+    quantile nanquantile stft istft hann_window hamming_window blackman_window bartlett_window logspace
+    tril_indices triu_indices bilinear _trilinear fractional_max_pool2d fractional_max_pool3d
+    special_erf special_erfc special_erfinv special_exp2 special_expm1 special_expit special_log1p special_logit
+    special_log_softmax special_softmax special_logsumexp special_gammaln special_digamma special_psi special_sinc
+    special_round special_xlogy special_i0 special_polygamma special_ndtr
+    linalg_inv linalg_inv_ex linalg_det linalg_slogdet linalg_solve linalg_solve_ex linalg_cholesky linalg_cholesky_ex
+    linalg_svd linalg_svdvals linalg_qr linalg_eigh linalg_eigvalsh linalg_pinv linalg_matrix_norm linalg_matrix_power
+    linalg_matrix_exp linalg_cross linalg_multi_dot linalg_vecdot linalg_matmul linalg_diagonal linalg_lstsq
+    _linalg_det _linalg_slogdet _linalg_solve_ex _linalg_svd _linalg_eigh inverse det logdet slogdet pinverse
+    cov corrcoef diff cross trace outer ger inner kron tensordot chain_matmul addbmm addr block_diag matrix_power
+    diag diag_embed diagonal diagonal_copy diagonal_scatter hstack vstack dstack column_stack row_stack ravel
+    hsplit vsplit dsplit unsafe_chunk broadcast_to broadcast_tensors expand_as take take_along_dim masked_select
+    masked_fill masked_scatter scatter scatter_add scatter_reduce index_add index_fill index_copy index_put
+    nonzero argwhere nansum nanmean count_nonzero frobenius_norm nuclear_norm renorm searchsorted bucketize
+    trapezoid square conj resolve_conj resolve_neg adjoint mH mse_loss l1_loss smooth_l1_loss huber_loss
+    _upsample_nearest_exact1d _upsample_nearest_exact3d _safe_softmax fft_hfft2 fft_ihfft2 fft_fftfreq fft_rfftfreq
     empty new_empty empty_like bernoulli bernoulli_ rand rand_like randn randn_like
 """  # the last line is for the message that such a network was exported in training mode
 _NAMES = frozenset(_WORDS.split())
+# Of torchvision, those that check what they are given: `roi_align` and its like read wherever a box says.
+_OF_TORCHVISION = frozenset(("deform_conv2d", "nms"))
 # Of a part of a network under `no_grad`, or under an autocast that is switched off: an ordinary graph.
 _WRAPPED = frozenset(f"torch.ops.higher_order.{name}" for name in ("wrap_with_set_grad_enabled", "wrap_with_autocast"))
+_VISION = re.compile(r"torch\.ops\.torchvision\.(\w+)\.default", re.ASCII)
 _TARGET = re.compile(r"torch\.ops\.aten\.(\w+)\.((?!_)\w+)", re.ASCII)
 # Sizes are computed in Python; powers and factorials of them would never end.
 _SIZES = re.compile(
@@ -66,6 +87,8 @@ def admitted(target: object) -> bool:
         return False
     if _SIZES.fullmatch(target) or target in _WRAPPED:
         return True
+    if found := _VISION.fullmatch(target):
+        return found[1] in _OF_TORCHVISION and _has_torchvision()
     found = _TARGET.fullmatch(target)
     packet = getattr(torch.ops.aten, found[1], None) if found else None
     operator: Any = getattr(packet, found[2], None) if found else None
@@ -80,3 +103,11 @@ def admitted(target: object) -> bool:
     if in_place and not name.endswith("_") and "batch_norm" not in name:
         return False
     return name in _NAMES or torch.Tag.pointwise in operator.tags
+
+
+def _has_torchvision() -> bool:
+    """Register the operators of torchvision, where it is installed."""
+    if importlib.util.find_spec("torchvision") is None:
+        return False
+    importlib.import_module("torchvision")
+    return True

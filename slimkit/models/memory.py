@@ -188,6 +188,10 @@ class _Watch(TorchFunctionMode):
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if not getattr(func, "__name__", "_").endswith("_") and _may_be_large(given, args, kwargs):
             self._check(_predicted(func, args, kwargs))
+        if getattr(func, "__name__", "_").startswith("one_hot") and given and given[0].numel():
+            wide = args[1] if len(args) > 1 else kwargs.get("num_classes", -1)  # -1: as wide as its numbers are large
+            widest = int(given[0].max()) + 1 if wide == -1 and not given[0].is_meta else wide
+            self._check(8 * given[0].numel() * max(widest, 0))
         made = func(*args, **kwargs)
         for tensor in _new(made, given):
             self._alive += _bytes(tensor)

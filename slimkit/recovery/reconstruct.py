@@ -23,7 +23,6 @@ that is used in several ways, as by a convolution and by its transpose.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +36,7 @@ from slimkit.channels import Graph
 from slimkit.channels.graph import check_left
 from slimkit.errors import SpecError, TraceError
 from slimkit.example import Example, batch_size
-from slimkit.modules import evaluating, unwrapped
+from slimkit.modules import copied, evaluating, unwrapped
 from slimkit.progress import Progress, quiet
 from slimkit.recovery.calibration import Chunk, chunks
 from slimkit.recovery.calls import WeightCall, calls_of, joins
@@ -129,7 +128,7 @@ def reconstruct(
     graph.check_of(dense)
     check_left(dense, slim, kept_indices(graph, mask))
     dense, slim, parts = unwrapped(dense), unwrapped(slim), chunks(batches, model=dense)
-    made = _Made(dense, copy.deepcopy(slim), graph, mask)
+    made = _Made(dense, copied(slim), graph, mask)
     with evaluating(dense), evaluating(slim), evaluating(made.slim):
         calls = _fit(made, dense, parts, mode, progress or quiet)
         held = [part for part in parts if part.held]
@@ -168,7 +167,7 @@ def refit(
         return found
     dense, slim, parts = unwrapped(dense), unwrapped(slim), chunks(batches, model=dense)
     parts = [replace(part, held=False) for part in parts]
-    made = _Made(dense, copy.deepcopy(slim), graph, mask, {one.weight: one.ridge for one in found.fitted})
+    made = _Made(dense, copied(slim), graph, mask, {one.weight: one.ridge for one in found.fitted})
     with evaluating(dense), evaluating(found.model), evaluating(made.slim):
         _fit(made, dense, parts, found.mode, progress or quiet)
         before, after = (between(dense, network, parts) for network in (found.model, made.slim))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimkit import provenance
 from slimkit.example import batch_size, call, tensors
-from slimkit.modules import evaluating
+from slimkit.modules import copied, evaluating
 from slimkit.recovery.calibration import Chunk
 from slimkit.recovery.gap import divergence, spreads
 from slimkit.recovery.readers import parameters, reader
@@ -30,7 +29,7 @@ class Sensitivity:
     """
 
     def __init__(self, dense: nn.Module, chunks: Sequence[Chunk]) -> None:
-        self._model = copy.deepcopy(dense)
+        self._model = copied(dense)
         self._own = dict(dense.named_parameters())
         self._inputs = []
         numbers = 0

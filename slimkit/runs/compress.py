@@ -41,6 +41,7 @@ from slimkit.settings.data import READING
 from slimkit.settings.keywords import CompressKeywords
 from slimkit.settings.output import OutputOptions
 from slimkit.surgery import rows
+from slimkit.surgery.faithful import check_copies
 from slimkit.training import trackers
 
 
@@ -92,6 +93,8 @@ def compress(
         _refuse_idle(spec, (dataset, calibration, spec.data, spec.calibration), retrain)
         network = models.as_network(model)
         example = start.example_of(network.model, detection.inputs_of(network.model, example_input))
+        if not isinstance(network.model, (Heads, Maps)):  # of which all is known
+            check_copies(model, example)
         labelled = opening.given_data(dataset, spec, network, progress, calibration is not None)
         unlabelled = opening.given_inputs(detection.inputs_of(network.model, calibration), spec, network, progress)
         if isinstance(network.model, Heads):

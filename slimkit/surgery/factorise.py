@@ -5,7 +5,6 @@ the best product of that rank (Eckart & Young 1936). Unlike the code of the pape
 put in order first, so that the two layers in a row compute that product.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from slimkit import provenance
 from slimkit.errors import ArchitectureError
 from slimkit.models.factors import Factors, matrix, pair
+from slimkit.modules import copied
 from slimkit.provenance import Factorised
 
 
@@ -116,7 +116,7 @@ def factorise(model: nn.Module, ranks: Mapping[str, int]) -> nn.Module:
         ArchitectureError: no such layer, it cannot be two, or its weight is shared with another.
     """
     unfit = left_dense(model)
-    thin = copy.deepcopy(model)
+    thin = copied(model)
     for path, rank in ranks.items():
         if path in unfit or path not in dict(model.named_modules()):
             raise ArchitectureError(f"{path!r} cannot be two thin layers: {unfit.get(path, 'there is no such layer')}.")
@@ -132,7 +132,7 @@ def merge(model: nn.Module) -> nn.Module:
     Raises:
         ArchitectureError: channels were removed, or weights masked, after the layers were made two.
     """
-    dense = copy.deepcopy(model)
+    dense = copied(model)
     for path in factorised(model):
         replace_module(dense, path, whole(_factors(dense, path)))
     known = provenance.of(model)

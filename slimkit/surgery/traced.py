@@ -17,6 +17,7 @@ from slimkit.modules import unwrapped
 from slimkit.selection.mask import Mask
 from slimkit.surgery import proof
 from slimkit.surgery.evidence import raised
+from slimkit.surgery.faithful import check_copies
 from slimkit.surgery.proof import breaking_groups
 from slimkit.surgery.remove import remove
 from slimkit.surgery.trials import Trial
@@ -40,9 +41,10 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
 
     Raises:
         TraceError: the model raises on this input (the message has its own line and the module it came from), gives
-            no tensor, or is a compiled TorchScript.
+            no tensor, is a compiled TorchScript, or copies of it compute something else.
     """
     model = unwrapped(model)
+    check_copies(model, example_input)
     graph = channels.trace(model, example_input)
     trial = Trial("as given", example_input)
     sized: frozenset[type[nn.Module]] = frozenset()

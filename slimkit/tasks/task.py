@@ -35,7 +35,7 @@ def heads(returned: Any) -> tuple[Any, ...]:
     if not known:
         return (returned,)
     main_name = next((name for name in _MAIN if name in known), next(iter(known)))
-    auxiliary = (known[name] for name in known if name.startswith("aux") and name != main_name)
+    auxiliary = (known[name] for name in known if str(name).startswith("aux") and name != main_name)
     return (known[main_name], *auxiliary)
 
 

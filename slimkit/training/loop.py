@@ -1,6 +1,5 @@
 """The one training loop: of `slimkit train`, and of recovery after `slimkit compress`."""
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from slimkit.data import Batches
 from slimkit.errors import SpecError, TrainingError
 from slimkit.example import Example, call, first, mapped, on
 from slimkit.hardware import draw_from, own_random, pick_device, pick_precision
+from slimkit.modules import copied
 from slimkit.quantity import number_of
 from slimkit.results import Epoch
 from slimkit.tasks import CLASSIFICATION, Task
@@ -133,7 +133,7 @@ def _start(model: nn.Module, split: Batches, recipe: Recipe, device: torch.devic
             f"a batch of {number_of(batch, 'image')} cannot be shared by {world.ranks} processes.\n"
             f"  Give a batch size that {world.ranks} divides"
         )
-    model = copy.deepcopy(model).to(device)
+    model = copied(model).to(device)
     optimizer = make_optimizer(model, recipe)
     steps = len(split) // batch
     return Run(model, optimizer, recipe, steps_per_epoch=steps, device=device)
@@ -234,7 +234,7 @@ class _Stepper:
         self.precision = pick_precision(run.recipe.precision, run.device)
         self.teacher = None
         if teacher is not None and run.recipe.distillation and criterion.task.imitation is not None:
-            self.teacher = copy.deepcopy(teacher).to(run.device).eval().requires_grad_(False)
+            self.teacher = copied(teacher).to(run.device).eval().requires_grad_(False)
         self.schedule = run.recipe.rate_share
         self.taken: nn.Module | None = None
         self.wrapped = run.model

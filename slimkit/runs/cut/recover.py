@@ -1,6 +1,5 @@
 """What gives accuracy back in a run of `compress`: reconstruction on unlabelled inputs, then retraining."""
 
-import copy
 import itertools
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from slimkit.dtypes import in_precision
 from slimkit.errors import DivergedError, TrainingError
 from slimkit.example import Example, batch_size, comparable
 from slimkit.hardware import on_device
-from slimkit.modules import state_tensors, unwrapped
+from slimkit.modules import copied, state_tensors, unwrapped
 from slimkit.quantity import number_of
 from slimkit.recovery import fold
 from slimkit.recovery.calibration import Chunk
@@ -111,7 +110,7 @@ def folded(
     dense: nn.Module, slimmed: Slimmed, spec: CompressSpec, inputs: Sequence[Example], calibration: Calibration | None
 ) -> nn.Module:
     """Give the mean output of removed channels to what reads them: measured where there are inputs, else modelled."""
-    model = copy.deepcopy(slimmed.model)
+    model = copied(slimmed.model)
     if spec.constants != "zero":
         seen = _first(calibration.batches, _MEANS) if calibration else inputs[:1]
         means = fold.input_means(dense, slimmed.graph, slimmed.mask, seen, measured=calibration is not None)
@@ -226,7 +225,7 @@ def unfitted(spec: CompressSpec, rows: Sequence[AfterCut]) -> tuple[str, ...]:
 def _own(retrain: Retrain, model: nn.Module, dense: nn.Module) -> Retrained:
     shapes = {name: tensor.shape for name, tensor in state_tensors(model).items()}
     began = time.perf_counter()
-    given = retrain(copy.deepcopy(model), copy.deepcopy(dense))
+    given = retrain(copied(model), copied(dense))
     record = Recovery(epochs=0, seconds=0.0, images=0, device="", precision="", history=(), by="own")
     found, record = (given.model, given.record) if isinstance(given, Retrained) else (given, record)
     found = unwrapped(found) if isinstance(found, nn.Module) else found

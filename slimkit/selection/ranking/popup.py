@@ -4,7 +4,6 @@ On channels of a trained network. On an untrained one it is no substitute for tr
 channels are weaker than those of weights, Malach et al. 2020, arXiv:2002.00585.
 """
 
-import copy
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -16,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from slimkit.channels import Graph
 from slimkit.dtypes import differentiable
 from slimkit.errors import SpecError
+from slimkit.modules import copied
 from slimkit.selection.ranking.context import Context
 from slimkit.selection.ranking.group_norm import relative_to_group, squares
 from slimkit.selection.unread import read_only_by, readers, straight_through, unread
@@ -38,7 +38,7 @@ def scores(model: nn.Module, graph: Graph, context: Context) -> Tensor:
     """
     if not context.batches:
         raise SpecError("ranking is 'popup': it needs data.\n  Give labelled data, for example `data='digits'`")
-    twin = copy.deepcopy(model).eval().requires_grad_(False)
+    twin = copied(model).eval().requires_grad_(False)
     for module in twin.modules():
         if isinstance(module, _BatchNorm):
             module.train()
