@@ -135,6 +135,46 @@ def test_a_retraining_does_not_go_on_with_other_data(toy, tmp_path):  # noqa: F8
     assert retrained(toy, resume=True)
 
 
+OTHERS = {
+    "another mask": {"ratio": 0.4},
+    "a retraining that begins with other weights": {"constants": "zero", "recover": False},
+    "another budget": {"ratio": None, "max_macs": 0.5},
+    "another network": {},
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_retraining_does_not_begin_in_the_place_of_another(kind, toy, tmp_path):  # noqa: F811
+    def retrained(model=None, **how):
+        settings = {"epochs": 2, "batch_size": 32, "round_to": 1, "device": "cpu", "dataset": toy, "ratio": 0.5, **how}
+        return slimkit.compress(model or net(), torch.zeros(1, 1, 8, 8), out=tmp_path / "out", **settings)
+
+    with pytest.raises(Killed):
+        retrained(watchers=[killed_at(3)])
+    [state] = tmp_path.glob("out.state/*/state.bin")
+    before, other = state.read_bytes(), net()
+    if kind == "another network":
+        torch.nn.init.zeros_(next(other.parameters()))
+    with pytest.raises(TrainingError, match=f"another run: .*{next(iter(OTHERS[kind]), 'weights')}"):
+        retrained(other, resume=True, **OTHERS[kind])
+    assert state.read_bytes() == before and listing(tmp_path) == ["out.state"]
+    assert retrained(resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_training_does_not_begin_in_the_place_of_another_whose_stages_have_other_names(resume, toy, tmp_path):  # noqa: F811
+    def trained(method, **how):
+        return train_run.train(net(), toy, 0.5, out=tmp_path / "out", **{**FEW, "method": method}, **how)
+
+    with pytest.raises(Killed):
+        trained("lottery-ticket", watchers=[killed_at(3)])
+    states = sorted(tmp_path.glob("out.state/**/state.bin"))
+    before = [path.read_bytes() for path in states]
+    with pytest.raises(TrainingError, match="method" if resume else "holds the state of a run"):
+        trained("scratch", resume=resume)
+    assert states and [path.read_bytes() for path in states] == before
+
+
 def test_a_training_that_is_complete_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = (*TRAIN, "--out", "out")
