@@ -41,8 +41,8 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def taken(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return somebody's tensor as `cast` does, free of gradients that led to it, and fit for others to lead from it."""
-    tensor = tensor.detach()
+    """Return somebody's tensor on the CPU, as `cast` does, free of gradients, and fit for others to lead from it."""
+    tensor = tensor.detach().cpu()
     return cast(tensor.clone() if tensor.is_inference() else tensor, dtype)
 
 

@@ -254,8 +254,8 @@ def in_parts(compute: Callable[[Example], Sequence[Tensor]], example: Example, b
 
 
 def fed(example: Example, ports: Sequence[str]) -> dict[str, Tensor]:
-    """Return what an ONNX file of ours takes of an example: an input that nothing reads is none of the file's."""
-    given = named(example)
+    """Return what an ONNX file of ours takes of an example, on the CPU: an input that nothing reads is none of it."""
+    given = named(on(torch.device("cpu"), example))
     if len(ports) == len(given) == 1:  # whatever it is called
         return {ports[0]: next(iter(given.values()))}
     return {name: given[name] for name in ports}
@@ -286,4 +286,5 @@ def first(tree: Any) -> Tensor | None:
 
 def on(device: torch.device, tree: Any) -> Any:
     """Return a nest with its tensors on a device."""
-    return mapped(tree, lambda tensor: tensor.to(device, non_blocking=True))
+    waiting = device.type == "cpu"  # what a GPU sends to the CPU could be read before it has arrived
+    return mapped(tree, lambda tensor: tensor.to(device, non_blocking=not waiting))

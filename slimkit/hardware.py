@@ -20,11 +20,22 @@ def own_random(device: torch.device) -> AbstractContextManager[None]:
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
+def draw_from(seed: int, device: torch.device = CPU) -> None:
+    """Let the random numbers of the CPU and of a device begin at a seed; those of no other: they are the caller's."""
+    torch.default_generator.manual_seed(seed)
+    if device != CPU:
+        torch.manual_seed(seed)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw random numbers from a seed; afterwards they go on as if none had been drawn."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    """Draw random numbers from a seed, on GPUs too; afterwards they go on as if none had been drawn.
+
+    GPUs that nobody has used stay so: to begin with them takes memory, and keeps this process from being forked.
+    """
+    used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=used):
+        draw_from(seed, torch.device("cuda") if used else CPU)
         yield
 
 
@@ -89,18 +100,36 @@ def plain_precision() -> Iterator[None]:
     """Let numbers that are given no type be float32, and all be computed in the type that they have.
 
     Whatever the caller's default, and whatever autocast the call is in: what is proven and held against files is the
-    network itself.
+    network itself. So too on GPUs, whose float32 is by default rounded to TF32 in convolutions: statistics by 0.5 %.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     kinds = {CPU.type, pick_device("auto").type}
     try:
         with ExitStack() as stack:
+            stack.enter_context(_unrounded())
             for kind in filter(torch.is_autocast_enabled, kinds):  # not every device knows autocast at all
                 stack.enter_context(torch.autocast(kind, enabled=False))
             yield
     finally:
         torch.set_default_dtype(before)
+
+
+@contextmanager
+def _unrounded() -> Iterator[None]:
+    """Let nothing compute float32 in less than float32."""
+    try:
+        matmul, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # somebody has chosen for some operators apart, and no longer has one answer for all
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = cudnn
 
 
 @contextmanager

@@ -18,7 +18,7 @@ class Moment:
         doing: what is trained, in words; a run may have several trainings.
         step, steps: done, and of the whole training.
         epoch: whole epochs that are done, of `epochs`.
-        loss: of the last step that was read; after an epoch the mean of its steps. NaN before the first.
+        loss: of that step; after an epoch the mean of its steps.
         learning_rate: of the last step.
         quality: on the validation split after the last whole epoch, by `metric`; None before the first.
         metric, unit: name of the task's first metric, and its unit: `share` is in [0, 1].

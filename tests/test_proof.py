@@ -64,6 +64,27 @@ def test_require() -> None:
             proof.require(error, "slim against ONNX")
 
 
+def test_a_file_may_be_off_by_what_float32_is_and_by_no_more() -> None:
+    """Numbers that are large beside their spread, and steps that enlarge what they are given."""
+    plain, large = nn.Linear(4, 6), nn.Linear(4, 6)
+    with torch.no_grad():
+        large.bias.fill_(1e4)
+    steep = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, eps=0.0), nn.Linear(6, 3))
+    with torch.no_grad():
+        steep[0].bias.fill_(100.0)
+        steep[1].running_mean.fill_(100.0)
+        steep[1].running_var.fill_(1e-4)
+    inputs = [torch.randn(8, 4, generator=torch.Generator().manual_seed(0))]
+    for net, rounded in ((plain, 1e-6), (large, 2e-7), (steep, 1e-5)):
+        (expected,) = proof.outputs(net.eval(), inputs)
+        ways = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).sign()
+        error, allowed = proof.of_file(net, inputs, [expected + ways * rounded * expected.abs().max()])
+        assert error <= allowed
+        error, allowed = proof.of_file(net, inputs, [expected + 0.02 * ways * expected.std()])
+        assert error > allowed
+    assert proof.of_file(plain, inputs, proof.outputs(plain, inputs)) == (0, proof.TOLERANCE)
+
+
 def test_random_inputs_are_seeded() -> None:
     first, again, other = (proof.random_inputs((3, 4, 4), 2, seed) for seed in (0, 0, 1))
     assert [tuple(x.shape) for x in first] == [(1, 3, 4, 4)] * 2

@@ -354,6 +354,56 @@ def test_a_sum_that_cannot_be_told_is_left_alone() -> None:
     assert found.after <= found.before
 
 
+class Mixing(nn.Module):
+    """Layers along positions, of each channel apart, as MLP-Mixer has them: their rows are channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 16, 2, 2), nn.BatchNorm2d(16)
+        self.wide, self.narrow, self.head = nn.Linear(16, 12), nn.Linear(12, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x)).flatten(2)
+        x = x + self.narrow(F.gelu(self.wide(x)))
+        out: Tensor = self.head(x.mean(2))
+        return out
+
+
+class LowRank(nn.Module):
+    """A convolution with a product of two thin matrices added to its weight, as fine-tuning by LoRA leaves it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(16, 24, 3, padding=1)
+        self.a, self.b = nn.Parameter(torch.randn(4, 144) / 10), nn.Parameter(torch.randn(24, 4) / 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.conv.weight + (self.b @ self.a).view(self.conv.weight.shape)
+        return self.conv._conv_forward(x, weight, self.conv.bias)
+
+
+@pytest.mark.parametrize("images", [16, 512])  # of so many rows some are drawn
+def test_rows_that_are_channels_are_not_paired_with_others(images: int) -> None:
+    torch.manual_seed(0)
+    net, inputs = Mixing(), torch.randn(images, 3, 8, 8)
+    with torch.no_grad():
+        net.train()(inputs)
+    graph = trace(net.eval(), inputs[:1])
+    found = run(net, graph, half(graph), [inputs], "sequential")
+    assert found.left == {"narrow.weight": "is applied to each channel apart, and some are gone"}
+    assert found.after < found.before or images < 32
+
+
+@pytest.mark.parametrize("images", [16, 512])
+def test_a_product_of_weights_is_no_row_of_anything(images: int) -> None:
+    torch.manual_seed(0)
+    stem = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()
+    head = nn.BatchNorm2d(24), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 5)
+    net, inputs = nn.Sequential(*stem, LowRank(), *head).eval(), torch.randn(images, 3, 8, 8)
+    found = slimkit.compress(net, inputs[:1], 0.5, calibration=inputs, epochs=0, onnx=False)
+    assert found.report.after.macs < found.report.before.macs
+
+
 def test_what_is_left_as_it_was_is_said() -> None:
     net, images = wide()
     graph = trace(net, images[:1])

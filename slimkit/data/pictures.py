@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from slimkit.data.listing import FORMATS, in_bytes, open_picture
 from slimkit.data.order import number
 from slimkit.errors import DataError, SpecError
+from slimkit.hardware import CPU, draw_from, own_random
 from slimkit.provenance import Provenance
 from slimkit.tasks.segmentation import IGNORED
 
@@ -115,8 +115,8 @@ class View:
         from torchvision.transforms import v2
 
         vary = v2.Compose([v2.RandomResizedCrop(self.shape[1:], (0.25, 1.0)), v2.RandomHorizontalFlip()])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(number("picture", seed))
+        with own_random(CPU):
+            draw_from(number("picture", seed))
             return vary(image, mask) if mask is not None else (vary(image), None)
 
     def _before_crop(self, width: int, height: int) -> list[int]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from slimkit.dtypes import advice
 from slimkit.errors import EngineError, TraceError
 from slimkit.example import Example, batch_size, call, describe, larger, mapped, named, of_batch, tensors
-from slimkit.hardware import CPU, own_random
+from slimkit.hardware import CPU, draw_from, own_random
 from slimkit.modules import private
 
 # max |a - b| / std(a): above it is a wrong translation, below it rounding
@@ -120,12 +120,12 @@ def _expected(model: nn.Module, given: Example) -> Expected:
 def drawn_twice(model: nn.Module, given: Example) -> tuple[list[Tensor], list[bool]]:
     """Return what a network on the CPU gives, and of each tensor whether other random numbers leave it as it is."""
     with own_random(CPU):
-        torch.manual_seed(0)
+        draw_from(0)
         before = torch.get_rng_state()
         first = tensors(call(private(model), given))
         if torch.equal(before, torch.get_rng_state()):
             return first, [True] * len(first)
-        torch.manual_seed(1)
+        draw_from(1)
         again = tensors(call(private(model), given))
     return first, [a.shape == b.shape and bool((a == b).all()) for a, b in zip(first, again, strict=True)]
 

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import flop_registry
 from slimkit.dtypes import dtype_of
 from slimkit.errors import TraceError
 from slimkit.example import Example, batch_size, call, describe
+from slimkit.hardware import device_of
 from slimkit.modules import copied, module_paths, private, unwrapped
 
 aten = torch.ops.aten
@@ -49,7 +50,9 @@ def macs_by_layer(model: nn.Module, inputs: tuple[int, ...] | Example) -> dict[s
         TraceError: the network does not run on `inputs`, see `count_macs`.
     """
     shape = _as_shape(inputs)
-    example: Example = inputs if shape is None else torch.zeros(1, *shape, dtype=dtype_of(model))
+    example: Example = (
+        inputs if shape is None else torch.zeros(1, *shape, dtype=dtype_of(model), device=device_of(model))
+    )
     try:
         counted = _count(_on_meta(model), tree_map_only(Tensor, lambda t: t.to("meta"), example))
     except Exception:  # needs values, or holds tensors outside its parameters and buffers

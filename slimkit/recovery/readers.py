@@ -59,6 +59,11 @@ class Reader:
         """Return the dimension of an output, or of what is read, along which channels lie."""
         return 1 if self.kernel else out.dim() - (2 if self.left else 1)
 
+    def rows_of(self, x: Tensor) -> tuple[int, ...]:
+        """Return the sizes of what is read along which its rows lie: all but those of the values of one row."""
+        read = self.channels(x)
+        return tuple(size for dim, size in enumerate(x.shape) if dim != read)
+
     def kept(self, weight: Tensor, indices: dict[int, Tensor], groups: int) -> Tensor | None:
         """Return which channels of the output a smaller weight makes, None where it makes them all.
 

@@ -192,6 +192,7 @@ class _Made:
         self.dense = dict(dense.named_parameters()) | dict(dense.named_buffers())
         self.tensors = dict(slim.named_parameters()) | dict(slim.named_buffers())
         self.fitted: list[Fitted] = []
+        self.apart: set[str] = set()  # weights that are applied to each channel apart, of which some are gone
 
     def place(self, found: Reader) -> str | None:
         """Return what can take up a constant after a weight: its bias, or the mean of the BatchNorm behind it."""
@@ -255,6 +256,9 @@ class _Sums:
                 "then, so it cannot be fitted.\n  Leave what is cut as it is, `recover=False`"
             )
         if self.reader.name in self.skip:
+            return
+        if of_dense.rows_of(x) != self.reader.rows_of(read):
+            self.made.apart.add(self.reader.name)
             return
         wanted = self._kept(of_dense, out)
         missing = self._missing(of_dense, (out.shape, wanted.shape), wide, narrow)
@@ -328,8 +332,9 @@ def _left(graph: Graph, mask: Mask, made: _Made, calls: Sequence[WeightCall]) ->
         ways = len({call.way for call in calls if call.name == axis.tensor})
         reads = axis.reads or ways > 1  # what one use makes, another may read
         if reads and axis.tensor not in fitted and not bool(stays[axis.unit_of].all()):
-            large = f"reads more than {LARGEST} values for one output"
-            found[axis.tensor] = ("is not used as it is stored", large, "is used in several ways")[min(ways, 2)]
+            once = f"reads more than {LARGEST} values for one output"
+            once = "is applied to each channel apart, and some are gone" if axis.tensor in made.apart else once
+            found[axis.tensor] = ("is not used as it is stored", once, "is used in several ways")[min(ways, 2)]
     return found
 
 

@@ -200,9 +200,10 @@ def asked(report: Report) -> str:
 
 def _proof(proof: Proof, removed: int) -> str:
     cut = "it computes what the original does with those channels switched off, and " if removed else ""
+    above = ", and more where float32 itself is off by as much" if proof.error > proof.tolerance else ""
     return (
         f"Proven: {cut}its files compute what it does. Largest error {digits(proof.error, 2)} of the outputs’ spread, "
-        f"on {', '.join(proof.inputs)}; up to {digits(proof.tolerance, 1)} counts as equal."
+        f"on {', '.join(proof.inputs)}; up to {digits(proof.tolerance, 1)} counts as equal{above}."
     )
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from slimkit import data, models, provenance, training
-from slimkit.hardware import pick_device
+from slimkit.hardware import pick_device, seeded
 from slimkit.modules import copied
 from slimkit.runs.folder import output as folder
 from slimkit.runs.folder import resume
@@ -44,8 +44,7 @@ def short_name(arch: str) -> str:
 
 def fresh_network(spec: TrainSpec, dataset: data.Dataset, seed: int) -> models.Network:
     """Build the network with fresh weights for a data set's images, and its classes unless `arch` says how many."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         network = models.build(spec.arch, classes=dataset.classes, input_shape=dataset.input_shape)
     note(network.model, dataset)
     if dataset.classes is None:  # what its last layer gives may be no classes

@@ -70,7 +70,7 @@ def by_engine(path: Path, spec: EvaluateSpec) -> Heads:
         )
 
     def compute(images: Any) -> list[Tensor]:
-        return list(map(torch.from_numpy, runner.run(images.numpy())))
+        return list(map(torch.from_numpy, runner.run(images.cpu().numpy())))
 
     return ByEngine(heads.net, lambda images: in_parts(compute, images, port.shape[0]))
 

@@ -13,7 +13,8 @@ from slimkit import data, provenance
 from slimkit.channels import Graph
 from slimkit.dtypes import taken
 from slimkit.errors import DataError
-from slimkit.example import Example, batch_size, describe, drawn_like, of_batch, tensors
+from slimkit.example import Example, batch_size, describe, drawn_like, of_batch, on, tensors
+from slimkit.hardware import CPU
 from slimkit.measure import layer_table
 from slimkit.measure.conditions import Conditions
 from slimkit.measure.environment import preferred_step
@@ -132,7 +133,7 @@ def example_of(model: nn.Module, given: Example) -> Example:
         TraceError: it is nothing that a network is called with.
     """
     given = tuple(given) if isinstance(given, list) else given
-    example: Example = tree_map_only(Tensor, lambda tensor: taken(tensor.cpu(), torch.float32), given)
+    example: Example = tree_map_only(Tensor, lambda tensor: taken(tensor, torch.float32), given)
     if any(tensor.dim() and not len(tensor) for tensor in tensors(example)):
         raise DataError(f"example_input is {describe(example)}: it is empty.\n  Give one input or more")
     batch_size(example)  # raises, where there is none
@@ -192,7 +193,7 @@ def proof_inputs(
         inputs.append(images)
     elif calibration is not None:
         inputs.append(next(iter(calibration.batches(data.at_once(calibration.split, _REAL_IMAGES)))))
-    return inputs
+    return [on(CPU, one) for one in inputs]  # a split of somebody's own gives its batches where it likes
 
 
 def told_apart(inputs: Sequence[Example]) -> list[Trial]:

@@ -6,15 +6,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from slimkit.data import Batches
-from slimkit.errors import DivergedError, SpecError, TrainingError
+from slimkit.errors import SpecError, TrainingError
 from slimkit.example import Example, call, first, mapped, on
-from slimkit.hardware import own_random, pick_device, pick_precision
+from slimkit.hardware import draw_from, own_random, pick_device, pick_precision
 from slimkit.quantity import number_of
 from slimkit.results import Epoch
 from slimkit.tasks import CLASSIFICATION, Task
@@ -25,8 +26,6 @@ from slimkit.training.loss import Objective, backward
 from slimkit.training.optimizer import make_optimizer
 from slimkit.training.recipe import Recipe
 from slimkit.training.run import Hook, Phase, Run, align
-
-LOSSES_AT_A_TIME = 20  # steps between two readings of the loss on a GPU, each of which waits for it
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def train(
         world = stack.enter_context(distributed.joined(device))
         stack.enter_context(own_random(device))
         interrupt = stack.enter_context(state.delayed_interrupt(store is not None))
-        torch.manual_seed(recipe.seed + world.rank)
+        draw_from(recipe.seed + world.rank, device)
         to = getattr(split, "to", None)
         if to is not None and device.type != "cpu":
             split = to(device)  # batches are then made on the device
@@ -106,6 +105,7 @@ def train(
         run.step = first_step
         keeper = _Keeper(store, run, hooks, world)
         earlier = (math.fsum(p.seconds for p in run.phases), math.fsum(p.cpu_seconds for p in run.phases))
+        run.losses.mean = partial(distributed.mean, world=world)
         stepper = _Stepper(run, criterion, teacher, hooks, world)
         _go_on(run, split, _Watchers(hooks, evaluate, progress), stepper, keeper, interrupt)
     trained = run.model.to("cpu").to(memory_format=torch.contiguous_format).eval()
@@ -170,22 +170,22 @@ def _go_on(
             ranks=world.ranks,
         ):
             number = len(run.phases) - 1
-            with keeper.rescue(run):
+            with keeper.rescue():
                 stepper.step(inputs, targets)
             due += 1
             _call([hook.after_step for hook in hooks], run)
             if (due % run.steps_per_epoch == 0 or due == run.budget) and run.step == due:
-                with keeper.rescue(run):
-                    stepper.read_losses()
+                with keeper.rescue():
+                    run.losses.read()
                 accuracy = watchers.evaluate(run.model.eval()) if watchers.evaluate else None
-                mean = math.fsum(run.losses) / len(run.losses)
+                mean = math.fsum(run.losses.epoch) / len(run.losses.epoch)
                 run.history.append(Epoch(epoch + 1, mean, run.learning_rate, accuracy))
-                run.losses.clear()
+                run.losses.forget()
                 _call([hook.after_epoch for hook in hooks], run)
             clock.enter(number)
             if watchers.progress:
                 watchers.progress(run)
-            if not stepper.unread and (interrupt.pressed or keeper.due(run)):  # all losses so far were good
+            if not run.losses.waiting and (interrupt.pressed or keeper.due(run)):  # all losses so far were good
                 keeper.save()
                 if interrupt.pressed:
                     raise KeyboardInterrupt
@@ -233,7 +233,6 @@ class _Stepper:
         self.teacher = None
         if teacher is not None and run.recipe.distillation and criterion.task.imitation is not None:
             self.teacher = copy.deepcopy(teacher).to(run.device).eval().requires_grad_(False)
-        self.unread: list[tuple[int, float, Tensor]] = []  # step, learning rate, loss
         self.schedule = run.recipe.rate_share
         self.taken: nn.Module | None = None
         self.wrapped = run.model
@@ -262,7 +261,7 @@ class _Stepper:
             inputs = inputs.contiguous(memory_format=run.memory_format)
         self.wrapped.train()
         if self.world.ranks > 1:  # a state holds the random numbers of one process
-            torch.manual_seed(((recipe.seed * self.world.ranks + self.world.rank) << 32 ^ run.step) % 2**63)
+            draw_from(((recipe.seed * self.world.ranks + self.world.rank) << 32 ^ run.step) % 2**63, run.device)
         with beforehand.autocast(run.device, self.precision), distributed.whole_batch_statistics(self.world):
             returned = call(self.wrapped, self.criterion.asked(inputs, targets))
             with torch.no_grad():
@@ -270,9 +269,9 @@ class _Stepper:
         value = self.criterion(returned, targets, wanted)
         run.optimizer.zero_grad()
         backward(value, run.model)
-        self.unread.append((run.step, rate, value.detach()))
-        if run.device.type == "cpu" or len(self.unread) >= LOSSES_AT_A_TIME:
-            self.read_losses()  # before the step, so that a bad one leaves the weights as they were
+        run.losses.add(
+            run.step, run.budget, rate, value
+        )  # before the step, so that a bad one leaves the weights as they were
         _call([hook.gradients for hook in self.hooks], run)
         run.optimizer.step()
         run.step += 1
@@ -281,21 +280,6 @@ class _Stepper:
         batch = first(inputs)
         images = 0 if batch is None else len(batch) * self.world.ranks
         run.phases[-1] = replace(phase, images=phase.images + images)
-
-    def read_losses(self) -> None:
-        """Enter the losses since the last call in the run; stop where one isn't finite."""
-        if not self.unread:
-            return
-        values = distributed.mean(torch.stack([value for _, _, value in self.unread]), self.world).tolist()
-        for (step, rate, _), value in zip(self.unread, values, strict=True):
-            if not math.isfinite(value):
-                raise DivergedError(
-                    f"the loss is {value} at step {step} of {self.run.budget} (learning rate {rate:.3g}): "
-                    "training has diverged.\n  Lower the learning rate, or check images and weights for NaN"
-                )
-        self.run.losses.extend(values)
-        self.run.loss = values[-1]
-        self.unread.clear()
 
 
 class _Keeper:
@@ -321,26 +305,22 @@ class _Keeper:
         return not self.store.seconds or time.perf_counter() - self.saved_at >= wait
 
     def save(self) -> None:
-        """Save the state; of several processes the first does."""
+        """Save the state, unless it is spoilt: the next loss will tell. Of several processes the first does."""
         began = time.perf_counter()
-        if self.store is not None and self.world.rank == 0:
+        if self.store is not None and self.world.rank == 0 and _is_good(self.run.model):
             state.write(self.store, self._state())
         self.saved_at = time.perf_counter()
         self.cost = self.saved_at - began
 
     @contextmanager
-    def rescue(self, run: Run) -> Iterator[None]:
-        """Where the block ends the training, keep the state before it, if its weights are good."""
+    def rescue(self) -> Iterator[None]:
+        """Where the block ends the training, say what is kept."""
         try:
             yield
         except TrainingError as error:
-            if self.store is None:
+            if self.store is None or not state.exists(self.store):
                 raise
-            if all(bool(parameter.isfinite().all()) for parameter in run.model.parameters()):
-                self.save()
-            if not state.exists(self.store):  # the first steps spoilt the weights
-                raise
-            raise TrainingError(
+            raise type(error)(
                 f"{error}.\n  The last good state is in {self.store.folder}: `resume=True` goes on from it with "
                 "the same settings; delete it to begin with others"
             ) from error
@@ -356,7 +336,7 @@ class _Keeper:
             "step": run.step,
             "done": run.done,
             "loss": run.loss,
-            "losses": run.losses,
+            "losses": run.losses.epoch,
             "history": [asdict(epoch) for epoch in run.history],
             "phases": [asdict(phase) for phase in run.phases],
             "notes": run.notes,
@@ -366,7 +346,7 @@ class _Keeper:
     def _load(self, found: dict[str, Any]) -> None:
         run = self.run
         state.check(found)
-        run.step, run.done, run.loss = found["step"], found["done"], found["loss"]
+        run.step, run.done = found["step"], found["done"]
         for hook, saved in zip(self.hooks, found["hooks"], strict=True):
             if hook.restore is not None and saved is not None:
                 hook.restore(run, saved)
@@ -376,7 +356,12 @@ class _Keeper:
         torch.set_rng_state(found["random"])
         if run.device.type == "cuda" and found["random_cuda"] is not None:
             torch.cuda.set_rng_state(found["random_cuda"], run.device)
-        run.losses = list(found["losses"])
+        run.losses.epoch, run.losses.last = list(found["losses"]), found["loss"]
         run.history = [Epoch(**epoch) for epoch in found["history"]]
         run.phases = [Phase(**phase) for phase in found["phases"]]
         run.notes = list(found["notes"])
+
+
+def _is_good(model: nn.Module) -> bool:
+    weights = all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+    return weights and not any(bool(buffer.isnan().any()) for buffer in model.buffers())

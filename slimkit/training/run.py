@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.results import Epoch
+from slimkit.training.losses import Losses
 from slimkit.training.recipe import Recipe
 
 
@@ -47,16 +48,20 @@ class Run:
     memory_format: torch.memory_format = torch.contiguous_format
     step: int = 0
     done: int = 0
-    loss: float = float("nan")
     history: list[Epoch] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=lambda: [Phase(0, 0)])
     notes: list[str] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)  # of the epoch under way
+    losses: Losses = field(default_factory=Losses)
 
     @property
     def budget(self) -> int:
         """Steps of the whole run: at least one where anything is to be trained."""
         return max(1, round(self.recipe.epochs * self.steps_per_epoch)) if self.recipe.epochs else 0
+
+    @property
+    def loss(self) -> float:
+        """Loss of the last step that was read; NaN before the first."""
+        return self.losses.last
 
     @property
     def learning_rate(self) -> float:
@@ -71,9 +76,14 @@ class Run:
         self.phases.append(Phase(self.step, 0))
 
     def rewind(self, step: int) -> None:
-        """Go back to a step: schedule and data order resume there. Weights are the caller's business."""
+        """Go back to a step: schedule and data order resume there. Weights are the caller's business.
+
+        Raises:
+            DivergedError: a loss that was not read until now is not finite.
+        """
+        self.losses.read()
         self.step = step
-        self.losses.clear()
+        self.losses.forget()
 
 
 @dataclass(frozen=True, kw_only=True)

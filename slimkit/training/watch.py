@@ -9,6 +9,7 @@ from typing import Any
 from slimkit.errors import OutputError
 from slimkit.progress import Moment, Watcher
 from slimkit.tasks import Task
+from slimkit.training.losses import StepLoss
 from slimkit.training.run import Hook, Run
 
 
@@ -32,16 +33,16 @@ def watch(doing: str, task: Task, watchers: Sequence[Watcher] = (), log: Path | 
     def seconds() -> float:
         return earlier + time.perf_counter() - began
 
-    def now(run: Run, whole: bool) -> Moment:
+    def now(run: Run, one: StepLoss, whole: bool = False) -> Moment:
         last = run.history[-1] if run.history else None
         return Moment(
             doing=doing,
-            step=run.step,
-            steps=run.budget,
-            epoch=run.step // run.steps_per_epoch,
+            step=one.step + 1,
+            steps=one.steps,
+            epoch=(one.step + 1) // run.steps_per_epoch,
             epochs=run.recipe.epochs,
-            loss=run.loss if last is None or last.loss is None or not whole else last.loss,
-            learning_rate=run.learning_rate,
+            loss=one.loss,
+            learning_rate=one.learning_rate,
             quality=last.validation_accuracy if last else None,
             metric=metric,
             unit=unit,
@@ -50,12 +51,16 @@ def watch(doing: str, task: Task, watchers: Sequence[Watcher] = (), log: Path | 
         )
 
     def tell(run: Run) -> None:
-        moment = now(run, whole=False)
-        for watcher in watchers:
-            watcher(moment)
+        for one in run.losses.take():
+            moment = now(run, one)
+            for watcher in watchers:
+                watcher(moment)
 
     def tell_epoch(run: Run) -> None:
-        moment = now(run, whole=True)
+        tell(run)
+        last = run.history[-1].loss
+        loss = run.loss if last is None else last
+        moment = now(run, StepLoss(run.step - 1, run.budget, run.learning_rate, loss), whole=True)
         if log is not None:
             row = {"doing": doing, "epoch": moment.epoch, "step": moment.step, "loss": moment.loss}
             row |= {name: moment.quality, "learning_rate": moment.learning_rate, "seconds": round(moment.seconds, 3)}

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import nn
 
 import slimkit
 from slimkit import data, training
+from slimkit.data.tensor_split import TensorSplit
 from slimkit.measure import quality
+from slimkit.progress import Moment
 from slimkit.recovery import elimination, fold, statistics
 from slimkit.recovery.made_images import made_images
 from slimkit.recovery.reconstruct import MODES, reconstruct
@@ -23,12 +26,14 @@ from slimkit.selection.choose import choose
 from slimkit.selection.ranking import CRITERIA, Context, rank
 from slimkit.settings import Budget
 from slimkit.surgery.prove import prove
+from slimkit.tasks import CLASSIFICATION
 from slimkit.training import follow, penalise_gamma_, penalise_groups_
+from slimkit.training.watch import watch
 
 # A GPU, or the path of what `second.build` has made
 WHERE = os.environ["SECOND_DEVICE"]
 DEVICE = torch.device(WHERE) if WHERE == "cuda" else second.load(Path(WHERE))
-torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # compared with a CPU
+torch.backends.cudnn.allow_tf32 = False  # as `slimkit.compress` has it: numbers are compared with those of a CPU
 IMAGES, LABELS = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(32) % 10
 
 
@@ -94,12 +99,12 @@ def test_reconstruction(mode: str, pair: Pair) -> None:
 
 
 def test_widths_and_a_second_look(pair: Pair) -> None:
-    found = []
+    found, nearer = [], None
     for model, images in pair.sides:
         losses = elimination.losses(model, pair.graph, [images])
         limit = 0.5 * pair.graph.macs(slimkit.Mask.full(pair.graph).keep)
         mask, made = best(model, pair.graph, candidates(pair.graph, losses, "macs", limit, Widths(4)), [images])
-        nearer = half_way(pair.graph, losses, 0.7)
+        nearer = nearer or half_way(pair.graph, losses, 0.7)  # the same one, as losses that are nearly even may swap
         again = look_again(model, pair.graph, losses, nearer, [images], images[:1])
         found.append((losses.measured, losses.estimated, again.measured, mask.keep, made.model.state_dict()))
     assert_same(found[0], found[1])
@@ -174,6 +179,58 @@ def test_compress(asked: dict[str, Any], dense: nn.Module, monkeypatch: pytest.M
     else:
         assert torch.equal(here.mask.keep, there.mask.keep)
         assert_same(here.model, there.model)
+
+
+def there_already() -> dict[str, Any]:
+    """Give data that lies on the device, in each form that is taken: settings by what they show."""
+    digits = data.as_dataset("digits")
+    assert isinstance(digits.train, TensorSplit) and isinstance(digits.test, TensorSplit)
+    images, labels = (torch.cat(parts) for parts in zip(*digits.validation.batches(64), strict=True))
+    x, y = images.to(DEVICE), labels.to(DEVICE)
+    batches = [(x[i : i + 32], y[i : i + 32]) for i in range(0, 96, 32)]
+    return {
+        "tensors": {"dataset": ((x, y), (x, y)), "epochs": 1},
+        "a loader": {"dataset": (batches, batches), "epochs": 1},
+        "a loader, for a ranking": {"dataset": (batches, batches), "ranking": "taylor", "epochs": 0},
+        "splits of our own": {"dataset": replace(digits, train=digits.train.to(DEVICE), test=digits.test.to(DEVICE))},
+        "calibration": {"calibration": x},
+        "calibration in batches": {"calibration": [x[:32], x[32:64]]},
+        "a loader, for a file in int8": {"dataset": (batches, batches), "epochs": 0, "int8": True},
+    }
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+@pytest.mark.parametrize("name", there_already())
+def test_data_that_is_there_already(name: str, device: str, dense: nn.Module, tmp_path: Path) -> None:
+    asked = {"epochs": 0} | there_already()[name]
+    found = slimkit.compress(dense, IMAGES[:1], ratio=0.3, device=device, out=tmp_path / "slim", **asked)
+    assert found.report.proof.error <= found.report.proof.tolerance
+
+
+def test_files_judge_data_that_is_there(dense: nn.Module, tmp_path: Path) -> None:
+    test = data.as_dataset("digits").test
+    assert isinstance(test, TensorSplit)
+    slimkit.export_onnx(dense, tmp_path / "net.onnx", IMAGES[:1])
+    found = [quality.quality(tmp_path / "net.onnx", split) for split in (test, test.to(DEVICE))]
+    assert found[0] == found[1]
+
+
+def test_each_step_is_told_with_its_own_loss_after_a_rewind_too(dense: nn.Module) -> None:
+    digits, found = data.as_dataset("digits"), []
+    for device in ("cpu", "auto"):
+        told: list[Moment] = []
+        rewound: list[int] = []
+
+        def once(run: training.Run, rewound: list[int] = rewound) -> None:
+            if run.step == 7 and not rewound:
+                rewound.append(run.step)
+                run.rewind(3)
+
+        recipe = training.Recipe(epochs=2, batch_size=64, device=device, precision="fp32")
+        hooks = [watch("it", CLASSIFICATION, [told.append]), training.Hook(after_step=once)]
+        trained = training.train(dense, digits.train, recipe, hooks=hooks)
+        found.append([(one.step, one.steps, one.loss) for one in told] + [epoch.loss for epoch in trained.history])
+    torch.testing.assert_close(*found, rtol=1e-2, atol=1e-4)  # rounding grows in training
 
 
 @pytest.mark.parametrize("where", ["cpu", DEVICE.type])

@@ -44,7 +44,7 @@ def proof(report: Report) -> Section:
         error = getattr(found, key)
         if error is None:
             continue
-        verdict = Cell(text="equal" if error <= found.tolerance else "differs", number=True)
+        verdict = Cell(text="equal" if error <= found.tolerance else "equal, rounded", number=True)
         rows.append((words(meaning), quantity(error, _error, f"proof/{key}"), verdict))
     about = (
         "Largest difference of any output, in standard deviations of the outputs. "
