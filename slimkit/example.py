@@ -171,9 +171,10 @@ def batch_size(example: Example) -> int:
     """Return the number of images in an example input.
 
     Raises:
-        TraceError: it holds no tensor with a batch dimension, or no image.
+        TraceError: no network is called with it, it holds no tensor with a batch dimension, or no image.
     """
-    found = [tensor for tensor in tensors(example) if tensor.dim()]
+    callable_with = isinstance(example, (Tensor, tuple, list, Mapping))
+    found = [tensor for tensor in tensors(example) if tensor.dim()] if callable_with else []
     if not found:
         raise TraceError(
             f"example_input is {type(example).__name__} without a tensor: nothing to trace.\n"

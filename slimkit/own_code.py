@@ -38,7 +38,7 @@ def find(name: str, given: str, error: type[SlimkitError]) -> Callable[..., Any]
     in_file = place.endswith(".py")
     folder = str(Path(place).resolve().parent) if in_file else str(Path.cwd())
     _folders.add(folder)
-    with _on_path(folder):
+    with on_path(folder):
         found: Any = _run_file(place, given, error) if in_file else _import(place, given, error)
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -56,7 +56,7 @@ def find(name: str, given: str, error: type[SlimkitError]) -> Callable[..., Any]
 
     @functools.wraps(function)
     def beside(*given: Any, **named: Any) -> Any:
-        with _on_path(folder):  # it may import what lies beside it only now
+        with on_path(folder):  # it may import what lies beside it only now
             return function(*given, **named)
 
     return beside
@@ -164,7 +164,7 @@ def _run_file(place: str, given: str, error: type[SlimkitError]) -> Any:
 
 
 @contextlib.contextmanager
-def _on_path(folder: str) -> Iterator[None]:
+def on_path(folder: str) -> Iterator[None]:
     """Look in a folder first."""
     sys.path.insert(0, folder)
     try:

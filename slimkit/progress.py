@@ -17,7 +17,7 @@ class Moment:
     Attributes:
         doing: what is trained, in words; a run may have several trainings.
         step, steps: done, and of the whole training.
-        epoch: whole epochs that are done, of `epochs`.
+        epoch: whole epochs that are done, of `epochs`; after an epoch its number, also where it was cut short.
         loss: of that step; after an epoch the mean of its steps.
         learning_rate: of the last step.
         quality: on the validation split after the last whole epoch, by `metric`; None before the first.

@@ -271,6 +271,7 @@ def test_flags_win_over_the_settings_file(run, tmp_path):
             "threshold is 2: it must be in (0, 1]",
         ),
         ("report nowhere", "nowhere: no report can be read there"),
+        ("report .", ".: no report can be read there (the folder holds no report.json)"),
         (f"compress net.pt --seed {2**64}", f"seed is {2**64}: it must be below"),
         ("compress net.pt --opset 7", "opset is 7: it must be a whole number, 15 or more"),
     ],

@@ -17,7 +17,8 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
 import slimkit
-from slimkit import zoo
+from slimkit import models, zoo
+from slimkit.cli import main
 from slimkit.data import open as open_data
 from slimkit.errors import (
     ArchitectureError,
@@ -26,6 +27,7 @@ from slimkit.errors import (
     ProofError,
     SlimkitError,
     SpecError,
+    TraceError,
     TrainingError,
 )
 from slimkit.measure import latency
@@ -546,3 +548,30 @@ def test_labels_beyond_the_classes_are_said_to_be_that(resnet: nn.Module) -> Non
     train, validation = [(images, labels + 5)], [(images, labels)]
     with pytest.raises(DataError, match=r"(?s)targets of training do not fit.*out of bounds.*labels from 0"):
         slimkit.compress(resnet, DIGIT, 0.3, dataset=(train, validation), epochs=1, batch_size=16)
+
+
+NO_CALLS = {"nothing": None, "a number": 3, "a text": "x.pt", "no arguments": [], "a list of numbers": [1, 3, 8, 8]}
+
+
+@pytest.mark.parametrize("kind", NO_CALLS)
+def test_what_no_network_is_called_with_is_refused(kind):
+    with pytest.raises(TraceError, match="example_input is .*: nothing to trace.\n  Give a tensor"):
+        slimkit.compress(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), NO_CALLS[kind], 0.5)
+
+
+def test_a_list_is_of_arguments_as_a_tuple_is():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    example = torch.randn(1, 3, 8, 8)
+    masks = [
+        slimkit.compress(model, given, 0.5, onnx=False, recover=False).mask.keep for given in ([example], (example,))
+    ]
+    assert torch.equal(*masks) and not masks[0].all()
+
+
+@pytest.mark.parametrize("shape", ["1,999999999,8", "1,99999999999,99999999999", "3,4000000,4000000"])
+def test_a_shape_that_there_is_no_memory_for_is_refused(shape, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    slimkit.save(models.build("zoo:resnet8").model, "net.safetensors")
+    assert main(["compress", "net.safetensors", "--input-shape", shape, "--ratio", "0.5"]) == 2
+    said = capsys.readouterr().err
+    assert shape in said and "no memory" in said and "Traceback" not in said

@@ -337,6 +337,33 @@ def test_calibration_says_what_splits_it_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "places",
+    [
+        ("images", "masks"),
+        ("train/images", "train/masks"),
+        ("JPEGImages", "SegmentationClass"),
+        ("img/a", "Mask/a"),
+    ],
+)
+def test_masks_are_no_pictures_to_calibrate_on(tmp_path: Path, places: tuple[str, str]) -> None:
+    for place in places:
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (8, 8), (number, 99, 0)).save(tmp_path / place / f"{number}.png")
+    found = data.open_inputs(f"folder:{tmp_path}", reading=Reading(input_shape=(3, 8, 8)))
+    assert len(found) == 3 and any("3 pictures in " in note and "masks, and left out" in note for note in found.notes)
+    alone = data.open_inputs(f"folder:{tmp_path / places[1]}", reading=Reading(input_shape=(3, 8, 8)))
+    assert len(alone) == 3 and not any("left out" in note for note in alone.notes)
+
+
+@pytest.mark.parametrize("beside", ["test", "val", "Test"])
+def test_of_splits_without_training_it_is_said_that_they_alone_are_there(tmp_path: Path, beside: str) -> None:
+    classes(tmp_path, (beside,))
+    with pytest.raises(DataError, match=f"0 sub-folders beside {beside}/, so no classes"):
+        data.open(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize(
     ("values", "classes_found", "left", "noted"),
     [((0, 255), 2, {0, 1}, True), ((0, 1, 255), 2, {0, 1, 255}, False), ((0, 1, 4), 5, {0, 1, 4}, False)],
 )

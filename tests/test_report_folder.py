@@ -7,6 +7,7 @@ import pytest
 
 from slimkit.cli import main
 from slimkit.errors import OutputError
+from slimkit.report import rebuild
 from slimkit.runs.folder.output import MANIFEST, claim
 
 WORDS = "--arch zoo:resnet8 --data digits --method scratch --epochs 1 --force"
@@ -226,3 +227,10 @@ def test_killed_between_the_two_moves(tmp_path):
 def test_an_error_that_already_says_what_to_do_is_left_as_it_is(tmp_path):
     with pytest.raises(OutputError, match="go on with `resume=True`"), claim(tmp_path / "run"):
         raise OutputError("go on with `resume=True`") from OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_run_is_not_compared_with_itself(tmp_path):
+    (tmp_path / "run").mkdir()
+    for same in (tmp_path / "run", tmp_path / "run" / "report.json", tmp_path / "run" / ".." / "run"):
+        with pytest.raises(OutputError, match="is the same run as .*\n  Give each run once"):
+            rebuild.rebuild([tmp_path / "run", same], tmp_path / "page.html")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.text import Text
 from report_sample import bare_report, changed, compress_report, train_report
 from torch import nn
 
@@ -608,3 +609,11 @@ def test_counts_beyond_64_bits_are_drawn():
     report = bare_report()
     vast = replace(report.layers[0], macs_before=10**25, params_before=10**25, ms_before=1e25)
     Page(run_page(replace(report, layers=(vast, *report.layers[1:]))))
+
+
+@pytest.mark.parametrize("names", [["0.0", "1.0", "2.0"], ["0.conv", "1.conv", "2.conv", "3"]])
+def test_plots_name_single_layers_of_a_sequence_as_tables_do(names):
+    entry = train_report().layers[0]
+    entries = [replace(entry, name=name) for name in names]
+    texts = {text.get_text() for text in layers.macs(entries, canvas.WIDE).figure.findobj(Text)}
+    assert set(names) <= texts

@@ -15,6 +15,7 @@ from slimkit import models, training
 from slimkit.cli import main
 from slimkit.errors import SpecError, TrainingError
 from slimkit.progress import Moment
+from slimkit.report.progress import described
 from slimkit.runs import compress as compress_run
 from slimkit.runs import train as train_run
 from slimkit.training import trackers
@@ -105,6 +106,19 @@ def test_a_compression_that_was_killed_while_retraining_ends_as_the_whole_one(se
     assert told[-1]["doing"] == "retraining" and told[-1]["epoch"] == 2
 
 
+@pytest.mark.parametrize("epochs", [0.3, 1, 1.5])
+def test_epochs_that_are_cut_short_have_the_number_that_the_report_gives_them(epochs, toy, tmp_path):  # noqa: F811
+    given = {"dataset": toy, "epochs": epochs, "batch_size": 32, "round_to": 1, "device": "cpu", "ratio": 0.5}
+    moments = []
+    found = slimkit.compress(
+        net(), torch.zeros(1, 1, 8, 8), out=tmp_path / "out", watchers=[moments.append], **given
+    ).report.recovery.history
+    wanted = [entry.epoch for entry in found]
+    assert wanted and [row["epoch"] for row in rows(tmp_path / "out" / "train.log")] == wanted
+    lines = [described(moment) for moment in moments if moment.whole]
+    assert [line.split(", ")[0].split(" of ")[0] for line in lines] == [f"epoch {number}" for number in wanted]
+
+
 def relabelled(dataset):
     """Return the data of the same name and size with others as targets."""
     train = dataclasses.replace(dataset.train, labels=(dataset.train.labels + 1) % 3)
@@ -133,6 +147,46 @@ def test_a_retraining_does_not_go_on_with_other_data(toy, tmp_path):  # noqa: F8
     with pytest.raises(TrainingError, match="another run: inputs or targets differ"):
         retrained(relabelled(toy), resume=True)
     assert retrained(toy, resume=True)
+
+
+OTHERS = {
+    "another mask": {"ratio": 0.4},
+    "a retraining that begins with other weights": {"constants": "zero", "recover": False},
+    "another budget": {"ratio": None, "max_macs": 0.5},
+    "another network": {},
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_retraining_does_not_begin_in_the_place_of_another(kind, toy, tmp_path):  # noqa: F811
+    def retrained(model=None, **how):
+        settings = {"epochs": 2, "batch_size": 32, "round_to": 1, "device": "cpu", "dataset": toy, "ratio": 0.5, **how}
+        return slimkit.compress(model or net(), torch.zeros(1, 1, 8, 8), out=tmp_path / "out", **settings)
+
+    with pytest.raises(Killed):
+        retrained(watchers=[killed_at(3)])
+    [state] = tmp_path.glob("out.state/*/state.bin")
+    before, other = state.read_bytes(), net()
+    if kind == "another network":
+        next(other.parameters()).data.add_(0.01)
+    with pytest.raises(TrainingError, match=f"another run: .*{next(iter(OTHERS[kind]), 'weights')}"):
+        retrained(other, resume=True, **OTHERS[kind])
+    assert state.read_bytes() == before and listing(tmp_path) == ["out.state"]
+    assert retrained(resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_training_does_not_begin_in_the_place_of_another_whose_stages_have_other_names(resume, toy, tmp_path):  # noqa: F811
+    def trained(method, **how):
+        return train_run.train(net(), toy, 0.5, out=tmp_path / "out", **{**FEW, "method": method}, **how)
+
+    with pytest.raises(Killed):
+        trained("lottery-ticket", watchers=[killed_at(3)])
+    states = sorted(tmp_path.glob("out.state/**/state.bin"))
+    before = [path.read_bytes() for path in states]
+    with pytest.raises(TrainingError, match="method" if resume else "holds the state of a run"):
+        trained("scratch", resume=resume)
+    assert states and [path.read_bytes() for path in states] == before
 
 
 def test_a_training_that_is_complete_says_so(tmp_path, monkeypatch, capsys):

@@ -14,6 +14,7 @@ from slimkit.data.order import split_indices
 from slimkit.data.pictures import Reading, View, as_tensor, view
 from slimkit.errors import DataError
 from slimkit.provenance import UNKNOWN, Provenance
+from slimkit.quantity import number_of
 
 _HOW = "  Give a folder with a sub-folder of pictures for each class, or train/, val/ and test/ of such"
 
@@ -114,7 +115,9 @@ def _listed(root: Path, given: str) -> tuple[list[str], dict[str, list[LabelledF
     classes = inside[training]
     if len(classes) < 2:
         flat = "; its pictures can serve without classes, as calibration" if pictures(root) else ""
-        raise DataError(f"{given}: {training} has {len(classes)} sub-folders, so no classes{flat}.\n{_HOW}")
+        beside = " and ".join(f"{name}/" for name in sorted(splits)) if training == root else ""
+        found = f"{number_of(len(classes), 'sub-folder')}{f' beside {beside}' if beside else ''}"
+        raise DataError(f"{given}: {training} has {found}, so no classes{flat}.\n{_HOW}")
     for path, names in inside.items():
         if strange := sorted(set(names) - set(classes)):
             raise DataError(f"{given}: {path} has the class {strange[0]!r}, which training has not.\n{_HOW}")

@@ -20,8 +20,8 @@ from slimkit.quantity import number_of
 from slimkit.tasks import SEGMENTATION
 from slimkit.tasks.segmentation import IGNORED
 
-_IMAGES = ("images", "image", "imgs", "img", "JPEGImages")
-_MASKS = ("masks", "mask", "labels", "annotations", "SegmentationClass")
+IMAGES = ("images", "image", "imgs", "img", "JPEGImages")
+MASKS = ("masks", "mask", "labels", "annotations", "SegmentationClass")
 _HOW = (
     "  Give a folder with images/ and masks/, whose files have the same names: a mask is a picture of one channel,\n"
     f"  whose values are class numbers, {IGNORED} where there is none. train/, val/ and test/ may stand above or below"
@@ -98,12 +98,12 @@ class MaskReader:
 def _listed(root: Path, given: str) -> dict[str, list[MaskedPicture]]:
     if not root.is_dir():
         raise DataError(f"{given} is not a folder.\n{_HOW}")
-    tops = folder_named(root, _IMAGES), folder_named(root, _MASKS)
+    tops = folder_named(root, IMAGES), folder_named(root, MASKS)
     places: dict[str, tuple[Path | None, Path | None]] = {"train": tops}
     for part, names in PARTS.items():
         inside = folder_named(root, names)
         if inside is not None:  # train/images
-            places[part] = (folder_named(inside, _IMAGES), folder_named(inside, _MASKS))
+            places[part] = (folder_named(inside, IMAGES), folder_named(inside, MASKS))
         images, masks = (None if top is None else folder_named(top, names) for top in tops)
         if images is not None:  # images/train
             places[part] = (images, masks)

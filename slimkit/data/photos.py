@@ -6,11 +6,13 @@ from pathlib import Path
 from torch import Tensor
 
 from slimkit.data.inputs import Inputs, stacked
-from slimkit.data.listing import pictures, problem, readable, split_folders
+from slimkit.data.listing import folder_named, pictures, problem, readable, split_folders
 from slimkit.data.loader_split import LoaderSplit
+from slimkit.data.mask_folder import IMAGES, MASKS
 from slimkit.data.pictures import Reading, View, as_tensor, view
 from slimkit.errors import DataError
 from slimkit.provenance import UNKNOWN, Provenance
+from slimkit.quantity import number_of
 
 
 def photos(
@@ -18,7 +20,7 @@ def photos(
     reading: Reading | None = None,
     own: Provenance = UNKNOWN,
 ) -> Inputs:
-    """Open all pictures in a folder and below it, whatever the names of its sub-folders.
+    """Open all pictures in a folder and below it, whatever the names of its sub-folders, but for masks of others.
 
     The arguments are those of `folder.folder`.
 
@@ -29,14 +31,27 @@ def photos(
     given = f"folder:{root}"
     if not root.is_dir():
         raise DataError(f"{given} is not a folder.\n  Give a folder with pictures in it")
-    files = pictures(root)
+    files, masks = _parted(root)
     if not files:
         raise DataError(f"{given}: no pictures in it.\n  Give a folder with pictures in it")
     seen, notes = view(reading, own)
     good, left_out = readable(files, problem, lambda path: path, given, reading.allow_bad)
     fetch = Photos(tuple(good), seen)
     split = LoaderSplit(fetch=fetch, count=len(good), mean=seen.mean, std=seen.std, collate=stacked)
-    return Inputs(split, given, (*notes, *left_out, *_said(root)))
+    return Inputs(split, given, (*notes, *left_out, *masks, *_said(root)))
+
+
+def _parted(root: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """Return the pictures in a folder and below it but for masks, as in masks/ beside images/, and what to say."""
+    files = pictures(root)
+    homes = {home for file in files for home in file.parents if home.is_relative_to(root)}
+    beside = [folder_named(home, MASKS) for home in homes if folder_named(home, IMAGES)]
+    masks = {folder for folder in beside if folder is not None}
+    kept = [file for file in files if masks.isdisjoint(file.parents)]
+    if len(kept) == len(files):
+        return files, ()
+    names = " and ".join(sorted({f"{folder.name}/" for folder in masks}))
+    return kept, (f"{number_of(len(files) - len(kept), 'picture')} in {names} are taken for masks, and left out",)
 
 
 def _said(root: Path) -> tuple[str, ...]:

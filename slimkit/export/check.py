@@ -95,7 +95,7 @@ def references(
         raise EngineError(
             f"{type(model).__name__} cannot be exported to ONNX: all that it returns depends on random numbers that it "
             "draws in evaluation mode, so no file can be held against it.\n"
-            "  Keep the network as the .safetensors file, or let it draw none in evaluation mode"
+            "  Keep the network as slimkit's own file (.safetensors or .pt2), or let it draw none in evaluation mode"
         )
     try:
         found.append(_expected(model, images))

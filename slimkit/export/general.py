@@ -60,7 +60,7 @@ def translate(
             out_of_memory.pass_on(error)
             raise EngineError(
                 f"{type(model).__name__} cannot be exported to ONNX: {_reason(error)}.\n"
-                "  Rewrite that operation, or keep the network as the .safetensors file"
+                "  Rewrite that operation, or keep the network as slimkit's own file (.safetensors or .pt2)"
             ) from error
     assert program is not None
     proto: onnx.ModelProto = _of_version(program.model_proto, opset)

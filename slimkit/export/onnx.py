@@ -162,7 +162,7 @@ def _refuse(model: nn.Module) -> None:
     if sum(t.nbytes for t in (*model.parameters(), *model.buffers())) > _LARGEST:
         raise EngineError(
             f"{name} cannot be exported to ONNX: one file holds 2 GB, its weights are more.\n"
-            "  Use the .safetensors file instead"
+            "  Use slimkit's own file (.safetensors or .pt2) instead"
         )
     if dtype_of(model) == torch.bfloat16:
         raise EngineError(
@@ -184,7 +184,7 @@ def _refusal(model: nn.Module, error: Exception) -> EngineError:
     if isinstance(error, EngineError):
         return error
     helps = {torch.float64, torch.bfloat16} & set(dtypes_of(model))
-    remedy = "Export model.float()" if helps else "Keep the network as the .safetensors file"
+    remedy = "Export model.float()" if helps else "Keep the network as slimkit's own file (.safetensors or .pt2)"
     return EngineError(f"{type(model).__name__} cannot be exported to ONNX: {line(error)}.\n  {remedy}")
 
 

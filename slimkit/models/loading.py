@@ -249,8 +249,8 @@ def _from_state(state: Any, path: Path, arch: str | None, said: tuple[str, ...],
     for module_path, values in fit.attributes.items():
         stem = f"{module_path}.weight"
         wanted[stem] = (wanted[stem][0], values["in_channels"], *wanted[stem][2:])
-    given = signatures.shapes_of(tensors)
-    if given != wanted:
+    tensors, beside = weights.of_network(tensors, wanted)
+    if (given := signatures.shapes_of(tensors)) != wanted:
         raise ArchitectureError(
             f"{path}: the weights do not fit `arch={arch!r}`: "
             f"{signatures.describe(given, wanted, str(fit.reference))}.\n{_advice(readings, path)}"
@@ -262,7 +262,7 @@ def _from_state(state: Any, path: Path, arch: str | None, said: tuple[str, ...],
         building.fill(model, tensors)
     if detectors.is_detector(model):
         model = detectors.frozen(model)
-    return _network(model, fit, "state dict", (*said, *changed))
+    return _network(model, fit, "state dict", (*said, *changed, *beside))
 
 
 def _stated(raw: Any) -> str | None:
@@ -317,7 +317,7 @@ def _fitted(reference: Reference, tensors: dict[str, Tensor]) -> Match:
     if reference.name in ("googlenet", "inception_v3") and reference.source == "torchvision":
         plain.setdefault("aux_logits", any(name.lower().startswith("aux") for name in tensors))
     entry = signatures.signature(Reference(reference.source, reference.name), plain)
-    fit = signatures.match(signatures.shapes_of(tensors), entry)
+    fit = signatures.match(signatures.shapes_of(weights.of_network(tensors, entry.shapes)[0]), entry)
     if fit is None:
         return Match(reference, {**building.placeholders(reference), **plain}, None)
     return Match(reference, {**plain, **fit.arguments}, fit.classes, fit.attributes)

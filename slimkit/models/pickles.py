@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from slimkit import own_code
 from slimkit.errors import CheckpointError
 from slimkit.models import pickled_modules, ultralytics
 from slimkit.models.files import damaged
@@ -46,12 +47,13 @@ def _run(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sources that changed and storages that are deprecated
-            return torch.load(path, map_location="cpu", weights_only=False)
+            with own_code.on_path(str(Path.cwd())):  # where `arch` looks too
+                return torch.load(path, map_location="cpu", weights_only=False)
     except (ImportError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: unpickling it failed with {type(error).__name__}: {error}.\n"
-            "  Run slimkit where the code that "
-            "made the file can be imported, or give a state dict and `arch`."
+            "  Run slimkit in the folder of the code that made the file, or with that folder in PYTHONPATH; or give a "
+            "state dict and `arch`"
         ) from error
     except Exception as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from None

@@ -1,5 +1,6 @@
 """From what a checkpoint holds to one flat state dict: wrappers, prefixes, dtypes, number checks."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ _PREFIXES = (
 )  # fmt: skip
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 _SINGLE = (torch.float32, torch.complex64)
+_COUNTERS = ("total_ops", "total_params")  # buffers that thop leaves in every module
 _ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
@@ -61,6 +63,14 @@ def unwrap(loaded: Any, where: str, depth: int = 6) -> tuple[Mapping[str, Any] |
         if average is not None and plain is not None:
             return _averaged(loaded, plain, average, where, left, said)
         chosen = average or plain
+        if len(inside) > 1 and chosen is not None:
+            said.append(f"of {', '.join(map(repr, inside))} in the file, {chosen!r} was taken")
+        said += [
+            f"{key!r} in the file is a moving average without names (shadow_params), which was not taken: to have it, "
+            "copy_to(model.parameters()) before the weights are saved"
+            for key, value in loaded.items()
+            if key == "shadow_params" or (isinstance(value, Mapping) and isinstance(value.get("shadow_params"), list))
+        ]
         if chosen is None and not any(_is_array(value) for value in loaded.values()):
             if len(inside) != 1:
                 found = f"several that could be ({', '.join(map(str, inside))})" if inside else "none"
@@ -110,9 +120,13 @@ def flatten(state: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], tu
     memory.check_tensors(state.values())
     tensors: dict[str, Tensor] = {}
     others: set[str] = set()
+    counters = 0
     for name, value in state.items():
         if not _is_array(value):
             continue  # counters, settings, extra state
+        if isinstance(name, str) and name.rpartition(".")[2] in _COUNTERS and math.prod(value.shape) == 1:
+            counters += 1
+            continue
         if not isinstance(name, str):
             raise CheckpointError(f"{where}: its keys are no names of tensors ({name!r}).\n  Save model.state_dict().")
         tensor = value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
@@ -129,6 +143,8 @@ def flatten(state: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], tu
             others.add(str(tensor.dtype).removeprefix("torch."))
         tensors[name] = tensor.cpu()
     said = [f"weights converted from {', '.join(sorted(others))} to single precision"] if others else []
+    if counters:
+        said.append(f"{counters} counters of thop (total_ops, total_params) beside the weights are ignored")
     return _without_masks(tensors, said), tuple(said)
 
 
@@ -152,6 +168,18 @@ def readings(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         if prefix is None:
             return
         current = {name.removeprefix(prefix): tensor for name, tensor in tidy.items()}
+
+
+def of_network(
+    tensors: dict[str, Tensor], wanted: Mapping[str, Sequence[int]]
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Leave out what an architecture has no place for, where all that it has one for is there; say what."""
+    beside = [name for name in tensors if name not in wanted and not name.endswith("num_batches_tracked")]
+    if not beside or not wanted.keys() <= tensors.keys():
+        return tensors, ()
+    few = f"{', '.join(beside[:3])}{f' and {len(beside) - 3} more' if len(beside) > 3 else ''}"
+    kept = {name: tensor for name, tensor in tensors.items() if name not in beside}
+    return kept, (f"the architecture has no place for {few} in the file: ignored",)
 
 
 def check_values(model: nn.Module, where: str) -> None:

@@ -30,6 +30,7 @@ def rebuild(folders: Sequence[Path], out: Path | None = None, force: bool = Fals
         refuse_inputs(out, _kept(folders), "out")
     if len(folders) == 1 and ((folders[0] / study_file.NAME).is_file() or folders[0].name == study_file.NAME):
         return _study(folders[0], out, force)
+    _refuse_twice(folders)
     reports = [report_file.read(folder) for folder in folders]
     if len(reports) == 1:
         home = folders[0] if folders[0].is_dir() else folders[0].parent
@@ -38,6 +39,16 @@ def rebuild(folders: Sequence[Path], out: Path | None = None, force: bool = Fals
     _check_free(path, force)
     times = timed(list(zip(folders, reports, strict=True))) if timed else ()
     return _written(path, comparison_page(_named(folders, reports), times), force)
+
+
+def _refuse_twice(folders: Sequence[Path]) -> None:
+    """Refuse to compare a run with itself, whatever it is called."""
+    seen: dict[Path, Path] = {}
+    for folder in folders:
+        home = (folder if folder.is_dir() else folder.parent).resolve()
+        if home in seen:
+            raise OutputError(f"{folder}: is the same run as {seen[home]}.\n  Give each run once")
+        seen[home] = folder
 
 
 def _study(folder: Path, out: Path | None, force: bool) -> Path:

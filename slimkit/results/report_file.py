@@ -32,6 +32,8 @@ def read(path: Path) -> Report:
         RecordError: there is none, or it is damaged or not a report that this version can read.
     """
     file = path / NAME if path.is_dir() else path
+    if file != path and not file.exists():
+        raise RecordError(f"{path}: no report can be read there (the folder holds no {NAME}).\n  {_HINT}")
     report = upgraded(_parsed(file))
     schema = report.get("schema") if isinstance(report, dict) else None
     if schema != REPORT_SCHEMA:

@@ -165,10 +165,16 @@ def store_of(target: Path, resume: bool, spec: CompressSpec) -> training.Store:
 
 
 def kept(given: Given, store: training.Store) -> Given:
-    """Return what a run starts from with where its state is kept, which is of this data alone."""
+    """Return what a run starts from with where its state is kept, which is of this network and this data alone.
+
+    Raises:
+        TrainingError: a state of another run is there.
+    """
     if given.spec.epochs and given.retrain is None:
         sources = [source for source in (given.dataset, given.calibration) if source is not None]
-        store = replace(store, identity={**store.identity, resuming.DATA: data.digest(*sources)})
+        about = {"weights": resuming.weights(given.dense), resuming.DATA: data.digest(*sources)}
+        store = replace(store, identity={**store.identity, **about})
+    resuming.check(store)
     return replace(given, store=store)
 
 

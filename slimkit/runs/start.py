@@ -96,14 +96,24 @@ def example(model: nn.Module, spec: CompressSpec | ExportSpec, dataset: data.Dat
             "  Add `input_shape`, for example `input_shape='3,224,224'`, or `data`, or `arch`"
         )
     provenance.attach(model, replace(known, input_shape=shape, inputs={}))
-    return torch.randn(1, *shape, generator=random)
+    return _drawn(shape, "float32", random)
 
 
 def _drawn(shape: tuple[int, ...], dtype: str, random: torch.Generator) -> Tensor:
-    """Return a random input of a batch of one; whole numbers are 0."""
-    if not getattr(torch, dtype).is_floating_point:
-        return torch.zeros(1, *shape, dtype=getattr(torch, dtype))
-    return torch.randn(1, *shape, dtype=getattr(torch, dtype), generator=random)
+    """Return a random input of a batch of one; whole numbers are 0.
+
+    Raises:
+        DataError: there is no memory for it.
+    """
+    try:
+        if not getattr(torch, dtype).is_floating_point:
+            return torch.zeros(1, *shape, dtype=getattr(torch, dtype))
+        return torch.randn(1, *shape, dtype=getattr(torch, dtype), generator=random)
+    except (RuntimeError, MemoryError) as error:  # too many bytes to be had, or to be counted
+        raise DataError(
+            f"input_shape is {','.join(map(str, shape))}: there is no memory for a single such input.\n"
+            "  Give the shape of one input, for example `input_shape='3,224,224'`"
+        ) from error
 
 
 def random_input(dataset: data.Dataset, seed: int) -> Example:
@@ -116,12 +126,17 @@ def random_input(dataset: data.Dataset, seed: int) -> Example:
 def example_of(model: nn.Module, given: Example) -> Example:
     """Return somebody's example input as our copy of the network takes it: on the CPU, in float32.
 
-    Shapes are noted with the network, in place of any guess.
-    """
+    Shapes are noted with the network, in place of any guess. A list is one of arguments, as a tuple is.
 
+    Raises:
+        DataError: a tensor of it is empty.
+        TraceError: it is nothing that a network is called with.
+    """
+    given = tuple(given) if isinstance(given, list) else given
     example: Example = tree_map_only(Tensor, lambda tensor: taken(tensor, torch.float32), given)
     if any(tensor.dim() and not len(tensor) for tensor in tensors(example)):
         raise DataError(f"example_input is {describe(example)}: it is empty.\n  Give one input or more")
+    batch_size(example)  # raises, where there is none
     return _noted(model, example)
 
 

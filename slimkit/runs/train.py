@@ -95,6 +95,7 @@ def train(
             return _train(network, asked, job(None), Path(work), stages)
     with folder.claim(Path(out)) as work_folder:
         store = begin.store(asked.settings(), Path(out), resume, network.model, images)
+        resuming.check(store)
         result = _train(network, asked, job(store), work_folder, stages)
     training.forget(store)
     return result
@@ -119,6 +120,8 @@ def train_network(
             dataset = opened(spec, progress=progress)
             network = begin.fresh_network(spec, dataset, spec.seed)
         store = begin.store(asked.settings(), target, options.resume, network.model, dataset)
+        if not world.rank:  # the others may come later, when it has begun
+            resuming.check(store)
 
         def fresh() -> nn.Module:
             return begin.fresh_network(spec, dataset, spec.seed + 1).model

@@ -109,6 +109,21 @@ def refuse_unasked(store: Store) -> None:
         )
 
 
+def refuse_others(store: Store) -> None:
+    """Refuse to begin, in the place of a run or of one of its stages, where the state of another run is.
+
+    Stages are named by what they begin with, so that those of another run would not be found, only forgotten at the
+    end. What is damaged is left to whoever goes on from it.
+
+    Raises:
+        TrainingError: so it is; what differs.
+    """
+    for folder in (store.folder, *sorted(store.folder.glob("*/"))):
+        for path in (folder / _NAME, folder / _PREVIOUS):
+            if (found := _read(path)) is not None:
+                _check(store, found["identity"])
+
+
 def check(found: dict[str, Any]) -> None:
     """Check the numbers of a state, which the run goes by.
 

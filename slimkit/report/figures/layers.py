@@ -85,7 +85,8 @@ def _stages(axes: Axes, layers: Sequence[LayerEntry], width: int) -> None:
         else:
             parts.append([name, place, place])
     free = -1e9  # where the last name ended, in pixels
-    for name, first, last in parts:
+    for part, first, last in parts:
+        name = layers[first].name if first == last and part.isdigit() else part  # of an nn.Sequential: 0.0, not 0
         middle = ((first + last) / 2 + 0.6) / len(layers) * width
         half = 3.2 * len(name)
         if first > 0 and len(parts) < width / 30:

@@ -91,8 +91,21 @@ def refuse_without_folder(out: Path | str | None, **asked: bool) -> None:
         raise SpecError(f"{name} is True: without `out` nothing is written.\n  Add `out`, or leave `{name}` out")
 
 
+def check(kept: training.Store) -> None:
+    """Check before any work that what was interrupted there, in whatever stage, is this run and to be resumed.
+
+    Args:
+        kept: with all that must be equal for two runs to be one.
+
+    Raises:
+        TrainingError: a state is there, and nobody asked to go on from it, or it is that of another run.
+    """
+    refuse_unasked(kept)
+    state.refuse_others(kept)
+
+
 def refuse_unasked(kept: training.Store) -> None:
-    """Refuse to begin anew where a run was interrupted, before any work.
+    """Refuse to begin anew where a run was interrupted.
 
     Raises:
         TrainingError: a state is there, and nobody asked to go on from it.
