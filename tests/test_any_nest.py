@@ -113,7 +113,7 @@ def test_what_a_file_cannot_hold_is_named_and_the_onnx_file_remains(name: str, t
     make, said = REFUSED[name]
     result, image = compressed(make, tmp_path)
     why = f"cannot export Returns: it returns {said} beside its tensors, which such a file cannot hold"
-    (warning,) = result.report.warnings
+    (warning,) = (said for said in result.report.warnings if said.startswith("No "))
     assert warning.startswith(f"No slim file: {why}.\n  Say how it is built") and "damaged" not in warning
     with pytest.raises(ArchitectureError, match=f"^{why}"):
         slimkit.save(result.model, tmp_path / "model.pt2", image)

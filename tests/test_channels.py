@@ -43,7 +43,9 @@ def graph_of(net: nn.Module, x: Any = X) -> Graph:
 
 
 def proven(net: nn.Module, graph: Graph, x: Any = X) -> bool:
-    return all(evidence_for(net, graph, random_mask(graph, seed), [x]).error <= 1e-9 for seed in range(3))
+    found = [evidence_for(net, graph, random_mask(graph, seed), [x]) for seed in range(3)]
+    # What is given is compared in double precision too, what is tried beside it where float32 leaves a doubt alone.
+    return all((one.shown[0].error or 0.0) <= 1e-9 and one.error <= 1e-6 for one in found)
 
 
 PASSES: dict[str, tuple[Callable[..., Tensor], int]] = {  # function, units of the first convolution's 8 channels
