@@ -89,7 +89,8 @@ def _is_on(found: torch.device, device: torch.device) -> bool:
 def has_bf16(device: torch.device) -> bool:
     """Tell whether the hardware computes in bf16 itself; emulated, it would be slower than fp32."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
         return bool(torch.cpu._is_avx512_bf16_supported())
     return False

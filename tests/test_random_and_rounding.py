@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import slimkit
 from slimkit import example, hardware
+from slimkit.training import distributed
 
 
 class Dropping(nn.Sequential):
@@ -108,3 +109,26 @@ def test_only_what_goes_to_a_gpu_need_not_be_waited_for() -> None:
     for device in ("cpu", "cuda"):
         example.on(torch.device(device), [torch.zeros(1).as_subclass(Told)])
     assert waited == {"cpu": True, "cuda": False}
+
+
+@pytest.mark.parametrize(
+    ("asked", "world", "expected"),
+    [
+        ("cuda", {"LOCAL_RANK": "3", "WORLD_SIZE": "4"}, "cuda:3"),
+        ("cuda", {"LOCAL_RANK": "5", "WORLD_SIZE": "8"}, "cuda:1"),
+        ("cuda:1", {"LOCAL_RANK": "3", "WORLD_SIZE": "4"}, "cuda:1"),
+        ("cuda:1", {"LOCAL_RANK": "0", "WORLD_SIZE": "1"}, "cuda:1"),
+        ("cuda", {"LOCAL_RANK": "0", "WORLD_SIZE": "1"}, "cuda"),
+        ("cuda", {}, "cuda"),
+        ("cpu", {"LOCAL_RANK": "3", "WORLD_SIZE": "4"}, "cpu"),
+    ],
+)
+def test_the_gpu_that_is_named_is_taken(
+    asked: str, world: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in world.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert str(distributed.local_device(torch.device(asked))) == expected

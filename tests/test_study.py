@@ -1,5 +1,6 @@
 """Studies: arms that share what they must, lines that nothing loses, differences that are not made up."""
 
+import contextlib
 import errno
 import gc
 import io
@@ -37,7 +38,7 @@ from slimkit.results import Arm, Search, study_file
 from slimkit.results.comparison import BETTER, ONE, SAME, WORSE, difference, student
 from slimkit.runs import study as studying
 from slimkit.runs.arms import ray_workers
-from slimkit.runs.arms.arm import train_arm
+from slimkit.runs.arms.arm import Assignment, train_arm
 from slimkit.runs.arms.order import planned
 from slimkit.runs.arms.workers import Here, Processes, WorkerDied
 from slimkit.runs.folder.output import locked
@@ -194,6 +195,27 @@ def test_two_workers_write_what_one_writes(tmp_path: Path) -> None:
         files.append(without_times(study_file.read(tmp_path / str(workers))[0]))
     assert files[0] == files[1]
     assert len(files[0]) == 4
+
+
+class Everything:
+    """A counter of the whole machine."""
+
+    name = "a machine"
+
+    def joules(self) -> float:
+        return 1e6
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_arm_beside_others_does_not_count_what_the_machine_takes(
+    alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slimkit.measure.stages.processor_meters", lambda: [Everything()])
+    monkeypatch.setattr("slimkit.measure.stages.read_along", lambda meters: contextlib.nullcontext())
+    [run] = planned(spec("dense"))
+    one = Arm.from_dict(train_arm(Assignment(run.arm, run.budget, run.resolved({}), 200, 8, False, alone=alone)))
+    assert (one.clock.energy_by.startswith("measured"), one.clock.energy_kj == 1e3) == (alone, alone)
+    assert (Here(train_arm).alone, Processes(1, train_arm).alone, Processes(2, train_arm).alone) == (True, True, False)
 
 
 def test_a_killed_study_goes_on_and_trains_nothing_twice(

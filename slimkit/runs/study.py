@@ -124,9 +124,9 @@ def _local(count: int) -> Iterator[Workers]:
         local.close()
 
 
-def _work(spec: StudySpec, run: Planned, found: Mapping[Key, Arm], readers: int | None = None) -> Assignment:
-    settings = run.resolved(found)
-    return Assignment(run.arm, run.budget, settings, spec.images, spec.pixels, spec.latency, readers)
+def _work(spec: StudySpec, run: Planned, found: Mapping[Key, Arm], workers: Workers | None = None) -> Assignment:
+    shared = (workers.readers, workers.alone) if workers else ()
+    return Assignment(run.arm, run.budget, run.resolved(found), spec.images, spec.pixels, spec.latency, *shared)
 
 
 def _try_out(spec: StudySpec, runs: list[Planned]) -> Ground:
@@ -218,7 +218,7 @@ def _trained(
             if run.waits is None or run.waits in done:
                 running[key] = waiting.pop(key)
                 try:
-                    workers.begin(key, _work(spec, run, done, workers.readers))
+                    workers.begin(key, _work(spec, run, done, workers))
                 except SpecError as error:  # what it waited for has no such thing
                     del running[key]
                     yield key, error

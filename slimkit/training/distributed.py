@@ -48,8 +48,9 @@ def restarted() -> bool:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Return this process's own GPU of its machine, or the device as it is."""
-    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+    """Return this process's own GPU of its machine, where a launcher has started several and none is named."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ
+    if device.type == "cuda" and device.index is None and several:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return device
 

@@ -39,6 +39,7 @@ class Assignment:
         images, pixels: the data set is made smaller to these.
         latency: measure it.
         readers: processes that read data, as `data.read_by` takes them.
+        alone: nothing else is done on its machine, so that the machine's energy counters are its own.
     """
 
     arm: str
@@ -48,6 +49,7 @@ class Assignment:
     pixels: int | None
     latency: bool
     readers: int | None = None
+    alone: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def train_arm(work: Assignment) -> dict[str, Any]:
     """
     asked = plan(work.settings, source=f"arm {work.arm!r}", ignoring=work.settings)
     job = prepared(work, asked)
-    stages = stages_on(asked.spec.device)
+    stages = stages_on(asked.spec.device) if work.alone else Stages(meters=[])
     with stages.stage("training"):
         found = asked.method(job, asked.config)
     task = job.dataset.task

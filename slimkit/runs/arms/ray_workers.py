@@ -51,6 +51,7 @@ class Ray:
     """A cluster that is connected."""
 
     readers: int | None = 0  # a task has one processor
+    alone = False
 
     def __init__(self, ray: Any, task: Handler) -> None:
         self._ray, self._names = ray, dict[Any, Any]()

@@ -35,9 +35,11 @@ class Workers(Protocol):
 
     Attributes:
         readers: processes that may read data for each piece of work; None: as many as for a training alone.
+        alone: no other piece of work is done on its machine meanwhile.
     """
 
     readers: int | None
+    alone: bool
 
     @property
     def free(self) -> int:
@@ -57,6 +59,7 @@ class Here:
     """This process: one piece of work at a time."""
 
     readers: int | None = None
+    alone = True
 
     def __init__(self, task: Handler) -> None:
         self._task, self._next = task, list[tuple[Any, Any]]()
@@ -80,6 +83,7 @@ class Processes:
     def __init__(self, count: int, task: Handler) -> None:
         self._task, self._count = task, count
         self.readers: int | None = max(0, cores() // count - 1)
+        self.alone = count == 1
         self._idle: list[tuple[Connection, BaseProcess]] = []
         self._busy: dict[Connection, tuple[BaseProcess, Any]] = {}
 
