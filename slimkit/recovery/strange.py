@@ -59,7 +59,9 @@ def are_strange(model: nn.Module, batches: Sequence[Example]) -> bool:
         if args and norm.reads(args[0]) and args[0].numel():
             reads.setdefault(id(module), _Read(norm)).add(args[0])
 
-    for norm in learned(twin):
+    if not (norms := learned(twin)):
+        return False
+    for norm in norms:
         norm.module.register_forward_pre_hook(partial(note, norm))
     seen = 0
     for batch in batches:
