@@ -44,7 +44,7 @@ def graph_of(net: nn.Module, x: Any = X) -> Graph:
 
 def proven(net: nn.Module, graph: Graph, x: Any = X) -> bool:
     found = [evidence_for(net, graph, random_mask(graph, seed), [x]) for seed in range(3)]
-    # What is given is compared in double precision too, what is tried beside it where float32 leaves a doubt alone.
+    # Where an output varies by rounding alone, other inputs are tried: a last bit is 1e-7 of what counts as one.
     return all((one.shown[0].error or 0.0) <= 1e-9 and one.error <= 1e-6 for one in found)
 
 

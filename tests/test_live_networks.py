@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -15,8 +14,6 @@ from slimkit.errors import ArchitectureError, CheckpointError
 from slimkit.models.exported_operators import admitted
 from slimkit.runs.folder import files
 from tests.blocks import conv_bn
-
-MIX = torch.ones(8, 8, 1, 1)
 
 
 def _matrix(x: Tensor) -> Tensor:
@@ -37,7 +34,6 @@ LAST: dict[str, Callable[[Tensor], Tensor]] = {
     ).abs(),
     "inverse": lambda x: torch.linalg.inv(_matrix(x)),
     "singular values": lambda x: torch.linalg.svdvals(_matrix(x)),
-    "deformed": lambda x: torchvision.ops.deform_conv2d(x, x.mean(1, keepdim=True).expand(-1, 2, -1, -1), MIX),
     "scattered": lambda x: x.scatter_add(2, torch.zeros_like(x[:, :, :1]).long(), x[:, :, 1:2]),
     "diagonal": lambda x: torch.diagonal(x, dim1=2, dim2=3),
 }
@@ -47,7 +43,6 @@ class Net(nn.Module):
     def __init__(self, last: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.body, self.last = nn.Sequential(conv_bn(3, 8), conv_bn(8, 8)), last
-        self.register_buffer("mix", MIX)
 
     def forward(self, x: Tensor) -> Any:
         return self.last(self.body(x))
@@ -83,7 +78,7 @@ def test_the_width_of_one_hot_is_held_against_the_memory(tmp_path: Path) -> None
     "name",
     ["aten.as_strided.default", "aten.empty_strided.default", "aten._embedding_bag.default", "aten.from_file.default",
      "aten.segment_reduce.default", "aten._unsafe_index.Tensor", "torchvision.roi_align.default",
-     "torchvision.decode_jpeg.default", "image.read_file.default"],
+     "torchvision.deform_conv2d.default", "torchvision.decode_jpeg.default", "image.read_file.default"],
 )  # fmt: skip
 def test_what_may_read_other_memory_or_files_is_not_taken(name: str) -> None:
     assert not admitted(f"torch.ops.{name}")

@@ -85,6 +85,30 @@ def test_a_file_may_be_off_by_what_float32_is_and_by_no_more() -> None:
     assert proof.of_file(plain, inputs, proof.outputs(plain, inputs)) == (0, proof.TOLERANCE)
 
 
+class Two(nn.Module):
+    """An output that is large beside its spread, and one that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.large, self.plain = nn.Linear(4, 6), nn.Linear(4, 6)
+        nn.init.constant_(self.large.bias, 1e4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.large(x), self.plain(x)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, None])
+def test_what_one_output_may_be_off_is_not_allowed_to_another(wrong: int | None) -> None:
+    net, inputs = Two().eval(), [torch.randn(8, 4, generator=torch.Generator().manual_seed(0))]
+    ((large, plain),) = proof.outputs(net, inputs)
+    ways = torch.randn(large.shape, generator=torch.Generator().manual_seed(1)).sign()
+    found = [large + ways * 2e-7 * 1e4, plain.clone()]  # the first is rounded
+    if wrong is not None:
+        found[wrong] = found[wrong] + (0.02, 5e-3)[wrong] * ways * (large, plain)[wrong].std()
+    error, allowed = proof.of_file(net, inputs, [tuple(found)])
+    assert (error <= allowed) is (wrong is None)
+
+
 def test_random_inputs_are_seeded() -> None:
     first, again, other = (proof.random_inputs((3, 4, 4), 2, seed) for seed in (0, 0, 1))
     assert [tuple(x.shape) for x in first] == [(1, 3, 4, 4)] * 2

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimkit import out_of_memory
 from slimkit.example import Example, batch_size, call
 from slimkit.modules import private, unwrapped
 from slimkit.recovery.norms import Norm, learned
@@ -69,7 +70,8 @@ def are_strange(model: nn.Module, batches: Sequence[Example]) -> bool:
             break
         try:
             call(twin, batch)
-        except Exception:  # whatever it raises: whoever needs it to run will say so
+        except Exception as error:  # whatever it raises: whoever needs it to run will say so
+            out_of_memory.pass_on(error)
             return False
         seen += batch_size(batch)
     gaps = [read.gap() for read in reads.values()]

@@ -1,6 +1,7 @@
 """Evidence that two networks compute the same function; 1e-4 is the bound, see `difference.relative_error`."""
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from typing import Any
@@ -68,30 +69,44 @@ def of_file(
 ) -> tuple[float, float]:
     """Return how far what a file computes is from what its network does, and how far float32 lets it be.
 
-    Engines add in another order, which some networks enlarge: what is more than `TOLERANCE` counts from what the
-    network computes in double precision, and may be twice as much as its own float32 is off, or some units in the
-    last places of numbers that are large beside their spread.
+    Engines add in another order, which some networks enlarge: an output that is off by more than `TOLERANCE` counts
+    from what the network computes in double precision, and may be twice as much as its own float32 is off there, or
+    some units in the last places where numbers are large beside their spread. Each output is judged by itself.
 
     Args:
         found: outputs of the file for each input.
-        seen: takes those outputs that are to be compared.
+        seen: takes those outputs that are to be compared, a sequence of tensors.
+
+    Returns:
+        Of the output that is the worst for what it may be: how far it is off, and how far it may be.
     """
     expected = outputs(model, inputs)
-    error = max(relative_error(seen(a), seen(b)) for a, b in zip(expected, found, strict=True))
-    if error <= TOLERANCE:
+    pairs = list(zip(map(seen, expected), map(seen, found), strict=True))
+    error = max(relative_error(a, b) for a, b in pairs)
+    if error <= TOLERANCE or any(len(a) != len(b) for a, b in pairs):
         return error, TOLERANCE
     try:
         twin = in_precision(copied(model), torch.float64)
         exact = outputs(twin, [placed(one, twin, torch.float64) for one in inputs])
     except Exception:  # its code may know of float32 alone
         return error, TOLERANCE
-    near = [[cast(tensor, torch.float32) for tensor in tensors(one)] for one in exact]
-    nudged = [[tensor * (1 + _ROUNDING) for tensor in one] for one in near]
+    near = [seen([cast(tensor, torch.float32) for tensor in tensors(one)]) for one in exact]
+    judged = [
+        _beside_rounding(*three)
+        for (wanted, got), right in zip(pairs, near, strict=True)
+        for three in zip(wanted, got, right, strict=True)
+    ]
+    return max(judged, key=lambda one: one[0] / one[1])
 
-    def off(some: Sequence[Any]) -> float:
-        return max(relative_error(seen(a), seen(b)) for a, b in zip(near, some, strict=True))
 
-    return off(found), min(max(TOLERANCE, 2 * off(expected), off(nudged)), _MOST)
+def _beside_rounding(expected: Tensor, found: Tensor, exact: Tensor) -> tuple[float, float]:
+    """Return how far an output of a file is off, and how far it may be; `exact`: that of double precision."""
+    error = relative_error(expected, found)
+    if error <= TOLERANCE:
+        return error, TOLERANCE
+    own, nudged = relative_error(exact, expected), relative_error(exact, exact * (1 + _ROUNDING))
+    allowed = max([TOLERANCE, *(min(one, _MOST) for one in (2 * own, nudged) if math.isfinite(one))])
+    return relative_error(exact, found), allowed
 
 
 def masked(model: nn.Module, graph: Graph, mask: Mask) -> nn.Module:

@@ -104,7 +104,8 @@ def test_widths_and_a_second_look(pair: Pair) -> None:
         losses = elimination.losses(model, pair.graph, [images])
         limit = 0.5 * pair.graph.macs(slimkit.Mask.full(pair.graph).keep)
         mask, made = best(model, pair.graph, candidates(pair.graph, losses, "macs", limit, Widths(4)), [images])
-        nearer = nearer or half_way(pair.graph, losses, 0.7)  # the same one, as losses that are nearly even may swap
+        if nearer is None or WHERE != "cuda":  # on which losses that are nearly even may swap
+            nearer = half_way(pair.graph, losses, 0.7)
         again = look_again(model, pair.graph, losses, nearer, [images], images[:1])
         found.append((losses.measured, losses.estimated, again.measured, mask.keep, made.model.state_dict()))
     assert_same(found[0], found[1])
@@ -230,7 +231,8 @@ def test_each_step_is_told_with_its_own_loss_after_a_rewind_too(dense: nn.Module
         hooks = [watch("it", CLASSIFICATION, [told.append]), training.Hook(after_step=once)]
         trained = training.train(dense, digits.train, recipe, hooks=hooks)
         found.append([(one.step, one.steps, one.loss) for one in told] + [epoch.loss for epoch in trained.history])
-    torch.testing.assert_close(*found, rtol=1e-2, atol=1e-4)  # rounding grows in training
+    rounded = {"rtol": 1e-2, "atol": 1e-4} if WHERE == "cuda" else {"rtol": 1e-3, "atol": 1e-5}  # grows in training
+    torch.testing.assert_close(*found, **rounded)
 
 
 @pytest.mark.parametrize("where", ["cpu", DEVICE.type])
