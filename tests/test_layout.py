@@ -64,8 +64,9 @@ def there(module: ModuleType, name: ast.alias) -> bool:
 
 def test_tests_start_without_what_is_optional() -> None:
     """`pip install .[test]` is what the README names; a file that imports more is an error there, not a skip."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    given = set(re.findall(r"slimkit\[(.*)\]", " ".join(extras["test"]))[0].split(",")) | {"test"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"] | {"": project["dependencies"]}
+    given = set(re.findall(r"slimkit\[(.*)\]", " ".join(extras["test"]))[0].split(",")) | {"test", ""}
     named = {name: {re.split(r"[\[<>=]", line)[0].replace("-", "_") for line in extras[name]} for name in extras}
     absent = set().union(*named.values()) - set().union(*(named[name] for name in given))
     assert {"timm", "ultralytics", "lightning"} <= absent

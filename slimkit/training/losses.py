@@ -31,7 +31,7 @@ class StepLoss:
 
 
 @dataclass
-class Losses:
+class EpochLosses:
     """Losses of the epoch under way.
 
     Attributes:

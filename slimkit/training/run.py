@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.results import Epoch
-from slimkit.training.losses import Losses
+from slimkit.training.losses import EpochLosses
 from slimkit.training.recipe import Recipe
 
 
@@ -51,7 +51,7 @@ class Run:
     history: list[Epoch] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=lambda: [Phase(0, 0)])
     notes: list[str] = field(default_factory=list)
-    losses: Losses = field(default_factory=Losses)
+    losses: EpochLosses = field(default_factory=EpochLosses)
 
     @property
     def budget(self) -> int:
