@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from queue import SimpleQueue
 from types import MappingProxyType
 from typing import Any
 
@@ -49,7 +50,7 @@ class Lane:
         self._kept: dict[int, Tensor] = {}
         self._stops = self._operators = 0
         self.beside: Tensor | None = None
-        self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
+        self._go, self._stopped = SimpleQueue[None](), SimpleQueue[None]()  # semaphores, but in C
         self._event: Any = None
         self._error: BaseException | None = None
         self._asked: tuple[Any, Any, Any, Any] | None = None  # what is to be computed, see `_computed`
@@ -62,13 +63,13 @@ class Lane:
     def advance(self) -> Any:
         """Run to the next stop and return what it is for, with the result if `after`; None at the end."""
         self._event = None
-        self._go.release()
-        self._stopped.acquire()
+        self._go.put(None)
+        self._stopped.get()
         while self._asked is not None:
             self._answer = _answer(*self._asked)
             self._asked = None
-            self._go.release()
-            self._stopped.acquire()
+            self._go.put(None)
+            self._stopped.get()
         if self._error is not None:
             raise self._error
         return self._event
@@ -76,11 +77,11 @@ class Lane:
     def close(self) -> None:
         """End a pass that is not at its end."""
         self._given_up = True
-        self._go.release()
+        self._go.put(None)
         self._thread.join()
 
     def _run(self) -> None:
-        self._go.acquire()
+        self._go.get()
         try:
             if not self._given_up:
                 with torch.no_grad(), _Stops(self):
@@ -90,7 +91,7 @@ class Lane:
         except BaseException as error:
             self._error = error
         self._event = None
-        self._stopped.release()
+        self._stopped.put(None)
 
     def _halt(self, event: Any) -> None:
         self._event, self.beside = event, self._kept.pop(self._stops, None)
@@ -98,8 +99,8 @@ class Lane:
         self._wait()
 
     def _wait(self) -> None:
-        self._stopped.release()
-        self._go.acquire()
+        self._stopped.put(None)
+        self._go.get()
         if self._given_up:
             raise _GivenUpError
 
