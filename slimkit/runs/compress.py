@@ -218,7 +218,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         written = write_model(delivery, inputs, slimmed, keep_files)
     given.progress("measuring", None)
     with stages.stage("measure"):
-        sides = measure(delivery, dataset, begun.judged, given.judge, given.device)
+        sides = measure(delivery, dataset, begun.judged, given.judge, given.device, given.calibration)
         layers = timed_layers(delivery, sides)
     trained = (
         *recovered.notes,
@@ -260,7 +260,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         ),
     )
     resuming.keep_log(given.store, work)
-    return Result(model, slimmed.mask, finish(report, [spec], work, stages))
+    return Result(model, slimmed.mask, finish(report, [spec], work, stages, keep_files))
 
 
 def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibration | None) -> Fit | None:

@@ -1,7 +1,7 @@
 """What a run measures: sizes, times, accuracy, as records of its report."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -26,12 +26,12 @@ from slimkit.models import Network
 from slimkit.results import Accuracy, Architecture, Figures, LayerEntry, MeasuredBudget, Normalisation, OtherMetric
 from slimkit.runs.folder.files import DENSE_ONNX, INT8_ONNX, ONNX, Delivery, missing
 from slimkit.runs.given import Judge
-from slimkit.runs.pixels import pixels
+from slimkit.runs.pixels import pixels, pixels_alone
 from slimkit.runs.start import conditions
 from slimkit.settings import RunSpec
 from slimkit.surgery import rows
 
-_CALIBRATION_BATCHES = 8  # of 64 images
+_BATCH, _CALIBRATION_BATCHES = 64, 8  # images at a time, and of them
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ def measure(
     known: Accuracy | None = None,
     judge: Judge | None = None,
     device: torch.device | None = None,
+    unlabelled: data.Inputs | None = None,
 ) -> Sides:
     """Return the figures of both networks, and of the INT8 file if one is asked for.
 
@@ -94,13 +95,14 @@ def measure(
         known: how good the dense network is; None where nobody asks, as of one that was not trained to the end.
         judge: says how good the slim network is where there is no data set of ours.
         device: where it is judged; None: where it is.
+        unlabelled: what an INT8 file is calibrated on where there is no data set.
     """
     example, spec, work = delivery.example, delivery.spec, delivery.work
     judge = judge or (partial(judged, dataset=dataset, device=device) if dataset else None)
     for_files = dataset
     if dataset is not None and spec.embed_normalisation:
         for_files = pixels(dataset, normalisation_of(delivery.dense, example))
-    notes = [missing("INT8", wrong)] if (wrong := _quantised(work, spec, for_files)) else []
+    notes = [missing("INT8", wrong)] if (wrong := _quantised(delivery, for_files, unlabelled)) else []
     paths = [path for path in (work / DENSE_ONNX, work / ONNX, work / INT8_ONNX) if path.exists()]
     found = latency.measure(paths, shapes_of(example), **asdict(conditions(spec))) if paths else []
     timed = dict(zip(paths, found, strict=True))
@@ -129,15 +131,23 @@ def measure(
     return Sides(before, after, int8, tuple(notes))
 
 
-def _quantised(work: Path, spec: RunSpec, dataset: data.Dataset | None) -> EngineError | None:
+def _quantised(delivery: Delivery, dataset: data.Dataset | None, unlabelled: data.Inputs | None) -> EngineError | None:
     """Write the INT8 file where one is asked for; return why there is none."""
-    if not spec.int8 or dataset is None:
+    spec, work = delivery.spec, delivery.work
+    if not spec.int8 or (dataset is None and unlabelled is None):
         return None
     if not (work / ONNX).exists():
         return EngineError("it is made of the ONNX file, and there is none.")
-    batches = data.some(dataset.train, 64, _CALIBRATION_BATCHES, spec.seed)
+    inputs: Iterable[Example]
+    if dataset is not None:
+        batches = data.some(dataset.train, _BATCH, _CALIBRATION_BATCHES, spec.seed)
+        inputs = (dataset.task.called(*batch) for batch in batches)
+    elif unlabelled is not None:
+        if spec.embed_normalisation:
+            unlabelled = pixels_alone(unlabelled, normalisation_of(delivery.dense, delivery.example))
+        inputs = unlabelled.batches(_BATCH, at_most=_BATCH * _CALIBRATION_BATCHES, seed=spec.seed)
     try:
-        quantise(work / ONNX, work / INT8_ONNX, (dataset.task.called(*batch) for batch in batches))
+        quantise(work / ONNX, work / INT8_ONNX, inputs)
     except EngineError as wrong:
         return wrong
     return None

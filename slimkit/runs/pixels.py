@@ -39,3 +39,8 @@ def pixels(dataset: data.Dataset, normalisation: MeanAndStd) -> data.Dataset:
         PixelSplit(split, normalisation) for split in (dataset.train, dataset.validation, dataset.test)
     )
     return replace(dataset, train=train, validation=validation, test=test)
+
+
+def pixels_alone(inputs: data.Inputs, normalisation: MeanAndStd) -> data.Inputs:
+    """Return normalised inputs without targets as pixels."""
+    return replace(inputs, split=PixelSplit(inputs.split, normalisation))

@@ -92,7 +92,7 @@ def train(
 
     if out is None:
         with tempfile.TemporaryDirectory() as work:
-            return _train(network, asked, job(None), Path(work), stages)
+            return _train(network, asked, job(None), Path(work), stages, keep_files=False)
     with folder.claim(Path(out)) as work_folder:
         store = begin.store(asked.settings(), Path(out), resume, network.model, images)
         resuming.check(store)
@@ -143,7 +143,7 @@ def _reads(asked: Plan) -> list[Path]:
     return [*([Path(table)] if table else []), *([Path(like) / report_file.NAME] if like else [])]
 
 
-def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages) -> Result:
+def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages, keep_files: bool = True) -> Result:
     spec, dataset = asked.spec, job.dataset
     with stages.stage("search and train"):
         found = asked.method(job, asked.config)
@@ -152,7 +152,7 @@ def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages) 
     delivery = Delivery(dense, model, example, spec, work)
     job.progress("exporting", None)
     with stages.stage("save and export"):
-        written = write_model(delivery, proof_inputs(dense, example, dataset, spec.seed), slimmed)
+        written = write_model(delivery, proof_inputs(dense, example, dataset, spec.seed), slimmed, keep_files)
     job.progress("measuring", None)
     with stages.stage("measure"):
         sides = measure(delivery, dataset, device=job.device)
@@ -182,7 +182,7 @@ def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages) 
         warnings=(*found.warnings, *written.failed, *notes, *sides.notes),
     )
     resuming.keep_log(job.store, work)
-    return Result(model, slimmed.mask, finish(report, [spec, asked.config], work, stages))
+    return Result(model, slimmed.mask, finish(report, [spec, asked.config], work, stages, keep_files))
 
 
 def _whole(job: Job) -> Slimmed:

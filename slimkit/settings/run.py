@@ -97,7 +97,7 @@ class RunSpec(FileSpec, DataSpec):
     latency_table: str | None = setting(
         None, "file with the latency table of another machine, to aim at that machine", optional(text)
     )
-    int8: bool = setting(False, "also write an INT8 model, calibrated on the data", flag)
+    int8: bool = setting(False, "also write an INT8 model, calibrated on the data or on `calibration`", flag)
     epochs: float = setting(10, "epochs of training", number(0))
     seed: int = setting(0, "seed of everything random", whole(0))
     precision: str = setting(

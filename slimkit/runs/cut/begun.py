@@ -128,6 +128,8 @@ def opened(path: Path, spec: CompressSpec, progress: Progress, stages: Stages) -
 def _given(network: Network, spec: CompressSpec, progress: Progress) -> Given:
     dataset = opening.open_data(spec, network, progress)
     calibration = opening.given_inputs(None, spec, network, progress)
+    if network.guess and dataset is None and calibration is not None and spec.input_shape is None:
+        network = opening.sized_as(network, calibration)
     return Given(network, start.example(network.model, spec, dataset), spec, dataset, calibration, progress=progress)
 
 
@@ -213,8 +215,8 @@ def begin(given: Given, stages: Stages, *, specs: Sequence[CompressSpec] = (), k
     check_files(spec, dense, example)
     if keep_files:
         check_kept(spec, dense, example)
-    if spec.int8 and dataset is None:
-        raise DataError("int8 is True: it needs data.\n  Give labelled data, for example `data='digits'`")
+    if spec.int8 and dataset is None and given.calibration is None:
+        raise DataError("int8 is True: it needs data.\n  Give `data`, for example `data='digits'`, or `calibration`")
     _check_retraining(given)
     if dataset is None and given.calibration and any(each.max_drop for each in specs):
         inputs = [on(given.device, one) for one in given.calibration.batches(_BATCH, at_most=COMPARED, seed=spec.seed)]

@@ -300,11 +300,13 @@ def run_onnx(path: Path, inputs: Sequence[Example]) -> list[list[Tensor]]:
     return found
 
 
-def finish(report: Report, specs: Sequence[Settings], work: Path, stages: Stages) -> Report:
-    """Complete a report and write it: `report.json`, `report.html` and `run.toml`."""
+def finish(report: Report, specs: Sequence[Settings], work: Path, stages: Stages, keep_files: bool = True) -> Report:
+    """Complete a report and write it, where someone wants files: `report.json`, `report.html` and `run.toml`."""
     (work / DENSE_ONNX).unlink(missing_ok=True)
     report = replace(report, stages=tuple(stages.finished))
     report = replace(report, verdict=verdict.verdict(report).sentence)
+    if not keep_files:
+        return report
     report_file.write(report, work)
     (work / "report.html").write_text(page.run_page(report), encoding="utf-8")
     (work / "run.toml").write_text(to_toml(*specs), encoding="utf-8")
