@@ -14,7 +14,7 @@ class Outcome(Record):
 
     Attributes:
         value: of the task's metric.
-        right: images told right; None where the metric is no share of images.
+        right: images told right; None where the metric is no count of them, as mean IoU is none.
         images: of the split.
     """
 

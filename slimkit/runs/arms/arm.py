@@ -97,7 +97,7 @@ def train_arm(work: Assignment) -> dict[str, Any]:
         quality.evaluate(found.model, split, task, device=job.device)[task.metric]
         for split in (job.dataset.validation, job.dataset.test)
     )
-    unit, ground = task.metrics[task.metric].unit, ground_of(job)
+    ground = ground_of(job)
     arm = Arm(
         schema=STUDY_SCHEMA,
         arm=work.arm,
@@ -110,10 +110,10 @@ def train_arm(work: Assignment) -> dict[str, Any]:
         slimkit=__version__,
         commit=commit(),
         metric=task.metric,
-        unit=unit,
+        unit=task.metrics[task.metric].unit,
         better=task.better,
-        validation=_outcome(validation, unit),
-        test=_outcome(test, unit),
+        validation=_outcome(validation),
+        test=_outcome(test),
         macs=count_macs(found.model, job.example),
         params=count_params(found.model),
         dense_macs=ground.macs,
@@ -156,9 +156,8 @@ def ground_of(job: Job) -> Ground:
     )
 
 
-def _outcome(found: Measurement, unit: str) -> Outcome:
-    right = round(found.value * found.images) if unit == "share" else None
-    return Outcome(value=found.value, right=right, images=found.images)
+def _outcome(found: Measurement) -> Outcome:
+    return Outcome(value=found.value, right=found.hits, images=found.images)
 
 
 def _spent(job: Job, found: Found) -> Spending:
