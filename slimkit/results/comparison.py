@@ -71,7 +71,7 @@ def difference(arms: Sequence[Arm], others: Sequence[Arm]) -> Difference | None:
 
 
 def step_of(arm: Arm) -> float:
-    """Return the least that a metric can differ by: one image, where images are right or wrong; else nothing is known."""
+    """Return the least that a metric can differ by: one image, where each is right or wrong; else nothing is known."""
     return 1 / arm.test.images if arm.test.right is not None and arm.test.images else 0.0
 
 
