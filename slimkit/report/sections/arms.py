@@ -185,7 +185,7 @@ def comparison_of_arms(arms: Sequence[Arm]) -> tuple[Verdict, list[Section]]:
     """Sum a study up: what to say first, and the sections that show it."""
     found = rows(arms)
     by = Accuracy(metric=arms[0].metric, unit=arms[0].unit, better=arms[0].better, validation=None)
-    pictures = [section for axis in _AXES if (section := _against(found, by, *axis)) is not None]
+    pictures = [section for axis in _axes(arms) if (section := _against(found, by, *axis)) is not None]
     return said_of(arms), [*pictures, _means(found, by.unit), _differences(arms, by.unit), _every(arms, by.unit)]
 
 
@@ -193,12 +193,26 @@ def _times(value: float | None) -> str:
     return MISSING if value is None else f"{digits(value, 2)} ×"
 
 
-_AXES: tuple[tuple[str, str, Callable[[Row], float | None], Show], ...] = (
-    ("cost", "cost of training, in dense trainings", lambda row: row.cost, _times),
-    ("macs", "MACs, of the dense network’s", lambda row: row.macs, _times),
-    ("params", "parameters, of the dense network’s", lambda row: row.params, _times),
-    ("latency", "latency, CPU time of an image", lambda row: row.latency, milliseconds),
-)
+_Axis = tuple[str, str, Callable[[Row], float | None], Show]
+
+
+def _axes(arms: Sequence[Arm]) -> tuple[_Axis, ...]:
+    return (
+        ("cost", "cost of training, in dense trainings", lambda row: row.cost, _times),
+        ("macs", "MACs, of the dense network’s", lambda row: row.macs, _times),
+        ("params", "parameters, of the dense network’s", lambda row: row.params, _times),
+        ("latency", f"latency, {timed_as(arms)}", lambda row: row.latency, milliseconds),
+    )
+
+
+def timed_as(arms: Sequence[Arm]) -> str:
+    """Say what the latencies of a study are of; "" where it has none."""
+    clock = next((arm.clock for arm in arms if arm.clock.latency_ms is not None), None)
+    if clock is None:
+        return ""
+    how = "CPU time" if clock.threads == 1 else f"fastest run on {clock.threads} threads"
+    what = "an image" if clock.batch == 1 else f"a batch of {clock.batch}"
+    return f"{how} of {what}" + (f" in {clock.engine}" if clock.engine else "")
 
 
 def _against(
