@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
-from torch import Tensor, nn
 
 from slimkit.errors import EngineError, OutputError, SpecError
 from slimkit.report.sections.arms import comparison_of_arms
@@ -65,40 +63,6 @@ def test_settings_that_a_study_has_no_use_for_are_refused(settings: dict[str, An
     planned(
         study_spec({**DENSE, "int8": False, "opset": 18, "onnx": True, "threads": 1})
     )  # as a settings file has them
-
-
-CODE = """
-from tests.test_study_times import Second, parts
-
-def make(num_classes=3): return Second()
-def data(seed): return parts()
-"""
-
-
-class Second(nn.Module):
-    """A network of two inputs that reads the second."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.row = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
-
-    def forward(self, picture: Tensor, row: Tensor) -> Tensor:
-        found: Tensor = self.row(row)
-        return found
-
-
-def parts() -> dict[str, Any]:
-    """Batches of both inputs with classes."""
-    batch = (torch.randn(16, 1, 8, 8), torch.randn(16, 5)), torch.arange(16) % 3
-    return dict.fromkeys(("train", "validation", "test"), [batch])
-
-
-def test_a_network_that_reads_one_of_its_inputs_is_timed(tmp_path: Path) -> None:
-    file = tmp_path / "second.py"
-    file.write_text(CODE)
-    asked = {**DENSE, "images": None, "arch": f"{file}:make", "data": f"{file}:data"}
-    [one] = studying.study(asked, tmp_path / "out", workers=0).arms
-    assert one.clock.latency_ms is not None and one.notes == ()
 
 
 def test_a_network_that_cannot_be_timed_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
