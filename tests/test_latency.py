@@ -620,6 +620,22 @@ def test_on_a_noisy_machine_cpu_time_counts_and_is_said_to(
     assert "too noisy" in solver.notes[0] and "the fastest of many runs" in solver.notes[0]
 
 
+def test_on_a_noisy_machine_it_is_said_by_what_energy_is_met(
+    small: SimpleNamespace, machine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.noisy = True
+    solver, _ = solve(small, 0.5, "energy", conditions=Conditions(threads=2))  # modelled, from CPU time
+    assert "too noisy" in solver.notes[0] and "is met in CPU time of the process" in solver.notes[0]
+    timed = vars(solver_module)["measure"]  # which it imports, and does not give on
+
+    def read(paths: list[Path], **settings: Any) -> list[Latency]:
+        return [replace(found, energy_mj=found.cpu_ms) for found in timed(paths, **settings)]
+
+    monkeypatch.setattr(solver_module, "measure", read)
+    solver, _ = solve(small, 0.5, "energy")
+    assert "is met in the quieter half of the readings of its energy counter" in solver.notes[0]
+
+
 def test_a_target_out_of_reach_is_refused_with_the_best_and_who_holds_it(
     small: SimpleNamespace, machine: SimpleNamespace, tmp_path: Path
 ) -> None:

@@ -5,10 +5,12 @@ import time
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from slimkit.measure import energy, latency, power
+from slimkit.measure.engines import Port, Runner
 from slimkit.measure.latency import Latency
 from slimkit.measure.power import NvmlMeter, RaplMeter, processor_meters
 from slimkit.measure.stages import Stages, stages_on
@@ -80,6 +82,50 @@ def test_a_measured_inference_says_so():
     assert (found.value, found.method, found.constants) == (12.5, "measured (RAPL)", {})
 
 
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine of two equal files, 1 ms an inference, 10 W: `machine(begin, end)` gives what is measured of them while
+    something else takes 40 W more from one second to another of the readings."""
+
+    def measured(begin, end):
+        now = [0.0]
+        taken = {"machine": 0.0}
+
+        def run(image):
+            since = now[0] - started[0] if started else -1.0
+            now[0] += 1e-3
+            taken["machine"] += 1e-3 * (50 if begin <= since < end else 10)
+
+        def open_meters():
+            started.append(now[0])
+            return [SimpleNamespace(joules=lambda: taken["machine"])]
+
+        started = []
+        runner = Runner(run, (Port("x", (None, 3), np.dtype("f4")),), "fake 1")
+        clock = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0])
+        monkeypatch.setattr(latency, "open_runner", lambda path, engine, threads: runner)
+        monkeypatch.setattr(latency, "processor_meters", open_meters)
+        monkeypatch.setattr(latency, "time", clock)
+        return latency.measure(["a", "b"], seconds=0)
+
+    return measured
+
+
+@pytest.mark.parametrize("begin", [0.0, 0.3, 0.9, 1.05, 1.1, 1.15, 1.2, 1.6, 2.0])
+@pytest.mark.parametrize("lasts", [0.5, 9.0])
+def test_a_neighbour_is_charged_to_no_file_more_than_to_another(begin, lasts, machine):
+    one, other = machine(begin, begin + lasts)
+    assert other.energy_mj == pytest.approx(one.energy_mj, rel=0.02)
+    if lasts < 1 or begin >= 1.15:  # half of the readings had nobody beside them
+        assert one.energy_mj == pytest.approx(10.0, rel=0.02)
+    assert one.noisy is other.noisy
+
+
+@pytest.mark.parametrize(("begin", "noisy"), [(9.0, False), (0.9, True), (1.6, True)])
+def test_energy_that_scatters_is_called_noisy(begin, noisy, machine):
+    assert [found.noisy for found in machine(begin, 9.0)] == [noisy, noisy]
+
+
 def test_latency_reads_the_counter_where_there_is_one(package, monkeypatch):
     counter = package / "intel-rapl:0" / "energy_uj"
     monkeypatch.setattr(latency, "processor_meters", lambda: [RaplMeter(package / "intel-rapl:0")])
@@ -88,9 +134,9 @@ def test_latency_reads_the_counter_where_there_is_one(package, monkeypatch):
         counter.write_text(str((int(counter.read_text()) + 2000) % 1000000))
 
     runner = SimpleNamespace(run=run)
-    assert latency.joules_a_run(runner, None, seconds=0.02) == pytest.approx(0.002)
+    assert latency.joules_a_run([runner], [None], seconds=0.002) == pytest.approx(0.002)
     monkeypatch.setattr(latency, "processor_meters", lambda: [])
-    assert latency.joules_a_run(runner, None) is None
+    assert latency.joules_a_run([runner], [None]) is None
 
 
 def test_a_run_is_modelled_in_kilojoules_or_measured_by_all_its_meters():

@@ -249,6 +249,18 @@ def test_a_noisy_machine_is_judged_by_cpu_time_and_all_files_alike(files, monkey
     assert said[0] == (f"measuring in onnxruntime {onnxruntime.__version__}", 0) and 0 < said[-1][1] < 1
 
 
+def test_bench_compares_files_of_other_batches_by_one_image(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(benching, "measure", partial(measure, seconds=0.05))
+    monkeypatch.setattr("slimkit.measure.probe.check", lambda *_: None)
+    proto = onnx.load(files[1])
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(proto, tmp_path / "bound.onnx")
+    free, bound = benching.bench([files[1], tmp_path / "bound.onnx"], batch=8)
+    assert (free.latency_ms.batch, bound.latency_ms.batch) == (8, 1)
+    assert bound.share == pytest.approx(8 * bound.latency_ms.quoted / free.latency_ms.quoted)
+
+
 def test_bench_compares_with_the_first_file(files, monkeypatch):
     monkeypatch.setattr(benching, "measure", partial(measure, seconds=0.05))
     rows = benching.bench([*files, files[0]])

@@ -121,6 +121,10 @@ def test_models_side_by_side():
     assert "b.onnx 1.00 MB 0.500 ms 0.400 – 0.600 ms 0.500 ms 0.25" in said
     assert said.startswith("onnxruntime 1.30 model") and "batch 4, 1 thread, 60 runs" in said and "Warning" not in said
     assert "with its weights in the caches" in said
+    bound = replace(rows[1], latency_ms=replace(quick, batch=1))
+    said = " ".join(printed(bench_table(Benchmark(models=(rows[0], bound)))).split())
+    assert "a.onnx 4.00 MB 4 2.00 ms" in said and "b.onnx 1.00 MB 1 0.500 ms" in said
+    assert "times of a batch, compared an image, 1 thread" in said and "batch 4" not in said
     other = replace(rows[1], latency_ms=replace(quick, noisy=True, engine="openvino 2", repeats=90))
     said = " ".join(printed(bench_table(Benchmark(models=(rows[0], other)))).split())
     assert "openvino 2 model" in said and said.index("openvino 2") < said.index("b.onnx 1.00 MB")

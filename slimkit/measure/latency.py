@@ -24,6 +24,7 @@ _FEWEST, _MOST = 3, 667  # rounds
 _NOISY_SPREAD = 0.1  # interquartile range over median
 _UNDISTURBED = 0.05  # share of the runs that nothing disturbed
 _NOISY_WAIT = 0.1  # share of the wall time in which a single thread was not running
+_READINGS, _QUIETER = 11, 6  # of the energy counter, a turn each; turns that count, those with the least energy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +37,11 @@ class Latency:
         cpu_ms: CPU time of the process for one batch; above the wall time with several threads. Of the runs in order
             the one after a twentieth, since neighbours on a core or a cache lengthen it: ratios of medians were off by
             10 %, of these by 2 %. Not the least: one reading in thousands of a virtual machine's clock is a third.
-        energy_mj: measured energy of one batch, where the processor's counter can be read (RAPL).
+        energy_mj: measured energy of one batch, where the processor's counter can be read (RAPL): the median of the
+            quieter half of the turns.
         repeats: how many batches were timed.
-        noisy: of this file or one timed in turns with it, the quartiles are more than 10 % of the median
-            apart, or a single thread had to wait for the processor: something else was running.
+        noisy: of this file or one timed in turns with it, the quartiles of times or of energies are more than 10 % of
+            the median apart, or a single thread had to wait for the processor: something else was running.
         engine: name and version.
         cpu: the processor's name.
     """
@@ -133,12 +135,14 @@ def measure(
             runner.run(image)
             for place in range(turn * _BLOCK, (turn + 1) * _BLOCK):
                 wall[i, place], cpu[i, place] = _time(runner, image)
-    joules = [joules_a_run(runner, image) for runner, image in zip(runners, images, strict=True)]
+    joules = joules_a_run(runners, images)
+    energies = [None] * len(paths) if joules is None else undisturbed(joules)
     found = [
-        summary(wall[i], cpu[i], joules[i], (runner.engine, threads, _images(images[i])))
+        summary(wall[i], cpu[i], energies[i], (runner.engine, threads, _images(images[i])))
         for i, runner in enumerate(runners)
     ]
     noisy = any(latency.noisy for latency in found)  # else a share would mix two clocks
+    noisy = noisy or (joules is not None and any(map(_scattered, joules)))
     return [replace(latency, noisy=noisy) for latency in found]
 
 
@@ -222,19 +226,47 @@ def _time(runner: Runner, image: Sequence[Array]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def joules_a_run(runner: Runner, image: Sequence[Array], seconds: float = 1.0) -> float | None:
-    """Return the energy of one inference by the processor's own counter, None where it cannot be read.
+def joules_a_run(runners: Sequence[Runner], images: Sequence[Sequence[Array]], seconds: float = 0.1) -> Array | None:
+    """Return the energy of one inference by the processor's own counter, [files, 11]; None where it cannot be read.
 
-    `seconds`: inferences are repeated for so long, since the counter is coarse.
+    The files take turns here too: the counter is of the whole processor, and so of whatever else it is doing.
+
+    Args:
+        runners: the files.
+        images: what each is run on.
+        seconds: of inferences in a turn, since the counter is coarse.
     """
     meters = processor_meters()
     if not meters:
         return None
-    start, runs = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds:
-        runner.run(image)
-        runs += 1
-    return sum(meter.joules() for meter in meters) / runs
+    found = np.empty((len(runners), _READINGS))
+    for turn in range(_READINGS):
+        for place, (runner, image) in enumerate(zip(runners, images, strict=True)):
+            runner.run(image)  # it fills the caches
+            before, start, runs = sum(meter.joules() for meter in meters), time.perf_counter(), 0
+            while not runs or time.perf_counter() - start < seconds:
+                runner.run(image)
+                runs += 1
+            found[place, turn] = (sum(meter.joules() for meter in meters) - before) / runs
+    return found
+
+
+def undisturbed(joules: Array) -> list[float]:
+    """Return the energy of each file: its median over the turns that took least, which are the same for all files.
+
+    Args:
+        joules: [files, turns].
+    """
+    shares = joules / np.maximum(np.median(joules, 1, keepdims=True), np.finfo(float).tiny)
+    quieter = np.argsort(shares.sum(0), kind="stable")[:_QUIETER]
+    found: list[float] = np.median(joules[:, quieter], 1).tolist()
+    return found
+
+
+def _scattered(values: Array) -> bool:
+    """Tell whether something disturbed some of many measurements of one thing."""
+    q25, median, q75 = np.percentile(values, [25, 50, 75])
+    return bool(q75 - q25 > _NOISY_SPREAD * median)
 
 
 def summary(wall: Array, cpu: Array, joules: float | None, conditions: tuple[str, int, int]) -> Latency:
@@ -258,7 +290,7 @@ def summary(wall: Array, cpu: Array, joules: float | None, conditions: tuple[str
         threads=threads,
         batch=batch,
         repeats=len(wall),
-        noisy=bool(waited or q75 - q25 > _NOISY_SPREAD * median),
+        noisy=bool(waited) or _scattered(wall),
         cpu=cpu_name(),
         energy_mj=None if joules is None else joules * 1e3,
     )

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slimkit.report.numbers import MISSING, change, digits, interval, metric, milliseconds
-from slimkit.report.sections.arms import rows, said_of, span, titled
+from slimkit.report.sections.arms import judged, rows, said_of, span, timed_as, titled
 from slimkit.results import Arm
 from slimkit.results.comparison import differences, opponents
 
@@ -35,8 +35,10 @@ def study_table(arms: Sequence[Arm], notes: Sequence[str] = ()) -> RenderableTyp
         moved = change(one.mean.value, 0, unit)
         if one.mean.interval:
             moved = f"{moved.removesuffix(' points')} ({span(one.mean, unit)})"
-        found.add_row(*map(Text, (titled(one.arm, one.budget), one.against, moved, one.verdict + more)))
+        found.add_row(*map(Text, (titled(one.arm, one.budget), one.against, moved, judged(one) + more)))
     parts: list[RenderableType] = [Text(said.sentence, style="bold"), means, found, *map(Text, said.notes)]
+    if how := timed_as(arms):
+        parts.append(Text(f"Latency: {how}."))
     return Group(*parts, *(Text(f"Warning: {note}", style="yellow") for note in notes))
 
 

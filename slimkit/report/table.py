@@ -172,9 +172,11 @@ def inspect_tables(found: Inspection) -> RenderableType:
 def bench_table(found: Benchmark) -> RenderableType:
     """Show models side by side, engine by engine, and the latency table that was written, if any."""
     times = [row.latency_ms for row in found.models]
+    several = len({time.batch for time in times}) > 1
     parts: list[RenderableType] = []
     for engine in dict.fromkeys(time.engine for time in times):
-        table = _table("model", "size", "median", "quartiles", "CPU time", "/ first", left=("model",))
+        of_each = ("model", "size", *["batch"] * several, "median", "quartiles", "CPU time", "/ first")
+        table = _table(*of_each, left=("model",))
         for row in found.models:
             time = row.latency_ms
             if time.engine == engine:
@@ -182,6 +184,7 @@ def bench_table(found: Benchmark) -> RenderableType:
                     table,
                     row.name,
                     amount(row.bytes, "B"),
+                    *[str(time.batch)] * several,
                     milliseconds(time.median),
                     quartiles(time.q25, time.q75),
                     milliseconds(time.cpu),
@@ -190,7 +193,8 @@ def bench_table(found: Benchmark) -> RenderableType:
         parts += [Text(engine, style="bold"), table]
     how = times[0]
     runs = sorted({time.repeats for time in times})
-    words = [f"batch {how.batch}", number_of(how.threads, "thread")]
+    batch = "times of a batch, compared an image" if several else f"batch {how.batch}"
+    words = [batch, number_of(how.threads, "thread")]
     words += [f"{runs[0]} runs" if runs[0] == runs[-1] else f"{runs[0]} to {runs[-1]} runs"]
     parts.append(Text(f"{', '.join(words)}; one model runs several times in a row, with its weights in the caches"))
     if any(time.noisy for time in times):

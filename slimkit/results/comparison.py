@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from slimkit.results.study import Arm
@@ -10,6 +10,8 @@ from slimkit.results.study import Arm
 CONFIDENCE = 0.95
 _MOST_SEEDS = 1000
 BETTER, WORSE, SAME, ONE = "better", "worse", "no difference at this many seeds", "one seed: nothing can be told"
+MORE, LESS = "better, for more", "worse, for less"
+_APART = 1.05  # what is made equal came within 1.034 of it in the studies of this repository
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,12 @@ class Difference:
         arm, against: their names.
         budget: of the arm.
         mean: arm minus other, in the unit of the metric, with its interval; of shares in [-1, 1].
-        verdict: `better`, `worse`, or that the interval holds zero.
+        verdict: `better` or `worse`; `better, for more` where it has more of anything that is unequal; `worse, for
+            less` where it has only less; or that the interval holds zero.
         more: how many more seeds it would take to tell, if difference and spread stayed as they are; None where it
             is told already, or would take more than a thousand.
+        unequal: `macs` and `params` of the network and `cost` of its training, where they are more than 5 % apart:
+            those of the arm over those of the other, means over seeds.
     """
 
     arm: str
@@ -40,6 +45,7 @@ class Difference:
     mean: Mean
     verdict: str
     more: int | None
+    unequal: Mapping[str, float]
 
 
 def student(values: Sequence[float], least: float = 0.0) -> Mean:
@@ -67,11 +73,29 @@ def difference(arms: Sequence[Arm], others: Sequence[Arm]) -> Difference | None:
     values = [mine.test.value - their.test.value for mine, their in pairs]
     step = step_of(one)
     mean = student(values, step)
-    return Difference(one.arm, other.arm, one.budget, mean, _verdict(mean, one.better), _more(values, step, mean))
+    unequal = _unequal(pairs)
+    verdict = _verdict(mean, one.better, unequal)
+    return Difference(one.arm, other.arm, one.budget, mean, verdict, _more(values, step, mean), unequal)
+
+
+_SPENT: dict[str, Callable[[Arm], float]] = {
+    "macs": lambda arm: arm.macs,
+    "params": lambda arm: arm.params,
+    "cost": lambda arm: arm.spent.dense_trainings,
+}
+
+
+def _unequal(pairs: Sequence[tuple[Arm, Arm]]) -> dict[str, float]:
+    found = {
+        name: statistics.fmean(of(mine) / of(their) for mine, their in pairs)
+        for name, of in _SPENT.items()
+        if all(of(their) for _, their in pairs)
+    }
+    return {name: share for name, share in found.items() if not 1 / _APART <= share <= _APART}
 
 
 def step_of(arm: Arm) -> float:
-    """Return the least that a metric can differ by: one image, of a share; else nothing is known."""
+    """Return the least that a metric can differ by: one image, where each is right or wrong; else nothing is known."""
     return 1 / arm.test.images if arm.test.right is not None and arm.test.images else 0.0
 
 
@@ -104,13 +128,16 @@ def opponents(arms: Sequence[Arm]) -> list[str]:
     return [name for name in _OPPONENTS if name in names] or names[:1]
 
 
-def _verdict(mean: Mean, better: str) -> str:
+def _verdict(mean: Mean, better: str, unequal: Mapping[str, float]) -> str:
     if mean.interval is None:
         return ONE
     low, high = mean.interval
     if low <= 0 <= high:
         return SAME
-    return BETTER if (mean.value > 0) == (better == "higher") else WORSE
+    more = any(share > 1 for share in unequal.values())
+    if (mean.value > 0) == (better == "higher"):
+        return MORE if more else BETTER
+    return LESS if unequal and not more else WORSE
 
 
 def _more(values: Sequence[float], least: float, mean: Mean) -> int | None:

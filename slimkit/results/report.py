@@ -224,7 +224,7 @@ class Benched(Record):
         name: its path, as it was given.
         bytes: size of the file.
         latency_ms: time of one batch, ms.
-        share: of the time of the first file, by the clock that fits.
+        share: time of one image over that of the first file, by the clock that fits.
     """
 
     name: str

@@ -14,7 +14,7 @@ class Outcome(Record):
 
     Attributes:
         value: of the task's metric.
-        right: images told right; None where the metric is no share of images.
+        right: images told right; None where the metric is no count of them, as mean IoU is none.
         images: of the split.
     """
 
@@ -46,8 +46,11 @@ class Clock(Record):
         seconds, cpu_seconds: of training the arm.
         energy_kj: of training the arm.
         energy_by: how that was measured or modelled.
-        latency_ms: of one image in ONNX Runtime on one thread, CPU time; None where it was not measured.
+        latency_ms: of one batch: CPU time on one thread, on several the fastest run; None where it was not measured.
         cpu: the processor.
+        engine: in which that was measured, name and version; None where it was not, or by a version that measured
+            nothing but one image in ONNX Runtime on one thread.
+        threads, batch: of that measurement.
     """
 
     seconds: Amount
@@ -56,6 +59,9 @@ class Clock(Record):
     energy_by: str
     latency_ms: Amount | None
     cpu: str
+    engine: str | None = None
+    threads: Positive = 1
+    batch: Positive = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ def bench(
     Args:
         paths: the files.
         engines: names in `slimkit.measure.engines.ENGINES`.
-        threads, batch: threads of the engine, and images at once.
+        threads, batch: threads of the engine, and images at once; a file that is bound to a batch keeps its own.
         input_shape: (C, H, W) of one image, or name -> shape of several inputs, where a file leaves it free.
         progress: called with what is being done, and the share done.
 
@@ -88,13 +88,14 @@ def make_table(
 
 
 def beside(paths: Sequence[Path], times: Sequence[Latency]) -> list[Benched]:
-    """Return one row a file, of what was measured: its time over that of the first file too."""
+    """Return one row a file, of what was measured: its time of one image over that of the first file too."""
+    first = times[0].typical_ms / times[0].batch
     return [
         Benched(
             name=str(path),
             bytes=path.stat().st_size,
             latency_ms=time.record(),
-            share=time.typical_ms / times[0].typical_ms,
+            share=time.typical_ms / time.batch / first,
         )
         for path, time in zip(paths, times, strict=True)
     ]

@@ -108,7 +108,8 @@ def measure(
     timed = dict(zip(paths, found, strict=True))
     if any(time.noisy for time in found):
         shown = "CPU time of the process" if spec.threads == 1 else "the fastest run"
-        notes.append(f"The machine was busy while latency was measured: {shown} is shown instead.")
+        half = "; energy is of the quieter half of the readings" * any(time.energy_mj is not None for time in found)
+        notes.append(f"The machine was busy while latency was measured: {shown} is shown instead{half}.")
     before, after = (
         replace(
             _of_file(work / name, timed),

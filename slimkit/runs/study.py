@@ -171,7 +171,7 @@ def _earlier(home: Path, runs: list[Planned], ground: Ground) -> tuple[dict[Key,
                 if ready
                 else "the arm that it was compared with is gone"
             )
-            wrong = ground.other(arm) or wrong
+            wrong = ground.other(arm) or wrong or _otherwise_timed(arm)
         if wrong:
             raise OutputError(
                 f"{path}: it holds {' '.join(map(str, key))} of another study: {wrong}.\n  Give another `out`"
@@ -194,6 +194,15 @@ def _other_settings(arm: Arm, wanted: Mapping[str, Any]) -> str:
         if had[name] != value:
             return f"its {name} is {had[name]!r}, not {value!r}"
     return ""
+
+
+def _otherwise_timed(arm: Arm) -> str:
+    """Say that the latency of an arm is not what its settings say: versions that named no engine went by their own."""
+    settings, own = arm.settings, {"runtime": "onnxruntime", "threads": 1, "batch": 1}
+    if arm.clock.latency_ms is None or arm.clock.engine is not None:
+        return ""
+    other = next((name for name, value in own.items() if settings.get(name, value) != value), None)
+    return "" if other is None else f"its latency is of {other} {own[other]}, whatever its settings say"
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from slimkit.settings.setting import Settings, setting
 from slimkit.settings.toml_file import make
 
 BUDGET_AXES = ("ratio", "max_macs", "max_params")  # a study has one of them, with several values
-# What an arm cannot have for itself: with it, it would have another budget, other data or another recipe.
+# What an arm cannot have for itself: with it, it would have another budget, other data, another recipe or other times.
 SHARED = (
     "arch", "data", "data_root", "task", "epochs", "batch_size", "seed", "precision", "device",
-    "ratio", "max_macs", "max_params", "max_bytes", "max_latency", "max_energy",
+    "ratio", "max_macs", "max_params", "max_bytes", "max_latency", "max_energy", "runtime", "threads", "batch",
 )  # fmt: skip
 
 
@@ -64,7 +64,9 @@ class StudySpec(Settings):
     equal_cost: bool = setting(
         False, "controls that are trained from their beginning spend as much as that arm has: more epochs", flag
     )
-    latency: bool = setting(True, "measure the latency of every arm's network", flag)
+    latency: bool = setting(
+        True, "measure the latency of every arm's network, by `runtime`, `threads` and `batch`", flag
+    )
     shared: Mapping[str, Any] = setting(None, "settings of `slimkit train` that all arms share", _table)
     arm: Mapping[str, Any] = setting(None, "further arms by name, each a table of settings of `slimkit train`", _table)
 
@@ -87,8 +89,8 @@ class StudySpec(Settings):
             for name in _table(f"arm.{arm}", settings):
                 if name in SHARED:
                     raise SpecError(
-                        f"arm {arm!r} sets {name} = {settings[name]!r}: arms that are compared share it, and so their "
-                        "budget.\n  Set it for the whole study, or make a study of its own of that arm"
+                        f"arm {arm!r} sets {name} = {settings[name]!r}: arms that are compared share it, their budget "
+                        "and how they are timed.\n  Set it for the whole study, or make a study of its own of that arm"
                     )
 
     @property

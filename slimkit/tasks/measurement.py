@@ -21,16 +21,18 @@ class Measurement:
         images: number of images judged.
         interval: lowest and highest value that these images are likely to have come from, 95 %; None where
             a metric gives one value a batch, so that nothing is known about single images.
+        hits: images that are right, where each is right or wrong; None of every other metric, shares among them.
     """
 
     value: float
     images: int
     interval: tuple[float, float] | None
+    hits: int | None = None
 
 
 def share(hits: int, images: int) -> Measurement:
     """Return hits / images with Wilson's interval: right for few images, and near 0 and 1."""
-    return Measurement(hits / images, images, wilson(hits / images, images))
+    return Measurement(hits / images, images, wilson(hits / images, images), hits)
 
 
 def mean(rows: Tensor) -> Measurement:

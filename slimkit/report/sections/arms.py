@@ -6,12 +6,25 @@ from dataclasses import dataclass
 
 from slimkit.quantity import number_of
 from slimkit.report.figures import tradeoff
-from slimkit.report.numbers import MISSING, Show, amount, change, digits, interval, metric, milliseconds, possible
+from slimkit.report.numbers import (
+    MISSING,
+    Show,
+    amount,
+    change,
+    digits,
+    interval,
+    metric,
+    milliseconds,
+    possible,
+    ratio,
+)
 from slimkit.report.parts import Cell, Section, Table, picture, quantity, words
 from slimkit.report.verdict import Headline, Verdict
 from slimkit.results import Accuracy, Arm
 from slimkit.results.comparison import (
     BETTER,
+    LESS,
+    MORE,
     SAME,
     WORSE,
     Difference,
@@ -91,7 +104,7 @@ def said_of(arms: Sequence[Arm]) -> Verdict:
     unit = arms[0].unit
     best = max(rows(arms), key=lambda row: row.test.value if arms[0].better == "higher" else -row.test.value)
     headline = Headline(f"best mean on test, {_seeds(best.test.seeds)}", metric(best.test.value, unit, 2), best.title)
-    better = [one for one in found if one not in tested and one.verdict == BETTER]  # controls, told apart
+    better = [one for one in found if one not in tested and one.verdict in (BETTER, MORE)]  # controls, told apart
     pairs = [one.mean.seeds for one in (*tested, *better)] or [len(own) for own in grouped(arms).values()]
     told = [count for count in pairs if count > 1]
     if not told:
@@ -106,15 +119,35 @@ def said_of(arms: Sequence[Arm]) -> Verdict:
 
 def _sentence(found: Sequence[Difference], controls: Sequence[Difference], against: str, over: str, unit: str) -> str:
     def listed(better: Sequence[Difference]) -> str:
-        return "; ".join(f"{_title(one)} by {change(one.mean.value, 0, unit).lstrip('+−')}" for one in better)
+        said = (f"{_title(one)} by {change(one.mean.value, 0, unit).lstrip('+−')}{_at(one, ', ')}" for one in better)
+        return "; ".join(said)
 
-    by = {verdict: [one for one in found if one.verdict == verdict] for verdict in (BETTER, WORSE, SAME)}
+    by = {verdict: [one for one in found if one.verdict == verdict] for verdict in (BETTER, WORSE, SAME, MORE, LESS)}
     if by[BETTER]:
         sentence = f"Better than {against}: {listed(by[BETTER])}"
     else:
         sentence = f"No {'method' if controls else 'arm'} is better than {against} at {over}"
-    sentence += f" ({len(by[BETTER])} better, {len(by[WORSE])} worse, {len(by[SAME])} without a difference)"
+    rest = [f"{len(by[MORE])} better for more"] * bool(by[MORE]) + [f"{len(by[LESS])} worse for less"] * bool(by[LESS])
+    counts = [f"{len(by[BETTER])} better", f"{len(by[WORSE])} worse", f"{len(by[SAME])} without a difference", *rest]
+    sentence += f" ({', '.join(counts)})"
+    sentence += f"; better for more: {listed(by[MORE])}" if by[MORE] else ""
     return f"{sentence}; of the controls, better is {listed(controls)}." if controls else f"{sentence}."
+
+
+_SPENT = {"macs": "multiply-adds", "params": "parameters", "cost": "training"}
+
+
+def _at(one: Difference, before: str) -> str:
+    """Say what an arm has more or less of than the other, after `before`; nothing where they are alike."""
+    said = [f"{ratio(share, 1.0)} times its {_SPENT[name]}" for name, share in one.unequal.items()]
+    if not said:
+        return ""
+    return f"{before}at {' and '.join(filter(None, (', '.join(said[:-1]), said[-1])))}"
+
+
+def judged(one: Difference) -> str:
+    """Write a verdict, and what the two have not alike."""
+    return one.verdict + _at(one, ": ")
 
 
 def _notes(found: Sequence[Difference], over: str) -> list[str]:
@@ -152,7 +185,7 @@ def comparison_of_arms(arms: Sequence[Arm]) -> tuple[Verdict, list[Section]]:
     """Sum a study up: what to say first, and the sections that show it."""
     found = rows(arms)
     by = Accuracy(metric=arms[0].metric, unit=arms[0].unit, better=arms[0].better, validation=None)
-    pictures = [section for axis in _AXES if (section := _against(found, by, *axis)) is not None]
+    pictures = [section for axis in _axes(arms) if (section := _against(found, by, *axis)) is not None]
     return said_of(arms), [*pictures, _means(found, by.unit), _differences(arms, by.unit), _every(arms, by.unit)]
 
 
@@ -160,12 +193,26 @@ def _times(value: float | None) -> str:
     return MISSING if value is None else f"{digits(value, 2)} ×"
 
 
-_AXES: tuple[tuple[str, str, Callable[[Row], float | None], Show], ...] = (
-    ("cost", "cost of training, in dense trainings", lambda row: row.cost, _times),
-    ("macs", "MACs, of the dense network’s", lambda row: row.macs, _times),
-    ("params", "parameters, of the dense network’s", lambda row: row.params, _times),
-    ("latency", "latency, CPU time of an image", lambda row: row.latency, milliseconds),
-)
+_Axis = tuple[str, str, Callable[[Row], float | None], Show]
+
+
+def _axes(arms: Sequence[Arm]) -> tuple[_Axis, ...]:
+    return (
+        ("cost", "cost of training, in dense trainings", lambda row: row.cost, _times),
+        ("macs", "MACs, of the dense network’s", lambda row: row.macs, _times),
+        ("params", "parameters, of the dense network’s", lambda row: row.params, _times),
+        ("latency", f"latency, {timed_as(arms)}", lambda row: row.latency, milliseconds),
+    )
+
+
+def timed_as(arms: Sequence[Arm]) -> str:
+    """Say what the latencies of a study are of; "" where it has none."""
+    clock = next((arm.clock for arm in arms if arm.clock.latency_ms is not None), None)
+    if clock is None:
+        return ""
+    how = "CPU time" if clock.threads == 1 else f"fastest run on {clock.threads} threads"
+    what = "an image" if clock.batch == 1 else f"a batch of {clock.batch}"
+    return f"{how} of {what}" + (f" in {clock.engine}" if clock.engine else "")
 
 
 def _against(
@@ -224,7 +271,7 @@ def _differences(arms: Sequence[Arm], unit: str) -> Section:
             words(one.budget),
             words(one.against),
             Cell(text=change(one.mean.value, 0, unit), number=True, note=span(one.mean, unit)),
-            words(one.verdict),
+            words(judged(one)),
             Cell(text=MISSING if one.more is None else str(one.more), number=True),
         ]
         for one in differences(arms, opponents(arms))

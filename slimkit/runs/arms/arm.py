@@ -2,18 +2,19 @@
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from slimkit import data, export
+from slimkit import data
 from slimkit._version import __version__
 from slimkit.errors import EngineError, TraceError
 from slimkit.measure import energy, latency, quality
 from slimkit.measure.commit import commit
 from slimkit.measure.environment import cpu_name
+from slimkit.measure.latency import Latency
 from slimkit.measure.macs import count_macs
 from slimkit.measure.size import count_params
 from slimkit.measure.stages import Stages, stages_on
@@ -21,9 +22,12 @@ from slimkit.methods import Found, Job
 from slimkit.results import STUDY_SCHEMA, Arm, Clock, Outcome, Spending
 from slimkit.results.ledger import FORWARDS_PER_IMAGE
 from slimkit.runs import begin
+from slimkit.runs.figures import shapes_of
+from slimkit.runs.folder.files import ONNX, export_network
 from slimkit.runs.job import job_of, opened
 from slimkit.runs.plan import Plan, plan
-from slimkit.runs.start import random_input
+from slimkit.runs.start import conditions, random_input
+from slimkit.settings import TrainSpec
 from slimkit.tasks import Measurement
 
 _SECONDS = 1.0  # about how long a network is timed
@@ -37,7 +41,7 @@ class Assignment:
         arm, budget: as the line of the arm has them.
         settings: of the run.
         images, pixels: the data set is made smaller to these.
-        latency: measure it.
+        latency: measure it, as the settings say.
         readers: processes that read data, as `data.read_by` takes them.
         alone: nothing else is done on its machine, so that the machine's energy counters are its own.
     """
@@ -97,7 +101,8 @@ def train_arm(work: Assignment) -> dict[str, Any]:
         quality.evaluate(found.model, split, task, device=job.device)[task.metric]
         for split in (job.dataset.validation, job.dataset.test)
     )
-    unit, ground = task.metrics[task.metric].unit, ground_of(job)
+    ground = ground_of(job)
+    time, untimed = _timed(found.model, job, asked.spec) if work.latency else (None, [])
     arm = Arm(
         schema=STUDY_SCHEMA,
         arm=work.arm,
@@ -110,10 +115,10 @@ def train_arm(work: Assignment) -> dict[str, Any]:
         slimkit=__version__,
         commit=commit(),
         metric=task.metric,
-        unit=unit,
+        unit=task.metrics[task.metric].unit,
         better=task.better,
-        validation=_outcome(validation, unit),
-        test=_outcome(test, unit),
+        validation=_outcome(validation),
+        test=_outcome(test),
         macs=count_macs(found.model, job.example),
         params=count_params(found.model),
         dense_macs=ground.macs,
@@ -122,8 +127,8 @@ def train_arm(work: Assignment) -> dict[str, Any]:
         drawn_epoch=found.search.drawn_epoch,
         after_cut=found.cut.after.accuracy if found.cut else None,
         spent=_spent(job, found),
-        notes=tuple(found.warnings),
-        clock=_clock(stages, found.model, job, work.latency),
+        notes=(*found.warnings, *untimed),
+        clock=_clock(stages, time),
     )
     return arm.to_dict()
 
@@ -156,9 +161,8 @@ def ground_of(job: Job) -> Ground:
     )
 
 
-def _outcome(found: Measurement, unit: str) -> Outcome:
-    right = round(found.value * found.images) if unit == "share" else None
-    return Outcome(value=found.value, right=right, images=found.images)
+def _outcome(found: Measurement) -> Outcome:
+    return Outcome(value=found.value, right=found.hits, images=found.images)
 
 
 def _spent(job: Job, found: Found) -> Spending:
@@ -170,26 +174,31 @@ def _spent(job: Job, found: Found) -> Spending:
     return Spending(macs=macs, dense_trainings=macs / dense, search=search / dense)
 
 
-def _clock(stages: Stages, model: nn.Module, job: Job, timed: bool) -> Clock:
+def _clock(stages: Stages, time: Latency | None) -> Clock:
     [stage] = stages.finished
     spent = energy.of_run(stage.cpu_seconds, stages.meters)
-    return Clock(
+    clock = Clock(
         seconds=stage.seconds,
         cpu_seconds=stage.cpu_seconds,
         energy_kj=spent.value,
         energy_by=spent.method,
-        latency_ms=_latency(model, job) if timed else None,
+        latency_ms=None,
         cpu=cpu_name(),
     )
+    if time is None:
+        return clock
+    quoted = time.cpu_ms if time.threads == 1 else time.fastest_ms  # other arms may be trained meanwhile
+    return replace(clock, latency_ms=quoted, engine=time.engine, threads=time.threads, batch=time.batch)
 
 
-def _latency(model: nn.Module, job: Job) -> float | None:
-    """Return milliseconds of CPU time of one image in ONNX Runtime; None of a network that ONNX cannot express."""
+def _timed(model: nn.Module, job: Job, spec: TrainSpec) -> tuple[Latency | None, list[str]]:
+    """Return how long the network takes as an ONNX file, as the settings say; else why that is not known."""
+    example = random_input(job.dataset, spec.seed)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+        path = Path(folder) / ONNX
         try:
-            export.export_onnx(model, path, random_input(job.dataset, 0))
-            [time] = latency.measure([path], job.dataset.input_shape, seconds=_SECONDS)
-        except (EngineError, TraceError):
-            return None
-    return time.cpu_ms
+            export_network(model, path, example, spec)
+            [time] = latency.measure([path], shapes_of(example), **asdict(conditions(spec)), seconds=_SECONDS)
+        except (EngineError, TraceError) as wrong:
+            return None, [f"No latency: {str(wrong).splitlines()[0]}"]
+    return time, []

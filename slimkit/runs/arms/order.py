@@ -1,7 +1,7 @@
 """The arms of a study: which runs there are, and which wait for another's widths or cost."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from slimkit.errors import SpecError
@@ -9,6 +9,7 @@ from slimkit.methods import METHODS, scratch
 from slimkit.results import Arm
 from slimkit.runs.plan import Plan, plan
 from slimkit.settings import StudySpec
+from slimkit.settings.files import FileSpec
 
 REFERENCE = "reference"  # stands for what the reference has: as its cost, or the epoch of its draw
 STRICT = "scratch-B-strict"
@@ -19,6 +20,8 @@ CONTROLS: dict[str, dict[str, Any]] = {
 _AT_WILL = ("uniform", "uniform-params", "permuted", "scratch-E")  # controls that may be trained for any cost
 # What may be the word `reference`, and what stands in for it until the reference is trained.
 _STAND_INS: dict[str, Any] = {"spend": 1.0, "worth": 1.0, "at": 1}
+_OF_FILES = (*(entry.name for entry in fields(FileSpec)), "int8")
+_OF_TIMES = ("runtime", "threads", "batch")
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ def planned(spec: StudySpec) -> list[Planned]:
     """Return all runs of a study, in the order of its lines: seed by seed.
 
     Raises:
-        SpecError: an arm is unknown, has a setting that is, or cannot share the others' budget.
+        SpecError: an arm is unknown, has a setting that is or that a study has no use for, or cannot share the others'
+            budget.
     """
     arms = _by_name(spec)
     removing = [name for name, settings in arms.items() if METHODS[settings["method"]].removes and not _dense(settings)]
@@ -111,7 +115,15 @@ def planned(spec: StudySpec) -> list[Planned]:
                 for seed in range(spec.seeds)
             ]
     for run in {run.arm: run for run in found}.values():
-        plan(_stood_in(run), source=f"arm {run.arm!r}", ignoring=run.settings.keys() - arms[run.arm].keys())
+        shared = run.settings.keys() - arms[run.arm].keys()
+        asked = plan(_stood_in(run), source=f"arm {run.arm!r}", ignoring=shared).spec
+        asked.refuse_idle(
+            _OF_FILES, "a study leaves no file of a network", "Leave `{name}` out: slimkit train writes files"
+        )
+        if not spec.latency:
+            asked.refuse_idle(
+                _OF_TIMES, "no latency is measured, since latency is False", "Leave out `{name}`, or `latency=False`"
+            )
     return sorted(found, key=lambda run: run.seed)  # so that a study that is cut short has whole seeds
 
 

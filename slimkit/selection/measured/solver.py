@@ -243,9 +243,15 @@ class LatencySolver:
         found = measure(paths, **self._conditions, seconds=_NOISY_SECONDS if self.noisy else _SECONDS)
         if not self.noisy and any(latency.noisy for latency in found):
             self.noisy = True
-            clock = "CPU time of the process" if self.conditions.threads == 1 else "the fastest of many runs"
-            self.notes.append(f"The machine was too noisy to time the network: the budget is met in {clock}.")
+            self.notes.append(f"The machine was too noisy to time the network: the budget is met in {self._by(found)}.")
         return found
+
+    def _by(self, found: list[Latency]) -> str:
+        """Say by what a noisy machine is judged."""
+        if self.budget.kind == "energy" and all(latency.energy_mj is not None for latency in found):
+            return "the quieter half of the readings of its energy counter"
+        of_cpu = self.budget.kind == "energy" or self.conditions.threads == 1
+        return "CPU time of the process" if of_cpu else "the fastest of many runs"
 
     def _value(self, latency: Latency) -> float:
         """Return what the budget is about: ms or mJ; by another clock once the machine was seen to be noisy."""
