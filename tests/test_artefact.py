@@ -218,7 +218,7 @@ def test_outputs_in_an_object_are_numbered(opset: int, tmp_path: Path) -> None:
 
 def test_without_onnx(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert main(["compress", str(CHECKPOINT), "--no-onnx", "--ratio", "0.5", "--out", str(out)]) == 0
+    assert main(["compress", str(CHECKPOINT), "--no-onnx", "--no-recover", "--ratio", "0.5", "--out", str(out)]) == 0
     assert {path.name for path in out.iterdir()} == {
         ".manifest.json", "model.safetensors", "report.json", "report.html", "run.toml",
     }  # fmt: skip
