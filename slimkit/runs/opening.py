@@ -69,7 +69,7 @@ def note(model: nn.Module, dataset: data.Dataset) -> None:
 
 
 def sized_as(network: Network, inputs: data.Inputs) -> Network:
-    """Return a network whose shape of an image was guessed with that of unlabelled inputs, where they have their own."""
+    """Return a network of a guessed shape of an image with that of unlabelled inputs, where they have their own."""
     one, known = next(iter(inputs.batches(1))), provenance.of(network.model)
     if not isinstance(one, Tensor) or tuple(one.shape[1:]) == known.input_shape:
         return network
