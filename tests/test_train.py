@@ -106,6 +106,15 @@ def test_early_bird_watches_several_ratios(toy, tmp_path):
     assert [sum(entry["counts"]) for entry in search["gamma_history"]] == [channels] * size
 
 
+def test_reported_distances_are_shares_of_the_channels_that_can_go(toy, tmp_path):
+    run, job = found(toy, tmp_path, {"method": "lottery-ticket", "epochs": 2, "interval": 2, "keep": ("conv1",)})
+    free = job.graph.units - int(job.selection.fixed(job.graph).sum())
+    search = run.search
+    shares = [one for row in search.matrix for one in row] + [look.distance for look in search.distances[1:]]
+    assert free < job.graph.units and max(shares) > 0
+    assert [share * free for share in shares] == pytest.approx([round(share * free) for share in shares], abs=1e-3)
+
+
 def test_momentum_follows_so_that_training_goes_on_as_in_the_masked_network():
     model = net().train()
     graph = trace(model, torch.zeros(1, 1, 8, 8))

@@ -105,7 +105,7 @@ class Settling(Record):
     Attributes:
         epoch: at which it was drawn, None where it was not.
         settled: whether it had settled by then.
-        distance_to_final: share of the channels on which it and the last mask differ.
+        distance_to_final: share of the channels, of groups that can lose some, on which it and the last mask differ.
     """
 
     epoch: Amount | None
@@ -179,7 +179,7 @@ class Search(Record):
         precision: of the training until the draw.
         drawn_epoch: when the mask was drawn.
         ratios: what was watched, by ratio.
-        distances: look by look.
+        distances: look by look; shares of the channels of groups that can lose some, as those of `matrix` are.
         matrix: distance between the masks of every two of `epochs`.
         epochs: of the matrix.
         gamma_history: BatchNorm scales over time.

@@ -56,8 +56,8 @@ def draw(report: Report) -> Section | None:
         name="draw",
         title="When the mask settled",
         about="A mask says which channels would stay if the network were cut now. Its distance to another is "
-        "the share of channels on which they disagree. Once it stops moving, more training does not tell "
-        "more: the network is cut and the small one is trained on.",
+        "the share of the channels that may go on which they disagree. Once it stops moving, more training does not "
+        "tell more: the network is cut and the small one is trained on.",
         parts=parts,
     )
 
