@@ -349,7 +349,7 @@ def test_messages():
     ):
         with pytest.raises(SpecError, match=words):
             EarlyBird(graph, **wrong)
-    with pytest.raises(MaskError, match="no gamma that could settle"):
+    with pytest.raises(MaskError, match="no gamma to rank them by"):
         EarlyBird(made(16, norm=False)[1])
     with pytest.raises(MaskError, match="nothing can be removed"):
         EarlyBird(graph, fixed=torch.ones(graph.units, dtype=torch.bool))

@@ -115,6 +115,15 @@ def test_reported_distances_are_shares_of_the_channels_that_can_go(toy, tmp_path
     assert [share * free for share in shares] == pytest.approx([round(share * free) for share in shares], abs=1e-3)
 
 
+@pytest.mark.parametrize(("norm", "watched"), [(nn.BatchNorm2d, "gamma"), (nn.Identity, "group-norm")])
+@pytest.mark.parametrize("method", [{"method": "lottery-ticket"}, {"method": "network-slimming", "penalty": "group"}])
+def test_looks_that_only_report_rank_by_what_is_cheap(method, norm, watched, toy, tmp_path):
+    layers = [nn.Conv2d(1, 8, 3), norm(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()]
+    plain = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    run, _ = found(toy, tmp_path, {"epochs": 1, "ranking": "taylor", **method}, model=plain)
+    assert run.search.watched == watched and run.search.matrix
+
+
 def test_momentum_follows_so_that_training_goes_on_as_in_the_masked_network():
     model = net().train()
     graph = trace(model, torch.zeros(1, 1, 8, 8))
@@ -443,7 +452,7 @@ def test_bad_input(toy, tmp_path):
         train_run.train(zoo.resnet8(num_classes=3, in_channels=3), toy, 0.5, **FEW)
     with pytest.raises(BudgetError, match=r"ratio is 0\.95: at most 0\.\d+ can be removed"):
         train_run.train(net(), toy, 0.95, **FEW)
-    with pytest.raises(MaskError, match="no gamma that could settle"):
+    with pytest.raises(MaskError, match="no gamma to rank them by"):
         train_run.train(NoNorm(), toy, 0.5, **FEW)
     with pytest.raises(MaskError, match="no BatchNorm of this network has a scale"):
         train_run.train(NoNorm(), toy, 0.5, ranking="group-norm", **FEW)

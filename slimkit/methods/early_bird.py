@@ -14,7 +14,8 @@ from slimkit.methods.cut import Cut, cut, named, restored
 from slimkit.methods.job import Job
 from slimkit.methods.looks import Looks, Watched, looks_of
 from slimkit.methods.method import Found, Method, leg
-from slimkit.methods.penalised import NO_GAP, TOTAL, Penalised, Penalty, needed, penalty_of
+from slimkit.methods.observer import check_ranked
+from slimkit.methods.penalised import NO_GAP, TOTAL, Penalised, Penalty, penalty_of
 from slimkit.methods.shrink import (
     Lowered,
     SpendSettings,
@@ -245,6 +246,17 @@ def _penalty(job: Job, config: EarlyBirdConfig, ratio: float) -> Penalty:
     return penalty_of(job, config, config.penalty)
 
 
+def _needed(job: Job, config: EarlyBirdConfig) -> None:
+    """Refuse a network that cannot be ranked, or penalised, as it is asked for.
+
+    Raises:
+        MaskError: gammas are needed, and there are none.
+        SpecError: the ranking needs data.
+    """
+    check_ranked(job.graph, job.selection.ranking)
+    penalty_of(job, config, config.penalty)
+
+
 def _why_unsettled(shrinking: Shrinking) -> str:
     """Say why a mask was drawn before it had settled."""
     drawn = f"step {shrinking.drawn_step}"
@@ -266,5 +278,5 @@ METHOD = Method(
     config=EarlyBirdConfig,
     run=run,
     idle=idle_constants,
-    needs=needed,
+    needs=_needed,
 )

@@ -158,6 +158,7 @@ class Looks:
             ratios[bird.ratio] = replace(ratios[bird.ratio], epoch=drawn_step / steps_per_epoch)
         return replace(
             search,
+            watched=bird.ranking,
             rule=bird.rule.name,
             normalised=bird.rule.normalised,
             threshold=bird.rule.calibrated,
@@ -185,6 +186,14 @@ class Looks:
         )
 
 
+def watched_ranking(job: Job) -> str:
+    """Return what ranks the channels of a look, which must be cheap: a criterion that needs data is not."""
+    ranking = job.selection.ranking
+    if criterion(ranking).needs != "data":
+        return ranking
+    return "gamma" if bool(job.graph.has_norm.any()) else "group-norm"
+
+
 def looks_of(job: Job, config: Watched, at: int | None) -> Looks:
     """Return the looks that the settings ask for, before the first one.
 
@@ -202,7 +211,7 @@ def looks_of(job: Job, config: Watched, at: int | None) -> Looks:
         watch=config.watch,
         cap=chosen.widths.cap,
         fixed=chosen.fixed(job.graph),
-        ranking="gamma" if criterion(chosen.ranking).needs == "data" else chosen.ranking,  # a look must be cheap
+        ranking=watched_ranking(job),
         scope=chosen.scope,
     )
     return Looks(bird, every, bird.scores(job.dense).cpu())

@@ -57,7 +57,7 @@ def check_ranked(graph: Graph, ranking: str) -> None:
         )
     if ranking == "gamma" and not bool(graph.has_norm.any()):
         raise MaskError(
-            "no channel that can be removed has a BatchNorm, so there is no gamma that could settle.\n"
+            "no channel that can be removed has a BatchNorm, so there is no gamma to rank them by.\n"
             "  Use a network with BatchNorm, or rank channels by their weights: `ranking='group-norm'`"
         )
 

@@ -10,7 +10,6 @@ from slimkit.channels import Graph
 from slimkit.errors import MaskError
 from slimkit.methods.cut import Cut
 from slimkit.methods.job import Job
-from slimkit.methods.observer import check_ranked
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, number, optional
 from slimkit.training import Hook, Run, penalise_gamma_, penalise_groups_
@@ -137,16 +136,6 @@ def penalty_of(job: Job, config: Pulled, kind: str, last: int | None = None) -> 
     else:
         strength = solve_strength(wanted, _rates(job.recipe, job.steps, last), job.recipe.momentum) if wanted else 0.0
     return Penalty(kind, strength, job.recipe, job.steps)
-
-
-def needed(job: Job, config: Penalised) -> None:
-    """Refuse a network that cannot be ranked, or penalised, as it is asked for.
-
-    Raises:
-        MaskError: gammas are needed, and there are none.
-    """
-    check_ranked(job.graph, job.selection.ranking)
-    penalty_of(job, config, config.penalty)
 
 
 def _rates(recipe: training.Recipe, steps: int, last: int | None = None) -> float:

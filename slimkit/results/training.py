@@ -172,6 +172,7 @@ class Search(Record):
     Attributes:
         method: that found the small network.
         history: of all epochs, before and after the cut.
+        watched: criterion of the masks that were looked at; another than that of the cut where that one needs data.
         rule: when a mask has settled.
         normalised: whether distances are divided by those of chance.
         threshold: distance below which a mask has settled.
@@ -188,6 +189,7 @@ class Search(Record):
 
     method: str
     history: tuple[Epoch, ...]
+    watched: str | None = None
     rule: str | None = None
     normalised: bool = False
     threshold: Amount | None = None
