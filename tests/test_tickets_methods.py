@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from slimkit import training, zoo
 from slimkit.channels import trace
 from slimkit.errors import BudgetError, SpecError
-from slimkit.methods import early_bird, rounds, scratch, snapshot
+from slimkit.methods import early_bird, penalised, rounds, scratch, snapshot
 from slimkit.results import ledger
 from slimkit.selection import exact
 from slimkit.selection.mask import Mask
@@ -48,11 +48,16 @@ def test_ledger_in_closed_form():
 def test_a_long_schedule_does_not_weaken_the_pull_that_settles_a_mask():
     recipe, steps = training.Recipe(epochs=60, schedule="step"), 100
     rates = [recipe.learning_rate * recipe.rate_share(step, 6000) for step in range(600)]  # a tenth of the steps
-    strength = early_bird.strength_of(recipe, steps, 2.0)
+
+    def strength_of(recipe: training.Recipe, wanted: float = 2.0) -> float:
+        counted, last = early_bird.early(recipe, steps)
+        return penalised.strength_of(counted, steps, wanted, last)
+
+    strength = strength_of(recipe)
     assert strength * sum(rates) / (1 - recipe.momentum) == pytest.approx(2.0)
     for epochs in (100, 160, 1000):
-        assert early_bird.strength_of(replace(recipe, epochs=epochs), steps, 2.0) == strength
-    assert early_bird.strength_of(recipe, steps, 0.0) == 0.0
+        assert strength_of(replace(recipe, epochs=epochs)) == strength
+    assert strength_of(recipe, 0.0) == 0.0
 
 
 @pytest.mark.parametrize(("cap", "epochs"), [(None, 50), (2.0, 24), (10.0, 50)])

@@ -637,6 +637,31 @@ def test_early_bird_pulls_the_harder_the_more_is_to_go_and_within_its_first_step
     assert run.search.penalty.pull_of_schedule == pytest.approx(3)
 
 
+@pytest.mark.parametrize(
+    ("settings", "full", "steps", "epochs"),
+    [
+        ({"method": "progressive"}, 1, 9, 1),
+        ({"method": "network-slimming"}, 2, 18, 3),
+        ({"method": "network-slimming", "penalty": "group", "ranking": "group-norm"}, 1, 18, 3),
+        ({"at": 2}, 2, 18, 2),
+        ({"at": 2, "penalty": "group", "ranking": "group-norm"}, 1, 18, 2),
+    ],
+)
+def test_a_penalty_by_default_pulls_less_where_there_are_few_steps(settings, full, steps, epochs, toy, tmp_path):
+    """Else it takes from a network what it has not learnt yet, see `penalised.FEWEST`; at this rate that is nothing."""
+    run, job = found(toy, tmp_path, {"epochs": 3, "learning_rate": 1e-6, **settings})
+    penalty = run.search.penalty
+    reached = penalty.pull if settings.get("method") == "progressive" else penalty.pull_of_schedule
+    assert reached == pytest.approx(full * steps / 225)
+    hardly = run.search.history[epochs - 1].validation_accuracy <= 0.4
+    assert any("guessing among 3 classes gets 33.3 %: what is" in warning for warning in run.warnings) is hardly
+    long = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, epochs=60))
+    for asked, pull in ((None, full), (0.3, 0.3)):
+        config = penalised.Pulled(penalty_total=asked)
+        assert penalised.penalty_of(long, config, penalty.kind).total() == pytest.approx(pull)
+    assert penalised.penalty_of(job, config, penalty.kind).total() == pytest.approx(0.3)  # as it was asked for
+
+
 def test_a_process_that_does_not_measure_still_has_a_record(tmp_path):
     """Of several processes only the first one's solver is asked for a mask; all write down what it says."""
 
