@@ -305,9 +305,9 @@ def test_initial_weights(toy, tmp_path, monkeypatch):
     begun = {}
     original = training.Run.replace
 
-    def spy(run, model, optimizer):
+    def spy(run, model, *more):
+        original(run, model, *more)
         begun["weights"], begun["step"] = copy.deepcopy(model.state_dict()), run.step
-        original(run, model, optimizer)
 
     monkeypatch.setattr(training.Run, "replace", spy)
     results = {}
@@ -405,7 +405,7 @@ def test_groups_are_penalised_until_the_draw_in_every_pass(toy, tmp_path, monkey
 
     monkeypatch.setattr(penalised, "penalise_groups_", spy)
     monkeypatch.setattr(penalised, "penalise_gamma_", lambda *_: pytest.fail("gamma is not to be penalised"))
-    settings = {"penalty": "group", "ranking": "group-norm", "epochs": 3, "penalty_total": 0.3}  # the default kills it
+    settings = {"penalty": "group", "ranking": "group-norm", "epochs": 3, "penalty_total": 0.3}
     run, job = found(toy, tmp_path, settings | {"method": "network-slimming", "passes": 2})
     assert len(seen) == 2 * 3 * 6 and set(seen[:18]) == {job.graph.units}
     assert len(set(seen[18:])) == 1 and run.slimmed.mask.keep.sum() < seen[-1] < job.graph.units
