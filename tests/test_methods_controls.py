@@ -66,8 +66,8 @@ def test_a_control_has_as_many_weights_of_each_layer_as_the_ticket(toy, tmp_path
         for a, b in zip(prunable(control.model).values(), prunable(ticket.model).values(), strict=True)
     ]
     assert all(zeros) is (begin != "random")
-    assert [leg.search for leg in control.legs] == [True, False]  # its own training comes on top of the ticket's rounds
-    assert control.legs[1].images == 6 * 32
+    assert [leg.search for leg in control.legs] == [True, True, False]  # instead of the ticket's own training
+    assert control.legs == ticket.legs and control.legs[2].images == 6 * 32
     assert control.search.to_dict()["init"] == begin
     same = [torch.equal(a, b) for a, b in zip(control.model.parameters(), ticket.model.parameters(), strict=True)]
     assert not any(same[:2])

@@ -165,6 +165,23 @@ def test_every_round_is_a_whole_training() -> None:
     assert runs[-1].trained[0].images == 4 * 3 * 96
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"deliver": "ticket"}, {"begin": "random"}, {"begin": "reinitialised"}, {"begin": "by-layer"}]
+)
+@pytest.mark.parametrize(("rounds", "step"), [(1, 0), (2, 4)])
+def test_nothing_is_trained_that_is_thrown_away_and_each_training_is_booked_as_what_it_was(
+    settings: dict[str, Any], rounds: int, step: int
+) -> None:
+    run = found(recipe(epochs=1), rounds=rounds, rewind_step=step, **settings)
+    first, last = 96, 16 * (6 - step)
+    search = [first] + [last] * (rounds - 1)
+    trained = [] if settings.get("deliver") == "ticket" else [last]
+    assert [leg.images for leg in run.legs if leg.search] == search
+    assert [leg.images for leg in run.legs if not leg.search] == trained
+    assert len(run.search.history) == len(search + trained)
+    assert sum(one.images for one in run.trained) == sum(search + trained)
+
+
 def test_a_step_that_is_not_in_the_run_is_refused() -> None:
     with pytest.raises(SpecError, match="rewind_step is 18: the schedule has only 18"):
         found(rewind_step=18)

@@ -21,6 +21,7 @@ from slimkit.export import export_onnx
 from slimkit.report import parts, rebuild, table
 from slimkit.report.figures import canvas, curves, layers, tradeoff
 from slimkit.report.page import comparison_page, run_page
+from slimkit.report.sections import search
 from slimkit.report.verdict import verdict
 from slimkit.results import Accuracy, AfterCut, GammaSnapshot, MeasuredBudget, Settling, report_file
 from slimkit.settings import REMOVE_NONE, CompressSpec, command_line
@@ -617,3 +618,13 @@ def test_plots_name_single_layers_of_a_sequence_as_tables_do(names):
     entries = [replace(entry, name=name) for name in names]
     texts = {text.get_text() for text in layers.macs(entries, canvas.WIDE).figure.findobj(Text)}
     assert set(names) <= texts
+
+
+def test_what_ranked_the_masks_is_said_and_what_ranked_the_cut_where_it_is_another():
+    asked = {"spec/ranking": "taylor", "search/watched": "gamma"}
+    for changes, words in (
+        (asked, "are ranked by gamma; those that went were ranked by taylor, which needs data."),
+        (asked | {"spec/ranking": "gamma"}, "are ranked by gamma."),
+    ):
+        section = search.draw(changed(train_report(), changes))
+        assert section.about.endswith(f" Channels of these masks {words}")

@@ -13,6 +13,7 @@ from slimkit.methods import Rule, pruning_indicator
 from slimkit.methods import settled as rules
 from slimkit.selection import exact
 from slimkit.selection.budget import Widths, to_ratio
+from slimkit.selection.choose import fixed_units
 from slimkit.selection.mask import Mask, distance
 from slimkit.settings import SCOPE, TrainSpec
 
@@ -152,6 +153,52 @@ def test_noise_is_drawn_at_high_ratios_only_without_the_chance_level():
         raw.observe(net)
         fair.observe(net)
     assert raw.draws and not fair.draws  # 2 * .95 * .05 = .095 < .1
+
+
+def chained(*widths: int) -> tuple[nn.Sequential, Graph]:
+    layers: list[nn.Module] = []
+    for before, width in zip((1, *widths), widths, strict=False):
+        layers += [nn.Conv2d(before, width, 1), nn.BatchNorm2d(width), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 3))
+    return net, trace(net, torch.zeros(1, 1, 4, 4))
+
+
+def noise_seen(bird: AnyBird, net: nn.Module) -> float:
+    for _ in range(12):
+        scatter_(net)
+        bird.observe(net)
+    seen = [one.distances[bird.ratio] for one in bird.observations[1:]]
+    return sum(seen) / len(seen)
+
+
+@pytest.mark.parametrize("kept", [(), ("0",), ("0", "3")])
+@pytest.mark.parametrize("normalised", [False, True])
+def test_distances_are_of_the_channels_that_can_go(kept, normalised):
+    net, graph = chained(128, 128, 128)
+    bird = EarlyBird(graph, 0.3, fixed=fixed_units(graph, kept), rule=Rule(normalised=normalised))
+    assert noise_seen(bird, net) == pytest.approx(1 if normalised else 2 * 0.3 * 0.7, rel=0.1)
+    assert not bird.draws
+
+
+@pytest.mark.parametrize("kept", [(), ("0", "3", "6", "9")])
+def test_distances_of_widths_are_of_the_groups_that_can_lose_some(kept):
+    net, graph = chained(*[96] * 6)
+    bird = EarlyBird(graph, 0.5, fixed=fixed_units(graph, kept), rule=Rule("architecture", normalised=True))
+    assert 0.4 < noise_seen(bird, net) < 1.2  # of two groups that share out one ratio, 0.7
+
+
+def test_layers_that_stay_are_no_evidence():
+    net, graph = chained(128, 64)
+    bird = EarlyBird(graph, 0.5, fixed=fixed_units(graph, ("0",)))
+    scatter_(net)
+    with torch.no_grad():
+        for _ in range(12):
+            net[1].weight.copy_(torch.rand(128))
+            assert not bird.observe(net)  # what can go does not move
+        net[4].weight.copy_(torch.tensor([0.3] * 28 + [0.4] * 36))  # four of 36 that tie go
+        for _ in range(12):
+            net[4].weight.add_(1e-3)
+            assert not bird.observe(net)
 
 
 def test_never_draws_without_evidence():
@@ -302,7 +349,7 @@ def test_messages():
     ):
         with pytest.raises(SpecError, match=words):
             EarlyBird(graph, **wrong)
-    with pytest.raises(MaskError, match="no gamma that could settle"):
+    with pytest.raises(MaskError, match="no gamma to rank them by"):
         EarlyBird(made(16, norm=False)[1])
     with pytest.raises(MaskError, match="nothing can be removed"):
         EarlyBird(graph, fixed=torch.ones(graph.units, dtype=torch.bool))

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from slimkit import training, zoo
 from slimkit.channels import trace
-from slimkit.errors import BudgetError
-from slimkit.methods import early_bird, rounds, scratch, snapshot
+from slimkit.errors import BudgetError, SpecError
+from slimkit.methods import early_bird, penalised, rounds, scratch, snapshot
 from slimkit.results import ledger
 from slimkit.selection import exact
 from slimkit.selection.mask import Mask
@@ -29,6 +29,13 @@ def graph(net):
     return trace(net, torch.zeros(1, 1, 8, 8))
 
 
+def chain(*widths: int) -> nn.Module:
+    layers: list[nn.Module] = []
+    for before, width in zip((1, *widths), widths, strict=False):
+        layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 3))
+
+
 def test_ledger_in_closed_form():
     legs = [ledger.Leg(100, 3 * 50, search=True), ledger.Leg(30, 9 * 50, search=False)]
     book = ledger.ledger(legs, 100, 30, 12 * 50)
@@ -41,11 +48,16 @@ def test_ledger_in_closed_form():
 def test_a_long_schedule_does_not_weaken_the_pull_that_settles_a_mask():
     recipe, steps = training.Recipe(epochs=60, schedule="step"), 100
     rates = [recipe.learning_rate * recipe.rate_share(step, 6000) for step in range(600)]  # a tenth of the steps
-    strength = early_bird.strength_of(recipe, steps, 2.0)
+
+    def strength_of(recipe: training.Recipe, wanted: float = 2.0) -> float:
+        counted, last = early_bird.early(recipe, steps)
+        return penalised.strength_of(counted, steps, wanted, last)
+
+    strength = strength_of(recipe)
     assert strength * sum(rates) / (1 - recipe.momentum) == pytest.approx(2.0)
     for epochs in (100, 160, 1000):
-        assert early_bird.strength_of(replace(recipe, epochs=epochs), steps, 2.0) == strength
-    assert early_bird.strength_of(recipe, steps, 0.0) == 0.0
+        assert strength_of(replace(recipe, epochs=epochs)) == strength
+    assert strength_of(recipe, 0.0) == 0.0
 
 
 @pytest.mark.parametrize(("cap", "epochs"), [(None, 50), (2.0, 24), (10.0, 50)])
@@ -91,6 +103,31 @@ def test_permuted_widths_have_the_shares_in_another_order_at_no_more_macs(graph)
     assert high - 0.15 * full <= low <= high and other.counts(graph) != mask.counts(graph)
     wide = scratch.scaled(graph, graph.params(mask.keep), graph.params, "parameters")
     assert graph.params(wide.keep) <= graph.params(mask.keep) < 1.6 * graph.params(wide.keep)
+
+
+@pytest.mark.parametrize(
+    ("kept", "stay"),
+    [([2, 6], []), ([4, 4, 6], []), ([4, 4, 4, 6], []), ([6, 2, 2, 4], [3]), ([1, 8, 8, 8, 8, 8], [])],
+)
+def test_permuted_widths_are_never_those_of_the_reference(kept, stay):
+    graph = trace(chain(*[8] * len(kept)), torch.zeros(1, 1, 8, 8))
+    fixed = torch.zeros(graph.units, dtype=torch.bool)
+    for number in stay:
+        fixed[graph.groups[number].members] = True
+        kept = [8 if n == number else count for n, count in enumerate(kept)]
+    mask = scratch.of_widths(graph, kept, torch.zeros(graph.units))
+    found = [scratch.permuted(graph, mask, seed, fixed=fixed).counts(graph) for seed in range(12)]
+    assert kept not in found and all(one[n] == 8 for one in found for n in stay)
+    assert len(set(map(tuple, found))) > 1 or len(kept) == 2
+
+
+@pytest.mark.parametrize("kept", [[4, 4, 4], [2, 8, 8]])
+def test_permuted_widths_that_cannot_differ_are_refused(kept):
+    graph = trace(chain(8, 8, 8), torch.zeros(1, 1, 8, 8))
+    fixed = torch.zeros(graph.units, dtype=torch.bool)
+    fixed[graph.groups[0].members] = kept[0] != 4
+    with pytest.raises(SpecError, match="(?s)'permuted'.*the shares (0.5, 0.5, 0.5|1, 1): .*scope='global'"):
+        scratch.permuted(graph, scratch.of_widths(graph, kept, torch.zeros(graph.units)), 0, fixed=fixed)
 
 
 def test_passes_compose_to_one_cut(net, graph):

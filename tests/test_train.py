@@ -106,6 +106,24 @@ def test_early_bird_watches_several_ratios(toy, tmp_path):
     assert [sum(entry["counts"]) for entry in search["gamma_history"]] == [channels] * size
 
 
+def test_reported_distances_are_shares_of_the_channels_that_can_go(toy, tmp_path):
+    run, job = found(toy, tmp_path, {"method": "lottery-ticket", "epochs": 2, "interval": 2, "keep": ("conv1",)})
+    free = job.graph.units - int(job.selection.fixed(job.graph).sum())
+    search = run.search
+    shares = [one for row in search.matrix for one in row] + [look.distance for look in search.distances[1:]]
+    assert free < job.graph.units and max(shares) > 0
+    assert [share * free for share in shares] == pytest.approx([round(share * free) for share in shares], abs=1e-3)
+
+
+@pytest.mark.parametrize(("norm", "watched"), [(nn.BatchNorm2d, "gamma"), (nn.Identity, "group-norm")])
+@pytest.mark.parametrize("method", [{"method": "lottery-ticket"}, {"method": "network-slimming", "penalty": "group"}])
+def test_looks_that_only_report_rank_by_what_is_cheap(method, norm, watched, toy, tmp_path):
+    layers = [nn.Conv2d(1, 8, 3), norm(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()]
+    plain = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    run, _ = found(toy, tmp_path, {"epochs": 1, "ranking": "taylor", **method}, model=plain)
+    assert run.search.watched == watched and run.search.matrix
+
+
 def test_momentum_follows_so_that_training_goes_on_as_in_the_masked_network():
     model = net().train()
     graph = trace(model, torch.zeros(1, 1, 8, 8))
@@ -287,9 +305,9 @@ def test_initial_weights(toy, tmp_path, monkeypatch):
     begun = {}
     original = training.Run.replace
 
-    def spy(run, model, optimizer):
+    def spy(run, model, *more):
+        original(run, model, *more)
         begun["weights"], begun["step"] = copy.deepcopy(model.state_dict()), run.step
-        original(run, model, optimizer)
 
     monkeypatch.setattr(training.Run, "replace", spy)
     results = {}
@@ -387,7 +405,7 @@ def test_groups_are_penalised_until_the_draw_in_every_pass(toy, tmp_path, monkey
 
     monkeypatch.setattr(penalised, "penalise_groups_", spy)
     monkeypatch.setattr(penalised, "penalise_gamma_", lambda *_: pytest.fail("gamma is not to be penalised"))
-    settings = {"penalty": "group", "ranking": "group-norm", "epochs": 3, "penalty_total": 0.3}  # the default kills it
+    settings = {"penalty": "group", "ranking": "group-norm", "epochs": 3, "penalty_total": 0.3}
     run, job = found(toy, tmp_path, settings | {"method": "network-slimming", "passes": 2})
     assert len(seen) == 2 * 3 * 6 and set(seen[:18]) == {job.graph.units}
     assert len(set(seen[18:])) == 1 and run.slimmed.mask.keep.sum() < seen[-1] < job.graph.units
@@ -434,7 +452,7 @@ def test_bad_input(toy, tmp_path):
         train_run.train(zoo.resnet8(num_classes=3, in_channels=3), toy, 0.5, **FEW)
     with pytest.raises(BudgetError, match=r"ratio is 0\.95: at most 0\.\d+ can be removed"):
         train_run.train(net(), toy, 0.95, **FEW)
-    with pytest.raises(MaskError, match="no gamma that could settle"):
+    with pytest.raises(MaskError, match="no gamma to rank them by"):
         train_run.train(NoNorm(), toy, 0.5, **FEW)
     with pytest.raises(MaskError, match="no BatchNorm of this network has a scale"):
         train_run.train(NoNorm(), toy, 0.5, ranking="group-norm", **FEW)
@@ -617,6 +635,31 @@ def test_early_bird_pulls_the_harder_the_more_is_to_go_and_within_its_first_step
     assert longer.search.penalty.pull_of_schedule > 1.4 * pull
     run, _ = found(toy, tmp_path, settings | {"penalty_total": 3.0})
     assert run.search.penalty.pull_of_schedule == pytest.approx(3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "full", "steps", "epochs"),
+    [
+        ({"method": "progressive"}, 1, 9, 1),
+        ({"method": "network-slimming"}, 2, 18, 3),
+        ({"method": "network-slimming", "penalty": "group", "ranking": "group-norm"}, 1, 18, 3),
+        ({"at": 2}, 2, 18, 2),
+        ({"at": 2, "penalty": "group", "ranking": "group-norm"}, 1, 18, 2),
+    ],
+)
+def test_a_penalty_by_default_pulls_less_where_there_are_few_steps(settings, full, steps, epochs, toy, tmp_path):
+    """Else it takes from a network what it has not learnt yet, see `penalised.FEWEST`; at this rate that is nothing."""
+    run, job = found(toy, tmp_path, {"epochs": 3, "learning_rate": 1e-6, **settings})
+    penalty = run.search.penalty
+    reached = penalty.pull if settings.get("method") == "progressive" else penalty.pull_of_schedule
+    assert reached == pytest.approx(full * steps / 225)
+    hardly = run.search.history[epochs - 1].validation_accuracy <= 0.4
+    assert any("guessing among 3 classes gets 33.3 %: what is" in warning for warning in run.warnings) is hardly
+    long = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, epochs=60))
+    for asked, pull in ((None, full), (0.3, 0.3)):
+        config = penalised.Pulled(penalty_total=asked)
+        assert penalised.penalty_of(long, config, penalty.kind).total() == pytest.approx(pull)
+    assert penalised.penalty_of(job, config, penalty.kind).total() == pytest.approx(0.3)  # as it was asked for
 
 
 def test_a_process_that_does_not_measure_still_has_a_record(tmp_path):

@@ -22,8 +22,9 @@ from rows import Row, append, read
 from slimkit import data, training, zoo
 from slimkit.channels import Graph, trace
 from slimkit.measure import quality
-from slimkit.methods.early_bird import pull_of, strength_of
+from slimkit.methods.early_bird import early, pull_of
 from slimkit.methods.observer import EarlyBird
+from slimkit.methods.penalised import strength_of
 from slimkit.methods.shrink import lowered, on_cpu
 from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import remove
@@ -51,7 +52,8 @@ def searched(split: data.Split, graph: Graph, seed: int, learning_rate: float, p
         epochs=EPOCHS, learning_rate=learning_rate, schedule="step", seed=seed, precision="fp32", device="cpu"
     )
     steps = len(split) // recipe.batch_size
-    strength = strength_of(recipe, steps, pull_of(RATIO))
+    counted, last = early(recipe, steps)
+    strength = strength_of(counted, steps, pull_of(RATIO), last)
     drawn: Drawn = {}
 
     def draw(run: Run) -> None:

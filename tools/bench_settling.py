@@ -17,9 +17,10 @@ from rows import Row, append, read
 
 from slimkit import data, training, zoo
 from slimkit.channels import trace
-from slimkit.methods.early_bird import pull_of, strength_of
+from slimkit.methods.early_bird import early, pull_of
 from slimkit.methods.looks import LOOKS
 from slimkit.methods.observer import EarlyBird
+from slimkit.methods.penalised import strength_of
 from slimkit.methods.settled import Rule
 from slimkit.selection.mask import distance
 from slimkit.training import Hook, Run, penalise_gamma_
@@ -35,7 +36,8 @@ def trained(ratio: float, seed: int, pull: float, epochs: int) -> Row:
     graph = trace(net, torch.randn(1, 1, PIXELS, PIXELS))
     recipe = training.Recipe(epochs=epochs, schedule="step", seed=seed, precision="fp32", device="cpu")
     steps = len(dataset.train) // recipe.batch_size
-    strength = strength_of(recipe, steps, pull * pull_of(ratio))
+    counted, last = early(recipe, steps)
+    strength = strength_of(counted, steps, pull * pull_of(ratio), last)
     every = steps // LOOKS
     bird = EarlyBird(graph, ratio, rule=Rule(interval=every / steps))
 

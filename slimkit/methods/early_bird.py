@@ -14,7 +14,8 @@ from slimkit.methods.cut import Cut, cut, named, restored
 from slimkit.methods.job import Job
 from slimkit.methods.looks import Looks, Watched, looks_of
 from slimkit.methods.method import Found, Method, leg
-from slimkit.methods.penalised import NO_GAP, TOTAL, Penalised, Penalty, needed, penalty_of
+from slimkit.methods.observer import check_ranked
+from slimkit.methods.penalised import FEWEST, NO_GAP, TOTAL, Penalised, Penalty, penalty_of
 from slimkit.methods.shrink import (
     Lowered,
     SpendSettings,
@@ -38,14 +39,12 @@ from slimkit.results import Search
 from slimkit.settings import setting
 from slimkit.settings.checks import number, optional, whole
 from slimkit.training import Hook, Recipe, Run
-from slimkit.training.penalty import solve_strength
-from slimkit.training.schedules import total
 
 # The penalty reaches its S within a tenth of the steps, or so many, of a schedule of so many epochs at the most. Spread
 # over a whole long schedule it is too weak to hold small gammas down, and masks never settle: on 60 epochs of 78 steps
 # they moved by 0.1 to 0.2 an epoch until the learning rate fell at epoch 30; on 160, a tenth of them, masks of 0.5 and
-# 0.7 had not settled at epoch 80. Over far fewer steps it takes from a network what it has not learnt yet.
-_TENTH, _FEWEST, _LONGEST = 0.1, 450, 60
+# 0.7 had not settled at epoch 80.
+_TENTH, _SOONEST, _LONGEST = 0.1, 450, 60
 # Times p / (1 - p) for a ratio of p, within these bounds: the more channels are to go, the harder it has to pull.
 # On those 60 epochs masks of 0.5 settled at epoch 12 with one pull, of 0.7 at epoch 12 with 2.3 times as much; of 0.3
 # with half as much at epochs 11 to 22.
@@ -60,8 +59,8 @@ class EarlyBirdConfig(Watched, Penalised, StartSettings, SpendSettings, Lowered)
     penalty_total: float | None = setting(
         None,
         "S = lambda * sum(learning rate) / (1 - momentum) to reach in the first tenth of the steps, or the first "
-        f"{_FEWEST}; more than {_LONGEST} epochs count as {_LONGEST}; default: 2 for gamma, 1 for group, times "
-        "p / (1 - p) for a ratio p above 0.5",
+        f"{_SOONEST}; more than {_LONGEST} epochs count as {_LONGEST}; default: 2 for gamma, 1 for group, times "
+        f"p / (1 - p) for a ratio p above 0.5, in fewer than {FEWEST} steps less in proportion",
         optional(number(0)),
     )
     deadline: float | None = setting(
@@ -196,8 +195,8 @@ def run(job: Job, config: EarlyBirdConfig) -> Found:
     hooks = [penalty.hook(lambda: job.graph, until=lambda: shrinking.drawn is not None), shrinking.hook()]
     trained = train(job, lowered(job.dense, config.search_precision), hooks=hooks)
     drawn, step = shrinking.drawn, shrinking.drawn_step
-    assert drawn is not None
-    notes = []
+    assert drawn is not None and step is not None
+    notes = [*penalty.doubts(job, trained.history[: step // job.steps])]
     if config.at is None and shrinking.looks.bird.ratio not in shrinking.looks.bird.draws:
         notes.append(_why_unsettled(shrinking))
     elif penalty.strength and not penalty.gap(drawn):
@@ -224,25 +223,31 @@ def pull_of(ratio: float, kind: str = "gamma") -> float:
     return TOTAL[kind] * min(max(ratio / (1 - ratio), _LEAST), _MOST)
 
 
-def strength_of(recipe: Recipe, steps: int, wanted: float) -> float:
-    """Return the weight lambda of the penalty that pulls by S = `wanted` early enough for a mask to settle.
+def early(recipe: Recipe, steps: int) -> tuple[Recipe, int]:
+    """Return the recipe whose rates pull, and the step at which S is reached, early enough for a mask to settle.
 
     Args:
         recipe: of the training.
         steps: of an epoch.
-        wanted: S, at least 0.
     """
     budget = round(min(recipe.epochs, _LONGEST) * steps)
-    last = min(budget, max(_FEWEST, round(_TENTH * budget)))
-    rates = recipe.learning_rate * total(recipe.rate_share, budget, 0, last)
-    return solve_strength(wanted, rates, recipe.momentum) if wanted else 0.0
+    return replace(recipe, epochs=min(recipe.epochs, _LONGEST)), min(budget, max(_SOONEST, round(_TENTH * budget)))
 
 
 def _penalty(job: Job, config: EarlyBirdConfig, ratio: float) -> Penalty:
-    if config.l1 is None:
-        wanted = pull_of(ratio, config.penalty) if config.penalty_total is None else config.penalty_total
-        config = replace(config, penalty_total=None, l1=strength_of(job.recipe, job.steps, wanted))
-    return penalty_of(job, config, config.penalty)
+    recipe, last = early(job.recipe, job.steps)
+    return penalty_of(job, config, config.penalty, pull_of(ratio, config.penalty), recipe, last)
+
+
+def _needed(job: Job, config: EarlyBirdConfig) -> None:
+    """Refuse a network that cannot be ranked, or penalised, as it is asked for.
+
+    Raises:
+        MaskError: gammas are needed, and there are none.
+        SpecError: the ranking needs data.
+    """
+    check_ranked(job.graph, job.selection.ranking)
+    penalty_of(job, config, config.penalty)
 
 
 def _why_unsettled(shrinking: Shrinking) -> str:
@@ -266,5 +271,5 @@ METHOD = Method(
     config=EarlyBirdConfig,
     run=run,
     idle=idle_constants,
-    needs=needed,
+    needs=_needed,
 )

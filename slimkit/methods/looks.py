@@ -103,15 +103,18 @@ class Looks:
     def apart(self, model: nn.Module) -> bool:
         """Tell whether what ranks the units has moved apart, so that their order is more than the chance of a start.
 
-        Units are compared within what competes, but for those that begin at 0, where no penalty pulls. That all gammas
-        fall together, as they do under one while the loss defends none of them yet, says nothing about which to lose.
-        Where most have fallen to nearly nothing it is enough that a few stand: the order of the others costs nothing.
+        Units that can go are compared within what competes, but for those that begin at 0, where no penalty pulls. That
+        all gammas fall together, as they do under one while the loss defends none of them yet, says nothing about which
+        to lose. Where most have fallen to nearly nothing it is enough that a few stand: the order of the others costs
+        nothing.
 
         Args:
             model: the network in training.
         """
         change = self.bird.scores(model).cpu() - self.start
-        compared = self.start > 0 if bool(self.start.any()) else torch.ones_like(self.start, dtype=torch.bool)
+        free = self.bird.free
+        free = free[self.start[free] > 0] if bool(self.start[free].any()) else free
+        compared = torch.zeros_like(self.start, dtype=torch.bool).index_fill_(0, free, True)
         found = [units[compared[units]] for units in pools(self.bird.graph, self.bird.scope)]
         parts = [change[units] - change[units].median() for units in found if len(units)]
         away, least = torch.cat(parts), APART * (float(self.start[compared].median()) or 1.0)
@@ -155,6 +158,7 @@ class Looks:
             ratios[bird.ratio] = replace(ratios[bird.ratio], epoch=drawn_step / steps_per_epoch)
         return replace(
             search,
+            watched=bird.ranking,
             rule=bird.rule.name,
             normalised=bird.rule.normalised,
             threshold=bird.rule.calibrated,
@@ -164,7 +168,9 @@ class Looks:
                 Look(epoch=epoch, distance=seen.distances[bird.ratio])
                 for epoch, seen in zip(epochs, bird.observations, strict=True)
             ),
-            matrix=tuple(tuple(distance(Mask(self.masks[i]), Mask(self.masks[j])) for j in shown) for i in shown),
+            matrix=tuple(
+                tuple(distance(Mask(self.masks[i]), Mask(self.masks[j]), bird.free) for j in shown) for i in shown
+            ),
             epochs=tuple(epochs[i] for i in shown),
             gamma_history=tuple(
                 GammaSnapshot(epoch=epochs[i], edges=edges, counts=tuple(self.histograms[i])) for i in shown
@@ -176,8 +182,16 @@ class Looks:
         return Settling(
             epoch=None if draw is None else epochs[draw.observation],
             settled=draw is not None,
-            distance_to_final=None if draw is None or final is None else distance(draw.mask, final),
+            distance_to_final=None if draw is None or final is None else distance(draw.mask, final, self.bird.free),
         )
+
+
+def watched_ranking(job: Job) -> str:
+    """Return what ranks the channels of a look, which must be cheap: a criterion that needs data is not."""
+    ranking = job.selection.ranking
+    if criterion(ranking).needs != "data":
+        return ranking
+    return "gamma" if bool(job.graph.has_norm.any()) else "group-norm"
 
 
 def looks_of(job: Job, config: Watched, at: int | None) -> Looks:
@@ -197,7 +211,7 @@ def looks_of(job: Job, config: Watched, at: int | None) -> Looks:
         watch=config.watch,
         cap=chosen.widths.cap,
         fixed=chosen.fixed(job.graph),
-        ranking="gamma" if criterion(chosen.ranking).needs == "data" else chosen.ranking,  # a look must be cheap
+        ranking=watched_ranking(job),
         scope=chosen.scope,
     )
     return Looks(bird, every, bird.scores(job.dense).cpu())

@@ -7,8 +7,9 @@ et al. 2019, arXiv:1903.01611. Departs from the papers: whole channels go, so th
 from dataclasses import dataclass
 
 from slimkit.methods.job import Job
-from slimkit.methods.looks import Watched, looks_of
+from slimkit.methods.looks import Watched, looks_of, watched_ranking
 from slimkit.methods.method import Found, Method
+from slimkit.methods.observer import check_ranked
 from slimkit.methods.rounds import Rounds, check_rounds, train_in_rounds
 from slimkit.settings import setting
 from slimkit.settings.checks import choice, whole
@@ -43,6 +44,11 @@ def run(job: Job, config: LotteryTicketConfig) -> Found:
     return train_in_rounds(job, rounds, looks_of(job, config, None))
 
 
+def _needed(job: Job, config: LotteryTicketConfig) -> None:
+    check_ranked(job.graph, watched_ranking(job))
+    check_rounds(job, config.rounds, "rounds")
+
+
 METHOD = Method(
     name="lottery-ticket",
     summary="train, cut, rewind to an early step, train again, in rounds (Frankle and Carbin 2019), by channels",
@@ -50,5 +56,5 @@ METHOD = Method(
     run=run,
     ranking="group-norm",
     idle=lambda config, budget: {"constants": "it begins from other weights, to which nothing is folded"},
-    needs=lambda job, config: check_rounds(job, config.rounds, "rounds"),
+    needs=_needed,
 )

@@ -6,9 +6,10 @@ Departs from the paper: every group loses the same share; its one threshold for 
 from dataclasses import dataclass
 
 from slimkit.methods.job import Job
-from slimkit.methods.looks import Watched, looks_of
+from slimkit.methods.looks import Watched, looks_of, watched_ranking
 from slimkit.methods.method import Found, Method
-from slimkit.methods.penalised import Penalised, needed, penalty_of
+from slimkit.methods.observer import check_ranked
+from slimkit.methods.penalised import Penalised, penalty_of
 from slimkit.methods.rounds import Rounds, check_rounds, train_in_rounds
 from slimkit.methods.shrink import Lowered, StartSettings, idle_constants
 from slimkit.settings import setting
@@ -36,7 +37,8 @@ def run(job: Job, config: NetworkSlimmingConfig) -> Found:
 
 
 def _needed(job: Job, config: NetworkSlimmingConfig) -> None:
-    needed(job, config)
+    check_ranked(job.graph, watched_ranking(job))
+    penalty_of(job, config, config.penalty)
     check_rounds(job, config.passes, "passes")
 
 

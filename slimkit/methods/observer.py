@@ -6,7 +6,7 @@ to zero are ranked by how long they have been there.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ def check_ranked(graph: Graph, ranking: str) -> None:
         )
     if ranking == "gamma" and not bool(graph.has_norm.any()):
         raise MaskError(
-            "no channel that can be removed has a BatchNorm, so there is no gamma that could settle.\n"
+            "no channel that can be removed has a BatchNorm, so there is no gamma to rank them by.\n"
             "  Use a network with BatchNorm, or rank channels by their weights: `ranking='group-norm'`"
         )
 
@@ -69,6 +69,7 @@ class EarlyBird:
         graph: channels of the network that is trained.
         ratio: share of the removable units that the ticket lacks.
         rule: when a mask has settled.
+        free: int64 [n], the units of groups that can lose some; distances and shares are of them.
         draws: what has settled so far, by ratio.
         observations: one entry a look.
     """
@@ -115,10 +116,13 @@ class EarlyBird:
         self.rule = Rule(rule) if isinstance(rule, str) else rule
         self.ratios = tuple(dict.fromkeys((ratio, *watch)))
         self.ranking, self.scope = ranking, scope
-        ranked = graph.has_norm if ranking == "gamma" else torch.ones(graph.units, dtype=torch.bool)
-        self._pools = [units[ranked[units]] for units in pools(graph, scope)]
         self._limits = (cap, fixed)
         exact.masks(graph, torch.arange(graph.units).float(), self.ratios, cap, fixed)  # all within reach?
+        self._groups = exact.movable(graph, cap, fixed)
+        self.free = torch.cat(self._groups)
+        ranked = torch.zeros(graph.units, dtype=torch.bool)
+        ranked[self.free] = graph.has_norm[self.free] if ranking == "gamma" else True
+        self._pools = [units[ranked[units]] for units in pools(graph, scope)]
         self._recent = {r: deque[Mask](maxlen=rules.needed(self.rule)) for r in self.ratios}
         # Where every group loses the same share, widths cannot change: that they agree is no evidence.
         self._fixed_widths = self.rule.name == "architecture" and scope == "group"
@@ -169,19 +173,20 @@ class EarlyBird:
         ranks = self._bury(scores) if self.ranking == "gamma" else scores
         competing = by_scope(self.graph, ranks, self.scope)
         masks = exact.masks(self.graph, competing, self.ratios, *self._limits)
-        moved = self._last is None or float((scores != self._last).float().mean()) > 0.5
-        spread = float(scores.max() - scores.min()) > _EVEN * float(scores.abs().max())
+        free = scores[self.free]
+        moved = self._last is None or float((free != self._last[self.free]).float().mean()) > 0.5
+        spread = float(free.max() - free.min()) > _EVEN * float(free.abs().max())
         self._last = scores
         distances: dict[float, float | None] = {}
         for ratio, mask in masks.items():
             recent = self._recent[ratio]
-            undecided = sum(exact.undecided(ranks, mask, units) for units in self._pools)
+            undecided = sum(exact.undecided(ranks, mask, units) for units in self._pools) / len(free)
             if not (moved and spread) or undecided > self.rule.calibrated or self._fixed_widths:
                 recent.clear()
             before = recent[-1] if recent else None
             recent.append(mask)
-            distances[ratio] = None if before is None else self._between((before, mask), ratio)[-1]
-            if ratio not in self.draws and self._settled(recent, ratio):
+            distances[ratio] = None if before is None else self._between((before, mask))[-1]
+            if ratio not in self.draws and self._settled(recent):
                 self.draws[ratio] = Draw(len(self.observations), mask)
         self.observations.append(Observation(distances, moved and spread))
         return self.ratio in self.draws
@@ -193,12 +198,12 @@ class EarlyBird:
             scores = fill_unranked(scores, ranking.scores("group-norm", model, self.graph))
         return scores
 
-    def _settled(self, recent: deque[Mask], ratio: float) -> bool:
+    def _settled(self, recent: deque[Mask]) -> bool:
         """Tell whether masks agree: the last few by the rule, and where looks are close over `SPAN` epochs too."""
         last = list(recent)[-rules.compared(self.rule) :]
-        if len(recent) < rules.needed(self.rule) or not rules.settled(self.rule, self._between(last, ratio)):
+        if len(recent) < rules.needed(self.rule) or not rules.settled(self.rule, self._between(last)):
             return False
-        return self.rule.interval >= 1 or self._between((recent[0], recent[-1]), ratio)[-1] < self.rule.threshold
+        return self.rule.interval >= 1 or self._between((recent[0], recent[-1]))[-1] < self.rule.threshold
 
     def _bury(self, scores: Tensor) -> Tensor:
         """Let dead units keep their order, the longest dead first, below all others.
@@ -214,9 +219,9 @@ class EarlyBird:
         self._dead = torch.where(dead, rank, torch.nan)
         return torch.where(dead, rank, scores)
 
-    def _between(self, masks: Iterable[Mask], ratio: float) -> list[float]:
-        found = rules.RULES[self.rule.name](tuple(masks), self.graph)
-        expected = rules.chance(self.rule, ratio, self.graph)
+    def _between(self, masks: Sequence[Mask]) -> list[float]:
+        found = rules.RULES[self.rule.name](masks, self._groups)
+        expected = rules.chance(self.rule, masks[-1], self._groups)
         return [d / expected for d in found] if self.rule.normalised and expected > 0 else found
 
     def state(self) -> dict[str, Any]:

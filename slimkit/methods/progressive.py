@@ -254,7 +254,8 @@ def run(job: Job, config: ProgressiveConfig) -> Found:
         penalty=penalty.record(cut, removal.cut_step),
         drawn_epoch=removal.cut_step / job.steps,
     )
-    return Found(named(trained.model, cut.model), (trained,), tuple(legs), search, cut)
+    notes = penalty.doubts(job, trained.history[: removal.cut_step // job.steps])
+    return Found(named(trained.model, cut.model), (trained,), tuple(legs), search, cut, notes=notes)
 
 
 METHOD = Method(

@@ -165,8 +165,10 @@ def train_in_rounds(job: Job, rounds: Rounds, looks: Looks) -> Found:
         penalty=rounds.penalty.record(cuts[0], None) if rounds.penalty else None,
     )
     search = looks.told(search, job.steps, None)
-    gapless = rounds.penalty is not None and rounds.penalty.strength and not rounds.penalty.gap(cuts[0])
-    notes = (NO_GAP,) if gapless else ()
+    notes: tuple[str, ...] = ()
+    if rounds.penalty is not None:
+        gapless = rounds.penalty.strength and not rounds.penalty.gap(cuts[0])
+        notes = (*rounds.penalty.doubts(job, trained[0].history), *((NO_GAP,) if gapless else ()))
     return Found(
         named(trained[-1].model, model), tuple(trained), tuple(legs), search, _whole(job, mask, cuts), notes=notes
     )

@@ -20,6 +20,7 @@ from slimkit.methods.cut import Cut, cut, named
 from slimkit.methods.job import Choose, Job
 from slimkit.methods.method import Found, Method, leg
 from slimkit.methods.train import history, train, whole_epochs
+from slimkit.quantity import number_of
 from slimkit.results import Search, report_file
 from slimkit.selection.budget import Widths, out_of_reach, within_reach
 from slimkit.selection.mask import Mask
@@ -35,6 +36,7 @@ CONTROLS = (
 _TRAINED = ("random-channels", "fine-tune")  # cut from a network that was trained before
 _TIMED = ("scratch-B", "dense", *_TRAINED)  # that say for how long they are trained
 _BY_SHARES = ("uniform", "uniform-params", "permuted")  # whose widths are those of the reference in MACs or parameters
+_ORDERS = 100  # that are drawn in search of other widths; of two groups or more with different shares half are others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,14 +195,32 @@ def permuted(graph: Graph, mask: Mask, seed: int, widths: Widths | None = None, 
     Args:
         graph, widths, fixed: as for `scaled`; groups that stay have no part in the order.
         mask: the other one.
-        seed: draws the order.
+        seed: draws the order, among those that give other widths.
+
+    Raises:
+        SpecError: no order does, or none of many that were drawn.
     """
-    shares = [count / len(group.members) for count, group in zip(mask.counts(graph), graph.groups, strict=True)]
+    counts = mask.counts(graph)
+    shares = [count / len(group.members) for count, group in zip(counts, graph.groups, strict=True)]
     free = [n for n, group in enumerate(graph.groups) if fixed is None or not bool(fixed[group.members].any())]
-    order = torch.randperm(len(free), generator=torch.Generator().manual_seed(seed)).tolist()
-    for place, share in zip(free, [shares[free[i]] for i in order], strict=True):
-        shares[place] = share
-    return scaled(graph, graph.macs(mask.keep), graph.macs, shares=shares, widths=widths, fixed=fixed)
+    tried, random = {tuple(shares)}, torch.Generator().manual_seed(seed)
+    for _ in range(_ORDERS):
+        order, other = torch.randperm(len(free), generator=random).tolist(), list(shares)
+        for place, source in zip(free, order, strict=True):
+            other[place] = shares[free[source]]
+        if tuple(other) in tried:
+            continue
+        tried.add(tuple(other))
+        found = scaled(graph, graph.macs(mask.keep), graph.macs, shares=other, widths=widths, fixed=fixed)
+        if found.counts(graph) != counts:
+            return found
+    parts = ", ".join(f"{shares[n]:.3g}" for n in free[:8]) + (", ..." if len(free) > 8 else "")
+    raise SpecError(
+        f"control is 'permuted', and of the {number_of(len(free), 'group')} that may be narrower the reference keeps "
+        f"the shares {parts}: in another order they give the same widths.\n"
+        "  Give a reference whose layers keep different shares, as `scope='global'` or `kept` makes it, or another "
+        "control"
+    )
 
 
 def needed(job: Job, config: ScratchConfig) -> None:

@@ -1,6 +1,7 @@
 """When has a mask settled? The published rules, as functions of the last masks.
 
-d(a, b) = share of units on which two masks differ; for random masks of ratio p, chance = 2 p (1 - p).
+d(a, b) = share of the units of groups that can lose some on which two masks differ; for random masks that lack a share
+p of those units, chance = 2 p (1 - p). Such groups are given by their units, int64 [n] each.
 """
 
 import math
@@ -8,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from slimkit.channels import Graph
 from slimkit.errors import SpecError
 from slimkit.methods import pruning_indicator
 from slimkit.selection.mask import Mask, distance
@@ -67,33 +68,35 @@ class Rule:
         return self.threshold * float(min(1.0, self.interval) ** MOVEMENT)
 
 
-def consecutive(masks: Sequence[Mask], graph: Graph) -> list[float]:
+def consecutive(masks: Sequence[Mask], groups: Sequence[Tensor]) -> list[float]:
     """Return the distances of successive masks, oldest first: the paper's rule.
 
     You et al. 2020, arXiv:1909.11957.
     """
-    return [distance(a, b) for a, b in zip(masks, masks[1:], strict=False)]
+    units = torch.cat(list(groups))
+    return [distance(a, b, units) for a, b in zip(masks, masks[1:], strict=False)]
 
 
-def window(masks: Sequence[Mask], graph: Graph) -> list[float]:
+def window(masks: Sequence[Mask], groups: Sequence[Tensor]) -> list[float]:
     """Return the distances of the newest mask to each older one: the rule of the paper's released code.
 
     It also sees a slow drift.
     """
-    return [distance(old, masks[-1]) for old in masks[:-1]]
+    units = torch.cat(list(groups))
+    return [distance(old, masks[-1], units) for old in masks[:-1]]
 
 
-def architecture(masks: Sequence[Mask], graph: Graph) -> list[float]:
+def architecture(masks: Sequence[Mask], groups: Sequence[Tensor]) -> list[float]:
     """Return how much the widths of the newest mask differ from those of each older one."""
-    counts = [mask.counts(graph) for mask in masks]
+    counts = [[int(mask.keep[units].sum()) for units in groups] for mask in masks]
     return [pruning_indicator.width_distance(old, counts[-1]) for old in counts[:-1]]
 
 
-def chance(rule: Rule, ratio: float, graph: Graph) -> float:
-    """Return the distance that two random masks of a ratio have on average."""
-    if rule.name == "architecture":
-        return pruning_indicator.chance([len(group.members) for group in graph.groups], ratio)
-    return 2 * ratio * (1 - ratio)
+def chance(rule: Rule, mask: Mask, groups: Sequence[Tensor]) -> float:
+    """Return the distance that two random masks have on average which remove as many units as this one."""
+    sizes = [len(units) for units in groups]
+    share = mask.removed / sum(sizes)
+    return pruning_indicator.chance(sizes, share) if rule.name == "architecture" else 2 * share * (1 - share)
 
 
 def compared(rule: Rule) -> int:
@@ -117,7 +120,7 @@ def settled(rule: Rule, distances: Sequence[float]) -> bool:
     return float(torch.tensor(distances).mean()) <= rule.calibrated
 
 
-RULES: dict[str, Callable[[Sequence[Mask], Graph], list[float]]] = {
+RULES: dict[str, Callable[[Sequence[Mask], Sequence[Tensor]], list[float]]] = {
     "consecutive": consecutive,
     "window": window,
     "architecture": architecture,

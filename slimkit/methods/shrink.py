@@ -124,8 +124,7 @@ def go_back(
     snapshots.put_(to, dense, optimizer)
     small = remove(dense, graph, mask).to(run.device)
     followed = follow(optimizer, dense, small, kept_indices(graph, mask))
-    run.rewind(to.step)
-    run.replace(small.train(), followed)
+    run.replace(small.train(), followed, to.step)
 
 
 def begin_anew(run: Run, graph: Graph, mask: Mask, fresh: nn.Module) -> None:

@@ -59,7 +59,7 @@ class Topology:
 
     @cached_property
     def depth(self) -> list[int]:
-        """Of each hidden node: the longest way to it from the inputs, through hidden nodes in use."""
+        """Of each hidden node: the longest way to it, by connections in use or not: they may be used again."""
         found = [1] * len(self.hidden)
         start = self.first_hidden
         inner = (self.sources >= start) & (self.targets >= start)

@@ -4,7 +4,8 @@ Train, remove the smallest weights, put the rest back to what they were at step 
 k > 0 it is rewinding, Frankle et al. 2019, arXiv:1903.01611: schedule and data order resume at k too.
 
 All rounds are one run of the training loop: at its end a hook prunes, puts the weights back and rewinds the
-run, so that it is resumed like any other. What is left are zeros in dense layers: they save no time.
+run, so that it is resumed like any other. The run ends with the last removal where nobody wants what the ticket is
+trained to. What is left are zeros in dense layers: they save no time.
 """
 
 from dataclasses import dataclass
@@ -60,6 +61,11 @@ class WeightTicketConfig(Settings):
         if self.begin != "ticket" and self.deliver == "ticket":
             raise SpecError(f"deliver is 'ticket' and begin is {self.begin!r}: a control is trained.\n  Leave one out")
 
+    @property
+    def trains(self) -> bool:
+        """Whether the ticket itself is trained, after the last removal."""
+        return self.begin == "ticket" and self.deliver == "trained"
+
 
 @dataclass(frozen=True)
 class Ticket:
@@ -68,16 +74,16 @@ class Ticket:
     Attributes:
         mask: which weights stay.
         start: all weights at step k, not masked: with the mask they are the ticket.
-        trained: the ticket, trained to the end: its last round.
+        model: the network at the end of the rounds, which may have trained the ticket.
     """
 
     mask: WeightMask
     start: Snapshot
-    trained: nn.Module
+    model: nn.Module
 
     def network(self) -> nn.Module:
         """Return the ticket itself: the mask on the weights of step k, not trained any further."""
-        model = copied(self.trained)
+        model = copied(self.model)
         model.load_state_dict(self.start.weights)
         weight_mask.apply_(model, self.mask)
         return model
@@ -107,7 +113,7 @@ def _left(mask: WeightMask, config: WeightTicketConfig, number: int) -> list[tup
 
 
 class _Rounds:
-    """Prunes and rewinds at the end of the schedule, until all rounds are done."""
+    """Prunes at the end of the schedule and rewinds, until all rounds are done and the ticket is trained, if asked."""
 
     def __init__(self, model: nn.Module, example: Example, config: WeightTicketConfig) -> None:
         self.config, self.mask = config, WeightMask.full(model, example)
@@ -132,10 +138,10 @@ class _Rounds:
             restore=self._restore,
         )
 
-    def ticket(self, trained: nn.Module) -> Ticket:
+    def ticket(self, model: nn.Module) -> Ticket:
         """Return what was found once all rounds are done."""
         assert self.start is not None
-        return Ticket(self.mask, self.start, trained)
+        return Ticket(self.mask, self.start, model)
 
     def _remember_random(self, run: training.Run) -> None:
         if self.random is None and self.config.rewind_step == 0:
@@ -161,6 +167,8 @@ class _Rounds:
             return
         assert self.start is not None and self.random is not None
         self.mask = after(self.mask, dict(prunable(run.model)), self.config, self.done)
+        if self.done == self.config.rounds and not self.config.trains:
+            return
         self._hold(run)
         snapshot.put_(self.start, run.model, run.optimizer)
         self._silence(run)
@@ -211,7 +219,7 @@ def reinitialised_by_layer(ticket: Ticket, seed: int) -> nn.Module:
 def random_sparse(ticket: Ticket, seed: int) -> tuple[nn.Module, WeightMask]:
     """Return a control: as many weights of each layer, drawn at random, at their values of step k; and the mask."""
     mask = weight_mask.shuffled(ticket.mask, seed)
-    model = copied(ticket.trained)
+    model = copied(ticket.model)
     model.load_state_dict(ticket.start.weights)
     weight_mask.apply_(model, mask)
     return model, mask
@@ -222,19 +230,20 @@ def run(job: Job, config: WeightTicketConfig) -> Found:
     rounds = _rounds(job, config)
     done = [train(job, job.dense, hooks=[rounds.hook()], part="rounds" if config.begin != "ticket" else "")]
     found = rounds.ticket(done[0].model)
-    model, mask = found.trained, found.mask
+    model, mask = found.model, found.mask
     if config.begin != "ticket":
         start, mask = _control(job, config, found)
         done.append(train(job, start, hooks=[hold(mask)], part="control", first_step=config.rewind_step))
         model = done[1].model
-    elif config.deliver == "ticket":
+    elif not config.trains:
         model = found.network().eval()
     model = named(model, job.dense)
     masked(model, mask.left, "ticket" if config.deliver == "ticket" else "trained")
     init = "rewind" if config.begin == "ticket" else config.begin
     search = Search(method=METHOD.name, init=init, history=history(done))
     notes = (NO_FASTER, f"the file holds the {config.deliver} weights, {100 * mask.density:.3g} % of them left")
-    legs = tuple(leg(job.macs(), one.phases, search=place == 0) for place, one in enumerate(done))
+    phases = [phase for one in done for phase in one.phases]
+    legs = tuple(leg(job.macs(), [phase], search=number < config.rounds) for number, phase in enumerate(phases))
     return Found(model, tuple(done), legs, search, notes=notes)
 
 

@@ -105,7 +105,7 @@ class Settling(Record):
     Attributes:
         epoch: at which it was drawn, None where it was not.
         settled: whether it had settled by then.
-        distance_to_final: share of the channels on which it and the last mask differ.
+        distance_to_final: share of the channels, of groups that can lose some, on which it and the last mask differ.
     """
 
     epoch: Amount | None
@@ -172,6 +172,7 @@ class Search(Record):
     Attributes:
         method: that found the small network.
         history: of all epochs, before and after the cut.
+        watched: criterion of the masks that were looked at; another than that of the cut where that one needs data.
         rule: when a mask has settled.
         normalised: whether distances are divided by those of chance.
         threshold: distance below which a mask has settled.
@@ -179,7 +180,7 @@ class Search(Record):
         precision: of the training until the draw.
         drawn_epoch: when the mask was drawn.
         ratios: what was watched, by ratio.
-        distances: look by look.
+        distances: look by look; shares of the channels of groups that can lose some, as those of `matrix` are.
         matrix: distance between the masks of every two of `epochs`.
         epochs: of the matrix.
         gamma_history: BatchNorm scales over time.
@@ -188,6 +189,7 @@ class Search(Record):
 
     method: str
     history: tuple[Epoch, ...]
+    watched: str | None = None
     rule: str | None = None
     normalised: bool = False
     threshold: Amount | None = None

@@ -5,6 +5,7 @@ U = units of the graph.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from slimkit.channels import Graph
@@ -49,8 +50,14 @@ def masks(
     return found
 
 
-def undecided(scores: Tensor, mask: Mask, units: Tensor) -> float:
-    """Return the share of all U units that ties at the cut among `units` leave to chance, in [0, 1].
+def movable(graph: Graph, cap: float, fixed: Tensor | None = None) -> list[Tensor]:
+    """Return the units, int64 [n], of each group that can lose some; arguments as for `masks`."""
+    found = blocks(graph, torch.zeros(graph.units), Widths(1, cap=cap), fixed)
+    return [graph.groups[number].members for number in sorted(set(found.groups))]
+
+
+def undecided(scores: Tensor, mask: Mask, units: Tensor) -> int:
+    """Return the number of units that ties at the cut leave to chance.
 
     Units with the score of the last one removed could stand on either side. Scores [U]; `units`, int64 [n], are
     those that compete with one another.
@@ -58,8 +65,8 @@ def undecided(scores: Tensor, mask: Mask, units: Tensor) -> float:
     keep = mask.keep[units]
     gone, kept = scores[units][~keep], scores[units][keep]
     if not len(gone) or not len(kept):
-        return 0.0
+        return 0
     cut = gone.max()
     if not cut > 0:
-        return 0.0  # among zeros the choice is harmless: they compute nothing either way
-    return 2 * min(int((gone == cut).sum()), int((kept == cut).sum())) / len(scores)
+        return 0  # among zeros the choice is harmless: they compute nothing either way
+    return 2 * min(int((gone == cut).sum()), int((kept == cut).sum()))

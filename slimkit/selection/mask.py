@@ -78,11 +78,12 @@ class Mask:
                 )
 
 
-def distance(a: Mask, b: Mask) -> float:
-    """Return the share of units on which two masks differ: Hamming distance over U, in [0, 1]."""
+def distance(a: Mask, b: Mask, among: Tensor | None = None) -> float:
+    """Return the share of units, all or those `among` (int64 [n]), on which two masks differ, in [0, 1]."""
     if len(a.keep) != len(b.keep):
         raise MaskError(f"masks of {len(a.keep)} and {len(b.keep)} units cannot be compared: give two of one network.")
-    return float((a.keep != b.keep).float().mean()) if len(a.keep) else 0.0
+    differ = a.keep != b.keep if among is None else (a.keep != b.keep)[among]
+    return float(differ.float().mean()) if len(differ) else 0.0
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from slimkit.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Phase:
-    """How many images one network has been trained on, and how long; surgery begins a new phase.
+    """How many images one network has been trained on, and how long; surgery begins a new phase, and so does a rewind.
 
     Seconds are those of the loop, with data, validation and hooks; `cpu_seconds` are this process's.
     """
@@ -36,7 +36,7 @@ class Run:
         done: steps done, with those that a rewind has undone.
         loss: of the last step that was read; NaN before the first.
         history: one entry an epoch.
-        phases: one entry a network.
+        phases: one entry a network, and one more whenever a network was rewound.
         notes: what the user should know.
     """
 
@@ -68,12 +68,21 @@ class Run:
         """Rate of the step that is due, or was done last."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def replace(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Go on with another network: call it from a hook. `optimizer` is that network's."""
+    def replace(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int | None = None) -> None:
+        """Go on with another network, at this step or an earlier one: call it from a hook.
+
+        Args:
+            model: the network.
+            optimizer: its own.
+            step: to go back to, as `rewind` does.
+        """
         self.model = model.to(self.device).to(memory_format=self.memory_format)
         self.optimizer = optimizer
         align(optimizer)
-        self.phases.append(Phase(self.step, 0))
+        if step is None:
+            self.phases.append(Phase(self.step, 0))
+        else:
+            self.rewind(step)
 
     def rewind(self, step: int) -> None:
         """Go back to a step: schedule and data order resume there. Weights are the caller's business.
@@ -84,6 +93,7 @@ class Run:
         self.losses.read()
         self.step = step
         self.losses.forget()
+        self.phases.append(Phase(step, 0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,10 +56,19 @@ def draw(report: Report) -> Section | None:
         name="draw",
         title="When the mask settled",
         about="A mask says which channels would stay if the network were cut now. Its distance to another is "
-        "the share of channels on which they disagree. Once it stops moving, more training does not tell "
-        "more: the network is cut and the small one is trained on.",
+        "the share of the channels that may go on which they disagree. Once it stops moving, more training does not "
+        f"tell more: the network is cut and the small one is trained on.{_watched(report, search)}",
         parts=parts,
     )
+
+
+def _watched(report: Report, search: Search) -> str:
+    """Say what ranked the channels of the masks that were looked at, and what those of the cut where it is another."""
+    ranking = report.spec.get("ranking")
+    if search.watched is None:
+        return ""
+    other = "" if ranking in (None, search.watched) else f"; those that went were ranked by {ranking}, which needs data"
+    return f" Channels of these masks are ranked by {search.watched}{other}."
 
 
 def training(report: Report) -> Section | None:
