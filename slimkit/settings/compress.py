@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from slimkit.errors import SpecError
 from slimkit.settings.checks import choice, flag, number, optional, text, whole, word_or
 from slimkit.settings.data import DATA_MEANING
 from slimkit.settings.run import RANKINGS, RunSpec
@@ -84,6 +85,11 @@ class CompressSpec(SourceSpec, RunSpec):
                 ("minimise",),
                 "it says what `max_drop` makes small, and that is not given",
                 "Add `max_drop`, or leave `{name}` out",
+            )
+        if not self.onnx and self.minimise in ("bytes", "energy"):
+            raise SpecError(
+                f"minimise is {self.minimise!r}: that is measured of the ONNX file, and onnx is False.\n"
+                "  Leave out `onnx=False`, or give `minimise='macs'` or `'params'`"
             )
 
     @property
