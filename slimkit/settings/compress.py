@@ -77,7 +77,9 @@ class CompressSpec(SourceSpec, RunSpec):
         if self.ranking == "auto" and self.fits:
             self.refuse_idle(
                 ("scope",),
-                "channels compete by what reconstruction loses without them, in all of the network",
+                "every group loses the same share, of the channels that reconstruction can best do without"
+                if self.evenly
+                else "the budget is shared out between all groups by what reconstruction loses without their channels",
                 "Name what ranks them too, for example `ranking='group-norm'`, or leave `{name}` out",
             )
         if self.max_drop is None:
@@ -91,6 +93,11 @@ class CompressSpec(SourceSpec, RunSpec):
                 f"minimise is {self.minimise!r}: that is measured of the ONNX file, and onnx is False.\n"
                 "  Leave out `onnx=False`, or give `minimise='macs'` or `'params'`"
             )
+
+    @property
+    def evenly(self) -> bool:
+        """Whether losses of groups are not compared, where channels are ranked by what the others make up for."""
+        return self.max_drop is None and self.budget.kind in ("ratio", "bytes")
 
     @property
     def fits(self) -> bool:
