@@ -77,7 +77,8 @@ def test_retraining_that_does_harm_is_not_delivered() -> None:
 def test_what_is_delivered_is_retrained_where_no_smaller_one_passes() -> None:
     """Four retrainings were paid, and a network was delivered that none of them was of."""
     found, asked = search(lambda share, epochs: (1 - 0.02 * (epochs > 0)) / share, max_drop=2.5, epochs=5)
-    share, epochs = found.recovered.model  # type: ignore[misc]
+    made: Any = found.recovered.model
+    share, epochs = made
     assert epochs == 5 and 0.5 <= share < 0.53
     assert found.record.drop == pytest.approx(0.98 / share) and found.record.tried[-1].share == share
     assert [spec.epochs for spec in asked].count(5) == 5  # four smaller ones, and that one

@@ -40,7 +40,7 @@ class MeasuredBudget(Record):
         where: what they are of: processor, engine, threads, batch.
         rounds: masks that were made and measured.
         loss: importance that is lost.
-        least_loss: a bound that no mask as fast is below.
+        least_loss: about the least that a mask as fast loses, if every group saved what it does at this one.
         notes: what a reader of the figures has to know.
     """
 
