@@ -18,7 +18,7 @@ from slimkit.measure.quality import Drop
 from slimkit.progress import quiet
 from slimkit.results import Report
 from slimkit.runs.cut import begun, drop, least
-from slimkit.runs.cut.least import Compared
+from slimkit.runs.cut.least import Contenders
 from slimkit.settings import CompressSpec
 from slimkit.tasks import SEGMENTATION
 
@@ -46,8 +46,8 @@ def search(
 
     spec = CompressSpec(**settings)
 
-    def compare(models: Any) -> Compared:
-        return Compared(spec.minimise, tuple(takes(share) for share, _ in models))
+    def compare(models: Any) -> Contenders:
+        return Contenders(spec.minimise, tuple(takes(share) for share, _ in models))
 
     return drop.smallest(spec, attempt, judge, compare, quiet), asked
 

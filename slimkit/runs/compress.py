@@ -29,7 +29,7 @@ from slimkit.runs.cut import drop
 from slimkit.runs.cut.begun import Begun, begin, check_watched, opened
 from slimkit.runs.cut.calibrate import Calibration, note_on_inputs
 from slimkit.runs.cut.choose import ChosenCut, cut, note_on_widths
-from slimkit.runs.cut.least import Compared, compared
+from slimkit.runs.cut.least import Contenders, compared
 from slimkit.runs.cut.recover import Recovered, recover, unfitted, without_gain
 from slimkit.runs.figures import architecture, measure, now, timed_layers, weighed
 from slimkit.runs.folder import output
@@ -301,7 +301,7 @@ def _smallest(
     retrains = bool(spec.epochs) and given.retrain is None  # somebody's own retraining is part of every attempt
     asked = spec if retrains else replace(spec, epochs=0)
 
-    def compare(models: Sequence[nn.Module]) -> Compared:
+    def compare(models: Sequence[nn.Module]) -> Contenders:
         store = replace(given.store, folder=given.store.folder / "compared") if given.store and retrains else None
         with stages.stage("compare those within the drop"):
             return compared(spec, models, given.example, store)

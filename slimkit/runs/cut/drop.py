@@ -12,12 +12,12 @@ from slimkit.measure.quality import Drop
 from slimkit.progress import Progress
 from slimkit.results import Attempt, WithinDrop
 from slimkit.runs.cut.choose import ChosenCut
-from slimkit.runs.cut.least import COUNTED, Compared
+from slimkit.runs.cut.least import COUNTED, Contenders
 from slimkit.runs.cut.recover import Recovered
 from slimkit.settings import CompressSpec
 
 CutAndRecover = Callable[[CompressSpec], tuple[ChosenCut, Recovered]]
-Compare = Callable[[Sequence[nn.Module]], Compared]
+Compare = Callable[[Sequence[nn.Module]], Contenders]
 _SMALLEST, _LARGEST = 0.05, 0.95  # shares of the work that are looked between
 _LOOKS, _RETRAININGS = 6, 4
 

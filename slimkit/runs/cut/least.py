@@ -23,7 +23,7 @@ _ALIKE = 1.02  # times the least: nearer than that, two times are the same
 
 
 @dataclass(frozen=True)
-class Compared:
+class Contenders:
     """Figures of several networks.
 
     Attributes:
@@ -41,7 +41,7 @@ class Compared:
         return max(place for place, figure in enumerate(self.figures) if figure <= limit)
 
 
-def compared(spec: CompressSpec, models: Sequence[nn.Module], example: Example, store: Store | None) -> Compared:
+def compared(spec: CompressSpec, models: Sequence[nn.Module], example: Example, store: Store | None) -> Contenders:
     """Compare networks by what the settings make small.
 
     Args:
@@ -57,7 +57,7 @@ def compared(spec: CompressSpec, models: Sequence[nn.Module], example: Example, 
         found = {"by": by, "figures": figures}
         if store:
             state.write(store, found)
-    return Compared(found["by"], tuple(found["figures"]))
+    return Contenders(found["by"], tuple(found["figures"]))
 
 
 def _measured(spec: CompressSpec, models: Sequence[nn.Module], example: Example) -> tuple[str, list[float]] | None:
