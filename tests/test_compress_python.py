@@ -221,6 +221,21 @@ REFUSED: dict[str, tuple[dict[str, Any], type[SlimkitError], str]] = {
     ),
     "a shape beside the example": ({"input_shape": "3,4,4"}, SpecError, "input_shape is '3,4,4': example_input has it"),
     "what a file is read by": ({"arch": "resnet18"}, SpecError, "arch is 'resnet18': the network is given"),
+    "what is made small is measured of no file": (
+        {"max_drop": 2.0, "minimise": "energy", "onnx": False},
+        SpecError,
+        "minimise is 'energy'.*\n.*Leave out `onnx=False`",
+    ),
+    "where channels compete for a ratio": (
+        {"ratio": 0.5, "scope": "global"},
+        SpecError,
+        "scope is 'global': every group loses the same share.*\n.*`ranking='group-norm'`",
+    ),
+    "where channels compete for a budget of work": (
+        {"max_macs": 0.5, "scope": "global"},
+        SpecError,
+        "scope is 'global': the budget is shared out between all groups",
+    ),
     "what max_drop makes small": ({"minimise": "macs"}, SpecError, "minimise is 'macs'.*\n.*Add `max_drop`"),
     "a pace of nothing": ({"batch_size": 8}, SpecError, "batch_size is 8: there is nothing to retrain on"),
     "epochs of nothing": ({"epochs": 3}, SpecError, "epochs is 3: there is nothing to retrain on"),

@@ -16,15 +16,22 @@ from slimkit.errors import BudgetError, DataError, MaskError, SlimkitError
 from slimkit.measure import quality
 from slimkit.measure.quality import Drop
 from slimkit.progress import quiet
-from slimkit.runs.cut import begun, drop
+from slimkit.results import Report
+from slimkit.runs.cut import begun, drop, least
+from slimkit.runs.cut.least import Contenders
 from slimkit.settings import CompressSpec
 from slimkit.tasks import SEGMENTATION
 
 Loses = Callable[[float, float], float]  # (share of the work, epochs of retraining) -> points
 
 
-def search(loses: Loses, least: float = 0.0, **settings: Any) -> tuple[drop.Smallest, list[CompressSpec]]:
-    """Look for the smallest of networks that are nothing but their share of the work; below `least` there are none."""
+def search(
+    loses: Loses, least: float = 0.0, takes: Callable[[float], float] = float, **settings: Any
+) -> tuple[drop.Smallest, list[CompressSpec]]:
+    """Look for the smallest of networks that are nothing but their share of the work; below `least` there are none.
+
+    `takes`: share -> what such a network is compared by.
+    """
     asked: list[CompressSpec] = []
 
     def attempt(spec: CompressSpec) -> Any:
@@ -37,7 +44,12 @@ def search(loses: Loses, least: float = 0.0, **settings: Any) -> tuple[drop.Smal
     def judge(model: Any) -> Drop:
         return Drop(loses(*model), 0.5, 1000)
 
-    return drop.smallest(CompressSpec(**settings), attempt, judge, quiet), asked
+    spec = CompressSpec(**settings)
+
+    def compare(models: Any) -> Contenders:
+        return Contenders(spec.minimise, tuple(takes(share) for share, _ in models))
+
+    return drop.smallest(spec, attempt, judge, compare, quiet), asked
 
 
 @pytest.mark.parametrize("least", [0.0, 0.3])
@@ -59,6 +71,43 @@ def test_at_most_four_are_retrained_and_what_passes_is_real() -> None:
 def test_retraining_that_does_harm_is_not_delivered() -> None:
     found, asked = search(lambda share, epochs: 10 * (1 - share) + 90 * (epochs > 0), max_drop=6.5, epochs=2)
     assert 0.4 <= found.cut.share < 0.42 and asked[-1].epochs == 2  # type: ignore[attr-defined]
+    assert found.recovered.model[1] == 0  # type: ignore[index]
+
+
+def test_what_is_delivered_is_retrained_where_no_smaller_one_passes() -> None:
+    """Four retrainings were paid, and a network was delivered that none of them was of."""
+    found, asked = search(lambda share, epochs: (1 - 0.02 * (epochs > 0)) / share, max_drop=2.5, epochs=5)
+    made: Any = found.recovered.model
+    share, epochs = made
+    assert epochs == 5 and 0.5 <= share < 0.53
+    assert found.record.drop == pytest.approx(0.98 / share) and found.record.tried[-1].share == share
+    assert [spec.epochs for spec in asked].count(5) == 5  # four smaller ones, and that one
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_of_those_that_pass_the_least_is_delivered_by_what_was_asked_for(epochs: int) -> None:
+    """A latency was looked for by multiply-adds, also where a network of fewer is slower, in finer steps."""
+    found, asked = search(
+        lambda share, epochs: 10 * (1 - share),
+        takes=lambda share: 7.0 if share > 0.45 else 9.0,
+        max_drop=6.5,
+        epochs=epochs,
+        minimise="energy",
+    )
+    kept = [entry for entry in found.record.tried if entry.within]
+    assert found.cut.share == min(entry.share for entry in kept if entry.share > 0.45)  # type: ignore[attr-defined]
+    assert min(entry.share for entry in kept) < 0.45
+    assert (found.record.minimise, found.record.by, found.record.figure) == ("energy", "energy", 7.0)
+    assert found.recovered.model[1] == epochs  # type: ignore[index]
+
+
+def test_times_that_are_alike_are_no_reason_to_take_the_larger_network() -> None:
+    settings: dict[str, Any] = {"max_drop": 6.5, "epochs": 0}
+    found = [
+        search(lambda share, _: 10 * (1 - share), takes=lambda share: 7.0 - share / 100, minimise=by, **settings)[0]
+        for by in ("latency", "macs")
+    ]
+    assert found[0].cut.share < 0.42 < 0.47 < found[1].cut.share  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -211,6 +260,49 @@ def test_what_the_original_makes_of_the_images_is_computed_once_for_all_attempts
     # once by the search; and for the report on validation and on test, or to see whether agreement tells anything, and
     # for the report on what was fitted
     assert Counting.seen.count(200 if labels else 97) == 3
+
+
+def compressed_within(**settings: Any) -> Report:
+    """Return the report on a small classifier of brightness, cut to what keeps 10 % of its answers."""
+    torch.manual_seed(0)
+    images = torch.rand(160, 1, 8, 8) * 4 * torch.rand(160, 1, 1, 1)
+    labelled = ((images[:80], torch.arange(80) % 10), (images[80:], torch.arange(80) % 10))
+    given: dict[str, Any] = {"max_drop": 90, "epochs": 0, "round_to": 1, **settings}
+    return slimkit.compress(Counting().eval(), images[:1], dataset=labelled, **given).report
+
+
+@pytest.mark.parametrize(
+    ("minimise", "onnx", "by"),
+    [
+        ("latency", True, "latency"),
+        ("latency", False, "macs"),
+        ("energy", True, "energy"),
+        ("bytes", True, "bytes"),
+    ],
+)
+def test_what_networks_within_a_drop_are_compared_by_stands_in_the_report(minimise: str, onnx: bool, by: str) -> None:
+    report = compressed_within(minimise=minimise, onnx=onnx)
+    assert report.drop is not None and (report.drop.minimise, report.drop.by) == (minimise, by)
+    counted = {"macs": report.after.macs, "params": report.after.params, "bytes": report.after.bytes}
+    assert report.drop.figure == counted.get(by, report.drop.figure) and report.drop.figure
+
+
+def test_a_network_is_chosen_by_its_time_in_the_engine_and_under_the_conditions_of_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[dict[str, Any]] = []
+
+    def measure(paths: list[Path], shapes: Any, **conditions: Any) -> list[Any]:
+        given.append(conditions)
+        times = [place + 1.0 for place in range(len(paths))]  # the largest is the fastest
+        return [SimpleNamespace(typical_ms=time, noisy=False) for time in times]
+
+    monkeypatch.setattr(least, "latency", SimpleNamespace(measure=measure))
+    report = compressed_within(batch=3)
+    assert given == [{"engine": "onnxruntime", "threads": 1, "batch": 3}]
+    assert report.drop is not None and (report.drop.by, report.drop.figure) == ("latency", 1.0)
+    first = next(entry for entry in report.drop.tried if entry.within)
+    assert report.drop.drop == first.drop
 
 
 @pytest.mark.parametrize("words", ["--max-drop 90,0.1 --data digits", "--max-macs 0.0001,0.0002"])

@@ -1,17 +1,22 @@
 """The method: which layers become two, what it reports, and that it trains."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from slimkit import models, provenance
-from slimkit.errors import SpecError
+import slimkit
+from slimkit import models, provenance, training
+from slimkit.errors import BudgetError, SpecError
+from slimkit.measure.conditions import Conditions
 from slimkit.methods import FactorisedConfig, factorised
 from slimkit.models.factors import Factors
 from slimkit.surgery import proof, rows, thin_times
+from slimkit.surgery.ranks import Spectrum
 from tests.training_sample import accuracy, job, network, recipe
 
 
@@ -99,22 +104,77 @@ def test_layers_that_are_slower_as_two_stay_whole(monkeypatch: pytest.MonkeyPatc
     net = nn.Sequential(nn.Flatten(), *(nn.Linear(36, 36) for _ in range(5)))
     asked = FactorisedConfig(chosen_by="energy", rank_share=0.5)
     found = factorised.reduce(net, proof.random_inputs((1, 6, 6)), asked).ranks
-    assert set(found) == {"2", "3", "4"}
-    timed = [thin_times.ThinTime(path, rank, 2.0, 1.0 if path == "3" else 2.0) for path, rank in found.items()]
+    assert set(found) == {"2", "3", "4"} and all(rank > 3 for rank in found.values())
+    timed = [up_to("2", 0), up_to("3", 18), up_to("4", 3)]
     monkeypatch.setattr(thin_times, "times", lambda *_: timed)
     done = factorised.reduce(net, proof.random_inputs((1, 6, 6)), replace(asked, only_faster=True))
     assert (list(done.ranks), done.whole, done.times) == (["3"], ("2", "4"), tuple(timed))
 
 
+def up_to(path: str, rank: int) -> thin_times.ThinTime:
+    """Say up to which rank two layers are faster than one; 0: at none."""
+    return thin_times.ThinTime(path, max(rank, 1), 2.0, 1.0 if rank else 2.0)
+
+
+def fc(layers: int = 5) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), *(nn.Linear(36, 36) for _ in range(layers)))
+
+
+def test_a_budget_is_met_by_the_layers_that_are_faster_as_two() -> None:
+    """0.333 was delivered where 0.3 was asked for: slower layers were made whole again, and nothing made up for it."""
+    asked = FactorisedConfig(chosen_by="params", rank_share=0.7, only_faster=True)
+    timed = [up_to("2", 0), up_to("3", 9), up_to("4", 18)]
+    done = factorised.reduce(fc(), proof.random_inputs((1, 6, 6)), asked, timed)
+    assert 0.69 * done.params[0] < done.params[1] <= 0.7 * done.params[0]
+    assert done.whole == ("2",) and done.ranks["3"] <= 9
+    with pytest.raises(BudgetError, match=r"every layer at rank 1 but those that stay whole \(2, 4\)"):
+        factorised.reduce(fc(), proof.random_inputs((1, 6, 6)), asked, [up_to("2", 0), up_to("3", 9), up_to("4", 0)])
+    with pytest.raises(BudgetError, match=r"but those that stay whole \(read\)"):  # as it is read by itself
+        factorised.reduce(Reads(), proof.random_inputs((1, 6, 6)), replace(asked, rank_share=0.6, only_faster=False))
+
+
+class Trained(Exception):
+    """Something is trained."""
+
+
+@pytest.mark.parametrize(("rank", "share", "error"), [(0, 0.9, BudgetError), (3, 0.5, BudgetError), (3, 0.9, Trained)])
+def test_layers_are_timed_before_training_as_the_run_times_networks(
+    rank: int, share: float, error: type[Exception], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[Conditions] = []
+
+    def times(model: nn.Module, found: list[Spectrum], conditions: Conditions, *_: object) -> list[thin_times.ThinTime]:
+        given.append(conditions)
+        return [up_to(layer.path, rank if layer.path == "3" else 0) for layer in found]
+
+    def train(*_: object, **more: object) -> None:
+        raise Trained
+
+    monkeypatch.setattr(thin_times, "times", times)
+    monkeypatch.setattr(factorised, "train", train)
+    images = torch.randn(40, 1, 6, 6)
+    dataset = ((images, torch.arange(40) % 36), (images, torch.arange(40) % 36))
+    settings: dict[str, Any] = {"method": "factorised", "only_faster": True, "rank_share": share, "epochs": 1}
+    with pytest.raises(error):
+        slimkit.train(fc(), dataset, threads=2, batch=16, **settings)
+    assert given == [Conditions(threads=2, batch=16)]
+    store = training.Store(tmp_path, resume=True)
+    for _ in range(2):  # what is resumed has the times of before
+        with pytest.raises(error):
+            factorised.METHOD(job(fc(), store=store), FactorisedConfig(only_faster=True, rank_share=share))
+    assert len(given) == 2
+
+
 def test_time_is_measured_on_the_layer_alone() -> None:
-    """A matrix of 1,000 x 1,000 against two of rank 1: hundreds of times the work."""
-    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 1000), nn.Linear(1000, 1000), nn.Linear(1000, 3))
+    """A matrix of 512 x 512 against two of rank 1: hundreds of times the work."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 512), nn.Linear(512, 512), nn.Linear(512, 3))
     done = factorised.reduce(
         net, proof.random_inputs((1, 6, 6)), FactorisedConfig(chosen_by="energy", rank_share=1e-6, only_faster=True)
     )
     [time] = done.times
-    assert (time.path, time.rank, time.faster) == ("2", 1, True)
-    assert time.dense_ms > 2 * time.thin_ms
+    assert done.ranks == {"2": 1} and time.path == "2" and time.faster
+    assert 10 < time.rank < 256 and time.dense_ms > time.thin_ms  # at half of the width they are as much work
 
 
 @pytest.mark.parametrize("frobenius", [False, True])

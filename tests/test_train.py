@@ -251,10 +251,28 @@ def test_states_of_other_runs_and_damaged_ones(toy, tmp_path):
 
 def test_a_share_that_the_epochs_exceed_is_warned_of(toy):
     result = train_run.train(net(), toy, 0.5, **FEW | {"epochs": 1, "spend": 0.01, "deadline": 0.5})
-    assert any("spend is 0.01, but the search and the 1 epochs" in warning for warning in result.report.warnings)
+    [said] = (warning for warning in result.report.warnings if "spend" in warning)
+    cost = result.report.cost
+    searched = cost.search_macs / cost.dense_training_macs
+    assert f"costs {cost.share_of_dense_training:.2f} of one dense training without being lengthened" in said
+    assert f"the search {searched:.2f}" in said and "Spend more, draw sooner, or remove more" in said
     times = result.report.cost.times
     assert 0 < times.search.seconds < times.search.seconds + times.training.seconds < result.report.cost.seconds
     assert 0 < times.training.energy_kj < result.report.cost.energy_kj.value
+
+
+def test_what_a_control_may_spend_at_least_is_told_with_what_helps(toy):
+    """Fewer epochs were advised, of which each costs a larger share."""
+
+    def trained(epochs):
+        settings = {**FEW, "epochs": epochs, "method": "scratch", "spend": 0.1}
+        report = train_run.train(net(), toy, 0.5, **settings).report
+        return report.cost.share_of_dense_training, [warning for warning in report.warnings if "spend" in warning]
+
+    share, [said] = trained(1)
+    assert f"a single epoch of this network costs {share:.2f} of one dense training of 1" in said
+    assert "Give more `epochs`" in said
+    assert trained(8)[0] < share and not trained(8)[1]
 
 
 def test_time_before_a_kill_is_accounted_for(toy, tmp_path):

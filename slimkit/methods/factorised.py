@@ -6,13 +6,15 @@ can be merged into one layer again (`surgery.factorise.merge`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from slimkit.errors import SpecError
 from slimkit.example import Example
+from slimkit.measure.conditions import Conditions
 from slimkit.measure.macs import count_macs
 from slimkit.methods.cut import named
 from slimkit.methods.job import Job
@@ -25,6 +27,8 @@ from slimkit.settings.checks import choice, flag, number
 from slimkit.surgery import proof, ranks, thin_times
 from slimkit.surgery.factorise import factorise, left_dense, merge
 from slimkit.surgery.thin_times import ThinTime
+from slimkit.training import state
+from slimkit.training.distributed import from_first
 from slimkit.training.frobenius import frobenius_decay
 
 _LEAST = 1e-9  # share of the energy that rank 1 has at least
@@ -46,7 +50,11 @@ class FactorisedConfig(Settings):
         choice("energy", "params", "macs"),
     )
     rank_share: float = setting(0.5, "that share, in (0, 1]", number(0, 1, above=True))
-    only_faster: bool = setting(False, "leave a layer whole where two thin ones were measured to be slower", flag)
+    only_faster: bool = setting(
+        False,
+        "leave a layer whole where two thin ones are slower, as measured in the run's engine before training",
+        flag,
+    )
     begin: str = setting(
         "trained",
         "weights of two thin layers: trained (by the singular values of the trained ones), initial (of those before "
@@ -65,7 +73,7 @@ class Factorisation:
         ranks: path -> rank of the layers that are two now.
         whole: paths of layers that could have been two and are not: two cost as much there, are
             slower, or the network reads the weight by itself.
-        times: of the layers considered, where `only_faster` asked for them.
+        times: of the layers considered, and up to which rank two are faster, where `only_faster` asked for them.
         params, macs: before and after.
         error: against the same network with the thin layers merged again: the proof of the surgery.
     """
@@ -79,12 +87,19 @@ class Factorisation:
     error: float
 
 
-def reduce(model: nn.Module, images: Sequence[Example], config: FactorisedConfig) -> Factorisation:
+def reduce(
+    model: nn.Module,
+    images: Sequence[Example],
+    config: FactorisedConfig,
+    times: Sequence[ThinTime] = (),
+) -> Factorisation:
     """Make the layers of a trained network thin, but for the first and the last one, as in the paper.
 
     Args:
         model: not changed.
         images: what the proof runs on, inputs of a batch of one; costs are those of the first.
+        times: of the layers, where `only_faster` asks for them: shapes alone decide. Where none are given they
+            are measured here, in ONNX Runtime, one image and one thread.
 
     Raises:
         BudgetError: the budget cannot be met.
@@ -92,15 +107,10 @@ def reduce(model: nn.Module, images: Sequence[Example], config: FactorisedConfig
         SpecError: no layer would be two.
     """
     found = _candidates(model, images[0])
-    chosen = _chosen(model, images[0], found, config)
-    times: list[ThinTime] = []
     if config.only_faster:
-        times = thin_times.times(model, found, chosen)
-        chosen = {time.path: time.rank for time in times if time.faster}
-    if _error(model, chosen, images) > proof.TOLERANCE:  # a network may do more with a layer than call it
-        chosen = {path: rank for path, rank in chosen.items() if _error(model, {path: rank}, images) <= proof.TOLERANCE}
-    if not chosen:
-        raise SpecError(_NONE)
+        times = times or thin_times.times(model, found, Conditions())
+        found = thin_times.bounded(found, times)
+    chosen = _chosen(model, images, found, config)
     error = proof.require(_error(model, chosen, images), "thin layers against the same ones merged")
     thin = factorise(model, chosen).eval()
     return Factorisation(
@@ -128,6 +138,26 @@ def _candidates(model: nn.Module, image: Example) -> list[ranks.Spectrum]:
 
 
 def _chosen(
+    model: nn.Module, images: Sequence[Example], found: Sequence[ranks.Spectrum], config: FactorisedConfig
+) -> dict[str, int]:
+    """Return the rank of each layer that is to be two.
+
+    Raises:
+        BudgetError: the budget cannot be met.
+        SpecError: none would be.
+    """
+    chosen = _ranked(model, images[0], found, config)
+    if _error(model, chosen, images) > proof.TOLERANCE:  # a network may do more with a layer than call it
+        proven = {path for path, rank in chosen.items() if _error(model, {path: rank}, images) <= proof.TOLERANCE}
+        lost = chosen.keys() - proven
+        left = [replace(layer, most=0) if layer.path in lost else layer for layer in found]
+        chosen = _ranked(model, images[0], left, config)
+    if not chosen:
+        raise SpecError(_NONE)
+    return chosen
+
+
+def _ranked(
     model: nn.Module, image: Example, found: Sequence[ranks.Spectrum], config: FactorisedConfig
 ) -> dict[str, int]:
     if config.chosen_by == "energy":
@@ -148,17 +178,39 @@ def needed(job: Job, config: FactorisedConfig) -> None:
         BudgetError: the budget cannot be met.
         SpecError: no layer would be two.
     """
+    _check(job, config)
+
+
+def _check(job: Job, config: FactorisedConfig, times: Sequence[ThinTime] = ()) -> None:
     easiest = replace(config, rank_share=_LEAST) if config.chosen_by == "energy" else config
-    found = _candidates(job.dense, job.example)
-    if not _chosen(job.dense, job.example, found, easiest):
-        raise SpecError(_NONE)
+    found = thin_times.bounded(_candidates(job.dense, job.example), times)
+    _chosen(job.dense, proof.random_like(job.example), found, easiest)
+
+
+def _timed(job: Job) -> tuple[ThinTime, ...]:
+    """Return times that all processes of a run share, and one that is resumed: others would give other ranks."""
+    store = replace(job.store, folder=job.store.folder / "times") if job.store else None
+
+    def measured() -> list[dict[str, Any]]:
+        known, _ = state.read(store) if store else (None, None)
+        if known is None:
+            found = _candidates(job.dense, job.example)
+            timed = thin_times.times(job.dense, found, job.conditions, job.progress)
+            known = {"times": [asdict(time) for time in timed]}
+            if store:
+                state.write(store, known)
+        return list(known["times"])
+
+    return tuple(ThinTime(**time) for time in from_first(measured, job.device))
 
 
 def run(job: Job, config: FactorisedConfig) -> Found:
     """Train the dense network unless the thin layers begin without that, make its layers thin, and train on."""
+    times = _timed(job) if config.only_faster else ()
+    _check(job, config, times)
     done = [train(job, job.dense, part="dense")] if config.begin == "trained" else []
     whole_network = named(done[0].model, job.dense) if done else job.dense
-    thin = reduce(whole_network, proof.random_like(job.example), config)
+    thin = reduce(whole_network, proof.random_like(job.example), config, times)
     if config.begin == "fresh":
         _draw_anew_(thin.model, job.recipe.seed)
     hooks = [frobenius_decay(job.recipe.weight_decay)] if config.frobenius else []

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 from slimkit import data, training
 from slimkit.channels import Example, Graph
 from slimkit.hardware import pick_device
+from slimkit.measure.conditions import Conditions
 from slimkit.progress import Progress, Watcher
 from slimkit.selection.budget import Widths
 from slimkit.selection.choose import choose_within_reach, fixed_units
@@ -108,6 +109,7 @@ class Job:
         store: where the state of the run is kept; None keeps none.
         progress: told what is being done, and the share done.
         watchers: told how each training goes.
+        conditions: what latencies are of.
         speaks: this process speaks for the run; of several, one does.
     """
 
@@ -120,6 +122,7 @@ class Job:
     store: training.Store | None
     progress: Progress
     watchers: Sequence[Watcher] = ()
+    conditions: Conditions = Conditions()
     speaks: bool = True
 
     @property

@@ -19,7 +19,7 @@ from slimkit.errors import OutOfReachError, SpecError
 from slimkit.methods.cut import Cut, cut, named
 from slimkit.methods.job import Choose, Job
 from slimkit.methods.method import Found, Method, leg
-from slimkit.methods.train import history, train, whole_epochs
+from slimkit.methods.train import OVERSPENT, history, train, whole_epochs
 from slimkit.quantity import number_of
 from slimkit.results import Search, report_file
 from slimkit.selection.budget import Widths, out_of_reach, within_reach
@@ -247,7 +247,8 @@ def run(job: Job, config: ScratchConfig) -> Found:
     trained = train(job, model, recipe=replace(job.recipe, epochs=_epochs(job, config, mask)))
     legs = (leg(job.macs(mask), trained.phases, search=False),)
     search = Search(method=METHOD.name, init=config.weights, history=trained.history)
-    return Found(named(trained.model, made.model), (trained,), legs, search, made)
+    notes = _too_dear(job, config, mask)
+    return Found(named(trained.model, made.model), (trained,), legs, search, made, notes=notes)
 
 
 def _chooser(job: Job, config: ScratchConfig) -> Choose:
@@ -317,6 +318,18 @@ def _epochs(job: Job, config: ScratchConfig, mask: Mask) -> int:
     if config.control == "scratch-B":
         return max(1, epochs_b(epochs * (config.worth or 1.0), dense, small, config.longest))
     return epochs if config.spend is None else max(1, whole_epochs(config.spend * epochs * dense / small))
+
+
+def _too_dear(job: Job, config: ScratchConfig, mask: Mask) -> tuple[str, ...]:
+    """Say that a single epoch costs more than may be spent."""
+    epochs = int(job.recipe.epochs)
+    cost = job.macs(mask) / (epochs * job.macs())
+    if config.spend is None or cost <= OVERSPENT * config.spend:
+        return ()
+    return (
+        f"spend is {config.spend:g}, but a single epoch of this network costs {cost:.2f} of one dense training of "
+        f"{epochs}: fewer are not trained. Give more `epochs`, so that one is a smaller share, or spend more",
+    )
 
 
 def _dense(job: Job) -> Found:

@@ -11,7 +11,7 @@ from slimkit.errors import ProofError, SpecError
 from slimkit.methods import snapshot as snapshots
 from slimkit.methods.cut import Cut
 from slimkit.methods.snapshot import Snapshot
-from slimkit.methods.train import whole_epochs
+from slimkit.methods.train import OVERSPENT, whole_epochs
 from slimkit.modules import copied
 from slimkit.quantity import number_of
 from slimkit.selection.mask import Mask
@@ -145,7 +145,7 @@ def lengthen(run: Run, epochs: int) -> None:
 
 
 def affordable(run: Run, spend: float, spent: float, small: float) -> int:
-    """Return the epochs of a run that use up what may be spent; not fewer than without the limit.
+    """Return the epochs of a run that use up what may be spent; not fewer than without the limit, which is noted.
 
     Args:
         run: at the cut; it goes on from its step.
@@ -154,6 +154,12 @@ def affordable(run: Run, spend: float, spent: float, small: float) -> int:
         small: MACs of the small network as a share of the dense one's.
     """
     steps = run.step + (spend * run.budget - spent) / small
+    cost = (spent + (run.budget - run.step) * small) / run.budget
+    if cost > OVERSPENT * spend:
+        run.notes.append(
+            f"spend is {spend:g}, but the run costs {cost:.2f} of one dense training without being lengthened: the "
+            f"search {spent / run.budget:.2f}, the rest its small network. Spend more, draw sooner, or remove more"
+        )
     return max(int(run.recipe.epochs), whole_epochs(steps / run.steps_per_epoch))
 
 

@@ -14,6 +14,8 @@ from slimkit.training import low_precision
 from slimkit.training.state import LOG
 from slimkit.training.watch import watch
 
+OVERSPENT = 1.05  # times what may be spent: a step more or less is no reason for a word
+
 
 def train(
     job: Job,

@@ -40,7 +40,7 @@ class MeasuredBudget(Record):
         where: what they are of: processor, engine, threads, batch.
         rounds: masks that were made and measured.
         loss: importance that is lost.
-        least_loss: a bound that no mask as fast is below.
+        least_loss: about the least that a mask as fast loses, if every group saved what it does at this one.
         notes: what a reader of the figures has to know.
     """
 
@@ -81,7 +81,10 @@ class WithinDrop(Record):
 
     Attributes:
         max_drop: what may be lost, in points where the metric is a share.
-        minimise: what was made small.
+        minimise: what was to be made small.
+        by: what the networks that keep the drop were compared by, the least being delivered: `latency`, `energy` or
+            `bytes` of their files, or where there are none `macs` or `params`; "" in reports of earlier versions.
+        figure: of the one delivered, measured beside the others: ms, mJ, bytes, or a number.
         drop, margin: what was lost, and what other images may say beyond that.
         images: that both networks were judged on.
         tried: one entry an attempt.
@@ -89,6 +92,8 @@ class WithinDrop(Record):
 
     max_drop: Amount
     minimise: str
+    by: str = ""
+    figure: Amount | None = None
     drop: float
     margin: float | None
     images: Count

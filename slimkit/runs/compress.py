@@ -29,6 +29,7 @@ from slimkit.runs.cut import drop
 from slimkit.runs.cut.begun import Begun, begin, check_watched, opened
 from slimkit.runs.cut.calibrate import Calibration, note_on_inputs
 from slimkit.runs.cut.choose import ChosenCut, cut, note_on_widths
+from slimkit.runs.cut.least import Contenders, compared
 from slimkit.runs.cut.recover import Recovered, recover, unfitted, without_gain
 from slimkit.runs.figures import architecture, measure, now, timed_layers, weighed
 from slimkit.runs.folder import output
@@ -197,17 +198,18 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
     example, dataset, dense = given.example, given.dataset, given.dense
     solver = replace(begun.solver, budget=spec.budget) if begun.solver else None
 
-    tried: list[Recovered] = []
+    spent: list[int] = []  # multiply-adds of retrainings
 
     def attempt(spec: CompressSpec) -> tuple[ChosenCut, Recovered]:
-        own = given.store and replace(given.store, folder=given.store.folder / f"retraining{len(tried) + 1}")
+        own = given.store and replace(given.store, folder=given.store.folder / f"retraining{len(spent) + 1}")
         with stages.stage("choose, remove and prove"):
             made = cut(begun, spec, solver)
         with stages.stage("recover"):
-            tried.append(recover(begun, made, spec, own))
-        return made, tried[-1]
+            found = recover(begun, made, spec, own)
+        spent.append(found.macs)
+        return made, found
 
-    made, recovered, dropped = _smallest(begun, spec, attempt) if spec.max_drop else (*attempt(spec), None)
+    made, recovered, dropped = _smallest(begun, spec, attempt, stages) if spec.max_drop else (*attempt(spec), None)
     slimmed = made.slimmed
     model = recovered.model
     if isinstance(model, Maps):
@@ -243,7 +245,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         int8=sides.int8,
         proof=written.proof,
         usage=written.usage,
-        cost=compress_cost(sum(one.macs for one in tried if one is not recovered), recovered.macs, stages),
+        cost=compress_cost(sum(spent) - recovered.macs, recovered.macs, stages),
         stages=(),
         after_cut=recovered.after_cut,
         fit=_fit(given, model, made, calibration),
@@ -284,7 +286,9 @@ def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibrati
     )
 
 
-def _smallest(begun: Begun, spec: CompressSpec, attempt: drop.CutAndRecover) -> tuple[ChosenCut, Recovered, WithinDrop]:
+def _smallest(
+    begun: Begun, spec: CompressSpec, attempt: drop.CutAndRecover, stages: Stages
+) -> tuple[ChosenCut, Recovered, WithinDrop]:
     """Return the smallest network within `max_drop`, by labels where there are some, else by agreement."""
     given, calibration = begun.given, begun.calibration
     dense, dataset = given.at_work, given.dataset
@@ -294,5 +298,13 @@ def _smallest(begun: Begun, spec: CompressSpec, attempt: drop.CutAndRecover) -> 
     else:
         assert calibration is not None
         judge = quality.disagreement_with(dense, calibration.held, given.device, classifies=given.classifies)
-    found = drop.smallest(spec, attempt, judge, given.progress)
+    retrains = bool(spec.epochs) and given.retrain is None  # somebody's own retraining is part of every attempt
+    asked = spec if retrains else replace(spec, epochs=0)
+
+    def compare(models: Sequence[nn.Module]) -> Contenders:
+        store = replace(given.store, folder=given.store.folder / "compared") if given.store and retrains else None
+        with stages.stage("compare those within the drop"):
+            return compared(spec, models, given.example, store)
+
+    found = drop.smallest(asked, attempt, judge, compare, given.progress)
     return found.cut, found.recovered, found.record

@@ -29,8 +29,8 @@ def compress_cost(search: int, training: int, stages: Stages) -> Cost:
 
 def training_cost(
     job: Job, found: Found, before: Figures, after: Figures, stages: Stages, settings: Mapping[str, Any]
-) -> tuple[Cost, list[str]]:
-    """Return what a run of `train` cost, and what the user should know about it.
+) -> Cost:
+    """Return what a run of `train` cost.
 
     Args:
         job: data and recipe.
@@ -51,13 +51,6 @@ def training_cost(
     repaid = None
     if removed and before.energy_mj and after.energy_mj:
         repaid = ledger.break_even(1e6 * spent.value, before.energy_mj.value, after.energy_mj.value)
-    notes = []
-    spend = settings.get("spend")
-    if spend is not None and book.share > 1.05 * spend:
-        notes.append(
-            f"spend is {spend:g}, but the search and the {job.recipe.epochs} epochs asked for cost "
-            f"{book.share:.2f} of one dense training: give fewer `epochs`"
-        )
     last = found.trained[-1]
     return Cost(
         search_macs=book.search,
@@ -72,4 +65,4 @@ def training_cost(
         device=last.device,
         precision=last.precision,
         search_precision=found.search.precision if book.search and "search_precision" in settings else None,
-    ), notes
+    )

@@ -17,6 +17,7 @@ from slimkit.runs.opening import reading, task
 from slimkit.runs.plan import Plan
 from slimkit.runs.start import (
     allowed_widths,
+    conditions,
     context,
     measured_budget,
     proof_inputs,
@@ -94,4 +95,4 @@ def job_of(
         fold=spec.constants == "fold",
         measured=agreed(remembered(solver, store), spec.device),
     )
-    return Job(network.model, graph, dataset, recipe, chosen, fresh, store, progress)
+    return Job(network.model, graph, dataset, recipe, chosen, fresh, store, progress, conditions=conditions(spec))

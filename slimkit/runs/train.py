@@ -157,7 +157,7 @@ def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages, 
     with stages.stage("measure"):
         sides = measure(delivery, dataset, device=job.device)
         layers = timed_layers(delivery, sides)
-    cost, notes = training_cost(job, found, sides.before, sides.after, stages, asked.settings())
+    cost = training_cost(job, found, sides.before, sides.after, stages, asked.settings())
     report = Report(
         slimkit=__version__,
         created=now(),
@@ -179,7 +179,7 @@ def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages, 
         after_cut=(found.cut.after,) if found.cut else (),
         search=found.search,
         budget=weighed(found.cut.budget, sides) if found.cut else None,
-        warnings=(*found.warnings, *written.failed, *notes, *sides.notes),
+        warnings=(*found.warnings, *written.failed, *sides.notes),
     )
     resuming.keep_log(job.store, work)
     return Result(model, slimmed.mask, finish(report, [spec, asked.config], work, stages, keep_files))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from slimkit.channels import Graph
@@ -31,14 +32,13 @@ class Products:
         """Return the cost of the network."""
         return self.still + sum(self._term(number, counts) for number in range(len(self.terms)))
 
-    def saved(self, group: int, after: int, counts: GroupCounts) -> float:
-        """Return what another count of one group saves."""
-        before = int(counts[group])
-        old = sum(self._term(number, counts) for number in self.touched[group])
-        counts[group] = after
-        new = sum(self._term(number, counts) for number in self.touched[group])
-        counts[group] = before
-        return old - new
+    def saved(self, group: int, after: GroupCounts, counts: GroupCounts) -> NDArray[np.float64]:
+        """Return what each of several other counts of one group saves."""
+        tried = np.append(counts[group], after)
+        spent = np.zeros(len(tried))
+        for factor, sides in (self.terms[number] for number in self.touched[group]):
+            spent += factor * np.prod([one.along(group, tried, counts) for one in sides], axis=0)
+        return np.asarray(spent[0] - spent[1:])
 
     def _term(self, number: int, counts: GroupCounts) -> float:
         factor, sides = self.terms[number]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from slimkit.errors import SpecError
 from slimkit.settings.checks import choice, flag, number, optional, text, whole, word_or
 from slimkit.settings.data import DATA_MEANING
 from slimkit.settings.run import RANKINGS, RunSpec
@@ -76,7 +77,9 @@ class CompressSpec(SourceSpec, RunSpec):
         if self.ranking == "auto" and self.fits:
             self.refuse_idle(
                 ("scope",),
-                "channels compete by what reconstruction loses without them, in all of the network",
+                "every group loses the same share, of the channels that reconstruction can best do without"
+                if self.evenly
+                else "the budget is shared out between all groups by what reconstruction loses without their channels",
                 "Name what ranks them too, for example `ranking='group-norm'`, or leave `{name}` out",
             )
         if self.max_drop is None:
@@ -85,6 +88,16 @@ class CompressSpec(SourceSpec, RunSpec):
                 "it says what `max_drop` makes small, and that is not given",
                 "Add `max_drop`, or leave `{name}` out",
             )
+        if not self.onnx and self.minimise in ("bytes", "energy"):
+            raise SpecError(
+                f"minimise is {self.minimise!r}: that is measured of the ONNX file, and onnx is False.\n"
+                "  Leave out `onnx=False`, or give `minimise='macs'` or `'params'`"
+            )
+
+    @property
+    def evenly(self) -> bool:
+        """Whether losses of groups are not compared, where channels are ranked by what the others make up for."""
+        return self.max_drop is None and self.budget.kind in ("ratio", "bytes")
 
     @property
     def fits(self) -> bool:

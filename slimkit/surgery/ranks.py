@@ -30,6 +30,7 @@ class Spectrum:
         params, macs: of the layer as it is; biases are not counted.
         params_a_rank, macs_a_rank: of two thin ones, for each rank; MACs of one image.
         shape: of one image's input to the layer.
+        most: the highest rank at which two are worth having beside what they cost, as where more are slower than one.
     """
 
     path: str
@@ -39,6 +40,7 @@ class Spectrum:
     params_a_rank: int
     macs_a_rank: int
     shape: tuple[int, ...]
+    most: int | None = None
 
     def at(self, rank: int | None, cost: CostKind) -> int:
         """Return what the layer costs at a rank; None: as one layer."""
@@ -46,8 +48,9 @@ class Spectrum:
         return dense if rank is None else each * rank
 
     def paying(self, rank: int, cost: CostKind) -> int | None:
-        """Return the rank, None where two layers of that rank cost as much as one."""
-        return rank if self.at(rank, cost) < self.at(None, cost) else None
+        """Return the rank, None where two layers of that rank cost as much as one, or are not worth having."""
+        pays = self.at(rank, cost) < self.at(None, cost) and (self.most is None or rank <= self.most)
+        return rank if pays else None
 
 
 def layers(model: nn.Module, example: Example, keep: Collection[str] = ()) -> list[Spectrum]:
@@ -150,8 +153,10 @@ def to_budget(found: Sequence[Spectrum], whole: int, budget: int, cost: CostKind
     if low < 0:
         least = total(found, {layer.path: 1 for layer in found if layer.paying(1, cost)}, whole, cost)
         if least > budget:
+            slower = [layer.path for layer in found if not layer.paying(1, cost)]
+            stay = f" but those that stay whole ({', '.join(slower)})" if slower else ""
             raise BudgetError(
-                f"{budget} {cost} were asked for, but with every layer at rank 1 there are {least} of {whole}.\n"
+                f"{budget} {cost} were asked for, but with every layer at rank 1{stay} there are {least} of {whole}.\n"
                 "  Raise the budget, or remove channels too"
             )
         ranks = {layer.path: 1 for layer in found if layer.paying(1, cost)}

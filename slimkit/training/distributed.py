@@ -2,10 +2,10 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
+
+from slimkit.errors import SlimkitError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,27 @@ def local_device(device: torch.device) -> torch.device:
     if device.type == "cuda" and device.index is None and several:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return device
+
+
+def from_first(make: Callable[[], T], device: torch.device) -> T:
+    """Return in all processes what the first one makes, which another would measure otherwise.
+
+    Raises:
+        SlimkitError: in every process, where the first one is refused.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return make()
+    answer: list[Any] = [None]
+    if dist.get_rank() == 0:
+        try:
+            answer = [make()]
+        except SlimkitError as error:
+            answer = [error]
+    dist.broadcast_object_list(answer, src=0, device=device)
+    if isinstance(answer[0], SlimkitError):
+        raise answer[0]
+    found: T = answer[0]
+    return found
 
 
 def wrap(model: nn.Module, world: World) -> nn.Module:

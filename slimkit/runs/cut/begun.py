@@ -33,7 +33,6 @@ from slimkit.settings import CompressSpec
 from slimkit.training import check_first_step
 
 _BATCH = 128  # inputs at a time
-_RANKED = ("ratio", "bytes")  # budgets for which channels are put in an order, and losses of groups not compared
 
 
 @dataclass(frozen=True)
@@ -66,12 +65,7 @@ def ranked(given: Given, graph: Graph, context: Context, calibration: Calibratio
 def _check_rounds(spec: CompressSpec, calibration: Calibration | None) -> None:
     if spec.rounds in ("auto", 1):
         return
-    if (
-        spec.ranking != "auto"
-        or calibration is None
-        or not calibration.fits
-        or (not spec.max_drop and spec.budget.kind in _RANKED)
-    ):
+    if spec.ranking != "auto" or calibration is None or not calibration.fits or spec.evenly:
         raise SpecError(
             f"rounds is {spec.rounds}: channels are looked at again where `ranking='auto'` has inputs to go by and the "
             "budget is one of `max_macs`, `max_params`, `max_latency`, `max_energy`.\n  Leave it out, or give these"

@@ -12,10 +12,12 @@ from slimkit.measure.quality import Drop
 from slimkit.progress import Progress
 from slimkit.results import Attempt, WithinDrop
 from slimkit.runs.cut.choose import ChosenCut
+from slimkit.runs.cut.least import COUNTED, Contenders
 from slimkit.runs.cut.recover import Recovered
 from slimkit.settings import CompressSpec
 
 CutAndRecover = Callable[[CompressSpec], tuple[ChosenCut, Recovered]]
+Compare = Callable[[Sequence[nn.Module]], Contenders]
 _SMALLEST, _LARGEST = 0.05, 0.95  # shares of the work that are looked between
 _LOOKS, _RETRAININGS = 6, 4
 
@@ -29,18 +31,36 @@ class Smallest:
     record: WithinDrop
 
 
+@dataclass(frozen=True)
+class _Tried:
+    """A network that was made and judged."""
+
+    entry: Attempt
+    cut: ChosenCut
+    recovered: Recovered
+    images: int
+
+
 def smallest(
-    spec: CompressSpec, attempt: CutAndRecover, judge: Callable[[nn.Module], Drop], progress: Progress
+    spec: CompressSpec,
+    attempt: CutAndRecover,
+    judge: Callable[[nn.Module], Drop],
+    compare: Compare,
+    progress: Progress,
 ) -> Smallest:
     """Return the smallest network whose drop stays within `spec.max_drop`, its margin included.
 
     First networks that are only reconstructed are halved in on, which is quick; where there is retraining, smaller
-    ones than that are then retrained, at most four, and what passes is real: it was made and judged.
+    ones than that are then retrained, at most four. Of all that pass the least is taken, by what `spec.minimise` names:
+    work that is looked between is no measure of time, where widths are in finer steps the smaller the network. If that
+    one was not retrained, it is now, and the better of the two is delivered. What passes is real: it was made and
+    judged.
 
     Args:
         spec: the settings; `max_drop` in points of the metric, or in its unit.
         attempt: settings with a budget -> a network.
         judge: network -> what it loses, on images that nothing is trained on.
+        compare: networks -> what `minimise` names of each.
         progress: called with what is being done, and the share done.
 
     Raises:
@@ -49,11 +69,9 @@ def smallest(
     limit = spec.max_drop
     assert limit is not None
     tried: list[Attempt] = []
-    best: tuple[ChosenCut, Recovered, Drop] | None = None
-    nearest: tuple[float, Drop] | None = None
+    passed: list[_Tried] = []
 
     def passes(share: float, epochs: float) -> bool:
-        nonlocal best, nearest
         try:
             cut, recovered = attempt(_asking(spec, share, epochs))
         except BudgetError:  # narrower than the widths allow
@@ -62,9 +80,7 @@ def smallest(
         fits = found.value + found.margin <= limit
         tried.append(Attempt(share=share, epochs=epochs, drop=found.value, margin=found.margin, within=fits))
         if fits:
-            best = cut, recovered, found
-        elif nearest is None or found.value + found.margin < nearest[1].value + nearest[1].margin:
-            nearest = share, found
+            passed.append(_Tried(tried[-1], cut, recovered, found.images))
         return fits
 
     def narrowed(low: float, high: float, epochs: float, steps: Sequence[tuple[str, float | None]]) -> float:
@@ -81,30 +97,41 @@ def smallest(
         numbers = range(1, _RETRAININGS + 1)
         steps = [(f"retraining a smaller one, {number} of at most {_RETRAININGS}", None) for number in numbers]
         narrowed(max(_SMALLEST, high / 4), high, spec.epochs, steps)
-    if best is None:
-        said = "more than can be told"
-        if nearest is not None:
-            share, drop = nearest
-            said = f"{drop.value:.2f}, and maybe {drop.margin:.2f} more, at {share:.2f} of the work"
+    if not passed:
         raise BudgetError(
-            f"max_drop is {limit:g}: no smaller network that was tried keeps it; the best loses {said}.\n"
+            f"max_drop is {limit:g}: no smaller network that was tried keeps it; the best loses {_nearest(tried)}.\n"
             "  Allow a larger drop, more `epochs`, or other widths, `round_to=1`"
         )
-    cut, recovered, drop = best
+    progress("comparing the networks that keep it", None)
+    compared = compare([one.recovered.model for one in passed])
+    best, figure = passed[compared.least], compared.figures[compared.least]
+    if spec.epochs and not best.entry.epochs:
+        progress("retraining the one that was chosen", None)
+        if passes(best.entry.share, spec.epochs) and passed[-1].entry.drop <= best.entry.drop:
+            best = passed[-1]
     record = WithinDrop(
         max_drop=limit,
         minimise=spec.minimise,
-        drop=drop.value,
-        margin=drop.margin,
-        images=drop.images,
+        by=compared.by,
+        figure=figure,
+        drop=best.entry.drop,
+        margin=best.entry.margin,
+        images=best.images,
         tried=tuple(tried),
     )
-    return Smallest(cut, recovered, record)
+    return Smallest(best.cut, best.recovered, record)
+
+
+def _nearest(tried: Sequence[Attempt]) -> str:
+    """Say what the network loses that loses least."""
+    if not tried:
+        return "more than can be told"
+    best = min(tried, key=lambda one: one.drop + (one.margin or 0.0))
+    return f"{best.drop:.2f}, and maybe {best.margin:.2f} more, at {best.share:.2f} of the work"
 
 
 def _asking(spec: CompressSpec, share: float, epochs: float) -> CompressSpec:
-    """Return the settings of one attempt: latency and energy follow the multiply-adds, bytes the parameters."""
-    budget = "max_params" if spec.minimise in ("params", "bytes") else "max_macs"
+    """Return the settings of one attempt: what has to be measured is looked for by what is counted."""
     one = {"max_drop": None, "minimise": CompressSpec.minimise}  # its budget is a share
-    changes: dict[str, Any] = {**one, budget: share, "epochs": epochs}
+    changes: dict[str, Any] = {**one, f"max_{COUNTED.get(spec.minimise, spec.minimise)}": share, "epochs": epochs}
     return replace(spec, **changes)

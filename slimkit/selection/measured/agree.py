@@ -9,7 +9,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from slimkit.channels import Graph
-from slimkit.errors import SlimkitError
 from slimkit.hardware import pick_device
 from slimkit.results import MeasuredBudget
 from slimkit.selection.budget import Widths
@@ -31,17 +30,7 @@ class Agreed:
         Raises:
             SlimkitError: in every process, where the first one's solver refuses.
         """
-        answer: list[Tensor | SlimkitError | None] = [None]
-        if dist.get_rank() == 0:
-            try:
-                answer = [self.solver(graph, scores, widths, fixed).keep]
-            except SlimkitError as error:
-                answer = [error]
-        dist.broadcast_object_list(answer, src=0, device=self.device)
-        if isinstance(answer[0], SlimkitError):
-            raise answer[0]
-        assert answer[0] is not None
-        return Mask(answer[0])
+        return Mask(distributed.from_first(lambda: self.solver(graph, scores, widths, fixed).keep, self.device))
 
     def record(self) -> MeasuredBudget:
         """Return how the mask meets the budget; of use in the first process."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,13 @@ class Side:
     def at(self, counts: GroupCounts) -> int:
         """Return the number of channels."""
         return self.stays + round(sum(t * int(counts[g]) for g, t in zip(self.groups, self.times, strict=True)))
+
+    def along(self, group: int, tried: GroupCounts, counts: GroupCounts) -> NDArray[np.float64]:
+        """Return the number of channels at each of several counts of one group."""
+        found = np.zeros(len(tried))
+        for g, times in zip(self.groups, self.times, strict=True):
+            found += times * (tried if g == group else counts[g])
+        return np.rint(found) + self.stays
 
 
 @dataclass(frozen=True)
@@ -56,14 +64,24 @@ class Costs:
         layers = sum(self.layer(number, counts) for number in range(len(self.rows)))
         return self.still + layers + self.per_activation * float(self.activations @ counts)
 
-    def saved(self, group: int, after: int, counts: GroupCounts) -> float:
-        """Return the milliseconds saved by another count of one group."""
-        before = int(counts[group])
-        old = sum(self.layer(number, counts) for number in self.touched[group])
-        counts[group] = after
-        new = sum(self.layer(number, counts) for number in self.touched[group])
-        counts[group] = before
-        return old - new + self.per_activation * float(self.activations[group]) * (before - after)
+    def saved(self, group: int, after: GroupCounts, counts: GroupCounts) -> NDArray[np.float64]:
+        """Return the milliseconds saved by each of several other counts of one group."""
+        tried = np.append(counts[group], after)
+        spent = np.zeros(len(tried))
+        for row, *sides in (self.rows[number] for number in self.touched[group]):
+            widths = (one.along(group, tried, counts).astype(int).tolist() for one in sides)
+            spent += [row.at(inputs, outputs) for inputs, outputs in zip(*widths, strict=True)]
+        spent += self.per_activation * float(self.activations[group]) * tried
+        return np.asarray(spent[0] - spent[1:])
+
+    @cached_property
+    def neighbours(self) -> tuple[tuple[int, ...], ...]:
+        """Per group, those that it shares a layer with: what they save depends on its count."""
+        sharing: list[set[int]] = [set() for _ in self.touched]
+        for _, inputs, outputs in self.rows:
+            for group in {*inputs.groups, *outputs.groups}:
+                sharing[group] |= {*inputs.groups, *outputs.groups} - {group}
+        return tuple(tuple(sorted(groups)) for groups in sharing)
 
 
 def join(graph: Graph, table: LatencyTable) -> Costs:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 _FAR = 64  # widths ahead that are looked at: a single step may save nothing
 
 GroupCounts = NDArray[np.int64]  # [G], units kept in each group
-Saved = Callable[[int, int, GroupCounts], float]  # (group, count after, counts now) -> milliseconds
+Saved = Callable[[int, GroupCounts, GroupCounts], NDArray[np.float64]]  # (group, counts after, now) -> ms of each
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,27 @@ class Choice:
 
 
 def solve(
-    choices: Sequence[Choice], saved: Saved, counts: GroupCounts, now: float, limit: float
+    choices: Sequence[Choice],
+    saved: Saved,
+    counts: GroupCounts,
+    now: float,
+    limit: float,
+    neighbours: Sequence[Sequence[int]] = (),
 ) -> tuple[GroupCounts, float]:
     """Narrow groups until the network takes no longer than a limit; then widen again what still fits.
 
     Greedy: of all groups and widths the one that loses least per millisecond saved goes next. As milliseconds
-    depend on the neighbours' widths too, a ratio is computed again before it is used; narrowing only makes
-    what is left to save smaller, so no ratio falls and the order is exact.
+    depend on the neighbours' widths too, a ratio is computed again before it is used. Of products, narrowing only makes
+    what is left to save smaller, so that no ratio falls and that is enough; of tables it may make it larger, as where
+    a kernel is fast at few widths alone, so that `neighbours` are looked at again after each step.
 
     Args:
         choices: [G], the widths of each group.
-        saved: milliseconds saved by another count of one group, negative when it grows.
+        saved: milliseconds saved by other counts of one group, negative when it grows.
         counts: [G], units kept now; not changed.
         now: milliseconds at `counts`.
         limit: milliseconds to reach.
+        neighbours: [G], of each group those of which a width may save more once it is narrower; () where none does.
 
     Returns:
         Counts, and the milliseconds they take; above the limit where no widths reach it.
@@ -53,49 +60,63 @@ def solve(
     def best(group: int) -> tuple[float, int, int]:
         """Return loss per millisecond, group and width of the group's best next width."""
         choice, here = choices[group], place[group]
-        found = (np.inf, group, -1)
-        for there in range(here + 1, min(here + 1 + _FAR, len(choice.counts))):
-            gain = saved(group, choice.counts[there], counts)
-            if gain > 0:
-                ratio = (choice.losses[there] - choice.losses[here]) / gain
-                if ratio < found[0]:
-                    found = (ratio, group, there)
-        return found
+        ahead = slice(here + 1, here + 1 + _FAR)
+        gains = saved(group, np.array(choice.counts[ahead], dtype=np.int64), counts)
+        if not (gains > 0).any():
+            return np.inf, group, -1
+        more = np.array(choice.losses[ahead]) - choice.losses[here]
+        ratios = np.divide(more, gains, out=np.full(len(gains), np.inf), where=gains > 0)
+        least = int(ratios.argmin())
+        return float(ratios[least]), group, here + 1 + least
 
-    heap = [entry for entry in map(best, range(len(choices))) if entry[2] >= 0]
+    newest = [best(group) for group in range(len(choices))]
+    heap = [entry for entry in newest if entry[2] >= 0]
     heapify(heap)
-    trail: list[tuple[int, int, int]] = []
+
+    def look_again(group: int) -> None:
+        entry = best(group)
+        if entry != newest[group]:
+            newest[group] = entry
+            if entry[2] >= 0:
+                heappush(heap, entry)
+
+    def one(group: int, there: int) -> float:
+        """Return what a single width saves."""
+        return float(saved(group, np.array([choices[group].counts[there]]), counts)[0])
+
+    trail: list[int] = []
     while heap and now > limit:
-        entry = best(heappop(heap)[1])
-        if entry[2] < 0:
+        entry = heappop(heap)
+        group, there = entry[1:]
+        if entry != newest[group]:  # another has taken its place
             continue
-        if heap and entry > heap[0]:
-            heappush(heap, entry)
+        again = best(group)
+        if again != entry:
+            newest[group] = again
+            if again[2] >= 0:
+                heappush(heap, again)
             continue
-        _, group, there = entry
-        now -= saved(group, choices[group].counts[there], counts)
-        trail.append((group, place[group], there))
+        now -= one(group, there)
+        trail.append(group)
         place[group], counts[group] = there, choices[group].counts[there]
-        following = best(group)
-        if following[2] >= 0:
-            heappush(heap, following)
-    for group, _, _ in reversed(trail):
-        while place[group] > 0:
-            wider = choices[group].counts[place[group] - 1]
-            if now - saved(group, wider, counts) > limit:
-                break
-            now -= saved(group, wider, counts)
-            place[group], counts[group] = place[group] - 1, wider
+        for other in (group, *(neighbours[group] if neighbours else ())):
+            look_again(other)
+    for group in reversed(trail):
+        while place[group] > 0 and now - one(group, place[group] - 1) <= limit:
+            now -= one(group, place[group] - 1)
+            place[group] -= 1
+            counts[group] = choices[group].counts[place[group]]
     return counts, now
 
 
-def bound(choices: Sequence[Choice], saved: Saved, counts: GroupCounts, now: float, limit: float) -> float:
-    """Return a loss that no widths within the limit can be below, with each group's savings as at `counts`.
+def estimate(choices: Sequence[Choice], saved: Saved, counts: GroupCounts, now: float, limit: float) -> float:
+    """Return about the least loss of widths within the limit: a bound if every group saved what it does at `counts`.
 
-    The Lagrangian dual: for any price of a millisecond, every group at its own best width and the price of
-    what is missing bound the loss from below; the best price is found by halving.
+    It is none, as what a group saves depends on its neighbours. The Lagrangian dual: for any price of a millisecond,
+    every group at its own best width and the price of what is missing bound the loss from below; the best price is
+    found by halving.
     """
-    gains = [np.array([saved(group, count, counts) for count in choice.counts]) for group, choice in enumerate(choices)]
+    gains = [saved(group, np.array(choice.counts), counts) for group, choice in enumerate(choices)]
     losses = [np.array(choice.losses) for choice in choices]
 
     def dual(price: float) -> float:

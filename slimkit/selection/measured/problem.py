@@ -76,7 +76,9 @@ class Problem:
         limit = share * self.original
         if self.aim == "even":
             return self._even(limit)
-        counts, now = knapsack.solve(self.choices, self.costs.saved, self.full, self.original, limit)
+        counts, now = knapsack.solve(
+            self.choices, self.costs.saved, self.full, self.original, limit, self.costs.neighbours
+        )
         return counts, now / self.original
 
     def _even(self, limit: float) -> tuple[GroupCounts, float]:
@@ -102,10 +104,10 @@ class Problem:
         return keep
 
     def loss(self, counts: GroupCounts) -> tuple[float, float]:
-        """Return the importance lost, and a bound that no counts as fast are below, savings as at these."""
+        """Return the importance lost, and about the least that counts as fast lose, savings as at these."""
         losses = (c.losses[c.counts.index(n)] for c, n in zip(self.choices, counts.tolist(), strict=True))
         now = self.costs.total(counts)
-        return sum(losses), knapsack.bound(self.choices, self.costs.saved, counts, now, now)
+        return sum(losses), knapsack.estimate(self.choices, self.costs.saved, counts, now, now)
 
     def holders(self, counts: GroupCounts) -> list[str]:
         """Return the names of the groups whose layers take the longest, the longest first."""

@@ -55,7 +55,7 @@ class LatencySolver:
         progress: called with what is being done, and the share done.
         rounds: of the last mask.
         original, target, reached: of the last mask, ms or mJ; `reached` as measured beside the original.
-        loss, least_loss: importance that the last mask loses, and a bound that no mask as fast is below.
+        loss, least_loss: importance that the last mask loses, and about the least that a mask as fast loses.
         where: what the last mask's times are of: processor, engine, threads, batch.
         by_table: they are those of a table that was made elsewhere, not measured.
         noisy: the machine was seen to be too noisy for wall times, so that another clock counts.
