@@ -63,6 +63,8 @@ def test_settings_that_a_study_has_no_use_for_are_refused(settings: dict[str, An
     planned(
         study_spec({**DENSE, "int8": False, "opset": 18, "onnx": True, "threads": 1})
     )  # as a settings file has them
+    timing = {"x": {"method": "factorised", "only_faster": True}}
+    planned(study_spec({**DENSE, "latency": False, "threads": 2, "arm": timing}))  # which times layers by them
 
 
 def test_a_network_that_cannot_be_timed_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,17 +114,24 @@ def planned(spec: StudySpec) -> list[Planned]:
                 Planned(name, words, seed, given | {"seed": seed}, None if waits is None else (waits, words, seed))
                 for seed in range(spec.seeds)
             ]
-    for run in {run.arm: run for run in found}.values():
-        shared = run.settings.keys() - arms[run.arm].keys()
-        asked = plan(_stood_in(run), source=f"arm {run.arm!r}", ignoring=shared).spec
-        asked.refuse_idle(
+    plans = [
+        plan(_stood_in(run), source=f"arm {run.arm!r}", ignoring=run.settings.keys() - arms[run.arm].keys())
+        for run in {run.arm: run for run in found}.values()
+    ]
+    for asked in plans:
+        asked.spec.refuse_idle(
             _OF_FILES, "a study leaves no file of a network", "Leave `{name}` out: slimkit train writes files"
         )
-        if not spec.latency:
-            asked.refuse_idle(
+        if not spec.latency and not any(map(_times, plans)):
+            asked.spec.refuse_idle(
                 _OF_TIMES, "no latency is measured, since latency is False", "Leave out `{name}`, or `latency=False`"
             )
     return sorted(found, key=lambda run: run.seed)  # so that a study that is cut short has whole seeds
+
+
+def _times(asked: Plan) -> bool:
+    """Tell whether a method times networks itself."""
+    return asked.spec.budget.kind in ("latency", "energy") or getattr(asked.config, "only_faster", False)
 
 
 def _stood_in(run: Planned) -> dict[str, Any]:
