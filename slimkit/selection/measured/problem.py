@@ -107,7 +107,7 @@ class Problem:
         """Return the importance lost, and about the least that counts as fast lose, savings as at these."""
         losses = (c.losses[c.counts.index(n)] for c, n in zip(self.choices, counts.tolist(), strict=True))
         now = self.costs.total(counts)
-        return sum(losses), knapsack.estimate(self.choices, self.costs.saved, counts, now, now)
+        return float(sum(losses)), float(knapsack.estimate(self.choices, self.costs.saved, counts, now, now))
 
     def holders(self, counts: GroupCounts) -> list[str]:
         """Return the names of the groups whose layers take the longest, the longest first."""
