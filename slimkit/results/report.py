@@ -83,7 +83,7 @@ class WithinDrop(Record):
         max_drop: what may be lost, in points where the metric is a share.
         minimise: what was made small.
         drop, margin: what was lost, and what other images may say beyond that.
-        images: that both networks were judged on.
+        images: that both networks were judged on; groups of inputs, where they resemble each other.
         tried: one entry an attempt.
     """
 

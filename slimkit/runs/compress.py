@@ -268,7 +268,10 @@ def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibrati
     found = made.reconstruction
     if found is None or calibration is None:
         return None
-    same = quality.agreement(given.at_work, model, calibration.held, given.device, classifies=given.classifies)
+    groups = calibration.groups
+    same = quality.agreement(
+        given.at_work, model, calibration.held, given.device, classifies=given.classifies, groups=groups
+    )
     held = [Chunk(one, held=True) for one in calibration.held]
     return Fit(
         on=calibration.name,
@@ -278,6 +281,7 @@ def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibrati
         left=len(found.left),
         held=sum(map(batch_size, calibration.held)),
         apart=calibration.apart,
+        groups=calibration.alike if groups is None else len(groups.bincount()),
         agreement=same.value if same else None,
         off=None if same else off(given.at_work, on_device(model, given.device), held),
         strange=calibration.strange,
@@ -293,6 +297,8 @@ def _smallest(begun: Begun, spec: CompressSpec, attempt: drop.CutAndRecover) -> 
         judge = quality.drop_from(dense, dataset.validation, dataset.task, given.device)
     else:
         assert calibration is not None
-        judge = quality.disagreement_with(dense, calibration.held, given.device, classifies=given.classifies)
+        judge = quality.disagreement_with(
+            dense, calibration.held, given.device, classifies=given.classifies, groups=calibration.groups
+        )
     found = drop.smallest(spec, attempt, judge, given.progress)
     return found.cut, found.recovered, found.record
