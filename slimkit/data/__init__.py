@@ -1,12 +1,13 @@
 """Data as people have it: by name, folders, loaders; splits whose order is a pure function of seed and epoch."""
 
+from slimkit.data.alike import alike
 from slimkit.data.at_once import Readable, at_once, of_size
 from slimkit.data.augmentation import Augmentation
 from slimkit.data.catalogue import NAMES, as_dataset, as_inputs, open, open_inputs
 from slimkit.data.dataset import Batches, Dataset, Split, some
 from slimkit.data.digest import digest
 from slimkit.data.fit import check_fits, check_runs
-from slimkit.data.inputs import Inputs, different, parted
+from slimkit.data.inputs import Inputs, chosen, different, parted
 from slimkit.data.loader_split import LoaderSplit, read_by
 from slimkit.data.pictures import Reading
 from slimkit.data.prepared import prepared
@@ -24,11 +25,13 @@ __all__ = [
     "Reading",
     "Split",
     "TensorSplit",
+    "alike",
     "as_dataset",
     "as_inputs",
     "at_once",
     "check_fits",
     "check_runs",
+    "chosen",
     "different",
     "digest",
     "of_size",

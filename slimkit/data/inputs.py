@@ -130,7 +130,7 @@ def parted(inputs: Inputs, share: float, seed: int) -> tuple[Inputs, Inputs] | N
     if not isinstance(split, (TensorSplit, LoaderSplit)):
         return None
     rest, taken = split_indices(len(split), share, "calibration", seed)
-    return _chosen(inputs, split, rest), _chosen(inputs, split, taken)
+    return chosen(inputs, rest), chosen(inputs, taken)
 
 
 def different(inputs: Inputs) -> Inputs:
@@ -154,16 +154,18 @@ def different(inputs: Inputs) -> Inputs:
     if len(seen) in (1, len(split)):  # one is refused later, by saying what it is
         return inputs
     name = f"{inputs.name} ({len(seen):,} different of {len(split):,})"
-    return replace(_chosen(inputs, split, torch.tensor(list(seen.values()))), name=name)
+    return replace(chosen(inputs, torch.tensor(list(seen.values()))), name=name)
 
 
-def _chosen(inputs: Inputs, split: TensorSplit | LoaderSplit, indices: Tensor) -> Inputs:
-    chosen: Split
+def chosen(inputs: Inputs, indices: Tensor) -> Inputs:
+    """Return some of the inputs of which `parted` makes two parts, int64 [n], in this order."""
+    split = inputs.split.split if isinstance(inputs.split, Unlabelled) else inputs.split
     if isinstance(split, TensorSplit):
-        chosen = replace(split, images=split.images[indices], labels=split.labels[indices])
-    else:
-        chosen = replace(split, fetch=_Chosen(split.fetch, tuple(indices.tolist())), count=len(indices))
-    return replace(inputs, split=Unlabelled(chosen))
+        images, labels = (tensor[indices.to(tensor.device)] for tensor in (split.images, split.labels))
+        return replace(inputs, split=Unlabelled(replace(split, images=images, labels=labels)))
+    assert isinstance(split, LoaderSplit)
+    fetch = _Chosen(split.fetch, tuple(indices.tolist()))
+    return replace(inputs, split=Unlabelled(replace(split, fetch=fetch, count=len(indices))))
 
 
 @dataclass(frozen=True)

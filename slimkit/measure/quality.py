@@ -31,6 +31,7 @@ from slimkit.example import (
     on,
 )
 from slimkit.hardware import on_device
+from slimkit.intervals import wilson
 from slimkit.measure.engines import Runner, open_runner
 from slimkit.modules import evaluating
 from slimkit.returned import RETURNED, Form, rebuilt
@@ -129,7 +130,7 @@ class Drop:
     Attributes:
         value: in the unit of the metric, in points (hundredths) where it is a share; above 0 is worse.
         margin: what other images, as many, may say beyond that: 90 % of them at the most.
-        images: that both were judged on.
+        images: that both were judged on; groups of them, where they resemble each other.
     """
 
     value: float
@@ -197,6 +198,7 @@ def agreement(
     device: torch.device | None = None,
     *,
     classifies: bool | None = None,
+    groups: torch.Tensor | None = None,
 ) -> Measurement | None:
     """Return the share of inputs that two classifiers put into the same class; None where that tells nothing.
 
@@ -208,9 +210,10 @@ def agreement(
         batches: what they are called with.
         device: where they are computed; None: where they are, which is in one place.
         classifies: whether they are classifiers, where that is known.
+        groups: which inputs resemble each other, int64 [N], 0 and up: each group counts as one. None: none do.
     """
     wanted = _telling(dense, batches, device, classifies)
-    return None if wanted is None else _same(wanted, _scores(slim, batches, device))
+    return None if wanted is None else _same(wanted, _scores(slim, batches, device), groups)
 
 
 def _telling(
@@ -242,13 +245,20 @@ def _scores(network: nn.Module, batches: Sequence[Example], device: torch.device
     return torch.cat(found)
 
 
-def _same(wanted: torch.Tensor, found: torch.Tensor | None) -> Measurement | None:
-    """Return the share of rows of scores that have the same class, None where there are none."""
+def _same(wanted: torch.Tensor, found: torch.Tensor | None, groups: torch.Tensor | None = None) -> Measurement | None:
+    """Return the share of rows of scores that have the same class, None where there are none.
+
+    Of groups the mean of their shares, which is known as well as one row each would say it.
+    """
     if found is None:
         return None
     known = ~(wanted.isnan().any(1) | found.isnan().any(1))  # of NaN argmax makes a class
     right = (wanted.argmax(1) == found.argmax(1)) & known
-    return share(int(right.sum()), len(right))
+    if groups is None:
+        return share(int(right.sum()), len(right))
+    each = groups.bincount(right.double().cpu()) / groups.bincount()
+    value = float(each.mean())
+    return Measurement(value, len(each), wilson(value, len(each)))
 
 
 def disagreement_with(
@@ -257,6 +267,7 @@ def disagreement_with(
     device: torch.device | None = None,
     *,
     classifies: bool | None = None,
+    groups: torch.Tensor | None = None,
 ) -> Callable[[nn.Module], Drop]:
     """Return what tells the points of agreement with `dense` that other networks lack to 100, for want of labels.
 
@@ -270,7 +281,7 @@ def disagreement_with(
         raise _no_classes(classifies)
 
     def judge(slim: nn.Module) -> Drop:
-        found = _same(wanted, _scores(slim, batches, device))
+        found = _same(wanted, _scores(slim, batches, device), groups)
         if found is None:
             raise _no_classes(classifies)
         spread = max(math.sqrt(found.value * (1 - found.value) / found.images), 1 / found.images)

@@ -5,8 +5,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from slimkit.intervals import wilson
+from slimkit.quantity import number_of
 from slimkit.report.numbers import amount, change, digits, interval, metric, millijoules, milliseconds, percent, ratio
-from slimkit.results import Cost, Figures, MeasuredBudget, Proof, Report
+from slimkit.results import Cost, Figures, Fit, MeasuredBudget, Proof, Report
 from slimkit.settings import REMOVE_NONE, CompressSpec
 
 
@@ -122,7 +123,7 @@ def _agreement(report: Report) -> str:
     """Say how often the two networks agree, or how far they are apart, where that is all that can be told."""
     fit = report.fit
     if fit is not None and fit.off is not None:
-        where = "inputs held out" if fit.apart else "of the inputs it was fitted to"
+        where = _held_out(fit) if fit.apart else "of the inputs it was fitted to"
         where = _MIXTURES if fit.made else where
         more = ", a guess for real inputs" if fit.made else "" if fit.apart else ", and by more on others"
         said = f"its outputs are off by {percent(fit.off, 1)} of the spread of what it computes"
@@ -138,14 +139,24 @@ def _agreement(report: Report) -> str:
             f"; {fit.held} inputs, to which it was fitted, are too few to tell how often it agrees with the original "
             "on others"
         )
+    if not fit.apart and fit.groups is not None:
+        return (
+            f"; its inputs resemble each other, in {number_of(fit.groups, 'group')}, which are too few to tell how "
+            "often it agrees with the original on others"
+        )
     if not fit.apart:
         return (
             f"; on {fit.held} of the inputs it was fitted to it agrees with the original on {share}, and less often on "
             "others"
         )
-    low, high = wilson(fit.agreement, fit.held)
+    low, high = wilson(fit.agreement, fit.groups or fit.held)
     span = f"({percent(low, 0)} to {percent(high, 0)})"
-    return f"; on {fit.held} inputs held out it agrees with the original on {share} {span}"
+    return f"; on {fit.held} {_held_out(fit)} it agrees with the original on {share} {span}"
+
+
+def _held_out(fit: Fit) -> str:
+    alike = f", of {number_of(fit.groups, 'group')} that resemble each other," if fit.groups else ""
+    return f"inputs held out{alike}"
 
 
 def _strange(report: Report) -> bool:

@@ -86,7 +86,7 @@ class WithinDrop(Record):
             `bytes` of their files, or where there are none `macs` or `params`; "" in reports of earlier versions.
         figure: of the one delivered, measured beside the others: ms, mJ, bytes, or a number.
         drop, margin: what was lost, and what other images may say beyond that.
-        images: that both networks were judged on.
+        images: that both networks were judged on; groups of inputs, where they resemble each other.
         tried: one entry an attempt.
     """
 

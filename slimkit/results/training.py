@@ -52,6 +52,8 @@ class Fit(Record):
         left: weights that were left as they were.
         held: inputs on which the network delivered was compared with the original; of made ones mixtures.
         apart: nothing was fitted to those, nor trained on them.
+        groups: of inputs that resemble each other, as frames of a video do: those held, each of which counts as one; of
+            all, where they were too few to hold any out. None where no inputs do.
         agreement: share of them that the network delivered puts into the same class as the original, which for mixtures
             of images made from noise is a guess for real ones; None where it is no classifier.
         off: by how much values that the network delivered returns are off on them: root of the mean square, as a share
@@ -67,6 +69,7 @@ class Fit(Record):
     left: Count
     held: Count
     apart: bool = True
+    groups: Count | None = None
     agreement: Share | None = None
     off: Amount | None = None
     strange: bool = False

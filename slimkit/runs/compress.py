@@ -270,7 +270,10 @@ def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibrati
     found = made.reconstruction
     if found is None or calibration is None:
         return None
-    same = quality.agreement(given.at_work, model, calibration.held, given.device, classifies=given.classifies)
+    groups = calibration.groups
+    same = quality.agreement(
+        given.at_work, model, calibration.held, given.device, classifies=given.classifies, groups=groups
+    )
     held = [Chunk(one, held=True) for one in calibration.held]
     return Fit(
         on=calibration.name,
@@ -280,6 +283,7 @@ def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibrati
         left=len(found.left),
         held=sum(map(batch_size, calibration.held)),
         apart=calibration.apart,
+        groups=calibration.alike if groups is None else len(groups.bincount()),
         agreement=same.value if same else None,
         off=None if same else off(given.at_work, on_device(model, given.device), held),
         strange=calibration.strange,
@@ -297,6 +301,7 @@ def _smallest(
         judge = quality.drop_from(dense, dataset.validation, dataset.task, given.device)
     else:
         assert calibration is not None
+<<<<<<< HEAD
         judge = quality.disagreement_with(dense, calibration.held, given.device, classifies=given.classifies)
     retrains = bool(spec.epochs) and given.retrain is None  # somebody's own retraining is part of every attempt
     asked = spec if retrains else replace(spec, epochs=0)
@@ -307,4 +312,10 @@ def _smallest(
             return compared(spec, models, given.example, store)
 
     found = drop.smallest(asked, attempt, judge, compare, given.progress)
+=======
+        judge = quality.disagreement_with(
+            dense, calibration.held, given.device, classifies=given.classifies, groups=calibration.groups
+        )
+    found = drop.smallest(spec, attempt, judge, given.progress)
+>>>>>>> s20-m5
     return found.cut, found.recovered, found.record

@@ -21,7 +21,8 @@ from slimkit.recovery import elimination
 from slimkit.results import Accuracy
 from slimkit.runs import detection, opening, start, yolo
 from slimkit.runs.cut import enough, retraining
-from slimkit.runs.cut.calibrate import COMPARED, Calibration, calibrate, check_strange, compared_on, has_comparable
+from slimkit.runs.cut.calibrate import Calibration, calibrate, check_strange, has_comparable
+from slimkit.runs.cut.parts import BATCH, COMPARED, Parts, parted
 from slimkit.runs.figures import judged
 from slimkit.runs.folder.files import check_files, check_kept
 from slimkit.runs.given import Given
@@ -32,7 +33,11 @@ from slimkit.selection.scope import by_scope, fill_unranked
 from slimkit.settings import CompressSpec
 from slimkit.training import check_first_step
 
+<<<<<<< HEAD
 _BATCH = 128  # inputs at a time
+=======
+_RANKED = ("ratio", "bytes")  # budgets for which channels are put in an order, and losses of groups not compared
+>>>>>>> s20-m5
 
 
 @dataclass(frozen=True)
@@ -191,6 +196,18 @@ def _check_reach(given: Given, graph: Graph, specs: Sequence[CompressSpec]) -> N
         raise wrong[0]
 
 
+def _compared_on(given: Given, parts: Parts | None) -> tuple[int | None, int | None]:
+    """Return the number of images that a drop is told on, and of how many unlabelled inputs they are held out.
+
+    Where inputs resemble each other, of groups of them. None where there are no images, and where they are labelled.
+    """
+    if parts is None:
+        return (None if given.dataset is None else len(given.dataset.validation)), None
+    if parts.groups is not None:
+        return len(parts.groups.bincount()), parts.alike
+    return sum(map(batch_size, parts.held)), len(given.calibration or ())
+
+
 def begin(given: Given, stages: Stages, *, specs: Sequence[CompressSpec] = (), keep_files: bool = True) -> Begun:
     """Trace, calibrate and rank; see `compress`.
 
@@ -212,12 +229,14 @@ def begin(given: Given, stages: Stages, *, specs: Sequence[CompressSpec] = (), k
     if spec.int8 and dataset is None and given.calibration is None:
         raise DataError("int8 is True: it needs data.\n  Give `data`, for example `data='digits'`, or `calibration`")
     _check_retraining(given)
+    parts = None
     if dataset is None and given.calibration and any(each.max_drop for each in specs):
-        inputs = [on(given.device, one) for one in given.calibration.batches(_BATCH, at_most=COMPARED, seed=spec.seed)]
+        inputs = [on(given.device, one) for one in given.calibration.batches(BATCH, at_most=COMPARED, seed=spec.seed)]
         check_classifies(given.at_work, inputs, given.device, classifies=given.classifies)
+        parts = parted(given)
     for each in specs:
         if each.max_drop:
-            enough.check(each, *compared_on(given))
+            enough.check(each, *_compared_on(given, parts), alike=parts is not None and parts.groups is not None)
     if spec.epochs and given.retrain is None:
         _check_first_step(given)
     ranked_with = start.context(spec, dataset)
@@ -229,11 +248,13 @@ def begin(given: Given, stages: Stages, *, specs: Sequence[CompressSpec] = (), k
     _check_reach(given, graph, specs)
     with stages.stage("calibrate"):
         comparable = has_comparable(given)
-        calibration = calibrate(given, comparable)
+        calibration = calibrate(given, comparable, parts)
         if dataset is None and calibration and any(each.max_drop for each in specs):
             # where agreement tells nothing no search need begin
             check_strange(calibration)
-            disagreement_with(given.at_work, calibration.held, given.device, classifies=given.classifies)
+            disagreement_with(
+                given.at_work, calibration.held, given.device, classifies=given.classifies, groups=calibration.groups
+            )
     _check_rounds(spec, calibration)
     inputs = start.proof_inputs(dense, example, dataset, spec.seed, given.calibration)
     solver = None if spec.max_drop else start.measured_budget(spec, dense, example, given.progress)

@@ -5,19 +5,20 @@ from math import ceil, sqrt
 from slimkit.errors import DataError
 from slimkit.measure.quality import LIKELY
 from slimkit.quantity import number_of
-from slimkit.runs.cut.calibrate import APART, COMPARED
+from slimkit.runs.cut.parts import APART, COMPARED
 from slimkit.settings import CompressSpec
 
 _POINTS = 100 * LIKELY * sqrt(2)  # over the number of images: the least drop that can be told
 
 
-def check(spec: CompressSpec, images: int | None, given: int | None = None) -> None:
+def check(spec: CompressSpec, images: int | None, given: int | None = None, *, alike: bool = False) -> None:
     """Check that a drop can be told at all.
 
     Args:
         spec: has the drop.
         images: to judge by; None: there are none.
         given: unlabelled inputs of which these are the part that is held out; None: they are labelled.
+        alike: inputs resemble each other, so that both are numbers of groups of them.
 
     Raises:
         DataError: there is nothing to judge by, or too little for so small a drop.
@@ -30,14 +31,15 @@ def check(spec: CompressSpec, images: int | None, given: int | None = None) -> N
         )
     needed = ceil(_POINTS / spec.max_drop)
     if images < needed:
+        what = "group" if alike else "image"
+        said = f"{number_of(images, what)}{' of inputs that resemble each other' if alike else ''}"
         raise DataError(
-            f"max_drop is {spec.max_drop:g}: {number_of(images, 'image')} cannot tell so small a drop, it takes "
-            f"{needed} or more.\n"
-            f"  {_advice(needed, given)}"
+            f"max_drop is {spec.max_drop:g}: {said} cannot tell so small a drop, it takes {needed} or more.\n"
+            f"  {_advice(needed, given, alike)}"
         )
 
 
-def _advice(needed: int, given: int | None) -> str:
+def _advice(needed: int, given: int | None, alike: bool) -> str:
     if given is None:
         return "Allow a larger drop, or give more data"
     if needed > COMPARED:
@@ -45,6 +47,11 @@ def _advice(needed: int, given: int | None) -> str:
         return (
             f"Allow a drop of {least:g} or more, or give labelled data: of unlabelled inputs at most {COMPARED} are "
             "judged by"
+        )
+    if alike:
+        return (
+            f"Allow a larger drop, or give inputs of {ceil(needed / APART):,} such groups or more, here {given:,}: an "
+            "eighth of them is held out to judge by"
         )
     return (
         f"Allow a larger drop, or give {ceil(needed / APART):,} unlabelled inputs or more, here {given:,}: an eighth "
