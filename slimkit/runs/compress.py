@@ -301,8 +301,9 @@ def _smallest(
         judge = quality.drop_from(dense, dataset.validation, dataset.task, given.device)
     else:
         assert calibration is not None
-<<<<<<< HEAD
-        judge = quality.disagreement_with(dense, calibration.held, given.device, classifies=given.classifies)
+        judge = quality.disagreement_with(
+            dense, calibration.held, given.device, classifies=given.classifies, groups=calibration.groups
+        )
     retrains = bool(spec.epochs) and given.retrain is None  # somebody's own retraining is part of every attempt
     asked = spec if retrains else replace(spec, epochs=0)
 
@@ -312,10 +313,4 @@ def _smallest(
             return compared(spec, models, given.example, store)
 
     found = drop.smallest(asked, attempt, judge, compare, given.progress)
-=======
-        judge = quality.disagreement_with(
-            dense, calibration.held, given.device, classifies=given.classifies, groups=calibration.groups
-        )
-    found = drop.smallest(spec, attempt, judge, given.progress)
->>>>>>> s20-m5
     return found.cut, found.recovered, found.record

@@ -33,12 +33,6 @@ from slimkit.selection.scope import by_scope, fill_unranked
 from slimkit.settings import CompressSpec
 from slimkit.training import check_first_step
 
-<<<<<<< HEAD
-_BATCH = 128  # inputs at a time
-=======
-_RANKED = ("ratio", "bytes")  # budgets for which channels are put in an order, and losses of groups not compared
->>>>>>> s20-m5
-
 
 @dataclass(frozen=True)
 class Ranked:
