@@ -72,6 +72,13 @@ def test_a_run_without_training_says_so_first():
     assert said.index("no weight has been trained") < said.index(command) < said.index("before")
 
 
+def test_a_retraining_in_vain_is_not_what_comes_next():
+    """It was advised to retrain by as many epochs as it just had been."""
+    said = " ".join(printed(run_table(changed(compress_report(), {"recovery/delivered": False})), width=80).split())
+    assert said.startswith("Not retrained: the slim resnet8")
+    assert "A retraining made it no better" in said and "Next:" not in said and "has been trained" not in said
+
+
 @pytest.mark.parametrize("made", [True, False])
 def test_on_images_made_from_noise_agreement_is_told_as_a_guess(made):
     """98 % of such images had been told as 92 to 100 %, where of real ones it was 75."""

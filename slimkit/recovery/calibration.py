@@ -15,8 +15,7 @@ from slimkit.modules import private
 from slimkit.quantity import number_of
 
 LEAST = 8  # images
-_CHUNK, _SMALL = 32, 128  # images at most; of small ones, where calls cost more than what they compute
-_NUMBERS = 2**17  # of a chunk, up to which images are small
+_CHUNK = 32  # images at most
 _HOLD = 4  # one chunk in so many is held out
 _HOW = "  Give at least 8 different inputs as the network expects them, better some hundreds"
 
@@ -52,8 +51,7 @@ def chunks(batches: Iterable[Example], name: str = "batches", model: nn.Module |
         raise DataError(f"{name} holds numbers that are not finite.\n{_HOW}")
     if len(found) == len(batches) and all(_repeats(tensor, found[0]) for tensor in found):
         raise DataError(f"{name} holds {images} times the same input.\n{_HOW}")
-    each = max(1, sum(tensor.numel() for tensor in found) // images)
-    size = max(1, min(max(_CHUNK, min(_SMALL, _NUMBERS // each)), images // 16))
+    size = max(1, min(_CHUNK, images // 16))
     parts = [part for batch in batches for part in _split(batch, size)]
     if model is not None:
         try:

@@ -50,7 +50,7 @@ def run_table(report: Report) -> RenderableType:
         _add(table, *row)
     parts: list[RenderableType] = [Text(said.sentence, style="bold")]
     if said.meaning:
-        parts += [Text(said.meaning), Text(f"Next: {said.command}")]
+        parts += [Text(said.meaning), *([Text(f"Next: {said.command}")] if said.command else [])]
     parts += [Text(said.proof), table, *map(Text, said.notes)]
     parts += [Text(f"Assumed: {as_flags(words)}") for words in report.arch.assumptions]
     parts += [Text(f"Warning: {as_flags(warning)}", style="yellow") for warning in report.warnings]

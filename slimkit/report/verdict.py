@@ -69,7 +69,7 @@ def verdict(report: Report) -> Verdict:
         notes=tuple(_notes(report)),
         proof=_proof(report.proof, report.channels.removed),
         meaning=untrained,
-        command=_next(report) if untrained else "",
+        command=_next(report) if untrained and not _in_vain(report) else "",
     )
 
 
@@ -79,6 +79,8 @@ def _not_retrained(report: Report) -> str:
     trained = record and record.delivered and (record.images or record.by == "own")
     if report.command != "compress" or not report.channels.removed or trained:
         return ""
+    if _in_vain(report):
+        return "A retraining made it no better, and what it began with was delivered: a warning says what to change."
     if any(entry.constants == "reconstructed" for entry in report.after_cut):
         if report.fit and report.fit.made:
             return (
@@ -93,6 +95,11 @@ def _not_retrained(report: Report) -> str:
         "The channels that went did some of the work, and no weight has been trained to take it over: expect it to get "
         "much less right than the original until it is retrained."
     )
+
+
+def _in_vain(report: Report) -> bool:
+    """Tell whether a retraining was thrown away, as what it began with was better."""
+    return report.recovery is not None and not report.recovery.delivered and report.recovery.images > 0
 
 
 def _lost(report: Report) -> bool:
