@@ -60,6 +60,7 @@ def checkpoint(folder: Path, name: str) -> list[str]:
     return [str(folder / "net.pt"), "--arch", f"{code}:{name}", *shapes]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_a_checkpoint_of_any_input_is_compressed_inspected_and_timed(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -82,6 +83,7 @@ def test_a_checkpoint_of_any_input_is_compressed_inspected_and_timed(
     assert json.loads(capsys.readouterr().out)["models"][0]["latency_ms"]["median"] > 0
 
 
+@pytest.mark.long
 def test_a_file_of_several_free_inputs_is_timed_at_the_sizes_that_are_given(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,6 +113,7 @@ def test_a_network_that_takes_no_images_is_not_guessed_to(tmp_path: Path, capsys
     assert "the network's input shape is not known" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["signal", "volume", "vector", "two"])
 def test_a_live_network_of_any_input_leaves_a_file_that_comes_back(name: str, tmp_path: Path) -> None:
     names: dict = {}
@@ -137,6 +140,7 @@ class Sized(torch.nn.Module):
         return seen if more is None else seen + more
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["tensor", "tuple", "dict"])
 def test_the_shape_that_a_network_was_compressed_with_is_that_of_its_file(way: str, tmp_path: Path) -> None:
     images = torch.randn(1, 3, 12, 12)
@@ -219,6 +223,7 @@ def test_layers_that_the_example_does_not_run_are_named(size: int, said: bool) -
     )
 
 
+@pytest.mark.long
 def test_a_single_number_among_the_inputs_stays_as_it_is(tmp_path: Path) -> None:
     given = {"x": torch.randn(2, 3, 24, 24), "scale": torch.tensor(0.5)}
     found = slimkit.compress(Chosen(), given, 0.5, out=tmp_path / "out")
@@ -246,6 +251,7 @@ def test_a_network_that_runs_another_way_at_each_call_is_not_fitted() -> None:
         slimkit.compress(Alternates(), torch.randn(1, 3, 12, 12), 0.5, calibration=torch.randn(64, 3, 12, 12))
 
 
+@pytest.mark.long
 def test_what_is_no_tensor_among_the_inputs_of_a_file_is_named(tmp_path: Path) -> None:
     example = {"x": torch.randn(1, 3, 24, 24), "scale": None}
     found = slimkit.compress(Optional(), example, 0.5, recover=False, out=tmp_path / "out")

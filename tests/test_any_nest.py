@@ -92,6 +92,7 @@ def same(found: Any, wanted: Any) -> None:
     assert tree_map_only(Tensor, lambda _: ..., found) == tree_map_only(Tensor, lambda _: ..., wanted)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", HELD)
 def test_a_network_gives_back_what_it_returns_from_its_files(name: str, tmp_path: Path) -> None:
     make, plain = HELD[name]

@@ -39,6 +39,7 @@ class Returns(nn.Module):
         return self.make(self.out(self.second(self.first(x)).mean((2, 3))))
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("given", ["nothing", "inputs"])
 @pytest.mark.parametrize("name", OUTPUTS)

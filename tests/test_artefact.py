@@ -116,6 +116,7 @@ def test_a_network_of_one_size_is_refused_before_anything_is_done() -> None:
     assert not Path("net.onnx").exists()
 
 
+@pytest.mark.long
 def test_a_run_with_free_size_is_timed_and_proven(tmp_path: Path) -> None:
     found = slimkit.compress(Unet().eval(), X, 0.5, free_size=True, out=tmp_path / "out").report
     assert found.proof.slim_vs_onnx is not None and found.proof.slim_vs_onnx <= 1e-4
@@ -142,6 +143,7 @@ def test_where_onnx_cannot_say_it_the_slim_file_is_written(
     assert len(printed.err.splitlines()) <= 2 and not printed.out
 
 
+@pytest.mark.long
 def test_an_onnx_file_that_computes_something_else_is_left_out_and_that_alone_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +157,7 @@ def test_an_onnx_file_that_computes_something_else_is_left_out_and_that_alone_is
     assert [path.name for path in (tmp_path / "out").glob("model.*")] == ["model.safetensors"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("net", "why"), [(Rows(), "batch"), (Single(), "it takes one image at a time")], ids=["loop", "one"]
 )
@@ -247,6 +250,7 @@ def test_settings_of_a_file_that_is_not_written_are_refused(settings: dict[str, 
         CompressSpec(onnx=False, **settings)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("opset", [15, 17, 19, 21])
 def test_a_file_is_of_the_opset_that_was_asked_for(opset: int, tmp_path: Path) -> None:
     export_onnx(Unet().eval(), tmp_path / "net.onnx", X, opset=opset)
@@ -261,6 +265,7 @@ def test_an_opset_that_is_not_known_is_refused_before_anything_is_done(tmp_path:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_the_opset_is_that_which_was_asked_for(tmp_path: Path) -> None:
     slimkit.compress(Unet().eval(), X, 0.5, opset=20, out=tmp_path / "out")
     assert onnx.load(tmp_path / "out" / "model.onnx").opset_import[0].version == 20
@@ -278,6 +283,7 @@ def known(net: nn.Module) -> nn.Module:
     return net.eval()
 
 
+@pytest.mark.long
 def test_files_and_report_say_how_the_network_is_used(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert main(["compress", str(CHECKPOINT), "--data", "digits", "--epochs", "0", "--out", str(out)]) == 0

@@ -73,6 +73,7 @@ def test_figures_do_not_depend_on_how_many_are_computed_at_a_time(large: data.Da
     assert quality.evaluate(net, large.validation) == quality.evaluate(net, large.validation, batch_size=COUNT)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("labels", [True, False])
 def test_a_run_computes_large_images_a_few_at_a_time(labels: bool, large: data.Dataset) -> None:
     images = torch.cat([inputs for inputs, _ in large.train.batches(COUNT)])

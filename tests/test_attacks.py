@@ -336,6 +336,7 @@ def test_a_pickled_layer_of_one_number(tmp_path):
     refused(tmp_path / "net.pt", "its tensors would take 14")
 
 
+@pytest.mark.long
 def test_an_archive_of_ten_gigabytes_is_refused_by_what_it_declares(tmp_path):
     torch.save({"w": torch.ones(1)}, tmp_path / "net.pt")
     with zipfile.ZipFile(tmp_path / "net.pt", "a", zipfile.ZIP_DEFLATED) as archive:
@@ -374,6 +375,7 @@ def onnx_file(path: Path, nodes, kind=TensorProto.FLOAT, shape=(1, 1, 6, 6), wei
 IDENTITY = [helper.make_node("Identity", ["x"], ["z"])]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "given",
     [
@@ -395,11 +397,13 @@ def test_onnx_files_that_cannot_be_measured(given, tmp_path, capsys):
     assert str(path) in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.DOUBLE, TensorProto.UINT8, TensorProto.BOOL])
 def test_onnx_files_of_other_numbers(kind, tmp_path):
     probe.check(onnx_file(tmp_path / "net.onnx", IDENTITY, kind, (1, 6)))
 
 
+@pytest.mark.long
 def test_an_onnx_file_without_end(tmp_path):
     body = helper.make_graph(
         [helper.make_node("Identity", ["going"], ["on"]), helper.make_node("Identity", ["v"], ["w"])],

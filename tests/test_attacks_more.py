@@ -71,6 +71,7 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 # Pickles: one that is read as data can still cost time and memory --------------------------------------------
 
 
+@pytest.mark.long
 def test_a_key_of_a_million_tuples_within_each_other(tmp_path):
     """Python hashes nested tuples without asking how deep: the stack ends, and the process with it."""
     nested = b"\x80\x02}" + b")" + b"\x85" * 1_000_000 + b"K\x01s."
@@ -79,6 +80,7 @@ def test_a_key_of_a_million_tuples_within_each_other(tmp_path):
     refused(within(60, 4, "inspect", archive(tmp_path / "net.pt", in_a_set)), "damaged")
 
 
+@pytest.mark.long
 def test_keys_that_all_have_one_hash(tmp_path):
     """Numbers a multiple of 2^61 - 1 hash to 0, so a table of them is searched from end to end for each."""
     prime = 2**61 - 1
@@ -89,6 +91,7 @@ def test_keys_that_all_have_one_hash(tmp_path):
     refused(within(60, 4, "inspect", archive(tmp_path / "net.pt", pickled)), "64 bits")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["encode", "list", "array", "bytes"])
 def test_one_value_copied_without_end(how, tmp_path):
     """A short pickle that makes a copy of a long value again and again."""
@@ -132,6 +135,7 @@ def test_a_short_pickle_that_is_an_endless_text(pickled, tmp_path):
     assert time.process_time() - before < 2
 
 
+@pytest.mark.long
 def test_keys_that_are_one_long_text_many_times(tmp_path):
     """Such keys were listed in the message that asks which of them holds the weights."""
     text, weights = "a" * 1_000_000, {"w": numpy.ones(1)}
@@ -150,6 +154,7 @@ def test_an_old_file_of_many_tensors_is_read_in_time(tmp_path):
     assert seconds[1] < 20 * seconds[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("opcode", [b"\x96", b"\x8d", b"\x8e"], ids=["bytearray8", "binunicode8", "binbytes8"])
 def test_a_value_that_says_it_is_longer_than_its_file(opcode, tmp_path):
     old = io.BytesIO()
@@ -195,6 +200,7 @@ def test_a_settings_file_names_no_module(line, tmp_path, monkeypatch):
             read_config(Path("run.toml"))
 
 
+@pytest.mark.long
 def test_a_settings_file_without_end(tmp_path):
     refused(within(60, 4, "compress", "net.pt", "--config", "/dev/zero"), "/dev/zero")
     (tmp_path / "run.toml").symlink_to("/dev/zero")
@@ -204,6 +210,7 @@ def test_a_settings_file_without_end(tmp_path):
 # Folders from elsewhere ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_report_that_is_no_file(tmp_path):
     for number, make in enumerate((lambda path: path.symlink_to("/dev/zero"), os.mkfifo, Path.mkdir)):
         folder = tmp_path / str(number)
@@ -212,6 +219,7 @@ def test_a_report_that_is_no_file(tmp_path):
         refused(within(60, 4, "report", folder), "report.json")
 
 
+@pytest.mark.long
 def test_a_report_whose_names_are_formulas_and_whose_numbers_are_vast(tmp_path):
     for number, name in enumerate((r"$\frac{", r"$\undefined$", "$$", r"a_{b", "%n%s{0}", "</script><script>alert(1)")):
         report = SAMPLE.read_text()
@@ -308,6 +316,7 @@ def test_many_vast_pictures_are_not_held_at_once(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1.5e6, "kilobytes"
 
 
+@pytest.mark.long
 def test_a_data_set_that_unpacks_without_end(tmp_path):
     folder = tmp_path / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
@@ -351,6 +360,7 @@ def test_a_state_of_other_things_than_a_run_has(change, tmp_path):
 # ONNX files ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", ["/dev/zero", "../secret", "/etc/passwd", "pipe", "w\x1b]0;owned\x07"])
 def test_an_onnx_file_whose_weights_lie_elsewhere(place, tmp_path, capsys):
     (tmp_path / "secret").write_bytes(bytes(72))
@@ -389,6 +399,7 @@ class Doubles(nn.Module):
         return self.out(y)
 
 
+@pytest.mark.long
 def test_an_exported_program_that_doubles_its_features(tmp_path):
     program = torch.export.export(Doubles().eval(), (torch.zeros(2, 1, 8, 8),))  # traced without numbers
     torch.export.save(program, tmp_path / "net.pt2")

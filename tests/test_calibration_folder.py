@@ -32,6 +32,7 @@ def test_the_report_says_how_pictures_to_calibrate_on_were_read(tmp_path):
     assert "1 of 14 files cannot be used" in said and "broken.png" in said
 
 
+@pytest.mark.long
 def test_inputs_without_labels_say_the_shape_where_the_file_does_not(tmp_path):
     """Their own, not the usual one of the architecture, which is 32 x 32."""
     torch.save(models.build("zoo:resnet20", classes=10, input_shape=(1, 8, 8)).model.state_dict(), tmp_path / "net.pt")
@@ -42,6 +43,7 @@ def test_inputs_without_labels_say_the_shape_where_the_file_does_not(tmp_path):
     assert not any("images are" in said for said in arch["assumptions"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("embed", [False, True])
 def test_an_int8_file_is_calibrated_on_inputs_without_labels(tmp_path, embed):
     digits = data.open("digits")

@@ -76,6 +76,7 @@ def test_statistics_are_those_of_the_channels_that_stay(case: tuple[RandomNet, i
     check_law(net, graph, random_mask(graph, seed), inputs)
 
 
+@pytest.mark.long
 @given(cases())
 @settings(max_examples=80, deadline=None, derandomize=True)
 def test_smaller_network_computes_the_masked_network(case: tuple[RandomNet, int, int]) -> None:
@@ -85,6 +86,7 @@ def test_smaller_network_computes_the_masked_network(case: tuple[RandomNet, int,
     check_law(net, graph, random_mask(graph, seed), inputs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(BLOCKS | ACROSS))
 def test_law_holds_for_every_block(name: str) -> None:
     for width, batch in ((1, 1), (4, 2), (6, 1)):

@@ -441,6 +441,7 @@ def test_a_reader_that_stops_reading():
     assert done.stdout.strip() in ("0", "1")  # as the pipe was read before it closed, or not
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize(("words", "status"), [(f"inspect {NETWORK}", 0), ("methods", 0), ("inspect none.pt", 2)])
 def test_without_streams_it_ends_as_with_those_to_nowhere(closed, words, status):

@@ -106,6 +106,7 @@ LIVE: dict[str, tuple[Callable[[], nn.Module], Any]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LIVE)
 def test_whatever_runs_is_taken(name: str) -> None:
     make, example = LIVE[name]
@@ -310,6 +311,7 @@ def test_numbers_as_numpy_makes_them_are_taken(resnet: nn.Module) -> None:
         torch.testing.assert_close(made, wanted)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("around", ["float64", "autocast"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_callers_precision_is_not_the_runs(around: str, dtype: torch.dtype, tmp_path: Path) -> None:
@@ -347,6 +349,7 @@ def test_layers_to_keep_are_kept(resnet: nn.Module) -> None:
     assert report.channels.removed > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ranking", ["auto", "group-norm"])
 @pytest.mark.parametrize("budget", [{"max_macs": 0.03}, {"max_params": 0.03}, {"max_bytes": 0.05}, {"ratio": 0.9}])
 def test_widths_that_an_engine_likes_are_no_reason_to_refuse(budget: dict[str, float], ranking: str) -> None:
@@ -414,6 +417,7 @@ def test_a_drop_that_cannot_be_told_is_refused(resnet: nn.Module, settings: dict
         slimkit.compress(resnet, DIGIT, **settings)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("budget", [{"max_macs": 0.3}, {"max_params": 0.3}, {"max_latency": 0.93}])
 def test_a_second_look_leaves_the_network_no_further_off(resnet: nn.Module, digits: Any, budget: Any) -> None:
     """Within the budget, and as near to the original as the first look: both are tried."""
@@ -490,6 +494,7 @@ def test_agreement_is_told_of_inputs_that_nothing_was_fitted_to(
     assert (" % to " in result.report.verdict) is apart  # its interval
 
 
+@pytest.mark.long
 def test_a_network_is_recovered_from_nothing_but_its_weights(resnet: nn.Module, digits: Any) -> None:
     ruined = slimkit.compress(resnet, DIGIT, 0.5, recover=False).model
     result = slimkit.compress(resnet, DIGIT, 0.5)
@@ -498,6 +503,7 @@ def test_a_network_is_recovered_from_nothing_but_its_weights(resnet: nn.Module, 
     assert "agrees with the original" in result.report.verdict
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("optimizer", "rate"), [("auto", 0.02), ("sgd", 0.02), ("adamw", 0.001)])
 def test_a_retraining_steps_by_the_optimizer_that_was_asked_for(
     resnet: nn.Module, digits: Any, optimizer: str, rate: float
@@ -511,6 +517,7 @@ def test_a_retraining_steps_by_the_optimizer_that_was_asked_for(
     assert ratio == pytest.approx(2)
 
 
+@pytest.mark.long
 def test_a_retraining_that_does_harm_is_not_delivered(resnet: nn.Module, digits: Any) -> None:
     asked: dict[str, Any] = {"dataset": digits, **PLAIN}
     start = slimkit.compress(resnet, DIGIT, 0.5, epochs=0, **asked)
@@ -535,6 +542,7 @@ def test_a_seed_draws_the_calibration_inputs(resnet: nn.Module, digits: Any) -> 
     assert not torch.allclose(first, fitted(4), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long
 def test_short_retrainings_do_no_harm(resnet: nn.Module, digits: Any) -> None:
     cut = slimkit.compress(resnet, DIGIT, 0.5, dataset=digits, epochs=0, **PLAIN).model
     start = quality(cut, digits.validation, digits.task)
@@ -551,6 +559,7 @@ def smooth(net: nn.Module) -> None:
     net.fc = nn.Sequential(net.fc, nn.Softmax(1))  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", [tripled, smooth])
 def test_a_network_that_was_changed_since_it_was_loaded_is_the_one_that_is_cut(
     change: Callable[[nn.Module], None], resnet: nn.Module, tmp_path: Path

@@ -78,6 +78,7 @@ def test_a_retraining_costs_what_it_does_and_a_teacher_only_where_there_is_one(
     assert result.report.cost.search_macs == 0 and len(Trained.seen) == (2 if settings.get("epochs", 1) else 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "retrainings"),
     [

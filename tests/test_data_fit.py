@@ -119,6 +119,7 @@ def test_labels_may_lack_the_highest_classes_where_nothing_else_says_how_many_th
         data.check_fits(data.as_dataset((train, rest)), model)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "classes", "said"),
     [

@@ -105,6 +105,7 @@ class Varied(MapDataset[Any]):
         return torch.tensor([torch.rand(()), np.random.rand(), random.random()]).view(3, 1, 1), index % 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("of", ["loader", "data set"])
 def test_what_random_numbers_an_input_is_made_of_is_a_matter_of_seed_and_epoch_alone(of: str, workers: int) -> None:

@@ -186,6 +186,7 @@ def test_pictures_come_few_at_a_time_but_for_training(folder: Path) -> None:
     assert [len(images) for images, _ in train.batches(20, seed=0, augment=True)] == [20]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("asked", "rate"), [({}, 0.0005), ({"learning_rate": 0.02}, 0.02), ({"batch_size": 128, "learning_rate": 0.1}, 0.1)]
 )
@@ -305,6 +306,7 @@ def yolo(root: Path, made: Path, place: str) -> None:
             (labels / f"{Path(image['file_name']).stem}.txt").write_text("\n".join(lines))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "layout",
     [
@@ -640,6 +642,7 @@ def compressed(folder: Path) -> Any:
     return net, result
 
 
+@pytest.mark.long
 def test_a_detector_is_cut_fitted_retrained_and_judged(compressed: Any, folder: Path) -> None:
     net, result = compressed
     report = result.report
@@ -682,6 +685,7 @@ def test_what_comes_out_runs_trains_saves_and_loads(compressed: Any, tmp_path: P
     assert len(provenance.of(once_more.model).edits) == 2
 
 
+@pytest.mark.long
 def test_retraining_lowers_the_losses_of_the_detector(folder: Path) -> None:
     torch.manual_seed(0)
     net = detector()
@@ -703,6 +707,7 @@ def test_retraining_lowers_the_losses_of_the_detector(folder: Path) -> None:
     assert after < 0.85 * before
 
 
+@pytest.mark.long
 def test_loaders_and_data_sets_of_ones_own_are_taken(folder: Path) -> None:
     found = opened(folder)
     items = [pair for images, targets in found.train.batches(8) for pair in zip(images, targets, strict=True)]
@@ -738,6 +743,7 @@ class Items(torch.utils.data.Dataset[Any]):
 GOOD = {"boxes": torch.tensor([[1.0, 1, 9, 9]]), "labels": torch.tensor([1])}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("image", "target", "words"),
     [
@@ -757,6 +763,7 @@ def test_targets_of_ones_own_are_checked(image: Tensor, target: Any, words: str)
         slimkit.compress(detector(), [torch.rand(3, 64, 64)], 0.3, dataset=(batches, batches), epochs=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "words"),
     [
@@ -794,6 +801,7 @@ def test_a_drop_is_in_points_of_average_precision(folder: Path) -> None:
     assert (found.value, found.images) == (pytest.approx(100 * (values[0] - values[1])), 8)
 
 
+@pytest.mark.long
 def test_the_commands_take_and_judge_a_detector(folder: Path, tmp_path: Path, capsys: Any) -> None:
     torch.save(detector().state_dict(), tmp_path / "net.pt")
     words = ["--arch", ARCH, "--task", "detection", "--data", f"folder:{folder}"]

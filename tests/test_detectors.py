@@ -81,6 +81,7 @@ def half_of(model: nn.Module, x: Tensor) -> tuple[slimkit.Graph, Mask]:
     return graph, Mask(keep)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*(name for name in DETECTORS if name not in ("fcos", "mask")), *SLOW])
 def test_a_detector_is_cut_exactly_and_stays_one(name):
     net = detector(name)

@@ -206,6 +206,7 @@ def short_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drop, "_LOOKS", 1)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("short_search")
 @pytest.mark.parametrize("count", [24, 56])
 def test_a_drop_without_labels_is_told_on_inputs_that_nothing_was_fitted_to(count: int) -> None:
@@ -217,6 +218,7 @@ def test_a_drop_without_labels_is_told_on_inputs_that_nothing_was_fitted_to(coun
     assert found.fit.on.startswith(f"{count - count // 8} inputs")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("short_search")
 def test_a_drop_is_not_told_on_batches_of_which_none_can_be_held_out() -> None:
     """Order is the loader's, so that what is held out once may be fitted to the next time."""
@@ -271,6 +273,7 @@ def compressed_within(**settings: Any) -> Report:
     return slimkit.compress(Counting().eval(), images[:1], dataset=labelled, **given).report
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("minimise", "onnx", "by"),
     [

@@ -224,6 +224,7 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [Filter, Mixer])
 @pytest.mark.parametrize("name", RUNS)
 def test_networks_of_complex_weights_are_recovered(name: str, make: Callable[[], nn.Module]) -> None:

@@ -46,6 +46,7 @@ STATES = [3, {"calls": 1}, None, torch.tensor([1.0, 2.0])]
 IMAGE = torch.rand(1, 1, 8, 8)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("state", STATES, ids=["number", "dict", "none", "tensor"])
 def test_a_state_beside_the_tensors_goes_with_the_network(state: Any, tmp_path: Path) -> None:
     """It ended in a traceback: a dict has no attribute 'shape'."""
@@ -56,6 +57,7 @@ def test_a_state_beside_the_tensors_goes_with_the_network(state: Any, tmp_path: 
     torch.testing.assert_close(again(IMAGE), result.model(IMAGE))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["lottery-ticket", "network-slimming"])
 def test_a_network_with_such_a_state_is_trained_and_rewound(method: str, tmp_path: Path) -> None:
     settings: Any = {"method": method, "epochs": 1, "batch_size": 512, "onnx": False, "round_to": 1}

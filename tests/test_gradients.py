@@ -34,6 +34,7 @@ def in_inference(x):
         return x * 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", [carrying, in_inference, lambda x: x.clone().requires_grad_()])
 @pytest.mark.parametrize("kind", ["tensor", "loader", "data set", "labelled"])
 def test_inputs_that_carry_gradients_are_taken_without(kind, change):
@@ -48,6 +49,7 @@ def test_inputs_that_carry_gradients_are_taken_without(kind, change):
     assert slimkit.compress(net(), x[:1], 0.5, **given, epochs=1, onnx=False).report.channels.removed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_calls_made_without_gradients_train_all_the_same(mode, tmp_path):
     x, y = inputs(), torch.arange(64) % 3

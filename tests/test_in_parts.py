@@ -105,6 +105,7 @@ def made(name: str, images: int) -> tuple[nn.Module, Example]:
     return build().eval(), inputs if len(inputs) > 1 else inputs[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_file_of_one_image_is_judged_as_the_network_is(name: str, tmp_path: Path) -> None:
     net, inputs = made(name, 7)
@@ -118,6 +119,7 @@ def test_a_file_of_one_image_is_judged_as_the_network_is(name: str, tmp_path: Pa
         assert found.value == pytest.approx(evaluate(net, split, task)["PSNR"].value, rel=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name, (_, shapes) in NETWORKS.items() if len(shapes) == 1])
 def test_a_format_of_one_image_is_held_against_the_network_on_several(name: str, tmp_path: Path) -> None:
     net, inputs = made(name, 1)
@@ -129,6 +131,7 @@ def test_a_format_of_one_image_is_held_against_the_network_on_several(name: str,
     assert file.batch == 1 and file.error is not None and file.error < 1e-4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bound", [1, 2, 4])
 @pytest.mark.parametrize("name", ["chain", "two inputs"])
 def test_int8_is_calibrated_on_every_image_whatever_a_file_is_bound_to(name: str, bound: int, tmp_path: Path) -> None:

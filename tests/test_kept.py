@@ -103,6 +103,7 @@ class Deciding(Looping):
 IMAGES = torch.randn(16, 1, 8, 8)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("network", "onnx", "remedy"),
     [
@@ -131,6 +132,7 @@ def test_a_network_that_does_not_run_is_told_by_tracing(retrain, tmp_path):
         slimkit.compress(Looping(), torch.randn(1, 3, 8, 8), 0.5, retrain=retrain, out=tmp_path / "out")
 
 
+@pytest.mark.long
 def test_a_retraining_after_which_no_file_can_hold_the_network_is_not_lost(tmp_path):
     net = Deciding()
     net.says = False

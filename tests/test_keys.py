@@ -44,6 +44,7 @@ class Depth(nn.Module):
         return self.table(zip(self.keys, (y, y[..., ::2, ::2]), strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", KEYS)
 def test_keys_are_kept_and_read_again(name: str, tmp_path: Path) -> None:
     keys, written = KEYS[name]

@@ -748,6 +748,7 @@ def test_a_budget_of_bytes_is_met_by_the_real_file(small: SimpleNamespace, tmp_p
     assert 0.485 <= share <= 0.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("share", [0.6, 0.503])
 def test_the_file_that_is_delivered_is_within_a_budget_of_bytes(share: float, tmp_path: Path) -> None:
     net = build("zoo:resnet8", classes=10, input_shape=(1, 8, 8)).model  # its name stands in the file
@@ -780,6 +781,7 @@ SEVERAL = {"x": IMAGE, "scale": torch.tensor(2.0), "words": torch.tensor([0, 3, 
 EXAMPLES = {"1-tuple": (Small, (IMAGE,)), "dict": (Small, {"x": IMAGE}), "several": (Several, SEVERAL)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("budget", ["max_latency", "max_bytes"])
 @pytest.mark.parametrize(("network", "example"), EXAMPLES.values(), ids=EXAMPLES)
 def test_whatever_a_network_is_called_with_is_measured(
@@ -819,6 +821,7 @@ def test_a_real_network_meets_its_latency(tmp_path: Path) -> None:
     assert 0.45 <= slim.cpu_ms / dense.cpu_ms <= 0.53
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "how", [{"embed_normalisation": True}, {"opset": 20}, {"fixed_batch": True}, {"free_size": True}]
 )

@@ -55,6 +55,7 @@ def table_of(dense: Path, **changes: object) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_table_from_elsewhere_decides_and_the_report_says_whose_it_is(dense: Path, tmp_path: Path) -> None:
     path = table_of(dense, cpu="a phone", network_ms=8.0)
     result = slimkit.compress(network(), IMAGE, max_latency="4ms", latency_table=str(path))
@@ -67,6 +68,7 @@ def test_a_table_from_elsewhere_decides_and_the_report_says_whose_it_is(dense: P
     assert share.report.budget.target == 4.0 and torch.equal(share.mask.keep, result.mask.keep)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("runtime", ["tensorrt", "openvino"])
 def test_a_table_of_an_engine_that_does_not_run_here_is_aimed_at(
     runtime: str, dense: Path, monkeypatch: pytest.MonkeyPatch
@@ -79,6 +81,7 @@ def test_a_table_of_an_engine_that_does_not_run_here_is_aimed_at(
     assert allowed_widths(CompressSpec(max_latency="6ms", latency_table=str(path))).step == 32
 
 
+@pytest.mark.long
 def test_the_command_says_what_is_wrong_with_a_table(
     dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +114,7 @@ def test_the_command_says_what_is_wrong_with_a_table(
     assert "of use only to a latency budget" in refused(json.dumps(there))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dynamo", [False, True])
 @pytest.mark.filterwarnings("ignore")
 def test_a_file_that_torch_exported_gives_a_table_that_fits(dense: Path, tmp_path: Path, dynamo: bool) -> None:

@@ -56,6 +56,7 @@ def kept(net: nn.Module, folder: Path) -> None:
     torch.testing.assert_close(slimkit.load(folder / "model.pt2")(other), slim(other))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LAST)
 def test_weights_are_written_whatever_it_computes(name: str, tmp_path: Path) -> None:
     kept(Net(LAST[name]), tmp_path / "out")

@@ -218,6 +218,7 @@ def _timm(norm: nn.BatchNorm2d) -> nn.Module:
     return made
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("frozen", [Frozen, _torchvision, _timm])
 def test_frozen_norms_keep_statistics_too(frozen: Callable[[nn.BatchNorm2d], nn.Module]) -> None:
     """Without data such networks had been left to the norms of their weights, though all was there."""

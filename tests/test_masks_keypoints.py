@@ -432,6 +432,7 @@ def test_the_first_metric_is_of_what_the_network_is_for(finds: Finds, first: str
 # From end to end.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", list(NETS))
 def test_masks_and_keypoints_are_trained_on_and_judged(kind: str, folder: Path, tmp_path: Path, capsys: Any) -> None:
     torch.save(network(kind).state_dict(), tmp_path / "net.pt")
@@ -458,6 +459,7 @@ def test_masks_and_keypoints_are_trained_on_and_judged(kind: str, folder: Path, 
     assert capsys.readouterr().out.count("95 % interval") == 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", list(NETS))
 def test_retraining_lowers_the_losses_of_masks_and_keypoints(kind: str, folder: Path) -> None:
     heads = Heads(network(kind))

@@ -261,6 +261,7 @@ def test_bench_compares_files_of_other_batches_by_one_image(files, tmp_path, mon
     assert bound.share == pytest.approx(8 * bound.latency_ms.quoted / free.latency_ms.quoted)
 
 
+@pytest.mark.long
 def test_bench_compares_with_the_first_file(files, monkeypatch):
     monkeypatch.setattr(benching, "measure", partial(measure, seconds=0.05))
     rows = benching.bench([*files, files[0]])

@@ -103,6 +103,7 @@ def test_settings_of_one_name_are_of_one_kind_in_all_methods():
     assert not {name: kind for name, kind in kinds.items() if len(kind) > 1}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("method", "settings", "edit"),
     [
@@ -217,6 +218,7 @@ def test_the_cap_is_of_the_whole_run_in_rounds_too(method: dict[str, Any]) -> No
     assert max(shares) == 0.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ratio", [0.3, 0.5])
 @pytest.mark.parametrize(
     "method", [{"method": "network-slimming", "passes": 6}, {"method": "lottery-ticket", "rounds": 10}]
@@ -229,6 +231,7 @@ def test_rounds_remove_what_was_asked_for_however_many_they_are(method: dict[str
     assert sum(group.before - group.after for group in groups) == round(ratio * units)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -288,6 +291,7 @@ COMPUTED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("method", "settings"), COMPUTED.items())
 @pytest.mark.parametrize("normed", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
@@ -316,6 +320,7 @@ def test_logits_may_come_in_a_nest(method: str, nest: Any) -> None:
     assert set(result.model(torch.zeros(2, 1, 8, 8))) and result.report.after.accuracy
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", [{"method": "early-bird", "at": 1}, {"method": "network-slimming"}])
 @pytest.mark.parametrize(
     ("asked", "ran"),

@@ -56,6 +56,7 @@ def parts() -> dict[str, Any]:
     return {name: [batch() for _ in range(count)] for name, count in (("train", 6), ("validation", 1), ("test", 1))}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_trains_a_network_of_two_inputs(method: str) -> None:
     asked: dict[str, Any] = {

@@ -81,6 +81,7 @@ def test_a_file_of_one_image_at_a_time_is_measured(tmp_path: Path, capsys: pytes
     assert free["accuracy"] == fixed["accuracy"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flags", [[], ["--fixed-batch"], ["--fp16"]], ids=" ".join)
 def test_a_file_of_any_size_is_measured_at_the_one_it_was_proven_at(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -198,6 +199,7 @@ def test_both_lists_of_formats_are_one() -> None:
     assert tuple(FORMATS) == NAMES
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
 @pytest.mark.parametrize("name", [needs(name) for name in ("onnx", "openvino", "torchscript", "coreml", "ncnn")])
 def test_a_network_is_written_and_computes_the_same(
@@ -217,6 +219,7 @@ def test_a_network_is_written_and_computes_the_same(
     assert file["bytes"] < 0.75 * plain["bytes"] if half else file["bytes"] == pytest.approx(plain["bytes"], rel=0.01)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("to", "flags", "batch", "batches", "shape"),
     [

@@ -314,6 +314,7 @@ def recurrent(kind):
     return net.eval()
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
 @pytest.mark.parametrize("kind", RECURRENT)
 def test_recurrent_layers_are_modules_again(kind, tmp_path):
@@ -484,6 +485,7 @@ class Cells(nn.Module):
 WAVES |= {kind.__name__: Cells(kind) for kind in (nn.LSTMCell, nn.GRUCell, nn.RNNCell)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", WAVES)
 def test_what_is_computed_between_is_written_and_read(name, tmp_path):
     net, image = Head(WAVES[name]).eval(), torch.randn(1, 3, 8, 8)

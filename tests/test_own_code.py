@@ -75,6 +75,7 @@ def compress(file: Path, words: str) -> int:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("words", "said"), CASES)
 def test_what_code_of_ones_own_raises_is_one_message(words: str, said: str, file: Path, capsys) -> None:
     assert compress(file, words) == 2

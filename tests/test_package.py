@@ -84,6 +84,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return binaries
 
 
+@pytest.mark.long
 def test_the_wheel_works_outside_the_checkout(installed: Path, elsewhere: Path) -> None:
     code = "import slimkit; print(slimkit.__file__, slimkit.zoo.CHECKPOINTS['resnet8-digits'], sep='\\n')"
     place, checkpoint = run(installed / "python", "-c", code, cwd=elsewhere).splitlines()

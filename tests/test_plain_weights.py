@@ -118,6 +118,7 @@ def test_a_computed_weight_is_stored_and_its_channels_can_go(case: str) -> None:
     assert proof.evidence_for(plain, graph, random_mask(graph, 1), proof.trials(X)).error <= proof.TOLERANCE
 
 
+@pytest.mark.long
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(case=st.sampled_from(sorted(LAYERS)), seed=st.integers(0, 99))
 def test_the_smaller_network_is_the_masked_one_as_a_module_and_in_onnx(case: str, seed: int) -> None:

@@ -47,6 +47,7 @@ def ran(folder: Path, *command: str) -> str:
     return (folder / "ran").read_text() if (folder / "ran").exists() else ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", COMMANDS)
 def test_engines_are_not_taken_from_the_current_folder(how: str, folder: Path) -> None:
     assert ran(folder, *COMMANDS[how], "bench", "net.onnx") == ""
@@ -58,6 +59,7 @@ def test_slimkit_is_not_taken_from_the_current_folder(folder: Path) -> None:
     assert ran(folder, *COMMANDS["script"], "bench", "net.onnx") == ""
 
 
+@pytest.mark.long
 def test_workers_take_nothing_from_the_current_folder_but_what_is_named(folder: Path) -> None:
     (folder / "net.py").write_text("import beside\n\ndef make(num_classes):\n    return beside.net(num_classes)\n")
     (folder / "beside.py").write_text(BESIDE)

@@ -109,6 +109,7 @@ def test_weights_go_back_to_a_step_at_which_channels_were_gone_already(toy, tmp_
     assert run.search.to_dict()["init"] == "rewind"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "more",
     [

@@ -64,6 +64,7 @@ def test_planted_faults_are_seen() -> None:
     assert all(made == caught for made, caught in found.values()), found
 
 
+@pytest.mark.long
 def test_planted_faults_are_seen_behind_statistics_across_channels() -> None:
     found = planted(range(60), sorted(ACROSS))
     assert sum(made for made, _ in found.values()) > 40

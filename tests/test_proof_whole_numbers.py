@@ -63,6 +63,7 @@ def network(look: str = "a layer", way: Callable[[Tensor], bool] = lambda ids: F
     return Sequences(LOOKS[look], way).eval()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("given", EXAMPLES)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_way_that_other_sequences_take_is_proven_too(given: str, way: str) -> None:

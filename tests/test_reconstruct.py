@@ -77,6 +77,7 @@ def gap(net: nn.Module, slim: nn.Module, inputs: list[Example]) -> float:
     return max(float((a - b).abs().max() / a.std()) for a, b in pairs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", [name for name in (*BLOCKS, *ACROSS) if name != "Attention"])
 def test_what_kept_channels_can_say_is_said_exactly(name: str, mode: str) -> None:

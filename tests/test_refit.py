@@ -18,6 +18,7 @@ from tests.nets import example
 from tests.test_reconstruct import case, gap, half, twice, wide
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", [name for name in (*BLOCKS, *ACROSS) if name != "Attention"])
 def test_what_was_exact_stays_exact(name: str, mode: str) -> None:
@@ -63,6 +64,7 @@ def test_what_was_not_fitted_is_not_fitted_now() -> None:
         assert refit(net, slim, graph, mask, batches, found) is found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("images", [16, 64])
 def test_few_images_say_more_together(images: int) -> None:
     net = models.load_slim(model_zoo.CHECKPOINTS["resnet8-digits"]).eval()

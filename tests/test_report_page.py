@@ -591,6 +591,7 @@ def test_masks_taken_within_an_epoch():
     Page(run_page(replace(report, search=below)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("shape", "said"),
     [

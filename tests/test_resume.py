@@ -86,6 +86,7 @@ def test_a_training_that_was_killed_ends_as_the_whole_one_with_the_same_log(toy,
     assert [row["accuracy"] for row in told] == [entry["validation_accuracy"] for entry in report["search"]["history"]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [{"ratio": 0.5}, {"max_drop": 40.0}], ids=["ratio", "max-drop"])
 def test_a_compression_that_was_killed_while_retraining_ends_as_the_whole_one(settings, toy, tmp_path):  # noqa: F811
     given = {"dataset": toy, "epochs": 2, "batch_size": 32, "round_to": 1, "device": "cpu", **settings}
@@ -106,6 +107,7 @@ def test_a_compression_that_was_killed_while_retraining_ends_as_the_whole_one(se
     assert told[-1]["doing"] == "retraining" and told[-1]["epoch"] == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("epochs", [0.3, 1, 1.5])
 def test_epochs_that_are_cut_short_have_the_number_that_the_report_gives_them(epochs, toy, tmp_path):  # noqa: F811
     given = {"dataset": toy, "epochs": epochs, "batch_size": 32, "round_to": 1, "device": "cpu", "ratio": 0.5}
@@ -137,6 +139,7 @@ def test_a_training_does_not_go_on_with_other_data(toy, tmp_path):  # noqa: F811
     assert trained(toy, resume=True)
 
 
+@pytest.mark.long
 def test_a_retraining_does_not_go_on_with_other_data(toy, tmp_path):  # noqa: F811
     def retrained(dataset, **how):
         settings = {"epochs": 2, "batch_size": 32, "ratio": 0.5, "round_to": 1, "device": "cpu", "dataset": dataset}
@@ -157,6 +160,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_retraining_does_not_begin_in_the_place_of_another(kind, toy, tmp_path):  # noqa: F811
     def retrained(model=None, **how):
@@ -211,6 +215,7 @@ def test_a_training_that_is_complete_says_so(tmp_path, monkeypatch, capsys):
     assert main(list(words)) == 2 and "exists already" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_compression_that_is_complete_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("net.safetensors").write_bytes(Path(slimkit.zoo.CHECKPOINTS["resnet8-digits"]).read_bytes())

@@ -42,6 +42,7 @@ def segmentation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root / "data", root / "net.pt"
 
 
+@pytest.mark.long
 def test_a_segmentation_network_is_compressed_and_retrained(
     segmentation: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +145,7 @@ def test_no_setting_of_data_is_accepted_and_ignored(how: dict[str, Any], why: st
         slimkit.compress(load(CHECKPOINT).model, torch.zeros(1, 1, 8, 8), 0.5, **how)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [{"data": "digits"}, {"dataset": "digits"}, {"dataset": data.open("digits")}])
 def test_named_data_is_used_in_the_python_call_too(how: dict[str, Any]) -> None:
     result = slimkit.compress(load(CHECKPOINT).model, torch.zeros(1, 1, 8, 8), 0.3, epochs=0, **how)
@@ -163,6 +165,7 @@ def test_the_shape_may_be_said_beside_ones_own_data_of_any_rank(shape: tuple[int
         data.open(f"{tmp_path}/mine.py:make", reading=replace(how, input_shape=(*shape[:-1], 7)))
 
 
+@pytest.mark.long
 def test_pictures_are_read_at_the_size_that_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(
         "from torch import nn\n"

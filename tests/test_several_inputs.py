@@ -113,6 +113,7 @@ class Listed(nn.Module):
 VIEWS = [torch.randn(1, 3, 20, 20) for _ in range(3)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("example", [{"views": VIEWS}, (VIEWS,), (tuple(VIEWS),)])
 def test_a_network_that_takes_a_list_has_its_onnx_file_and_says_why_no_other(example, tmp_path):
     found = slimkit.compress(Listed(), example, 0.5, round_to=1, out=tmp_path / "slim").report
@@ -155,6 +156,7 @@ LOADERS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", LOADERS)
 def test_several_inputs_are_arguments_however_a_loader_gives_them(kind, tmp_path):
     """PyTorch makes a list of the tuples that items hold."""
@@ -172,6 +174,7 @@ def test_several_inputs_are_arguments_however_a_loader_gives_them(kind, tmp_path
 IMAGE, TABLE = torch.randn(60, 1, 8, 8), torch.randn(60, 4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "inputs",
     [{"image": IMAGE, "table": TABLE}, (IMAGE, TABLE), [IMAGE.numpy(), TABLE.numpy()]],

@@ -49,6 +49,7 @@ def test_nothing_is_told_without_statistics_or_where_the_network_does_not_run() 
     assert not are_strange(network("resnet8-digits"), [torch.randn(8, 3, 8, 8)])
 
 
+@pytest.mark.long
 def test_a_cut_that_was_fitted_to_such_inputs_is_not_called_good() -> None:
     dense, inputs = network("resnet8-digits"), next(iter(DIGITS.train.batches(1024, seed=0)))[0]
     for given, strange in ((inputs[:256], False), (pixels(inputs[:256], DIGITS), True)):

@@ -187,6 +187,7 @@ def test_every_arm_is_a_line_that_reads_back(small: studying.Study) -> None:
     assert by["uniform"].spent.dense_trainings == pytest.approx(by["uniform"].macs / by["dense"].macs, rel=0.05)
 
 
+@pytest.mark.long
 def test_two_workers_write_what_one_writes(tmp_path: Path) -> None:
     asked = spec("lottery-ticket", "uniform", seeds=2)
     files = []
@@ -551,6 +552,7 @@ def by_lot(job: Job, config: Any) -> Found:
     return Found(named(last.model, made.model), (first, last), legs, search, made)
 
 
+@pytest.mark.long
 def test_a_fake_method_that_is_random_is_not_reported_as_better(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

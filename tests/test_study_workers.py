@@ -45,6 +45,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("function", ["items", "loaders"])
 def test_an_arm_may_read_its_data_by_processes(function: str, tmp_path: Path) -> None:
     (tmp_path / "d.py").write_text(DATA)
@@ -77,6 +78,7 @@ def task():
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 1])
 def test_code_of_the_users_own_that_fails_costs_its_arm_alone(workers: int, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
@@ -118,6 +120,7 @@ def test_processes_that_are_ended_take_those_that_read_with_them(tmp_path: Path)
     assert alive(pids) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nobody_goes_on_working_for_a_process_that_is_gone(sent: int, tmp_path: Path) -> None:
     (tmp_path / "begun.py").write_text(BEGUN)

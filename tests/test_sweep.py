@@ -83,6 +83,7 @@ def test_a_sweep_shares_its_beginning_and_leaves_a_folder_a_budget(
     assert (out / "comparison.html").read_text() == "mine"
 
 
+@pytest.mark.long
 def test_a_sweep_is_printed_as_one_table_or_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["compress", CHECKPOINT, "--ratio", "0.5,0.3", "--no-recover", "--out", str(tmp_path / "out")]
     assert main([*asked, "--json"]) == 0
@@ -102,6 +103,7 @@ def test_a_sweep_is_printed_as_one_table_or_as_json(tmp_path: Path, capsys: pyte
     assert "original" in said and "ratio-0.3" in said and "comparison.html" in said
 
 
+@pytest.mark.long
 def test_each_figure_of_a_sweep_has_its_own_interval(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["--data", "digits", "--ratio", "0.5,0.3", "--epochs", "0", "--no-onnx", "--out", str(tmp_path / "out")]
     assert main(["compress", CHECKPOINT, *words]) == 0

@@ -182,6 +182,7 @@ def killed(toy, tmp_path, settings, steps):
     return dataclasses.replace(store, resume=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [
     {"at": 1},
     {"method": "early-bird", "threshold": 1.0, "epochs": 20},
@@ -637,6 +638,7 @@ def test_a_cut_without_a_gap_is_warned_of_whatever_drew_it(toy, tmp_path):
     assert run.search.penalty.pull < run.search.penalty.pull_of_schedule
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("ratio", "pull"), [(0.2, 2), (0.6, 2 * 1.5), (0.85, 2 * 4)])
 def test_early_bird_pulls_the_harder_the_more_is_to_go_and_within_its_first_steps(toy, tmp_path, ratio, pull):
     settings = {
