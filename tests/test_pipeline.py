@@ -60,7 +60,7 @@ def test_the_figures_are_those_of_the_files(run: Path, report: dict) -> None:
             assert layer["channels_after"] == widths[layer["name"]]
     for side in ("before", "after"):
         together, whole = sum(layer[f"ms_{side}"] for layer in report["layers"]), report[side]["latency_ms"]["fastest"]
-        assert 0 < together <= 1.1 * whole  # a node's least part is a tenth of its time
+        assert 0 < together <= whole * (1 + 1e-9)  # whatever the machine did meanwhile
 
 
 def test_the_onnx_file_classifies_as_the_report_says(run: Path, report: dict) -> None:
