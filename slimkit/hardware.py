@@ -64,6 +64,16 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def take_accelerator(place: int) -> None:
+    """Let this process use the accelerator that is its own where several share a machine; nothing where there is none.
+
+    Args:
+        place: of the process among them, 0 and up.
+    """
+    if count := torch.accelerator.device_count():
+        torch.accelerator.set_device_index(place % count)
+
+
 def working_device(name: str) -> torch.device:
     """Return the device of that name for what sums over many rows; MPS has no double precision, so the CPU for it."""
     found = pick_device(name)

@@ -52,6 +52,20 @@ def dies_once(place: str) -> str:
     return "done"
 
 
+def tells(flag: str) -> tuple[str, str | None]:
+    """Tell which process this is and which GPUs it sees, once somebody has touched the flag."""
+    while not Path(flag).exists():
+        time.sleep(0.02)
+    return multiprocessing.current_process().name, os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def tells_or_dies(flag: str) -> tuple[str, str | None]:
+    """Tell the same; die where there is no flag to wait for."""
+    if not flag:
+        os._exit(9)
+    return tells(flag)
+
+
 def reads(place: str) -> None:
     """Work without end, with a process that reads data, whose numbers are left at a place."""
     from torch.utils.data import DataLoader

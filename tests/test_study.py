@@ -718,7 +718,10 @@ def test_a_file_that_names_code_is_not_run_unless_trusted(tmp_path: Path, capsys
 
 def test_ray_that_is_not_installed_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(EngineError, match=r"pip install 'slimkit\[ray\]'"), ray_workers.cluster("ray", train_arm):
+    with (
+        pytest.raises(EngineError, match=r"pip install 'slimkit\[ray\]'"),
+        ray_workers.cluster("ray", train_arm, "cpu"),
+    ):
         pytest.fail("there is no Ray")
 
 
@@ -730,6 +733,6 @@ def test_a_cluster_that_is_not_there_is_one_message(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "ray", Unreachable())
     with (
         pytest.raises(EngineError, match=r"no Ray cluster can be reached there \(ray client connection timeout\)"),
-        ray_workers.cluster("ray://nowhere:10001", train_arm),
+        ray_workers.cluster("ray://nowhere:10001", train_arm, "cpu"),
     ):
         pytest.fail("there is no cluster")

@@ -7,8 +7,9 @@ import pytest
 
 from slimkit.results import study_file
 from slimkit.runs import study as studying
+from slimkit.runs.arms import ray_workers
 from slimkit.settings import study_spec
-from tests.study_sample import SETTINGS
+from tests.study_sample import SETTINGS, tells
 
 
 @pytest.mark.slow
@@ -39,3 +40,24 @@ def test_a_cluster_that_loses_a_node_writes_what_one_process_writes(
         cluster.shutdown()
     assert found.arms == alone.arms  # but for their clocks, which are not compared
     assert len(found.arms) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(("device", "gpus", "seen"), [("auto", 2, {"0", "1"}), ("cpu", 2, {""}), ("auto", 0, {""})])
+def test_a_task_has_a_gpu_of_its_own_where_networks_are_to_be_on_one(
+    device: str, gpus: int, seen: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    ray.init(num_cpus=4, num_gpus=gpus, log_to_driver=False, include_dashboard=False)
+    monkeypatch.setattr(ray, "init", lambda **settings: None)
+    with ray_workers.cluster("ray", tells, device) as workers:
+        assert workers.free == (gpus if seen != {""} else 4) + 2
+        for name in "ab":
+            workers.begin(name, str(tmp_path / "flag"))
+        (tmp_path / "flag").touch()
+        found: set[str] = set()
+        while workers._names:
+            found |= {told[1] or "" for _, told in workers.finished()}
+    assert found == seen

@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from slimkit.errors import SpecError, TrainingError
+from slimkit.hardware import take_accelerator
 from slimkit.results import study_file
 from slimkit.runs import study as studying
-from slimkit.runs.arms.workers import Processes
-from tests.study_sample import SETTINGS, reads
+from slimkit.runs.arms.workers import Processes, WorkerDied
+from tests.study_sample import SETTINGS, reads, tells_or_dies
 from tests.test_study import without_times
 
 ROOT = Path(__file__).parents[1]
@@ -149,3 +151,39 @@ def alive(pids: list[int]) -> list[int]:
     stats = {pid: Path(f"/proc/{pid}/stat") for pid in pids}
     states = {pid: stat.read_text().rpartition(")")[2].split()[0] for pid, stat in stats.items() if stat.exists()}
     return [pid for pid, state in states.items() if state != "Z"]
+
+
+def test_processes_share_out_the_accelerators_and_one_that_is_replaced_gives_its_own_on(tmp_path: Path) -> None:
+    workers, flag = Processes(3, tells_or_dies), tmp_path / "flag"
+
+    def together() -> list[str]:
+        for name in ("a", "b", "c"):
+            workers.begin(name, str(flag))
+        flag.touch()
+        found: list[str] = []
+        while len(found) < 3:
+            found += [process for _, (process, _) in workers.finished()]
+        flag.unlink()
+        return sorted(found)
+
+    try:
+        assert together() == ["arm-0", "arm-1", "arm-2"]
+        for _ in range(2):
+            workers.begin("dies", "")
+            [(_, died)] = workers.finished()
+            assert isinstance(died, WorkerDied)
+        assert together() == ["arm-0", "arm-1", "arm-2"]
+    finally:
+        workers.close()
+
+
+@pytest.mark.parametrize(("there", "taken"), [(0, []), (1, [0, 0, 0]), (2, [0, 1, 0])])
+def test_the_accelerator_of_a_process_goes_by_its_place(
+    there: int, taken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_to: list[int] = []
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: there)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", set_to.append)
+    for place in range(3):
+        take_accelerator(place)
+    assert set_to == taken

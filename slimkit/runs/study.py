@@ -69,7 +69,7 @@ def study(
     spec = spec if isinstance(spec, StudySpec) else study_spec(spec)
     runs = planned(spec)
     target = Path(out) if out is not None else Path(f"{begin.short_name(spec.arch)}-study")
-    with hired(str(workers)) as hands, folder.kept(target, resume) as home:
+    with hired(str(workers), spec.device) as hands, folder.kept(target, resume) as home:
         progress("looking at the arms", None)
         done, notes = _earlier(home, runs, _try_out(spec, runs))
         failed: dict[Key, SlimkitError | WorkerDied] = {}
@@ -91,7 +91,7 @@ def study(
 
 
 @contextmanager
-def hired(word: str) -> Iterator[Workers]:
+def hired(word: str, device: str) -> Iterator[Workers]:
     """Give the workers of a study.
 
     Args:
@@ -103,7 +103,7 @@ def hired(word: str) -> Iterator[Workers]:
         EngineError: Ray is not installed, or not reachable.
     """
     if word == "ray" or word.startswith("ray://"):
-        with ray_workers.cluster(word, train_arm) as remote:
+        with ray_workers.cluster(word, train_arm, device) as remote:
             yield remote
     elif re.fullmatch(r"\d{1,3}", word):
         with _local(int(word)) as local:

@@ -9,17 +9,19 @@ from typing import Any
 from slimkit.errors import EngineError
 from slimkit.runs.arms.workers import Handler, WorkerDied, answer, one_thread
 
-_AHEAD = 2  # pieces of work handed over beyond the cluster's processors, so that none waits for us
+_AHEAD = 2  # pieces of work handed over beyond what the cluster has processors or GPUs for, so that none waits for us
 
 
 @contextmanager
-def cluster(address: str, task: Handler) -> Iterator["Ray"]:
+def cluster(address: str, task: Handler, device: str) -> Iterator["Ray"]:
     """Give the workers of a cluster.
 
     Args:
         address: `ray://HOST:PORT` of its client server; `ray`: the one that runs here, else one that is begun here and
             ends with the block.
-        task: what is done, as `workers.opened` has it.
+        task: what is done.
+        device: where the networks are to be: for `cuda`, and for `auto` where the cluster has GPUs, a task has a GPU of
+            its own; Ray hides them from tasks that ask for none.
 
     Raises:
         EngineError: Ray is not installed, or there is no cluster at the address.
@@ -42,7 +44,7 @@ def cluster(address: str, task: Handler) -> Iterator["Ray"]:
             "  Start one with `ray start --head`, and give ray://HOST:10001, or leave workers out"
         ) from None
     try:
-        yield Ray(ray, task)
+        yield Ray(ray, task, device)
     finally:
         ray.shutdown()
 
@@ -53,15 +55,19 @@ class Ray:
     readers: int | None = 0  # a task has one processor
     alone = False
 
-    def __init__(self, ray: Any, task: Handler) -> None:
+    def __init__(self, ray: Any, task: Handler, device: str) -> None:
         self._ray, self._names = ray, dict[Any, Any]()
-        self._remote = ray.remote(num_cpus=1, max_retries=0)(_work)
+        gpu = device.startswith("cuda") or (device == "auto" and self._there("GPU") > 0)
+        self._scarce = "GPU" if gpu else "CPU"
+        self._remote = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=0)(_work)
         self._task = task
+
+    def _there(self, what: str) -> int:
+        return int(self._ray.cluster_resources().get(what, 0))
 
     @property
     def free(self) -> int:
-        there = int(self._ray.cluster_resources().get("CPU", 0))
-        return there + _AHEAD - len(self._names)
+        return self._there(self._scarce) + _AHEAD - len(self._names)
 
     def begin(self, name: Any, work: Any) -> None:
         self._names[self._remote.remote(self._task, work)] = name

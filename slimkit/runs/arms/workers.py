@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ import torch
 
 from slimkit import out_of_memory, own_code
 from slimkit.errors import SlimkitError, TrainingError
-from slimkit.hardware import cores
+from slimkit.hardware import cores, take_accelerator
 
 Handler = Callable[[Any], Any]
 _GRACE = 10.0  # seconds that a process has to end those that it has started
@@ -77,6 +78,15 @@ class Here:
             return [(name, answer(self._task, work))]
 
 
+@dataclass(frozen=True, eq=False)
+class _Process:
+    """One that works for a study: our end of the link to it, and its place, 0 to the number of them less one."""
+
+    link: Connection
+    process: BaseProcess
+    place: int
+
+
 class Processes:
     """Processes of this machine, started as they are needed; one that dies takes its piece of work with it."""
 
@@ -84,47 +94,51 @@ class Processes:
         self._task, self._count = task, count
         self.readers: int | None = max(0, cores() // count - 1)
         self.alone = count == 1
-        self._idle: list[tuple[Connection, BaseProcess]] = []
-        self._busy: dict[Connection, tuple[BaseProcess, Any]] = {}
+        self._places = list(range(count))[::-1]
+        self._idle: list[_Process] = []
+        self._busy: dict[Connection, tuple[_Process, Any]] = {}
 
-    def _start(self) -> tuple[Connection, BaseProcess]:
+    def _start(self) -> _Process:
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         ours, theirs = context.Pipe()
-        method = multiprocessing.get_start_method()
-        process = context.Process(target=_serve, args=(theirs, self._task, method))  # daemons may start no others
+        method, place = multiprocessing.get_start_method(), self._places.pop()
+        # Daemons may start no others.
+        process = context.Process(target=_serve, name=f"arm-{place}", args=(theirs, self._task, method, place))
         process.start()
         theirs.close()
-        return ours, process
+        return _Process(ours, process, place)
 
     @property
     def free(self) -> int:
         return self._count - len(self._busy)
 
     def begin(self, name: Any, work: Any) -> None:
-        link, process = self._idle.pop() if self._idle else self._start()
+        one = self._idle.pop() if self._idle else self._start()
         try:
-            link.send(work)
+            one.link.send(work)
         except OSError:  # it has died while it waited
-            link, process = self._start()
-            link.send(work)
-        self._busy[link] = process, name
+            self._places.append(one.place)
+            one = self._start()
+            one.link.send(work)
+        self._busy[one.link] = one, name
 
     def finished(self) -> list[tuple[Any, Any]]:
         done: list[tuple[Any, Any]] = []
         for link in wait(list(self._busy)):
             assert isinstance(link, Connection)
-            process, name = self._busy.pop(link)
+            one, name = self._busy.pop(link)
             try:
                 done.append((name, link.recv()))
-                self._idle.append((link, process))
+                self._idle.append(one)
             except (EOFError, OSError):
-                process.join(5)
-                done.append((name, WorkerDied(f"a process ended with {process.exitcode}")))
+                one.process.join(5)
+                self._places.append(one.place)
+                done.append((name, WorkerDied(f"a process ended with {one.process.exitcode}")))
         return done
 
     def close(self) -> None:
         """End all processes, also those that work, with those that they have started."""
-        processes = [*(process for _, process in self._idle), *(process for process, _ in self._busy.values())]
+        processes = [one.process for one in (*self._idle, *(one for one, _ in self._busy.values()))]
         for process in processes:
             process.terminate()
         for process in processes:
@@ -133,13 +147,17 @@ class Processes:
             process.join()
 
 
-def _serve(link: Connection, task: Handler, method: str) -> None:
-    """Work until the other end of the link is gone; processes are started here by `method`, not as this one was."""
+def _serve(link: Connection, task: Handler, method: str, place: int) -> None:
+    """Work until the other end of the link is gone; processes are started here by `method`, not as this one was.
+
+    The processes of a machine with several accelerators share them out by their places.
+    """
     multiprocessing.set_start_method(method, force=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
     signal.signal(signal.SIGTERM, _end)
     threading.Thread(target=_follow, daemon=True).start()
     torch.set_num_threads(1)
+    take_accelerator(place)
     with suppress(EOFError, OSError, _Ended):
         while True:
             link.send(answer(task, link.recv()))
