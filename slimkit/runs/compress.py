@@ -29,8 +29,9 @@ from slimkit.runs.cut import drop
 from slimkit.runs.cut.begun import Begun, begin, check_watched, opened
 from slimkit.runs.cut.calibrate import Calibration, note_on_inputs
 from slimkit.runs.cut.choose import ChosenCut, cut, note_on_widths
+from slimkit.runs.cut.gain import without_gain
 from slimkit.runs.cut.least import Contenders, compared
-from slimkit.runs.cut.recover import Recovered, recover, unfitted, without_gain
+from slimkit.runs.cut.recover import Recovered, recover, unfitted
 from slimkit.runs.figures import architecture, measure, now, timed_layers, weighed
 from slimkit.runs.folder import output
 from slimkit.runs.folder import resume as resuming

@@ -69,7 +69,7 @@ def study(
     spec = spec if isinstance(spec, StudySpec) else study_spec(spec)
     runs = planned(spec)
     target = Path(out) if out is not None else Path(f"{begin.short_name(spec.arch)}-study")
-    with hired(str(workers), spec.device) as hands, folder.kept(target, resume) as home:
+    with hired(str(workers), spec.shared.get("device", "auto")) as hands, folder.kept(target, resume) as home:
         progress("looking at the arms", None)
         done, notes = _earlier(home, runs, _try_out(spec, runs))
         failed: dict[Key, SlimkitError | WorkerDied] = {}

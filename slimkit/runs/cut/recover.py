@@ -13,14 +13,10 @@ from slimkit import data, provenance, recovery, training
 from slimkit.dtypes import in_precision
 from slimkit.errors import DivergedError, TrainingError
 from slimkit.example import Example, batch_size, comparable
-from slimkit.hardware import on_device
 from slimkit.modules import copied, state_tensors, unwrapped
-from slimkit.quantity import number_of
 from slimkit.recovery import fold
-from slimkit.recovery.calibration import Chunk
-from slimkit.recovery.gap import between
 from slimkit.results import AfterCut, Recovery
-from slimkit.runs.cut import retraining
+from slimkit.runs.cut import gain, retraining
 from slimkit.runs.cut.begun import Begun
 from slimkit.runs.cut.beside import note
 from slimkit.runs.cut.calibrate import Calibration
@@ -30,7 +26,6 @@ from slimkit.runs.given import Given, Retrain, Retrained
 from slimkit.settings import CompressSpec
 from slimkit.surgery import proof
 from slimkit.surgery.prove import Slimmed
-from slimkit.tasks import Task
 from slimkit.training import state
 from slimkit.training.watch import watch
 
@@ -172,44 +167,13 @@ def _retrained(
         precision=trained.precision,
         history=history,
         delivered=not (
-            _worse(history[-1].validation_accuracy, rows[-1].accuracy, judged_by)
+            gain.worse(given, trained.model, model, history[-1].validation_accuracy, rows[-1].accuracy)
             if dataset
-            else _further(given, trained.model, model, calibration.held)
+            else gain.further(given, trained.model, model, calibration.held)
         ),
     )
     macs = retraining.macs(given, model, trained.images, retraining.taught(given))
     return Recovered(trained.model if record.delivered else model, rows, record, macs, trained.notes)
-
-
-def _worse(after: float | None, before: float | None, judged_by: Task) -> bool:
-    """Tell whether a network does worse than before its retraining, where both were judged."""
-    if after is None or before is None:
-        return False
-    return after < before if judged_by.better == "higher" else after > before
-
-
-def _further(given: Given, after: nn.Module, before: nn.Module, held: Sequence[Example]) -> bool:
-    """Tell whether a network is further from the original than before its retraining.
-
-    Where there are inputs to spare they are ones that it did not see; of a few, those that both were fitted to: what is
-    further there is not nearer anywhere.
-    """
-    chunks = [Chunk(one, held=True) for one in held]
-    gaps = [between(given.at_work, on_device(model, given.device), chunks) for model in (after, before)]
-    return not gaps[0] <= gaps[1]
-
-
-def without_gain(trained: Recovery | None) -> tuple[str, ...]:
-    """Say that a retraining was of no use."""
-    if trained is None or trained.delivered:
-        return ()
-    judged = any(epoch.validation_accuracy is not None for epoch in trained.history)
-    worse = "did worse on validation" if judged else "was further from the original"
-    more = "epochs" if judged else "inputs or epochs"
-    return (
-        f"After {number_of(trained.epochs, 'epoch')} of retraining the network {worse} than before: "
-        f"what it began with was delivered. Give more {more}, or a lower learning rate.",
-    )
 
 
 def unfitted(spec: CompressSpec, rows: Sequence[AfterCut]) -> tuple[str, ...]:
