@@ -58,7 +58,7 @@ def test_a_segmentation_network_is_compressed_and_retrained(
     assert low < found["test"] < high
     assert found["test"] > before["test"] - 0.1 > 0.6
     start, last = report["after_cut"][-1]["accuracy"], report["recovery"]["history"][-1]["validation_accuracy"]
-    assert found["validation"] == max(start, last) == (last if report["recovery"]["delivered"] else start)
+    assert found["validation"] == (last if report["recovery"]["delivered"] else start) >= max(start, last) - 0.02
     assert report["after"]["macs"] < 0.6 * report["before"]["macs"]
     split = data.open(f"folder:{folder}", task=SEGMENTATION, own=Provenance(input_shape=(3, 24, 24))).validation
     assert evaluate(out / "model.onnx", split, SEGMENTATION)["mean IoU"].value == pytest.approx(found["test"], abs=1e-3)

@@ -88,7 +88,8 @@ class Recovery(Record):
         by: `slimkit`; the trainer of Ultralytics, with its version; or the user's `own` function, of which nothing else
             is known.
         delivered: whether its network is the one delivered; not where it did worse on validation than the one that it
-            began with, which was delivered then; without labels, where it was further from the original.
+            began with, which was delivered then: by more than such images can tell, or by its loss too; without
+            labels, where it was further from the original.
     """
 
     epochs: Amount
