@@ -15,7 +15,7 @@ from slimkit.errors import BudgetError, OutOfReachError
 from slimkit.recovery import elimination, widths
 from slimkit.recovery.calibration import Chunk, chunks
 from slimkit.recovery.curvature import curvature
-from slimkit.recovery.gap import between, divergence
+from slimkit.recovery.gap import divergence, gaps
 from slimkit.recovery.rounds import half_way, look_again
 from slimkit.recovery.sensitivity import Sensitivity
 from slimkit.selection.budget import Widths
@@ -105,7 +105,7 @@ def test_sensitivity_is_the_divergence_with_other_weights() -> None:
     with torch.no_grad():
         other[0].weight *= 0.5
         other[0].bias += torch.arange(4.0)  # type: ignore[union-attr]
-    expected = between(net, other, [Chunk(images, held=True)])
+    [expected] = gaps(net, [other], [Chunk(images, held=True)])
     found = measure({"0.weight": 0.5 * net[0].weight}, {("0.weight", "0.bias"): torch.arange(4.0)})
     assert found == pytest.approx(expected, rel=1e-4) and expected > 0
     assert measure({}, {}) == 0.0  # all weights are back
@@ -210,7 +210,7 @@ def test_the_better_of_two_masks_is_taken() -> None:
     for masks in ([mask, other], [other, mask]):
         found, made = widths.best(net, graph, masks, [images])
         assert found is mask
-        assert between(net, made.model, [Chunk(images, held=True)]) < 1e-6
+        assert gaps(net, [made.model], [Chunk(images, held=True)])[0] < 1e-6
 
 
 def test_steps_that_engines_like_are_given_up_where_they_cost_much() -> None:

@@ -10,7 +10,7 @@ from slimkit import data, models, provenance
 from slimkit.channels import trace
 from slimkit.measure.quality import quality as accuracy
 from slimkit.recovery.calibration import chunks
-from slimkit.recovery.gap import between
+from slimkit.recovery.gap import gaps
 from slimkit.recovery.reconstruct import MODES, reconstruct, refit
 from slimkit.surgery.remove import remove
 from tests.blocks import ACROSS, BLOCKS
@@ -89,5 +89,6 @@ def test_compress_hands_out_what_all_of_few_inputs_say() -> None:
     graph = trace(net, batch[:1])
     found = reconstruct(net, remove(net, graph, made.mask), graph, made.mask, [batch])
     parts = chunks([batch])
-    assert between(net, made.model, parts) < 0.5 * between(net, found.model, parts)
-    assert made.report.fit is not None and made.report.fit.after > 2 * between(net, made.model, parts)
+    refitted, once = gaps(net, [made.model, found.model], parts)
+    assert refitted < 0.5 * once
+    assert made.report.fit is not None and made.report.fit.after > 2 * refitted

@@ -89,7 +89,9 @@ def arms(
             whole = refit(dense, slim, graph, mask, [inputs], made)
             seconds = time.process_time() - began
             row = _row(graph, mask, quality(whole.model), seconds, full)
-            row["divergence"] = gap.between(dense, made.model, [Chunk(part, held=True) for part in inputs.split(BATCH)])
+            [row["divergence"]] = gap.gaps(
+                dense, [made.model], [Chunk(part, held=True) for part in inputs.split(BATCH)]
+            )
             row["scoring_cpu_seconds"] = scoring
             found[arm] = row
             yield {"arm": arm, **row}

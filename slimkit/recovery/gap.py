@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import repeat
 from typing import Any
 
@@ -29,6 +30,7 @@ from slimkit.tasks import CLASSIFICATION, DETECTION, SEGMENTATION, heads
 
 Spreads = Mapping[int, Tensor]  # by the place of a tensor among those that are comparable: variances, to lie along it
 _LOOKS = 8  # chunks by which it is told what outputs are
+_KEPT = 2**24  # numbers of outputs that are kept for a second use
 _ROWS = 16384  # positions of the maps of a chunk
 _ROUNDING = 1e-5  # of the largest number: what a constant varies by, in float32 with room to spare
 _OF_CLASSES = (CLASSIFICATION.name, SEGMENTATION.name)
@@ -165,9 +167,12 @@ def _spread(rows: Tensor) -> Tensor:
 @torch.no_grad()
 def spreads_of(dense: nn.Module, chunks: Sequence[Chunk]) -> Spreads:
     """Return the `spreads` of what a network makes of some chunks of inputs."""
-    inputs = [chunk.example for chunk in chunks[:_LOOKS]]
     with evaluating(dense):
-        return spreads((call(dense, example) for example in inputs), provenance.of(dense).use.task, inputs)
+        return _spreads_of(dense, (call(dense, chunk.example) for chunk in chunks[:_LOOKS]), chunks)
+
+
+def _spreads_of(dense: nn.Module, outputs: Iterable[Any], chunks: Sequence[Chunk]) -> Spreads:
+    return spreads(outputs, provenance.of(dense).use.task, [chunk.example for chunk in chunks[:_LOOKS]])
 
 
 def divergence(wanted: Any, found: Any, values: Spreads | None = None) -> float:
@@ -204,16 +209,31 @@ def _of_scores(a: Tensor, b: Tensor) -> float:
 
 
 @torch.no_grad()
-def between(dense: nn.Module, slim: nn.Module, chunks: Sequence[Chunk]) -> float:
-    """Return the mean divergence of a slim network's predictions from the dense one's, over all images of chunks."""
-    total = images = 0.0
-    values = spreads_of(dense, chunks)
-    with evaluating(dense), evaluating(slim):
-        for chunk in chunks:
+def gaps(dense: nn.Module, networks: Sequence[nn.Module], chunks: Sequence[Chunk]) -> list[float]:
+    """Return the mean divergence of the predictions of each of some networks from the dense one's, over all images."""
+    kept: dict[int, Any] = {}  # outputs of the chunks looked at, where there is room
+
+    def looked() -> Iterable[Any]:
+        room = _KEPT
+        for number, chunk in enumerate(chunks[:_LOOKS]):
+            output = call(dense, chunk.example)
+            room -= sum(tensor.numel() for tensor in tensors(output))
+            if room >= 0:
+                kept[number] = output
+            yield output
+
+    totals, images = [0.0] * len(networks), 0
+    with ExitStack() as modes:
+        for network in (dense, *networks):
+            modes.enter_context(evaluating(network))
+        values = _spreads_of(dense, looked(), chunks)
+        for number, chunk in enumerate(chunks):
             count = batch_size(chunk.example)
-            total += count * divergence(call(dense, chunk.example), call(slim, chunk.example), values)
+            wanted = kept.pop(number) if number in kept else call(dense, chunk.example)
+            for place, network in enumerate(networks):
+                totals[place] += count * divergence(wanted, call(network, chunk.example), values)
             images += count
-    return total / images if images else 0.0
+    return [total / images if images else 0.0 for total in totals]
 
 
 @torch.no_grad()
@@ -228,5 +248,6 @@ def off(dense: nn.Module, slim: nn.Module, chunks: Sequence[Chunk]) -> float | N
     places = len(comparable(output, output))
     if not 0 < places == len(values):
         return None
-    found = math.sqrt(2 * between(dense, slim, chunks) / places)
+    [gap] = gaps(dense, [slim], chunks)
+    found = math.sqrt(2 * gap / places)
     return found if math.isfinite(found) else None

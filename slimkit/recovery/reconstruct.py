@@ -41,7 +41,7 @@ from slimkit.progress import Progress, quiet
 from slimkit.recovery.calibration import Chunk, chunks
 from slimkit.recovery.calls import WeightCall, calls_of, joins
 from slimkit.recovery.equations import LARGEST, MOST_ROWS, RIDGES, Moments, Solution, WeightUse, solve, solve_rows
-from slimkit.recovery.gap import between
+from slimkit.recovery.gap import gaps
 from slimkit.recovery.inputs import WeightInputs, gather
 from slimkit.recovery.lockstep import Lane
 from slimkit.recovery.readers import Reader, parameters, reader
@@ -132,7 +132,7 @@ def reconstruct(
     with evaluating(dense), evaluating(slim), evaluating(made.slim):
         calls = _fit(made, dense, parts, mode, progress or quiet)
         held = [part for part in parts if part.held]
-        before, after = (between(dense, network, held) for network in (slim, made.slim))
+        before, after = gaps(dense, [slim, made.slim], held)
     if not after < before:
         made.slim.load_state_dict(slim.state_dict())
     left = _left(graph, mask, made, calls)
@@ -170,7 +170,7 @@ def refit(
     made = _Made(dense, copied(slim), graph, mask, {one.weight: one.ridge for one in found.fitted})
     with evaluating(dense), evaluating(found.model), evaluating(made.slim):
         _fit(made, dense, parts, found.mode, progress or quiet)
-        before, after = (between(dense, network, parts) for network in (found.model, made.slim))
+        before, after = gaps(dense, [found.model, made.slim], parts)
     return replace(found, model=made.slim) if after < before else found
 
 

@@ -24,7 +24,7 @@ from slimkit.example import Example
 from slimkit.progress import Progress
 from slimkit.recovery.calibration import chunks
 from slimkit.recovery.elimination import Losses
-from slimkit.recovery.gap import between
+from slimkit.recovery.gap import gaps
 from slimkit.recovery.reconstruct import Reconstruction, reconstruct
 from slimkit.results import MeasuredBudget
 from slimkit.selection import products
@@ -215,5 +215,7 @@ def nearest(
     dense: nn.Module, tried: Sequence[tuple[Mask, Reconstruction]], batches: Sequence[Example]
 ) -> tuple[Mask, Reconstruction]:
     """Return that of several masks and their networks whose predictions are nearest to the dense network's."""
-    parts = chunks(batches)
-    return min(tried, key=lambda pair: between(dense, pair[1].model, parts) if len(tried) > 1 else 0.0)
+    if len(tried) == 1:
+        return tried[0]
+    found = gaps(dense, [made.model for _, made in tried], chunks(batches))
+    return tried[min(range(len(tried)), key=found.__getitem__)]

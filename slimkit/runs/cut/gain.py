@@ -14,7 +14,7 @@ from slimkit.measure.quality import drop_from
 from slimkit.modules import evaluating
 from slimkit.quantity import number_of
 from slimkit.recovery.calibration import Chunk
-from slimkit.recovery.gap import between
+from slimkit.recovery.gap import gaps
 from slimkit.results import Recovery
 from slimkit.runs.given import Given
 from slimkit.selection.ranking.context import Context
@@ -70,8 +70,8 @@ def further(given: Given, after: nn.Module, before: nn.Module, held: Sequence[Ex
     further there is not nearer anywhere.
     """
     chunks = [Chunk(one, held=True) for one in held]
-    gaps = [between(given.at_work, on_device(model, given.device), chunks) for model in (after, before)]
-    return not gaps[0] <= gaps[1]
+    now, was = gaps(given.at_work, [on_device(model, given.device) for model in (after, before)], chunks)
+    return not now <= was
 
 
 def without_gain(trained: Recovery | None) -> tuple[str, ...]:
