@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from slimkit import models, out_of_memory, provenance, training
+from slimkit import data, models, out_of_memory, provenance, training
 from slimkit._version import __version__
 from slimkit.errors import SpecError
 from slimkit.hardware import plain_precision, with_gradients
@@ -79,6 +79,7 @@ def train(
     asked = plan({"arch": arch, "data": name, "ratio": ratio, **words})
     images = opened(asked.spec, dataset, progress)
     network = models.as_network(model, images.input_shape)
+    images = data.same_in_order_of(images, provenance.of(network.model).use.class_names)
     note(network.model, images)
 
     def fresh() -> nn.Module:
