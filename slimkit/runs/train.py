@@ -1,7 +1,7 @@
 """From an architecture and data to a trained, smaller network: `slimkit train`."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -95,8 +95,10 @@ def train(
         with tempfile.TemporaryDirectory() as work:
             return _train(network, asked, job(None), Path(work), stages, keep_files=False)
     with folder.claim(Path(out)) as work_folder:
-        store = begin.store(asked.settings(), Path(out), resume, network.model, images)
+        same = begin.about(network.model, images)
+        store = resuming.store(Path(out), resume, asked.settings(), same)
         resuming.check(store)
+        folder.note(work_folder, same)
         result = _train(network, asked, job(store), work_folder, stages)
     training.forget(store)
     return result
@@ -112,7 +114,12 @@ def train_network(
     """
     spec, options = asked.spec, replace(options, resume=options.resume or distributed.restarted())
     target = options.folder(begin.short_name(spec.arch))
-    if done := resuming.complete(target, options, asked.settings()):
+
+    def opened_alone() -> Mapping[str, Any]:
+        dataset = opened(spec)
+        return begin.about(begin.fresh_network(spec, dataset, spec.seed).model, dataset)
+
+    if done := resuming.complete(target, options, asked.settings(), _reads(asked), opened_alone):
         return CommandOutcome(done, target, before=True)
     stages = stages_on(asked.spec.device)
     with begin.joined(spec) as world, begin.claimed(target, options.force, world, _reads(asked)) as work:
@@ -120,9 +127,11 @@ def train_network(
         with stages.stage("load"):
             dataset = opened(spec, progress=progress)
             network = begin.fresh_network(spec, dataset, spec.seed)
-        store = begin.store(asked.settings(), target, options.resume, network.model, dataset)
+        same = begin.about(network.model, dataset)
+        store = resuming.store(target, options.resume, asked.settings(), same)
         if not world.rank:  # the others may come later, when it has begun
             resuming.check(store)
+            folder.note(work, same)
 
         def fresh() -> nn.Module:
             return begin.fresh_network(spec, dataset, spec.seed + 1).model
