@@ -19,6 +19,7 @@ from slimkit.cli import main
 from slimkit.data import LoaderSplit, TensorSplit
 from slimkit.data.class_names import in_order_of, renumbered
 from slimkit.errors import DataError
+from slimkit.methods import ScratchConfig
 from slimkit.tasks import DETECTION, SEGMENTATION
 from slimkit.tasks.task import stacked
 
@@ -240,5 +241,5 @@ def test_a_network_that_is_trained_learns_the_classes_of_its_data(
     given = data.Dataset(
         name="mine", classes=3, class_names=names, input_shape=(3, 8, 8), train=split, validation=split, test=split
     )
-    result = slimkit.train(model, given, method="scratch", control="dense", epochs=1, device="cpu")
+    result = slimkit.train(model, given, method=ScratchConfig(control="dense"), epochs=1, device="cpu")
     assert result.report.usage.class_names == left

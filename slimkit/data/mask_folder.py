@@ -206,7 +206,7 @@ def _classes(masks: Collection[int], given: str, known: int | None) -> tuple[int
         f"{alone} of {number_of(len(masks), 'mask')} hold {IGNORED} and no class but 0: there it is read as no class, "
         "since others, or the network, have classes of other numbers; where it is a class, write its number"
     )
-    notes = (unread,) if alone else ()
+    notes: tuple[str, ...] = (unread,) if alone else ()
     if known is not None and together == 1 | white:
         return known, False, notes
     held = together & ~white
