@@ -44,8 +44,8 @@ def in_order_of(dataset: Dataset, names: Sequence[str]) -> Dataset:
         said += "are others, figures of it tell nothing"
     else:
         said = "its classes are numbered as the network's, by their names ({})"
-    pairs = [(known[number], name) for number, name in zip(numbers, own, strict=True) if name not in _UNNAMED]
-    note = said.format(_few([there if there == here else f"{here} for {there}" for there, here in pairs]))
+    pairs = [(known[number], name) for number, name in sorted(zip(numbers, own, strict=True)) if name not in _UNNAMED]
+    note = said.format(_few([here if here == there else f"{here} for {there}" for there, here in pairs]))
     return replace(renumbered(dataset, numbers), class_names=known, notes=(*dataset.notes, f"{dataset.name}: {note}"))
 
 
