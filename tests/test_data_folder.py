@@ -400,6 +400,58 @@ def test_masks_of_0_and_255_are_two_classes_unless_the_network_has_more(tmp_path
         assert set(torch.cat([masks for _, masks in found.validation.batches(4)]).unique().tolist()) == values
 
 
+BRIGHT = np.eye(12, 16, dtype=bool)
+
+
+def masks(root: Path, *values: np.ndarray, suffix: str = ".png") -> Path:
+    """Write ten pictures for each array of values, with it as their mask."""
+    (root / "masks").mkdir(parents=True)
+    for number in range(10 * len(values)):
+        picture(root / "images" / f"{number}.png")
+        Image.fromarray(values[number % len(values)]).save(root / "masks" / f"{number}{suffix}")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("values", "suffix", "why"),
+    [
+        (np.where(BRIGHT, -1, 1).astype(np.int32), ".tif", "holds -1: class numbers are 0 to 65535"),
+        (np.where(BRIGHT, 70_000, 0).astype(np.int32), ".tif", "holds 70000: class numbers are 0 to 65535"),
+        (np.where(BRIGHT, 255, 0).astype(np.uint8), ".jpg", "it is a JPEG, which changes values"),
+    ],
+)
+def test_values_that_are_no_classes_are_refused(tmp_path: Path, values: np.ndarray, suffix: str, why: str) -> None:
+    """They passed as labels, or as no class at all."""
+    with pytest.raises(DataError, match=rf"20 of 20 files cannot be used(.|\n)*\{suffix}.*{why}"):
+        open_at(masks(tmp_path, values, values, suffix=suffix), task=SEGMENTATION)
+
+
+def test_classes_of_16_bits_are_classes(tmp_path: Path) -> None:
+    found = open_at(masks(tmp_path, np.where(BRIGHT, 300, 0).astype(np.uint16)), 12, task=SEGMENTATION)
+    assert found.classes == 301
+    assert any("of the class numbers 0 to 300 masks hold 2: 0, 300" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("foreground", "known", "said"),
+    [
+        ((1, 255), None, "10 of 20 masks hold 255 and no class but 0: there it is read as no class"),
+        ((255, 255), 4, "20 of 20 masks hold 255 and no class but 0"),
+        ((255, 255), None, "masks hold 0 and 255 alone: read as two classes"),
+        ((1, 128), None, "of the class numbers 0 to 128 masks hold 3: 0, 1, 128"),
+        ((1, 2), None, ""),
+    ],
+)
+def test_what_masks_may_not_have_meant_is_said(
+    tmp_path: Path, foreground: tuple[int, ...], known: int | None, said: str
+) -> None:
+    """Masks of 0 and 1 beside masks of 0 and 255: half of the foreground was left out in silence."""
+    written = masks(tmp_path, *(np.where(BRIGHT, value, 0).astype(np.uint8) for value in foreground))
+    found = open_at(written, task=SEGMENTATION, own=Provenance(classes=known))
+    notes = [note for note in found.notes if "masks" in note]
+    assert notes == [] if not said else len(notes) == 1 and said in notes[0]
+
+
 def _colours(folder: Path, names: dict[str, int], mode: str) -> None:
     folder.mkdir()
     for name, value in names.items():

@@ -211,7 +211,7 @@ def test_a_training_that_is_complete_says_so(tmp_path, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out) == json.loads(Path("out/report.json").read_text())
     assert {path.name: path.stat().st_mtime_ns for path in Path("out").iterdir()} == before
     assert main([*words, "--resume", "--seed", "3"]) == 2
-    assert "out: a run of other settings is complete there (seed was 0, is 3)" in capsys.readouterr().err
+    assert "out: another run is complete there (seed was 0, is 3)" in capsys.readouterr().err
     assert main(list(words)) == 2 and "exists already" in capsys.readouterr().err
 
 
@@ -234,6 +234,46 @@ def test_a_compression_that_is_complete_says_so(tmp_path, monkeypatch, capsys):
     assert "net.safetensors has changed since" in capsys.readouterr().err
     Path("net-slim/report.json").write_text("{}")  # no complete run of ours any more
     assert main(words) == 2 and "exists already" in capsys.readouterr().err
+
+
+DATA_THAT_CHANGES = """
+import torch
+
+def make():
+    images = torch.randint(0, 256, (96, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = (torch.arange(96) + SHIFT) % 3
+    return {"train": (images[:48], labels[:48]), "validation": (images[48:], labels[48:])}
+"""
+OF_CHANGING_DATA = {
+    "train": ["train", "--arch", "zoo:resnet8", "--epochs", "1", "--ratio", "0.3", "--device", "cpu", *EARLY],
+    "compress": ["compress", "net.safetensors", "--ratio", "0.5", "--device", "cpu"],
+    "sweep": ["compress", "net.safetensors", "--ratio", "0.5,0.3", "--device", "cpu"],
+}
+
+
+@pytest.mark.parametrize("command", OF_CHANGING_DATA)
+def test_a_complete_run_of_other_data_is_another_run_as_an_interrupted_one_is(command, tmp_path, monkeypatch, capsys):
+    """A folder whose labels were mended was said to be done with."""
+    monkeypatch.chdir(tmp_path)
+
+    def shifted(by):
+        Path("mine.py").write_text(f"SHIFT = {by}\n{DATA_THAT_CHANGES}")
+
+    models.save(net(), Path("net.safetensors"))
+    words = [*OF_CHANGING_DATA[command], "--data", "mine.py:make", "--out", "out", "--resume"]
+    shifted(0)
+    assert main(words) == 0
+    capsys.readouterr()
+    before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr(train_run, "_train", pytest.fail)
+        patch.setattr(compress_run, "begin", pytest.fail)
+        assert main(words) == 0
+        shifted(1)
+        assert main(words) == 2
+    assert "another run is complete there (inputs or targets changed)" in capsys.readouterr().err
+    assert all(path.read_bytes() == was for path, was in before.items() if path.name != "comparison.html")
+    assert main([*words[:-1], "--force"]) == 0 and main(words) == 0
 
 
 def test_what_lies_there_unmarked_is_no_complete_run(tmp_path, monkeypatch, capsys):

@@ -136,4 +136,4 @@ def test_a_sweep_that_is_complete_is_told_before_anything(
     found = SweepReport.from_dict(json.loads(capsys.readouterr().out))
     assert found.names == ("ratio-0.5", "ratio-0.4", "ratio-0.3") and calls == ["ranked"]
     assert main([*asked, "--ratio", "0.5,0.2", "--seed", "3", "--resume"]) == 2
-    assert "a run of other settings is complete there" in capsys.readouterr().err and calls == ["ranked"]
+    assert "another run is complete there" in capsys.readouterr().err and calls == ["ranked"]

@@ -4,6 +4,7 @@ from slimkit.data.alike import alike
 from slimkit.data.at_once import Readable, at_once, of_size
 from slimkit.data.augmentation import Augmentation
 from slimkit.data.catalogue import NAMES, as_dataset, as_inputs, open, open_inputs
+from slimkit.data.class_names import in_order_of, same_in_order_of
 from slimkit.data.dataset import Batches, Dataset, Split, some
 from slimkit.data.digest import digest
 from slimkit.data.fit import check_fits, check_runs
@@ -34,12 +35,14 @@ __all__ = [
     "chosen",
     "different",
     "digest",
+    "in_order_of",
     "of_size",
     "open",
     "open_inputs",
     "parted",
     "prepared",
     "read_by",
+    "same_in_order_of",
     "smaller",
     "some",
 ]

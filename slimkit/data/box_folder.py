@@ -11,6 +11,7 @@ from torch import Tensor
 
 from slimkit.data import coco, yolo_labels
 from slimkit.data.boxes import Boxed
+from slimkit.data.class_names import BACKGROUND, NOBODY
 from slimkit.data.dataset import Dataset
 from slimkit.data.folder import arranged
 from slimkit.data.listing import PARTS, folder_named, pictures, readable, refuse_shared, sub_folders
@@ -29,8 +30,6 @@ _HOW = (
 )
 _ROBOFLOW = "_annotations.coco.json"
 _BEGINNINGS = ("person_keypoints_", "(instances_)?")  # of names of files, the first one of keypoints alone
-_BACKGROUND = "__background__"  # as torchvision names class 0
-_NOBODY = "N/A"
 _SHOWN = 12  # classes
 
 
@@ -85,7 +84,7 @@ def box_folder(root: Path, seed: int, reading: Reading | None = None, own: Prove
         name=given,
         task=DETECTION,
         classes=classes,
-        class_names=(_BACKGROUND, *(called.get(label, _NOBODY) for label in range(1, classes))),
+        class_names=(BACKGROUND, *(called.get(label, NOBODY) for label in range(1, classes))),
         input_shape=own.input_shape or (3, 0, 0),
         notes=(_said(labels, called, used), *said, *_said_of_sides(own.finds, keypoints, swapped), *left_out, *drawn),
         train=splits["train"],

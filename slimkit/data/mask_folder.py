@@ -4,7 +4,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +26,9 @@ _HOW = (
     f"  whose values are class numbers, {IGNORED} where there is none. train/, val/ and test/ may stand above or below"
 )
 
+_LARGEST = 2**16 - 1  # class number
+_SHOWN = 8  # class numbers
+
 MaskedPicture = tuple[Path, Path | None]  # a picture and its mask, None where there is none
 
 
@@ -39,7 +41,8 @@ def mask_folder(
     """Open a folder of pictures and masks; arguments, splits and errors are those of `folder.folder`.
 
     Pictures are brought to the input shape whole (`resize squash`) unless the reading says otherwise. Masks whose
-    values are 0 and 255 alone are of two classes, unless the network is known to have more.
+    values are 0 and 255 alone are of two classes, unless the network is known to have more. Values that no class has,
+    and masks in JPEG, which changes values, are among the files that cannot be used.
     """
     reading = reading or Reading()
     given = f"folder:{root}"
@@ -51,8 +54,7 @@ def mask_folder(
     kept = set(good)
     parts = {part: [pair for pair in found if pair in kept] for part, found in parts.items()}
     parts, drawn = arranged(parts, lambda pair: pair[0], seed, given)
-    classes, binary = _classes(values.values(), given, own.classes)
-    noted = ("masks hold 0 and 255 alone: read as two classes",) if binary else ()
+    classes, binary, noted = _classes(values.values(), given, own.classes)
     splits = {
         part: LoaderSplit(fetch=MaskReader(tuple(found), seen, binary), count=len(found), mean=seen.mean, std=seen.std)
         for part, found in parts.items()
@@ -151,6 +153,8 @@ def _read(path: Path) -> Tensor:
     import numpy as np
 
     with open_picture(path, formats=FORMATS) as opened:
+        if opened.format == "JPEG":
+            raise DataError("it is a JPEG, which changes values, here class numbers: write it as PNG from what it was")
         if opened.mode not in ("P", "L", "1", "I", "I;16"):
             raise DataError(f"it is a picture of mode {opened.mode}, not of one channel with class numbers")
         return torch.from_numpy(np.asarray(opened).astype(np.int64))
@@ -174,20 +178,43 @@ def _problem(pair: MaskedPicture, values: dict[Path, int]) -> str | None:
         width, height = opened.size
     if tuple(mask.shape) != (height, width):
         return f"it is {width}x{height}, its mask {mask_path} {mask.shape[1]}x{mask.shape[0]}"
-    values[mask_path] = sum(1 << value for value in np.unique(mask).tolist() if 0 <= value < 1 << 16)
+    found = np.unique(mask).tolist()
+    strange = next((value for value in found if not 0 <= value <= _LARGEST), None)
+    if strange is not None:
+        return f"its mask {mask_path} holds {strange}: class numbers are 0 to {_LARGEST}, {IGNORED} where there is none"
+    values[mask_path] = sum(1 << value for value in found)
     return None
 
 
-def _classes(values: Any, given: str, known: int | None) -> tuple[int, bool]:
-    """Return the number of classes, and whether masks hold 0 and 255 alone, which then are the two of a network."""
-    together = 0
-    for bits in values:
+def _classes(masks: Collection[int], given: str, known: int | None) -> tuple[int, bool, tuple[str, ...]]:
+    """Return the number of classes, whether masks hold 0 and 255 alone, which then are the two of a network, and notes.
+
+    Args:
+        masks: bits of the values in each.
+        given: how messages name the data.
+        known: number of classes of the network; None where that is not known.
+    """
+    together, white = 0, 1 << IGNORED
+    for bits in masks:
         together |= bits
-    if together == 1 << IGNORED:
+    if together == white:
         raise DataError(f"{given}: its masks are {IGNORED} everywhere, which is no class.\n{_HOW}")
-    if together == 1 | 1 << IGNORED:
-        return (2, True) if known in (None, 1, 2) else (known, False)
-    classes = (together & ~(1 << IGNORED)).bit_length()
+    alone = sum(bool(bits & white) and bits | 1 == 1 | white for bits in masks)
+    if together == 1 | white and (known is None or known <= 2):
+        return 2, True, (f"masks hold 0 and {IGNORED} alone: read as two classes",)
+    unread = (
+        f"{alone} of {number_of(len(masks), 'mask')} hold {IGNORED} and no class but 0: there it is read as no class, "
+        "since others, or the network, have classes of other numbers; where it is a class, write its number"
+    )
+    notes: tuple[str, ...] = (unread,) if alone else ()
+    if known is not None and together == 1 | white:
+        return known, False, notes
+    held = together & ~white
+    classes = held.bit_length()
     if classes < 2:
         raise DataError(f"{given}: its masks hold {number_of(classes, 'class')}.\n{_HOW}")
-    return classes, False
+    if held | white != (1 << classes) - 1 | white:
+        numbers = [number for number in range(classes) if held >> number & 1]
+        few = ", ".join(map(str, numbers[:_SHOWN])) + (", ..." if len(numbers) > _SHOWN else "")
+        notes += (f"of the class numbers 0 to {classes - 1} masks hold {len(numbers)}: {few}",)
+    return classes, False, notes

@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from slimkit import data, models, provenance, training
+from slimkit import data, models, provenance
 from slimkit.hardware import pick_device, seeded
 from slimkit.modules import copied
 from slimkit.runs.folder import output as folder
@@ -71,14 +71,11 @@ def redrawn(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
-def store(
-    settings: Mapping[str, Any], target: Path, resume_it: bool, model: nn.Module, dataset: data.Dataset
-) -> training.Store:
-    """Return where the state of a training run is kept: beside its output folder."""
+def about(model: nn.Module, dataset: data.Dataset) -> dict[str, Any]:
+    """Return what must be equal, beside the settings, for two training runs to be one."""
     images = "x".join(map(str, dataset.input_shape))
-    about = {
+    return {
         "network": f"weights {resume.shapes(model)}",
         "images": f"{len(dataset.train)} of {images}, {dataset.classes} classes",
         resume.DATA: data.digest(dataset),
     }
-    return resume.store(target, resume_it, settings, about)

@@ -1,7 +1,7 @@
 """From a trained network to a proven, smaller one: `slimkit compress`."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -140,12 +140,17 @@ def compress_checkpoint(
 ) -> CommandOutcome:
     """Make the network in a file smaller and write the files of a run; see `slimkit compress --help`."""
     target = options.folder(path.stem)
-    if done := resuming.complete(target, options, asdict(spec), reads(path, spec)):
-        return CommandOutcome(done, target, before=True)
     stages = stages_on(spec.device)
+
+    def opened_alone() -> Mapping[str, Any]:
+        with seeded(spec.seed):
+            return about(opened(path, spec, quiet, stages))
+
+    if done := resuming.complete(target, options, asdict(spec), reads(path, spec), opened_alone):
+        return CommandOutcome(done, target, before=True)
     with seeded(spec.seed), output.claim(target, options.force, reads(path, spec)) as work:
         store = store_of(target, options.resume, spec)
-        given = kept(opened(path, spec, progress, stages), store)
+        given = kept(opened(path, spec, progress, stages), store, work)
         if options.track:
             check_watched(given, f"track is {', '.join(options.track)}")
         with trackers.opened(options.track, target, asdict(spec)) as more:
@@ -166,16 +171,29 @@ def store_of(target: Path, resume: bool, spec: CompressSpec) -> training.Store:
     return store
 
 
-def kept(given: Given, store: training.Store) -> Given:
+def about(given: Given) -> dict[str, Any]:
+    """Return what must be equal, beside the settings, for two runs to be one."""
+    sources = [source for source in (given.dataset, given.calibration) if source is not None]
+    return {"weights": resuming.weights(given.dense), resuming.DATA: data.digest(*sources)}
+
+
+def kept(given: Given, store: training.Store, work: Path | None = None) -> Given:
     """Return what a run starts from with where its state is kept, which is of this network and this data alone.
+
+    Args:
+        given: what the run starts from.
+        store: where the states of its retrainings are kept.
+        work: its claimed folder, which is to say so too; None where nobody can resume it when it is complete.
 
     Raises:
         TrainingError: a state of another run is there.
     """
-    if given.spec.epochs and given.retrain is None:
-        sources = [source for source in (given.dataset, given.calibration) if source is not None]
-        about = {"weights": resuming.weights(given.dense), resuming.DATA: data.digest(*sources)}
-        store = replace(store, identity={**store.identity, **about})
+    retrained = given.spec.epochs and given.retrain is None
+    same = about(given) if retrained or work else {}
+    if retrained:
+        store = replace(store, identity={**store.identity, **same})
+    if work:
+        output.note(work, same)
     resuming.check(store)
     return replace(given, store=store)
 

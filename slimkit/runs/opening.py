@@ -46,6 +46,7 @@ def data_of(
     """Open a data set as a network takes it of which so much is known."""
     asked, read = task(spec, known), reading(spec)
     dataset = data.open(name, spec.data_root, spec.seed, task=asked, reading=read, own=known, progress=progress)
+    dataset = data.in_order_of(dataset, known.use.class_names)
     if known.input_shape and dataset.input_shape != known.input_shape:
         here, there = ("x".join(map(str, shape)) for shape in (dataset.input_shape, known.input_shape))
         dataset = replace(dataset, notes=(*dataset.notes, f"images are {here}, as the data has them, not {there}"))
@@ -56,7 +57,10 @@ def data_of(
 
 
 def note(model: nn.Module, dataset: data.Dataset) -> None:
-    """Attach to a network what a data set says of its use: shape, mean and std, task, names of classes, crop."""
+    """Attach to a network what a data set says of its use: shape, mean and std, task, names of classes, crop.
+
+    Its labels are the network's class numbers by now: see `data.in_order_of`.
+    """
     known = provenance.of(model)
     use = provenance.Use(
         task=dataset.task.name,
@@ -94,9 +98,11 @@ def given_data(
         raise SpecError(f"data is {spec.data!r}, and dataset is given too.\n  Give one of them")
     if isinstance(given, str):
         return open_data(replace(spec, data=given), network, progress)
-    asked = task(spec, provenance.of(network.model))
+    known = provenance.of(network.model)
+    asked = task(spec, known)
     detection.check_task(asked, network.model)
     opened = data.as_dataset(given, task=asked, seed=spec.seed, progress=progress)
+    opened = data.in_order_of(opened, known.use.class_names)
     dataset = detection.fitted(opened, network.model)
     data.check_fits(dataset, network.model)
     note(network.model, dataset)

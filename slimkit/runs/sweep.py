@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from slimkit import training
@@ -11,7 +12,7 @@ from slimkit.measure.stages import stages_on
 from slimkit.progress import Progress, Watcher, quiet
 from slimkit.report.page import comparison_page
 from slimkit.results import SweepReport
-from slimkit.runs.compress import finished, kept, reads, store_of
+from slimkit.runs.compress import about, finished, kept, reads, store_of
 from slimkit.runs.cut.begun import begin, check_watched, opened
 from slimkit.runs.folder import output
 from slimkit.runs.folder import resume as resuming
@@ -66,16 +67,18 @@ def sweep_checkpoint(
     if page.exists() and not _is_ours(page):
         raise OutputError(f"{page}: slimkit did not write it, so it is not replaced.\n  Give another `out`")
     homes = {name: target / name for name in names}
+    stages = stages_on(specs[0].device)
+    begins = cache(lambda: opened(path, specs[0], progress, stages))
+    same = cache(lambda: about(begins()))
     found = {
         name: done
         for name, spec in zip(names, specs, strict=True)
-        if (done := resuming.complete(homes[name], options, asdict(spec), reads(path, spec)))
+        if (done := resuming.complete(homes[name], options, asdict(spec), reads(path, spec), same))
     }
     lacking = {name: spec for name, spec in zip(names, specs, strict=True) if name not in found}
     missed: dict[str, BudgetError | MaskError] = {}
     if lacking:
-        stages = stages_on(specs[0].device)
-        begun = begin(opened(path, specs[0], progress, stages), stages, specs=specs)
+        begun = begin(begins(), stages, specs=specs)
         if options.track:
             check_watched(begun.given, f"track is {', '.join(options.track)}")
     for name, spec in lacking.items():
@@ -87,7 +90,7 @@ def sweep_checkpoint(
                 trackers.opened(options.track, home, asdict(spec)) as more,
             ):
                 store = store_of(home, options.resume, spec)
-                given = replace(kept(begun.given, store), watchers=(*watchers, *more))
+                given = replace(kept(begun.given, store, work), watchers=(*watchers, *more))
                 result = finished(replace(begun, given=given), spec, work, stages.branch())
             training.forget(store)
             found[name] = result.report

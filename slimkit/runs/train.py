@@ -1,14 +1,14 @@
 """From an architecture and data to a trained, smaller network: `slimkit train`."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
 from torch import nn
 
-from slimkit import models, out_of_memory, provenance, training
+from slimkit import data, models, out_of_memory, provenance, training
 from slimkit._version import __version__
 from slimkit.errors import SpecError
 from slimkit.hardware import plain_precision, with_gradients
@@ -79,6 +79,7 @@ def train(
     asked = plan({"arch": arch, "data": name, "ratio": ratio, **words})
     images = opened(asked.spec, dataset, progress)
     network = models.as_network(model, images.input_shape)
+    images = data.same_in_order_of(images, provenance.of(network.model).use.class_names)
     note(network.model, images)
 
     def fresh() -> nn.Module:
@@ -94,8 +95,10 @@ def train(
         with tempfile.TemporaryDirectory() as work:
             return _train(network, asked, job(None), Path(work), stages, keep_files=False)
     with folder.claim(Path(out)) as work_folder:
-        store = begin.store(asked.settings(), Path(out), resume, network.model, images)
+        same = begin.about(network.model, images)
+        store = resuming.store(Path(out), resume, asked.settings(), same)
         resuming.check(store)
+        folder.note(work_folder, same)
         result = _train(network, asked, job(store), work_folder, stages)
     training.forget(store)
     return result
@@ -111,7 +114,12 @@ def train_network(
     """
     spec, options = asked.spec, replace(options, resume=options.resume or distributed.restarted())
     target = options.folder(begin.short_name(spec.arch))
-    if done := resuming.complete(target, options, asked.settings()):
+
+    def opened_alone() -> Mapping[str, Any]:
+        dataset = opened(spec)
+        return begin.about(begin.fresh_network(spec, dataset, spec.seed).model, dataset)
+
+    if done := resuming.complete(target, options, asked.settings(), _reads(asked), opened_alone):
         return CommandOutcome(done, target, before=True)
     stages = stages_on(asked.spec.device)
     with begin.joined(spec) as world, begin.claimed(target, options.force, world, _reads(asked)) as work:
@@ -119,9 +127,11 @@ def train_network(
         with stages.stage("load"):
             dataset = opened(spec, progress=progress)
             network = begin.fresh_network(spec, dataset, spec.seed)
-        store = begin.store(asked.settings(), target, options.resume, network.model, dataset)
+        same = begin.about(network.model, dataset)
+        store = resuming.store(target, options.resume, asked.settings(), same)
         if not world.rank:  # the others may come later, when it has begun
             resuming.check(store)
+            folder.note(work, same)
 
         def fresh() -> nn.Module:
             return begin.fresh_network(spec, dataset, spec.seed + 1).model

@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -216,6 +216,16 @@ def _check(out: Path, force: bool, inputs: Sequence[Path]) -> None:
         )
 
 
+def note(work: Path, about: Mapping[str, Any]) -> None:
+    """Write into a claimed folder of what its output is made, for `about` to give; JSON-able."""
+    (work / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "about": about}), encoding="utf-8")
+
+
+def about(out: Path) -> dict[str, Any]:
+    """Return what the run noted of whose output `out` is; nothing where it noted nothing."""
+    return _noted(out, "about")
+
+
 def changed(out: Path, inputs: Sequence[Path]) -> list[Path]:
     """List the files that are not as the run read them whose complete output is in `out`."""
     read = _noted(out, "read")
@@ -258,8 +268,9 @@ def _move_in_place(work: Path, out: Path, force: bool, inputs: Sequence[Path], r
     """Move the result to `out`; where something else came to lie there in the meantime, beside it."""
     old = work.with_suffix(".old")
     try:
-        files = {path.relative_to(work).as_posix(): _digest(path) for path in sorted(work.rglob("*")) if path.is_file()}
-        manifest = {"schema": SCHEMA, "files": files, "read": read}
+        made = sorted(path for path in work.rglob("*") if path.is_file() and path != work / MANIFEST)
+        files = {path.relative_to(work).as_posix(): _digest(path) for path in made}
+        manifest = {"schema": SCHEMA, "files": files, "read": read, "about": about(work)}
         (work / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         _check(out, force, inputs)
         if out.is_dir():

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +48,11 @@ def store(target: Path, resume: bool, settings: Mapping[str, Any], about: Mappin
 
 
 def complete(
-    target: Path, options: OutputOptions, settings: Mapping[str, Any], read: Sequence[Path] = ()
+    target: Path,
+    options: OutputOptions,
+    settings: Mapping[str, Any],
+    read: Sequence[Path],
+    about: Callable[[], Mapping[str, Any]],
 ) -> Report | None:
     """Return the report of the run that is to be resumed, where it has been completed; else None.
 
@@ -58,6 +62,7 @@ def complete(
             begun, it goes on.
         settings: all of the run.
         read: files that it reads.
+        about: returns what else must be equal for two runs to be one, as it is now; called where all the rest is.
 
     Raises:
         OutputError: what is complete there is another run.
@@ -72,9 +77,13 @@ def complete(
     asked, had = json.loads(json.dumps(settings)), report.to_dict()["spec"]
     other = [f"{name} was {had.get(name)!r}, is {asked.get(name)!r}" for name in asked if had.get(name) != asked[name]]
     other += [f"{path.name} has changed since" for path in output.changed(target, read)]
+    noted = {} if other else output.about(target)
+    if noted:
+        found = json.loads(json.dumps(about()))
+        other = [f"{name} changed" for name in noted if noted[name] != found.get(name)]
     if other:
         raise OutputError(
-            f"{target}: a run of other settings is complete there ({'; '.join(other[:3])}).\n"
+            f"{target}: another run is complete there ({'; '.join(other[:3])}).\n"
             "  Give another `out`, or replace it: `force=True` without `resume`"
         )
     training.forget(training.Store(folder_of(target)))  # of a process that ended before it had done so
