@@ -42,7 +42,7 @@ class LayerTimes(Record):
         layer: the layer.
         block: counts of outputs that take as long as the next multiple of it; so do counts of inputs above it,
             and those below it as long as the next multiple of 4.
-        inputs, outputs: ascending widths that were timed; the last is the layer's own.
+        inputs, outputs: widths that were timed, in ascending order, each once; the last is the layer's own.
         ms: [inputs][outputs], batch and threads as in the table.
     """
 
@@ -50,11 +50,15 @@ class LayerTimes(Record):
     block: Positive
     inputs: tuple[Positive, ...]
     outputs: tuple[Positive, ...]
-    ms: tuple[tuple[float, ...], ...]
+    ms: tuple[tuple[Amount, ...], ...]
 
     def __post_init__(self) -> None:
-        if not self.inputs or not self.outputs:
-            raise ValueError("inputs and outputs must have one width at least")
+        for name, widths, own in (
+            ("inputs", self.inputs, self.layer.inputs),
+            ("outputs", self.outputs, self.layer.outputs),
+        ):
+            if list(widths) != sorted(set(widths)) or widths[-1:] != (own,):
+                raise ValueError(f"{name} must be widths in ascending order, each once, and the last the layer's {own}")
         if len(self.ms) != len(self.inputs) or any(len(line) != len(self.outputs) for line in self.ms):
             raise ValueError("ms must be [inputs][outputs]")
 
