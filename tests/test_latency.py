@@ -314,7 +314,10 @@ def test_a_table_that_cannot_be_written_says_so(small: SimpleNamespace, tmp_path
     path.write_text("mine")
     with pytest.raises(OutputError, match="the file exists already.\n.*force=True"):
         save(table, path)
+    with pytest.raises(OutputError, match="slimkit did not write it, so it is not replaced.\n.*`table`"):
+        save(table, path, force=True)
     assert path.read_text() == "mine"
+    path.write_text('{"table": "slimkit.latency-table/0"}')
     save(table, path, force=True)
     assert load(path) == table and list(tmp_path.iterdir()) == [path]
 

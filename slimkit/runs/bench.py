@@ -67,7 +67,7 @@ def make_table(
         path: the whole network.
         file: JSON file to write.
         engine, threads, batch, input_shape, progress: as for `bench`.
-        force: replace a file that is there.
+        force: replace an earlier table.
 
     Raises:
         OutputError: the table cannot be written, or would take the place of the network.
