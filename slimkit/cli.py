@@ -197,7 +197,7 @@ def inspect(checkpoint: Path, as_json: bool, **words: Any) -> None:
     "--table", "file", type=Path, metavar="FILE",
     help="Also time the layers of the one model, and write what they cost here, for compress --latency-table.",
 )  # fmt: skip
-@click.option("--force", is_flag=True, help="Replace a table that exists.")
+@click.option("--force", is_flag=True, help="Replace an earlier table.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measurements as JSON, and nothing else.")
 def bench(
     models: tuple[Path, ...], engines: tuple[str, ...], file: Path | None, force: bool, as_json: bool, **words: Any
@@ -232,7 +232,7 @@ def bench(
     metavar="FILE",
     help="Page to write; default: report.html or study.html in DIR, comparison.html.",
 )
-@click.option("--force", is_flag=True, help="Replace a comparison page that exists.")
+@click.option("--force", is_flag=True, help="Replace an earlier page.")
 def report(folders: tuple[Path, ...], out: Path | None, force: bool) -> None:
     """Write the page of a run again, or one that compares several runs."""
     with working() as progress:

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,6 +55,28 @@ def refuse_inputs(path: Path, inputs: Iterable[Path], name: str) -> None:
     """
     if path.exists() and any(one.exists() and path.samefile(one) for one in inputs):
         raise OutputError(f"{path}: it is read here, and would be lost.\n  Give another `{name}`")
+
+
+def check_free(path: Path, force: bool, ours: Callable[[Path], bool], name: str) -> None:
+    """Check that a file may be written: nothing is there, or, with `force`, one that slimkit wrote.
+
+    Args:
+        path: of what is to be written.
+        force: replace an earlier one.
+        ours: tells of a file whether it is such an earlier one.
+        name: of the argument that gives `path`, for the message.
+
+    Raises:
+        OutputError: a file is there without `force`, or one of somebody else's, or a folder.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path}: it is a folder, but a file is to be written.\n  Give another `{name}`")
+    if path.exists() and not force:
+        raise OutputError(f"{path}: the file exists already.\n  Give another `{name}`, or `force=True` to replace it")
+    if path.is_file() and not ours(path):
+        raise OutputError(
+            f"{path}: slimkit did not write it, so it is not replaced.\n  Give another `{name}`, or move it away"
+        )
 
 
 def write_whole(path: Path, content: str | bytes, what: str) -> None:

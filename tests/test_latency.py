@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -275,11 +276,31 @@ def test_a_damaged_table_is_refused(tmp_path: Path, text: str | None) -> None:
         load(path)
 
 
-def test_a_table_whose_times_do_not_fit_its_widths_is_refused(small: SimpleNamespace, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ({"ms": [[1.0]]}, "rows/1: ms must be [inputs][outputs]"),
+        ({"outputs": [64, 64]}, "rows/1: outputs must be widths in ascending order, each once"),
+        ({"outputs": [64, 1]}, "rows/1: outputs must be widths in ascending order"),
+        ({"outputs": [1, 2]}, "and the last the layer's 64"),
+        ({"outputs": [1, 128]}, "and the last the layer's 64"),
+        ({"outputs": [], "ms": [[], []]}, "rows/1: outputs must be"),
+        ({"inputs": [32, 32]}, "rows/1: inputs must be widths in ascending order"),
+        ({"inputs": [0, 32]}, "rows/1/inputs/0: it is 0, but must be 1 or more"),
+        ({"inputs": [1, 16]}, "and the last the layer's 32"),
+        ({"ms": [[1.0, 2.0], [1.0, -1.0]]}, "rows/1/ms/1/1: it is -1.0, but must be 0 or more"),
+        ({"ms": [[1.0, 2.0], [1.0, math.nan]]}, "rows/1/ms/1/1: it is nan, but must be 0 or more, and finite"),
+        ({"ms": [[1.0, 2.0], [math.inf, 1.0]]}, "rows/1/ms/1/0: it is inf, but must be 0 or more, and finite"),
+    ],
+)
+def test_a_table_from_elsewhere_whose_widths_or_times_cannot_be_is_refused(
+    small: SimpleNamespace, tmp_path: Path, change: dict[str, Any], wrong: str
+) -> None:
     found = product_table(layers(small.path)).to_dict()
-    found["rows"][2]["ms"] = [[1.0]]
+    assert (found["rows"][1]["inputs"], found["rows"][1]["outputs"]) == ([1, 32], [1, 64])
+    found["rows"][1] |= change
     (tmp_path / "table.json").write_text(json.dumps(found))
-    with pytest.raises(EngineError, match=r"rows/2: ms must be \[inputs\]\[outputs\]"):
+    with pytest.raises(EngineError, match=re.escape(wrong)):
         load(tmp_path / "table.json")
 
 
@@ -293,7 +314,10 @@ def test_a_table_that_cannot_be_written_says_so(small: SimpleNamespace, tmp_path
     path.write_text("mine")
     with pytest.raises(OutputError, match="the file exists already.\n.*force=True"):
         save(table, path)
+    with pytest.raises(OutputError, match="slimkit did not write it, so it is not replaced.\n.*`table`"):
+        save(table, path, force=True)
     assert path.read_text() == "mine"
+    path.write_text('{"table": "slimkit.latency-table/0"}')
     save(table, path, force=True)
     assert load(path) == table and list(tmp_path.iterdir()) == [path]
 

@@ -143,6 +143,12 @@ def test_a_table_is_not_written_over_another_another_file_and_not_measured_for_n
         patched.setattr(benching, "measure", lambda *_, **__: pytest.fail("measured"))
         with pytest.raises(OutputError, match="the file exists already"):
             benching.make_table(dense, file)
+        for other in ("mine", "[1]", '{"rows": []}', "{"):
+            file.write_text(other)
+            with pytest.raises(OutputError, match="slimkit did not write it"):
+                benching.make_table(dense, file, force=True)
+            assert file.read_text() == other
+        file.write_text(json.dumps({"rows": "damaged", "table": "slimkit.latency-table/1"}))
         patched.setitem(sys.modules, "openvino", None)
         with pytest.raises(EngineError, match="pip install"):
             benching.make_table(dense, tmp_path / "other.json", "openvino")

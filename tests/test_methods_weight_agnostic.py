@@ -53,6 +53,28 @@ def test_a_network_that_is_not_at_chance_is_not_said_to_be() -> None:
     assert found.accuracy == pytest.approx(1 / 3)  # all images are told to be of the second class
 
 
+class Several(nn.Module):
+    """Adds up what it makes of each of its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        return cast(Tensor, self.layer(a + b + c))
+
+
+@pytest.mark.parametrize("asked", [tuple, dict])
+def test_shares_are_of_images_however_many_inputs_a_network_takes(asked: type) -> None:
+    random = torch.Generator().manual_seed(0)
+    named = {name: torch.randn(60, 6, generator=random) for name in "abc"}
+    inputs = named if asked is dict else tuple(named.values())
+    part = (inputs, torch.arange(60) % 3)
+    found = weight_agnostic.identical(Several(), data.as_dataset((part, part)).validation)
+    assert (found.accuracy, found.tied) == (pytest.approx(1 / 3), 1.0)
+    assert found.reason.startswith("100 % of the images")
+
+
 def test_signs_and_zeros_stay_and_a_layer_has_one_size() -> None:
     model = network()
     with torch.no_grad():

@@ -12,6 +12,7 @@ import pytest
 import torch
 from matplotlib.text import Text
 from report_sample import bare_report, changed, compress_report, train_report
+from study_sample import arm
 from torch import nn
 
 from slimkit.cli import main
@@ -23,7 +24,7 @@ from slimkit.report.figures import canvas, curves, layers, tradeoff
 from slimkit.report.page import comparison_page, run_page
 from slimkit.report.sections import search
 from slimkit.report.verdict import verdict
-from slimkit.results import Accuracy, AfterCut, GammaSnapshot, MeasuredBudget, Settling, report_file
+from slimkit.results import Accuracy, AfterCut, GammaSnapshot, MeasuredBudget, Settling, report_file, study_file
 from slimkit.settings import REMOVE_NONE, CompressSpec, command_line
 
 FIGURES = {
@@ -445,7 +446,7 @@ def test_several_runs_on_one_page(tmp_path, monkeypatch):
     said = "“half” gets the most right (93.1 % of 359 test images); “quick” is the fastest (7.10 ms)"
     assert said in text and "“quick” is the smallest (90 B)" in text
     assert "no certain lead over “quick”" in text and "latency 7ms" in text
-    with pytest.raises(OutputError, match="it exists already"):
+    with pytest.raises(OutputError, match="the file exists already"):
         rebuild.rebuild(folders)
     assert rebuild.rebuild(folders, force=True) == path
 
@@ -487,6 +488,35 @@ def test_no_page_takes_the_place_of_another_file_of_a_run(names, lost, tmp_path,
     assert main(["report", *names, "--out", f"half/{lost}", "--force"]) == 2
     assert "it is read here, and would be lost" in capsys.readouterr().err
     assert Path("half", lost).read_bytes() == before
+
+
+@pytest.mark.parametrize("names", [["half"], ["half", "quick"], ["study"]])
+@pytest.mark.parametrize("other", ["", "my own words", "<!doctype html>\n<title>A page</title>\n<p>Made with slimkit."])
+def test_force_replaces_pages_of_slimkit_and_no_other_file(names, other, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path, half=alike(), quick=alike())
+    Path("study").mkdir()
+    study_file.write(Path("study", study_file.NAME), [arm("plain", 300, seed) for seed in range(2)])
+    words = ["report", *names, "--out", "page.html"]
+    Path("page.html").write_text(other)
+    assert main(words) == 2 and "the file exists already.\n  Give another --out, or --force" in capsys.readouterr().err
+    assert main([*words, "--force"]) == 2
+    assert "page.html: slimkit did not write it, so it is not replaced" in capsys.readouterr().err
+    assert Path("page.html").read_text() == other
+    Path("page.html").unlink()
+    assert main(words) == 0
+    page = Path("page.html").read_text()
+    Path("page.html").write_text(page.replace("<main", "<main data-older"))
+    assert main(words) == 2 and main([*words, "--force"]) == 0
+    assert Path("page.html").read_text() == page
+
+
+def test_force_takes_no_comparison_that_slimkit_did_not_write(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path, half=alike(), quick=alike())
+    Path("comparison.html").write_text("my own words")
+    assert main(["report", "half", "quick", "--force"]) == 2 and "did not write it" in capsys.readouterr().err
+    assert Path("comparison.html").read_text() == "my own words"
 
 
 def test_files_of_several_runs_are_timed_again_side_by_side(tmp_path, monkeypatch, capsys):

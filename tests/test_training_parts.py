@@ -16,7 +16,7 @@ from slimkit.runs import start
 from slimkit.selection.mask import Mask
 from slimkit.settings import CompressSpec
 from slimkit.surgery.remove import kept_indices, remove
-from slimkit.tasks import CLASSIFICATION
+from slimkit.tasks import CLASSIFICATION, SEGMENTATION, Task
 from slimkit.training import penalty, schedules
 from slimkit.training.loss import Objective
 
@@ -146,6 +146,15 @@ def test_loss_is_that_of_the_papers() -> None:
     torch.testing.assert_close(loss(logits, labels, target), 0.75 * hard + 0.25 * soft)
     heads = Objective(CLASSIFICATION, recipe())((logits, None, target), labels)
     torch.testing.assert_close(heads, F.cross_entropy(logits, labels) + 0.3 * F.cross_entropy(target, labels))
+
+
+@pytest.mark.parametrize(("task", "shape"), [(CLASSIFICATION, (6, 4)), (SEGMENTATION, (6, 4, 3, 3))])
+def test_labels_are_smoothed_for_auxiliary_heads_too(task: Task, shape: tuple[int, ...]) -> None:
+    main, *others = (3 * torch.randn(shape, requires_grad=True) for _ in range(3))
+    targets = torch.randint(0, 4, (shape[0], *shape[2:]))
+    loss = Objective(task, recipe(label_smoothing=0.3))((main, *others), targets)
+    each = [F.cross_entropy(scores, targets, label_smoothing=0.3) for scores in (main, *others)]
+    torch.testing.assert_close(loss, each[0] + task.auxiliary * (each[1] + each[2]))
 
 
 class Own(torch.optim.SGD):

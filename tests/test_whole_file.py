@@ -45,6 +45,7 @@ def of_study(root: Path) -> list[Path]:
     return [root]
 
 
+PRECIOUS = "<!doctype html><footer>Written by slimkit 0.0.0, and dear to somebody.</footer>"
 WRITERS: dict[str, tuple[str, Callable[[Path], list[Path]], Callable[[Path, list[Path]], object]]] = {
     "a run": ("first/report.html", runs, lambda path, homes: rebuild(homes[:1])),
     "a run, elsewhere": ("page.html", runs, lambda path, homes: rebuild(homes[:1], path, force=True)),
@@ -60,12 +61,12 @@ def test_a_full_disk_leaves_what_was_there(name: str, there: bool, tmp_path: Pat
     file, prepare, write = WRITERS[name]
     homes, path = prepare(tmp_path), tmp_path / file
     if there:
-        path.write_text("precious")
+        path.write_text(PRECIOUS)
     before = sorted(tmp_path.rglob("*"))
     with full(), pytest.raises(OutputError, match=r"(?s)cannot be written \(File too large\).*Make room"):
         write(path, homes)
     assert sorted(tmp_path.rglob("*")) == before
-    assert not there or path.read_text() == "precious"
+    assert not there or path.read_text() == PRECIOUS
     write(path, homes)
     assert path.stat().st_size > 4096
 

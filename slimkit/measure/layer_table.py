@@ -12,6 +12,7 @@ from math import ceil
 from pathlib import Path
 from typing import Literal
 
+from slimkit import whole_file
 from slimkit.errors import EngineError, OutputError, RecordError
 from slimkit.measure.engines import runs_here
 from slimkit.measure.environment import cpu_name, preferred_step
@@ -22,8 +23,8 @@ from slimkit.measure.node_times import NodeTime, latency_by_node, unprofiled
 from slimkit.progress import Progress, quiet
 from slimkit.record import Amount, Positive, Record
 from slimkit.results import TableSummary
-from slimkit.whole_file import write_whole
 
+_NAME = "slimkit.latency-table/"
 _SHARES = (0.25, 0.5)  # of a layer's width; the whole width is always timed
 _PART = 4  # inputs that are fewer than a block are computed in parts of it (ONNX Runtime, measured)
 _NARROW = 4  # blocks of inputs up to which a layer may come to read less than one
@@ -42,7 +43,7 @@ class LayerTimes(Record):
         layer: the layer.
         block: counts of outputs that take as long as the next multiple of it; so do counts of inputs above it,
             and those below it as long as the next multiple of 4.
-        inputs, outputs: ascending widths that were timed; the last is the layer's own.
+        inputs, outputs: widths that were timed, in ascending order, each once; the last is the layer's own.
         ms: [inputs][outputs], batch and threads as in the table.
     """
 
@@ -50,11 +51,15 @@ class LayerTimes(Record):
     block: Positive
     inputs: tuple[Positive, ...]
     outputs: tuple[Positive, ...]
-    ms: tuple[tuple[float, ...], ...]
+    ms: tuple[tuple[Amount, ...], ...]
 
     def __post_init__(self) -> None:
-        if not self.inputs or not self.outputs:
-            raise ValueError("inputs and outputs must have one width at least")
+        for name, widths, own in (
+            ("inputs", self.inputs, self.layer.inputs),
+            ("outputs", self.outputs, self.layer.outputs),
+        ):
+            if list(widths) != sorted(set(widths)) or widths[-1:] != (own,):
+                raise ValueError(f"{name} must be widths in ascending order, each once, and the last the layer's {own}")
         if len(self.ms) != len(self.inputs) or any(len(line) != len(self.outputs) for line in self.ms):
             raise ValueError("ms must be [inputs][outputs]")
 
@@ -232,28 +237,34 @@ def _inside(nodes: list[NodeTime], found: list[Layer]) -> tuple[dict[int, float]
 
 
 def save(table: LatencyTable, path: str | Path, force: bool = False) -> None:
-    """Write a table to a JSON file, whole or not at all; one that is there is replaced only with `force`.
+    """Write a table to a JSON file, whole or not at all; an earlier one is replaced only with `force`.
 
     Raises:
-        OutputError: the file exists, or cannot be written.
+        OutputError: the file exists, or is no table, or cannot be written.
     """
     check_free(path, force)
-    write_whole(Path(path), json.dumps(table.to_dict(), indent=1, allow_nan=False) + "\n", "the table")
+    whole_file.write_whole(Path(path), json.dumps(table.to_dict(), indent=1, allow_nan=False) + "\n", "the table")
 
 
 def check_free(path: str | Path, force: bool) -> None:
     """Check, before any work, that a table can be written to a path.
 
     Raises:
-        OutputError: a file is there (without `force`), it is a folder, or there is no folder to write it in.
+        OutputError: a table is there (without `force`), or something else, or there is no folder to write it in.
     """
     path = Path(path)
-    if path.is_dir():
-        raise OutputError(f"{path}: it is a folder, but a latency table is a file.\n  Give another `table`")
-    if path.exists() and not force:
-        raise OutputError(f"{path}: the file exists already.\n  Give another `table`, or `force=True` to replace it")
+    whole_file.check_free(path, force, _is_table, "table")
     if not os.access(path.absolute().parent, os.W_OK):
         raise OutputError(f"{path}: its folder is missing or cannot be written to.\n  Give another `table`")
+
+
+def _is_table(path: Path) -> bool:
+    """Tell whether a file is a latency table, of whatever version, and even where it can be of no use."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and str(found.get("table")).startswith(_NAME)
 
 
 def load(path: str | Path) -> LatencyTable:

@@ -15,6 +15,7 @@ from typing import Any
 from slimkit.errors import EngineError, SlimkitError
 from slimkit.measure.engines import open_runner
 from slimkit.measure.latency import random_batch
+from slimkit.measure.onnx_bytes import bytes_of_onnx
 from slimkit.settings.data import Shapes
 
 SECONDS = 60.0  # the largest network of torchvision takes 2 s on one old core
@@ -55,12 +56,20 @@ def check(
         )
 
 
-def _try(path: str, engine: str, input_shape: list[int] | dict[str, list[int]] | None, batch: int) -> None:
+def _bound(size: int) -> None:
+    """Bound the address space of this process for a file of so many bytes."""
     import resource  # of POSIX systems
 
-    limit = max(_FLOOR, _FACTOR * Path(path).stat().st_size if Path(path).is_file() else 0)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    most, (_, hard) = max(_FLOOR, _FACTOR * size), resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def _try(path: str, engine: str, input_shape: list[int] | dict[str, list[int]] | None, batch: int) -> None:
+    file = Path(path)
     try:
+        _bound(file.stat().st_size if file.is_file() else 0)
+        if file.is_file():
+            _bound(bytes_of_onnx(file))  # with the weights that it keeps in others
         runner = open_runner(path, engine)
         shapes: Any = tuple(input_shape) if isinstance(input_shape, list) else input_shape
         runner.run(random_batch(path, runner, shapes, batch))

@@ -73,13 +73,13 @@ def identical(model: nn.Module, split: Batches, value: float = 0.1, task: Task =
     right = tied = 0.0
     images_seen, classes = 0, 1
     with evaluating(same), torch.no_grad():
-        for images, labels in split.batches(at_once(split)):
-            logits, *_ = task.outputs(call(same, task.called(images, labels)))
+        for inputs, labels in split.batches(at_once(split)):
+            logits, *_ = task.outputs(call(same, task.called(inputs, labels)))
             size = logits.abs().amax(1, keepdim=True)
             best = logits >= logits.amax(1, keepdim=True) - _TIE * size
             right += float((best.gather(1, labels[:, None])[:, 0].double() / best.sum(1)).sum())
             tied += float(best.all(1).sum())
-            images_seen, classes = images_seen + len(images), logits.shape[1]
+            images_seen, classes = images_seen + len(labels), logits.shape[1]
     share = tied / images_seen
     reason = (
         f"{100 * share:.4g} % of the images have the same logit for all {classes} classes: with one weight everywhere "

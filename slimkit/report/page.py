@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import DictLoader, Environment, StrictUndefined
@@ -31,6 +32,15 @@ SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     account.usage,
     account.conditions,
 )
+
+
+def is_page(path: Path) -> bool:
+    """Tell whether a file is a page that slimkit wrote."""
+    try:
+        text = path.read_text("utf-8", "replace").lstrip()
+    except OSError:
+        return False
+    return text.startswith("<!doctype html>") and "<footer>Written by slimkit" in text
 
 
 def run_page(report: Report) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from slimkit.errors import OutputError
-from slimkit.report.page import comparison_page, run_page, study_page
+from slimkit.report.page import comparison_page, is_page, run_page, study_page
 from slimkit.results import LatencyEntry, Report, report_file, study_file
-from slimkit.whole_file import refuse_inputs, write_whole
+from slimkit.whole_file import check_free, refuse_inputs, write_whole
 
 Timed = Callable[[Sequence[tuple[Path, Report]]], Sequence[LatencyEntry | None]]
 
@@ -19,26 +19,29 @@ def rebuild(folders: Sequence[Path], out: Path | None = None, force: bool = Fals
     Args:
         folders: outputs of runs.
         out: the page.
-        force: replace a comparison that exists.
+        force: replace an earlier page.
         timed: times the files of several runs side by side; None where one cannot be.
 
     Raises:
-        OutputError: a report is missing or unreadable, or the page exists (without `force`), is another file of a
-            run or cannot be written.
+        OutputError: a report is missing or unreadable, or the page exists (without `force`), is no page of
+            slimkit's or another file of a run, or cannot be written.
     """
     if out is not None:
         refuse_inputs(out, _kept(folders), "out")
+        check_free(out, force, is_page, "out")
     if len(folders) == 1 and ((folders[0] / study_file.NAME).is_file() or folders[0].name == study_file.NAME):
-        return _study(folders[0], out, force)
+        return _study(folders[0], out)
     _refuse_twice(folders)
     reports = [report_file.read(folder) for folder in folders]
     if len(reports) == 1:
         home = folders[0] if folders[0].is_dir() else folders[0].parent
-        return _written(out or home / "report.html", run_page(reports[0]), force or out is None)
+        return _written(out or home / "report.html", run_page(reports[0]))
     path = out or Path("comparison.html")
-    _check_free(path, force)
+    check_free(path, force, is_page, "out")
     times = timed(list(zip(folders, reports, strict=True))) if timed else ()
-    return _written(path, comparison_page(_named(folders, reports), times), force)
+    page = comparison_page(_named(folders, reports), times)
+    check_free(path, force, is_page, "out")  # timing takes a while
+    return _written(path, page)
 
 
 def _refuse_twice(folders: Sequence[Path]) -> None:
@@ -51,13 +54,13 @@ def _refuse_twice(folders: Sequence[Path]) -> None:
         seen[home] = folder
 
 
-def _study(folder: Path, out: Path | None, force: bool) -> Path:
+def _study(folder: Path, out: Path | None) -> Path:
     """Write the page of a study."""
     arms, _ = study_file.read(folder)
     if not arms:
         raise OutputError(f"{folder}: the study has no finished arm yet.\n  Go on with it: slimkit study --resume")
     home = folder if folder.is_dir() else folder.parent
-    return _written(out or home / "study.html", study_page(arms), force or out is None)
+    return _written(out or home / "study.html", study_page(arms))
 
 
 def _kept(folders: Sequence[Path]) -> Iterator[Path]:
@@ -67,13 +70,7 @@ def _kept(folders: Sequence[Path]) -> Iterator[Path]:
         yield from (file for file in home.glob("*") if file.suffix != ".html")
 
 
-def _check_free(path: Path, force: bool) -> None:
-    if path.exists() and not force:
-        raise OutputError(f"{path}: it exists already.\n  Give another `out`, or `force=True` to replace it")
-
-
-def _written(path: Path, text: str, force: bool) -> Path:
-    _check_free(path, force)
+def _written(path: Path, text: str) -> Path:
     write_whole(path, text, "the page")
     return path
 

@@ -78,17 +78,18 @@ def difference(arms: Sequence[Arm], others: Sequence[Arm]) -> Difference | None:
     return Difference(one.arm, other.arm, one.budget, mean, verdict, _more(values, step, mean), unequal)
 
 
-_SPENT: dict[str, Callable[[Arm], float]] = {
-    "macs": lambda arm: arm.macs,
-    "params": lambda arm: arm.params,
-    "cost": lambda arm: arm.spent.dense_trainings,
+# What an arm may have more of than another, by its name in `Difference.unequal`: what it is called, and how much.
+SPENT: dict[str, tuple[str, Callable[[Arm], float]]] = {
+    "macs": ("multiply-adds", lambda arm: arm.macs),
+    "params": ("parameters", lambda arm: arm.params),
+    "cost": ("training", lambda arm: arm.spent.dense_trainings),
 }
 
 
 def _unequal(pairs: Sequence[tuple[Arm, Arm]]) -> dict[str, float]:
     found = {
         name: statistics.fmean(of(mine) / of(their) for mine, their in pairs)
-        for name, of in _SPENT.items()
+        for name, (_, of) in SPENT.items()
         if all(of(their) for _, their in pairs)
     }
     return {name: share for name, share in found.items() if not 1 / _APART <= share <= _APART}

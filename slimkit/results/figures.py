@@ -186,7 +186,7 @@ class Figures(Record):
     Attributes:
         params: parameters.
         macs: multiply-adds of one image; twice that are FLOPs.
-        bytes: size of the ONNX file.
+        bytes: size of the ONNX file, with the weights that it keeps in files beside it.
         latency_ms: time of one batch, ms.
         energy_mj: energy of one image, mJ.
         accuracy: how good it is, where there are images to tell by.

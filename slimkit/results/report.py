@@ -227,7 +227,7 @@ class Benched(Record):
 
     Attributes:
         name: its path, as it was given.
-        bytes: size of the file.
+        bytes: size of the file, with the weights that it keeps in files beside it.
         latency_ms: time of one batch, ms.
         share: time of one image over that of the first file, by the clock that fits.
     """

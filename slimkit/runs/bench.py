@@ -11,6 +11,7 @@ from slimkit.measure import layer_table as tables
 from slimkit.measure import probe
 from slimkit.measure.engines import require
 from slimkit.measure.latency import Latency, measure
+from slimkit.measure.onnx_bytes import bytes_of_onnx
 from slimkit.progress import Progress, quiet
 from slimkit.results import Benched
 from slimkit.settings.data import Shapes
@@ -67,7 +68,7 @@ def make_table(
         path: the whole network.
         file: JSON file to write.
         engine, threads, batch, input_shape, progress: as for `bench`.
-        force: replace a file that is there.
+        force: replace an earlier table.
 
     Raises:
         OutputError: the table cannot be written, or would take the place of the network.
@@ -93,7 +94,7 @@ def beside(paths: Sequence[Path], times: Sequence[Latency]) -> list[Benched]:
     return [
         Benched(
             name=str(path),
-            bytes=path.stat().st_size,
+            bytes=bytes_of_onnx(path),
             latency_ms=time.record(),
             share=time.typical_ms / time.batch / first,
         )

@@ -21,6 +21,7 @@ from slimkit.measure import energy, latency, quality
 from slimkit.measure.latency import Latency
 from slimkit.measure.macs import count_macs
 from slimkit.measure.node_times import PROFILED, latency_by_node, unprofiled
+from slimkit.measure.onnx_bytes import bytes_of_onnx
 from slimkit.measure.size import count_params
 from slimkit.models import Network
 from slimkit.results import Accuracy, Architecture, Figures, LayerEntry, MeasuredBudget, Normalisation, OtherMetric
@@ -170,7 +171,7 @@ def _of_file(path: Path, timed: Mapping[Path, Latency]) -> Figures:
     if path not in timed:
         return Figures()
     time = timed[path]
-    return Figures(bytes=path.stat().st_size, latency_ms=time.record(), energy_mj=energy.per_inference(time))
+    return Figures(bytes=bytes_of_onnx(path), latency_ms=time.record(), energy_mj=energy.per_inference(time))
 
 
 @dataclass

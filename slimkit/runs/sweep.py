@@ -10,7 +10,7 @@ from slimkit import training
 from slimkit.errors import BudgetError, MaskError, OutputError
 from slimkit.measure.stages import stages_on
 from slimkit.progress import Progress, Watcher, quiet
-from slimkit.report.page import comparison_page
+from slimkit.report.page import comparison_page, is_page
 from slimkit.results import SweepReport
 from slimkit.runs.compress import about, finished, kept, reads, store_of
 from slimkit.runs.cut.begun import begin, check_watched, opened
@@ -19,7 +19,7 @@ from slimkit.runs.folder import resume as resuming
 from slimkit.settings import CompressSpec
 from slimkit.settings.output import OutputOptions
 from slimkit.training import trackers
-from slimkit.whole_file import write_whole
+from slimkit.whole_file import check_free, write_whole
 
 PAGE = "comparison.html"
 
@@ -64,8 +64,7 @@ def sweep_checkpoint(
             f"{target}: the output folder exists already.\n  Give another `out`, or replace it: `force=True`"
         )
     page = target / PAGE
-    if page.exists() and not _is_ours(page):
-        raise OutputError(f"{page}: slimkit did not write it, so it is not replaced.\n  Give another `out`")
+    check_free(page, True, is_page, "out")
     homes = {name: target / name for name in names}
     stages = stages_on(specs[0].device)
     begins = cache(lambda: opened(path, specs[0], progress, stages))
@@ -108,10 +107,6 @@ def named(spec: CompressSpec) -> str:
     """Return what the folder of a budget is called: `max-latency-0.5`."""
     [name] = [name for name in spec.budgets() if getattr(spec, name) is not None]
     return re.sub(r"[^\w.-]+", "-", f"{name.replace('_', '-')}-{getattr(spec, name)}")
-
-
-def _is_ours(page: Path) -> bool:
-    return page.is_file() and "<title>Runs compared" in page.read_text(encoding="utf-8", errors="replace")[:10_000]
 
 
 def _said(missed: dict[str, BudgetError | MaskError], reached: list[str], target: Path) -> str:

@@ -77,7 +77,7 @@ class Objective:
         if imitation is not None:
             value = torch.lerp(value, imitation, recipe.distillation)
         for head in auxiliary:
-            value = value + task.auxiliary * task.loss(head, targets)
+            value = value + task.auxiliary * self.loss(head, targets)
         return value
 
     def _imitated(self, outputs: Any, wanted: Any) -> Tensor:

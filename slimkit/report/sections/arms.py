@@ -26,6 +26,7 @@ from slimkit.results.comparison import (
     LESS,
     MORE,
     SAME,
+    SPENT,
     WORSE,
     Difference,
     Mean,
@@ -134,12 +135,9 @@ def _sentence(found: Sequence[Difference], controls: Sequence[Difference], again
     return f"{sentence}; of the controls, better is {listed(controls)}." if controls else f"{sentence}."
 
 
-_SPENT = {"macs": "multiply-adds", "params": "parameters", "cost": "training"}
-
-
 def _at(one: Difference, before: str) -> str:
     """Say what an arm has more or less of than the other, after `before`; nothing where they are alike."""
-    said = [f"{ratio(share, 1.0)} times its {_SPENT[name]}" for name, share in one.unequal.items()]
+    said = [f"{ratio(share, 1.0)} times its {SPENT[name][0]}" for name, share in one.unequal.items()]
     if not said:
         return ""
     return f"{before}at {' and '.join(filter(None, (', '.join(said[:-1]), said[-1])))}"

@@ -11,6 +11,7 @@ from slimkit.errors import EngineError, ProofError, TraceError
 from slimkit.example import Example, of_batch
 from slimkit.measure import energy, latency
 from slimkit.measure.macs import count_macs
+from slimkit.measure.onnx_bytes import bytes_of_onnx
 from slimkit.measure.size import count_params
 from slimkit.runs.figures import shapes_of
 from slimkit.runs.folder.files import export_network
@@ -71,7 +72,7 @@ def _measured(spec: CompressSpec, models: Sequence[nn.Module], example: Example)
         except (EngineError, TraceError, ProofError):
             return None
         if spec.minimise == "bytes":
-            return "bytes", [float(path.stat().st_size) for path in paths]
+            return "bytes", [float(bytes_of_onnx(path)) for path in paths]
         times = latency.measure(paths, shapes_of(example), **asdict(conditions(spec)))
     if spec.minimise == "energy":
         return "energy", [energy.per_inference(time).value for time in times]

@@ -13,6 +13,7 @@ from slimkit.channels import Graph
 from slimkit.errors import BudgetError
 from slimkit.example import Example
 from slimkit.export import export_onnx
+from slimkit.measure.onnx_bytes import bytes_of_onnx
 from slimkit.progress import Progress, quiet
 from slimkit.results import MeasuredBudget
 from slimkit.selection.budget import Widths, amount, to_limit
@@ -62,7 +63,7 @@ class SizeSolver:
             path = Path(folder, "network.onnx")
             self.progress("exporting the network to weigh it", None)
             more: float = self._bytes(self.dense, path) - _PARAMETER * graph.params(Mask.full(graph).keep)
-            self.original = path.stat().st_size
+            self.original = bytes_of_onnx(path)
             self.target = limit = budget.value if budget.absolute else budget.value * self.original
             for _ in range(_ROUNDS):
                 extra = more
@@ -92,4 +93,4 @@ class SizeSolver:
 
     def _bytes(self, model: nn.Module, path: Path) -> int:
         self.write(model, path, self.example)
-        return path.stat().st_size
+        return bytes_of_onnx(path)
