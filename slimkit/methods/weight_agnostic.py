@@ -79,7 +79,7 @@ def identical(model: nn.Module, split: Batches, value: float = 0.1, task: Task =
             best = logits >= logits.amax(1, keepdim=True) - _TIE * size
             right += float((best.gather(1, labels[:, None])[:, 0].double() / best.sum(1)).sum())
             tied += float(best.all(1).sum())
-            images_seen, classes = images_seen + len(images), logits.shape[1]
+            images_seen, classes = images_seen + len(logits), logits.shape[1]
     share = tied / images_seen
     reason = (
         f"{100 * share:.4g} % of the images have the same logit for all {classes} classes: with one weight everywhere "
