@@ -108,46 +108,6 @@ def test_a_compression_that_was_killed_while_retraining_ends_as_the_whole_one(se
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("minimise", ["macs", "latency"])
-def test_what_is_delivered_within_a_drop_has_the_figure_that_is_told_where_others_pass_when_resumed(
-    minimise,
-    toy,  # noqa: F811
-    tmp_path,
-    monkeypatch,
-):
-    """Figures were kept without what they are of, and told of other networks, or of none."""
-    given = {"dataset": toy, "epochs": 1, "batch_size": 32, "round_to": 1, "device": "cpu", "max_drop": 60.0}
-    given |= {"minimise": minimise, "runtime": "onnxruntime"}
-
-    def told(said, done):
-        if said == "exporting":
-            raise Killed
-
-    with pytest.raises(Killed):
-        slimkit.compress(net(), torch.zeros(1, 1, 8, 8), out=tmp_path / "out", progress=told, **given)
-    assert [folder.name for folder in (tmp_path / "out.state").glob("compared")] == ["compared"]
-    judge_from, most = quality.drop_from, []
-
-    def stricter(*args, **settings):
-        """Return what judges as it does, but for the smallest networks: as after a training on a GPU."""
-        judge = judge_from(*args, **settings)
-
-        def judged(model):
-            size = sum(parameter.numel() for parameter in model.parameters())
-            most.append(size)
-            return dataclasses.replace(judge(model), value=100.0) if size < 0.8 * max(most) else judge(model)
-
-        return judged
-
-    monkeypatch.setattr(quality, "drop_from", stricter)
-    found = slimkit.compress(net(), torch.zeros(1, 1, 8, 8), out=tmp_path / "out", resume=True, **given).report
-    within = [one.share for one in found.drop.tried if one.within]
-    assert within and found.drop.figure > 0
-    if minimise == "macs":
-        assert found.drop.figure == found.after.macs
-
-
-@pytest.mark.long
 @pytest.mark.parametrize("epochs", [0.3, 1, 1.5])
 def test_epochs_that_are_cut_short_have_the_number_that_the_report_gives_them(epochs, toy, tmp_path):  # noqa: F811
     given = {"dataset": toy, "epochs": epochs, "batch_size": 32, "round_to": 1, "device": "cpu", "ratio": 0.5}
