@@ -51,10 +51,26 @@ def test_frames_of_a_scene_resemble_each_other(made: Callable[[Tensor], Tensor])
         assert found is not None and torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("scene", range(6))
+@pytest.mark.parametrize("made", [lambda one: one, lit], ids=["noise", "brightness"])
+def test_so_do_all_frames_of_one(made: Callable[[Tensor], Tensor], scene: int) -> None:
+    """Their mean is the scene, beside which only noise was seen: they were all distinct."""
+    images = made(frames(scene + 1, 256)[scene :: scene + 1])
+    for larger in (1, 4):
+        found = data.alike([nn.functional.interpolate(images, scale_factor=larger, mode="bilinear")])
+        assert found is not None and torch.equal(found, torch.zeros(256).long())
+
+
+CLOTHES = next(iter(data.open("fashion-mnist").train.batches(4096, seed=0)))
+
+
 @pytest.mark.parametrize(
     "batches",
     [
         [DIGITS],
+        *[[CLOTHES[0][CLOTHES[1] == kind]] for kind in range(10)],
+        [nn.functional.interpolate(drawn(1024, 3, 3, 3), size=(64, 64), mode="bicubic")],  # smooth
+        [drawn(1024, 2, 200) + torch.tensor([[100.0], [0.0]])],  # sensors, one of which has an offset
         [drawn(1024, 3, 32, 32)],
         [drawn(1024, 1, 8, 8).sigmoid() * torch.rand(1024, 1, 1, 1)],
         [drawn(1024, 1, 200)],
@@ -109,6 +125,14 @@ def test_of_too_few_scenes_it_is_said_that_agreement_on_others_is_not_told(net: 
     assert (report.fit.apart, report.fit.held, report.fit.groups) == (False, 64, 8)
     assert "inputs resemble each other, in 8 groups, which are too few to tell how often" in report.verdict
     assert "%" not in report.verdict.split(";")[1]
+
+
+def test_of_one_scene_agreement_is_not_told(net: nn.Module) -> None:
+    report = told(net, frames(1, 128), ratio=0.5)
+    assert (report.fit.apart, report.fit.groups) == (False, 1)
+    assert "its inputs all resemble each other, as frames of one scene do, which does not tell how" in report.verdict
+    with pytest.raises(DataError, match="(?s)0 groups of inputs that resemble each other cannot .* here 1:"):
+        told(net, frames(1, 128), max_drop=40)
 
 
 def test_a_drop_is_told_by_scenes(net: nn.Module) -> None:

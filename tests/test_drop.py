@@ -1,6 +1,7 @@
 """The smallest network within a drop: looked for among networks that are only reconstructed, confirmed by real ones."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -18,9 +19,10 @@ from slimkit.measure.quality import Drop
 from slimkit.progress import quiet
 from slimkit.results import Report
 from slimkit.runs.cut import begun, drop, least
-from slimkit.runs.cut.least import Contenders
+from slimkit.runs.cut.least import Contenders, compared
 from slimkit.settings import CompressSpec
 from slimkit.tasks import SEGMENTATION
+from slimkit.training import Store
 
 Loses = Callable[[float, float], float]  # (share of the work, epochs of retraining) -> points
 
@@ -316,3 +318,13 @@ def test_a_sweep_is_told_before_anything_too(
     assert main(["compress", CHECKPOINT, *words.split(), "--out", str(tmp_path / "out")]) == 2
     assert not (tmp_path / "out").exists()
     assert ("cannot tell so small a drop" if "drop" in words else "max_macs is") in capsys.readouterr().err
+
+
+def test_figures_that_were_kept_are_told_of_the_networks_that_they_are_of(tmp_path: Path) -> None:
+    """After a training on a GPU that is resumed others may pass: figures were taken for theirs, or there were more."""
+    nets = [nn.Conv2d(1, width, 3) for width in (2, 4, 6)]
+    spec, store = CompressSpec(max_drop=1, minimise="params"), Store(tmp_path, resume=True)
+    assert compared(spec, nets, torch.zeros(1, 1, 8, 8), store).figures == (20, 40, 60)
+    assert compared(spec, nets[1:], torch.zeros(1, 1, 8, 8), store).figures == (40, 60)
+    again = compared(replace(spec, minimise="macs"), nets[1:], torch.zeros(1, 1, 8, 8), store)
+    assert (again.by, again.figures) == ("params", (40, 60))  # kept: times would be others

@@ -1,6 +1,6 @@
 """Weight-agnostic networks: what says nothing, what says something, and the search for topologies."""
 
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from slimkit import data, training
-from slimkit.errors import ArchitectureError, SpecError
+from slimkit.errors import ArchitectureError, DataError, SpecError
 from slimkit.measure.quality import quality as top1
 from slimkit.methods import weight_agnostic
 from slimkit.methods.pareto import crowding, dominates, fronts
@@ -187,6 +187,33 @@ def test_a_search_is_the_same_twice_and_its_front_has_no_dominated_topology() ->
             and a.topology.connections <= one.topology.connections
             for a in first
         )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "said"),
+    [
+        (
+            (torch.zeros(8, 4), torch.zeros(8, 2)),
+            torch.zeros(8).long(),
+            r"gives tuple and torch.int64 \[8\]: .*in one ",
+        ),
+        ({"image": torch.zeros(8, 4)}, torch.zeros(8).long(), "gives dict and"),
+        (torch.zeros(8, 4), torch.zeros(8, 4).long(), r"torch.int64 \[8, 4\]: .* a class from 0 to 2 for each"),
+        (torch.zeros(8, 4), torch.zeros(8), "torch.float32"),
+        (torch.zeros(8, 4), torch.full((8,), 3), "from 0 to 2"),
+        (torch.zeros(8, 4), [{}] * 8, "and list"),
+    ],
+)
+def test_a_search_refuses_what_topologies_cannot_read(inputs: Any, targets: Any, said: str) -> None:
+    class Given:
+        def __len__(self) -> int:
+            return 8
+
+        def batches(self, *args: Any, **settings: Any) -> Any:
+            return iter([(inputs, targets)])
+
+    with pytest.raises(DataError, match=said):
+        search(Given(), 3, SearchConfig(population=2, generations=1))
 
 
 class Weighted(nn.Module):

@@ -363,3 +363,14 @@ def test_the_state_of_a_training_alone_is_refused_unasked(tmp_path):
     with pytest.raises(TrainingError, match="holds the state"):
         training.state.refuse_unasked(training.Store(tmp_path / "x" / "pass1"))
     assert training.state.anywhere(training.Store(tmp_path / "x"))
+
+
+def test_what_somebody_has_put_beside_the_states_stays(toy, tmp_path):  # noqa: F811
+    """A `train.log` in any folder there went."""
+    with pytest.raises(Killed):
+        train_run.train(net(), toy, 0.5, out=tmp_path / "out", watchers=[killed_at(3)], **FEW)
+    mine = tmp_path / "out.state" / "mine" / "train.log"
+    mine.parent.mkdir()
+    mine.write_text("notes")
+    train_run.train(net(), toy, 0.5, out=tmp_path / "out", resume=True, **FEW)
+    assert listing(tmp_path / "out.state") == ["mine"] and mine.read_text() == "notes"

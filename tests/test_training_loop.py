@@ -334,30 +334,51 @@ def test_a_batch_must_be_divisible_among_processes(monkeypatch: pytest.MonkeyPat
 
 
 SCRIPT = """
-import sys
+import os, sys
 import torch
-from pathlib import Path
+from torch import nn
 from slimkit import training
 from training_sample import network, recipe, stripes
 
+class Parts(nn.Module):
+    "Has a part that no step uses, one of every other step, one that no loss depends on, a frozen one, a complex one."
+
+    def __init__(self):
+        super().__init__()
+        self.whole, self.calls = network(), 0
+        self.spare, self.now, self.said, self.frozen = (nn.Linear(3, 3) for _ in range(4))
+        self.frozen.requires_grad_(False)
+        self.turn = nn.Parameter(torch.ones(3, dtype=torch.complex64))
+
+    def forward(self, x):
+        self.calls += 1
+        y = torch.view_as_real(self.frozen(self.whole(x)) * self.turn).sum(-1)
+        y = self.now(y) if self.training and self.calls % 2 else y
+        return {"out": y, "said": self.said(y)}
+
 torch.set_num_threads(1)
-batch = int(sys.argv[2])
-trained = training.train(network(), stripes(), recipe(batch_size=batch))
-torch.save([trained.model.state_dict(), [e.loss for e in trained.history]], f"{sys.argv[1]}.{sys.argv[3]}")
+net = network() if sys.argv[2] == "plain" else Parts()
+if os.environ.get("RANK") == "1":
+    nn.init.ones_(next(net.parameters()))  # those of the first process count
+trained = training.train(net, stripes(), recipe(learning_rate=0.02))
+found = [trained.model.state_dict(), [e.loss for e in trained.history]]
+torch.save(found, sys.argv[1] + os.environ.get("RANK", "alone"))
 """
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["plain", "parts"])
+def test_two_processes_give_what_one_gives(tmp_path: Path, what: str) -> None:
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.replace("sys.argv[3]", "__import__('os').environ.get('RANK', 'alone')"))
+    script.write_text(SCRIPT)
     root = Path(__file__).parents[1]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
     together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for command in ([sys.executable], together):
-        arguments = [*command, str(script), str(tmp_path / "out"), "16"]
-        subprocess.run(arguments, env=environment, check=True, capture_output=True, timeout=300)
-    alone, first, second = (torch.load(tmp_path / f"out.{name}") for name in ("alone", "0", "1"))
+        arguments = [*command, str(script), str(tmp_path / "out"), what]
+        done = subprocess.run(arguments, env=environment, capture_output=True, timeout=300, text=True)
+        assert not done.returncode, done.stderr
+    alone, first, second = (torch.load(tmp_path / f"out{name}") for name in ("alone", "0", "1"))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     torch.testing.assert_close(first, alone, rtol=1e-3, atol=1e-4)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from slimkit.data import Batches
-from slimkit.errors import SpecError
+from slimkit.errors import DataError, SpecError
 from slimkit.methods.pareto import crowding, fronts
 from slimkit.methods.topology import Topology, child, minimal
 
@@ -84,12 +84,15 @@ def search(
     Args:
         split: labelled images.
         progress: told the best mean after each generation.
+
+    Raises:
+        DataError: the images are not one tensor, or have not one of the classes each.
     """
     random = np.random.default_rng(config.seed)
-    inputs = next(iter(split.batches(1)))[0][0].numel()
+    inputs = _images(split, classes, config, 0)[0].shape[1]
     population = [minimal(inputs, classes, config.share, random) for _ in range(config.population)]
     for generation in range(config.generations + 1):
-        images, labels = _images(split, config, generation)
+        images, labels = _images(split, classes, config, generation)
         scored = [score(topology, images, labels) for topology in population]
         progress(generation, max(scored, key=lambda one: one.mean))
         if generation == config.generations:
@@ -109,9 +112,19 @@ def score(topology: Topology, images: Tensor, labels: Tensor) -> ScoredTopology:
     return ScoredTopology(topology, sum(rewards) / len(rewards), rewards[place], SHARED[place])
 
 
-def _images(split: Batches, config: SearchConfig, generation: int) -> tuple[Tensor, Tensor]:
+def _images(split: Batches, classes: int, config: SearchConfig, generation: int) -> tuple[Tensor, Tensor]:
     """Return the images of one generation, [N, I], and their labels."""
     images, labels = next(islice(split.batches(config.images, seed=config.seed, epoch=generation), 1))
+    one_each = isinstance(images, Tensor) and isinstance(labels, Tensor) and labels.shape == images.shape[:1]
+    if not one_each or labels.dtype != torch.int64 or not 0 <= labels.min() <= labels.max() < classes:
+        given = " and ".join(
+            f"{one.dtype} {list(one.shape)}" if isinstance(one, Tensor) else type(one).__name__
+            for one in (images, labels)
+        )
+        raise DataError(
+            f"the split gives {given}: topologies are searched by images in one tensor, and a class from 0 to "
+            f"{classes - 1} for each.\n  Give such a split"
+        )
     return images.flatten(1), labels
 
 

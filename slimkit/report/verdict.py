@@ -135,6 +135,11 @@ def _agreement(report: Report) -> str:
         more = ", a guess for real inputs" if fit.made else "" if fit.apart else ", and by more on others"
         said = f"its outputs are off by {percent(fit.off, 1)} of the spread of what it computes"
         return f"; on {fit.held} {where} {said}{more}"
+    if fit is not None and not fit.apart and fit.groups == 1:
+        return (
+            "; its inputs all resemble each other, as frames of one scene do, which does not tell how often it agrees "
+            "with the original on others"
+        )
     if fit is None or fit.agreement is None:
         return ""
     share = percent(fit.agreement, 1)

@@ -1,7 +1,6 @@
 """Several processes that train one network, as `torch.distributed.run` starts them."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
 from slimkit.errors import SlimkitError
@@ -80,13 +78,38 @@ def from_first(make: Callable[[], T], device: torch.device) -> T:
     return found
 
 
-def wrap(model: nn.Module, world: World) -> nn.Module:
-    """Make gradients the mean over all processes; alone, the network itself."""
-    if world.ranks == 1:
-        return model
-    with warnings.catch_warnings():  # its successor is not in every torch that slimkit runs with
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        return DistributedDataParallel(model, broadcast_buffers=False)
+def share_weights_(model: nn.Module, world: World) -> None:
+    """Give all processes the weights and buffers of the first one."""
+    if world.ranks > 1:
+        _together([*model.parameters(), *model.buffers()], lambda flat: dist.broadcast(flat, 0))
+
+
+def share_gradients_(model: nn.Module, world: World) -> None:
+    """Make gradients the mean over all processes.
+
+    What no process used in a step has none after it, as in one process, and the optimizer leaves it alone.
+    `DistributedDataParallel` wants to be told beforehand whether all is used, and fails where an output has no loss.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if world.ranks == 1 or not parameters:
+        return
+    here = [parameter.grad is not None for parameter in parameters]
+    grads = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
+    used = grads[0].new_tensor(here, dtype=torch.float32)
+    _together([used, *grads], lambda flat: dist.all_reduce(flat.div_(world.ranks)))
+    anywhere = here if all(here) else used.tolist()  # else a GPU is waited for
+    for parameter, grad, one in zip(parameters, grads, anywhere, strict=True):
+        parameter.grad = grad if one else None
+
+
+def _together(tensors: list[Tensor], exchange: Callable[[Tensor], object]) -> None:
+    """Exchange tensors between processes in one piece, or one of each type; in place, whatever their layout."""
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        some = [tensor.detach() for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.reshape(-1) for tensor in some])
+        exchange(flat)
+        for tensor, part in zip(some, torch.split(flat, [tensor.numel() for tensor in some]), strict=True):
+            tensor.copy_(part.view(tensor.shape))
 
 
 def mean(value: Tensor, world: World) -> Tensor:

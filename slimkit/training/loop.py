@@ -237,7 +237,6 @@ class _Stepper:
             self.teacher = copied(teacher).to(run.device).eval().requires_grad_(False)
         self.schedule = run.recipe.rate_share
         self.taken: nn.Module | None = None
-        self.wrapped = run.model
 
     def _take_up(self, inputs: Example, targets: Any) -> None:
         """Make ready for the network that the run has now, in the memory layout that suits it."""
@@ -247,8 +246,8 @@ class _Stepper:
         run.memory_format = layout(run.model, mapped(inputs, lambda tensor: tensor[:2]))
         run.model.to(memory_format=run.memory_format)
         align(run.optimizer)
+        distributed.share_weights_(run.model, self.world)
         self.taken = run.model
-        self.wrapped = distributed.wrap(self.taken, self.world)
 
     def step(self, inputs: Example, targets: Any) -> None:
         """Do one step, from batch to weights."""
@@ -261,16 +260,17 @@ class _Stepper:
             self._take_up(inputs, targets)
         if isinstance(inputs, Tensor):
             inputs = inputs.contiguous(memory_format=run.memory_format)
-        self.wrapped.train()
+        run.model.train()
         if self.world.ranks > 1:  # a state holds the random numbers of one process
             draw_from(((recipe.seed * self.world.ranks + self.world.rank) << 32 ^ run.step) % 2**63, run.device)
         with beforehand.autocast(run.device, self.precision), distributed.whole_batch_statistics(self.world):
-            returned = call(self.wrapped, self.criterion.asked(inputs, targets))
+            returned = call(run.model, self.criterion.asked(inputs, targets))
             with torch.no_grad():
                 wanted = call(self.teacher, inputs) if self.teacher is not None else None
         value = self.criterion(returned, targets, wanted)
         run.optimizer.zero_grad()
         backward(value, run.model)
+        distributed.share_gradients_(run.model, self.world)
         run.losses.add(
             run.step, run.budget, rate, value
         )  # before the step, so that a bad one leaves the weights as they were

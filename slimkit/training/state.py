@@ -170,8 +170,10 @@ def fitting(store: Store) -> Iterator[None]:
 
 def forget(store: Store) -> None:
     """Remove the states of a run that is done, of its stages too; what else lies in the folder stays."""
+    log = store.folder / LOG
     for folder in (*store.folder.glob("*/"), store.folder):
-        ours = [path for name in (_NAME, _PREVIOUS, f"{_NAME}.tmp", LOG) if (path := folder / name).is_file()]
+        states = (folder / name for name in (_NAME, _PREVIOUS, f"{_NAME}.tmp"))
+        ours = [path for path in (*states, log) if path.parent == folder and path.is_file()]
         with suppress(OSError):  # what cannot be removed, or is not empty, stays
             for path in ours:
                 path.unlink()

@@ -15,6 +15,7 @@ from slimkit.measure.onnx_bytes import bytes_of_onnx
 from slimkit.measure.size import count_params
 from slimkit.runs.figures import shapes_of
 from slimkit.runs.folder.files import export_network
+from slimkit.runs.folder.resume import shapes
 from slimkit.runs.start import conditions
 from slimkit.settings import CompressSpec
 from slimkit.training import Store, state
@@ -49,13 +50,15 @@ def compared(spec: CompressSpec, models: Sequence[nn.Module], example: Example, 
         spec: says what, and under which conditions times are.
         models: what is compared.
         example: what they are called with.
-        store: where the answer is kept: a resumed run would measure other times, and so retrain another network.
+        store: where the answer is kept: a resumed run would measure other times, and so retrain another network. It
+            counts for networks of these shapes.
     """
     found, _ = state.read(store) if store else (None, None)
-    if found is None:
+    of = [shapes(model) for model in models]
+    if found is None or found["of"] != of:  # on GPUs a network is not trained twice to the bit, and another may pass
         measured = _measured(spec, models, example) if spec.onnx and spec.minimise in COUNTED else None
         by, figures = measured or _counted(COUNTED.get(spec.minimise, spec.minimise), models, example)
-        found = {"by": by, "figures": figures}
+        found = {"of": of, "by": by, "figures": figures}
         if store:
             state.write(store, found)
     return Contenders(found["by"], tuple(found["figures"]))
