@@ -19,6 +19,7 @@ from slimkit.progress import quiet
 from slimkit.results import Report
 from slimkit.runs.cut import begun, drop, least
 from slimkit.runs.cut.least import Contenders
+from slimkit.runs.figures import judged
 from slimkit.settings import CompressSpec
 from slimkit.tasks import SEGMENTATION
 
@@ -150,6 +151,19 @@ def test_a_drop_of_a_share_is_in_points_whatever_the_task_and_has_a_margin() -> 
     assert (same.value, same.margin) == (0.0, 0.0)
     with pytest.raises(BudgetError, match="max_drop is 1: no smaller network"):
         search(lambda share, epochs: lost.value, max_drop=1.0, epochs=0)
+
+
+def test_every_metric_has_an_interval_on_validation_and_on_test() -> None:
+    """Mean IoU had one on test only, where that is a split of its own."""
+    images = torch.rand(120, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    parts = {
+        name: (part, (part[:, 0] > 0.5).long())
+        for name, part in zip(("train", "validation", "test"), images.split(40), strict=True)
+    }
+    found = judged(Painted(0.6), data.as_dataset(parts, task=SEGMENTATION))
+    assert found.tested_apart
+    for one in (found.of("validation"), found.of("test")):
+        assert one is not None and one.interval is not None and one.interval[0] < one.value < one.interval[1]
 
 
 CHECKPOINT = str(zoo.CHECKPOINTS["resnet8-digits"])
