@@ -65,7 +65,7 @@ def sweep_table(found: SweepReport) -> RenderableType:
         _add(table, name, before, *(rows[place][2] if place in rows else MISSING for rows in sides))
     parts: list[RenderableType] = [table]
     for name, report in zip(found.names, found.runs, strict=True):
-        slow = f" Time fell less than work: {found}." if (found := behind(report)) else ""
+        slow = f" Time fell less than work: {share}." if (share := behind(report)) else ""
         parts += [Text(f"{name}: {verdict(report).sentence}{slow}")]
         parts += [Text(f"Warning: {as_flags(warning)}", style="yellow") for warning in report.warnings]
     return Group(*parts)

@@ -70,7 +70,7 @@ def short(
 
 def _rounded_up(number: float) -> int:
     """Return a number rounded up to two digits: it is an estimate."""
-    step = 10 ** max(0, len(str(ceil(number))) - 2)
+    step = int("1".ljust(len(str(ceil(number))) - 1, "0"))
     return ceil(number / step) * step
 
 
