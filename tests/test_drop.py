@@ -1,5 +1,6 @@
 """The smallest network within a drop: looked for among networks that are only reconstructed, confirmed by real ones."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,10 @@ from slimkit.errors import BudgetError, DataError, MaskError, SlimkitError
 from slimkit.measure import quality
 from slimkit.measure.quality import Drop
 from slimkit.progress import quiet
-from slimkit.results import Report
-from slimkit.runs.cut import begun, drop, least
+from slimkit.results import Attempt, Report
+from slimkit.runs.cut import begun, drop, enough, least
 from slimkit.runs.cut.least import Contenders, compared
+from slimkit.runs.figures import judged
 from slimkit.settings import CompressSpec
 from slimkit.tasks import SEGMENTATION
 from slimkit.training import Store
@@ -51,7 +53,7 @@ def search(
     def compare(models: Any) -> Contenders:
         return Contenders(spec.minimise, tuple(takes(share) for share, _ in models))
 
-    return drop.smallest(spec, attempt, judge, compare, quiet), asked
+    return drop.smallest(spec, attempt, judge, compare, lambda tried: enough.short(spec, tried, 1000), quiet), asked
 
 
 @pytest.mark.parametrize("least", [0.0, 0.3])
@@ -127,6 +129,82 @@ def test_a_drop_that_no_smaller_network_keeps_says_the_best() -> None:
         search(lambda share, epochs: 0.0, 2.0, max_drop=1.0, epochs=0)
 
 
+_TRIED = [(0.22, 5.9, 3.1), (0.69, 0.53, 0.96), (0.91, 0.53, 0.96), (0.95, 0.0, 0.96)]  # share, drop, margin
+
+
+def _short(images: int, given: int | None, alike: bool = False, factor: float = 1.0, **settings: Any) -> str:
+    found = [
+        Attempt(share=share, epochs=0, drop=lost, margin=factor * margin, within=lost + factor * margin <= 1)
+        for share, lost, margin in _TRIED
+    ]
+    return enough.short(CompressSpec(max_drop=1, **settings), found, images, given, alike=alike)
+
+
+@pytest.mark.parametrize(
+    ("images", "given", "said"),
+    [
+        (
+            188,
+            None,
+            "188 validation images can tell that to 0.96 only. About 790 would do: allow .*, or give more data.",
+        ),
+        (
+            188,
+            1500,
+            "188 inputs held out .* 790 .* give labelled data: of unlabelled inputs at most 512 are judged by.",
+        ),
+        (100, 800, "100 inputs held out .* 420 .* give 3,360 unlabelled inputs or more, here 800: an eighth "),
+    ],
+)
+def test_a_network_that_only_its_margin_kept_out_is_told_with_what_would_tell_more(
+    images: int, given: int | None, said: str
+) -> None:
+    """Of the one that was taken 0.95 was left, and nothing said that the number of inputs kept 0.69 out."""
+    found = _short(images, given)
+    assert found.startswith(
+        "A network of 0.69 of the multiply-adds loses 0.53, of 1 that may be lost, and was not taken"
+    )
+    assert re.search(said, found) and "allow `max_drop=1.49`, or " in found
+    groups = _short(40, 320, alike=True, minimise="params")
+    assert "0.69 of the parameters" in groups and "40 groups of inputs held out" in groups
+    assert "give inputs of 1,360 such groups or more, here 320" in groups
+
+
+def test_so_many_images_do_tell_it() -> None:
+    needed = int(re.findall(r"About (\d+) would do", _short(188, None))[0])
+    assert 0.53 + 0.96 * (188 / needed) ** 0.5 <= 1 < 0.53 + 0.96 * (188 / (needed - 10)) ** 0.5
+    assert not _short(needed, None, factor=(188 / needed) ** 0.5)  # and then nothing is said of it
+
+
+def test_more_images_are_asked_for_where_no_network_passes_for_want_of_them() -> None:
+    with pytest.raises(BudgetError, match=r"(?s)no smaller network .*A network of 0.\d+ of .* loses 0.80, .* allow"):
+        search(lambda share, epochs: 0.8, max_drop=1.0, epochs=0)
+    with pytest.raises(BudgetError, match="`round_to=1`$"):  # a drop that is hardly within: no images would do
+        search(lambda share, epochs: 0.99, max_drop=1.0, epochs=0)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_that_images_are_too_few_for_a_smaller_network_stands_in_the_report(
+    labels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def noted(spec: CompressSpec, tried: Any, images: int, inputs: int | None = None, *, alike: bool = False) -> str:
+        given.append((images, inputs, alike))
+        return "Too few."
+
+    monkeypatch.setattr(enough, "short", noted)
+    monkeypatch.setattr(drop, "_LOOKS", 1)
+    torch.manual_seed(0)
+    images = torch.rand(160, 1, 8, 8) * 4 * torch.rand(160, 1, 1, 1)
+    data_given: dict[str, Any] = {"calibration": images, "task": "classification"}
+    if labels:
+        data_given = {"dataset": ((images[:60], torch.arange(60) % 10), (images[60:], torch.arange(100) % 10))}
+    settings: dict[str, Any] = {"max_drop": 99, "epochs": 0, "round_to": 1, "onnx": False}
+    report = slimkit.compress(Counting().eval(), images[:1], **data_given, **settings).report
+    assert given == [(100, None, False) if labels else (20, 160, False)] and "Too few." in report.warnings
+
+
 class Painted(nn.Module):
     """Says class 1 where the input is above a threshold, class 0 elsewhere."""
 
@@ -152,6 +230,19 @@ def test_a_drop_of_a_share_is_in_points_whatever_the_task_and_has_a_margin() -> 
     assert (same.value, same.margin) == (0.0, 0.0)
     with pytest.raises(BudgetError, match="max_drop is 1: no smaller network"):
         search(lambda share, epochs: lost.value, max_drop=1.0, epochs=0)
+
+
+def test_every_metric_has_an_interval_on_validation_and_on_test() -> None:
+    """Mean IoU had one on test only, where that is a split of its own."""
+    images = torch.rand(120, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    parts = {
+        name: (part, (part[:, 0] > 0.5).long())
+        for name, part in zip(("train", "validation", "test"), images.split(40), strict=True)
+    }
+    found = judged(Painted(0.6), data.as_dataset(parts, task=SEGMENTATION))
+    assert found.tested_apart
+    for one in (found.of("validation"), found.of("test")):
+        assert one is not None and one.interval is not None and one.interval[0] < one.value < one.interval[1]
 
 
 CHECKPOINT = str(zoo.CHECKPOINTS["resnet8-digits"])

@@ -24,7 +24,7 @@ from slimkit.report.numbers import (
     quartiles,
     ratio,
 )
-from slimkit.report.verdict import verdict
+from slimkit.report.verdict import behind, verdict
 from slimkit.results import (
     Benchmark,
     Catalogue,
@@ -65,7 +65,8 @@ def sweep_table(found: SweepReport) -> RenderableType:
         _add(table, name, before, *(rows[place][2] if place in rows else MISSING for rows in sides))
     parts: list[RenderableType] = [table]
     for name, report in zip(found.names, found.runs, strict=True):
-        parts += [Text(f"{name}: {verdict(report).sentence}")]
+        slow = f" Time fell less than work: {share}." if (share := behind(report)) else ""
+        parts += [Text(f"{name}: {verdict(report).sentence}{slow}")]
         parts += [Text(f"Warning: {as_flags(warning)}", style="yellow") for warning in report.warnings]
     return Group(*parts)
 

@@ -1,14 +1,13 @@
 """The verdict on a run: one sentence with its numbers, what was not done, and what readers would get wrong."""
 
-import shlex
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from slimkit.intervals import wilson
 from slimkit.quantity import number_of
+from slimkit.report.next_command import next_command
 from slimkit.report.numbers import amount, change, digits, interval, metric, millijoules, milliseconds, percent, ratio
 from slimkit.results import Cost, Figures, Fit, MeasuredBudget, Proof, Report
-from slimkit.settings import REMOVE_NONE, CompressSpec
+from slimkit.settings import REMOVE_NONE
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def verdict(report: Report) -> Verdict:
         notes=tuple(_notes(report)),
         proof=_proof(report.proof, report.channels.removed),
         meaning=untrained,
-        command=_next(report) if untrained and not _in_vain(report) else "",
+        command=next_command(report) if untrained and not _in_vain(report) else "",
     )
 
 
@@ -132,7 +131,13 @@ def _agreement(report: Report) -> str:
     if fit is not None and fit.off is not None:
         where = _held_out(fit) if fit.apart else "of the inputs it was fitted to"
         where = _MIXTURES if fit.made else where
-        more = ", a guess for real inputs" if fit.made else "" if fit.apart else ", and by more on others"
+        more = (
+            ", a guess for real inputs, too low or too high"
+            if fit.made
+            else ""
+            if fit.apart
+            else ", and by more on others"
+        )
         said = f"its outputs are off by {percent(fit.off, 1)} of the spread of what it computes"
         return f"; on {fit.held} {where} {said}{more}"
     if fit is not None and not fit.apart and fit.groups == 1:
@@ -145,7 +150,10 @@ def _agreement(report: Report) -> str:
     share = percent(fit.agreement, 1)
     # An interval for inputs held out alone: from others it says nothing of those to come.
     if fit.made:
-        return f"; on {fit.held} {_MIXTURES} it agrees with the original on {share}, a guess for real inputs"
+        return (
+            f"; on {fit.held} {_MIXTURES} it agrees with the original on {share}, a guess for real inputs, too low or "
+            "too high"
+        )
     if not fit.apart and fit.held < _FEW:
         return (
             f"; {fit.held} inputs, to which it was fitted, are too few to tell how often it agrees with the original "
@@ -181,37 +189,6 @@ def _without_inputs(report: Report) -> bool:
         return report.fit.made
     fits = report.spec.get("recover") is True and report.spec.get("constants") == "fit"
     return fits and any(row.output_error is not None for row in report.after_cut)
-
-
-def _next(report: Report) -> str:
-    """Give the command that retrains: with the settings of the run, and data."""
-    source = _source(report)
-    replaced = {"data", "epochs", source.split()[0].removeprefix("--")}
-    words = ["slimkit compress CHECKPOINT"]
-    for entry in fields(CompressSpec):
-        value = report.spec.get(entry.name)
-        value = tuple(value) if isinstance(value, list) else value
-        named = entry.name == "input_shape" and "=" in str(value)  # of several inputs data says it
-        if value not in (None, entry.default) and entry.name not in replaced and not named:
-            words.append(_flag(entry.name.replace("_", "-"), value))
-    return " ".join([*words, source, "--epochs 10"])
-
-
-def _source(report: Report) -> str:
-    """Give what to retrain on: labelled data, but of values, for which a folder has no labels, more inputs."""
-    data, fit = report.spec.get("data"), report.fit
-    if isinstance(data, str):
-        return f"--data {shlex.quote(data)}"
-    if report.spec.get("task") is not None or fit is None or fit.off is None:
-        return "--data folder:IMAGES"
-    images = report.arch.input_shape is not None and len(report.arch.input_shape) == 3
-    return f"--calibration {'folder:MORE_IMAGES' if images else 'own.py:more_inputs'}"
-
-
-def _flag(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return f"--{name}" if value else f"--no-{name}"
-    return f"--{name} {shlex.quote(','.join(map(str, value)) if isinstance(value, tuple) else str(value))}"
 
 
 _NEARLY = 1.5  # times the drop allowed: no further ahead of a constant answer, a network may lose all that it knows
@@ -287,7 +264,8 @@ def _notes(report: Report) -> list[str]:
             notes.append(
                 f"{percent(channels.share_removed)} of the removable channels were removed; MACs fell to {left}."
             )
-        notes += _speed(before, after, after.macs / before.macs)
+        notes[-1] += _by_work(report, after.macs / before.macs)
+        notes += _speed(report)
     if channels.removable < 0.98 * channels.total:
         out = percent(1 - channels.removable / channels.total)
         notes.append(f"{out} of all channels were out of reach; the reasons are listed.")
@@ -319,16 +297,32 @@ def _guessing(report: Report) -> list[str]:
     return notes
 
 
-def _speed(before: Figures, after: Figures, work: float) -> list[str]:
+def _by_work(report: Report, share: float) -> str:
+    """Say where the same work could be shared out by what is lost, and every group lost the same share instead."""
+    spec = report.spec
+    by_loss = report.command == "compress" and report.fit is not None and spec.get("ranking") == "auto"
+    if not by_loss or spec.get("ratio") is None or share > 0.99:
+        return ""
+    return f" For that work --max-macs {share:.2g} mostly loses less, before retraining: layers keep what counts."
+
+
+def _speed(report: Report) -> list[str]:
     """Say where time did not follow the work."""
-    if before.latency_ms is None or after.latency_ms is None or not before.latency_ms.quoted:
-        return []
-    share = after.latency_ms.quoted / before.latency_ms.quoted
-    if share >= 1:
+    before, after = report.before.latency_ms, report.after.latency_ms
+    if before and after and before.quoted and after.quoted >= before.quoted:
         return ["It is not faster on this machine and engine; a larger round_to may help."]
-    if share > 1.25 * work:
-        return [f"Time fell less than work: {ratio(share, 1)} of the latency at {ratio(work, 1)} of the MACs."]
-    return []
+    return [f"Time fell less than work: {found}."] if (found := behind(report)) else []
+
+
+def behind(report: Report) -> str:
+    """Give the share of the time that is left beside that of the work, where it is much larger; else nothing."""
+    before, after = report.before, report.after
+    if before.latency_ms is None or after.latency_ms is None or not before.latency_ms.quoted:
+        return ""
+    if not report.channels.removed or not before.macs or after.macs is None:
+        return ""
+    share, work = after.latency_ms.quoted / before.latency_ms.quoted, after.macs / before.macs
+    return f"{ratio(share, 1)} of the latency at {ratio(work, 1)} of the MACs" if share > 1.25 * work else ""
 
 
 def _training(cost: Cost, report: Report) -> list[str]:

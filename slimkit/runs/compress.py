@@ -22,10 +22,10 @@ from slimkit.modules import unwrapped
 from slimkit.progress import Progress, Watcher, quiet
 from slimkit.recovery.calibration import Chunk
 from slimkit.recovery.gap import off
-from slimkit.results import Fit, Own, Report, WithinDrop
+from slimkit.results import Attempt, Fit, Own, Report, WithinDrop
 from slimkit.runs import detection, opening, start
 from slimkit.runs.cost import compress_cost
-from slimkit.runs.cut import drop
+from slimkit.runs.cut import drop, enough
 from slimkit.runs.cut.begun import Begun, begin, check_watched, opened
 from slimkit.runs.cut.calibrate import Calibration, note_on_inputs
 from slimkit.runs.cut.choose import ChosenCut, cut, note_on_widths
@@ -276,6 +276,7 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
             *written.failed,
             *note_on_inputs(calibration),
             *note_on_widths(made, graph, spec),
+            *([found] if dropped and (found := _short(begun, spec, dropped.tried)) else []),
             *sides.notes,
             *trained,
         ),
@@ -331,5 +332,16 @@ def _smallest(
         with stages.stage("compare those within the drop"):
             return compared(spec, models, given.example, store)
 
-    found = drop.smallest(asked, attempt, judge, compare, given.progress)
+    found = drop.smallest(asked, attempt, judge, compare, lambda tried: _short(begun, spec, tried), given.progress)
     return found.cut, found.recovered, found.record
+
+
+def _short(begun: Begun, spec: CompressSpec, tried: Sequence[Attempt]) -> str:
+    """Say which smaller network is within the drop, but for what so few images can tell."""
+    given, calibration = begun.given, begun.calibration
+    if given.dataset is not None:
+        return enough.short(spec, tried, len(given.dataset.validation))
+    assert calibration is not None
+    if calibration.groups is not None:
+        return enough.short(spec, tried, len(calibration.groups.bincount()), calibration.alike, alike=True)
+    return enough.short(spec, tried, sum(map(batch_size, calibration.held)), len(given.calibration or ()))

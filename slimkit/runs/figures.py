@@ -215,7 +215,7 @@ def judged(network: nn.Module | Path, dataset: data.Dataset, device: torch.devic
         validation_images=decided.images,
         test_images=last.images,
         interval=last.interval,
-        validation_interval=decided.interval if task.metrics[task.metric].of_all or not dataset.tested_apart else None,
+        validation_interval=decided.interval,
         tested_apart=dataset.tested_apart,
         commonest=test.commonest if task.classifies else None,
         metrics={name: one.value for name, one in found.items()},

@@ -28,7 +28,8 @@ class RunSpec(FileSpec, DataSpec):
 
     ratio: float | None = setting(
         None,
-        "share of the removable channels to remove, in [0, 1); 0.5 where there is no budget",
+        "share of the removable channels to remove, in [0, 1); 0.5 where there is no budget; half of the channels is "
+        "about a quarter of the work",
         optional(SHARE),
     )
     max_macs: str | float | None = setting(

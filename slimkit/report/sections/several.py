@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from slimkit.report.figures import tradeoff
 from slimkit.report.numbers import CLOCKS, MISSING, Show, amount, change, interval, metric, milliseconds, ratio
 from slimkit.report.parts import Cell, Section, Table, picture, words
-from slimkit.report.verdict import Headline, Verdict, asked, short_name
+from slimkit.report.verdict import Headline, Verdict, asked, behind, short_name
 from slimkit.results import Accuracy, Figures, LatencyEntry, Measured, Report
 
 # Shares by which ratios of two times were off: of files timed in turns, and of runs that were timed one after another.
@@ -111,6 +111,9 @@ def _verdict(kind: str, runs: Sequence[Compared]) -> Verdict:
         size = amount(best.report.after.bytes, "B")
         headlines.append(Headline("smallest", size, best.name))
         clauses.append(f"“{best.name}” is the smallest ({size})")
+    slow = [f"“{run.name}” takes {found}" for run in runs if not run.latency and (found := behind(run.report))]
+    if slow:  # of files that are timed again the dense one is not, so that no share of it is known
+        notes.append(f"Time fell less than work: {'; '.join(slow)}.")
     if all(run.latency for run in runs):
         notes.append("For this page the files of all runs were timed again on this machine, in turns.")
     elif _comparable(runs):

@@ -46,6 +46,7 @@ def smallest(
     attempt: CutAndRecover,
     judge: Callable[[nn.Module], Drop],
     compare: Compare,
+    short: Callable[[Sequence[Attempt]], str],
     progress: Progress,
 ) -> Smallest:
     """Return the smallest network whose drop stays within `spec.max_drop`, its margin included.
@@ -61,6 +62,7 @@ def smallest(
         attempt: settings with a budget -> a network.
         judge: network -> what it loses, on images that nothing is trained on.
         compare: networks -> what `minimise` names of each.
+        short: what was tried -> which smaller network only its margin has kept from being taken, or "".
         progress: called with what is being done, and the share done.
 
     Raises:
@@ -98,9 +100,11 @@ def smallest(
         steps = [(f"retraining a smaller one, {number} of at most {_RETRAININGS}", None) for number in numbers]
         narrowed(max(_SMALLEST, high / 4), high, spec.epochs, steps)
     if not passed:
+        but_for_margin = short(tried)
         raise BudgetError(
             f"max_drop is {limit:g}: no smaller network that was tried keeps it; the best loses {_nearest(tried)}.\n"
             "  Allow a larger drop, more `epochs`, or other widths, `round_to=1`"
+            + (f".\n  {but_for_margin}" if but_for_margin else "")
         )
     progress("comparing the networks that keep it", None)
     compared = compare([one.recovered.model for one in passed])
