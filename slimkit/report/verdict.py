@@ -137,10 +137,12 @@ def _agreement(report: Report) -> str:
         return f"; on {fit.held} {where} {said}{more}"
     if fit is None or fit.agreement is None:
         return ""
-    share = percent(fit.agreement, 1)
+    maps = fit.agreement_by == "mean IoU"
+    on = f"; on {'the pixels of ' if maps else ''}{fit.held}"
+    agrees = f"it agrees with the original {'by a mean IoU of' if maps else 'on'} {percent(fit.agreement, 1)}"
     # An interval for inputs held out alone: from others it says nothing of those to come.
     if fit.made:
-        return f"; on {fit.held} {_MIXTURES} it agrees with the original on {share}, a guess for real inputs"
+        return f"{on} {_MIXTURES} {agrees}, a guess for real inputs"
     if not fit.apart and fit.held < _FEW:
         return (
             f"; {fit.held} inputs, to which it was fitted, are too few to tell how often it agrees with the original "
@@ -152,13 +154,9 @@ def _agreement(report: Report) -> str:
             "often it agrees with the original on others"
         )
     if not fit.apart:
-        return (
-            f"; on {fit.held} of the inputs it was fitted to it agrees with the original on {share}, and less often on "
-            "others"
-        )
-    low, high = wilson(fit.agreement, fit.groups or fit.held)
-    span = f"({percent(low, 0)} to {percent(high, 0)})"
-    return f"; on {fit.held} {_held_out(fit)} it agrees with the original on {share} {span}"
+        return f"{on} of the inputs it was fitted to {agrees}, and less {'' if maps else 'often '}on others"
+    low, high = fit.interval or wilson(fit.agreement, fit.groups or fit.held)  # earlier reports have no interval
+    return f"{on} {_held_out(fit)} {agrees} ({percent(low, 0)} to {percent(high, 0)})"
 
 
 def _held_out(fit: Fit) -> str:
