@@ -107,7 +107,8 @@ def _lost(report: Report) -> bool:
 
     A tenth of the images, or of agreement, or of the variance of values: half their mean square is the divergence. On
     mixtures of images made from noise a quarter of agreement: three networks that lost 9 to 25 points had 70 to 83 %
-    there, and six that lost 1 to 4 had 76 to 93.
+    there, and six that lost 1 to 4 had 76 to 93. Of class maps a U-Net that lost 6 points of mean IoU had 89, one that
+    lost 16 had 78.
     """
     before, after = (side.accuracy.quoted if side.accuracy else None for side in (report.before, report.after))
     if before and after:
@@ -118,7 +119,8 @@ def _lost(report: Report) -> bool:
         return True
     far = fit.after is None or fit.after > 0.05
     if fit.agreement is not None:  # what was fitted to always agrees
-        return fit.agreement < (0.75 if fit.made else 0.9) or (far and not fit.apart)
+        least = 0.75 if fit.made else 0.85 if fit.agreement_by == "mean IoU" else 0.9
+        return fit.agreement < least or (far and not fit.apart)
     return far or (fit.off is not None and fit.off**2 > 0.1)
 
 

@@ -122,15 +122,14 @@ def opened(path: Path, spec: CompressSpec, progress: Progress, stages: Stages) -
 def _given(network: Network, spec: CompressSpec, progress: Progress) -> Given:
     dataset = opening.open_data(spec, network, progress)
     calibration = opening.given_inputs(None, spec, network, progress)
-    if network.guess and dataset is None and calibration is not None and spec.input_shape is None:
-        network = opening.sized_as(network, calibration)
-    return Given(network, start.example(network.model, spec, dataset), spec, dataset, calibration, progress=progress)
+    network, example = start.sized(network, spec, dataset, calibration)
+    return Given(network, example, spec, dataset, calibration, progress=progress)
 
 
 def _given_yolo(network: Network, spec: CompressSpec, progress: Progress) -> Given:
     made = yolo.of_data(network, spec, progress)
     calibration = opening.given_inputs(None, spec, network, progress)
-    example = start.example(network.model, spec)
+    network, example = start.sized(network, spec, None, calibration if made is None else None)
     if made is None:
         return Given(network, example, spec, calibration=calibration, progress=progress)
     if calibration is None:
