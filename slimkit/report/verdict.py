@@ -1,14 +1,13 @@
 """The verdict on a run: one sentence with its numbers, what was not done, and what readers would get wrong."""
 
-import shlex
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from slimkit.intervals import wilson
 from slimkit.quantity import number_of
+from slimkit.report.next_command import next_command
 from slimkit.report.numbers import amount, change, digits, interval, metric, millijoules, milliseconds, percent, ratio
 from slimkit.results import Cost, Figures, Fit, MeasuredBudget, Proof, Report
-from slimkit.settings import REMOVE_NONE, CompressSpec
+from slimkit.settings import REMOVE_NONE
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def verdict(report: Report) -> Verdict:
         notes=tuple(_notes(report)),
         proof=_proof(report.proof, report.channels.removed),
         meaning=untrained,
-        command=_next(report) if untrained and not _in_vain(report) else "",
+        command=next_command(report) if untrained and not _in_vain(report) else "",
     )
 
 
@@ -176,37 +175,6 @@ def _without_inputs(report: Report) -> bool:
         return report.fit.made
     fits = report.spec.get("recover") is True and report.spec.get("constants") == "fit"
     return fits and any(row.output_error is not None for row in report.after_cut)
-
-
-def _next(report: Report) -> str:
-    """Give the command that retrains: with the settings of the run, and data."""
-    source = _source(report)
-    replaced = {"data", "epochs", source.split()[0].removeprefix("--")}
-    words = ["slimkit compress CHECKPOINT"]
-    for entry in fields(CompressSpec):
-        value = report.spec.get(entry.name)
-        value = tuple(value) if isinstance(value, list) else value
-        named = entry.name == "input_shape" and "=" in str(value)  # of several inputs data says it
-        if value not in (None, entry.default) and entry.name not in replaced and not named:
-            words.append(_flag(entry.name.replace("_", "-"), value))
-    return " ".join([*words, source, "--epochs 10"])
-
-
-def _source(report: Report) -> str:
-    """Give what to retrain on: labelled data, but of values, for which a folder has no labels, more inputs."""
-    data, fit = report.spec.get("data"), report.fit
-    if isinstance(data, str):
-        return f"--data {shlex.quote(data)}"
-    if report.spec.get("task") is not None or fit is None or fit.off is None:
-        return "--data folder:IMAGES"
-    images = report.arch.input_shape is not None and len(report.arch.input_shape) == 3
-    return f"--calibration {'folder:MORE_IMAGES' if images else 'own.py:more_inputs'}"
-
-
-def _flag(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return f"--{name}" if value else f"--no-{name}"
-    return f"--{name} {shlex.quote(','.join(map(str, value)) if isinstance(value, tuple) else str(value))}"
 
 
 _NEARLY = 1.5  # times the drop allowed: no further ahead of a constant answer, a network may lose all that it knows
