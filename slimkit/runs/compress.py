@@ -273,8 +273,10 @@ def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibrati
     found = made.reconstruction
     if found is None or calibration is None:
         return None
-    groups = calibration.groups
-    same = agreement(given.at_work, model, calibration.held, given.device, task=given.task, groups=groups)
+    groups, maps = calibration.groups, given.task == SEGMENTATION.name
+    same = None
+    if not (maps and calibration.made):  # how far class maps of such tell anything of real ones is not known
+        same = agreement(given.at_work, model, calibration.held, given.device, task=given.task, groups=groups)
     held = [Chunk(one, held=True) for one in calibration.held]
     return Fit(
         on=calibration.name,
@@ -286,7 +288,7 @@ def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibrati
         apart=calibration.apart,
         groups=calibration.alike if groups is None else len(groups.bincount()),
         agreement=same.value if same else None,
-        agreement_by="mean IoU" if given.task == SEGMENTATION.name else "inputs",
+        agreement_by="mean IoU" if maps else "inputs",
         interval=same.interval if same else None,
         off=None if same else off(given.at_work, on_device(model, given.device), held),
         strange=calibration.strange,
