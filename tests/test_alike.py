@@ -11,7 +11,7 @@ import slimkit
 from slimkit import data, zoo
 from slimkit.errors import DataError
 from slimkit.intervals import wilson
-from slimkit.measure import quality
+from slimkit.measure.agreement import agreement, disagreement_with
 from slimkit.report.numbers import percent
 
 DIGITS = next(iter(data.open("digits").train.batches(1024, seed=0)))[0]
@@ -114,9 +114,9 @@ def test_each_scene_counts_once() -> None:
             return scores * torch.tensor([1.0, 1.0, 1.0, -1.0])
 
     groups = torch.tensor([0, 0, 0, 1, 0, 0])
-    found = quality.agreement(same, Wrong(), [scores], classifies=True, groups=groups)
+    found = agreement(same, Wrong(), [scores], task="classification", groups=groups)
     assert found is not None and (found.value, found.images, found.interval) == (0.5, 2, wilson(0.5, 2))
-    lost = quality.disagreement_with(same, [scores], classifies=True, groups=groups)(Wrong())
+    lost = disagreement_with(same, [scores], task="classification", groups=groups)(Wrong())
     assert (lost.value, lost.images) == (50, 2) and lost.margin == pytest.approx(100 * 1.2816 * 2**0.5 / 2, rel=1e-4)
 
 

@@ -57,3 +57,67 @@ def test_an_int8_file_is_calibrated_on_inputs_without_labels(tmp_path, embed):
     files = [InferenceSession(tmp_path / "out" / name) for name in ("model.onnx", "model.int8.onnx")]
     whole, small = (file.run(None, {"input": inputs.numpy()})[0].argmax(1) for file in files)
     assert (whole == small).mean() > 0.95
+
+
+NETS = """
+import torch
+from torch import nn
+
+def signal():
+    return nn.Sequential(nn.Conv1d(2, 16, 3, padding=1), nn.BatchNorm1d(16), nn.ReLU(), nn.Conv1d(16, 4, 1))
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.image, self.more, self.out = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(5, 16), nn.Linear(16, 4)
+
+    def forward(self, image, more):
+        return self.out((self.image(image).mean((2, 3)) + self.more(more)).relu())
+
+def two():
+    return Two()
+
+def signals():
+    return torch.randn(64, 2, 40)
+
+def pairs():
+    return [(torch.randn(8, 3, 8, 8), torch.randn(8, 5)) for _ in range(8)]
+
+def pairs_named():
+    return [{"image": torch.randn(8, 3, 8, 8), "more": torch.randn(8, 5)} for _ in range(8)]
+"""
+
+
+@pytest.fixture
+def nets(tmp_path):
+    (tmp_path / "nets.py").write_text(NETS)
+    names: dict = {}
+    exec(NETS, names)
+    for name in ("signal", "two"):
+        torch.save(names[name]().state_dict(), tmp_path / f"{name}.pt")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "shapes"),
+    [("signal", "signals", "2x40"), ("two", "pairs_named", "3x8x8 and 5")],
+)
+def test_inputs_of_any_kind_say_the_shape_where_nothing_else_does(nets, name, inputs, shapes):
+    code = nets / "nets.py"
+    words = ["compress", str(nets / f"{name}.pt"), "--arch", f"{code}:{name}", "--ratio", "0.3", "--no-recover"]
+    words += ["--no-onnx", "--calibration", f"{code}:{inputs}", "--out", str(nets / "out")]
+    assert main(words) == 0
+    arch = json.loads((nets / "out" / "report.json").read_text())["arch"]
+    assert any(f"inputs are {shapes}, as those of calibration" in said for said in arch["assumptions"])
+    assert arch["input_shape"] == ([2, 40] if name == "signal" else None)
+
+
+def test_what_says_no_shape_is_not_asked_for_again(nets, capsys):
+    code = nets / "nets.py"
+    words = ["compress", str(nets / "signal.pt"), "--arch", f"{code}:signal", "--ratio", "0.3"]
+    assert main([*words, "--out", str(nets / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "neither its file nor arch" in said and "no inputs were given" in said
+    assert "--data or --calibration" in said and "or --arch" not in said
+    assert main(["inspect", *words[1:4]]) == 2
+    assert "--input-shape" in (said := capsys.readouterr().err) and "--calibration" not in said and "given" not in said

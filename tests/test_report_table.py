@@ -2,14 +2,18 @@
 
 import io
 import re
+import shutil
 from dataclasses import asdict, replace
 from html import unescape
 
 import pytest
+import torch
 from report_sample import bare_report, changed, compress_report
 from rich.console import Console
 
+from slimkit import models, zoo
 from slimkit.report.card import card
+from slimkit.report.next_command import next_command
 from slimkit.report.numbers import (
     amount,
     digits,
@@ -36,6 +40,7 @@ from slimkit.results import (
     KeptEntry,
     LatencyEntry,
 )
+from slimkit.runs.figures import architecture
 
 
 def printed(table, width=100):
@@ -68,8 +73,38 @@ def test_a_run_before_and_after():
 def test_a_run_without_training_says_so_first():
     said = " ".join(printed(run_table(bare_report()), width=80).split())
     assert said.startswith("Not retrained: the slim resnet8 needs")
-    command = "Next: slimkit compress CHECKPOINT --ratio 0.5 --data folder:IMAGES"
+    command = "Next: slimkit compress resnet8-digits.safetensors --ratio 0.5 --data folder:IMAGES"
     assert said.index("no weight has been trained") < said.index(command) < said.index("before")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"arch/file": "my nets/a.pt"}, "slimkit compress 'my nets/a.pt' --ratio 0.5 --data folder:IMAGES"),
+        ({"arch/file": ""}, "slimkit compress CHECKPOINT --ratio"),  # a live network, and reports of earlier versions
+        ({"arch/file": "-a.pt"}, "slimkit compress CHECKPOINT --ratio"),
+        ({"spec/arch": "nets.py:make"}, "--arch nets.py:make --data folder:IMAGES"),
+        ({"spec/task": "segmentation"}, "--task segmentation --ratio 0.5 --data folder:IMAGES"),
+        ({"arch/input_shape": [2, 256], "spec/input_shape": "2,256"}, "--ratio 0.5 --data FILE.py:FUNCTION --epochs"),
+        ({"arch/input_shape": [5, 8, 8]}, "--data FILE.py:FUNCTION"),  # no picture has five channels
+        ({"arch/input_shape": None, "spec/input_shape": "a=3,8,8 b=5"}, "--ratio 0.5 --data FILE.py:FUNCTION"),
+        ({"spec/input_shape": "1,8,8"}, "--input-shape 1,8,8 --ratio 0.5 --data folder:IMAGES"),
+        ({"arch/input_shape": [20], "spec/data": "own.py:rows"}, "--ratio 0.5 --data own.py:rows"),
+    ],
+)
+def test_the_next_command_can_be_followed(changes, said):
+    """Of signals a folder of images had been asked for."""
+    assert said in next_command(changed(bare_report(), changes))
+
+
+@pytest.mark.parametrize("name", ["nets/a.safetensors", "a\n.safetensors"])
+def test_a_report_names_the_file_of_the_network_and_no_place_of_a_machine(name, tmp_path, monkeypatch):
+    (tmp_path / "nets").mkdir()
+    shutil.copy(zoo.CHECKPOINTS["resnet8-digits"], tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    image = torch.zeros(1, 1, 8, 8)
+    relative, absolute = (architecture(models.load(path), image).file for path in (name, tmp_path / name))
+    assert (relative, absolute) == ((name, "a.safetensors") if name.isprintable() else ("", ""))
 
 
 def test_a_retraining_in_vain_is_not_what_comes_next():

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 import slimkit
 from slimkit import data, tasks
 from slimkit.errors import DataError, SpecError, TrainingError
-from slimkit.measure.quality import agreement, drop_from, evaluate
+from slimkit.measure.agreement import agreement
+from slimkit.measure.quality import drop_from, evaluate
 from slimkit.tasks import CLASSIFICATION, SEGMENTATION, Metric, Task, measurement
 from slimkit.training import Recipe, train
 from slimkit.training.loss import Objective

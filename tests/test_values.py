@@ -13,7 +13,7 @@ from slimkit import data, provenance, tasks
 from slimkit.channels import trace
 from slimkit.errors import DataError, SpecError
 from slimkit.example import are_values
-from slimkit.measure.quality import agreement, disagreement_with
+from slimkit.measure.agreement import agreement, disagreement_with
 from slimkit.recovery.calibration import Chunk
 from slimkit.recovery.elimination import losses
 from slimkit.recovery.gap import divergence, spreads_of
@@ -233,7 +233,7 @@ def test_a_task_says_of_calibration_alone_what_outputs_are() -> None:
 def test_nearly_one_class_tells_nothing_by_agreement() -> None:
     """Of a classifier as well: one that never says the rare class agrees with it on 98 %."""
     scores = torch.tensor([[3.0, -3.0], [-1.0, 1.0]]).repeat_interleave(torch.tensor([990, 10]), 0)
-    assert agreement(nn.Identity(), nn.Identity(), [scores], classifies=True) is None
+    assert agreement(nn.Identity(), nn.Identity(), [scores], task="classification") is None
     scores = torch.tensor([[3.0, -3.0], [-1.0, 1.0]]).repeat_interleave(torch.tensor([900, 100]), 0)
     found = agreement(nn.Identity(), nn.Identity(), [scores])
     assert found is not None and found.value == 1.0

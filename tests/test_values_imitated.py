@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import slimkit
 from slimkit import data
 from slimkit.example import are_labels, are_mostly_no
-from slimkit.measure.quality import agreement
+from slimkit.measure.agreement import agreement
 from tests.test_values import network
 
 SOME = torch.randn(256, 6, generator=torch.Generator().manual_seed(0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,25 +18,13 @@ from slimkit import out_of_memory
 from slimkit.data.at_once import Readable, at_once
 from slimkit.data.fit import called
 from slimkit.errors import DataError
-from slimkit.example import (
-    Example,
-    are_labels,
-    are_of_one_class,
-    are_scores,
-    are_values,
-    describe,
-    fed,
-    first,
-    in_parts,
-    on,
-)
+from slimkit.example import Example, describe, fed, first, in_parts, on
 from slimkit.hardware import on_device
-from slimkit.intervals import wilson
 from slimkit.measure.engines import Runner, open_runner
 from slimkit.modules import evaluating
 from slimkit.returned import RETURNED, Form, rebuilt
 from slimkit.tasks import CLASSIFICATION, Measurement, Task
-from slimkit.tasks.measurement import deviation, share
+from slimkit.tasks.measurement import deviation
 from slimkit.tasks.metric import BatchRows, joined
 from slimkit.tasks.task import no_numbers
 
@@ -189,127 +177,6 @@ def _rows(network: nn.Module, split: Readable, task: Task) -> list[BatchRows]:
             batch = first(inputs)
             found.append(metric.rows(task.metric, outputs, targets, len(batch) if batch is not None else 0))
     return found
-
-
-def agreement(
-    dense: nn.Module,
-    slim: nn.Module,
-    batches: Sequence[Example],
-    device: torch.device | None = None,
-    *,
-    classifies: bool | None = None,
-    groups: torch.Tensor | None = None,
-) -> Measurement | None:
-    """Return the share of inputs that two classifiers put into the same class; None where that tells nothing.
-
-    So it is where outputs have not the shape of scores, or are values or several labels in it (`example.are_values`,
-    `are_labels`), and where the first network puts nearly all inputs into one class.
-
-    Args:
-        dense, slim: the networks.
-        batches: what they are called with.
-        device: where they are computed; None: where they are, which is in one place.
-        classifies: whether they are classifiers, where that is known.
-        groups: which inputs resemble each other, int64 [N], 0 and up: each group counts as one. None: none do.
-    """
-    wanted = _telling(dense, batches, device, classifies)
-    return None if wanted is None else _same(wanted, _scores(slim, batches, device), groups)
-
-
-def _telling(
-    dense: nn.Module, batches: Sequence[Example], device: torch.device | None, classifies: bool | None
-) -> torch.Tensor | None:
-    """Return the scores with which those of other networks may agree, [N, classes]; None where that tells nothing."""
-    scores = _of_classes(dense, batches, device, classifies)
-    return None if scores is None or are_of_one_class(scores) else scores
-
-
-def _of_classes(
-    dense: nn.Module, batches: Sequence[Example], device: torch.device | None, classifies: bool | None
-) -> torch.Tensor | None:
-    """Return the scores that a classifier gives all inputs, [N, classes]; None: it is none."""
-    scores = None if classifies is False else _scores(dense, batches, device)
-    other = scores is not None and (are_values(scores) or are_labels(scores))
-    return None if other and not classifies else scores
-
-
-def _scores(network: nn.Module, batches: Sequence[Example], device: torch.device | None) -> torch.Tensor | None:
-    """Return the scores that a network gives all inputs, [N, classes]; None where it gives none."""
-    network, found = on_device(network, device), []
-    with evaluating(network), torch.inference_mode():
-        for inputs in batches:
-            scores = _called(network, inputs)
-            if not are_scores(scores):
-                return None
-            found.append(scores)
-    return torch.cat(found)
-
-
-def _same(wanted: torch.Tensor, found: torch.Tensor | None, groups: torch.Tensor | None = None) -> Measurement | None:
-    """Return the share of rows of scores that have the same class, None where there are none.
-
-    Of groups the mean of their shares, which is known as well as one row each would say it.
-    """
-    if found is None:
-        return None
-    known = ~(wanted.isnan().any(1) | found.isnan().any(1))  # of NaN argmax makes a class
-    right = (wanted.argmax(1) == found.argmax(1)) & known
-    if groups is None:
-        return share(int(right.sum()), len(right))
-    each = groups.bincount(right.double().cpu()) / groups.bincount()
-    value = float(each.mean())
-    return Measurement(value, len(each), wilson(value, len(each)))
-
-
-def disagreement_with(
-    dense: nn.Module,
-    batches: Sequence[Example],
-    device: torch.device | None = None,
-    *,
-    classifies: bool | None = None,
-    groups: torch.Tensor | None = None,
-) -> Callable[[nn.Module], Drop]:
-    """Return what tells the points of agreement with `dense` that other networks lack to 100, for want of labels.
-
-    The arguments are those of `agreement`.
-
-    Raises:
-        DataError: agreement tells nothing.
-    """
-    wanted = _telling(dense, batches, device, classifies)
-    if wanted is None:
-        raise _no_classes(classifies)
-
-    def judge(slim: nn.Module) -> Drop:
-        found = _same(wanted, _scores(slim, batches, device), groups)
-        if found is None:
-            raise _no_classes(classifies)
-        spread = max(math.sqrt(found.value * (1 - found.value) / found.images), 1 / found.images)
-        return Drop(100 * (1 - found.value), 100 * LIKELY * math.sqrt(2) * spread, found.images)
-
-    return judge
-
-
-def check_classifies(
-    dense: nn.Module, batches: Sequence[Example], device: torch.device | None = None, *, classifies: bool | None = None
-) -> None:
-    """Refuse a network whose outputs are no classes, however many inputs there are; arguments as of `agreement`.
-
-    Raises:
-        DataError: they are not.
-    """
-    if _of_classes(dense, batches, device, classifies) is None:
-        raise _no_classes(classifies)
-
-
-def _no_classes(classifies: bool | None) -> DataError:
-    otherwise = ""
-    if classifies is None:
-        otherwise = "; where its outputs are scores of classes, say so: `task='classification'`"
-    return DataError(
-        "max_drop without labels counts classes that agree, and what the network returns is no classes, or nearly "
-        f"always the same one.\n  Give labelled data and a task{otherwise}"
-    )
 
 
 def _judgeable(returned: Any, targets: Any, task: Task, classes: int | None = None) -> tuple[Any, Any]:

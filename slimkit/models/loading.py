@@ -70,7 +70,7 @@ def load(
             network = _from_torch(path, arch, trust_pickle)
         weights.check_values(network.model, str(path))
         _check_image(network)
-    return network
+    return dataclasses.replace(network, file=path.name if path.is_absolute() else str(path))
 
 
 def _check_image(network: Network) -> None:

@@ -15,12 +15,14 @@ class Network:
             `fresh`.
         said: sentences about what the file did not tell and slimkit took for granted.
         guess: such a sentence about the shape of the images, which may yet be given; empty where it is known.
+        file: that it was read from, as `Architecture.file` says it.
     """
 
     model: nn.Module
     source: str
     said: tuple[str, ...]
     guess: str = ""
+    file: str = ""
 
     @property
     def assumptions(self) -> tuple[str, ...]:

@@ -34,6 +34,8 @@ class Architecture(Record):
         classes: that it tells apart, None where it is no classifier.
         normalisation: of the images it expects, None where it is not known.
         assumptions: what its file does not say, and was taken to be so.
+        file: that it was read from, as it was named; of an absolute path, which says whose machine it is, the last
+            part. "" where there was none, and in earlier reports.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Architecture(Record):
     classes: Count | None = None
     normalisation: Normalisation | None = None
     assumptions: tuple[str, ...] = ()
+    file: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

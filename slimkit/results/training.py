@@ -1,6 +1,7 @@
 """What training gave: epochs, the recovery after a cut, the search for a mask."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from slimkit.record import Amount, Count, Record, Share
 from slimkit.results.network import check_bins
@@ -55,7 +56,10 @@ class Fit(Record):
         groups: of inputs that resemble each other, as frames of a video do: those held, each of which counts as one; of
             all, where they were too few to hold any out. None where no inputs do.
         agreement: share of them that the network delivered puts into the same class as the original, which for mixtures
-            of images made from noise is a guess for real ones; None where it is no classifier.
+            of images made from noise is a guess for real ones; None where it is no classifier. Of networks for
+            segmentation the mean IoU of its class maps with the original's.
+        agreement_by: which of the two it is.
+        interval: of the agreement, 95 %, as of inputs held out; None where there is none, and in earlier reports.
         off: by how much values that the network delivered returns are off on them: root of the mean square, as a share
             of what they vary by; where they have the shape of an input, of what is not it. None where they are classes.
         strange: they are not such as the network was trained on, as its BatchNorms tell, so that what is told of them
@@ -71,6 +75,8 @@ class Fit(Record):
     apart: bool = True
     groups: Count | None = None
     agreement: Share | None = None
+    agreement_by: Literal["inputs", "mean IoU"] = "inputs"
+    interval: tuple[Share, Share] | None = None
     off: Amount | None = None
     strange: bool = False
 

@@ -13,8 +13,9 @@ from slimkit._version import __version__
 from slimkit.dtypes import in_types_of
 from slimkit.example import Example, batch_size
 from slimkit.hardware import on_device, plain_precision, seeded, with_gradients
-from slimkit.measure import quality
+from slimkit.measure.agreement import agreement, disagreement_with
 from slimkit.measure.environment import environment
+from slimkit.measure.quality import drop_from
 from slimkit.measure.stages import Stages, stages_on
 from slimkit.models.detectors import Heads, itself
 from slimkit.models.ultralytics import Maps, round_
@@ -44,6 +45,7 @@ from slimkit.settings.keywords import CompressKeywords
 from slimkit.settings.output import OutputOptions
 from slimkit.surgery import rows
 from slimkit.surgery.faithful import check_copies
+from slimkit.tasks import SEGMENTATION
 from slimkit.training import trackers
 
 
@@ -290,10 +292,10 @@ def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibrati
     found = made.reconstruction
     if found is None or calibration is None:
         return None
-    groups = calibration.groups
-    same = quality.agreement(
-        given.at_work, model, calibration.held, given.device, classifies=given.classifies, groups=groups
-    )
+    groups, maps = calibration.groups, given.task == SEGMENTATION.name
+    same = None
+    if not (maps and calibration.made):  # how far class maps of such tell anything of real ones is not known
+        same = agreement(given.at_work, model, calibration.held, given.device, task=given.task, groups=groups)
     held = [Chunk(one, held=True) for one in calibration.held]
     return Fit(
         on=calibration.name,
@@ -305,6 +307,8 @@ def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibrati
         apart=calibration.apart,
         groups=calibration.alike if groups is None else len(groups.bincount()),
         agreement=same.value if same else None,
+        agreement_by="mean IoU" if maps else "inputs",
+        interval=same.interval if same else None,
         off=None if same else off(given.at_work, on_device(model, given.device), held),
         strange=calibration.strange,
     )
@@ -318,12 +322,10 @@ def _smallest(
     dense, dataset = given.at_work, given.dataset
 
     if dataset is not None:
-        judge = quality.drop_from(dense, dataset.validation, dataset.task, given.device)
+        judge = drop_from(dense, dataset.validation, dataset.task, given.device)
     else:
         assert calibration is not None
-        judge = quality.disagreement_with(
-            dense, calibration.held, given.device, classifies=given.classifies, groups=calibration.groups
-        )
+        judge = disagreement_with(dense, calibration.held, given.device, task=given.task, groups=calibration.groups)
     retrains = bool(spec.epochs) and given.retrain is None  # somebody's own retraining is part of every attempt
     asked = spec if retrains else replace(spec, epochs=0)
 

@@ -77,6 +77,7 @@ def architecture(
         classes=known.classes,
         normalisation=Normalisation(mean=tuple(normal["mean"]), std=tuple(normal["std"])) if normal else None,
         assumptions=tuple(dict.fromkeys((*network.assumed(sized), *notes))),
+        file=network.file if network.file.isprintable() else "",  # of other bytes JSON can be none
     )
 
 

@@ -19,7 +19,6 @@ from slimkit.progress import Progress, Watcher, quiet
 from slimkit.recovery.gap import returns_values
 from slimkit.results import Accuracy, Recovery
 from slimkit.settings import CompressSpec
-from slimkit.tasks import CLASSIFICATION
 
 _LOOK = 32  # inputs at a time
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
@@ -83,10 +82,9 @@ class Given:
         return self.network.model
 
     @property
-    def classifies(self) -> bool | None:
-        """Whether the network is for classification, by the data, the settings or its file; None: nothing says."""
-        known = provenance.of(self.dense).use.task
-        return None if known is None else known == CLASSIFICATION.name
+    def task(self) -> str | None:
+        """The name of what the network is for, by the data, the settings or its file; None: nothing says."""
+        return provenance.of(self.dense).use.task
 
     @cached_property
     def returns_values(self) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from slimkit import data, provenance, tasks
 from slimkit.errors import SpecError
@@ -70,15 +70,6 @@ def note(model: nn.Module, dataset: data.Dataset) -> None:
     )
     scale = dataset.normalisation or known.normalisation
     provenance.attach(model, replace(known, input_shape=dataset.input_shape, normalisation=scale, use=use))
-
-
-def sized_as(network: Network, inputs: data.Inputs) -> Network:
-    """Return a network of a guessed shape of an image with that of unlabelled inputs, where they have their own."""
-    one, known = next(iter(inputs.batches(1))), provenance.of(network.model)
-    if not isinstance(one, Tensor) or tuple(one.shape[1:]) == known.input_shape:
-        return network
-    provenance.attach(network.model, replace(known, input_shape=tuple(one.shape[1:])))
-    return replace(network, guess="")
 
 
 def given_data(

@@ -91,12 +91,44 @@ def example(model: nn.Module, spec: CompressSpec | ExportSpec, dataset: data.Dat
         return {name: _drawn(shape, dtype, random) for name, (shape, dtype) in known.inputs.items()}
     shape = asked or known.input_shape
     if shape is None:
-        raise DataError(
-            "the network's input shape is not known: its file does not say, and no data was given.\n"
-            "  Add `input_shape`, for example `input_shape='3,224,224'`, or `data`, or `arch`"
-        )
+        raise _unknown_shape(spec)
     provenance.attach(model, replace(known, input_shape=shape, inputs={}))
     return _drawn(shape, "float32", random)
+
+
+def _unknown_shape(spec: CompressSpec | ExportSpec, reads: bool = False) -> DataError:
+    """Say that nothing tells a network's shape, and what does; `reads`: the call takes inputs."""
+    who, advice = "its file does not say", ["`input_shape`, for example `input_shape='3,224,224'`"]
+    if spec.arch is None:
+        advice.append("`arch`, where that says it")
+    else:
+        who = f"neither its file nor arch {spec.arch!r} says"
+    if reads:
+        who += ", and no inputs were given"
+        advice.insert(1, "`data` or `calibration`")
+    return DataError(f"the network's input shape is not known: {who}.\n  Add {', or '.join(advice)}")
+
+
+def sized(
+    network: Network, spec: CompressSpec, dataset: data.Dataset | None, inputs: data.Inputs | None
+) -> tuple[Network, Example]:
+    """Return a network and one random input of it: like unlabelled ones where nothing says its shape, or a guess does.
+
+    Raises:
+        DataError: as of `example`.
+    """
+    known = provenance.of(network.model)
+    shape = spec.input_shape or known.input_shape or known.inputs
+    if not shape and dataset is None and inputs is None:
+        raise _unknown_shape(spec, reads=True)
+    if spec.input_shape or (shape and not network.guess) or dataset is not None or inputs is None:
+        return network, example(network.model, spec, dataset)
+    one = drawn_like(on(CPU, next(iter(inputs.batches(1)))), torch.Generator().manual_seed(spec.seed))
+    if isinstance(one, Tensor) and tuple(one.shape[1:]) == known.input_shape:  # read in the shape that was guessed
+        return network, example(network.model, spec)
+    shapes = " and ".join("x".join(map(str, tensor.shape[1:])) for tensor in tensors(one))
+    said = f"inputs are {shapes}, as those of {inputs.name}: the network's file does not tell"
+    return replace(network, said=(*network.said, said), guess=""), _noted(network.model, one)
 
 
 def _drawn(shape: tuple[int, ...], dtype: str, random: torch.Generator) -> Tensor:

@@ -51,18 +51,38 @@ def pixel_divergence(outputs: Tensor, wanted: Tensor, temperature: float) -> Ten
 def overlap(outputs: Tensor, targets: Tensor) -> Tensor:
     """Count of each image the pixels in both and in either of prediction and mask: float [B, 2, classes]."""
     maps = class_maps(outputs, targets.shape[1:])
-    images, classes = maps.shape[:2]
-    given = targets.flatten(1)
-    counted = given != IGNORED
-    image = torch.arange(images, device=maps.device).unsqueeze(1).expand_as(given)[counted]
-    said, true = maps.argmax(1).flatten(1)[counted], given[counted]
+    counted, none = targets != IGNORED, maps.shape[1]
+    said, true = (torch.where(counted, classes, none) for classes in (maps.argmax(1), targets))
+    return shared(said, true, none)
 
-    def count(labels: Tensor, images_of: Tensor) -> Tensor:
-        return torch.bincount(images_of * classes + labels, minlength=images * classes).view(images, classes)
 
-    both = count(true[said == true], image[said == true])
-    either = count(said, image) + count(true, image) - both
-    return torch.stack([both, either], 1).double()
+def said_classes(outputs: Tensor) -> tuple[Tensor, int]:
+    """Return the class that logits give every pixel, int64 [B, H, W], and the number of classes, which is that of NaN.
+
+    Args:
+        outputs: as of `pixel_cross_entropy`.
+    """
+    maps = class_maps(outputs)
+    classes = maps.shape[1]
+    return torch.where(maps.isnan().any(1), classes, maps.argmax(1)), classes
+
+
+def shared(one: Tensor, other: Tensor, classes: int) -> Tensor:
+    """Count of each image the pixels in both and in either of two maps: float [B, 2, classes].
+
+    Args:
+        one, other: class numbers int64 [B, H, W]; the number `classes` is none.
+        classes: how many there are.
+    """
+    images, bins = len(one), classes + 1
+    image = torch.arange(images, device=one.device).view(-1, 1, 1)
+
+    def count(labels: Tensor) -> Tensor:
+        found = torch.bincount((image * bins + labels).flatten(), minlength=images * bins)
+        return found.view(images, bins)[:, :classes]
+
+    both = count(torch.where(one == other, one, classes))
+    return torch.stack([both, count(one) + count(other) - both], 1).double()
 
 
 def mean_iou(overlaps: Tensor) -> float:

@@ -11,8 +11,8 @@ from slimkit import models
 from slimkit.channels import Graph
 from slimkit.errors import BudgetError, DataError, MaskError, SpecError
 from slimkit.example import Example, batch_size, on
+from slimkit.measure.agreement import check_classes, disagreement_with
 from slimkit.measure.engines import require
-from slimkit.measure.quality import check_classifies, disagreement_with
 from slimkit.measure.stages import Stages
 from slimkit.models import Network
 from slimkit.models.ultralytics import Maps
@@ -31,6 +31,7 @@ from slimkit.selection.measured import LatencySolver, SizeSolver
 from slimkit.selection.ranking import Context, rank
 from slimkit.selection.scope import by_scope, fill_unranked
 from slimkit.settings import CompressSpec
+from slimkit.tasks.catalogue import TASKS
 from slimkit.training import check_first_step
 
 
@@ -121,15 +122,14 @@ def opened(path: Path, spec: CompressSpec, progress: Progress, stages: Stages) -
 def _given(network: Network, spec: CompressSpec, progress: Progress) -> Given:
     dataset = opening.open_data(spec, network, progress)
     calibration = opening.given_inputs(None, spec, network, progress)
-    if network.guess and dataset is None and calibration is not None and spec.input_shape is None:
-        network = opening.sized_as(network, calibration)
-    return Given(network, start.example(network.model, spec, dataset), spec, dataset, calibration, progress=progress)
+    network, example = start.sized(network, spec, dataset, calibration)
+    return Given(network, example, spec, dataset, calibration, progress=progress)
 
 
 def _given_yolo(network: Network, spec: CompressSpec, progress: Progress) -> Given:
     made = yolo.of_data(network, spec, progress)
     calibration = opening.given_inputs(None, spec, network, progress)
-    example = start.example(network.model, spec)
+    network, example = start.sized(network, spec, None, calibration if made is None else None)
     if made is None:
         return Given(network, example, spec, calibration=calibration, progress=progress)
     if calibration is None:
@@ -202,6 +202,12 @@ def _compared_on(given: Given, parts: Parts | None) -> tuple[int | None, int | N
     return sum(map(batch_size, parts.held)), len(given.calibration or ())
 
 
+def _told_by_parts(given: Given) -> bool:
+    """Tell whether the metric that a drop is one of counts parts of images, as mean IoU does pixels."""
+    task = given.dataset.task if given.dataset else TASKS.get(given.task or "")
+    return task is not None and task.metrics[task.metric].of_sum is not None
+
+
 def begin(given: Given, stages: Stages, *, specs: Sequence[CompressSpec] = (), keep_files: bool = True) -> Begun:
     """Trace, calibrate and rank; see `compress`.
 
@@ -226,11 +232,12 @@ def begin(given: Given, stages: Stages, *, specs: Sequence[CompressSpec] = (), k
     parts = None
     if dataset is None and given.calibration and any(each.max_drop for each in specs):
         inputs = [on(given.device, one) for one in given.calibration.batches(BATCH, at_most=COMPARED, seed=spec.seed)]
-        check_classifies(given.at_work, inputs, given.device, classifies=given.classifies)
+        check_classes(given.at_work, inputs, given.device, task=given.task)
         parts = parted(given)
     for each in specs:
         if each.max_drop:
-            enough.check(each, *_compared_on(given, parts), alike=parts is not None and parts.groups is not None)
+            alike = parts is not None and parts.groups is not None
+            enough.check(each, *_compared_on(given, parts), alike=alike, by_parts=_told_by_parts(given))
     if spec.epochs and given.retrain is None:
         _check_first_step(given)
     ranked_with = start.context(spec, dataset)
@@ -246,9 +253,7 @@ def begin(given: Given, stages: Stages, *, specs: Sequence[CompressSpec] = (), k
         if dataset is None and calibration and any(each.max_drop for each in specs):
             # where agreement tells nothing no search need begin
             check_strange(calibration)
-            disagreement_with(
-                given.at_work, calibration.held, given.device, classifies=given.classifies, groups=calibration.groups
-            )
+            disagreement_with(given.at_work, calibration.held, given.device, task=given.task, groups=calibration.groups)
     _check_rounds(spec, calibration)
     inputs = start.proof_inputs(dense, example, dataset, spec.seed, given.calibration)
     solver = None if spec.max_drop else start.measured_budget(spec, dense, example, given.progress)

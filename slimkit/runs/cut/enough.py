@@ -12,9 +12,12 @@ from slimkit.runs.cut.parts import APART, COMPARED
 from slimkit.settings import CompressSpec
 
 _POINTS = 100 * LIKELY * sqrt(2)  # over the number of images: the least drop that can be told
+_FEW = 32  # of fewer images a bootstrap says little
 
 
-def check(spec: CompressSpec, images: int | None, given: int | None = None, *, alike: bool = False) -> None:
+def check(
+    spec: CompressSpec, images: int | None, given: int | None = None, *, alike: bool = False, by_parts: bool = False
+) -> None:
     """Check that a drop can be told at all.
 
     Args:
@@ -22,6 +25,7 @@ def check(spec: CompressSpec, images: int | None, given: int | None = None, *, a
         images: to judge by; None: there are none.
         given: unlabelled inputs of which these are the part that is held out; None: they are labelled.
         alike: inputs resemble each other, so that both are numbers of groups of them.
+        by_parts: no image is right or wrong as a whole: pixels of it are counted, which tells finer.
 
     Raises:
         DataError: there is nothing to judge by, or too little for so small a drop.
@@ -33,6 +37,7 @@ def check(spec: CompressSpec, images: int | None, given: int | None = None, *, a
             "  Give labelled data, for example `data='digits'`, or unlabelled inputs, `calibration='folder:PHOTOS'`"
         )
     needed = ceil(_POINTS / spec.max_drop)
+    needed = min(needed, _FEW) if by_parts else needed
     if images < needed:
         what = "group" if alike else "image"
         said = f"{number_of(images, what)}{' of inputs that resemble each other' if alike else ''}"

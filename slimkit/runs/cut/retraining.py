@@ -41,7 +41,7 @@ def judged_by(given: Given) -> Task:
         return given.dataset.task
     if (named := task(given.spec, provenance.of(given.dense))) is not None:
         return named
-    looks = _VALUES if given.classifies is None and given.returns_values else CLASSIFICATION
+    looks = _VALUES if given.task is None and given.returns_values else CLASSIFICATION
     return replace(looks, outputs=_of_any_nest)
 
 
