@@ -127,6 +127,7 @@ def net() -> nn.Module:
 IMAGES = shapes(272, seed=1)[0] / 255
 
 
+@pytest.mark.long
 def test_a_report_without_labels_tells_agreement_on_pixels(net: nn.Module) -> None:
     report = slimkit.compress(net, IMAGES[:1], 0.3, calibration=IMAGES, task="segmentation", epochs=0).report
     fit = report.fit
@@ -147,6 +148,7 @@ def test_what_a_file_says_of_its_task_serves_as_well(net: nn.Module) -> None:
     assert fit is not None and fit.agreement_by == "mean IoU" and fit.agreement is not None
 
 
+@pytest.mark.long
 def test_a_drop_without_labels_is_one_of_pixels(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("slimkit.runs.cut.drop._LOOKS", 2)
     settings: dict[str, Any] = {"task": "segmentation", "epochs": 0, "minimise": "macs", "onnx": False}

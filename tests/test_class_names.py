@@ -87,6 +87,7 @@ def test_labels_follow_the_names_of_classes(
     assert right == 1 and ("by their names" in noted) == (names != NAMES) == (f"{names[1]} for dog" in noted)
 
 
+@pytest.mark.long
 def test_what_is_written_has_the_networks_names(
     network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

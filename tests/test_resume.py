@@ -251,6 +251,7 @@ OF_CHANGING_DATA = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", OF_CHANGING_DATA)
 def test_a_complete_run_of_other_data_is_another_run_as_an_interrupted_one_is(command, tmp_path, monkeypatch, capsys):
     """A folder whose labels were mended was said to be done with."""
