@@ -12,6 +12,7 @@ import slimkit
 from slimkit import data, models, provenance, zoo
 from slimkit.cli import main
 from slimkit.export.pixels import as_pixels
+from tests import test_any_input
 
 
 def test_the_report_says_how_pictures_to_calibrate_on_were_read(tmp_path):
@@ -59,24 +60,9 @@ def test_an_int8_file_is_calibrated_on_inputs_without_labels(tmp_path, embed):
     assert (whole == small).mean() > 0.95
 
 
-NETS = """
-import torch
-from torch import nn
-
-def signal():
-    return nn.Sequential(nn.Conv1d(2, 16, 3, padding=1), nn.BatchNorm1d(16), nn.ReLU(), nn.Conv1d(16, 4, 1))
-
-class Two(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.image, self.more, self.out = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(5, 16), nn.Linear(16, 4)
-
-    def forward(self, image, more):
-        return self.out((self.image(image).mean((2, 3)) + self.more(more)).relu())
-
-def two():
-    return Two()
-
+NETS = (
+    test_any_input.NETS
+    + """
 def signals():
     return torch.randn(64, 2, 40)
 
@@ -86,6 +72,7 @@ def pairs():
 def pairs_named():
     return [{"image": torch.randn(8, 3, 8, 8), "more": torch.randn(8, 5)} for _ in range(8)]
 """
+)
 
 
 @pytest.fixture

@@ -55,7 +55,9 @@ def compared(spec: CompressSpec, models: Sequence[nn.Module], example: Example, 
     """
     found, _ = state.read(store) if store else (None, None)
     of = [shapes(model) for model in models]
-    if found is None or found["of"] != of:  # on GPUs a network is not trained twice to the bit, and another may pass
+    if (
+        found is None or found.get("of") != of
+    ):  # on GPUs a network is not trained twice to the bit, and another may pass
         measured = _measured(spec, models, example) if spec.onnx and spec.minimise in COUNTED else None
         by, figures = measured or _counted(COUNTED.get(spec.minimise, spec.minimise), models, example)
         found = {"of": of, "by": by, "figures": figures}
