@@ -15,6 +15,7 @@ from .errors import DataError as DataError
 from .errors import DeviceMemoryError as DeviceMemoryError
 from .errors import DivergedError as DivergedError
 from .errors import EngineError as EngineError
+from .errors import LostProcessError as LostProcessError
 from .errors import MaskError as MaskError
 from .errors import OutOfReachError as OutOfReachError
 from .errors import OutputError as OutputError

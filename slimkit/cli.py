@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from slimkit import model_commands, out_of_memory, own_code
+from slimkit import launcher, model_commands, out_of_memory, own_code
 from slimkit._version import __version__
 from slimkit.errors import SlimkitError
 from slimkit.flags import Function, SettingsCommand, first_of_several, input_shapes, settings_of, show, working
@@ -83,7 +83,7 @@ def compress(checkpoint: Path, options: OutputOptions, as_json: bool, **words: A
 
             found = sweep_checkpoint(checkpoint, specs, options, progress, [progress.watch])
     if len(specs) == 1:
-        show_run(outcome, as_json)
+        show_run(outcome, as_json, str(checkpoint))
     else:
         from slimkit.report import table
 
@@ -242,8 +242,8 @@ def report(folders: tuple[Path, ...], out: Path | None, force: bool) -> None:
     click.echo(path)
 
 
-def show_run(outcome: "CommandOutcome", as_json: bool) -> None:
-    """Print how a run ended, and where its report lies."""
+def show_run(outcome: "CommandOutcome", as_json: bool, checkpoint: str = "") -> None:
+    """Print how a run ended, and where its report lies; `checkpoint`: path of its network, as it was given."""
     if outcome.report is None or not first_of_several():
         return
     from slimkit.report import table
@@ -252,7 +252,7 @@ def show_run(outcome: "CommandOutcome", as_json: bool) -> None:
         click.echo(
             f"slimkit: {printable(str(outcome.folder))}: this run is complete, nothing was left to do.", err=True
         )
-    show(outcome.report, as_json, table.run_table)
+    show(outcome.report, as_json, functools.partial(table.run_table, checkpoint=checkpoint))
     if not as_json:
         click.echo(f"Report: {outcome.folder / 'report.html'}")
 
@@ -300,6 +300,7 @@ def run(words: Sequence[str]) -> int:
         click.echo("slimkit: interrupted", err=True)
         return 130
     except Terminated:
+        click.echo(f"slimkit: terminated{as_flags(launcher.why_terminated())}", err=True)
         return 128 + signal.SIGTERM
     except (Exception, SystemExit) as error:
         return failed(error)

@@ -16,9 +16,8 @@ _DEPTH = 6  # of containers and objects in each other
 _NESTS = (list, tuple, set, frozenset, deque)
 _TABLES = (dict, OrderedDict, defaultdict)
 _CLOSED = (Tensor, nn.Module, type, ModuleType, str, bytes, int, float, complex, type(None))  # not looked into
-_MODULE = frozenset(vars(nn.Module())) - {
-    name for name in vars(nn.Module()) if name.endswith("_hooks")
-}  # what torch keeps of every module: no functions, but for hooks
+_HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks"))
+_MODULE = frozenset(vars(nn.Module())) - _HOOKS  # what torch keeps of every module: no functions, but for hooks
 
 
 class Closures:
@@ -37,7 +36,7 @@ class Closures:
         for module in model.modules():
             self._own.add(id(module))
             for name, value in vars(module).items():
-                if name not in _MODULE:
+                if name not in _MODULE and (name not in _HOOKS or value):
                     self._look(value, _DEPTH, own=True)
 
     def rebind(self, memo: dict[int, Any]) -> None:

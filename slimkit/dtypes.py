@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 _COMPLEX = {torch.float16: torch.complex32, torch.float64: torch.complex128}  # others: complex64
-_NAMED = re.compile(r"(?i)\b((?:complex)?(?:bfloat16|float16|float32|float64|half|float|double))(?:tensor)?\b")
+_NAMED = re.compile(
+    r"(?i)\b((?:complex)?(?:bfloat16|float16|float32|float64|half|float|double)|uint8|unsigned char|byte)(?:tensor)?\b"
+)
 _MET = (
     "Numbers of two types meet there. In a run slimkit computes in float32: where the network's code names another "
     "type, let it ask for that of the weights that follow, as in x.to(self.head.weight.dtype). Elsewhere give inputs "

@@ -70,6 +70,10 @@ class DivergedError(TrainingError):
     """The loss of a training is not finite any more."""
 
 
+class LostProcessError(TrainingError):
+    """Another process that trains the same network has died, or cannot be reached."""
+
+
 class DeviceMemoryError(SlimkitError):
     """The memory of a GPU, or of the machine, is too small for what was asked."""
 

@@ -1,7 +1,9 @@
 """What a network is called with, and the tensors in what it gives back."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from functools import partial
+from itertools import count
 from typing import Any, TypeGuard
 
 import torch
@@ -53,6 +55,19 @@ def are_scores(output: Any) -> TypeGuard[Tensor]:
     if not isinstance(output, Tensor) or output.is_nested:
         return False
     return output.is_floating_point() and output.dim() == 2 and output.shape[1] > 1
+
+
+_NEVER = -1e3  # in place of the logarithm of 0: a number, and below what scores of a trained network give
+
+
+def log_probabilities(scores: Tensor) -> Tensor:
+    """Return logarithms of what softmax makes of scores [N, C, ...]; -1,000 of scores of minus infinity.
+
+    These are of classes that are masked, or a logarithm that has underflowed: a probability of 0 times its logarithm is
+    0 then, and no NaN. So where all classes are masked, as in padding.
+    """
+    found = scores.log_softmax(1)
+    return found.masked_fill(scores.isneginf() | found.isneginf(), _NEVER)
 
 
 _SURE, _BEYOND = 10.0, 50.0  # nats between the largest score and the next: one in 20,000; more than a classifier has
@@ -154,7 +169,7 @@ def _said(logarithms: Tensor) -> float:
 
 
 def named(example: Example, word: str = INPUT) -> dict[str, Tensor]:
-    """Return the tensors of an example input, with `OUTPUT` those of outputs, by their names in an ONNX file."""
+    """Return the tensors of an example input by their names in an ONNX file; those of no name are called by a word."""
     if isinstance(example, Mapping):
         each = [{name: one} if isinstance(one, Tensor) else named((one,), name) for name, one in example.items()]
         return {name: tensor for part in each for name, tensor in part.items()}
@@ -213,6 +228,12 @@ def of_batch(example: Example, images: int) -> Example:
     return mapped(example, change)
 
 
+def own_batch(example: Example, least: int) -> int:
+    """Return a number of images, this one or the next above that tells a batch from what has none in an example."""
+    taken = {len(tensor) for tensor in tensors(example) if tensor.dim()} - {batch_size(example)}
+    return next(images for images in count(least) if images not in taken)
+
+
 def parts(example: Example, images: int) -> Iterator[Example]:
     """Give an example in parts of so many images; the last is filled up with its own images again."""
     whole = batch_size(example)
@@ -244,11 +265,11 @@ def in_parts(compute: Callable[[Example], Sequence[Tensor]], example: Example, b
         one, rows = each[0], {len(other) if other.dim() else 0 for other in each}
         if len(rows) > 1:
             return torch.cat(list(each))
-        count = rows.pop()
-        same = len(each) > 1 and count != bound and all(torch.equal(one, other) for other in each)
-        if not count or count % bound or same:
+        length = rows.pop()
+        same = len(each) > 1 and length != bound and all(torch.equal(one, other) for other in each)
+        if not length or length % bound or same:
             return one
-        return torch.cat(list(each))[: images * count // bound]
+        return torch.cat(list(each))[: images * length // bound]
 
     return [joined(each) for each in found]
 
@@ -288,3 +309,33 @@ def on(device: torch.device, tree: Any) -> Any:
     """Return a nest with its tensors on a device."""
     waiting = device.type == "cpu"  # what a GPU sends to the CPU could be read before it has arrived
     return mapped(tree, lambda tensor: tensor.to(device, non_blocking=not waiting))
+
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def in_float32(returned: Any) -> Any:
+    """Return what a network gives, of the nests that `tensors` knows, with its numbers of half precision as float32.
+
+    What holds none is the same object; what does is copied, and a tensor that it holds twice stays one.
+    """
+    return _in_float32(returned, {}, 9)
+
+
+def _in_float32(tree: Any, known: dict[int, Tensor], depth: int) -> Any:
+    if not any(tensor.dtype in _HALF for tensor in tensors(tree, depth)):
+        return tree
+    if isinstance(tree, Tensor):
+        return known.setdefault(id(tree), tree.float())
+    change = partial(_in_float32, known=known, depth=depth - 1)
+    if isinstance(tree, (tuple, list)):
+        entries = [change(entry) for entry in tree]
+        return type(tree)(*entries) if hasattr(tree, "_fields") else type(tree)(entries)  # a named tuple
+    if isinstance(tree, Mapping) and not isinstance(tree, MutableMapping):
+        return {key: change(entry) for key, entry in tree.items()}
+    made = copy.copy(tree)
+    for key in tree if isinstance(tree, Mapping) else ():
+        made[key] = change(tree[key])
+    for name, entry in getattr(tree, "__dict__", {}).items():
+        made.__dict__[name] = change(entry)  # also where it is frozen
+    return made

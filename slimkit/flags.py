@@ -103,7 +103,8 @@ def show(found: Shown, as_json: bool, table: Callable[[Shown], Any]) -> None:
         return
     from rich.console import Console
 
-    Console().print(table(type(found).from_dict(printable(found.to_dict()))))
+    # Not cropped: a command that is to be copied stays one line, however long.
+    Console().print(table(type(found).from_dict(printable(found.to_dict()))), crop=False)
 
 
 def first_of_several() -> bool:

@@ -127,6 +127,21 @@ def plain_precision() -> Iterator[None]:
 
 
 @contextmanager
+def plain_attention() -> Iterator[None]:
+    """Let torch's own attention run as the operators that it is made of.
+
+    Otherwise it is one operator, which hides what its weights read, where there is an even number of heads, and takes
+    another way where one of them has gone.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
 def _unrounded() -> Iterator[None]:
     """Let nothing compute float32 in less than float32."""
     try:

@@ -7,7 +7,7 @@ import io
 import logging
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from types import ModuleType
@@ -19,12 +19,20 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.optim.swa_utils import AveragedModel
 
 from slimkit.closures import Closures, has_state
+from slimkit.errors import ArchitectureError
 
 _ATOMS = {int, float, bool, str, type(None), torch.dtype, torch.Size}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network inside `torch.compile`, `DataParallel`, `DistributedDataParallel` and `AveragedModel`."""
+    """Return the network inside `torch.compile`, `DataParallel`, `DistributedDataParallel` and `AveragedModel`.
+
+    Raises:
+        ArchitectureError: it is no module.
+    """
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise ArchitectureError(f"model is {kind}, not a torch.nn.Module.\n  Give the network itself")
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)):
             model = model.module
@@ -37,6 +45,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def state_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of a state dict by name, without whatever else modules keep there (`get_extra_state`)."""
     return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name; one that several modules share by each of its names."""
+    named = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    return {name: tensor for pairs in named for name, tensor in pairs}
 
 
 def keeps_more(model: nn.Module) -> bool:
@@ -187,6 +201,40 @@ def module_paths(model: nn.Module) -> Iterator[list[str]]:
     handles = (register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True))
     try:
         yield running
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def heard(
+    modules: Iterable[nn.Module],
+    note: Callable[[nn.Module, Tensor, Any], None],
+    before: bool = False,
+    alone: bool = False,
+) -> Iterator[None]:
+    """Tell of each call of some modules, for a while.
+
+    Args:
+        note: is told the module, the first tensor that it is called with, by place or by name, and what it gave.
+        before: tell it before the module runs, which may change what it is called with; it has given None by then.
+        alone: leave calls out with anything beside that tensor.
+    """
+
+    def hook(module: nn.Module, args: Any, kwargs: Any, out: Any = None) -> None:
+        values = (*args, *kwargs.values())
+        given = next((value for value in values if isinstance(value, Tensor)), None)
+        if given is not None and not (alone and len(values) > 1):
+            note(module, given, out)
+
+    handles = [
+        module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
+        if before
+        else module.register_forward_hook(hook, with_kwargs=True)
+        for module in modules
+    ]
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()

@@ -1,6 +1,6 @@
 """Where a network comes from and what slimming changed: all that its file must say to rebuild it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 _ATTRIBUTE = "_slimkit_provenance"
@@ -119,3 +119,12 @@ def of(model: object) -> Provenance:
 def attach(model: object, provenance: Provenance) -> None:
     """Attach a provenance to a network, as a plain attribute that a deep copy carries along."""
     object.__setattr__(model, _ATTRIBUTE, provenance)
+
+
+def of_shape(known: Provenance, shape: tuple[int, ...]) -> Provenance:
+    """Return what is known of a network for inputs of one shape: pictures of another were resized to other pixels."""
+    resize, old = known.use.resize, known.input_shape
+    use = known.use
+    if isinstance(resize, int) and old is not None and old != shape and len(old) == len(shape) == 3:
+        use = replace(use, resize=None, crop=min(1.0, min(old[1:]) / resize))
+    return replace(known, input_shape=shape, use=use)

@@ -1,12 +1,15 @@
 """The shape of what a network returns, as an ONNX file of ours says it: tuples, lists, dicts and objects of outputs."""
 
+import re
 from collections import namedtuple
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
+
+from slimkit.usage import OUTPUT
 
 RETURNED = "returned"  # where files have it
 Form = dict[str, Any] | str | int | float | None  # JSON: {"output": its number}, or a nest of such
@@ -28,6 +31,40 @@ class Entries(dict[Any, Any]):
 def form_of(returned: Any) -> Form:
     """Return the shape of what a network returned; its tensors have numbers in the order of `example.tensors`."""
     return _form(returned, count(), 9)
+
+
+def output_names(form: Form, taken: Collection[str] = ()) -> list[str]:
+    """Return the names of the outputs in a file: of a dict or an object its keys, else `output`, `output_0`, ...
+
+    Args:
+        form: of what the network returns.
+        taken: names that others have, as the inputs: an output of such a name is called `output_NAME`.
+    """
+    found: list[str] = []
+    for path in _paths(form):
+        name = re.sub(r"\W", "_", "_".join(path))
+        if all(key.isdigit() for key in path):
+            name = f"{OUTPUT}_{len(found)}" if path else OUTPUT
+        elif not name or name[0].isdigit():
+            name = f"{OUTPUT}_{name}"
+        while name in taken or name in found:
+            name = f"{OUTPUT}_{name if name != OUTPUT else 0}"
+        found.append(name)
+    return found
+
+
+def _paths(form: Form) -> list[tuple[str, ...]]:
+    """Return the keys that lead to each output; of a list of one no number."""
+    if not isinstance(form, dict):
+        return []
+    ((kind, parts),) = form.items()
+    if kind == "output":
+        return [()]
+    if kind in ("tuple", "list"):
+        parts = [[str(number), part] for number, part in enumerate(part for part in parts if _paths(part))]
+        if len(parts) == 1:
+            return _paths(parts[0][1])
+    return [(str(name), *path) for name, part in parts for path in _paths(part)]
 
 
 def _form(tree: Any, numbers: Iterator[int], depth: int) -> Form:

@@ -71,7 +71,9 @@ def reads(place: str) -> None:
     from torch.utils.data import DataLoader
 
     for _ in DataLoader(_Endless(), num_workers=1, multiprocessing_context="fork"):
-        Path(place).write_text(f"{os.getpid()} {multiprocessing.active_children()[0].pid}")
+        half = Path(f"{place}.half")
+        half.write_text(f"{os.getpid()} {multiprocessing.active_children()[0].pid}")
+        half.replace(place)  # whoever looks finds it whole
 
 
 class _Endless:

@@ -19,6 +19,7 @@ from slimkit.report.page import run_page
 from slimkit.report.verdict import verdict
 from slimkit.runs.cut import enough
 from slimkit.settings import CompressSpec
+from slimkit.tasks import SEGMENTATION
 from slimkit.tasks.segmentation import mean_iou, overlap
 from tests.shapes import Segmenter, shapes
 
@@ -105,10 +106,11 @@ def test_without_a_task_maps_are_no_classes() -> None:
 def test_a_drop_of_parts_of_images_takes_no_more_images_than_a_bootstrap() -> None:
     spec = CompressSpec(max_drop=1.0)
     with pytest.raises(DataError, match="75 images cannot tell so small a drop, it takes 182 or more"):
-        enough.check(spec, 75, 600)
-    enough.check(spec, 75, 600, by_parts=True)
+        enough.check(spec, 75, enough.needed(1.0), 600)
+    least = enough.needed(1.0, SEGMENTATION.metrics["mean IoU"])
+    enough.check(spec, 75, least, 600)
     with pytest.raises(DataError, match="20 images cannot tell so small a drop, it takes 32 or more"):
-        enough.check(spec, 20, 160, by_parts=True)
+        enough.check(spec, 20, least, 160)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +152,8 @@ def test_what_a_file_says_of_its_task_serves_as_well(net: nn.Module) -> None:
 
 @pytest.mark.long
 def test_a_drop_without_labels_is_one_of_pixels(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slimkit.runs.cut.drop._LOOKS", 2)
+    monkeypatch.setattr("slimkit.runs.cut.drop._QUICK", 1)
+    monkeypatch.setattr("slimkit.runs.cut.drop._LOOKS", 1)
     settings: dict[str, Any] = {"task": "segmentation", "epochs": 0, "minimise": "macs", "onnx": False}
     report = slimkit.compress(net, IMAGES[:1], calibration=IMAGES, max_drop=30.0, **settings).report
     assert report.drop is not None and report.drop.images == 34 and report.fit is not None

@@ -208,12 +208,12 @@ class Answers(nn.Module):
 
 
 @pytest.mark.parametrize("opset", [18, 19], ids=["direct", "general"])
-def test_outputs_in_an_object_are_numbered(opset: int, tmp_path: Path) -> None:
+def test_outputs_in_an_object_are_called_as_there(opset: int, tmp_path: Path) -> None:
     net = Answers().eval()
     export_onnx(net, tmp_path / "net.onnx", X, opset=opset)
     session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
     images = torch.randn(2, 3, 16, 16)
-    logits, features = session.run(["output_0", "output_1"], {"input": images.numpy()})
+    logits, features = session.run(["logits", "features"], {"input": images.numpy()})
     expected = net(images)
     torch.testing.assert_close(torch.from_numpy(logits), expected.logits.detach(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(torch.from_numpy(features), expected.features.detach(), rtol=1e-4, atol=1e-4)

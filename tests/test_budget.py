@@ -1,7 +1,7 @@
 """Scores and a budget to a mask: exact counts, allowed widths, limits that are met."""
 
 import re
-import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from slimkit.errors import BudgetError, MaskError, OutOfReachError
 from slimkit.selection.budget import Widths, amount, blocks, to_limit, to_ratio, within_reach
 from slimkit.selection.mask import Mask
 from slimkit.selection.scope import by_scope, fill_unranked
+from tests.clock import least_seconds
 
 ANY = Widths(1)
 
@@ -25,14 +26,14 @@ def chain(widths: list[int], per_unit: int = 1) -> Graph:
     """Return the graph of 3x3 convolutions in a row, 3 channels in, 10 out, at 4 x 4 pixels."""
     ends = torch.tensor([0, *widths]).cumsum(0).tolist()
     groups = tuple(
-        Group(f"conv{i}", (f"conv{i}",), (f"norm{i}.weight",), torch.arange(ends[i], ends[i + 1]), per_unit)
+        Group(f"conv{i}", (f"conv{i}",), (f"norm{i}.weight",), torch.arange(ends[i], ends[i + 1]), per_unit, per_unit)
         for i in range(len(widths))
     )
     sides = [torch.full((3,), -1), *(group.members for group in groups), torch.full((10,), -1)]
     works, axes, shapes = [], [], {}
     for i in range(len(widths) + 1):
         weight = f"conv{i}.weight"
-        works.append(Work(f"conv{i}", weight, sides[i + 1], sides[i], 9.0 * 16))
+        works.append(Work(f"conv{i}", weight, (sides[i + 1], sides[i]), 9.0 * 16))
         axes += [Axis(weight, 0, sides[i + 1], False), Axis(weight, 1, sides[i], True)]
         shapes[weight] = (len(sides[i + 1]), len(sides[i]), 3, 3)
     kept = (Kept("conv_last", 10, "reaches the output"),)
@@ -45,8 +46,8 @@ def chain(widths: list[int], per_unit: int = 1) -> Graph:
         (),
         tuple(works),
         shapes,
-        biases={},
-        folds={},
+        sinks={},
+        shared=frozenset(),
         loud=silent,
         statistics=silent,
         products=silent,
@@ -64,7 +65,7 @@ def removed(mask: Mask) -> list[int]:
 
 GRAPHS = st.lists(st.integers(1, 70), min_size=1, max_size=6).map(chain)
 STEPS = st.sampled_from([1, 2, 4, 8, 16, 5])
-LIMITED = settings(max_examples=60, deadline=None, derandomize=True)
+LIMITED = settings(max_examples=60)
 
 
 def test_the_lowest_scores_go_and_exactly_as_many_as_asked() -> None:
@@ -208,6 +209,66 @@ def test_a_limit_is_met_with_nothing_left_to_put_back_or_refused_with_the_best(
             order = group.members[scores[group.members].argsort(stable=True, descending=False)]
             wider[order[len(order) - allowed[allowed.index(count) - 1] :]] = True
             assert measure(wider) > limit
+
+
+def with_heads(score: float) -> tuple[Graph, Tensor]:
+    """Return a graph whose two heads, of 16 channels each, hold most of the work, and scores: one is the lowest."""
+    graph = chain([2, 2, 40])
+    heads = replace(graph.groups[0], per_unit=16)
+    whole = graph.macs(Mask.full(graph).keep)
+    works = (*graph.works, Work("", None, (heads.members,), whole / 2))
+    scores = torch.cat([torch.tensor([score, 1.0, 1.0, 1.0]), torch.full((40,), 0.5)])
+    return replace(graph, groups=(heads, *graph.groups[1:]), works=works), scores
+
+
+def test_where_a_head_takes_much_more_than_is_asked_for_others_go_in_its_place() -> None:
+    graph, scores = with_heads(0.4)
+    whole = graph.macs(Mask.full(graph).keep)
+    found = to_limit(graph, scores, graph.macs, 0.9 * whole, ANY, "macs")
+    assert bool(found.keep[0]) and 0.85 * whole <= graph.macs(found.keep) <= 0.9 * whole
+
+
+def test_a_dead_head_goes_first_whatever_it_takes() -> None:
+    graph, scores = with_heads(1e-8)
+    found = to_limit(graph, scores, graph.macs, 0.9 * graph.macs(Mask.full(graph).keep), ANY, "macs")
+    assert removed(found) == [0]
+
+
+def test_a_dead_step_of_channels_goes_first_whatever_it_takes() -> None:
+    graph = chain([32, 32])
+    scores = torch.ones(64).index_fill_(0, torch.arange(32, 48), 1e-8)
+    found = to_limit(graph, scores, graph.macs, 0.9 * graph.macs(Mask.full(graph).keep), Widths(16, False), "macs")
+    assert removed(found) == list(range(32, 48))
+
+
+WIDE = st.lists(st.integers(1, 4), min_size=2, max_size=4).map(lambda steps: chain([16 * n for n in steps]))
+
+
+@given(WIDE, st.sampled_from([4, 8, 16]), st.floats(0.5, 0.95), st.sampled_from(["macs", "params"]), st.integers(0, 9))
+@LIMITED
+def test_nothing_else_goes_than_the_cheapest_where_that_loses_more(
+    graph: Graph, step: int, share: float, what: str, seed: int
+) -> None:
+    measure = {"macs": graph.macs, "params": graph.params}[what]
+    scores, widths = some_scores(graph, seed), Widths(step, adapt=False)
+    limit = share * measure(Mask.full(graph).keep)
+    try:
+        mask = to_limit(graph, scores, measure, limit, widths, what)
+    except (BudgetError, MaskError):
+        return
+    found, keep, gone = blocks(graph, scores, widths), Mask.full(graph).keep, 0
+    while measure(keep) > limit:
+        keep[found.of(gone)] = False
+        gone += 1
+    closed = set()
+    for block in reversed(range(gone)):
+        wider = keep.index_fill(0, found.of(block), True)
+        if found.groups[block] not in closed and measure(wider) <= limit:
+            keep = wider
+        else:
+            closed.add(found.groups[block])
+    assert measure(mask.keep) >= measure(keep)
+    assert bool((mask.keep == keep).all()) or scores[~mask.keep].sum() < scores[~keep].sum()
 
 
 def test_what_is_fixed_stays_and_is_not_counted() -> None:
@@ -372,7 +433,10 @@ def test_scopes_turn_scores_into_quantiles_of_their_pool() -> None:
 
 def test_many_channels_are_solved_quickly() -> None:
     graph = chain([1000] * 60)
-    begin = time.process_time()
-    mask = to_limit(graph, some_scores(graph), graph.macs, 0.5 * graph.macs(Mask.full(graph).keep), ANY, "macs")
-    assert 0.4999 < graph.macs(mask.keep) / graph.macs(Mask.full(graph).keep) <= 0.5
-    assert time.process_time() - begin < 3  # 0.3 on an idle core
+    whole = graph.macs(Mask.full(graph).keep)
+
+    def solve() -> None:
+        mask = to_limit(graph, some_scores(graph), graph.macs, 0.5 * whole, ANY, "macs")
+        assert 0.4999 < graph.macs(mask.keep) / whole <= 0.5
+
+    assert least_seconds(solve, 3) < 3  # 0.3 on an idle core

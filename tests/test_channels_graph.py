@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,7 +38,10 @@ def test_groups_have_layers_norms_and_order() -> None:
     ]
     assert [g.members.tolist() for g in graph.groups] == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9]]
     assert graph.has_norm.all()
-    assert graph.folds == {"early.0.weight": "early.1.running_mean", "late.0.weight": "late.1.running_mean"}
+    assert graph.sinks == {
+        "early.0.weight": ("early.1.running_mean", -1.0), "late.0.weight": ("late.1.running_mean", -1.0),
+        "short.weight": ("short.bias", 1.0), "fc.weight": ("fc.bias", 1.0),
+    }  # fmt: skip
     assert {axis.tensor: axis.reads for axis in graph.axes if axis.dim == 1} == {
         "late.0.weight": True,
         "fc.weight": True,
@@ -260,3 +264,12 @@ class Holders(nn.Module):
 
 def test_containers_of_parameters_have_run_where_their_parameters_are_read() -> None:
     assert trace(Holders().eval(), torch.randn(1, 3, 8, 8)).unseen == ("idle",)
+
+
+def test_channels_that_change_places_are_tied_by_the_longer_of_two_dimensions() -> None:
+    """In ShuffleNetV2 half of the channels pass by, and the others are shuffled with them again and again."""
+    torch.manual_seed(0)
+    net = torchvision.models.shufflenet_v2_x0_5(weights=None, num_classes=10).eval()
+    for images in (1, 2):
+        graph = trace(net, torch.randn(images, 3, 64, 64))
+        assert (graph.units, len(graph.groups)) == (1928, 21)

@@ -68,7 +68,7 @@ def cases_across(draw: Any) -> tuple[RandomNet, int, int]:
 
 
 @given(cases_across())
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 def test_statistics_are_those_of_the_channels_that_stay(case: tuple[RandomNet, int, int]) -> None:
     net, batch, seed = case
     inputs = example(net, batch)
@@ -78,7 +78,7 @@ def test_statistics_are_those_of_the_channels_that_stay(case: tuple[RandomNet, i
 
 @pytest.mark.long
 @given(cases())
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80)
 def test_smaller_network_computes_the_masked_network(case: tuple[RandomNet, int, int]) -> None:
     net, batch, seed = case
     inputs = example(net, batch)
@@ -136,7 +136,7 @@ def test_slim_network_can_be_traced_and_slimmed_again() -> None:
 
 
 @given(cases())
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 def test_two_cuts_are_one(case: tuple[RandomNet, int, int]) -> None:
     """Whatever the groups of the smaller network are called, and though those of one channel are none any more."""
     net, _, seed = case

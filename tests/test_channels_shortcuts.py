@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision  # noqa: F401, registers its operators
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -51,7 +51,6 @@ def convolutions(draw: Any) -> tuple[nn.Module, Tensor]:
 
 
 @given(convolutions())
-@settings(max_examples=100, deadline=None, derandomize=True)
 def test_shapes_are_those_of_the_convolution(case: tuple[nn.Module, Tensor]) -> None:
     layer, x = case
     with torch.no_grad(), Compare() as mode:

@@ -39,7 +39,7 @@ def check_agreement(net: nn.Module, x: torch.Tensor) -> None:
     assert ours.units == theirs.units == len(there)
     assert [g.layers for g in ours.groups] == [g.layers for g in theirs.groups]
     assert [g.norms for g in ours.groups] == [g.norms for g in theirs.groups]
-    assert ours.folds == theirs.folds
+    assert ours.sinks == theirs.sinks
     mask = random_mask(ours, 0)
     keep = torch.ones(theirs.units, dtype=torch.bool)
     for unit, other in there.items():
@@ -89,6 +89,18 @@ def test_channels_that_reach_the_output_or_a_layer_norm_are_kept() -> None:
     }
 
 
+def test_layers_may_be_called_by_keyword_and_networks_wrapped() -> None:
+    class Named(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self[2](input=self[1](self[0](input=x)).mean((2, 3)))
+
+    net, x = Named(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 5)).eval(), torch.randn(1, 3, 2, 2)
+    for given in (net, nn.DataParallel(net)):
+        graph = torch_pruning.trace(given, x)
+        assert [(g.name, len(g.members)) for g in graph.groups] == [("0", 4)]
+        assert remove(given, graph, random_mask(graph, 0))(x).shape == (1, 5)
+
+
 def test_its_own_error_is_named() -> None:
     net = torchvision.models.shufflenet_v2_x0_5(weights=None)
     message = r"torch-pruning cannot trace this network: ZeroDivisionError: .*\n.*the default"
@@ -104,7 +116,7 @@ def test_a_wrong_count_is_refused() -> None:
 
 
 def test_a_network_that_does_not_run() -> None:
-    with pytest.raises(TraceError, match=r"cannot run on its example input \[1, 5, 2, 2\]: RuntimeError"):
+    with pytest.raises(TraceError, match=r"cannot run on its example input \[1, 5, 2, 2\]: in 'Conv2d', RuntimeError"):
         torch_pruning.trace(nn.Conv2d(3, 4, 1), torch.randn(1, 5, 2, 2))
 
 

@@ -32,8 +32,10 @@ from slimkit.errors import (
     TrainingError,
 )
 from slimkit.measure import latency
+from slimkit.measure.node_times import NodeTime
 from slimkit.measure.quality import quality
 from slimkit.report.verdict import verdict
+from slimkit.tasks import Task
 
 IMAGE = torch.randn(1, 3, 8, 8)
 
@@ -443,7 +445,8 @@ def test_a_second_look_that_would_not_be_taken_is_refused(resnet: nn.Module, dig
 @pytest.fixture
 def short_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is within a drop is looked for three times, not six: one that is, and one that is not."""
-    monkeypatch.setattr("slimkit.runs.cut.drop._LOOKS", 3)
+    monkeypatch.setattr("slimkit.runs.cut.drop._QUICK", 2)
+    monkeypatch.setattr("slimkit.runs.cut.drop._LOOKS", 1)
 
 
 @pytest.mark.usefixtures("short_search")
@@ -515,6 +518,27 @@ def test_a_retraining_steps_by_the_optimizer_that_was_asked_for(
     faster = slimkit.compress(resnet, DIGIT, 0.5, learning_rate=2 * rate, **asked).report.recovery
     ratio = faster.history[-1].learning_rate / result.report.recovery.history[-1].learning_rate
     assert ratio == pytest.approx(2)
+
+
+def test_a_retraining_by_an_own_loss_is_by_adamw_in_smaller_batches(resnet: nn.Module, digits: Any) -> None:
+    """How far SGD steps hangs on the scale of the loss; and of few images large batches make few steps."""
+    inputs, labels = next(iter(digits.train.batches(600)))
+    task = Task.of(
+        loss=lambda outputs, targets: nn.functional.mse_loss(outputs, targets) / 1000,
+        metrics={"error": lambda outputs, targets: (outputs - targets).square().mean(1)},
+        better="lower",
+    )
+    targets = nn.functional.one_hot(labels, 10).float()
+    own = as_dataset({"train": (inputs, targets), "validation": (inputs[:100], targets[:100])}, task=task)
+    asked: dict[str, Any] = {"dataset": own, "device": "cpu", **PLAIN}
+    start = slimkit.compress(resnet, DIGIT, 0.5, epochs=0, **asked).report
+    found = slimkit.compress(resnet, DIGIT, 0.5, epochs=2, **asked).report
+    assert found.recovery is not None and found.recovery.images == 2 * 592  # in batches of 16
+    assert found.recovery.history[0].learning_rate <= 0.001
+    by_128 = slimkit.compress(resnet, DIGIT, 0.5, epochs=2, batch_size=128, **asked).report
+    assert by_128.recovery is not None and by_128.recovery.images == 2 * 512
+    errors = [report.after.accuracy.validation for report in (found, by_128, start)]
+    assert errors[0] < errors[1] < errors[2]
 
 
 @pytest.mark.long
@@ -633,3 +657,19 @@ def test_a_shape_that_there_is_no_memory_for_is_refused(shape, tmp_path, monkeyp
     assert main(["compress", "net.safetensors", "--input-shape", shape, "--ratio", "0.5"]) == 2
     said = capsys.readouterr().err
     assert shape in said and "no memory" in said and "Traceback" not in said
+
+
+def test_a_machine_that_was_busy_makes_no_layer_faster(resnet: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files were timed one after the other: layers of which nothing was removed took half of the time."""
+    calls: list[Path] = []
+
+    def timed(path: Path, *_: Any, **__: Any) -> list[NodeTime]:
+        calls.append(path)
+        busy = 3.0 if len(calls) == 1 else 1.0
+        named = [name for name, layer in resnet.named_modules() if isinstance(layer, nn.Conv2d)]
+        return [NodeTime(layer=name, operator="Conv", fastest_ms=0.0, turn_ms=1e-6 * busy) for name in named]
+
+    monkeypatch.setattr("slimkit.runs.figures.latency_by_node", timed)
+    report = slimkit.compress(resnet, DIGIT, 0.3, epochs=0, recover=False).report
+    found = [(layer.ms_before, layer.ms_after) for layer in report.layers if layer.ms_before]
+    assert len(found) > 5 and all(before == after for before, after in found)

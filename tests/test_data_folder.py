@@ -1,5 +1,7 @@
 """Folders of pictures: read as the network was trained, files checked first, nothing assumed in silence."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -424,6 +426,79 @@ def test_values_that_are_no_classes_are_refused(tmp_path: Path, values: np.ndarr
     """They passed as labels, or as no class at all."""
     with pytest.raises(DataError, match=rf"20 of 20 files cannot be used(.|\n)*\{suffix}.*{why}"):
         open_at(masks(tmp_path, values, values, suffix=suffix), task=SEGMENTATION)
+
+
+def packed(values: np.ndarray, bits: int) -> list[bytes]:
+    """Return rows of numbers of some bits each, as files store them."""
+    rows = ("".join(format(value, f"0{bits}b") for value in row) for row in values.tolist())
+    return [int(row, 2).to_bytes(len(row) // 8) for row in rows]
+
+
+def png(values: np.ndarray, bits: int, kind: int = 0) -> bytes:
+    """Write a PNG of one channel, grey (kind 0) or with a palette (3)."""
+
+    def chunk(name: bytes, held: bytes) -> bytes:
+        return struct.pack(">I", len(held)) + name + held + struct.pack(">I", zlib.crc32(name + held))
+
+    height, width = values.shape
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
+    palette = chunk(b"PLTE", bytes(range(3 * 2 ** min(bits, 4)))) if kind else b""
+    rows = zlib.compress(b"".join(b"\0" + row for row in packed(values, bits)))
+    return b"\x89PNG\r\n\x1a\n" + head + palette + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def tiff(values: np.ndarray, bits: int, black: int) -> bytes:
+    """Write a TIFF of one grey channel in which 0 is white (`black` 0) or black (1)."""
+    height, width = values.shape
+    held = values.astype("<u2").tobytes() if bits == 16 else b"".join(packed(values, bits))
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: black, 273: 8, 277: 1, 278: height, 279: len(held)}
+    entries = b"".join(
+        struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags.items()
+    )
+    return b"II*\0" + struct.pack("<I", 8 + len(held)) + held + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def pgm(values: np.ndarray, top: int, plain: bool = False) -> bytes:
+    """Write a PGM that says the largest number it may hold."""
+    head = f"P{2 if plain else 5}\n{values.shape[1]} {values.shape[0]}\n{top}\n".encode()
+    if plain:
+        return head + b" ".join(b"%d" % value for value in values.flatten().tolist())
+    return head + values.astype(">u2" if top > 255 else np.uint8).tobytes()
+
+
+@pytest.mark.parametrize("classes", [2, 4, 11], ids="{} classes".format)
+@pytest.mark.parametrize(
+    ("write", "suffix", "most"),
+    [
+        *[pytest.param(lambda v, b=b: png(v, b), ".png", 2**b, id=f"PNG of {b} bits") for b in (1, 2, 4, 8, 16)],
+        *[pytest.param(lambda v, b=b: png(v, b, 3), ".png", 2**b, id=f"palette of {b} bits") for b in (1, 2, 4)],
+        *[
+            pytest.param(
+                lambda v, b=b, k=k: tiff(v, b, k), ".tif", 2**b, id=f"TIFF of {b} bits, {('white', 'black')[k]}"
+            )
+            for b in (2, 4, 8, 16)
+            for k in (0, 1)
+        ],
+        *[pytest.param(lambda v, t=t: pgm(v, t), ".pgm", t + 1, id=f"PGM to {t}") for t in (3, 10, 255, 300, 65535)],
+        *[pytest.param(lambda v, t=t: pgm(v, t, True), ".pgm", t + 1, id=f"plain PGM to {t}") for t in (3, 20, 300)],
+    ],
+)
+def test_class_numbers_are_those_that_the_file_stores(
+    tmp_path: Path, write: Callable[[np.ndarray], bytes], suffix: str, most: int, classes: int
+) -> None:
+    """Numbers of 2 and of 4 bits were stretched to 0 ... 255, as a picture is shown: 4 classes were 256."""
+    classes = min(classes, most)
+    values = (np.add.outer(np.arange(12), np.arange(16)) * 7 % classes).astype(np.uint16)
+    root = masks(tmp_path, values.astype(np.uint8))
+    for path in list((root / "masks").iterdir()):
+        path.unlink()
+        path.with_suffix(suffix).write_bytes(write(values))
+    found = open_at(root, 12, task=SEGMENTATION)
+    assert found.classes == classes
+    given = torch.cat([labels for _, labels in found.validation.batches(4)])
+    assert sorted(given.unique().tolist()) == list(range(classes))
+    # squashed to 12x12, columns are drawn and rows are not
+    assert torch.equal(given[0, :, 0], torch.from_numpy(values[:, 0].astype(np.int64)))
 
 
 def test_classes_of_16_bits_are_classes(tmp_path: Path) -> None:

@@ -230,6 +230,10 @@ def test_a_name_or_a_data_set_is_a_data_set() -> None:
         (([], loader()), "train: it is empty"),
         ((loader(), TensorDataset(torch.zeros(0, 1), torch.zeros(0))), "validation: it is empty"),
         ((iter(loader()), loader()), "train: .* can be gone through only once"),
+        (
+            ([((torch.tensor(2.0), torch.rand(8, 1)), torch.arange(8))], loader()),
+            "train: the first tensor of .* a single",
+        ),
         (((x for x in loader()), loader()), "train: generator can be gone through only once"),
         (([torch.zeros(4, 3)], loader()), r"train: a batch is one tensor \[4, 3\], not \(inputs, targets\)"),
         (([(torch.zeros(4, 3),)], loader()), "a batch is a tuple of 1, not"),

@@ -122,7 +122,8 @@ def test_every_block_runs(page: Path, found: list[Block], tmp_path: Path, monkey
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr("slimkit.runs.cut.drop._LOOKS", 3)  # of six, for the smallest network within a drop
+    monkeypatch.setattr("slimkit.runs.cut.drop._QUICK", 2)
+    monkeypatch.setattr("slimkit.runs.cut.drop._LOOKS", 1)
     names: dict[str, Any] = {"__name__": page.stem}
     for block in found:
         with warnings.catch_warnings():

@@ -175,10 +175,9 @@ def test_what_runs_in_its_own_types_alone_is_told_so(name: str) -> None:
         slimkit.compress(net, X, 0.5, dataset=((images, labels), (images, labels)))
 
 
-@pytest.mark.parametrize("wrong", [torch.zeros(1, 2, 6, 6), torch.zeros(1, 1, 6, 6, dtype=torch.uint8)])
-def test_an_input_that_is_wrong_in_itself_is_not_taken_for_that(wrong: Tensor) -> None:
+def test_an_input_that_is_wrong_in_itself_is_not_taken_for_that() -> None:
     with pytest.raises(TraceError, match="(?s)Give an input of the shape that it expects"):
-        slimkit.trace(block(1, 8), wrong)
+        slimkit.trace(block(1, 8), torch.zeros(1, 2, 6, 6))
 
 
 @pytest.mark.parametrize("name", ["group-norm", "taylor", "popup"])
@@ -280,3 +279,9 @@ def test_an_exported_program_keeps_the_type_of_the_network(dtype: torch.dtype, e
     again = slimkit.load(tmp_path / "net.pt2")
 
     assert torch.equal(again(X.to(dtype)), found(X.to(dtype))) and again(X.to(dtype)).dtype == dtype
+
+
+def test_bytes_are_said_to_be_of_another_type() -> None:
+    """And not of another shape."""
+    with pytest.raises(TraceError, match="Numbers of two types meet there"):
+        trace(block(1, 4), torch.zeros(1, 1, 6, 6, dtype=torch.uint8))

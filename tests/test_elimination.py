@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from slimkit import provenance
 from slimkit.channels import Graph, trace
-from slimkit.errors import BudgetError, OutOfReachError
+from slimkit.errors import BudgetError, MaskError, OutOfReachError
 from slimkit.recovery import elimination, widths
 from slimkit.recovery.calibration import Chunk, chunks
 from slimkit.recovery.curvature import curvature
 from slimkit.recovery.gap import divergence, gaps
 from slimkit.recovery.rounds import half_way, look_again
 from slimkit.recovery.sensitivity import Sensitivity
+from slimkit.selection import ranking
 from slimkit.selection.budget import Widths
 from slimkit.selection.mask import Mask
 from slimkit.selection.products import Products
@@ -120,6 +121,42 @@ def test_curvature_is_the_fisher_information_of_the_scores() -> None:
     found = curvature(net, [Chunk(images, held=False)])["1.weight"]
     p = net(images).softmax(1).detach()
     torch.testing.assert_close(found.float(), (p * (1 - p)).mean(0) / 2, rtol=0.03, atol=0)
+
+
+class Spread(nn.Module):
+    """Pools means and deviations, whose gradient is not finite where a channel never varies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.norm, self.head = (
+            nn.Conv2d(1, 6, 3),
+            nn.Conv2d(6, 6, 3),
+            nn.BatchNorm2d(6),
+            nn.Linear(12, 4),
+        )
+        with torch.no_grad():
+            self.norm.weight[0] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.b(self.a(x).relu()))
+        return cast(Tensor, self.head(torch.cat([x.mean((2, 3)), x.var((2, 3)).sqrt()], 1)))
+
+
+def test_a_gradient_that_is_not_finite_weighs_as_others_do() -> None:
+    net, images = Spread().eval(), torch.randn(64, 1, 8, 8)
+    assert net(images).isfinite().all()
+    graph = trace(net, images[:1])
+    costs = curvature(net, [Chunk(images, held=False)])
+    assert set(costs) == {"a.weight", "b.weight", "head.weight"}
+    assert all(one.isfinite().all() and (one > 0).all() for one in costs.values())
+    known = torch.cat([costs["b.weight"][1:], costs["head.weight"]])
+    assert torch.equal(costs["a.weight"], known.median().expand(6))
+    found = elimination.losses(net, graph, [images])
+    assert found.estimated.isfinite().all() and len(found.estimated.unique()) > graph.units // 2
+    context = ranking.Context(batches=[(images, torch.randint(4, (64,)))])
+    for name in ("taylor", "popup"):
+        with pytest.raises(MaskError, match="is not finite"):
+            ranking.scores(name, net, graph, context)
 
 
 def test_small_errors_diverge_as_curvature_says() -> None:

@@ -134,6 +134,8 @@ NETWORKS = {
     "dropout": nn.Sequential(nn.Dropout(0.5), nn.Conv2d(8, 4, 1), nn.Dropout2d(0.5)),
     "in place": Apply(lambda x: F.relu_(x * 2).add_(1).mul_(3)),
     "input is output": nn.Identity(),
+    "addcmul": Apply(lambda x: torch.addcmul(x, x.exp(), x.tanh(), value=0.3)),
+    "addcmul of a constant": Apply(lambda x: torch.addcmul(torch.ones(8, 1, 1), x, x)),
 }
 
 
@@ -149,8 +151,10 @@ def randomise(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def session(model: nn.Module, example: Tensor, path) -> tuple[onnx.ModelProto, onnxruntime.InferenceSession]:
-    direct.translate(model, example).save(path)
+def session(
+    model: nn.Module, example: Tensor, path, outputs=("output",)
+) -> tuple[onnx.ModelProto, onnxruntime.InferenceSession]:
+    direct.translate(model, example, outputs).save(path)
     proto = onnx.load(path)
     onnx.checker.check_model(proto, full_check=True)
     return proto, onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -166,6 +170,43 @@ def test_every_rule_computes_what_torch_computes(name, tmp_path):
             expected = model(x)
         (found,) = run.run(None, {"input": x.numpy()})
         torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-5)
+
+
+class Two(nn.Module):
+    """Reads an image and a vector; the image's rows are repeated as often as the batch is large."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gate = nn.Conv2d(3, 4, 3), nn.Linear(5, 4)
+
+    def forward(self, image, vector):
+        gate = torch.sigmoid(self.gate(vector))[:, :, None, None]
+        return {"map": self.conv(image) * gate.expand(len(image), -1, -1, -1), "gate": gate.flatten(1)}
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_several_inputs_are_read_by_their_names(as_dict, tmp_path):
+    model = Two().eval()
+    image, vector = torch.randn(1, 3, 6, 7), torch.randn(1, 5)
+    example = {"vector": vector, "image": image} if as_dict else (image, vector)
+    proto, run = session(model, example, tmp_path / "net.onnx", ["map", "gate"])
+    names = ["vector", "image"] if as_dict else ["input_0", "input_1"]
+    assert [entry.name for entry in proto.graph.input] == names
+    for batch in (1, 3):
+        image, vector = torch.randn(batch, 3, 6, 7), torch.randn(batch, 5)
+        given = dict(zip(names, (vector, image) if as_dict else (image, vector), strict=True))
+        found = run.run(None, {name: tensor.numpy() for name, tensor in given.items()})
+        for one, expected in zip(found, model(image, vector).values(), strict=True):
+            torch.testing.assert_close(torch.from_numpy(one), expected.detach())
+
+
+def test_an_input_that_all_images_share_is_left_to_the_general_road():
+    class Bank(nn.Module):
+        def forward(self, x, bank):
+            return x @ bank.t()
+
+    with pytest.raises(Unsupported, match="without the batch"):
+        direct.translate(Bank(), (torch.randn(2, 4), torch.randn(5, 4)))
 
 
 def test_norms_are_folded_where_that_is_exact_and_only_there(tmp_path):
@@ -220,7 +261,7 @@ def test_outputs_may_be_read_again_and_returned_twice_and_what_is_not_needed_is_
         y = x * 2
         return y, y.relu(), y
 
-    proto, run = session(Apply(function), torch.randn(1, 8, 3, 3), tmp_path / "net.onnx")
+    proto, run = session(Apply(function), torch.randn(1, 8, 3, 3), tmp_path / "net.onnx", list("abc"))
     assert sorted(node.op_type for node in proto.graph.node) == ["Identity", "Identity", "Mul", "Relu"]
     x = torch.randn(2, 8, 3, 3)
     for found, expected in zip(run.run(None, {"input": x.numpy()}), function(x), strict=True):

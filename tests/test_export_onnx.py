@@ -4,7 +4,9 @@ import copy
 import errno
 import json
 import resource
+from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -15,6 +17,7 @@ from torch import nn
 
 import slimkit
 from slimkit.errors import EngineError, OutputError, TraceError
+from slimkit.example import tensors
 from slimkit.export import direct, export_onnx, general
 from slimkit.export.arithmetic import unary
 from slimkit.export.file import OnnxModel, varint
@@ -102,14 +105,102 @@ def test_the_network_is_left_as_it_was(tmp_path):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_several_outputs_are_numbered_in_order(tmp_path):
+def test_several_outputs_keep_their_order(tmp_path):
     model = TwoHeads()
     export_onnx(model, tmp_path / "net.onnx", torch.randn(1, 3, 4, 4))
     images = torch.randn(2, 3, 4, 4)
     names = [o.name for o in onnx.load(tmp_path / "net.onnx").graph.output]
-    assert names == ["output_0", "output_1"]
+    assert names == ["out", "aux"]
     for found, expected in zip(infer(tmp_path / "net.onnx", images), model(images).values(), strict=True):
         torch.testing.assert_close(found, expected.detach())
+
+
+Named = namedtuple("Named", "logits maps")
+
+
+class Returns(nn.Module):
+    """Two tensors, in whatever they are put; modules and a parameter have names that outputs may have too."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.maps, self.logits, self.shape = nn.Conv2d(3, 4, 1), nn.Linear(4, 2), shape
+        self.scores = nn.Parameter(torch.randn(2))
+
+    def forward(self, x):
+        maps = self.maps(x)
+        return self.shape(self.logits(maps.amax((2, 3))) * self.scores, maps)
+
+
+@pytest.mark.parametrize("free_size", [False, True], ids=["direct", "general"])
+@pytest.mark.parametrize(
+    ("shape", "given", "names"),
+    [
+        (lambda a, b: a, "", ["output"]),
+        (lambda a, b: [a], "", ["output"]),
+        (lambda a, b: {"logits": a}, "", ["logits"]),
+        (lambda a, b: {"scores": a, "maps": b}, "", ["scores", "maps"]),
+        (lambda a, b: Named(a, b), "", ["logits", "maps"]),
+        (lambda a, b: SimpleNamespace(logits=a, past=None, maps=b), "", ["logits", "maps"]),
+        (lambda a, b: {"logits": a, "hidden": [b, b + 1]}, "", ["logits", "hidden_0", "hidden_1"]),
+        (lambda a, b: [{"boxes": b, "scores": a}], "", ["boxes", "scores"]),
+        (lambda a, b: (a, {"aux": b}), "", ["output_0", "output_1_aux"]),
+        (lambda a, b: (a, [b, b + 1]), "", ["output_0", "output_1", "output_2"]),
+        (lambda a, b: {0: a, "p 2/4": b}, "", ["output_0", "p_2_4"]),
+        (lambda a, b: {"x": a, "logits": b}, "x", ["output_x", "logits"]),
+        (lambda a, b: (a, b), "output", ["output_0", "output_1"]),
+        (lambda a, b: a, "output", ["output_0"]),
+        (lambda a, b: {"a b": a, "a/b": b}, "", ["a_b", "output_a_b"]),
+        (lambda a, b: {"": a, "2x": b}, "", ["output_", "output_2x"]),
+        (lambda a, b: {"Add": a, "logits/MatMul": b, "logits": b * 2}, "", ["Add", "logits_MatMul", "logits"]),
+    ],
+)
+def test_outputs_are_called_by_their_keys(tmp_path, shape, given, names, free_size):
+    model = Returns(shape).eval()
+    if given == "output":
+        model = Renamed(model)
+    image = torch.randn(1, 3, 6, 6)
+    export_onnx(model, tmp_path / "net.onnx", {given: image} if given else image, free_size=free_size)
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    assert [entry.name for entry in session.get_outputs()] == names
+    notes = session.get_modelmeta().custom_metadata_map
+    assert json.loads(notes["usage"])["outputs"] == names
+    with torch.no_grad():
+        expected = tensors(model(image))
+    for one, wanted in zip(session.run(None, {session.get_inputs()[0].name: image.numpy()}), expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(one), wanted)
+
+
+class Anchored(nn.Module):
+    """A head that gives its anchors beside what it finds."""
+
+    def __init__(self, names):
+        super().__init__()
+        self.conv, self.names = nn.Conv2d(3, 4, 1), names
+        self.register_buffer("anchors", torch.rand(2, 4))
+
+    def forward(self, x):
+        return dict(zip(self.names, (self.conv(x), self.anchors), strict=True))
+
+
+@pytest.mark.parametrize("names", [["maps", "anchors"], ["anchors", "maps"], ["a", "b"]])
+def test_a_buffer_may_be_returned_under_its_own_name_or_another(tmp_path, names):
+    model, image = Anchored(names).eval(), torch.randn(1, 3, 4, 4)
+    export_onnx(model, tmp_path / "net.onnx", image)
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    assert [entry.name for entry in session.get_outputs()] == names
+    for one, wanted in zip(session.run(None, {"input": image.numpy()}), model(image).values(), strict=True):
+        torch.testing.assert_close(torch.from_numpy(one), wanted.detach())
+
+
+class Renamed(nn.Module):
+    """A network whose input is called as outputs are."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, output):
+        return self.inner(output)
 
 
 def test_an_operator_without_a_rule_goes_the_general_road(tmp_path, monkeypatch):
@@ -132,6 +223,44 @@ class Sum(nn.Module):
 
     def forward(self, x, y):
         return self.body(x) + self.body(y)
+
+
+@pytest.mark.parametrize("free_size", [False, True], ids=["direct", "general"])
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_the_runtime_makes_one_operator_of_a_gelu(approximate, free_size, tmp_path):
+    layers = [nn.Conv2d(3, 8, 3), nn.GELU(approximate), nn.Conv2d(8, 8, 1), nn.GELU(approximate), nn.Conv2d(8, 8, 1)]
+    network = nn.Sequential(*layers)
+    made = export_onnx(network, tmp_path / "net.onnx", torch.randn(1, 3, 8, 8), free_size=free_size)
+    assert made.road == ("general" if free_size else "direct")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.optimized_model_filepath = 3, str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(tmp_path / "net.onnx", options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert sum("Gelu" in kind for kind in kinds) == 2
+    assert not {"Erf", "Tanh", "Mul"} & set(kinds)
+
+
+class Gate(nn.Module):
+    """What looks like a GELU and is none: the factor is of something else, and maybe returned too."""
+
+    def __init__(self, returned: bool):
+        super().__init__()
+        self.conv, self.gate, self.returned = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), returned
+
+    def forward(self, x):
+        y = self.conv(x)
+        factor = 0.5 * (1 + torch.tanh(y if self.returned else self.gate(y.mean((2, 3), keepdim=True))))
+        return (y * factor, factor) if self.returned else y * factor
+
+
+@pytest.mark.parametrize("returned", [False, True])
+def test_a_gate_is_no_gelu(returned, tmp_path):
+    model, x = Gate(returned).eval(), torch.randn(2, 3, 6, 6)
+    assert export_onnx(model, tmp_path / "net.onnx", x, opset=20).road == "general"
+    onnx.checker.check_model(onnx.load(tmp_path / "net.onnx"), full_check=True)
+    expected = model(x) if returned else (model(x),)
+    for found, one in zip(infer(tmp_path / "net.onnx", x), expected, strict=True):
+        torch.testing.assert_close(found, one.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_several_inputs_are_named(tmp_path):
@@ -280,7 +409,7 @@ def test_what_is_no_number_on_random_inputs_is_held_against_others(tmp_path, mon
     model = Logarithm(read)
     export_onnx(model, tmp_path / "net.onnx", torch.rand(1, 9))
     monkeypatch.setitem(direct._RULES, "log", unary("Sqrt"))
-    monkeypatch.setattr(general, "translate", lambda model, example, **how: direct.translate(model, example))
+    monkeypatch.setattr(general, "translate", lambda *args, **how: direct.translate(*args))
     with pytest.raises(EngineError, match="something else than torch"):
         export_onnx(model, tmp_path / "wrong.onnx", torch.rand(1, 9))
 

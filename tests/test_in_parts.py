@@ -39,7 +39,7 @@ def outputs(example: Example) -> list[Tensor]:
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.sampled_from(sorted(EXAMPLES)), st.integers(0, 99))
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 def test_parts_make_the_whole(images: int, bound: int, form: str, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     other = torch.rand(images + 1 + seed % 5, generator=random)  # of no batch, but now and then as long as a part
@@ -55,7 +55,7 @@ def test_parts_make_the_whole(images: int, bound: int, form: str, seed: int) -> 
 
 
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=6))
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 def test_as_many_rows_as_there_happen_to_be_are_all_there(counts: list[int]) -> None:
     def found(example: Example) -> list[Tensor]:
         return [torch.cat([number.expand(int(number), 4) for number in tensors(example)[0]])]

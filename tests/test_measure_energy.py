@@ -52,15 +52,30 @@ def test_only_whole_packages_are_read_and_the_counter_may_wrap(package):
     assert meter.joules() == pytest.approx(0.12)
 
 
+class Counted(RaplMeter):
+    """Counts how many times it was read."""
+
+    reads = 0
+
+    def joules(self):
+        found = super().joules()
+        self.reads += 1
+        return found
+
+
 def test_a_counter_that_turns_within_a_stage_is_read_along(package, monkeypatch):
     counter = package / "intel-rapl:0" / "energy_uj"
     monkeypatch.setattr(power, "SECONDS", 0.005)
-    stages = Stages(meters=processor_meters(package))
+    meter, until = Counted(package / "intel-rapl:0"), time.monotonic() + 60
+    stages = Stages(meters=[meter])
     with stages.stage("training"):
         for step in range(25):  # 2.5 turns
             counter.with_suffix(".new").write_text(str((900_000 + 100_000 * (step + 1)) % 1_000_000))
             counter.with_suffix(".new").replace(counter)
-            time.sleep(0.02)
+            before = meter.reads
+            while meter.reads < before + 2:  # one may have been under way when the counter went on
+                assert time.monotonic() < until, "nobody reads along"
+                time.sleep(0.001)
     assert energy.of_run(1, stages.meters).value == pytest.approx(2.5e-3)
 
 

@@ -177,15 +177,24 @@ def test_a_shape_of_no_input_is_refused(tmp_path, given, why):
         assert measure([path], fits, seconds=0.01)
 
 
+def timed_alike(path, heaviest, **how):
+    """Time layers and whole until the layers take about as long as the whole, and one layer the most of all: each is
+    the least of few runs, and a neighbour on the core may come in between any of them."""
+    for _ in range(10):
+        nodes = latency_by_node(path, repeats=5, **how)
+        (whole,) = measure([path], seconds=0.1, **how)
+        total = sum(node.fastest_ms for node in nodes)
+        most = max(nodes, key=lambda node: node.fastest_ms)
+        if 0.3 * whole.fastest_ms < total < 3 * whole.fastest_ms and most.layer == heaviest:
+            return nodes
+    pytest.fail(f"layers take {total} ms, {most.layer} the most of it, the whole {whole.fastest_ms}")
+
+
 def test_the_time_of_every_layer_is_found(files):
-    nodes = latency_by_node(files[1], repeats=5)
+    nodes = timed_alike(files[1], "3")
     layers = [node.layer for node in nodes if node.operator == "Conv"]
     assert layers == ["0", "3"]
     assert [n.layer for n in nodes if "Gemm" in n.operator] == ["7"]
-    total = sum(node.fastest_ms for node in nodes)
-    (whole,) = measure(files[1:], seconds=0.1)
-    assert 0.3 * whole.fastest_ms < total < 3 * whole.fastest_ms
-    assert max(nodes, key=lambda node: node.fastest_ms).layer == "3"
     assert all(node.turn_ms > node.fastest_ms for node in nodes)  # finer than microseconds, and with what lies between
     assert any(abs(1e3 * node.turn_ms % 1 - 0.5) < 0.49 for node in nodes)
 
@@ -203,11 +212,9 @@ def test_a_profile_that_does_not_fit_on_the_disk_is_said(files):
 @pytest.mark.parametrize("engine", ["openvino", "openvino-bf16"])
 def test_the_time_of_every_layer_is_found_in_openvino(files, engine):
     pytest.importorskip("openvino", reason="the extra slimkit[openvino] is not installed")
-    nodes = latency_by_node(files[1], engine=engine, repeats=5)
+    nodes = timed_alike(files[1], "3", engine=engine)
     assert [node.layer for node in nodes if node.operator == "Convolution"] == ["0", "3"]
     assert [node.layer for node in nodes if node.operator == "FullyConnected"] == ["7"]
-    (whole,) = measure(files[1:], engine=engine, seconds=0.1)
-    assert 0.3 * whole.fastest_ms < sum(node.fastest_ms for node in nodes) < 3 * whole.fastest_ms
     assert {node.layer for node in nodes if node.operator == "Reorder"} <= {""}
 
 

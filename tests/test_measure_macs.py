@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from slimkit.errors import TraceError
 from slimkit.measure.macs import count_macs, macs_by_layer
@@ -145,3 +145,43 @@ def test_evaluating_restores_every_mode_also_after_an_exception():
         assert not any(module.training for module in model.modules())
         _ = 1 / 0
     assert [model.training, model[0].training, model[1].training] == [True, False, True]
+
+
+class Once(nn.Module):
+    """Multiplies weights, which is done once a batch."""
+
+    def __init__(self, least: int = 1) -> None:
+        super().__init__()
+        self.u, self.v, self.least = nn.Parameter(torch.randn(64, 8)), nn.Parameter(torch.randn(8, 64)), least
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) < self.least:
+            raise ValueError("it takes no such batch")
+        made: Tensor = self.head(x @ (self.u @ self.v))
+        return made
+
+
+@pytest.mark.parametrize("images", [1, 2, 4, 7])
+def test_macs_are_those_of_one_image_whatever_the_batch_of_the_example(images):
+    assert count_macs(Once(), torch.randn(images, 64)) == 64 * 8 * 64 + 64 * 64 + 64 * 10
+    assert count_macs(nn.Conv2d(3, 8, 3), torch.randn(images, 3, 6, 6)) == 3 * 8 * 9 * 16
+
+
+def test_a_network_that_takes_no_single_image_is_counted_on_its_batch():
+    assert count_macs(Once(least=2), torch.randn(4, 64)) == 64 * 8 * 64 // 4 + 64 * 64 + 64 * 10
+    with pytest.raises(TraceError, match=r"on an input \[4, 64\]: it takes no such batch"):
+        count_macs(Once(least=5), torch.randn(4, 64))
+
+
+def test_whole_numbers_that_point_at_images_are_not_cut_to_one():
+    class Edges(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(8, 4)
+
+        def forward(self, x, edges):
+            return self.linear(x[edges[0]]).sum() + x.sum()
+
+    example = (torch.randn(10, 8), torch.randint(10, (2, 30)))
+    assert count_macs(Edges(), example) == 30 * 8 * 4 // 10

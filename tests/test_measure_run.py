@@ -32,7 +32,7 @@ def test_stages_record_wall_time_cpu_time_and_memory():
         block = torch.ones(int(before - resident + 100) * 250_000)  # 100 MB above the peak so far
         del block
     sleep, work, allocate = stages.finished
-    assert sleep.seconds >= 0.05 and sleep.cpu_seconds < 0.04
+    assert sleep.seconds >= 0.05 and sleep.cpu_seconds < 0.8 * sleep.seconds
     assert work.seconds >= work.cpu_seconds * 0.9 and work.cpu_seconds >= 0.05
     assert before <= sleep.peak_mb <= work.peak_mb < allocate.peak_mb
     assert allocate.peak_mb > before + 50

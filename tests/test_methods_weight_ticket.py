@@ -220,3 +220,64 @@ def test_controls_differ_from_the_ticket_in_one_thing() -> None:
         assert other.left[name] == mask.left[name] and not torch.equal(other.keep[name], keep)
         assert torch.equal(sparse[name][other.keep[name]], start[name][other.keep[name]])
         assert int(sparse[name].count_nonzero()) == mask.left[name]
+
+
+class Side(nn.Module):
+    """A layer beside a shortcut: nothing is lost for good without it."""
+
+    def __init__(self, small: float) -> None:
+        super().__init__()
+        self.stem, self.side, self.head = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 10, 1), nn.Linear(8, 3)
+        self.join = nn.Conv2d(10, 8, 1)
+        with torch.no_grad():
+            self.side.weight.mul_(small)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.stem(images).relu()
+        logits: torch.Tensor = self.head((x + self.join(self.side(x).relu())).mean((2, 3)))
+        return logits
+
+
+def small_stem() -> nn.Module:
+    net = network()
+    with torch.no_grad():
+        net.get_parameter("0.weight").mul_(1e-6)
+    return net
+
+
+def test_a_round_after_which_the_network_answers_the_same_to_all_is_the_last() -> None:
+    """All layers compete, and one that begins with small weights loses all: nothing tells an input from another."""
+    asked = recipe(learning_rate=1e-9, epochs=1)
+    steps: list[object] = []
+    with pytest.raises(MaskError, match=r"round 1 of 3 leaves .* \(none in 0.weight\): .*answers the same(?s:.*)layer"):
+        found(asked, small_stem(), {"watchers": [steps.append]}, rounds=3, round_share=0.3, compete="all")
+    before = len(steps)
+    with pytest.raises(MaskError):
+        found(asked, small_stem(), {"watchers": [steps.append]}, rounds=1, round_share=0.3, compete="all")
+    assert len(steps) == 2 * before  # the first round is all that was trained
+    found(asked, small_stem(), rounds=3, round_share=0.3)  # layer by layer it is a ticket
+
+
+def test_a_network_whose_path_is_broken_between_layers_that_have_weights_answers_the_same() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.LazyLinear(3))
+    net(torch.zeros(1, 3, 8, 8))
+    first, second = (net.get_parameter(f"{n}.weight").detach() for n in (0, 2))
+    first[1:] = 0
+    second[:, :1] = 0
+    assert not weight_ticket._tells_apart(net.eval(), torch.randn(4, 3, 8, 8))
+    second[:, :1] = 1
+    first.fill_(1.0)
+    assert weight_ticket._tells_apart(net.eval(), torch.rand(4, 3, 8, 8))
+
+
+def test_layers_that_are_nearly_empty_are_named_beside_a_shortcut() -> None:
+    asked = recipe(learning_rate=1e-9, epochs=1)
+    run = found(asked, Side(1e-6), rounds=1, round_share=0.4, compete="all")
+    [told] = [note for note in run.warnings if "hardly a weight is left" in note]
+    assert "side.weight (0 left)" in told and "stem.weight" not in told and "compete='layer'" in told
+    assert not any("hardly" in note for note in found(asked, Side(1.0), rounds=1, round_share=0.3).warnings)
+
+
+def test_fewer_weights_than_layers_are_refused_before_the_first_step() -> None:
+    with pytest.raises(MaskError, match="leave 2 of the 972 in"):
+        found(rounds=1, round_share=0.998, compete="all")

@@ -106,6 +106,7 @@ def test_a_file_of_any_size_is_measured_at_the_one_it_was_proven_at(
         (["evaluate", "PIXELS", "--data", "digits", "--trust-pickle"], "an ONNX file says all"),
         (["inspect", "MODEL", "--set", "keep=conv1"], "keep is conv1: this command has no use for it"),
         (["inspect", "MODEL", "--set", "ratio=0.5"], "ratio is 0.5: this command has no use for it"),
+        (["export", "PIXELS", "--to", "openvino"], "is an ONNX model, not a trainable network"),
         (["export", "MODEL", "--to", "gguf"], "to is 'gguf': it must be 'onnx' or"),
         (["export", "MODEL", "--to", "ncnn", "--free-size"], "ncnn files are of one size"),
         (["export", "MODEL", "--to", "torchscript", "--opset", "20"], "opset is 20, and to is torchscript"),
@@ -128,7 +129,8 @@ def test_an_onnx_file_is_held_against_the_data(run: Path, tmp_path: Path, capsys
     write_fashion(tmp_path)
     words = ["evaluate", str(run / "model.onnx"), "--data", "fashion-mnist", "--data-root", str(tmp_path)]
     assert main(words) == 2
-    assert "the ONNX file does not run on inputs of shape [" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "the ONNX file does not run on inputs of shape [" in err and "it takes 1 x 8 x 8 alone" in err
     (tmp_path / "own.py").write_text(
         "import torch\n"
         "def make():\n"
@@ -137,6 +139,20 @@ def test_an_onnx_file_is_held_against_the_data(run: Path, tmp_path: Path, capsys
     )
     assert main(["evaluate", str(run / "model.onnx"), "--data", f"{tmp_path / 'own.py'}:make"]) == 2
     assert "class numbers reach from 0 to 11, the network has classes 0 to 9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_an_onnx_file_of_one_size_is_not_asked_for_another(
+    fixed: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(40):
+        picture(tmp_path / "data" / str(number % 10) / f"{number}.png")
+    file, words = tmp_path / "net.onnx", ["--data", f"folder:{tmp_path / 'data'}", "--input-shape"]
+    slimkit.export_onnx(slimkit.load(CHECKPOINT), file, torch.zeros(1, 1, 8, 8), fixed_batch=fixed)
+    assert main(["evaluate", str(file), *words, "1,12,12"]) == 2
+    err = capsys.readouterr().err
+    assert f"input_shape is 1,12,12: {file} takes 1 x 8 x 8 alone" in err and "Leave --input-shape out" in err
+    assert main(["evaluate", str(file), *words, "1,8,8"]) == 0
 
 
 def test_a_file_that_says_its_task_is_measured_by_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,7 +294,7 @@ def test_networks_of_named_inputs_and_outputs_are_torchscript(
     with unwarned(), torch.no_grad():
         found = torch.jit.load("out/model.torchscript")(*images.values())
     torch.testing.assert_close(found, net(**images), rtol=0.05 if half else 1e-4, atol=0.05 if half else 1e-4)
-    assert used["outputs"] == ["output_0", "output_1"]
+    assert used["outputs"] == ["logits", "map"]
 
 
 class Nested(nn.Module):
@@ -325,6 +341,18 @@ def test_a_converter_that_is_not_installed_is_named(name: str, tmp_path: Path, m
     source = Source(nn.Conv2d(3, 4, 1).eval(), torch.zeros(1, 3, 8, 8), ExportSpec(to=(name,)))
     with pytest.raises(EngineError, match=rf"{name}: the package .* not installed.\n.*pip install 'slimkit\[{name}\]'"):
         FORMATS[name].convert(source, tmp_path / FORMATS[name].file)
+
+
+def test_all_converters_that_are_not_installed_are_named_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first alone was, so that each had to be found out by a run of its own."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in sum(PACKAGES.values(), []) else name)
+    words = ["export", str(CHECKPOINT), "--to", "onnx,openvino,ncnn,tflite", "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert "openvino, ncnn, tflite: the packages openvino and ncnn and pnnx and litert-torch are not installed" in err
+    assert "pip install 'slimkit[openvino,ncnn,tflite]'" in err and not (tmp_path / "out").exists()
 
 
 def test_a_file_that_computes_something_else_is_not_written(

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from training_sample import stripes
 
 import slimkit
+from slimkit import data
 from slimkit.tasks import CLASSIFICATION, SEGMENTATION, Task
 from slimkit.training import Objective, Recipe
 
@@ -137,16 +138,52 @@ def test_retraining_keeps_a_second_output_near_the_originals(labels: bool) -> No
         for pace in ({"epochs": 0}, {"epochs": 5, "batch_size": 32})
     )
     assert off(some.model, dense, images) < 2
-    assert not any("beside its main output" in said for said in none.report.warnings)
+    assert UNSEEN in " ".join(none.report.warnings)
     told = any("main output was retrained to be the original's: it is off by" in s for s in some.report.warnings)
     assert some.report.recovery is not None and told is some.report.recovery.delivered
+
+
+UNSEEN = "What the network returns beside its main output is off by "
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, True),
+        ({"recover": False}, True),
+        ({"retrain": lambda slim, dense: slim}, True),
+        ({"dataset": None, "calibration": torch.rand(96, 1, 6, 6)}, True),
+        (
+            {
+                "task": Task.of(
+                    loss=_none, metrics={"both": lambda o, t: t == 0}, better="higher", outputs=lambda r: (r,)
+                )
+            },
+            False,
+        ),
+        ({"dataset": None}, False),
+    ],
+)
+def test_how_far_off_a_second_output_is_is_told_without_a_retraining_too(given: dict[str, Any], told: bool) -> None:
+    torch.manual_seed(0)
+    dense, images = Two().eval(), torch.rand(96, 1, 6, 6)
+    task = given.pop("task", None)
+    dataset = data.as_dataset([(images, torch.arange(96) % 3)] * 2, task=task)
+    found = slimkit.compress(dense, images[:1], 0.5, **{"dataset": dataset, **given}, epochs=0, round_to=1, onnx=False)
+    said = [one for one in found.report.warnings if one.startswith(UNSEEN)]
+    assert all(("no metric looks at it" in one) is ("calibration" not in given) for one in said)
+    assert len(said) == told
+    if told and "calibration" not in given:
+        assert float(said[0].removeprefix(UNSEEN).partition("%")[0]) == pytest.approx(
+            100 * off(found.model, dense, images), abs=0.05, rel=0.02
+        )
 
 
 def test_what_nothing_trains_is_told() -> None:
     torch.manual_seed(0)
     images = torch.rand(96, 1, 6, 6)
-    data = ((images, torch.arange(96) % 3), (images, torch.arange(96) % 3))
-    settings: dict[str, Any] = {"dataset": data, "epochs": 1, "batch_size": 16, "distill": False, "onnx": False}
+    given = ((images, torch.arange(96) % 3), (images, torch.arange(96) % 3))
+    settings: dict[str, Any] = {"dataset": given, "epochs": 1, "batch_size": 16, "distill": False, "onnx": False}
     found = slimkit.compress(Two().eval(), images[:1], 0.5, **settings)
     assert any("was not retrained, for want of a teacher: it is off by" in said for said in found.report.warnings)
     alone = nn.Sequential(Two().features, nn.Linear(576, 3)).eval()

@@ -90,7 +90,24 @@ def test_a_file_that_exits_when_it_is_read_is_told(file: Path, capsys) -> None:
 
 def test_sigterm_is_no_fault_of_code_that_it_stops(file: Path, capsys) -> None:
     assert compress(file, "--data {}:stopped") == 128 + signal.SIGTERM
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "slimkit: terminated\n"
+
+
+@pytest.mark.parametrize(
+    ("rank", "most", "said"),
+    [
+        ("0", "0", "died.\n  Start all of them again, with --resume\n"),
+        ("0", "3", "died.\n  The launcher starts all of them again\n"),
+        ("1", "0", "slimkit: terminated\n"),
+    ],
+)
+def test_the_first_process_that_a_launcher_ends_says_how_to_go_on(
+    file: Path, capsys, monkeypatch: pytest.MonkeyPatch, rank: str, most: str, said: str
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": rank, "TORCHELASTIC_MAX_RESTARTS": most}.items():
+        monkeypatch.setenv(name, value)
+    assert compress(file, "--data {}:stopped") == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.endswith(said)
 
 
 def test_what_python_code_gives_raises_as_it_is(file: Path) -> None:

@@ -119,7 +119,7 @@ def test_a_computed_weight_is_stored_and_its_channels_can_go(case: str) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15)
 @given(case=st.sampled_from(sorted(LAYERS)), seed=st.integers(0, 99))
 def test_the_smaller_network_is_the_masked_one_as_a_module_and_in_onnx(case: str, seed: int) -> None:
     torch.manual_seed(seed)

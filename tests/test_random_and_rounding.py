@@ -1,5 +1,7 @@
 """The caller's GPU goes on as if slimkit had not run: its random numbers, its switches, its memory that nobody used."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -71,6 +73,23 @@ def test_a_gpu_that_is_in_use_goes_on_with_its_own_random_numbers(monkeypatch: p
     with hardware.seeded(5):
         assert told == [5] and states[0].tolist() == [1] * 16
     assert states[0].tolist() == list(range(16))
+
+
+_DRAWS = """
+import random, numpy, torch
+from slimkit import data
+def states(): return random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+random.seed(5)
+before = states()
+data.open("digits")
+print([a == b for a, b in zip(before, states())])
+"""
+
+
+def test_the_first_digits_of_a_process_draw_nothing() -> None:
+    """What scikit-learn imports does."""
+    done = subprocess.run([sys.executable, "-c", _DRAWS], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[True, True, True]"
 
 
 @pytest.mark.parametrize("asked", ["highest", "high", "medium"])

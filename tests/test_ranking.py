@@ -215,14 +215,43 @@ def test_what_needs_data_ranks_by_the_loss_of_the_task(
 def test_gammas_are_added_in_one_order_in_every_process() -> None:
     """It was that of a set of names, which PYTHONHASHSEED decides: sums of floats differed in their last digit."""
 
-    class Noted(nn.Sequential):
-        def get_parameter(self, target: str) -> nn.Parameter:
-            asked.append(target)
-            return super().get_parameter(target)
+    class Noted(dict[str, Any]):
+        def get(self, name: str, *default: Any) -> Any:
+            asked.append(name)
+            return super().get(name, *default)
 
     asked: list[str] = []
     layers = [(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(8)]
-    net = Noted(*(layer for part in layers for layer in part), nn.Conv2d(4, 2, 1)).eval()
+    net = nn.Sequential(*(layer for part in layers for layer in part), nn.Conv2d(4, 2, 1)).eval()
     graph = trace(net, torch.zeros(1, 4, 6, 6))
+    vars(graph)["by_tensor"] = Noted(graph.by_tensor)
     ranking.scores("gamma", net, graph)
     assert asked == [name for group in graph.groups for name in group.norms] and len(asked) == 8
+
+
+class Frozen(nn.Module):
+    """Detectron2's BatchNorm: scale, shift and statistics are buffers."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.rand(channels) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)  # type: ignore[arg-type]
+
+
+def test_gammas_that_are_buffers_rank_as_parameters_do(chain: tuple[nn.Sequential, Graph]) -> None:
+    model, graph = chain
+    wanted = ranking.scores("gamma", model, graph)
+    frozen = Frozen(6)
+    frozen.load_state_dict({name: t for name, t in model[1].state_dict().items() if "tracked" not in name})
+    model[1] = frozen
+    image = torch.zeros(1, 2, 4, 4)
+    graph = trace(model, image)
+    assert torch.equal(ranking.scores("gamma", model, graph), wanted)
+    bird = slimkit.EarlyBird(graph, ratio=0.5)
+    bird.observe(model)
+    assert torch.equal(bird.latest.keep, wanted > wanted.median())
+    made = slimkit.compress(model, image, ratio=0.5, ranking="gamma", round_to=1, recover=False, onnx=False)
+    assert torch.equal(made.mask.keep, wanted >= wanted.sort().values[3])

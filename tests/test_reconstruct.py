@@ -181,6 +181,37 @@ class Twice(nn.Module):
         return self.last(torch.cat([self.a(x).tanh(), self.b(x.square()).tanh()], 1))
 
 
+class OneBias(nn.Module):
+    """Two weights under one bias: a constant of either would change what the other makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.b.bias = self.a.bias
+        self.last = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.b(self.a(self.first(x).relu()).relu()).relu())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_bias_under_two_weights_stays_as_it_is(mode: str) -> None:
+    torch.manual_seed(0)
+    net, images = OneBias().eval(), torch.randn(256, 6) + 1
+    graph = trace(net, images[:1])
+    keep = torch.ones(graph.units, dtype=torch.bool)
+    for group in graph.groups:
+        keep[group.members[::4]] = False
+    mask = Mask(keep)
+    slim = remove(net, graph, mask)
+    found = run(net, graph, mask, [images], mode)
+    assert found.after < 0.9 * found.before
+    assert torch.equal(found.model.a.bias, slim.a.bias) and found.model.a.bias is found.model.b.bias
+    assert not torch.equal(found.model.a.weight, slim.a.weight)
+    folded = copy.deepcopy(slim)
+    assert fold.fold_(folded, net, graph, mask, fold.input_means(net, graph, mask, [images], True)) == (1, 3)
+
+
 def twice() -> tuple[Twice, Tensor, Graph, Mask]:
     """Return a network, images, and a mask without units that are constants: sigmoid of the bias, and its square."""
     net, images = Twice().eval(), torch.randn(256, 6)

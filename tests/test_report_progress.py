@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import rich.progress
 
 from slimkit.progress import Moment
 from slimkit.report import progress
@@ -51,12 +52,30 @@ def test_a_terminal_shows_what_and_how_far(monkeypatch):
     assert said[0].rstrip().endswith("\x1b[2K"), "the line goes away at the end"
 
 
-def test_while_training_the_bar_and_the_clock_move_and_the_figures_are_shown(monkeypatch):
+@pytest.fixture
+def paced(monkeypatch):
+    """Give a clock that stands until it is moved on, which draws the line anew: no busy machine delays that."""
+    lines, now = [], [0.0]
+
+    class Paced(rich.progress.Progress):
+        def __init__(self, *columns, **settings):
+            super().__init__(*columns, **settings, auto_refresh=False, get_time=lambda: now[0])
+            lines.append(self)
+
+    def move(seconds):
+        now[0] += seconds
+        lines[0].refresh()
+
+    monkeypatch.setattr(rich.progress, "Progress", Paced)
+    return move
+
+
+def test_while_training_the_bar_and_the_clock_move_and_the_figures_are_shown(monkeypatch, paced):
     with terminal(monkeypatch) as said, progress.shown() as show:
         for step in range(1, 23):
             show("training", step / 120)
             show.watch(replace(MOMENT, step=step, epoch=step // 15, loss=1 / step, quality=step / 120))
-            time.sleep(0.1)
+            paced(0.125)
     clocks = [int(second) for second in re.findall(r"\x1b\[33m0:00:0(\d)", said[0])]
     assert clocks == sorted(clocks) and set(clocks) >= {0, 1, 2}
     shares = [int(share) for share in re.findall(r"(\d+) % \x1b", said[0])]
@@ -66,12 +85,19 @@ def test_while_training_the_bar_and_the_clock_move_and_the_figures_are_shown(mon
     assert "accuracy 17.5 %" in said[0] and re.search(r"0:00:\d\d left", said[0])
 
 
+def test_the_clock_moves_where_nothing_is_said(monkeypatch):
+    with terminal(monkeypatch) as said, progress.shown() as show:
+        show("tracing", None)
+        time.sleep(2.2)
+    assert len(set(re.findall(r"\x1b\[33m0:00:0(\d)", said[0]))) > 1
+
+
 @pytest.mark.parametrize("columns", [40, 80, 200])
-def test_the_line_stays_one_line_with_its_clock_however_narrow_the_terminal(columns, monkeypatch):
+def test_the_line_stays_one_line_with_its_clock_however_narrow_the_terminal(columns, monkeypatch, paced):
     with terminal(monkeypatch, columns) as said, progress.shown() as show:
         show("retraining", 0.5)
         show.watch(MOMENT)
-        time.sleep(0.3)
+        paced(0.3)
     shown = said[0].partition("\r\n")[0]
     last = re.sub(r"\x1b\[[\d;?]*\w", "", shown.rpartition("\r")[2])
     assert "\x1b[1A" not in shown and len(last) <= columns, "one line"

@@ -12,6 +12,7 @@ from report_sample import bare_report, changed, compress_report
 from rich.console import Console
 
 from slimkit import models, zoo
+from slimkit.cli import main
 from slimkit.report.card import card
 from slimkit.report.next_command import next_command
 from slimkit.report.numbers import (
@@ -45,7 +46,7 @@ from slimkit.runs.figures import architecture
 
 def printed(table, width=100):
     stream = io.StringIO()
-    Console(file=stream, width=width).print(table)
+    Console(file=stream, width=width).print(table, crop=False)
     return stream.getvalue()
 
 
@@ -73,7 +74,7 @@ def test_a_run_before_and_after():
 def test_a_run_without_training_says_so_first():
     said = " ".join(printed(run_table(bare_report()), width=80).split())
     assert said.startswith("Not retrained: the slim resnet8 needs")
-    command = "Next: slimkit compress resnet8-digits.safetensors --ratio 0.5 --data folder:IMAGES"
+    command = "Next: slimkit compress PATH/TO/resnet8-digits.safetensors --ratio 0.5 --data folder:IMAGES"
     assert said.index("no weight has been trained") < said.index(command) < said.index("before")
 
 
@@ -84,11 +85,13 @@ def test_a_run_without_training_says_so_first():
         ({"arch/file": ""}, "slimkit compress CHECKPOINT --ratio"),  # a live network, and reports of earlier versions
         ({"arch/file": "-a.pt"}, "slimkit compress CHECKPOINT --ratio"),
         ({"spec/arch": "nets.py:make"}, "--arch nets.py:make --data folder:IMAGES"),
-        ({"spec/task": "segmentation"}, "--task segmentation --ratio 0.5 --data folder:IMAGES"),
+        ({"spec/task": "segmentation"}, "--task segmentation --ratio 0.5 --data folder:IMAGES_AND_MASKS"),
         ({"arch/input_shape": [2, 256], "spec/input_shape": "2,256"}, "--ratio 0.5 --data FILE.py:FUNCTION --epochs"),
         ({"arch/input_shape": [5, 8, 8]}, "--data FILE.py:FUNCTION"),  # no picture has five channels
         ({"arch/input_shape": None, "spec/input_shape": "a=3,8,8 b=5"}, "--ratio 0.5 --data FILE.py:FUNCTION"),
         ({"spec/input_shape": "1,8,8"}, "--input-shape 1,8,8 --ratio 0.5 --data folder:IMAGES"),
+        ({"arch/name": "ultralytics:yolo11n", "arch/classes": None}, "--ratio 0.5 --data DATA.yaml --epochs 10"),
+        ({"arch/name": "ultralytics:yolo11n-cls"}, "--ratio 0.5 --data FOLDER --epochs 10"),
         ({"arch/input_shape": [20], "spec/data": "own.py:rows"}, "--ratio 0.5 --data own.py:rows"),
     ],
 )
@@ -104,7 +107,49 @@ def test_a_report_names_the_file_of_the_network_and_no_place_of_a_machine(name, 
     monkeypatch.chdir(tmp_path)
     image = torch.zeros(1, 1, 8, 8)
     relative, absolute = (architecture(models.load(path), image).file for path in (name, tmp_path / name))
-    assert (relative, absolute) == ((name, "a.safetensors") if name.isprintable() else ("", ""))
+    assert (relative, absolute) == ((name, "PATH/TO/a.safetensors") if name.isprintable() else ("", ""))
+
+
+def test_the_terminal_shows_the_path_as_it_was_given_and_the_page_a_placeholder(tmp_path, capsys):
+    """Of an absolute path the name alone stood in both, which no shell finds."""
+    path = tmp_path / ("long" * 20) / "my net.safetensors"
+    path.parent.mkdir()
+    shutil.copy(zoo.CHECKPOINTS["resnet8-digits"], path)
+    assert main(["compress", str(path), "--ratio", "0.5", "--no-recover", "--out", str(tmp_path / "out")]) == 0
+    rest = "--ratio 0.5 --no-recover --data folder:IMAGES --epochs 10"
+    assert f"Next: slimkit compress '{path}' {rest}\n" in capsys.readouterr().out
+    page = unescape((tmp_path / "out" / "report.html").read_text())
+    assert f"slimkit compress 'PATH/TO/my net.safetensors' {rest}" in page and str(tmp_path) not in page
+
+
+@pytest.mark.parametrize(
+    ("name", "title"), [("accuracy", "Accuracy"), ("mAP50-95", "mAP50-95"), ("mean IoU", "Mean IoU")]
+)
+def test_the_page_leaves_names_that_have_a_case_of_their_own(name, title):
+    """It told the MAP50-95."""
+    page = run_page(changed(compress_report(), {f"{side}/accuracy/metric": name for side in ("before", "after")}))
+    gains = page[page.index('id="gains"') :]
+    gains = gains[: gains.index("</section>")]
+    assert title in gains
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"gammas": None}, "made by the statistics of BatchNorms, and the network has none"),
+        ({}, "they are to meet the statistics of BatchNorms, and none did"),
+        ({"arch/input_shape": None}, "the network takes no image alone"),
+    ],
+)
+def test_it_is_told_why_nothing_was_there_to_recover_on(changes, said):
+    """A network of GroupNorms was left as cut, and neither the reason nor what to give was said."""
+    rows = [{"constants": "fold", "batch_norm": "as trained", "output_error": 0.5}]
+    settings = {"spec/recover": True, "spec/constants": "fit", "fit": None, "after_cut": rows}
+    report = changed(bare_report(), settings | changes)
+    text = " ".join(printed(run_table(report)).split())
+    advice = "FILE.py:FUNCTION" if "arch/input_shape" in changes else "folder:PHOTOS"
+    assert f"{said}. Some unlabelled inputs do instead: --calibration {advice}." in text
+    assert "No images could be made" not in printed(run_table(changed(report, {"spec/recover": False})))
 
 
 def test_a_retraining_in_vain_is_not_what_comes_next():

@@ -320,7 +320,7 @@ def test_weights_and_biases_gets_the_figures_offline(tmp_path, monkeypatch):
         some_moments(watcher)
     [log] = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     wanted = (b"training/accuracy", b"training/loss", b"ratio")
-    until = time.monotonic() + 20  # a process of its own writes
+    until = time.monotonic() + 60  # a process of its own writes
     while not all(name in log.read_bytes() for name in wanted):
         assert time.monotonic() < until, log.read_bytes()
         time.sleep(0.1)

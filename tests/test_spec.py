@@ -128,7 +128,7 @@ def texts():
     arch=st.one_of(st.none(), texts()),
     int8=st.booleans(),
 )
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 def test_compress_settings_survive_toml(ratio, cap, round_to, arch, int8):
     spec = CompressSpec(ratio=ratio, cap=cap, round_to=round_to, arch=arch, int8=int8, data="digits")
     assert from_toml(to_toml(spec, heading="made by\na test"), CompressSpec) == spec

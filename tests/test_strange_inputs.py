@@ -43,6 +43,24 @@ def test_what_batch_norms_tell_of_inputs(name: str, of: data.Dataset, kind: str)
     assert are_strange(network(name), list(inputs.split(64))) == strange
 
 
+@pytest.mark.parametrize("scale", [1.0, 255.0])
+def test_of_mosaics_only_the_first_statistics_are_asked(scale: float) -> None:
+    """A YOLO found the very pictures strange that it was trained on, as mosaics."""
+    first, later = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    net = nn.Sequential(first, nn.Conv2d(3, 3, 1, bias=False), later, nn.ReLU(), nn.BatchNorm2d(3)).eval()
+    images = torch.randn(256, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    net.train()(images)
+    for norm in (first, net[4], later):
+        norm.momentum = None  # type: ignore[union-attr]
+        norm.reset_running_stats()  # type: ignore[operator]
+    net(images)
+    net.eval()
+    later.running_mean += 3 * later.running_var.sqrt()  # type: ignore[operator,union-attr]
+    net[4].running_mean += 3  # type: ignore[operator]
+    assert are_strange(net, [scale * images])
+    assert are_strange(net, [scale * images], mixed=True) == (scale > 1)
+
+
 def test_nothing_is_told_without_statistics_or_where_the_network_does_not_run() -> None:
     plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
     assert not are_strange(plain, [1000 * torch.randn(8, 1, 8, 8)])

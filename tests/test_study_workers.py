@@ -131,16 +131,16 @@ def test_nobody_goes_on_working_for_a_process_that_is_gone(sent: int, tmp_path: 
     with subprocess.Popen(command, env=paths, stderr=subprocess.DEVNULL) as process:
         pids = numbers(tmp_path / "pids")
         process.send_signal(sent)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while alive(pids) and time.monotonic() < end:
         time.sleep(0.1)
     assert alive(pids) == []
 
 
 def numbers(place: Path) -> list[int]:
-    """Wait until processes have left their numbers."""
+    """Wait until processes have left their numbers, all at once."""
     end = time.monotonic() + 60
-    while not place.exists() or len(place.read_text().split()) < 2:
+    while not place.exists():
         assert time.monotonic() < end
         time.sleep(0.1)
     return [int(word) for word in place.read_text().split()]

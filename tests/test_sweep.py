@@ -1,5 +1,6 @@
 """Several budgets in one command: traced, ranked and timed once, a folder each, and a page with the curve."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ import pytest
 
 from slimkit import zoo
 from slimkit.cli import main
-from slimkit.errors import SpecError
+from slimkit.errors import BudgetError, SpecError
 from slimkit.results import SweepReport, report_file
 from slimkit.runs import start
 from slimkit.runs.cut import begun
+from slimkit.runs.sweep import sweep_checkpoint
 from slimkit.settings import CompressSpec
 from slimkit.settings.command_line import gather_each
+from slimkit.settings.output import OutputOptions
 
 CHECKPOINT = str(zoo.CHECKPOINTS["resnet8-digits"])
 
@@ -81,6 +84,22 @@ def test_a_sweep_shares_its_beginning_and_leaves_a_folder_a_budget(
     (out / "comparison.html").write_text("mine")
     assert main([*asked, "--force"]) == 2 and "slimkit did not write it" in capsys.readouterr().err
     assert (out / "comparison.html").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("budgets", "reached"), [("0.7,0.6", 2), ("0.7,0.0001", 1), ("0.0002,0.0001", 0), ("0.6", 1)])
+def test_a_page_compares_what_lies_beside_it(budgets: str, reached: int, tmp_path: Path) -> None:
+    """A page of an earlier sweep goes with the first folder that is new; where none is, nothing has changed."""
+    out = tmp_path / "out"
+    out.mkdir()
+    earlier = "<!doctype html><footer>Written by slimkit 0.1</footer>"
+    (out / "comparison.html").write_text(earlier)
+    specs = [CompressSpec(max_macs=value, recover=False, onnx=False) for value in budgets.split(",")]
+    with contextlib.suppress(BudgetError):
+        sweep_checkpoint(Path(CHECKPOINT), specs, OutputOptions(out=out, force=True))
+    names = sorted(path.name for path in out.iterdir() if path.is_dir())
+    page = (out / "comparison.html").read_text() if (out / "comparison.html").exists() else ""
+    assert len(names) == reached
+    assert page == earlier if not reached else all(name in page for name in names) if reached > 1 else not page
 
 
 @pytest.mark.long

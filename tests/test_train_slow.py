@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -71,14 +70,8 @@ def test_stopped_and_resumed(tmp_path: Path, number: int) -> None:
     assert not state.parent.exists()
 
 
-def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def distributed(folder: Path, *more: str) -> list[str]:
-    start = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port())]
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return [sys.executable, *start, "-m", "slimkit", *RUN, "--out", str(folder), *more]
 
 

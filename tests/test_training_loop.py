@@ -383,6 +383,14 @@ def test_two_processes_give_what_one_gives(tmp_path: Path, what: str) -> None:
     torch.testing.assert_close(first, alone, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(("size", "said"), [(96, False), (97, True)])
+def test_a_batch_size_beyond_the_training_images_is_said(size: int, said: bool) -> None:
+    trained = training.train(network(), stripes(), recipe(batch_size=size, epochs=2))
+    note = f"batch_size is {size}, and there are 96 training images: each step takes all of them"
+    assert [one.startswith(note) for one in trained.notes] == [True] * said
+    assert trained.images == 2 * 96
+
+
 KILLED = """
 import pathlib, sys
 import torch.distributed as dist

@@ -59,6 +59,15 @@ def test_the_penalty_is_the_gradient_of_the_l1_norm() -> None:
     torch.testing.assert_close(model[4].weight.grad, expected["4"])
 
 
+def test_a_penalty_that_reaches_no_gamma_says_so() -> None:
+    model = network()
+    with pytest.raises(TrainingError, match="none of them has a gradient"):
+        training.penalise_gamma_(model, 0.03)
+    training.penalise_gamma_(model, 0.0)
+    with pytest.raises(TrainingError, match="no BatchNorm has one to train"):
+        training.penalise_gamma_(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, affine=False)), 0.03)
+
+
 def test_the_strength_pulls_an_undefended_gamma_by_s() -> None:
     rates = [0.1 * schedules.cosine(step, 400) for step in range(400)]
     strength = training.solve_strength(0.4, math.fsum(rates), 0.9)
@@ -239,6 +248,29 @@ def test_an_optimizer_follows_surgery_so_that_the_loss_curve_goes_on(name: str) 
     assert any(not torch.equal(value, after[key]) for key, value in slim.state_dict().items())
 
 
+SETTINGS = {
+    "lr": lambda: torch.tensor(1e-3), "betas": lambda: (torch.tensor(0.9), torch.tensor(0.999)),
+    "initial_lr": lambda: torch.tensor(0.5), "milestones": lambda: [3, 5],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_two_optimizers_share_no_setting_that_can_be_changed_in_place(name: str) -> None:
+    model = network()
+    graph = trace(model.eval(), torch.zeros(1, 1, 6, 6))
+    mask = Mask(torch.arange(graph.units) % 2 > 0)
+    optimizer = torch.optim.Adam([{"params": list(model.parameters()), name: SETTINGS[name]()}], foreach=False)
+    optimizer.defaults[name] = SETTINGS[name]()
+    followed = training.follow(optimizer, model, remove(model, graph, mask), kept_indices(graph, mask))
+    for theirs, ours in (
+        (followed.param_groups[0], optimizer.param_groups[0]),
+        (followed.defaults, optimizer.defaults),
+    ):
+        assert theirs is not ours and theirs[name] == ours[name]
+        parts = zip(*((one if isinstance(one, tuple) else (one,)) for one in (theirs[name], ours[name])), strict=True)
+        assert all(a is not b for a, b in parts)
+
+
 def test_an_optimizer_keeps_its_groups_and_what_it_left_out_through_surgery() -> None:
     """A scheduler's hold on the old one does not come along; a head trained alone is trained alone."""
     model = network()
@@ -327,3 +359,15 @@ def test_short_retraining_takes_images_as_they_are(epochs: float, varied: bool) 
 
 def test_retraining_bounds_its_gradients() -> None:
     assert recovery.recipe(0.2).clip and not training.Recipe(epochs=1).clip
+
+
+def test_groups_that_share_a_rate_share_it_in_the_new_optimizer() -> None:
+    model = network()
+    graph = trace(model.eval(), torch.zeros(1, 1, 6, 6))
+    mask = Mask(torch.arange(graph.units) % 2 > 0)
+    groups = [{"params": [parameter]} for parameter in model.parameters()]
+    optimizer = torch.optim.Adam(groups, lr=torch.tensor(0.1), foreach=False)
+    followed = training.follow(optimizer, model, remove(model, graph, mask), kept_indices(graph, mask))
+    followed.defaults["lr"].fill_(0.5)
+    assert {float(group["lr"]) for group in followed.param_groups} == {0.5}
+    assert {round(float(group["lr"]), 3) for group in optimizer.param_groups} == {0.1}

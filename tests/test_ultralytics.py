@@ -228,6 +228,7 @@ def test_evaluate_measures_a_file_again(slim, data, capsys):
     found = json.loads(capsys.readouterr().out)["accuracy"]
     before = json.loads((slim / "report.json").read_text())["after"]["accuracy"]
     assert found["metric"] == "mAP50-95" and found["validation"] == pytest.approx(before["validation"], abs=1e-6)
+    assert {"precision", "recall", "mAP50"} <= set(found["metrics"])  # "(B)" tells boxes from masks, where both are
     assert main(["evaluate", str(slim / "model.pt"), "--data", str(data), "--crop", "0.5"]) == 2
     assert "crop is 0.5: a network of Ultralytics" in capsys.readouterr().err
 
@@ -254,6 +255,27 @@ def test_an_onnx_file_that_ultralytics_exported_is_measured_too(dynamic, slim, d
     found = json.loads(capsys.readouterr().out)["accuracy"]
     before = json.loads((slim / "report.json").read_text())["after"]["accuracy"]
     assert found["metric"] == "mAP50-95" and found["validation"] == pytest.approx(before["validation"], abs=0.01)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_an_onnx_file_of_one_size_is_not_asked_for_another(own, slim, data, tmp_path, capsys):
+    """Ours ended in a traceback, and of Ultralytics' own the size that was asked for was left unused without a word."""
+    file = slim / "model.onnx"
+    if own:
+        path = shutil.copy(slim / "model.pt", tmp_path)
+        file = ultralytics.YOLO(path).export(format="onnx", imgsz=SIDE, simplify=False, verbose=False)
+    capsys.readouterr()
+    assert main(["evaluate", str(file), "--data", str(data), "--input-shape", "3,96,96"]) == 2
+    err = capsys.readouterr().err
+    assert f"{file} takes 3 x 64 x 64 alone" in err and "Leave --input-shape out" in err
+
+
+def test_an_onnx_file_that_takes_no_squares_is_refused(slim, data, tmp_path, capsys):
+    """Ultralytics gives it squares, unless the file is of one batch too."""
+    words = ["--to", "onnx", "--input-shape", "3,32,64", "--out", str(tmp_path / "out")]
+    assert main(["export", str(slim / "model.pt"), *words]) == 0
+    assert main(["evaluate", str(tmp_path / "out" / "model.onnx"), "--data", str(data)]) == 2
+    assert "the ONNX file does not run on its pictures" in capsys.readouterr().err
 
 
 def test_what_is_exported_for_engines_is_decoded(slim, tmp_path):
@@ -313,6 +335,28 @@ def test_pictures_that_are_trained_on_and_judged_by_are_told(data, tmp_path):
 )
 def test_settings_that_do_not_apply_are_refused(words, said, trained, data, capsys):
     assert said in refused(capsys, trained, *(word.format(data=data) for word in words))
+
+
+def test_a_yolo_takes_a_yaml_alone(trained, tmp_path, capsys):
+    """Of a folder that is there, and of a data set of ours, it was said that there was no such file."""
+    for name in (f"folder:{tmp_path}", "digits", str(tmp_path)):
+        err = refused(capsys, trained, "--data", name)
+        assert f"data is {name!r}: a network of Ultralytics takes the yaml of a data set" in err
+        assert "no such file" not in err
+
+
+def test_layers_to_keep_are_called_as_in_the_network_itself(trained, tmp_path, capsys):
+    """Surgery sees it in a module of ours, so that all names begin with `net.`, and `model.0.*` was refused."""
+    words = ["--ratio", "0.3", "--no-recover", "--no-onnx", "--keep"]
+    widths = []
+    for pattern in ("model.0.*", "net.model.0.*"):
+        out = tmp_path / pattern[:3]
+        assert main(["compress", str(trained), *words, pattern, "--out", str(out)]) == 0
+        widths.append(ultralytics.YOLO(out / "model.pt").model.model[0].conv.out_channels)
+    assert widths == [ultralytics.YOLO(trained).model.model[0].conv.out_channels] * 2
+    capsys.readouterr()
+    err = refused(capsys, trained, *words, "model.99.*")
+    assert "Layers are model.0.conv" in err
 
 
 def test_a_yaml_needs_a_network_of_ultralytics(data, tmp_path, capsys):

@@ -41,23 +41,45 @@ def assemble(seen: Observed) -> Graph:
     return Graph(
         units=units,
         axes=axes,
-        groups=_groups(seen, axes, unit_of_name[made.names], made, units),
+        groups=_groups(seen, axes, unit_of_name, made, units),
         kept=_kept(seen, component, made, frozen),
         widths=tuple(w for w in widths if any(bool((part >= 0).any()) for part in w.parts)),
-        works=tuple(Work(layer, weight, unit(o), unit(i), each) for layer, weight, o, i, each in seen.works),
+        works=tuple(Work(layer, weight, tuple(map(unit, sides)), each) for layer, weight, sides, each in seen.works),
         shapes={name: tuple(t.shape) for name, t in seen.tensors.items() if isinstance(t, nn.Parameter)},
-        biases={
-            weight: calls[0] for weight, calls in seen.biases.items() if calls[0] is not None and len(set(calls)) == 1
-        },
-        folds={
-            weight: mean for weight, mean in seen.absorbs.items() if seen.uses.get(weight) == 1 and seen.uses[mean] == 1
-        },
+        sinks=_sinks(seen, shared := _shared(seen)),
+        shared=shared,
         loud=among(seen.names.loud),
         statistics=among(seen.names.statistics),
         products=among(seen.names.products),
         cuts=among(seen.names.cuts),
         computed=tuple(seen.computed),
     )
+
+
+def _shared(seen: Observed) -> frozenset[str]:
+    """Return the biases that something else reads than the calls of one weight."""
+    found = set()
+    every = [bias for calls in seen.biases.values() for bias in calls]
+    for calls in seen.biases.values():
+        for bias in set(calls) - {None}:
+            assert bias is not None
+            reads = max(every.count(bias), seen.touched[id(seen.tensors[bias])])
+            if reads > calls.count(bias):
+                found.add(bias)
+    return frozenset(found)
+
+
+def _sinks(seen: Observed, shared: frozenset[str]) -> dict[str, tuple[str, float]]:
+    """Return what takes up a constant after each weight: see `Graph.sinks`."""
+    found = {
+        weight: (mean, -1.0)
+        for weight, mean in seen.absorbs.items()
+        if seen.uses.get(weight) == 1 and seen.uses[mean] == 1
+    }
+    for weight, (bias, *others) in seen.biases.items():
+        if bias is not None and bias not in shared and set(others) <= {bias}:
+            found[weight] = (bias, 1.0)
+    return found
 
 
 class _Made:
@@ -110,10 +132,21 @@ def _axes(seen: Observed, unit_of_name: Array) -> tuple[Axis, ...]:
     return tuple(axes)
 
 
-def _groups(seen: Observed, axes: tuple[Axis, ...], made_units: Array, made: _Made, units: int) -> tuple[Group, ...]:
+def _common(seen: Observed, unit_of_name: Array, units: int) -> Array:
+    """Return [U], the largest number that divides the channels of a unit in each call that makes or reads it."""
+    common = np.zeros(units, int)
+    for names in (*(names for names, _ in seen.names.produced), *seen.names.arrived):
+        of_name = unit_of_name[names.numpy()]
+        own, counts = np.unique(of_name[of_name >= 0], return_counts=True)
+        common[own] = np.gcd(common[own], counts)
+    return common
+
+
+def _groups(seen: Observed, axes: tuple[Axis, ...], unit_of_name: Array, made: _Made, units: int) -> tuple[Group, ...]:
     """Gather units that index exactly the same dimensions of the same tensors."""
     if not units:
         return ()
+    made_units, common = unit_of_name[made.names], _common(seen, unit_of_name, units)
     rng = np.random.default_rng(0)
     code = np.zeros(units + 1, np.uint64)  # the last entry takes what must stay, index -1
     sums = rng.integers(1, 2**63, len(axes), dtype=np.uint64)
@@ -151,7 +184,8 @@ def _groups(seen: Observed, axes: tuple[Axis, ...], made_units: Array, made: _Ma
         same_call = made_units[np.searchsorted(made.call, call) : np.searchsorted(made.call, call, "right")]
         per_unit = int((same_call == members[group][0]).sum())
         own = torch.from_numpy(members[group])
-        result.append(Group(name, tuple(layers[group]), tuple(norms[group]), own, max(per_unit, 1)))
+        divides = int(np.gcd.reduce(common[members[group]]))
+        result.append(Group(name, tuple(layers[group]), tuple(norms[group]), own, max(per_unit, 1), max(divides, 1)))
     return tuple(result)
 
 

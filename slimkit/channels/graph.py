@@ -6,6 +6,7 @@ U = units of the network; a unit is removed whole or not at all.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from slimkit.channels.counts import Counts
 from slimkit.channels.coupled import Coupled
 from slimkit.errors import MaskError
-from slimkit.modules import unwrapped
+from slimkit.modules import named_tensors, unwrapped
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class Group:
         layers: all layers that make them.
         norms: names of the gammas (BatchNorm weights) that scale them.
         members: [n], its units, in the order of the first layer's channels.
-        per_unit: channels of the first layer in one unit; above 1 where grouped convolutions tie them.
+        per_unit: channels of the first layer in one unit; above 1 where grouped convolutions, say, tie them.
+        common: largest number that divides the channels of one unit in every layer that makes or reads it: 1 where a
+            layer makes four parts of equal size and another one reads one of them.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Group:
     norms: tuple[str, ...]
     members: Tensor
     per_unit: int
+    common: int
 
 
 @dataclass(frozen=True)
@@ -87,20 +91,25 @@ class Width:
 
 @dataclass(frozen=True)
 class Work:
-    """The multiply-adds of one convolution or matrix product: `each` x kept outputs x kept inputs.
+    """The multiply-adds of one convolution or matrix product: `each` x what is kept along every side.
 
     Attributes:
         layer: path of the module.
         weight: name of the weight, None where both factors are activations.
-        outputs, inputs: [n], the unit of each channel, -1 where it must stay.
-        each: multiply-adds for one output and one input channel, at the traced input size and one image.
+        sides: [n] each, the unit of every channel along a dimension that the work grows with, -1 where it must stay.
+            Of a weight its outputs and its inputs come first; others are heads, say, or positions that are channels.
+        each: multiply-adds for one of every side, at the traced input size and one image.
     """
 
     layer: str
     weight: str | None
-    outputs: Tensor
-    inputs: Tensor
+    sides: tuple[Tensor, ...]
     each: float
+
+    @property
+    def whole(self) -> float:
+        """Multiply-adds with all channels."""
+        return self.each * prod(map(len, self.sides))
 
 
 @dataclass(frozen=True)
@@ -115,8 +124,9 @@ class Graph:
         widths: numbers in module attributes that follow the mask.
         works: where the multiply-adds are.
         shapes: shape of every parameter.
-        biases: weight of a consumer -> bias that is added to all that it makes.
-        folds: weight of a consumer -> running mean of the only BatchNorm that reads it, used nowhere else.
+        sinks: weight -> vector that takes up a constant after it, and the sign: the bias that is added to all that it
+            makes, or else the running mean of the only BatchNorm that reads it; used nowhere else.
+        shared: biases that are used elsewhere too: what takes up a constant of one weight would change another's.
         loud: bool [U], units of which a constant is left for the weights that read them when they are silent.
         statistics: bool [U], units that a mean across channels, or its like, is taken over (`left_out`).
         products: bool [U], units that a product of two activations sums over, as attention does.
@@ -132,8 +142,8 @@ class Graph:
     widths: tuple[Width, ...]
     works: tuple[Work, ...]
     shapes: Mapping[str, tuple[int, ...]]
-    biases: Mapping[str, str]
-    folds: Mapping[str, str]
+    sinks: Mapping[str, tuple[str, float]]
+    shared: frozenset[str]
     loud: Tensor
     statistics: Tensor
     products: Tensor
@@ -153,8 +163,7 @@ class Graph:
             MaskError: a tensor is not there, or of another shape; a parameter is there that the graph does not know.
         """
         inner = unwrapped(model)
-        named = (inner.named_parameters(remove_duplicate=False), inner.named_buffers(remove_duplicate=False))
-        tensors = {name: tensor for pairs in named for name, tensor in pairs}
+        tensors = named_tensors(inner)
         for axis in self.axes:
             shape = tuple(tensors[axis.tensor].shape) if axis.tensor in tensors else ()
             if axis.dim >= len(shape) or shape[axis.dim] != len(axis.unit_of):
@@ -221,7 +230,7 @@ class Graph:
             groups=tuple(replace(g, members=now[g.members]) for i, g in enumerate(self.groups) if i not in groups),
             kept=(*self.kept, *(Kept(self.groups[i].name, len(self.groups[i].members), reason) for i in groups)),
             widths=tuple(replace(w, parts=tuple(now[p] for p in w.parts)) for w in self.widths if counts(w.parts)),
-            works=tuple(replace(w, outputs=now[w.outputs], inputs=now[w.inputs]) for w in self.works),
+            works=tuple(replace(w, sides=tuple(now[side] for side in w.sides)) for w in self.works),
             loud=self.loud[left],
             statistics=self.statistics[left],
             products=self.products[left],
@@ -245,15 +254,19 @@ class Graph:
 
     def macs(self, keep: Tensor) -> int:
         """Return the multiply-adds of one image with only the units where `keep` (bool [U]) is true."""
-        each, counts = self._macs
-        sides = counts(keep).double().view(2, -1)
-        return round(float((each * sides[0] * sides[1]).sum()))
+        factors, row, column, counts = self._macs
+        factors = factors.clone()
+        factors[row, column] = counts(keep).double()
+        return round(float(factors.prod(dim=1).sum()))
 
     @cached_property
-    def _macs(self) -> tuple[Tensor, Counts]:
-        """Per work its multiply-adds for one output and one input; counts of all outputs, then all inputs."""
-        rows = [*(w.outputs for w in self.works), *(w.inputs for w in self.works)]
-        return torch.tensor([w.each for w in self.works], dtype=torch.float64), Counts(rows)
+    def _macs(self) -> tuple[Tensor, Tensor, Tensor, Counts]:
+        """Per work `each` and the length of every side, padded with 1; row, column and count of the sides."""
+        sides = [(row, column, side) for row, w in enumerate(self.works) for column, side in enumerate(w.sides, 1)]
+        factors = torch.ones(len(self.works), 1 + max((column for _, column, _ in sides), default=0)).double()
+        factors[:, 0] = torch.tensor([w.each for w in self.works], dtype=torch.float64)
+        place = torch.tensor([(row, column) for row, column, _ in sides], dtype=torch.long).view(-1, 2).T
+        return factors, place[0], place[1], Counts([side for _, _, side in sides])
 
     def params(self, keep: Tensor) -> int:
         """Return the number of parameters with only the units where `keep` (bool [U]) is true."""

@@ -41,6 +41,7 @@ class Names:
     frozen: list[Frozen] = field(default_factory=list)
     produced: list[tuple[Tensor, str]] = field(default_factory=list)  # names a layer makes, and that layer
     contracted: list[Tensor] = field(default_factory=list)  # names of a weight's input channels
+    arrived: list[Tensor] = field(default_factory=list)  # names of all channels that a weight, in groups or not, reads
     loud: list[Tensor] = field(default_factory=list)  # names that a weight reads where they are not zero when removed
     statistics: list[Tensor] = field(default_factory=list)  # names that a statistic is taken over
     products: list[Tensor] = field(default_factory=list)  # names that a product of two activations sums over

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -14,9 +16,10 @@ from slimkit.channels.labels import alone
 
 # Layers whose attributes follow the shape of their weight.
 _OF_THEIR_WEIGHT = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase)
+_LEAST = 0.5  # of a multiply-add: less is rounding
 Args = tuple[Any, ...]  # of an operator
 Kwargs = dict[str, Any]
-Product = tuple[str, str | None, Tensor | int, Tensor | int, float]  # as `Work`, with names in place of units
+Product = tuple[str, str | None, Sequence[Tensor | int], float]  # as `Work`, with names in place of units
 
 
 class Observed(Labelled):
@@ -26,12 +29,13 @@ class Observed(Labelled):
         batch: images in the example input.
         norms: gammas, in order of use.
         works: multiply-adds.
+        ran: of every operator that has some, where its works begin and end, and its multiply-adds of the whole batch.
         widths: numbers in the code that repeat a count of channels.
         uses: direct output of a convolution, or a running mean -> the number of operators that read it.
         biases: weight of a convolution or a product -> of each call, the bias that is added to what it makes.
         absorbs: weight of a convolution -> running mean of the BatchNorm that reads its output.
         computed: modules that read a weight computed by operators that do not let its channels go.
-        touched: parameters and buffers, by id, that an operator has read, with names or without.
+        touched: id of a parameter or buffer, with names or without -> how many operators have read it.
         layout: size, stride and offset of the first argument, before the operator ran.
         training: the second pass, for branches that run only in training.
         sized: classes of modules that take counts from the shape of their input.
@@ -43,19 +47,20 @@ class Observed(Labelled):
         self.sized = sized
         self.norms: dict[str, None] = {}
         self.works: list[Product] = []
+        self.ran: list[tuple[int, int, int]] = []
         self.widths: list[tuple[str, tuple[int, ...], tuple[Tensor, ...], str | None, written.Place]] = []
         self.uses: dict[str, int] = {}
         self.biases: dict[str, list[str | None]] = {}
         self.absorbs: dict[str, str] = {}
         self.computed: dict[str, None] = {}
         self.training = False
-        self.touched: set[int] = set()
+        self.touched: Counter[int] = Counter()
         self.layout: tuple[Sequence[int], Sequence[int], int] | None = None
         self._counted: dict[tuple[int, str], tuple[Tensor, ...]] = {}  # attribute -> what it counts
 
     def uncalled(self) -> list[str]:
         """Return the modules with parameters of their own that the pass has not reached."""
-        used = {key for key, _ in self.own} | self.touched
+        used = {key for key, _ in self.own} | self.touched.keys()
         return [
             path
             for path, module in self.at.modules.items()
@@ -118,11 +123,49 @@ class Observed(Labelled):
         if lost or any(bool(torch.isin(own, kept.names).any()) for own in known for kept in self.names.frozen):
             self.computed[self.at.path] = None
 
-    def work(self, weight: Tensor | None, outputs: Tensor | int, inputs: Tensor | int, each: float) -> None:
-        """Note multiply-adds: `each` for one output and one input channel, of the whole batch."""
+    def work(self, weight: Tensor | None, sides: Sequence[Tensor | int], each: float = 1.0) -> None:
+        """Note multiply-adds: `each` for one of every side, of the whole batch.
+
+        Args:
+            weight: what is multiplied with, whose outputs and inputs are the first sides; None: an activation.
+            sides: the names along each dimension that the work grows with, or its size where it has none.
+        """
         if not self.training:
             name = self.name_of.get(id(weight)) if weight is not None else None
-            self.works.append((self.at.path, name, outputs, inputs, each / self.batch))
+            own = 0 if name is None else 2
+            named = [side for place, side in enumerate(sides) if place < own or isinstance(side, Tensor)]
+            each *= prod(side for side in sides[own:] if isinstance(side, int))
+            self.works.append((self.at.path, name, named, each / self.batch))
+
+    def account(self, since: int, counted: int) -> None:
+        """Note as one that no mask changes what an operator computes and its rule has not noted.
+
+        Args:
+            since: how many works there were before the operator.
+            counted: its multiply-adds, of the whole batch.
+        """
+        if self.training or not (counted or len(self.works) > since):
+            return
+        noted = sum(
+            each * prod(side if isinstance(side, int) else len(side) for side in sides)
+            for _, _, sides, each in self.works[since:]
+        )
+        rest = counted / self.batch - noted
+        if abs(rest) * self.batch >= _LEAST:
+            self.works.append((self.at.path, None, (), rest))
+        if counted:
+            self.ran.append((since, len(self.works), counted))
+
+    def share(self, single: Observed) -> None:
+        """Mend multiply-adds of one image by a pass of one: what is made of weights alone takes as many for any batch.
+
+        Where other operators ran, nothing is known, and each has its share of the batch.
+        """
+        if len(single.ran) != len(self.ran):
+            return
+        for (begin, end, counted), (_, _, of_one) in zip(self.ran, single.ran, strict=True):
+            factor = of_one * self.batch / counted
+            self.works[begin:end] = [(path, w, sides, each * factor) for path, w, sides, each in self.works[begin:end]]
 
     def shape(self, sizes: Sequence[int], names: Mapping[int, Tensor], *places: written.Place) -> None:
         """Note a shape that the code used, of which the dimensions with `names` count channels; see `width`.

@@ -3,12 +3,12 @@
 A dependency says that pruning a side (inputs or outputs) of one node prunes a side of another, and which
 index goes with which. Here every index of every side is a name, and every dependency a tie; from there on it
 is as in the tracing pass. torch-pruning itself does not keep what reaches the output, nor normalisations over
-channels, nor tie the groups of a grouped convolution: that is added. What it does not see are branches that
-run only in training, and numbers in the code that repeat a width.
+channels, nor tie the groups of a grouped convolution: that is added, and where the multiply-adds are, as our own pass
+sees it. What it does not see are branches that run only in training, and numbers in the code that repeat a width.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,10 +19,10 @@ from slimkit import out_of_memory
 from slimkit.channels.assemble import assemble
 from slimkit.channels.graph import Graph
 from slimkit.channels.observed import Observed
-from slimkit.dtypes import advice
+from slimkit.channels.trace import trace as own_trace
 from slimkit.errors import TraceError
-from slimkit.example import Example, batch_size, call, describe, tensors
-from slimkit.modules import copied
+from slimkit.example import Example, batch_size, call, tensors
+from slimkit.modules import copied, heard, unwrapped
 
 CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
@@ -35,6 +35,7 @@ KEPT = {  # modules whose function changes with the number of channels, or that 
     tp.ops.OPTYPE.LSTM: "enters a recurrent layer",
 }
 NodeSide = tuple[Any, Any]  # a node, and the function that prunes its inputs or its outputs
+Sides = tuple[Tensor, Tensor]  # names of the outputs of a weight, and of its inputs
 
 
 def trace(model: nn.Module, example_input: Example) -> Graph:
@@ -47,11 +48,12 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
     Raises:
         TraceError: torch-pruning raises on this network; the message has its own error.
     """
-    twin = copied(model).eval()
+    twin = copied(unwrapped(model)).eval()
     for parameter in twin.parameters():
         parameter.requires_grad_(parameter.is_floating_point())  # it follows the graph of gradients
     seen = Observed(twin, batch_size(example_input))
-    calls = _calls(seen, twin, example_input)
+    ours = own_trace(model, example_input)
+    order = _order(seen, twin, example_input)
     try:
         with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -61,7 +63,7 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
                 twin, inputs, output_transform=lambda out: _note_ends(out, ends), verbose=False
             )
             sides = _NodeSides(seen, dependencies)
-            _layers(seen, sides, calls)
+            weights = _layers(seen, sides, order)
     except Exception as error:
         out_of_memory.pass_on(error)
         line = (str(error).strip() or "no message").splitlines()[0]
@@ -73,6 +75,7 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
         own = sides.of(node.module, outputs=True) if node.grad_fn in ends else None
         if own is not None:
             seen.names.freeze_output(own)
+    _works(seen, ours, weights)
     return assemble(seen)
 
 
@@ -81,32 +84,38 @@ def _note_ends(out: Any, ends: set[Any]) -> Any:
     return out
 
 
-def _calls(seen: Observed, model: nn.Module, example_input: Example) -> dict[nn.Module, int]:
-    """Return the layers with channels in order of execution, and the positions that each computes."""
-    calls: dict[nn.Module, int] = {}
+def _order(seen: Observed, model: nn.Module, example_input: Example) -> list[nn.Module]:
+    """Return the layers with channels in order of execution."""
+    called: dict[nn.Module, None] = {}
 
-    def note(module: nn.Module, inputs: Any, out: Tensor) -> None:
-        if isinstance(module, CONVOLUTIONS):
-            positions = inputs[0].shape[0] * (inputs[0] if module.transposed else out)[0, 0].numel()
-        else:
-            positions = out.numel() // out.shape[-1]
-        calls[module] = calls.get(module, 0) + positions
+    def note(module: nn.Module, given: Tensor, out: Tensor) -> None:
+        called[module] = None
 
-    handles = [m.register_forward_hook(note) for m in seen.at.modules.values() if isinstance(m, LAYERS)]
-    try:
-        with torch.inference_mode(False), torch.no_grad():
-            call(model, example_input)
-    except Exception as error:
-        out_of_memory.pass_on(error)
-        line = (str(error).strip() or "no message").splitlines()[0]
-        raise TraceError(
-            f"the network cannot run on its example input {describe(example_input)}: "
-            f"{type(error).__name__}: {line}\n  {advice(error, 'Give an input of the shape that it expects')}"
-        ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls
+    layers = [module for module in seen.at.modules.values() if isinstance(module, LAYERS)]
+    with torch.inference_mode(False), torch.no_grad(), heard(layers, note):
+        call(model, example_input)
+    return list(called)
+
+
+def _works(seen: Observed, ours: Graph, weights: Mapping[str, Sides]) -> None:
+    """Note the multiply-adds that our own pass has seen: torch-pruning knows of none, nor of products of activations.
+
+    Args:
+        seen: to note them in.
+        ours: the graph of our own pass, whose units are named here by a dimension that they index.
+        weights: name of a weight -> the names of its outputs and inputs.
+    """
+    stays = seen.names.fresh(1)
+    seen.names.freeze(stays, "", "stays by our own pass")
+    names = stays.repeat(ours.units + 1)  # the last is for index -1
+    for axis in reversed(ours.axes):
+        removable = axis.unit_of >= 0
+        names[axis.unit_of[removable]] = seen.named(seen.tensors[axis.tensor], axis.dim)[removable]
+    for work in ours.works:
+        own = weights.get(work.weight or "", ())
+        seen.works.append(
+            (work.layer, work.weight, (*own, *(names[side] for side in work.sides[len(own) :])), work.each)
+        )
 
 
 class _NodeSides:
@@ -171,14 +180,14 @@ def _send(dependency: Any, indices: list[int]) -> list[tuple[int, int]]:
     return [(index.root_idx, index.idx) for index in sent]
 
 
-def _layers(seen: Observed, sides: _NodeSides, calls: dict[nn.Module, int]) -> None:
-    """Tie the dimensions of parameters to the names of the sides they belong to."""
-    names = seen.names
-    for module, positions in calls.items():
+def _layers(seen: Observed, sides: _NodeSides, order: Sequence[nn.Module]) -> dict[str, Sides]:
+    """Tie the dimensions of parameters to the names of the sides they belong to; return those of weights."""
+    names, weights = seen.names, {}
+    for module in order:
         if isinstance(module, BATCH_NORMS):
             seen.norms[seen.name_of.get(id(module.weight), "")] = None
         else:
-            _weighted(seen, sides, module, positions)
+            weights[seen.name_of[id(module.weight)]] = _weighted(seen, sides, module)
     for node in sides.graph.module2node.values():
         module = node.module
         own = sides.of(module, outputs=True)
@@ -191,9 +200,11 @@ def _layers(seen: Observed, sides: _NodeSides, calls: dict[nn.Module, int]) -> N
         elif isinstance(module, nn.Parameter) and node.pruning_dim is not None:
             names.tie(seen.named(module, node.pruning_dim), own)
     _folds(seen, sides)
+    return weights
 
 
-def _weighted(seen: Observed, sides: _NodeSides, module: Any, positions: int) -> None:
+def _weighted(seen: Observed, sides: _NodeSides, module: Any) -> Sides:
+    """Tie the dimensions of a weight; return the names of its outputs and inputs."""
     path, weight = seen.at.paths[id(module)], module.weight
     transposed, groups = getattr(module, "transposed", False), getattr(module, "groups", 1)
     into, out = (0, 1) if transposed else (1, 0)
@@ -213,11 +224,11 @@ def _weighted(seen: Observed, sides: _NodeSides, module: Any, positions: int) ->
         seen.names.tie(made_by_group if transposed else made, makes)
         seen.names.tie(read if transposed else read_by_group, reads)
         seen.names.contracted.append(reads)
+        seen.names.arrived.append(read)
     seen.biases[seen.name_of[id(weight)]] = [None if module.bias is None else seen.name_of[id(module.bias)]]
     if module.bias is not None and made is not None:
         seen.names.tie(seen.named(module.bias, 0), made)
-    each = positions * weight[0, 0].numel() / seen.batch
-    seen.works.append((path, seen.name_of[id(weight)], makes, reads, each))
+    return makes, reads
 
 
 def _checked(path: str, names: Tensor | None, width: int) -> Tensor | None:

@@ -18,7 +18,7 @@ from slimkit.channels.observed import Observed
 from slimkit.channels.walk import walking
 from slimkit.dtypes import advice
 from slimkit.errors import TraceError
-from slimkit.example import Example, batch_size, call, describe, tensors
+from slimkit.example import Example, batch_size, call, describe, of_batch, tensors
 from slimkit.modules import private, unwrapped
 
 
@@ -40,17 +40,20 @@ def trace(model: nn.Module, example_input: Example, sized: frozenset[type[nn.Mod
             "  Give the nn.Module that it was scripted or traced from."
         )
     try:
-        return _trace(private(unwrapped(model)), example_input, sized, values=False)
+        return _trace(model, example_input, sized, values=False)
     except shortcuts.ValuesMatterError:
-        return _trace(private(unwrapped(model)), example_input, sized, values=True)
+        return _trace(model, example_input, sized, values=True)
 
 
-def _trace(model: nn.Module, example_input: Example, sized: frozenset[type[nn.Module]], values: bool) -> Graph:
-    """Trace a network that may be changed."""
+def _trace(network: nn.Module, example_input: Example, sized: frozenset[type[nn.Module]], values: bool) -> Graph:
+    """Trace a copy of a network."""
+    model = private(unwrapped(network))
     seen = Observed(model, batch_size(example_input), sized)
     try:
         with torch.random.fork_rng(devices=[]):
             _forward(model, example_input, seen, values)
+            if seen.batch > 1 and seen.ran:
+                _share(seen, private(unwrapped(network)), of_batch(example_input, 1), values)
             if seen.uncalled():  # branches that run only in training: auxiliary heads
                 for module in seen.start_training_pass():
                     module.training = True
@@ -61,8 +64,20 @@ def _trace(model: nn.Module, example_input: Example, sized: frozenset[type[nn.Mo
         seen.clear()
 
 
-def _forward(model: nn.Module, example_input: Example, seen: Observed, values: bool) -> None:
+def _share(seen: Observed, model: nn.Module, one: Example, values: bool) -> None:
+    """Mend the multiply-adds of one image by what a network, which may be changed, computes of one."""
+    single = Observed(model, 1)
+    try:
+        with suppress(Exception, shortcuts.ValuesMatterError):  # it may not run on one
+            _forward(model, one, single, values, rules=False)
+            seen.share(single)
+    finally:
+        single.clear()
+
+
+def _forward(model: nn.Module, example_input: Example, seen: Observed, values: bool, rules: bool = True) -> None:
     with walking(seen, _run if values else _without_arithmetic) as walk:
+        walk.rules = rules
         try:
             out = call(model, example_input)
         except Exception as error:

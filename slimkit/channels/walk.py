@@ -18,6 +18,7 @@ from slimkit.channels import operators
 from slimkit.channels.observed import Observed
 from slimkit.channels.position import Position
 from slimkit.channels.written import node_by_node
+from slimkit.multiply_adds import multiply_adds
 
 RunOperator = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]  # operator and arguments -> what it gives
 
@@ -25,13 +26,15 @@ RunOperator = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]  # operator 
 class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Applies the rule of every operator to the labels of its inputs.
 
-    `fault` is what a rule raised: our own mistake, which must not be taken for the network's.
+    `fault` is what a rule raised: our own mistake, which must not be taken for the network's. Without `rules` it
+    counts multiply-adds, and no more.
     """
 
     def __init__(self, seen: Observed, run: RunOperator) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen = seen
         self.run = run
+        self.rules = True
         self.fault: Exception | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -41,8 +44,11 @@ class Walk(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return func.decompose(*args, **kwargs)
         self.seen.before(args)
         out = self.run(func, args, kwargs)
+        noted = len(self.seen.works)
         try:
-            operators.apply(self.seen, func, args, kwargs, out)
+            if self.rules:
+                operators.apply(self.seen, func, args, kwargs, out)
+            self.seen.account(noted, multiply_adds(func.overloadpacket, args, kwargs, out))
         except Exception as error:
             self.fault = error
             raise

@@ -8,7 +8,7 @@ from slimkit.data.class_names import in_order_of, same_in_order_of
 from slimkit.data.dataset import Batches, Dataset, Split, some
 from slimkit.data.digest import digest
 from slimkit.data.fit import check_fits, check_runs
-from slimkit.data.inputs import Inputs, chosen, different, parted
+from slimkit.data.inputs import Inputs, as_images, chosen, different, parted
 from slimkit.data.loader_split import LoaderSplit, read_by
 from slimkit.data.pictures import Reading
 from slimkit.data.prepared import prepared
@@ -28,6 +28,7 @@ __all__ = [
     "TensorSplit",
     "alike",
     "as_dataset",
+    "as_images",
     "as_inputs",
     "at_once",
     "check_fits",

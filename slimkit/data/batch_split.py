@@ -24,6 +24,7 @@ _END = object()
 _MOST = 20_000_000  # inputs after which a loader without a length is held to be endless; ImageNet-21k has 14 million
 _EVERY = 1.0  # seconds between two words on counting
 _ENDS = "  Give one that ends when every input came once; of WebDataset, `.with_epoch(batches)` does"
+Place = tuple[Any, ...]  # keys, from the whole batch inwards
 _PAIR = "Give batches (inputs, targets), or dicts with the entry 'labels'"
 
 
@@ -130,7 +131,7 @@ class BatchSplit:
             if seed is not None and length(batch) < size:
                 return
             if position >= start:
-                yield batch if ranks == 1 else _sliced(batch, slice(rank, None, ranks), self.name)
+                yield batch if ranks == 1 else _sliced(batch, slice(rank, None, ranks), self.name, _still(batch))
 
     def _parted(self, batch: Any) -> tuple[Any, Any]:
         inputs, targets = self.part(batch, self.name)
@@ -172,7 +173,13 @@ def counted(source: Any, name: str, part: Callable[[Any, str], Any] | None = Non
         return inputs // batch_size * batch_size if getattr(source, "drop_last", False) else inputs
     said, inputs, told = _said(source), 0, time.monotonic()
     for batches, batch in enumerate(source, 1):
-        inputs += length(part(batch, name) if part else batch)
+        batch = part(batch, name) if part else batch
+        if (tensor := first(batch)) is not None and not tensor.dim():
+            raise DataError(
+                f"{name}: the first tensor of a batch is a single number, of no batch [N, ...].\n"
+                "  Give every input with one entry an input: a scale as torch.full((N,), scale)"
+            )
+        inputs += length(batch)
         if said and batches > 2 * said:  # a length that is somewhat wrong harms nobody
             raise DataError(f"{name}: its length is {said}, and it has given twice as many batches.\n{_ENDS}")
         if max(inputs, batches) > _MOST:
@@ -206,44 +213,80 @@ def _drawn(source: Iterable[Any], seed: int | None, epoch: int) -> Iterator[Any]
 def _cut(batches: Iterable[tuple[Any, Any]], size: int, name: str) -> Iterator[tuple[Any, Any]]:
     """Cut batches of any sizes into batches of one size, the last one as it comes."""
     rest: tuple[Any, Any] | None = None
-    for batch in batches:
-        whole = batch if rest is None else _joined(rest, batch, name)
+    still: dict[Place, Tensor] = {}  # that were seen to be of no batch, also where one is as long as another batch
+    for batch, after in _with_next(batches):
+        still = {**_still(batch), **({} if after is None else _still(after)), **still}
+        whole = batch if rest is None else _joined(rest, batch, name, still)
         count = length(whole)
-        if count == size:
-            yield whole
-            rest = None
+        if count <= size:
+            if count == size:
+                yield whole
+            rest = whole if count < size else None
             continue
         for begin in range(0, count - size + 1, size):
-            yield _sliced(whole, slice(begin, begin + size), name)
+            yield _sliced(whole, slice(begin, begin + size), name, still)
         left = count % size
-        rest = _sliced(whole, slice(count - left, count), name) if left else None
+        rest = _sliced(whole, slice(count - left, count), name, still) if left else None
     if rest is not None:
         yield rest
 
 
-def _sliced(tree: Any, part: slice, name: str) -> Any:
+def _with_next(batches: Iterable[Any]) -> Iterator[tuple[Any, Any | None]]:
+    """Give each batch with the one that follows, which may be of another length: that tells what is of no batch."""
+    before = None
+    for batch in batches:
+        if before is not None:
+            yield before, batch
+        before = batch
+    if before is not None:
+        yield before, None
+
+
+def _still(batch: Any) -> dict[Place, Tensor]:
+    """Return the tensors of a batch that have no entry for each input, and so are of all inputs."""
+    count = length(batch)
+    return {place: tensor for place, tensor in _tensors(batch) if not tensor.dim() or len(tensor) != count}
+
+
+def _tensors(tree: Any, place: Place = ()) -> Iterator[tuple[Place, Tensor]]:
+    """Give the tensors of a batch, and where in its nest each stands."""
+    if isinstance(tree, Tensor):
+        yield place, tree
+    elif isinstance(tree, Mapping) or (_is_nest(tree) and not isinstance(tree, Rows)):
+        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            yield from _tensors(value, (*place, key))
+
+
+def _sliced(tree: Any, part: slice, name: str, still: Mapping[Place, Tensor], place: Place = ()) -> Any:
     if tree is None:
         return None
+    if place in still:
+        return _same(still[place], tree, name, place)
     if isinstance(tree, Rows):
         return Rows(tree[part])
     if isinstance(tree, Mapping):
-        return {key: _sliced(value, part, name) for key, value in tree.items()}
+        return {key: _sliced(value, part, name, still, (*place, key)) for key, value in tree.items()}
     if _is_nest(tree):
-        return (tuple if isinstance(tree, tuple) else list)(_sliced(value, part, name) for value in tree)
+        found = (_sliced(value, part, name, still, (*place, number)) for number, value in enumerate(tree))
+        return (tuple if isinstance(tree, tuple) else list)(found)
     if isinstance(tree, (Tensor, list)):
         return tree[part]
     raise _uncut(tree, name)
 
 
-def _joined(one: Any, other: Any, name: str) -> Any:
+def _joined(one: Any, other: Any, name: str, still: Mapping[Place, Tensor], place: Place = ()) -> Any:
     if one is None:
         return None
+    if place in still:
+        return _same(one, other, name, place)
     if isinstance(one, Rows):
         return Rows(one + other)
     if isinstance(one, Mapping):
-        return {key: _joined(value, other[key], name) for key, value in one.items()}
+        return {key: _joined(value, other[key], name, still, (*place, key)) for key, value in one.items()}
     if _is_nest(one):
-        return (tuple if isinstance(one, tuple) else list)(_joined(a, b, name) for a, b in zip(one, other, strict=True))
+        pairs = enumerate(zip(one, other, strict=True))
+        found = (_joined(a, b, name, still, (*place, number)) for number, (a, b) in pairs)
+        return (tuple if isinstance(one, tuple) else list)(found)
     if isinstance(one, Tensor):
         if one.shape[1:] != other.shape[1:]:
             raise DataError(
@@ -254,6 +297,23 @@ def _joined(one: Any, other: Any, name: str) -> Any:
     if isinstance(one, list):
         return one + other
     raise _uncut(one, name)
+
+
+def _same(one: Tensor, other: Tensor, name: str, place: Place) -> Tensor:
+    """Return what is of no batch, and so of all.
+
+    Raises:
+        DataError: another batch has another.
+    """
+    if one.shape != other.shape or not torch.allclose(one, other, rtol=0, atol=0, equal_nan=one.is_floating_point()):
+        what = "targets" if place[0] else "inputs"
+        raise DataError(
+            f"{name}: batches are cut anew to the size that is asked for, and {what} of shape {list(other.shape)} are "
+            "not one entry an input, nor the same in every batch.\n"
+            "  Give one entry an input, first of all in the first tensor; what is for all inputs must be the same in "
+            "all batches"
+        )
+    return one
 
 
 def _is_nest(tree: Any) -> bool:

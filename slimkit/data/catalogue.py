@@ -67,8 +67,14 @@ def open(
     if name in NAMES:
         dataset = NAMES[name](None if root is None else Path(root), seed)
         if task not in (None, CLASSIFICATION):
+            wanted = f"{task and task.name!r}.\n"
+            if task and task.name == own.use.task:  # whether or not the settings say so too
+                raise DataError(
+                    f"data is {name!r}: its targets are classes, and the network's task is {wanted}"
+                    "  Give the data of that task"
+                )
             raise DataError(
-                f"data is {name!r}: its targets are classes, and task is {task and task.name!r}.\n"
+                f"data is {name!r}: its targets are classes, and task is {wanted}"
                 "  Leave `task` out, or give the data of that task"
             )
     elif name.endswith((".yaml", ".yml")):

@@ -6,7 +6,7 @@ import torch
 
 from slimkit.data.augmentation import Augmentation
 from slimkit.data.dataset import Dataset
-from slimkit.data.order import split_indices
+from slimkit.data.order import drawing, split_indices
 from slimkit.data.tensor_split import held_out, in_memory
 from slimkit.errors import EngineError
 
@@ -18,7 +18,8 @@ def digits(root: Path | None, seed: int) -> Dataset:
         EngineError: scikit-learn is not installed.
     """
     try:
-        from sklearn.datasets import load_digits
+        with drawing("digits"):  # importing it draws from Python's random
+            from sklearn.datasets import load_digits
     except ImportError:
         raise EngineError(
             "the data set 'digits' was asked for, but scikit-learn, which has it, is not installed.\n"

@@ -1,12 +1,14 @@
 """Do a data set and a network go together?"""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from slimkit import out_of_memory, provenance, tasks
+from slimkit import out_of_memory, tasks
 from slimkit.data.dataset import Dataset, Split
+from slimkit.data.finite import check_finite, wrong_row
 from slimkit.data.inputs import Inputs
 from slimkit.data.own import check_masks
 from slimkit.data.tensor_split import TensorSplit
@@ -18,24 +20,24 @@ from slimkit.modules import copied, raised_in
 from slimkit.quantity import number_of
 
 _AT_ONCE = 256  # targets
+_OUTPUTS = "the network's outputs are not finite"
 
 
-def check_fits(dataset: Dataset, model: nn.Module) -> None:
+def check_fits(dataset: Dataset, model: nn.Module) -> int | None:
     """Run a copy of the network on two inputs of the validation split, and ask the task what it thinks of the outputs.
 
     Targets that are in memory are all looked at, of every split; others as they are read.
+
+    Returns:
+        Number of classes that the judged output tells apart; where the task knows no classes, what the data says.
 
     Raises:
         DataError: other channels, an input that the network cannot take, outputs or targets of another task, another
             number of classes.
     """
-    shape = dataset.input_shape
-    known = provenance.of(model).input_shape
-    if known is not None and known[0] != shape[0]:
-        raise DataError(
-            f"data {dataset.name!r}: its images have {shape[0]} channels, the network takes {known[0]}.\n"
-            "  Give the data the network was made for"
-        )
+    for name in ("train", "validation", "test"):
+        ruined = partial(_ruined, dataset, name, model)
+        check_finite(getattr(dataset, name), f"data {dataset.name!r}: {name}", ruined)
     inputs, targets = next(iter(dataset.validation.batches(2)))
     check_masks(dataset.task, inputs, targets, f"data {dataset.name!r}")
     returned = _outputs(f"data {dataset.name!r}", inputs, dataset.task.called(inputs, targets), model)
@@ -51,6 +53,31 @@ def check_fits(dataset: Dataset, model: nn.Module) -> None:
     for name in ("train", "validation", "test"):
         _check_in_memory(getattr(dataset, name), dataset, name, outputs)
     _check_largest(dataset, outputs)
+    if dataset.task.outside is None:
+        return dataset.classes
+    return max(2, outputs.shape[1]) if outputs.dim() == 4 else int(outputs.shape[1])  # one map tells two
+
+
+@torch.no_grad()
+def _ruined(dataset: Dataset, part: str, model: nn.Module, inputs: Example, targets: Any) -> str | None:
+    """Return what is not finite of two inputs of a split: the network's outputs, its loss or its metric."""
+    task = dataset.task
+    returned = called(copied(model).eval(), task.called(inputs, targets), inputs, f"data {dataset.name!r}")
+    outputs = task.outputs(returned)[0]
+    if wrong := wrong_row(outputs):
+        return _OUTPUTS if wrong[0] else None  # of a whole input they are not either: it is no fault of this one
+    targets = on(device_of(model), targets)
+    if task.misfit(outputs, targets, None):
+        return None  # as is said later
+    try:
+        if part == "train":
+            return None if bool(torch.as_tensor(task.loss(outputs, targets)).isfinite().all()) else "the loss is not"
+        task.metrics[task.metric].rows(task.metric, outputs, targets, 2)
+    except DataError as error:
+        return f"metric {task.metric!r} is not finite" if "finite" in str(error) else None
+    except Exception as error:  # of so few, or in evaluation mode
+        out_of_memory.pass_on(error)
+    return None
 
 
 def _check_largest(dataset: Dataset, outputs: Any) -> None:
@@ -98,6 +125,13 @@ def check_runs(inputs: Inputs, model: nn.Module) -> None:
     Raises:
         DataError: it does not run on them.
     """
+
+    def ruined(rows: Example, _: Any) -> str | None:
+        with torch.no_grad():
+            wrong = wrong_row(called(copied(model).eval(), rows, rows, inputs.name))
+        return _OUTPUTS if wrong and wrong[0] else None
+
+    check_finite(inputs.split, inputs.name, ruined)
     batch = next(iter(inputs.batches(2)))
     try:
         _outputs(inputs.name, batch, batch, model)

@@ -115,6 +115,16 @@ def inputs_of(anything: Any, *, name: str = "calibration", progress: Progress = 
     return Inputs(split, name, alone=not _beside(anything))
 
 
+def as_images(inputs: Inputs, mean: Sequence[float], std: Sequence[float]) -> Inputs:
+    """Return images uint8 [N, C, H, W] that are in memory as they are normalised, by channel; others as they are."""
+    split = inputs.split.split if isinstance(inputs.split, Unlabelled) else None
+    if not isinstance(split, TensorSplit) or split.mean or split.images.dtype != torch.uint8:
+        return inputs
+    if split.images.dim() != 4 or split.images.shape[1] != len(mean):
+        return inputs
+    return replace(inputs, split=Unlabelled(replace(split, mean=tuple(mean), std=tuple(std))))
+
+
 def _beside(anything: Any) -> bool:
     """Tell whether the first batch, or input, of somebody's own has more than one entry."""
     if isinstance(anything, (Tensor, np.ndarray)) or hasattr(anything, "batches"):

@@ -1,9 +1,11 @@
 """A folder of pictures and masks, for segmentation: images/ and masks/, within or above train/, val/ and test/."""
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +30,7 @@ _HOW = (
 
 _LARGEST = 2**16 - 1  # class number
 _SHOWN = 8  # class numbers
+_GREY = re.compile("L;([24]?)(I?)R?")  # as Pillow names how grey is stored: bits, fewer than 8, and whether 0 is white
 
 MaskedPicture = tuple[Path, Path | None]  # a picture and its mask, None where there is none
 
@@ -150,14 +153,32 @@ def _pairs(images: Path, masks: Path, without: Collection[Path]) -> list[MaskedP
 
 def _read(path: Path) -> Tensor:
     """Return the class numbers in a mask, int64 [H, W]."""
-    import numpy as np
-
     with open_picture(path, formats=FORMATS) as opened:
         if opened.format == "JPEG":
             raise DataError("it is a JPEG, which changes values, here class numbers: write it as PNG from what it was")
-        if opened.mode not in ("P", "L", "1", "I", "I;16"):
+        if opened.mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
             raise DataError(f"it is a picture of mode {opened.mode}, not of one channel with class numbers")
-        return torch.from_numpy(np.asarray(opened).astype(np.int64))
+        return torch.from_numpy(_stored(opened))
+
+
+def _stored(picture: Any) -> Any:
+    """Return the numbers of a picture as its file stores them, int64 [H, W], of one bit as they are shown.
+
+    Pillow stretches grey to 0 ... 255, or 0 ... 65535, as it is shown: 2 bits to 0, 85, 170, 255, and so a PGM whose
+    largest number is another; in a TIFF whose 0 is white it turns them round.
+    """
+    import numpy as np
+
+    decoder, settings = ("", "") if not picture.tile else (picture.tile[0][0], picture.tile[0][3])
+    grey = _GREY.fullmatch(str(settings[0] if isinstance(settings, tuple) and settings else settings))
+    shown = largest = 255 if picture.mode == "L" else _LARGEST
+    if decoder.startswith("ppm") and isinstance(settings, tuple):
+        largest = settings[-1]
+    elif grey is not None and grey[1]:
+        largest = 2 ** int(grey[1]) - 1
+    values = np.asarray(picture).astype(np.int64)
+    values = shown - values if grey is not None and grey[2] else values
+    return np.rint(values * (largest / shown)).astype(np.int64) if largest != shown else values
 
 
 def _problem(pair: MaskedPicture, values: dict[Path, int]) -> str | None:

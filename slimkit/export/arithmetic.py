@@ -141,6 +141,14 @@ def _baddbmm(writer: Writer, call: Call) -> str:
     return writer.emit("Add", [writer.name(settings["self"]), product])
 
 
+def _addcmul(writer: Writer, call: Call) -> str:
+    settings, dtype = call.arguments(), call.result().dtype
+    product = writer.emit("Mul", [tensor(writer, settings[name], dtype) for name in ("tensor1", "tensor2")])
+    if settings["value"] != 1:
+        product = writer.emit("Mul", [product, writer.literal(settings["value"], dtype)])
+    return writer.emit("Add", [tensor(writer, settings["self"], dtype), product])
+
+
 def _clip(low: str, high: str) -> Translation:
     """Make the rule of an operator that clips, whose bounds have these names."""
 
@@ -161,16 +169,18 @@ def _silu(writer: Writer, call: Call) -> str:
 
 
 def _gelu(writer: Writer, call: Call) -> str:
+    """Write the steps in the order in which ONNX Runtime knows them: it makes one of them."""
     name, dtype = writer.name(call.args[0]), call.result().dtype
+
+    def step(kind: str, operand: str, other: str | float) -> str:
+        return writer.emit(kind, [operand, other if isinstance(other, str) else writer.literal(other, dtype)])
+
     if call.arguments()["approximate"] == "none":
-        inner = writer.emit("Erf", [writer.emit("Div", [name, writer.literal(math.sqrt(2), dtype)])])
-    else:
-        cube = writer.emit("Mul", [writer.emit("Mul", [name, name]), name])
-        total = writer.emit("Add", [name, writer.emit("Mul", [cube, writer.literal(0.044715, dtype)])])
-        factor = writer.literal(math.sqrt(2 / math.pi), dtype)
-        inner = writer.emit("Tanh", [writer.emit("Mul", [total, factor])])
-    raised = writer.emit("Mul", [name, writer.emit("Add", [inner, writer.literal(1.0, dtype)])])
-    return writer.emit("Mul", [raised, writer.literal(0.5, dtype)])
+        inner = writer.emit("Erf", [step("Div", name, math.sqrt(2))])
+        return step("Mul", step("Mul", name, step("Add", inner, 1.0)), 0.5)
+    square = step("Mul", step("Mul", name, 0.044715), name)
+    inner = step("Mul", step("Add", square, 1.0), step("Mul", name, math.sqrt(2 / math.pi)))
+    return step("Mul", step("Mul", name, 0.5), step("Add", writer.emit("Tanh", [inner]), 1.0))
 
 
 def _leaky_relu(writer: Writer, call: Call) -> str:
@@ -229,6 +239,7 @@ ARITHMETIC: dict[str, Translation] = {
     "mm": _matmul,
     "bmm": _matmul,
     "baddbmm": _baddbmm,
+    "addcmul": _addcmul,
     "add": binary("Add"),
     "sub": binary("Sub"),
     "mul": binary("Mul"),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from slimkit import out_of_memory
 from slimkit.dtypes import advice
 from slimkit.errors import EngineError, TraceError
-from slimkit.example import Example, batch_size, call, describe, larger, mapped, named, of_batch, tensors
+from slimkit.example import Example, batch_size, call, describe, larger, mapped, named, of_batch, own_batch, tensors
 from slimkit.hardware import CPU, draw_from, own_random
 from slimkit.modules import private
 
@@ -25,7 +25,7 @@ from slimkit.modules import private
 _TOLERANCE = 1e-3
 _TOLERANCES = {"float16": 3e-2}
 _Array = NDArray[Any]
-SEVERAL = 3  # images
+SEVERAL = 3  # images, or more where something without a batch is of this length
 
 
 class Mismatch(Exception):
@@ -50,10 +50,10 @@ class Expected:
 def references(
     model: nn.Module, example_input: Example, free_size: bool, placed: Callable[[Example], Example]
 ) -> list[Expected]:
-    """Run a network on random inputs like the example: one image, three, and with `free_size` one of another size.
+    """Run a network on random inputs like the example: one image, several, and with `free_size` one of another size.
 
     They are normal; where the network makes no finite number of them, as where it takes their logarithm, they are in
-    [0, 1), or else the example. The three are left out of a network that takes one image at a time.
+    [0, 1), or else the example. The several are left out of a network that takes one image at a time.
 
     Args:
         model: the network as it is exported.
@@ -74,8 +74,9 @@ def references(
                 return tensor  # indices and counts have a meaning
             return kind(tensor.shape, generator=generator).to(tensor.dtype)
 
-        images = placed(mapped(of_batch(example_input, SEVERAL), drawn))
-        one = of_batch(images, 1)
+        one, images = (
+            placed(mapped(of_batch(example_input, count), drawn)) for count in (1, own_batch(example_input, SEVERAL))
+        )
         try:
             found = [_expected(model, one)]
         except Exception as error:

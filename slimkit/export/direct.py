@@ -6,6 +6,8 @@ covers the operators of convolutional networks and says `Unsupported` to anythin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
 import torch
 from onnx import helper
@@ -19,38 +21,33 @@ from slimkit.export.movement import MOVEMENT
 from slimkit.export.recording import Batch, Recording, Size, Unsupported, Value, capture
 from slimkit.export.writer import Writer, onnx_type
 from slimkit.settings.files import OPSET
-from slimkit.usage import INPUT
+from slimkit.usage import OUTPUT
 
 IR_VERSION = 8  # the one that belongs to this opset
 _RULES = {**ARITHMETIC, **MOVEMENT}
 
 
-def translate(model: nn.Module, example_input: Example) -> OnnxModel:
+def translate(model: nn.Module, example_input: Example, outputs: Sequence[str] = (OUTPUT,)) -> OnnxModel:
     """Return the network in evaluation mode as an ONNX model whose first dimension, `batch`, is free.
 
     Args:
         model: float network; left as it was found.
-        example_input: [N, ...], any N.
+        example_input: of tensors [N, ...], any N.
+        outputs: their names.
 
     Raises:
         Unsupported: an operator, or its use, has no rule here.
     """
-    if not isinstance(example_input, Tensor):
-        raise Unsupported("several inputs")
     recording = fold_batch_norms(capture(model, example_input))
     titles = dict([*model.named_parameters(), *model.named_buffers()])
     with torch.no_grad():
-        return _assemble(recording, _write(recording, titles))
+        return _assemble(recording, _write(recording, titles, outputs), outputs)
 
 
-def output_names(count: int) -> list[str]:
-    """Return the names of a network's outputs: `output`, or `output_0`, `output_1`, ..."""
-    return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
-
-
-def _write(recording: Recording, titles: dict[str, Tensor]) -> Writer:
-    writer = Writer(titles)
-    writer.bind(recording.input, INPUT)
+def _write(recording: Recording, titles: dict[str, Tensor], outputs: Sequence[str]) -> Writer:
+    writer = Writer(titles, list(recording.inputs), outputs)
+    for title, given in recording.inputs.items():
+        writer.bind(given, title)
     for call in recording.calls:
         if call.name not in _RULES:
             raise Unsupported(f"{call.op} in {call.module or 'the network itself'}")
@@ -61,20 +58,19 @@ def _write(recording: Recording, titles: dict[str, Tensor]) -> Writer:
             if value is not None:
                 writer.bind(value, name)
     writer.module = ""
-    for value, name in zip(recording.outputs, output_names(len(recording.outputs)), strict=True):
+    for value, name in zip(recording.outputs, outputs, strict=True):
         writer.nodes.append(helper.make_node("Identity", [writer.name(value)], [name], name=name))
     return writer
 
 
-def _assemble(recording: Recording, writer: Writer) -> OnnxModel:
-    names = output_names(len(recording.outputs))
-    nodes = _without_identities(_needed(writer.nodes, set(names)))
+def _assemble(recording: Recording, writer: Writer, outputs: Sequence[str]) -> OnnxModel:
+    nodes = _without_identities(_needed(writer.nodes, set(outputs)))
     read = {name for node in nodes for name in node.input}
     graph = helper.make_graph(
         nodes,
         "slimkit",
-        [_info(INPUT, recording.input)],
-        [_info(name, value) for name, value in zip(names, recording.outputs, strict=True)],
+        [_info(name, value) for name, value in recording.inputs.items()],
+        [_info(name, value) for name, value in zip(outputs, recording.outputs, strict=True)],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     return OnnxModel(proto, {name: array for name, array in writer.weights.items() if name in read})

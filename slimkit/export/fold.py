@@ -34,7 +34,7 @@ def fold_batch_norms(recording: Recording) -> Recording:
         folded = _FOLDERS[layer.name](layer, norm)
         if folded is not None:
             calls[makers[source]], calls[i] = replace(folded, outputs=norm.outputs[:1]), None
-    return Recording(recording.input, [call for call in calls if call is not None], recording.outputs)
+    return Recording(recording.inputs, [call for call in calls if call is not None], recording.outputs)
 
 
 def _values(call: Call) -> list[Value]:

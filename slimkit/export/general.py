@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import permutations
 from typing import Any
 
 import onnx
@@ -15,30 +17,37 @@ from torch.utils._pytree import tree_map
 
 from slimkit import out_of_memory
 from slimkit.errors import EngineError
-from slimkit.example import Example, batch_size, named, of_batch
-from slimkit.export.direct import output_names
+from slimkit.example import Example, batch_size, named, of_batch, own_batch
 from slimkit.export.file import OnnxModel
 from slimkit.modules import evaluating, quiet
 from slimkit.settings.files import OPSET
+from slimkit.usage import OUTPUT
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # the modules around a node, from the network itself inwards
 _EMPTY_AXES = 18  # the opset that gave reductions this attribute
+_BY_NUMBER = ("Add", "Div", "Mul", "Pow")
 _SPATIAL = {3: ("length",), 4: ("height", "width"), 5: ("depth", "height", "width")}  # by the rank of an input
 
 
 def translate(
-    model: nn.Module, example_input: Example, opset: int = OPSET, free_batch: bool = True, free_size: bool = False
+    model: nn.Module,
+    example_input: Example,
+    outputs: Sequence[str] = (OUTPUT,),
+    opset: int = OPSET,
+    free_batch: bool = True,
+    free_size: bool = False,
 ) -> OnnxModel:
     """Return the network in evaluation mode as an ONNX model whose first dimension, `batch`, is free.
 
     Args:
+        outputs: their names.
         free_batch: without it the model is bound to the example's batch.
         free_size: leave the dimensions after the second free too: `height` and `width`.
 
     Raises:
         EngineError: the exporter cannot express the network; its own line is in the message.
     """
-    images = of_batch(example_input, 2) if free_batch else example_input
+    images = of_batch(example_input, own_batch(example_input, 2)) if free_batch else example_input
     free = tree_map(lambda t: _free(t, batch_size(images), free_batch, free_size), images)
     positional = images if isinstance(images, tuple) else () if isinstance(images, Mapping) else (images,)
     nest = isinstance(images, (tuple, Mapping))
@@ -64,8 +73,9 @@ def translate(
             ) from error
     assert program is not None
     proto: onnx.ModelProto = _of_version(program.model_proto, opset)
-    _rename_outputs(proto)
+    _rename_outputs(proto, outputs)
     _name_after_modules(proto)
+    _reorder_gelus(proto)
     strip(proto)
     return OnnxModel(proto)
 
@@ -123,8 +133,8 @@ def _name_after_modules(proto: onnx.ModelProto) -> None:
     """Name each node, and what it gives, by the module that ran it, as our own road does: so its time can be told."""
     if any(attribute.HasField("g") for node in proto.graph.node for attribute in node.attribute):
         return  # a loop's body reads values of the graph by their names
-    seen: Counter[str] = Counter()
     fixed = {entry.name for entry in (*proto.graph.output, *proto.graph.input, *proto.graph.initializer)}
+    seen = Counter(fixed)
     new: dict[str, str] = {}
     for node in proto.graph.node:
         said = {entry.key: entry.value for entry in node.metadata_props}
@@ -139,13 +149,60 @@ def _name_after_modules(proto: onnx.ModelProto) -> None:
     _rename(proto, new)
 
 
-def _rename_outputs(proto: onnx.ModelProto) -> None:
+def _reorder_gelus(proto: onnx.ModelProto) -> None:
+    """Write each GELU, x (0.5 (1 + erf)), as (x (1 + erf)) 0.5, with tanh as (x 0.5) (1 + tanh).
+
+    ONNX Runtime makes one operator of these; of what torch writes it runs all five.
+    """
+    graph = proto.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    scalars = {entry.name for entry in graph.initializer if math.prod(entry.dims) == 1}
+    reads = Counter(name for node in graph.node for name in node.input)
+    reads.update(entry.name for entry in graph.output)
+
+    def made_by(kind: str, name: str) -> onnx.NodeProto | None:
+        node = makers.get(name)
+        return node if node is not None and node.op_type == kind else None
+
+    def of(x: str, name: str, steps: int = 4) -> bool:
+        """Tell whether a value is computed of `x` in a few steps, number by number."""
+        node = makers.get(name) if steps else None
+        inputs = node.input if node is not None and node.op_type in _BY_NUMBER else ()
+        return name == x or any(of(x, one, steps - 1) for one in inputs)
+
+    def curve(name: str) -> onnx.NodeProto | None:
+        """Return the erf or tanh that a sum is of."""
+        raised = made_by("Add", name)
+        found = (made_by(kind, one) for one in (raised.input if raised else ()) for kind in ("Erf", "Tanh"))
+        return next(filter(None, found), None)
+
+    changed = set()
+    for node in graph.node:
+        for name, x in permutations(node.input, 2) if node.op_type == "Mul" else ():
+            half = made_by("Mul", name)
+            for factor, raised in permutations(half.input, 2) if half is not None and reads[name] == 1 else ():
+                found = curve(raised)
+                if half is not None and factor in scalars and found is not None and of(x, found.input[0]):
+                    half.input[:] = [x, raised if found.op_type == "Erf" else factor]
+                    node.input[:] = [name, factor if found.op_type == "Erf" else raised]
+                    changed.add(name)
+    kept = [entry for entry in graph.value_info if entry.name not in changed]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+
+
+def _rename_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> None:
+    held = {entry.name: f"{entry.name}_inside" for entry in proto.graph.initializer if entry.name in names}
+    _rename(proto, held)
+    for output in proto.graph.output:  # a buffer that is returned under its own name
+        output.name = held.get(output.name, output.name)
     old = [output.name for output in proto.graph.output]
-    new = dict(zip(old, output_names(len(old)), strict=True))
+    _rename(proto, {name: f"{name}_inside" for name in names if name not in old})
+    new = dict(zip(old, names, strict=True))
     for output in proto.graph.output:
         output.name = new[output.name]
-    for held in [entry.name for entry in proto.graph.initializer if entry.name in new]:  # which no node gives
-        proto.graph.node.append(onnx.helper.make_node("Identity", [held], [new.pop(held)]))
+    for name in [entry.name for entry in proto.graph.initializer if entry.name in new]:  # which no node gives
+        proto.graph.node.append(onnx.helper.make_node("Identity", [name], [new.pop(name)]))
     given = {entry.name for entry in proto.graph.input}
     for node in proto.graph.node:  # the exporter may call an output that is an input by the input's name
         node.output[:] = [new[name] if name in given else name for name in node.output]
@@ -153,7 +210,7 @@ def _rename_outputs(proto: onnx.ModelProto) -> None:
 
 
 def _rename(proto: onnx.ModelProto, new: Mapping[str, str]) -> None:
-    for value in proto.graph.value_info:
+    for value in (*proto.graph.value_info, *proto.graph.initializer):
         value.name = new.get(value.name, value.name)
     for node in proto.graph.node:
         for names in (node.input, node.output):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -31,11 +31,12 @@ from slimkit.export.file import OnnxModel
 from slimkit.export.pixels import as_pixels, normalisation_of, normalising
 from slimkit.hardware import plain_precision
 from slimkit.modules import copied, private, unwrapped
-from slimkit.returned import RETURNED, form_of
+from slimkit.returned import RETURNED, form_of, output_names
+from slimkit.settings.checks import text
 from slimkit.settings.files import OPSET
 from slimkit.whole_file import whole
 
-_Translate = Callable[[nn.Module, Example], OnnxModel]
+_Translate = Callable[[nn.Module, Example, Sequence[str]], OnnxModel]
 _log = logging.getLogger("slimkit")
 _LARGEST = 2**31 - 1  # bytes of one protobuf message
 
@@ -70,13 +71,13 @@ def export_onnx(
     """Write a network in evaluation mode to one ONNX file; the network is left as it was found.
 
     One input is called `input`, those of a tuple `input_0`, `input_1`, ..., those of a dict by their keys, those of a
-    list in it `KEY_0`, `KEY_1`, ...; the output `output`, or `output_0`, `output_1`, ... in the order in which the
-    network returns them. BatchNorm is folded into
-    the layer before it where that is exact. The same network gives the same bytes. The file takes its place only
-    after `onnx.checker` has passed and ONNX Runtime has computed batches of 1 and 3 as torch does. Our own translation
-    is tried first, then torch's exporter, then torch's exporter for a batch of one. The file's `metadata_props` say in
-    `usage` how the network is used, as far as slimkit knows: see `slimkit.usage.Usage`; in `returned` what the outputs
-    were in when the network returned them, so that a task of somebody's own finds them there.
+    list in it `KEY_0`, `KEY_1`, ...; outputs likewise, by the keys of the dict or the object that the network returns,
+    else `output`, or `output_0`, `output_1`, ... BatchNorm is folded into the layer before it where that is exact. The
+    same network gives the same bytes. The file takes its place only after `onnx.checker` has passed and ONNX Runtime
+    has computed batches of 1 and 3 as torch does. Our own translation is tried first, then torch's exporter, then
+    torch's exporter for a batch of one. The file's `metadata_props` say in `usage` how the network is used, as far as
+    slimkit knows: see `slimkit.usage.Usage`; in `returned` what the outputs were in when the network returned them, so
+    that a task of somebody's own finds them there.
 
     Args:
         model: any network.
@@ -91,10 +92,14 @@ def export_onnx(
     Raises:
         TraceError: the network does not run on such an input.
         EngineError: it cannot be expressed in ONNX, or not in one file of 2 GB, or not as asked for.
+        SpecError: metadata are no texts.
         OutputError: the file cannot be written; nothing is left of it.
     """
     path, model = Path(path), unwrapped(model)
     _refuse(model)
+    for key, value in (metadata or {}).items():
+        text("a key of metadata", key)
+        text(f"metadata[{key!r}]", value)
     known = provenance.of(model)
     if any(t.device.type != "cpu" for t in (*model.parameters(), *model.buffers())):
         model = copied(model).cpu()
@@ -109,18 +114,20 @@ def export_onnx(
     expected = references(prepare(model), example_input, free_size, placed)
     with torch.no_grad():
         returned = call(prepare(model), expected[0].example)
+    form = form_of(returned)
+    outputs = output_names(form, named(example_input))
     if not _is_nest(returned):
         prepare = partial(_flattened, prepare=prepare)
-    several = next((one.example for one in expected if batch_size(one.example) == SEVERAL), None)
+    several = next((one.example for one in expected if batch_size(one.example) >= SEVERAL), None)
     why = "" if several is not None else "it takes one image at a time"
     proven = {name: tuple(tensor.shape[1:]) for name, tensor in named(example_input).items()}
     with _guarded(path), whole(path) as part:
         for last, (name, translate, batch) in _roads(opset, fixed_batch or several is None, free_size):
             try:
                 given = several if batch is None and several is not None else expected[0].example
-                made = translate(prepare(model), given)
+                made = translate(prepare(model), given, outputs)
                 said = usage.described(known, *_ends(made.proto), embed_normalisation, batch, proven)
-                notes = {"usage": json.dumps(said.to_dict()), RETURNED: json.dumps(form_of(returned))}
+                notes = {"usage": json.dumps(said.to_dict()), RETURNED: json.dumps(form)}
                 _write(made, part, {**notes, **(metadata or {})})
                 check(part, expected, batch)
                 break

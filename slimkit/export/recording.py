@@ -9,6 +9,7 @@ as a constant.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from slimkit.example import Example, batch_size, call, mapped, named
 from slimkit.modules import evaluating, module_paths
 
 _BATCHES = (7, 13)  # primes, so that no arithmetic on them gives the same by chance
@@ -91,29 +93,32 @@ class Call:
 
 @dataclass
 class Recording:
-    """A forward pass; `outputs` are the tensors that it returns, in the order of its structure."""
+    """A forward pass: `inputs` by name, and `outputs`, the tensors that it returns, in the order of its structure."""
 
-    input: Value
+    inputs: dict[str, Value]
     calls: list[Call]
     outputs: list[Value]
 
 
-def capture(model: nn.Module, example_input: Tensor) -> Recording:
+def capture(model: nn.Module, example_input: Example) -> Recording:
     """Record the forward pass of a network in evaluation mode; the network is left as it was found.
 
     Args:
         model: the network, with its weights on one device.
-        example_input: [N, ...]; only shape and dtype are used.
+        example_input: of tensors [N, ...]; only shape and dtype are used.
 
     Raises:
-        Unsupported: the pass does not run on shapes alone, or is not the same for every batch size.
+        Unsupported: the pass does not run on shapes alone, or is not the same for every batch size, or an input has
+            no batch, as a table that all images share.
     """
     passes = []
+    images = batch_size(example_input)
+    if not all(tensor.dim() and len(tensor) == images for tensor in named(example_input).values()):
+        raise Unsupported("an input without the batch's dimension")
     with evaluating(model), torch.no_grad():
         for batch in _BATCHES:
-            image = torch.empty(batch, *example_input.shape[1:], dtype=example_input.dtype, device="meta")
             try:
-                passes.append(_run(model, image))
+                passes.append(_run(model, mapped(example_input, partial(_shapes, batch))))
             except Unsupported:
                 raise
             except Exception as error:
@@ -121,15 +126,19 @@ def capture(model: nn.Module, example_input: Tensor) -> Recording:
     return _Merger().merge(*passes)
 
 
-def _run(model: nn.Module, image: Tensor) -> Recording:
+def _shapes(batch: int, tensor: Tensor) -> Tensor:
+    return torch.empty(batch, *tensor.shape[1:], dtype=tensor.dtype, device="meta")
+
+
+def _run(model: nn.Module, images: Example) -> Recording:
     with module_paths(model) as running, _Recorder(running) as recorder:
-        start = recorder.new_value(image)
-        returned, _ = tree_flatten(model(image))
+        inputs = {name: recorder.new_value(tensor) for name, tensor in named(images).items()}
+        returned, _ = tree_flatten(call(model, images))
         outputs = [recorder.read(t) for t in returned if isinstance(t, Tensor)]
     values = [o for o in outputs if isinstance(o, Value)]
     if not values or len(values) != len(outputs):
         raise Unsupported("an output does not depend on the input")
-    return Recording(start, recorder.calls, values)
+    return Recording(inputs, recorder.calls, values)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -211,12 +220,12 @@ class _Merger:
     def merge(self, small: Recording, large: Recording) -> Recording:
         if [c.op for c in small.calls] != [c.op for c in large.calls]:
             raise Unsupported("runs other operators on another batch size")
-        start = self._new(small.input, large.input)
+        inputs = {name: self._new(value, large.inputs[name]) for name, value in small.inputs.items()}
         calls = [self._call(a, b) for a, b in zip(small.calls, large.calls, strict=True)]
         if len(small.outputs) != len(large.outputs):
             raise Unsupported("returns more tensors on another batch size")
         outputs = [self._operand(a, b) for a, b in zip(small.outputs, large.outputs, strict=True)]
-        return Recording(start, calls, outputs)
+        return Recording(inputs, calls, outputs)
 
     def _call(self, small: Call, large: Call) -> Call:
         flat, structure = tree_flatten((small.args, small.kwargs))

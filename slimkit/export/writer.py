@@ -13,7 +13,6 @@ from onnx import TensorProto, helper
 from torch import Tensor
 
 from slimkit.export.recording import Batch, Constant, Size, Unsupported, Value
-from slimkit.usage import INPUT
 
 ONNX_TYPES = {
     torch.float32: TensorProto.FLOAT,
@@ -38,9 +37,11 @@ class Writer:
 
     Args:
         titles: name -> tensor, of parameters and buffers: they keep their names in the file.
+        inputs: names of the graph's inputs.
+        outputs: names of its outputs, which nothing else gets.
     """
 
-    def __init__(self, titles: dict[str, Tensor]) -> None:
+    def __init__(self, titles: dict[str, Tensor], inputs: Sequence[str], outputs: Sequence[str]) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: dict[str, NDArray[Any]] = {}
         self.module = ""
@@ -49,7 +50,8 @@ class Writer:
         self._constants: dict[Any, str] = {}
         self._held: list[Tensor] = []  # so that no other constant gets the same memory
         self._literals: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-        self._counts: dict[str, int] = {}
+        self._inputs = inputs
+        self._counts = dict.fromkeys((*inputs, *outputs), 1)
         self._batch_size: str | None = None
 
     def bind(self, value: Value, name: str) -> None:
@@ -97,7 +99,7 @@ class Writer:
         if not isinstance(size, Batch):
             return self.literal([size])
         if self._batch_size is None:
-            self._batch_size = self.emit("Shape", [INPUT], start=0, end=1)
+            self._batch_size = self.emit("Shape", [self._inputs[0]], start=0, end=1)
         return self.emit("Mul", [self._batch_size, self.literal([size.factor])])
 
     def emit(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:

@@ -31,6 +31,16 @@ class Port:
     dtype: np.dtype[Any]
 
 
+def takes(free: Sequence[int | None], shape: Sequence[int]) -> bool:
+    """Tell whether a shape is one that a file takes, whose free sizes are None."""
+    return len(free) == len(shape) and all(size in (None, given) for size, given in zip(free, shape, strict=True))
+
+
+def sizes(free: Sequence[int | None]) -> str:
+    """Write the shape that a file takes: 3 x 96 x 96, or 3 x any x any."""
+    return " x ".join("any" if size is None else str(size) for size in free)
+
+
 @dataclass(frozen=True)
 class Runner:
     """An ONNX file, opened by an engine.

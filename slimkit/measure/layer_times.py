@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable
@@ -113,11 +114,12 @@ def _store(engine: str, threads: int, batch: int) -> Path:
 
 
 def _read(store: Path) -> dict[str, tuple[float, float]]:
-    """Return what was kept; a damaged file is as good as none."""
+    """Return what was kept; a damaged file is as good as none, and so is a time that can be none."""
     try:
         found = json.loads(store.read_text())
         if found["schema"] == _SCHEMA:
-            return {str(key): (float(turn), float(fastest)) for key, (turn, fastest) in found["ms"].items()}
+            kept = {str(key): (float(turn), float(fastest)) for key, (turn, fastest) in found["ms"].items()}
+            return {key: times for key, times in kept.items() if all(0 <= one < math.inf for one in times)}
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         pass
     return {}

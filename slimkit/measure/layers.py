@@ -109,7 +109,8 @@ def layers(path: str | Path, input_shape: tuple[int, ...] | None = None) -> list
 
 def _layer(node: Any, weight: tuple[int, ...], read: tuple[int, ...], made: tuple[int, ...]) -> Layer | None:
     """Return a node as a layer; None where its shapes are not known, or it is none."""
-    if not read or not made or 0 in (*read, *made) or len(weight) < 2:
+    stacked = node.op_type != "Conv" and len(weight) != 2  # a vector, or a matrix for each place
+    if not read or not made or 0 in (*read, *made) or stacked:
         return None
     path = node.name.rpartition("/")[0]
     given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}

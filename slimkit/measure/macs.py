@@ -16,16 +16,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import flop_registry
 
 from slimkit import out_of_memory
 from slimkit.dtypes import dtype_of
 from slimkit.errors import TraceError
-from slimkit.example import Example, batch_size, call, describe
-from slimkit.hardware import device_of
+from slimkit.example import Example, batch_size, call, describe, of_batch, tensors
+from slimkit.hardware import device_of, plain_attention
 from slimkit.modules import copied, module_paths, private, unwrapped
-
-aten = torch.ops.aten
+from slimkit.multiply_adds import multiply_adds
 
 
 def count_macs(model: nn.Module, inputs: tuple[int, ...] | Example) -> int:
@@ -45,7 +43,8 @@ def macs_by_layer(model: nn.Module, inputs: tuple[int, ...] | Example) -> dict[s
     """Return module path -> MACs of what runs in this module itself, in the order of execution.
 
     A module that runs several times has the sum; "" holds what the network computes outside its modules.
-    The pass runs on the meta device, which computes shapes only; a network that needs values runs for real.
+    The pass runs on the meta device, which computes shapes only; a network that needs values runs for real. It is of
+    one image; where the network takes none alone, that of the example is shared out among its images.
 
     Raises:
         TraceError: the network does not run on `inputs`, see `count_macs`.
@@ -54,26 +53,39 @@ def macs_by_layer(model: nn.Module, inputs: tuple[int, ...] | Example) -> dict[s
     example: Example = (
         inputs if shape is None else torch.zeros(1, *shape, dtype=dtype_of(model), device=device_of(model))
     )
-    try:
-        counted = _count(_on_meta(model), tree_map_only(Tensor, lambda t: t.to("meta"), example))
-    except Exception:  # needs values, or holds tensors outside its parameters and buffers
+    for images in _numbers(example):  # where it runs on one, what is done once a batch counts whole
         try:
-            counted = _count(private(model), example)
+            counted = _counted(model, of_batch(example, 1) if images == 1 else example)
+            return {name: macs // images for name, macs in counted.items() if macs}
         except Exception as error:
             out_of_memory.pass_on(error)
-            given = f"an image of shape {shape}" if shape is not None else f"an input {describe(example)}"
-            raise TraceError(
-                f"{type(model).__name__} on {given}: {_first_line(error)}.\n"
-                "  Give the input shape this network was made for (`input_shape=C,H,W`)"
-            ) from error
+            failed = error
+    given = f"an image of shape {shape}" if shape is not None else f"an input {describe(example)}"
+    raise TraceError(
+        f"{type(model).__name__} on {given}: {_first_line(failed)}.\n"
+        "  Give the input shape this network was made for (`input_shape=C,H,W`)"
+    ) from failed
+
+
+def _numbers(example: Example) -> list[int]:
+    """Return of how many images to try to count: of one, but where whole numbers, of no batch, may point at images."""
     images = batch_size(example)
-    return {name: macs // images for name, macs in counted.items() if macs}
+    pointing = (tensor for tensor in tensors(example) if tensor.dim() and not tensor.is_floating_point())
+    return [images] if any(len(tensor) != images for tensor in pointing) else sorted({1, images})
 
 
 def _as_shape(inputs: Any) -> tuple[int, ...] | None:
     """Return a shape where one was given, and not an example input."""
     sizes = isinstance(inputs, (tuple, list)) and all(isinstance(size, int) for size in inputs)
     return tuple(inputs) if sizes else None
+
+
+def _counted(model: nn.Module, example: Example) -> dict[str, int]:
+    """Return the MACs of one forward pass of an example, by layer."""
+    try:
+        return _count(_on_meta(model), tree_map_only(Tensor, lambda t: t.to("meta"), example))
+    except Exception:  # needs values, or holds tensors outside its parameters and buffers
+        return _count(private(model), example)
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
@@ -88,18 +100,14 @@ def _on_meta(model: nn.Module) -> nn.Module:
 def _count(model: nn.Module, example: Example) -> dict[str, int]:
     """Run an example through a network that may be changed."""
     model = unwrapped(model)
-    fast_attention = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one fused operator without a formula
-    try:  # attention as matrix products: not every fused kernel has a formula in every torch
-        with (
-            torch.no_grad(),
-            sdpa_kernel(SDPBackend.MATH),
-            module_paths(model) as running,
-            _Counter(running) as counter,
-        ):
-            call(model, example)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_attention)
+    with (
+        torch.no_grad(),
+        plain_attention(),  # else one operator without a formula
+        sdpa_kernel(SDPBackend.MATH),  # not every device has a kernel that does without
+        module_paths(model) as running,
+        _Counter(running) as counter,
+    ):
+        call(model, example)
     return dict(counter.macs)
 
 
@@ -121,15 +129,5 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         layer = self.running[-1] if self.running else ""
-        self.macs[layer] += _macs(func.overloadpacket, args, kwargs or {}, out)
+        self.macs[layer] += multiply_adds(func.overloadpacket, args, kwargs or {}, out)
         return out
-
-
-def _macs(packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
-    """Return the multiply-adds of one operator; 0 where it is none that counts."""
-    formula = flop_registry.get(packet)
-    if formula is not None:
-        return int(formula(*args, **kwargs, out_val=out)) // 2
-    if packet is aten.mkldnn_rnn_layer:  # [T, N, input], weights of the input and of the state
-        return int(args[0].shape[0] * args[0].shape[1] * (args[1].numel() + args[2].numel()))
-    return 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from torch import nn
 
 from slimkit import out_of_memory
 from slimkit.data.at_once import Readable, at_once
+from slimkit.data.finite import named, wrong_row
 from slimkit.data.fit import called
 from slimkit.errors import DataError
 from slimkit.example import Example, describe, fed, first, in_parts, on
 from slimkit.hardware import on_device
-from slimkit.measure.engines import Runner, open_runner
+from slimkit.measure.engines import Runner, open_runner, sizes, takes
 from slimkit.modules import evaluating
 from slimkit.returned import RETURNED, Form, rebuilt
 from slimkit.tasks import CLASSIFICATION, Measurement, Task
@@ -92,11 +94,21 @@ def _run(runner: Runner, inputs: Example, form: Form) -> Any:
         return outputs if form is None else rebuilt(form, outputs)
     except Exception as error:  # each engine has kinds of its own
         out_of_memory.pass_on(error)
-        why = (str(error).splitlines() or [type(error).__name__])[0]
+        why = _misfit(runner, inputs) or (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"the ONNX file does not run on inputs of shape {describe(inputs)}: {why}.\n"
-            "  Give the data the network was made for"
+            "  Give the data the network was made for, or evaluate the slim file or checkpoint that the file was made "
+            "from"
         ) from error
+
+
+def _misfit(runner: Runner, inputs: Example) -> str:
+    """Say which sizes an ONNX file takes, where inputs are of others; "" where that is not what is wrong."""
+    with suppress(KeyError):  # an input that is not among them
+        given = fed(inputs, [port.name for port in runner.inputs])
+        wrong = [port.shape[1:] for port in runner.inputs if not takes(port.shape[1:], given[port.name].shape[1:])]
+        return f"it takes {' and '.join(map(sizes, wrong))} alone" if wrong else ""
+    return ""
 
 
 def quality(
@@ -119,11 +131,13 @@ class Drop:
         value: in the unit of the metric, in points (hundredths) where it is a share; above 0 is worse.
         margin: what other images, as many, may say beyond that: 90 % of them at the most.
         images: that both were judged on; groups of them, where they resemble each other.
+        unit: of value and margin: `points`, or the metric's own, "" where it has none.
     """
 
     value: float
     margin: float
     images: int
+    unit: str = "points"
 
 
 def drop_from(
@@ -149,12 +163,12 @@ def _lost(task: Task, best: float, wanted: list[BatchRows], found: list[BatchRow
     metric = task.metrics[task.metric]
     sign = 1.0 if task.better == "higher" else -1.0
     count = sum(map(len, wanted))
-    lost, unit = sign * (best - metric.measured(found).value), 100.0 if metric.unit == "share" else 1.0
+    lost = sign * (best - metric.measured(found).value)
+    in_points = metric.unit == "share" or are_hits(wanted[0])
+    unit, named = (100.0, "points") if in_points else (1.0, metric.unit)
     if metric.of_all is not None:
-        return Drop(unit * lost, LIKELY * math.sqrt(2) * unit * metric.spread(wanted, found), count)
+        return Drop(unit * lost, LIKELY * math.sqrt(2) * unit * metric.spread(wanted, found), count, named)
     before, after = joined(wanted), joined(found)
-    if before.dtype == torch.bool:
-        unit = 100.0
     spread, count_of = 0.0, metric.of_sum
     if count_of is not None:
         both = torch.stack([before, after], 1)
@@ -163,20 +177,61 @@ def _lost(task: Task, best: float, wanted: list[BatchRows], found: list[BatchRow
         spread = unit * float((before.double() - after.double()).std()) / math.sqrt(count)
     if before.dtype == torch.bool:
         spread = max(spread, unit / count)
-    return Drop(unit * lost, LIKELY * math.sqrt(2) * spread, count)
+    return Drop(unit * lost, LIKELY * math.sqrt(2) * spread, count, named)
 
 
+_SOME = 8  # images
 LIKELY = 1.2816  # of a normal distribution, 90 % of which are below
 
 
-def _rows(network: nn.Module, split: Readable, task: Task) -> list[BatchRows]:
-    metric, found = task.metrics[task.metric], []
+def are_hits(rows: BatchRows) -> bool:
+    """Tell whether each image is right or wrong by a metric."""
+    return isinstance(rows, torch.Tensor) and rows.dtype == torch.bool
+
+
+def some_rows(network: nn.Module, split: Readable, task: Task) -> BatchRows | None:
+    """Return the rows of the first metric of a task for some images: what kind it is, seen early; None: it fails."""
+    try:
+        return _rows(network, split, task, _SOME, batches=1)[0]
+    except Exception as error:  # whatever somebody's own metric raises, of so few images
+        out_of_memory.pass_on(error)
+        return None
+
+
+def _rows(
+    network: nn.Module, split: Readable, task: Task, size: int | None = None, batches: int | None = None
+) -> list[BatchRows]:
+    metric, found, seen = task.metrics[task.metric], list[BatchRows](), 0
     with evaluating(network), torch.inference_mode():
-        for inputs, targets in split.batches(at_once(split)):
-            outputs, targets = _judgeable(_called(network, task.called(inputs, targets)), targets, task)
+        for inputs, targets in islice(split.batches(size or at_once(split)), batches):
             batch = first(inputs)
-            found.append(metric.rows(task.metric, outputs, targets, len(batch) if batch is not None else 0))
+            images = len(batch) if batch is not None else 0
+            with _blamed(split, seen, inputs, targets):
+                outputs, targets = _judgeable(_called(network, task.called(inputs, targets)), targets, task)
+                found.append(metric.rows(task.metric, outputs, targets, images))
+            seen += images
     return found
+
+
+@contextmanager
+def _blamed(split: Readable, seen: int, inputs: Any, targets: Any) -> Iterator[None]:
+    """Name the input or the target that is not finite where nothing can be judged: it is not the network's fault.
+
+    Args:
+        split: where they are from.
+        seen: inputs before these.
+        inputs, targets: a batch.
+    """
+    try:
+        yield
+    except DataError as error:
+        for what, batch in (("input", inputs), ("target", targets)):
+            if (wrong := wrong_row(batch)) and ("NaN" in str(error) or "finite" in str(error)):
+                said = str(error).splitlines()[0].removesuffix(".")
+                raise DataError(
+                    f"{named(split)}: {what} {seen + wrong[0]} holds {wrong[1]}; {said}.\n  Mend it, or leave it out"
+                ) from error
+        raise
 
 
 def _judgeable(returned: Any, targets: Any, task: Task, classes: int | None = None) -> tuple[Any, Any]:
@@ -205,15 +260,16 @@ def _measured(
     rows: dict[str, list[BatchRows]] = {name: [] for name in task.metrics}
     seen = 0
     for inputs, targets in split.batches(batch_size or at_once(split)):
-        outputs, targets = _judgeable(run(task.called(inputs, targets)), targets, task, classes)
         batch = first(inputs)
         images = len(batch) if batch is not None else 0
-        shared: dict[Any, BatchRows] = {}  # by several thresholds: drawing masks takes longer than anything else here
-        for name, metric in task.metrics.items():
-            by = metric.per_image if metric.of_all else name
-            if by not in shared:
-                shared[by] = metric.rows(name, outputs, targets, images)
-            rows[name].append(shared[by])
+        with _blamed(split, seen, inputs, targets):
+            outputs, targets = _judgeable(run(task.called(inputs, targets)), targets, task, classes)
+            shared: dict[Any, BatchRows] = {}  # by several thresholds: drawing masks takes longer than all else here
+            for name, metric in task.metrics.items():
+                by = metric.per_image if metric.of_all else name
+                if by not in shared:
+                    shared[by] = metric.rows(name, outputs, targets, images)
+                rows[name].append(shared[by])
         seen += images
     if not seen:
         raise DataError(f"{task.name}: the split holds no images.\n  Give a data set with images in every split")

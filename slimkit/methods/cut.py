@@ -15,6 +15,7 @@ from slimkit.methods.job import Choose, Job
 from slimkit.modules import copied
 from slimkit.recovery import fold
 from slimkit.results import AfterCut, Gammas, MeasuredBudget
+from slimkit.selection import counted
 from slimkit.selection.mask import Mask
 from slimkit.surgery import rows
 from slimkit.surgery.evidence import Evidence, Shown
@@ -106,6 +107,7 @@ def cut(job: Job, dense: nn.Module, graph: Graph, choose: Choose | None = None, 
 def settle(job: Job, dense: nn.Module, made: Slimmed, fold_constants: bool) -> Cut:
     """Fold the constants of what was removed, measure BatchNorm's statistics anew, and the accuracy."""
     dataset, graph, small, seed = job.dataset, made.graph, made.model, job.recipe.seed
+    counted.check(job.selection.budget, job.graph, graph, made.mask, small, job.example)
     histograms = rows.gammas(dense, small)
     if fold_constants:
         batches = [images for images, _ in data.some(dataset.train, 128, FOLD_BATCHES, seed)]

@@ -187,7 +187,6 @@ class Shrinking:
 def run(job: Job, config: EarlyBirdConfig) -> Found:
     """Train with the penalty, draw once the mask has settled, and train the small network on, in one schedule."""
     at = config.latest(job)
-    refuse_late(config, round(job.steps * job.recipe.epochs))
     shrinking = Shrinking(job, config, looks_of(job, config, at), at)
     if config.init == "rewind" and config.rewind_step == 0:
         shrinking.snapshot = take(job.dense, None, 0)
@@ -244,10 +243,13 @@ def _needed(job: Job, config: EarlyBirdConfig) -> None:
 
     Raises:
         MaskError: gammas are needed, and there are none.
-        SpecError: the ranking needs data.
+        SpecError: the ranking needs data, or the step to rewind to comes too late.
+        BudgetError: the budget is out of reach.
     """
     check_ranked(job.graph, job.selection.ranking)
+    refuse_late(job, config.rewind_step)
     penalty_of(job, config, config.penalty)
+    job.selection.check_reach(job.graph)
 
 
 def _why_unsettled(shrinking: Shrinking) -> str:

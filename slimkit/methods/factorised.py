@@ -5,25 +5,28 @@ values of the trained ones, then training in which the product is decayed, not t
 can be merged into one layer again (`surgery.factorise.merge`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 import torch
 from torch import nn
 
-from slimkit.errors import SpecError
+from slimkit.errors import BudgetError, SpecError
 from slimkit.example import Example
 from slimkit.measure.conditions import Conditions
+from slimkit.measure.environment import preferred_step
 from slimkit.measure.macs import count_macs
 from slimkit.methods.cut import named
 from slimkit.methods.job import Job
 from slimkit.methods.method import Found, Method, leg
 from slimkit.methods.train import history, train
 from slimkit.models.factors import Factors
+from slimkit.quantity import number_of
 from slimkit.results import Search
 from slimkit.settings import Settings, setting
-from slimkit.settings.checks import choice, flag, number
+from slimkit.settings.checks import choice, flag, number, whole, word_or
 from slimkit.surgery import proof, ranks, thin_times
 from slimkit.surgery.factorise import factorise, left_dense, merge
 from slimkit.surgery.thin_times import ThinTime
@@ -52,8 +55,13 @@ class FactorisedConfig(Settings):
     rank_share: float = setting(0.5, "that share, in (0, 1]", number(0, 1, above=True))
     only_faster: bool = setting(
         False,
-        "leave a layer whole where two thin ones are slower, as measured in the run's engine before training",
+        "make a layer two only at ranks at which they were faster, as measured in the run's engine",
         flag,
+    )
+    rank_step: str | int = setting(
+        "auto",
+        "ranks are multiples of it; auto: of what engines run fast, or of less where the budget needs it",
+        word_or("auto", whole(1)),
     )
     begin: str = setting(
         "trained",
@@ -73,7 +81,8 @@ class Factorisation:
         ranks: path -> rank of the layers that are two now.
         whole: paths of layers that could have been two and are not: two cost as much there, are
             slower, or the network reads the weight by itself.
-        times: of the layers considered, and up to which rank two are faster, where `only_faster` asked for them.
+        times: of the layers considered, where `only_faster` asked for them: up to which rank two are faster, and
+            then of the ranks chosen.
         params, macs: before and after.
         error: against the same network with the thin layers merged again: the proof of the surgery.
     """
@@ -92,6 +101,7 @@ def reduce(
     images: Sequence[Example],
     config: FactorisedConfig,
     times: Sequence[ThinTime] = (),
+    measure: thin_times.Measure | None = None,
 ) -> Factorisation:
     """Make the layers of a trained network thin, but for the first and the last one, as in the paper.
 
@@ -100,6 +110,7 @@ def reduce(
         images: what the proof runs on, inputs of a batch of one; costs are those of the first.
         times: of the layers, where `only_faster` asks for them: shapes alone decide. Where none are given they
             are measured here, in ONNX Runtime, one image and one thread.
+        measure: times layers at the ranks chosen; where it is not given that is done here, in the same way.
 
     Raises:
         BudgetError: the budget cannot be met.
@@ -107,10 +118,18 @@ def reduce(
         SpecError: no layer would be two.
     """
     found = _candidates(model, images[0])
+
+    def choose(layers: Sequence[ranks.Spectrum]) -> dict[str, int]:
+        return _chosen(model, images, layers, config)
+
+    def time(asked: Mapping[str, int]) -> Sequence[ThinTime]:
+        return thin_times.times_of(model, found, asked, Conditions())
+
     if config.only_faster:
-        times = times or thin_times.times(model, found, Conditions())
-        found = thin_times.bounded(found, times)
-    chosen = _chosen(model, images, found, config)
+        times = times or thin_times.times(model, _reaching(found, config, choose)[0], Conditions())
+        chosen, times = thin_times.settled(found, times, choose, measure or time)
+    else:
+        _, chosen = _reaching(found, config, choose)
     error = proof.require(_error(model, chosen, images), "thin layers against the same ones merged")
     thin = factorise(model, chosen).eval()
     return Factorisation(
@@ -127,6 +146,28 @@ def reduce(
 def _error(model: nn.Module, chosen: dict[str, int], images: Sequence[Example]) -> float:
     thin = factorise(model, chosen)
     return proof.compare(proof.outputs(merge(thin), images), thin, images)
+
+
+def _reaching(
+    found: Sequence[ranks.Spectrum],
+    config: FactorisedConfig,
+    choose: Callable[[Sequence[ranks.Spectrum]], dict[str, int]],
+) -> tuple[list[ranks.Spectrum], dict[str, int]]:
+    """Return layers with the step of their ranks, and the ranks; the step is finer where the budget needs it.
+
+    Raises:
+        BudgetError: none reaches it. SpecError: no layer would be two.
+    """
+    auto = config.rank_step == "auto"
+    step = preferred_step() if auto else int(config.rank_step)
+    while True:
+        layers = ranks.in_steps(found, step)
+        try:
+            return layers, choose(layers)
+        except (BudgetError, SpecError):  # or none would be two
+            if step == 1 or not auto:
+                raise
+            step //= 2
 
 
 def _candidates(model: nn.Module, image: Example) -> list[ranks.Spectrum]:
@@ -182,20 +223,37 @@ def needed(job: Job, config: FactorisedConfig) -> None:
 
 
 def _check(job: Job, config: FactorisedConfig, times: Sequence[ThinTime] = ()) -> None:
+    found = _candidates(job.dense, job.example)
+    if times:
+        _easiest(job, thin_times.bounded(found, times), config)
+    else:
+        _reaching(found, config, lambda layers: _easiest(job, layers, config))
+
+
+def _easiest(job: Job, found: Sequence[ranks.Spectrum], config: FactorisedConfig) -> dict[str, int]:
+    """Return ranks that some weights would get, and no weights lower ones."""
     easiest = replace(config, rank_share=_LEAST) if config.chosen_by == "energy" else config
-    found = thin_times.bounded(_candidates(job.dense, job.example), times)
-    _chosen(job.dense, proof.random_like(job.example), found, easiest)
+    return _chosen(job.dense, proof.random_like(job.example), found, easiest)
 
 
-def _timed(job: Job) -> tuple[ThinTime, ...]:
-    """Return times that all processes of a run share, and one that is resumed: others would give other ranks."""
-    store = replace(job.store, folder=job.store.folder / "times") if job.store else None
+def _timed(job: Job, config: FactorisedConfig, asked: Mapping[str, int] | None = None) -> tuple[ThinTime, ...]:
+    """Return times that all processes of a run share, and one that is resumed: others would give other ranks.
+
+    Of the ranks asked for, path -> rank; else of those up to which two are faster.
+    """
+    at = "".join(f"-{path}-{rank}" for path, rank in (asked or {}).items())
+    name = f"times-{sha256(at.encode()).hexdigest()[:16]}" if asked else "times"
+    store = replace(job.store, folder=job.store.folder / name) if job.store else None
 
     def measured() -> list[dict[str, Any]]:
         known, _ = state.read(store) if store else (None, None)
         if known is None:
             found = _candidates(job.dense, job.example)
-            timed = thin_times.times(job.dense, found, job.conditions, job.progress)
+            found, _ = _reaching(found, config, lambda layers: _easiest(job, layers, config))
+            if asked:
+                timed = thin_times.times_of(job.dense, found, asked, job.conditions, job.progress)
+            else:
+                timed = thin_times.times(job.dense, found, job.conditions, job.progress)
             known = {"times": [asdict(time) for time in timed]}
             if store:
                 state.write(store, known)
@@ -206,11 +264,12 @@ def _timed(job: Job) -> tuple[ThinTime, ...]:
 
 def run(job: Job, config: FactorisedConfig) -> Found:
     """Train the dense network unless the thin layers begin without that, make its layers thin, and train on."""
-    times = _timed(job) if config.only_faster else ()
+    times = _timed(job, config) if config.only_faster else ()
     _check(job, config, times)
     done = [train(job, job.dense, part="dense")] if config.begin == "trained" else []
     whole_network = named(done[0].model, job.dense) if done else job.dense
-    thin = reduce(whole_network, proof.random_like(job.example), config, times)
+    images = proof.random_like(job.example)
+    thin = reduce(whole_network, images, config, times, lambda asked: _timed(job, config, asked))
     if config.begin == "fresh":
         _draw_anew_(thin.model, job.recipe.seed)
     hooks = [frobenius_decay(job.recipe.weight_decay)] if config.frobenius else []
@@ -221,7 +280,8 @@ def run(job: Job, config: FactorisedConfig) -> Found:
     if len(done) > 1:
         legs.insert(0, leg(thin.macs[0], done[0].phases, search=True))
     whole = f"; left whole: {', '.join(thin.whole)}" if thin.whole else ""
-    said = f"{len(thin.ranks)} layers are two thin ones, params {thin.params[0]} to {thin.params[1]}{whole}"
+    params = f"params {thin.params[0]} to {thin.params[1]}"
+    said = f"{number_of(len(thin.ranks), 'layer')} became two thin ones, {params}{whole}"
     return Found(named(done[-1].model, thin.model), tuple(done), tuple(legs), search, error=thin.error, notes=(said,))
 
 

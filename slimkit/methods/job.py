@@ -89,10 +89,29 @@ class Selection:
         """Return the ratio asked for, or about what another budget comes to."""
         if self.ratio is not None:
             return self.ratio
+        return self._by_chance(graph).removed / max(1, graph.units - int(self.fixed(graph).sum()))
+
+    def check_reach(self, graph: Graph) -> None:
+        """Refuse a budget that is out of reach whatever the scores; one that has to be measured is left to the run.
+
+        Raises:
+            MaskError, BudgetError: nothing can be removed, or not as much.
+        """
+        if self.measured is None:
+            self._by_chance(graph)
+
+    def counts_beforehand(self, graph: Graph) -> tuple[int, ...] | None:
+        """Return the channels that each group keeps, where all scores give the same: groups lose one share each."""
         fixed = self.fixed(graph)
+        stay = [int(fixed[group.members].sum()) for group in graph.groups]
+        in_part = any(0 < some < len(group.members) for some, group in zip(stay, graph.groups, strict=True))
+        if self.ratio is None or self.scope != "group" or in_part:
+            return None
+        return tuple(self._by_chance(graph).counts(graph))
+
+    def _by_chance(self, graph: Graph) -> Mask:
         chance = torch.rand(graph.units, generator=torch.Generator().manual_seed(0))
-        mask = self.choose(graph, by_scope(graph, chance, "group"), fixed)
-        return mask.removed / max(1, graph.units - int(fixed.sum()))
+        return self.choose(graph, by_scope(graph, chance, "group"), self.fixed(graph))
 
 
 @dataclass(frozen=True)

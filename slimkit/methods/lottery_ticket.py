@@ -11,6 +11,7 @@ from slimkit.methods.looks import Watched, looks_of, watched_ranking
 from slimkit.methods.method import Found, Method
 from slimkit.methods.observer import check_ranked
 from slimkit.methods.rounds import Rounds, check_rounds, train_in_rounds
+from slimkit.methods.shrink import refuse_late
 from slimkit.settings import setting
 from slimkit.settings.checks import choice, whole
 
@@ -47,6 +48,7 @@ def run(job: Job, config: LotteryTicketConfig) -> Found:
 def _needed(job: Job, config: LotteryTicketConfig) -> None:
     check_ranked(job.graph, watched_ranking(job))
     check_rounds(job, config.rounds, "rounds")
+    refuse_late(job, config.rewind_step)
 
 
 METHOD = Method(

@@ -11,7 +11,7 @@ from slimkit.methods.method import Found, Method
 from slimkit.methods.observer import check_ranked
 from slimkit.methods.penalised import Penalised, penalty_of
 from slimkit.methods.rounds import Rounds, check_rounds, train_in_rounds
-from slimkit.methods.shrink import Lowered, StartSettings, idle_constants
+from slimkit.methods.shrink import Lowered, StartSettings, idle_constants, refuse_late
 from slimkit.settings import setting
 from slimkit.settings.checks import whole
 
@@ -40,6 +40,7 @@ def _needed(job: Job, config: NetworkSlimmingConfig) -> None:
     check_ranked(job.graph, watched_ranking(job))
     penalty_of(job, config, config.penalty)
     check_rounds(job, config.passes, "passes")
+    refuse_late(job, config.rewind_step)
 
 
 METHOD = Method(

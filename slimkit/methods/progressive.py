@@ -229,13 +229,8 @@ class Removal:
 
 def run(job: Job, config: ProgressiveConfig) -> Found:
     """Train with a group lasso, remove what dies, cut what is missing at the deadline, and train on: one schedule."""
-    at = max(1, round(config.until * job.steps * job.recipe.epochs))
+    at = _last_removal(job, config)
     every = config.removal or max(1, min(job.steps, at // LOOKS))
-    if config.init == "rewind" and config.rewind_step >= at:
-        raise SpecError(
-            f"rewind_step is {config.rewind_step}: the last removal is at step {at}.\n  Rewind to before it"
-        )
-    job.selection.watched_ratio(job.graph)  # a budget out of reach is refused before anything is trained
     removal = Removal(job, config, every, at, job.graph, [Mask.full(job.graph)])
     if config.init == "rewind" and config.rewind_step == 0:
         removal.snapshot = take(job.dense, None, 0)
@@ -258,6 +253,20 @@ def run(job: Job, config: ProgressiveConfig) -> Found:
     return Found(named(trained.model, cut.model), (trained,), tuple(legs), search, cut, notes=notes)
 
 
+def _last_removal(job: Job, config: ProgressiveConfig) -> int:
+    return max(1, round(config.until * job.steps * job.recipe.epochs))
+
+
+def _needed(job: Job, config: ProgressiveConfig) -> None:
+    """Refuse a step to rewind to that comes too late, and a budget out of reach."""
+    at = _last_removal(job, config)
+    if config.init == "rewind" and config.rewind_step >= at:
+        raise SpecError(
+            f"rewind_step is {config.rewind_step}: the last removal is at step {at}.\n  Rewind to before it"
+        )
+    job.selection.check_reach(job.graph)
+
+
 METHOD = Method(
     name="progressive",
     summary="group lasso; channels that die are removed while training goes on (after PruneTrain, Lym et al. 2019)",
@@ -265,4 +274,5 @@ METHOD = Method(
     run=run,
     idle=idle_constants,
     ranking="group-norm",
+    needs=_needed,
 )

@@ -92,7 +92,7 @@ def check_rounds(job: Job, count: int, name: str) -> None:
     if ratio is None and count > 1:
         raise SpecError(f"{name} is {count}: rounds share out a ratio.\n  Give ratio as the budget")
     if ratio is None:
-        return
+        return job.selection.check_reach(graph)
     chance = by_scope(graph, torch.rand(graph.units, generator=torch.Generator().manual_seed(0)), "group")
     whole = job.selection.choose(graph, chance, fixed).removed
 
@@ -127,14 +127,8 @@ def composed(graph: Graph, first: Mask, smaller: Graph, second: Mask) -> Mask:
 
 
 def train_in_rounds(job: Job, rounds: Rounds, looks: Looks) -> Found:
-    """Train and cut as often as asked, and train the small network; every training takes the whole schedule.
-
-    Raises:
-        SpecError: a step to rewind to that the schedule has not.
-    """
+    """Train and cut as often as asked, and train the small network; every training takes the whole schedule."""
     first_step = rounds.rewind_step if rounds.init == "rewind" else 0
-    if first_step >= job.recipe.epochs * job.steps:
-        raise SpecError(f"rewind_step is {first_step}: the schedule has only {job.recipe.epochs * job.steps} steps.")
     start = _First(looks, first_step if rounds.init == "rewind" and first_step else None)
     if rounds.init == "rewind" and not first_step:
         start.snapshot = take(job.dense, None, 0)

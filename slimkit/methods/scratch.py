@@ -23,8 +23,10 @@ from slimkit.methods.train import OVERSPENT, history, train, whole_epochs
 from slimkit.quantity import number_of
 from slimkit.results import Search, report_file
 from slimkit.selection.budget import Widths, out_of_reach, within_reach
+from slimkit.selection.hint import hint
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import Aim
+from slimkit.selection.uneven import uneven
 from slimkit.settings import Budget, Settings, setting
 from slimkit.settings.checks import choice, number, optional, several, text, whole
 from slimkit.settings.train import ALLOWED, BUDGETS, OF_CHANNELS
@@ -156,14 +158,15 @@ def scaled(
         OutOfReachError: the narrowest that are allowed have more.
     """
     parts = [1.0] * len(graph.groups) if shares is None else shares
+    stay = [fixed is not None and bool(fixed[group.members].any()) for group in graph.groups]
+
+    def counts_of(allowed: Widths) -> list[list[int]]:
+        each = zip(graph.groups, stay, strict=True)
+        return [[len(group.members)] if whole else allowed.of(group) for group, whole in each]
 
     def attempt(allowed: Widths) -> Mask:
         allowed = allowed.fitted(graph)
-        stay = [fixed is not None and bool(fixed[group.members].any()) for group in graph.groups]
-        options = [
-            [len(group.members)] if whole else allowed.of(group)
-            for group, whole in zip(graph.groups, stay, strict=True)
-        ]
+        options = counts_of(allowed)
 
         def wished(factor: float) -> list[float]:
             return [factor * part * full for part, (full, *_) in zip(parts, options, strict=True)]
@@ -179,7 +182,8 @@ def scaled(
         place = bisect_right(factors, limit, key=lambda factor: cost(nearest(factor)))
         if not place:
             least = of_widths(graph, nearest(0.0), torch.zeros(graph.units)).keep
-            raise OutOfReachError(out_of_reach(graph, least, measure, limit, what) + allowed.hint())
+            more = hint(allowed, lambda other: cost([counts[-1] for counts in counts_of(other)]) <= limit)
+            raise OutOfReachError(out_of_reach(graph, least, measure, limit, what) + more)
         found, wish = nearest(factors[place - 1]), wished(factors[place - 1])
         for i in sorted(range(len(found)), key=lambda i: (found[i] - wish[i]) / options[i][0]):  # what lacks most first
             wider = [*found[:i], min((n for n in options[i] if n > found[i]), default=found[i]), *found[i + 1 :]]
@@ -248,6 +252,9 @@ def run(job: Job, config: ScratchConfig) -> Found:
     legs = (leg(job.macs(mask), trained.phases, search=False),)
     search = Search(method=METHOD.name, init=config.weights, history=trained.history)
     notes = _too_dear(job, config, mask)
+    if config.control in ("uniform", "uniform-params"):
+        said = uneven(graph, mask, job.selection.widths, job.selection.fixed(graph))
+        notes = (*notes, *([said] if said else []))
     return Found(named(trained.model, made.model), (trained,), legs, search, made, notes=notes)
 
 

@@ -10,6 +10,7 @@ from slimkit.channels import Graph
 from slimkit.errors import ProofError, SpecError
 from slimkit.methods import snapshot as snapshots
 from slimkit.methods.cut import Cut
+from slimkit.methods.job import Job
 from slimkit.methods.snapshot import Snapshot
 from slimkit.methods.train import OVERSPENT, whole_epochs
 from slimkit.modules import copied
@@ -47,12 +48,12 @@ def idle_constants(config: StartSettings, budget: Budget) -> dict[str, str]:
     return {"constants": f"init is {config.init!r}, and to such weights nothing is folded"}
 
 
-def refuse_late(config: StartSettings, steps: int) -> None:
-    """Refuse to rewind to a step that a schedule of so many has not."""
-    if config.init == "rewind" and config.rewind_step >= steps:
+def refuse_late(job: Job, rewind_step: int) -> None:
+    """Refuse to rewind to a step that the schedule has not: a `SpecError`."""
+    steps = round(job.recipe.epochs * job.steps)
+    if rewind_step >= steps:
         raise SpecError(
-            f"rewind_step is {config.rewind_step}: the schedule has only {number_of(steps, 'step')}.\n"
-            "  Give an earlier one"
+            f"rewind_step is {rewind_step}: the schedule has only {number_of(steps, 'step')}.\n  Give an earlier one"
         )
 
 

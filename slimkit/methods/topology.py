@@ -74,25 +74,26 @@ class Topology:
 
     def __call__(self, images: Tensor, weights: Tensor) -> Tensor:
         """Compute logits [W, N, O] of images [N, I] with a weight for every connection in use [W, E]."""
-        start, nodes = self.first_hidden, self.first_hidden + len(self.hidden)
-        matrix = weights.new_zeros(len(weights), nodes, nodes)
+        start, first = self.first_hidden, 1 + self.inputs  # nothing leads to a node below `first`: it has no column
+        matrix = weights.new_zeros(len(weights), start + len(self.hidden), self.outputs + len(self.hidden))
         used = torch.from_numpy(self.used)
-        matrix[:, torch.from_numpy(self.sources)[used], torch.from_numpy(self.targets)[used]] = weights
+        matrix[:, torch.from_numpy(self.sources)[used], torch.from_numpy(self.targets)[used] - first] = weights
         given = torch.cat([images.new_ones(len(images), 1), images], 1)
-        sums = given @ matrix[:, : 1 + self.inputs]  # [W, N, nodes], what comes from the inputs
+        sums = given @ matrix[:, :first]  # [W, N, outputs and hidden nodes], what comes from the inputs
         done: list[int] = []
         values: list[Tensor] = []
         for depth in sorted(set(self.depth)):
             layer = [start + i for i, d in enumerate(self.depth) if d == depth]
-            total = sums[:, :, layer]
+            columns = [node - first for node in layer]
+            total = sums[:, :, columns]
             if done:
-                total = total + torch.cat(values, -1) @ matrix[:, done][:, :, layer]
+                total = total + torch.cat(values, -1) @ matrix[:, done][:, :, columns]
             parts = [_KINDS[self.hidden[node - start]](total[:, :, i]) for i, node in enumerate(layer)]
             values.append(torch.stack(parts, -1))
             done += layer
-        outputs = sums[:, :, 1 + self.inputs : start]
+        outputs = sums[:, :, : self.outputs]
         if done:
-            outputs = outputs + torch.cat(values, -1) @ matrix[:, done, 1 + self.inputs : start]
+            outputs = outputs + torch.cat(values, -1) @ matrix[:, done, : self.outputs]
         return outputs
 
     def shared(self, images: Tensor, values: Tensor) -> Tensor:

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from slimkit.data import Batches
-from slimkit.errors import DataError, SpecError
+from slimkit.errors import DataError
 from slimkit.methods.pareto import crowding, fronts
 from slimkit.methods.topology import Topology, child, minimal
+from slimkit.settings.checks import number, whole
 
 SHARED = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)  # weights that each topology is tried with
 
@@ -50,11 +51,9 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         for name in ("population", "generations", "tournament", "images"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name} is {getattr(self, name)}: it must be at least 1.\n  Change it")
+            whole(1)(name, getattr(self, name))
         for name in ("share", "elite", "cull", "simple"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SpecError(f"{name} is {getattr(self, name)}: it is a share, from 0 to 1.\n  Change it")
+            number(0, 1)(name, getattr(self, name))
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimkit import training
+from slimkit import data, training
 from slimkit.errors import MaskError, SpecError
-from slimkit.example import Example
+from slimkit.example import Example, batch_size, call, on, tensors
+from slimkit.hardware import CPU
 from slimkit.methods import snapshot
 from slimkit.methods.cut import named
 from slimkit.methods.job import Job
 from slimkit.methods.method import Found, Method, leg
+from slimkit.methods.shrink import on_cpu, refuse_late
 from slimkit.methods.snapshot import Snapshot
 from slimkit.methods.train import history, train
 from slimkit.methods.zeros import NO_FASTER, masked
@@ -30,6 +32,8 @@ from slimkit.selection import weight_mask
 from slimkit.selection.weight_mask import WeightMask, hold, prunable
 from slimkit.settings import Settings, setting
 from slimkit.settings.checks import choice, number, whole
+
+_INPUTS = 16  # of the validation split, between which a network has to tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +119,14 @@ def _left(mask: WeightMask, config: WeightTicketConfig, number: int) -> list[tup
 class _Rounds:
     """Prunes at the end of the schedule and rewinds, until all rounds are done and the ticket is trained, if asked."""
 
-    def __init__(self, model: nn.Module, example: Example, config: WeightTicketConfig) -> None:
-        self.config, self.mask = config, WeightMask.full(model, example)
+    def __init__(self, model: nn.Module, example: Example, inputs: Example, config: WeightTicketConfig) -> None:
+        self.config, self.mask, self.inputs = config, WeightMask.full(model, example), inputs
         for names, left in _left(self.mask, config, config.rounds):
-            if not left:
+            if left < len(names):
                 raise MaskError(
-                    f"{config.rounds} rounds that each remove {config.round_share:g} of the weights leave none of the "
-                    f"{sum(self.mask.keep[name].numel() for name in names)} in {', '.join(names)}.\n"
-                    "  Give a smaller share to remove, or fewer rounds"
+                    f"{config.rounds} rounds that each remove {config.round_share:g} of the weights leave "
+                    f"{left or 'none'} of the {sum(self.mask.keep[name].numel() for name in names)} in "
+                    f"{', '.join(names)}.\n  Give a smaller `round_share`, or fewer `rounds`"
                 )
         self.start = snapshot.take(model, None, 0) if config.rewind_step == 0 else None
         self.random: Tensor | None = None
@@ -167,6 +171,7 @@ class _Rounds:
             return
         assert self.start is not None and self.random is not None
         self.mask = after(self.mask, dict(prunable(run.model)), self.config, self.done)
+        self._check(run.model)
         if self.done == self.config.rounds and not self.config.trains:
             return
         self._hold(run)
@@ -174,6 +179,30 @@ class _Rounds:
         self._silence(run)
         torch.set_rng_state(self.random)
         run.rewind(self.config.rewind_step)
+
+    def _check(self, model: nn.Module) -> None:
+        """Refuse a mask under which the network answers the same to all inputs, before anything is trained under it.
+
+        Weights that were trained and those of step k have to agree on that: with one of them it may be luck.
+
+        Raises:
+            MaskError: it does.
+        """
+        assert self.start is not None
+        ticket, empty = on_cpu(model), [name for name, left in self.mask.left.items() if not left]
+        for weights in (None, self.start.weights):
+            if weights is not None:
+                ticket.load_state_dict(weights)
+            weight_mask.apply_(ticket, self.mask)
+            if _tells_apart(ticket, self.inputs):
+                return
+        held = f" (none in {', '.join(empty)})" if empty else ""
+        less = ", or `compete='layer'`" if self.config.compete == "all" else ""
+        raise MaskError(
+            f"round {self.done} of {self.config.rounds} leaves {sum(self.mask.left.values())} weights{held}: the "
+            f"network answers the same to all inputs, and no training changes that.\n"
+            f"  Give a smaller `round_share` than {self.config.round_share:g}, or fewer `rounds`{less}"
+        )
 
     def _hold(self, run: training.Run) -> None:
         self.gone = {name: ~keep.to(run.device) for name, keep in self.mask.keep.items()}
@@ -192,6 +221,14 @@ class _Rounds:
         self.random = saved["random"]
         self.done = int(saved["done"])
         self._hold(run)
+
+
+def _tells_apart(model: nn.Module, inputs: Example) -> bool:
+    """Tell whether any output of a network in eval mode differs between inputs; true where that cannot be seen."""
+    count = batch_size(inputs)
+    with torch.no_grad():
+        found = [out for out in tensors(call(model, inputs)) if out.dim() and len(out) == count > 1]
+    return not found or any(not torch.allclose(out, out[:1].expand_as(out), atol=1e-9) for out in found)
 
 
 def reinitialised(fresh: nn.Module, mask: WeightMask) -> nn.Module:
@@ -241,7 +278,11 @@ def run(job: Job, config: WeightTicketConfig) -> Found:
     masked(model, mask.left, "ticket" if config.deliver == "ticket" else "trained")
     init = "rewind" if config.begin == "ticket" else config.begin
     search = Search(method=METHOD.name, init=init, history=history(done))
-    notes = (NO_FASTER, f"the file holds the {config.deliver} weights, {100 * mask.density:.3g} % of them left")
+    notes = (
+        NO_FASTER,
+        f"the file holds the {config.deliver} weights, {100 * mask.density:.3g} % of them left",
+        *_emptied(mask, config),
+    )
     phases = [phase for one in done for phase in one.phases]
     legs = tuple(leg(job.macs(), [phase], search=number < config.rounds) for number, phase in enumerate(phases))
     return Found(model, tuple(done), legs, search, notes=notes)
@@ -251,13 +292,25 @@ def _rounds(job: Job, config: WeightTicketConfig) -> _Rounds:
     """Return the rounds to come.
 
     Raises:
-        MaskError: they would leave a layer without weights.
+        MaskError: they would leave a layer without weights, or fewer weights than layers.
         SpecError: the step to rewind to is not in the run.
     """
-    steps = round(job.recipe.epochs * job.steps)
-    if config.rewind_step >= steps:
-        raise SpecError(f"rewind_step is {config.rewind_step}: the schedule has only {steps}.\n  Give an earlier step")
-    return _Rounds(job.dense, job.example, config)
+    refuse_late(job, config.rewind_step)
+    validation = job.dataset.validation
+    inputs, _ = next(iter(validation.batches(data.at_once(validation, _INPUTS))))
+    return _Rounds(job.dense, job.example, on(CPU, inputs), config)
+
+
+def _emptied(mask: WeightMask, config: WeightTicketConfig) -> tuple[str, ...]:
+    """Name the layers that compute next to nothing any more."""
+    if not mask.nearly_empty:
+        return ()
+    named = ", ".join(f"{name} ({mask.left[name]} left)" for name in mask.nearly_empty)
+    less = ", or compete='layer'" if config.compete == "all" else ""
+    return (
+        f"hardly a weight is left in {named}: nine outputs in ten, or more, are constants there. A smaller "
+        f"round_share{less} leaves more",
+    )
 
 
 def _control(job: Job, config: WeightTicketConfig, found: Ticket) -> tuple[nn.Module, WeightMask]:

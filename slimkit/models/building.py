@@ -103,17 +103,26 @@ def refuse_other_classes(
     """
     if classes is None or input_shape is None or takes(reference, *CLASSES):
         return
-    try:
-        with torch.no_grad():
-            scores = heads(private(model)(torch.zeros(2, *input_shape)))[0]
-    except Exception:  # it takes something else: with the data it is asked again
-        return
+    scores = heads(_returned(model, input_shape))[0]  # of what does not run: with the data it is asked again
     if isinstance(scores, Tensor) and scores.dim() > 1 and scores.shape[1] != classes:
         raise ArchitectureError(
             f"`arch={str(reference)!r}`: its factory takes no num_classes, and the network that it builds returns "
             f"{scores.shape[1]} scores, not those of {number_of(classes, 'class')}.\n"
             "  Give the factory a parameter num_classes."
         )
+
+
+def runs(model: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Tell whether a network runs on inputs of a shape, without the batch."""
+    return _returned(model, shape) is not None
+
+
+@torch.no_grad()
+def _returned(model: nn.Module, shape: tuple[int, ...]) -> Any:
+    try:
+        return private(model)(torch.zeros(2, *shape))
+    except Exception:  # it takes something else
+        return None
 
 
 def skeleton(reference: Reference, arguments: Mapping[str, Any]) -> nn.Module:

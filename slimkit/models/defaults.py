@@ -3,11 +3,12 @@
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from slimkit.models.detectors import Heads
 from slimkit.models.reference import Reference
 
-_LAYERS = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+_LAYERS = (_ConvNd, nn.Linear)
 _SIZE = 224  # pixels; what ImageNet networks without a known size are given
 
 
@@ -36,8 +37,8 @@ def input_shape(reference: Reference | None, model: nn.Module) -> tuple[tuple[in
         folded = not named or channels in (4 * first, 16 * first)  # pixels were folded into channels, as in tresnet
         return (first if folded else channels or first, height, width), True
     layers = [module for module in model.modules() if isinstance(module, _LAYERS)]
-    if layers and not any(isinstance(layer, nn.Conv2d) for layer in layers):
-        return None, False
+    if layers and (isinstance(layers[0], _ConvTransposeNd) or not any(isinstance(one, nn.Conv2d) for one in layers)):
+        return None, False  # what begins by enlarging makes images, and takes none
     return (channels or 3, _SIZE, _SIZE), False
 
 
@@ -70,7 +71,7 @@ def crop(reference: Reference | None, model: nn.Module) -> float | None:
 def _channels(model: nn.Module) -> int | None:
     for module in model.modules():
         if isinstance(module, _LAYERS):
-            return None if isinstance(module, nn.Linear) else module.in_channels
+            return module.in_channels if isinstance(module, _ConvNd) else None
     return None
 
 

@@ -69,7 +69,7 @@ def pair(layer: nn.Module, rank: int) -> Factors:
     found = matrix(layer)
     if found is None:
         raise ArchitectureError(f"a {type(layer).__name__} cannot be made of two thin layers: only Linear and Conv2d.")
-    if not 1 <= rank <= found.limit:
+    if type(rank) is not int or not 1 <= rank <= found.limit:
         raise ArchitectureError(f"rank is {rank}: a matrix of {found.rows} x {found.columns} has 1 to {found.limit}.")
     assert isinstance(layer, (nn.Linear, nn.Conv2d))
     bias = layer.bias is not None

@@ -10,6 +10,7 @@ from slimkit.models import memory
 from slimkit.own_code import is_url
 
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number of torch < 1.6
+_MOST_FIELDS = 2_000  # of an ONNX file, read byte by byte: what comes before the graph, or after it
 _EXPORT_AGAIN = (
     "Give the checkpoint the ONNX file was made from: a state dict (torch.save(model.state_dict(), PATH)),\n"
     "  a .safetensors file, or an exported program (torch.export.save)."
@@ -176,8 +177,8 @@ def _refusal(head: bytes, file: BinaryIO, size: int) -> str:
         )
     if _is_onnx(file, size):
         return (
-            "is an ONNX model. Slimming needs the trainable network: in ONNX, batch normalisation is already "
-            f"folded into the convolutions, and its scales are what ranks the channels.\n  {_EXPORT_AGAIN}"
+            "is an ONNX model, not a trainable network: in ONNX, batch normalisation is already folded into the "
+            f"convolutions, and what PyTorch computes by is gone.\n  {_EXPORT_AGAIN}"
         )
     return (
         "is no checkpoint that slimkit knows, or a damaged one.\n"
@@ -190,7 +191,9 @@ def _is_onnx(file: BinaryIO, size: int) -> bool:
     """Walk the top-level protobuf fields: an ONNX ModelProto has ir_version (1) and graph (7)."""
     file.seek(0)
     seen: set[int] = set()
-    while file.tell() < size:
+    for _ in range(_MOST_FIELDS):
+        if file.tell() >= size:
+            return False
         tag = _varint(file)
         field, wire = tag >> 3, tag & 7
         if field == 0 or field > 30 or wire not in (0, 2):

@@ -2,12 +2,12 @@
 
 import contextlib
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from slimkit import provenance as provenances
@@ -26,6 +26,7 @@ from slimkit.models import (
     pickles,
     signatures,
     slim_file,
+    subtrees,
     ultralytics,
     weights,
 )
@@ -70,7 +71,7 @@ def load(
             network = _from_torch(path, arch, trust_pickle)
         weights.check_values(network.model, str(path))
         _check_image(network)
-    return dataclasses.replace(network, file=path.name if path.is_absolute() else str(path))
+    return dataclasses.replace(network, file=f"PATH/TO/{path.name}" if path.is_absolute() else str(path))
 
 
 def _check_image(network: Network) -> None:
@@ -121,8 +122,6 @@ def as_network(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> 
     Raises:
         ArchitectureError: it is no module, or TorchScript, which hides its code.
     """
-    if not isinstance(model, nn.Module):
-        raise ArchitectureError(f"model is {type(model).__name__}, not a torch.nn.Module.\n  Give the network itself")
     model = unwrapped(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise ArchitectureError(
@@ -230,6 +229,7 @@ def _from_state(state: Any, path: Path, arch: str | None, said: tuple[str, ...],
     It is named by `arch`, else found by the tensors, else it is what the file itself states, if that fits.
     """
     tensors, changed = weights.flatten(state, str(path))
+    tensors, taken = subtrees.chosen(tensors, arch, str(path))
     readings = list(weights.readings(tensors))
     if arch is None:
         try:
@@ -262,7 +262,7 @@ def _from_state(state: Any, path: Path, arch: str | None, said: tuple[str, ...],
         building.fill(model, tensors)
     if detectors.is_detector(model):
         model = detectors.frozen(model)
-    return _network(model, fit, "state dict", (*said, *changed, *beside))
+    return _network(model, fit, "state dict", (*said, *changed, *taken, *beside))
 
 
 def _stated(raw: Any) -> str | None:
@@ -368,21 +368,20 @@ def _unnamed(model: nn.Module) -> Provenance:
 
 
 def _classes(model: nn.Module) -> int | None:
-    """Read the number of classes off the last linear layer or `num_classes`, None where neither tells one."""
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    found = linear[-1].out_features if linear else getattr(model, "num_classes", None)
+    """Guess the number of classes by a linear layer at the end, or `num_classes`: with data the scores tell."""
+    layers = [module for module in model.modules() if isinstance(module, (_ConvNd, nn.Linear))]
+    last = layers[-1] if layers else None
+    found = last.out_features if isinstance(last, nn.Linear) else getattr(model, "num_classes", None)
     return found if isinstance(found, int) and found > 0 else None
 
 
 def _set_channels(model: nn.Module, shape: tuple[int, ...], arch: str) -> dict[str, dict[str, Any]]:
     """Give a network's first convolution another number of input channels, with fresh weights, unless it fits.
 
-    Where none of its layers reads channels it stays as it is: whether it takes such inputs is seen when it runs.
+    Where no convolution could read them, or the network runs on such inputs, it stays as it is.
     """
-    layers = [m for m in model.modules() if isinstance(m, (*signatures.CONVOLUTIONS, nn.Linear))]
-    convolutions = [m for m in layers if not isinstance(m, nn.Linear)]
-    read = getattr(layers[0], "in_features", None) if layers else None
-    if not convolutions or convolutions[0].in_channels == shape[0] or read in (shape[-1], math.prod(shape)):
+    convolutions = [module for module in model.modules() if isinstance(module, _ConvNd)]
+    if not convolutions or convolutions[0].in_channels == shape[0] or building.runs(model, shape):
         return {}
     first = signatures.first_convolution(model)
     if not first:

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import re
 import warnings
+from collections import OrderedDict
 from enum import Enum
 from typing import Any
 
@@ -139,55 +140,55 @@ def finished(found: Any) -> Any:
         Refused: a module with hooks, with methods of its own, or with names that are no plain names.
         ValueError: a value that holds itself, nests too deep, or fans out without end; a layer that lacks a part.
     """
-    return _Builder().make(found, 0)[0]
+    return _Builder().make(found, 0)
 
 
 class _Builder:
-    """Values made so far, by the identity of what described them, each with its size."""
+    """Values made so far, by the identity of what described them, each with how many values it reaches."""
 
     def __init__(self) -> None:
         self._made: dict[int, tuple[Any, int]] = {}
         self._open: set[int] = set()
+        self._reached = 0
 
-    def make(self, found: Any, depth: int) -> tuple[Any, int]:
-        """Return a value and how many values it reaches."""
-        if isinstance(found, Word):
-            return found.meaning, 1
-        if isinstance(found, Array):
-            return found.value, 1
-        if isinstance(found, str | bytes | bytearray):
-            return found, 1 + len(found) // _LETTERS
+    def make(self, found: Any, depth: int) -> Any:
+        """Return the value, and count the values it reaches, again where it was made before."""
         if not isinstance(found, dict | list | tuple | set | frozenset | Empty | Partial):
-            return found, 1
+            self._reach(1 + (len(found) // _LETTERS if isinstance(found, str | bytes | bytearray) else 0))
+            return found.meaning if isinstance(found, Word) else found.value if isinstance(found, Array) else found
         if id(found) in self._made:
-            return self._made[id(found)]
+            made, size = self._made[id(found)]
+            self._reach(size)
+            return made
         if id(found) in self._open or depth > _DEEPEST:
             raise ValueError("values that hold themselves" if id(found) in self._open else "values nested too deep")
+        before = self._reached
         self._open.add(id(found))
-        made, size = self._container(found, depth + 1)
+        made = self._container(found, depth + 1)
         self._open.remove(id(found))
-        if size > _MOST:
-            raise ValueError(f"more than {_MOST} values")
-        self._made[id(found)] = made, size
-        return made, size
+        self._made[id(found)] = made, self._reached - before
+        return made
 
-    def _container(self, found: Any, depth: int) -> tuple[Any, int]:
+    def _reach(self, count: int) -> None:
+        self._reached += count
+        if self._reached > _MOST:
+            raise ValueError(f"more than {_MOST} values")
+
+    def _container(self, found: Any, depth: int) -> Any:
         if isinstance(found, Empty):
-            state, size = self.make(found.state, depth)
-            return _module(found.word, state), size
+            return _module(found.word, self.make(found.state, depth))
         if isinstance(found, Partial):
-            (function, _), (arguments, size) = self.make(found.function, depth), self.make(found.arguments, depth)
-            return _partial(function, *arguments), size
-        if isinstance(found, dict):
-            pairs = [(self.make(key, depth), self.make(item, depth)) for key, item in found.items()]
-            return (
-                type(found)((key, item) for (key, _), (item, _) in pairs),
-                1 + sum(one + two for (_, one), (_, two) in pairs),
-            )
-        if type(found) not in (list, tuple, set, frozenset):  # torch.Size
-            return found, len(found)
-        items = [self.make(item, depth) for item in found]
-        return type(found)(item for item, _ in items), 1 + sum(size for _, size in items)
+            return _partial(self.make(found.function, depth), *self.make(found.arguments, depth))
+        self._reach(1)
+        if type(found) not in (dict, OrderedDict, list, tuple, set, frozenset):  # torch.Size
+            return found
+        items = [*found, *found.values()] if isinstance(found, dict) else list(found)
+        made = [self.make(item, depth) for item in items]
+        if all(one is other for one, other in zip(items, made, strict=True)):
+            return found  # as it is: to make it anew would be to hash its keys once more
+        return type(found)(
+            zip(made[: len(found)], made[len(found) :], strict=True) if isinstance(found, dict) else made
+        )
 
 
 def _partial(function: Any, arguments: Any, named: Any) -> Any:
@@ -212,8 +213,7 @@ def _module(kind: Word, state: Any) -> nn.Module:
             raise Refused(f"hooks of a module ({name} of {kind.name})")
         if name == "type" and type(entry) is str:
             continue  # what Ultralytics calls a layer: a word, which nothing can be made to run
-        shadowed = inspect.getattr_static(kind.meaning, name, None)
-        if callable(shadowed) or isinstance(shadowed, staticmethod | classmethod):
+        if name in _methods(kind.meaning):
             raise Refused(f"a method of a module ({name} of {kind.name})")
     if not isinstance(state.get("_non_persistent_buffers_set", set()), set):
         raise ValueError(f"{kind.name} with odd buffers")
@@ -224,6 +224,14 @@ def _module(kind: Word, state: Any) -> nn.Module:
             _check_layer(module, widths)
     made: nn.Module = module
     return made
+
+
+@functools.cache
+def _methods(kind: type) -> frozenset[str]:
+    found = {name: inspect.getattr_static(kind, name, None) for name in (*dir(kind), *dir(type(kind)))}
+    return frozenset(
+        name for name, entry in found.items() if callable(entry) or isinstance(entry, staticmethod | classmethod)
+    )
 
 
 def _check_table(owner: str, table: str, found: Any, wanted: type) -> None:

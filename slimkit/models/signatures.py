@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from slimkit.errors import ArchitectureError
 from slimkit.models import building
@@ -94,9 +95,15 @@ def signature(reference: Reference, arguments: Mapping[str, Any]) -> Signature:
 
 
 def first_convolution(model: nn.Module) -> tuple[str, Convolution] | None:
-    """Return the convolution that reads the image, or the signal, with its module path; none that is in groups."""
-    found = next(((n, m) for n, m in model.named_modules() if isinstance(m, CONVOLUTIONS)), None)
-    return found if found and found[1].groups == 1 else None
+    """Return the convolution that seems to read the image, or the signal, with its module path.
+
+    None where the first one is transposed, is in groups, or computes its weight, which is stored by other names then:
+    its inputs are not the second dimension of a `weight`.
+    """
+    path, first = next(((n, m) for n, m in model.named_modules() if isinstance(m, _ConvNd)), ("", None))
+    if not isinstance(first, CONVOLUTIONS) or first.groups > 1 or "weight" not in first._parameters:
+        return None
+    return path, first
 
 
 def match(given: TensorShapes, entry: Signature) -> Match | None:

@@ -27,6 +27,7 @@ _NOT_WEIGHTS = ("optim", "sched", "scaler", "rng", "loop", "callback", "hparam",
 _PREFIXES = (
     "module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "student.", "ema.", "_model.",
 )  # fmt: skip
+USUAL = frozenset((*_WRAPPERS, *_AVERAGES, *(prefix.removesuffix(".") for prefix in _PREFIXES), "teacher"))
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 _SINGLE = (torch.float32, torch.complex64)
 _COUNTERS = ("total_ops", "total_params")  # buffers that thop leaves in every module
@@ -153,7 +154,7 @@ def readings(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     current = dict(tensors)
     while current:
         yield current
-        tidy = {_modern(name): tensor for name, tensor in current.items()}
+        tidy = {modern(name): tensor for name, tensor in current.items()}
         if tidy.keys() != current.keys():
             current = tidy
             continue
@@ -168,6 +169,13 @@ def readings(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         if prefix is None:
             return
         current = {name.removeprefix(prefix): tensor for name, tensor in tidy.items()}
+
+
+def modern(name: str) -> str:
+    """Undo what wrappers put inside a name, and torchvision's renamings since its first weights."""
+    for part in _ANYWHERE:
+        name = name.replace(part, "")
+    return _OLD_DENSENET.sub(r"\1\2", name)
 
 
 def of_network(
@@ -222,13 +230,6 @@ def _holds_weights(key: Any, value: Any) -> bool:
 
 def _is_array(value: Any) -> bool:
     return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiubc")
-
-
-def _modern(name: str) -> str:
-    """Undo what wrappers put inside a name, and torchvision's renamings since its first weights."""
-    for part in _ANYWHERE:
-        name = name.replace(part, "")
-    return _OLD_DENSENET.sub(r"\1\2", name)
 
 
 def _without_masks(tensors: dict[str, Tensor], said: list[str]) -> dict[str, Tensor]:

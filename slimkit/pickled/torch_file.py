@@ -16,6 +16,9 @@ WHOLE_NETWORK = "a whole network in the format of torch before 1.6"
 
 Lookup = Callable[[str], Any]
 
+_PACKED, _FEW_OPCODES = 16, 2**20  # bytes of a pickle in an archive: times those of the file, and at least
+_LONGEST_KEY = 100  # of a storage: a number, or the address that it had
+
 
 def load(file: BinaryIO, names: Lookup) -> Any:
     """Read what torch.save wrote.
@@ -46,7 +49,10 @@ def _from_zip(file: BinaryIO, names: Lookup) -> Any:
             known[key] = _memory(reader.get_record(f"data/{key}"))
         return _stored(known[key], dtype, count)
 
-    return machine.run(io.BytesIO(reader.get_record("data.pkl")), names, storage)
+    pickled = reader.get_record("data.pkl")
+    if len(pickled) > max(_FEW_OPCODES, _PACKED * file.seek(0, io.SEEK_END)):
+        raise ValueError("a pickle packed into a small part of its size")
+    return machine.run(io.BytesIO(pickled), names, storage)
 
 
 def _from_stream(file: BinaryIO, names: Lookup) -> Any:
@@ -54,6 +60,7 @@ def _from_stream(file: BinaryIO, names: Lookup) -> Any:
     known: dict[str, tuple[torch.UntypedStorage, torch.dtype]] = {}
     left = file.seek(0, io.SEEK_END)  # bytes that storages may still take
     file.seek(0)
+    allowance = machine.Allowance(left)
 
     def storage(identity: Any) -> Stored:
         nonlocal left
@@ -77,9 +84,9 @@ def _from_stream(file: BinaryIO, names: Lookup) -> Any:
         return Stored(stored.memory, dtype, start, part)
 
     for _ in range(3):  # magic number, protocol, system
-        machine.run(file, names, storage)
-    found = machine.run(file, names, storage)
-    for key in machine.run(file, names, storage):
+        machine.run(file, names, storage, allowance)
+    found = machine.run(file, names, storage, allowance)
+    for key in machine.run(file, names, storage, allowance):
         count = int.from_bytes(file.read(8), "little")
         memory, dtype = known.pop(key if isinstance(key, str) else "")
         if count * dtype.itemsize != memory.nbytes():
@@ -98,6 +105,8 @@ def _storage(identity: Any) -> tuple[torch.dtype | None, str, int]:
     kind, dtype, key, _, count, *_ = identity
     if kind != "storage" or not (isinstance(dtype, torch.dtype | None) and isinstance(key, str)):
         raise ValueError("a persistent id that is no storage's")
+    if len(key) > _LONGEST_KEY:
+        raise ValueError("a storage of a long name")
     if type(count) is not int or count < 0:
         raise ValueError("a storage of no number of numbers")
     return dtype, key, count

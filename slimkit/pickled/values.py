@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slimkit.pickled.machine import Filled, Refused, Word, keys
+from slimkit.pickled.machine import Allowance, Filled, Refused, Word
 
 _DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 # Old classes of storages: `torch.FloatStorage` holds torch.float32.
@@ -195,20 +195,30 @@ def _scalar(kind: Any, data: Any = b"") -> Any:
 
 def _items(kind: Callable[[Any], Any]) -> Callable[..., Any]:
     """Make a container of what a pickle lists, never of a number: bytes(10**12) would be a lot of memory."""
+    return lambda items=(): kind(_listed(items))
 
-    def make(items: Any = ()) -> Any:
-        if not isinstance(items, tuple | list | dict | set | frozenset | bytes | bytearray):
-            raise TypeError(f"{type(items).__name__} where items belong")
-        if kind in (set, frozenset):
-            keys(tuple(items))
-        elif kind in (dict, OrderedDict) and not isinstance(items, dict):
-            pairs = [pair for pair in items if isinstance(pair, tuple | list) and len(pair) == 2]
-            if len(pairs) != len(items):
+
+def _hashed(kind: type[Any]) -> Callable[..., Any]:
+    """Make a table, or a set, of what a pickle lists."""
+
+    def make(items: Any = (), *, allowance: Allowance) -> Any:
+        found = _listed(items)
+        if issubclass(kind, dict) and not isinstance(found, dict):
+            pairs = [pair for pair in found if isinstance(pair, tuple | list) and len(pair) == 2]
+            if len(pairs) != len(found):
                 raise TypeError("a table that is not made of pairs")
-            keys([key for key, _ in pairs])
-        return kind(items)
+            allowance.keys([key for key, _ in pairs])
+        else:
+            allowance.keys(tuple(found))
+        return kind(found)
 
     return make
+
+
+def _listed(items: Any) -> Any:
+    if not isinstance(items, tuple | list | dict | set | frozenset | bytes | bytearray):
+        raise TypeError(f"{type(items).__name__} where items belong")
+    return items
 
 
 def _encoded(text: Any, encoding: Any = "latin1") -> bytes:
@@ -247,8 +257,6 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch.Size": _size,
     "torch.device": lambda *_: Beside(),
     "torch.serialization._get_layout": lambda *_: Beside(),
-    "collections.OrderedDict": _items(OrderedDict),
-    "collections.Counter": _items(dict),
     "collections.defaultdict": lambda *_: {},
     "collections.deque": lambda *_: [],
     "argparse.Namespace": lambda *_: Ignored(),
@@ -260,9 +268,15 @@ _CALLS: dict[str, Callable[..., Any]] = {
        for core in ("core", "_core")},
     **{f"{place}.{name}": lambda *_: Beside() for place in ("pathlib", "pathlib._local") for name in _PATHS},
     **{f"{place}.{kind.__name__}": _items(kind) for place in ("builtins", "__builtin__")
-       for kind in (set, frozenset, list, tuple, dict, bytearray)},
+       for kind in (list, tuple, bytearray)},
     "builtins.bytes": _bytes, "__builtin__.bytes": _bytes,
     "builtins.complex": _complex, "__builtin__.complex": _complex,
+}  # fmt: skip
+_TABLES: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _hashed(OrderedDict),
+    "collections.Counter": _hashed(dict),
+    **{f"{place}.{kind.__name__}": _hashed(kind) for place in ("builtins", "__builtin__")
+       for kind in (set, frozenset, dict)},
 }  # fmt: skip
 _CONSTANTS: dict[str, Any] = {
     **_DTYPES,
@@ -285,4 +299,6 @@ def value(name: str) -> Any:
         return _CONSTANTS[name]
     if name in _CALLS:
         return Word(name, call=_CALLS[name])
+    if name in _TABLES:
+        return Word(name, call=_TABLES[name], hashes=True)
     raise Refused(name)

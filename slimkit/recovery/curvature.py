@@ -78,7 +78,8 @@ class _Gradients(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def curvature(model: nn.Module, chunks: Sequence[Chunk]) -> dict[str, Tensor]:
     """Return, for each weight, what a mean squared error of 1 at each of its outputs costs, [outputs], in nats.
 
-    Weights that no gradient reaches are not there, nor is any where one is lost on its way.
+    Weights that no gradient reaches are not there, nor is any where one is lost on its way. Where a gradient is not
+    finite, as at a root of 0, an output costs what one of that weight, or of all, does in the middle.
 
     Args:
         model: left as found; runs in evaluation mode.
@@ -106,4 +107,15 @@ def curvature(model: nn.Module, chunks: Sequence[Chunk]) -> dict[str, Tensor]:
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-    return {name: squares / (2 * images) for name, squares in watch.sums.items()}
+    return _finite({name: squares / (2 * images) for name, squares in watch.sums.items()})
+
+
+def _finite(costs: dict[str, Tensor]) -> dict[str, Tensor]:
+    known = [squares[squares.isfinite()] for squares in costs.values()]
+    everywhere = torch.cat([own.cpu() for own in known]) if known else torch.zeros(0)
+    if not len(everywhere):
+        return {}
+    return {
+        name: torch.where(squares.isfinite(), squares, (own if len(own) else everywhere).median().to(squares))
+        for (name, squares), own in zip(costs.items(), known, strict=True)
+    }

@@ -37,6 +37,7 @@ _FOLLOWED = 256  # values that the ridge is chosen by, of a system that has more
 _LARGE = 1e9  # multiply-adds of telling once what is lost
 FEW = 64  # inputs: of fewer, losses do not tell all
 _SLICES = 64  # a group is taken apart in about so many steps
+_COMPACT = 0.9  # of the rows of a matrix: with no more left, the others are taken out of it
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,10 @@ class _System:
 
     Attributes:
         use: what reads; `part`: its convolution group.
-        inverse: [R, R], of the covariance of what is read and left, of inputs to fit.
+        inverse: [R, R], of the covariance of what is read and left, of inputs to fit; written over. Rows of values that
+            went lately are still there, and near 0.
         mean: [F], of what is read.
-        weight: [F, O], as it makes up for what is gone; `whole`: before anything went.
+        weight: [F, O], as it makes up for what is gone; written over. `whole`: before anything went.
         cost: [O], of a mean squared error of 1 at each output.
         columns: [n, K], what each unit is read as.
         held: [F, F], covariance of inputs held out.
@@ -83,8 +85,9 @@ class _System:
     held: Tensor
 
     def __post_init__(self) -> None:
-        self._rows = torch.arange(len(self.whole))  # that are left, R, of F
-        self._place = self._rows.clone()  # [F], where each row that is left is among them
+        self._rows = torch.arange(len(self.whole))  # that `inverse` has, R, of F
+        self._place = self._rows.clone()  # [F], where each of them is
+        self._stay = torch.ones(len(self.whole), dtype=torch.bool)  # [F]
 
     def increase(self, alive: Tensor) -> Tensor:
         """Return, for each of the units `alive`, by how much the error grows without it."""
@@ -96,20 +99,31 @@ class _System:
         return added.sum((1, 2))
 
     def remove(self, units: Tensor) -> None:
-        """Let the other inputs make up for some units."""
+        """Let the other inputs make up for some units.
+
+        In place, and rows that are gone are left behind a few at a time: of 4,608 values a new matrix a step took three
+        times as long, most of it for memory that was given back and taken again.
+        """
         columns = self.columns[units].flatten()
         gone = self._place[columns]
-        side = self.inverse[:, gone]
-        stay = torch.ones(len(self._rows), dtype=torch.bool)
-        stay[gone] = False
+        side = self.inverse[gone]  # rows for columns, which are the same: these are read in one piece
         made = self.weight.shape[1]
-        step = torch.linalg.solve(side[gone], torch.cat([self.weight[columns], side[stay].T], 1))
-        weight = torch.zeros_like(self.weight)
-        self._rows = self._rows[stay]
-        weight[self._rows] = self.weight[self._rows] - side[stay] @ step[:, :made]
-        self.weight = weight
-        self.inverse = self.inverse[stay][:, stay] - side[stay] @ step[:, made:]
-        self._place[self._rows] = torch.arange(len(self._rows))
+        step = torch.linalg.solve(side[:, gone], torch.cat([self.weight[columns], side], 1))
+        self.weight.index_add_(0, self._rows, side.T @ step[:, :made], alpha=-1)
+        self._stay[columns] = False
+        self.weight[self._rows[~self._stay[self._rows]]] = 0.0
+        self.inverse.addmm_(side.T, step[:, made:], alpha=-1)
+        stay = self._stay[self._rows]
+        if int(stay.sum()) <= _COMPACT * len(stay):
+            self._rows = self._rows[stay]
+            self.inverse = self.inverse[stay.nonzero(), stay.nonzero().T]
+            self._place[self._rows] = torch.arange(len(self._rows))
+
+    def copied(self) -> _System:
+        """Return the system with its weight as it is now."""
+        twin = copy.copy(self)
+        twin.weight = self.weight.clone()
+        return twin
 
     def loss(self) -> float:
         """Return what the error of all that is made costs, on inputs held out."""
@@ -213,8 +227,10 @@ def _system(use: WeightInputs, part: int, weight: Tensor, cost: Tensor, columns:
     best, kept = float("inf"), torch.eye(len(mean), dtype=torch.float64)
     for ridge in _RIDGES:
         variance = covariance.diagonal()
-        damping = ridge * (variance + 1e-6 * variance.max()) + 1e-30
-        factor, failed = torch.linalg.cholesky_ex(covariance + torch.diag(damping))
+        damped = covariance.clone()
+        damped.diagonal().add_(ridge * (variance + 1e-6 * variance.max()) + 1e-30)
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        del damped
         if int(failed):
             continue
         rows = torch.cholesky_solve(unit, factor)  # of the inverse: how a value follows from the others
@@ -224,7 +240,7 @@ def _system(use: WeightInputs, part: int, weight: Tensor, cost: Tensor, columns:
             break
         best, kept = error, factor
     kept = torch.cholesky_inverse(kept)
-    return _System(use.reader, part, kept, mean, weight, weight, cost, columns, apart.float())
+    return _System(use.reader, part, kept, mean, weight.clone(), weight, cost, columns, apart.float())
 
 
 @dataclass(frozen=True)
@@ -257,7 +273,8 @@ def _correction(dense: nn.Module, half: _Half, measure: Sensitivity) -> float:
 def _covariance(x: Tensor, xx: Tensor, rows: int, around: Tensor) -> Tensor:
     """Return second moments around a point [F]."""
     mean = x / rows
-    return xx / rows - mean[:, None] * around - around[:, None] * mean + around[:, None] * around
+    moments = xx / rows
+    return moments.addr_(mean - around, around, alpha=-1).addr_(around, mean, alpha=-1)  # in place: it may take 0.2 GB
 
 
 def _eliminate(systems: Sequence[_System], count: int) -> tuple[Tensor, Tensor, _Half]:
@@ -285,7 +302,7 @@ def _eliminate(systems: Sequence[_System], count: int) -> tuple[Tensor, Tensor, 
             gained.append((lost - before) / since)
             before, since = lost, 0
         if middle:
-            half = _Half(tuple(copy.copy(system) for system in systems), lost)
+            half = _Half(tuple(system.copied() for system in systems), lost)
     return torch.cat(order), _rising(sizes, gained), half
 
 

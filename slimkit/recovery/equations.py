@@ -39,15 +39,37 @@ class Moments:
         return cls(0, *(torch.zeros(groups, *shape, dtype=torch.float64, device=device) for shape in shapes))
 
     def add_(self, x: Tensor, y: Tensor) -> None:
-        """Add rows: x [G, n, F], y [G, n, O]."""
+        """Add rows: x [G, n, F], y [G, n, O].
+
+        Products of many rows are made in single precision, of what is left without the mean of the rows: where that is
+        large beside the spread, products of the rows themselves would say nothing of how they vary.
+        """
         if x.dtype in (torch.float16, torch.bfloat16):
             x, y = x.float(), y.float()
-        self.rows += x.shape[1]
-        self.x += x.sum(1)
-        self.y += y.sum(1)
+        rows = x.shape[1]
+        self.rows += rows
+        if not rows:
+            return
+        if rows < x.shape[2]:  # a product in single precision would be turned into one in double, in new memory
+            x, y = x.double(), y.double()
+            self.xx.baddbmm_(x.mT, x)
+            self.xy.baddbmm_(x.mT, y)
+            self.x += x.sum(1)
+            self.y += y.sum(1)
+            self.yy += y.square().sum(1)
+            return
+        at, to = (one.mean(1, keepdim=True) for one in (x, y))
+        x, y = x - at, y - to
         self.xx += x.mT @ x
         self.xy += x.mT @ y
-        self.yy += y.square().sum(1)
+        left, over = (one.sum(1, keepdim=True).double() for one in (x, y))  # of rounding the means
+        at, to = at.double(), to.double()
+        whole = left + rows * at
+        self.xx.baddbmm_(whole.mT, at).baddbmm_(at.mT, left)
+        self.xy.baddbmm_(whole.mT, to).baddbmm_(at.mT, over)
+        self.x += whole[:, 0]
+        self.y += (over + rows * to)[:, 0]
+        self.yy += y.square().sum(1) + (to * (2 * over + rows * to))[:, 0]
 
     def error(self, matrix: Tensor, bias: Tensor) -> Tensor:
         """Return the sum of squares of y - x W - b over these rows, [G, O]; W [G, F, O], b [G, O]."""

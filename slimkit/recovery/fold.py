@@ -18,7 +18,7 @@ from slimkit.channels.graph import check_left
 from slimkit.errors import DataError
 from slimkit.example import call, on
 from slimkit.hardware import device_of
-from slimkit.modules import private, unwrapped
+from slimkit.modules import named_tensors, private, unwrapped
 from slimkit.recovery.norms import estimated
 from slimkit.recovery.readers import Reader, WeightNames, reader
 from slimkit.selection.mask import Mask
@@ -33,6 +33,8 @@ _NORMS = {aten.native_batch_norm, aten._native_batch_norm_legit, aten._native_ba
 _KEEP_MEAN = {aten._adaptive_avg_pool2d, aten.avg_pool2d, aten.mean, aten.clone, aten.native_dropout,
               aten.max_pool2d_with_indices}  # fmt: skip
 _REJOIN = {aten.cat, aten.view, aten._unsafe_view, aten.expand}
+_SUMS = {aten.add, aten.add_, aten.sub, aten.sub_, aten.rsub}
+_UNTAGGED = {aten.hardswish, aten.hardswish_, aten.rsub, aten.fill_, aten.zero_}  # work element by element all the same
 
 
 def _nodes(device: torch.device) -> tuple[Tensor, Tensor]:
@@ -83,9 +85,11 @@ class _Means(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _carry(self, packet: Any, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         samples = None
-        if packet in _NORMS and args[1] is not None:
-            if estimated(args[3], args[4]):  # else they promise nothing
-                samples = args[2].float() + self.z[:, None] * args[1].float()
+        if packet in _NORMS:
+            gamma, beta, mean, variance = args[1:5]
+            if estimated(mean, variance):  # else they promise nothing
+                samples = self.z[:, None] * (torch.ones_like(mean) if gamma is None else gamma).float()
+                samples = samples if beta is None else samples + beta.float()
             out = out[0]
         elif packet is aten.cat:
             samples = _join([getattr(t, _SAMPLES, None) for t in args[0]], args)
@@ -96,7 +100,7 @@ class _Means(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 repeat = first.shape[1] // given.shape[1] if first.shape[1] % given.shape[1] == 0 else 0
                 samples = given.repeat_interleave(repeat, 1) if repeat and first.dim() == 2 else given
                 out = first
-        elif torch.Tag.pointwise in func.tags or packet.__name__.endswith("_") or packet is aten.hardswish:
+        elif _by_element(func):
             samples = self._pointwise(func, args, kwargs, out)
         if isinstance(out, Tensor):
             setattr(out, _SAMPLES, samples)
@@ -106,22 +110,38 @@ class _Means(TorchDispatchMode):  # type: ignore[no-untyped-call]
         given = [getattr(a, _SAMPLES, None) for a in inputs]
         if not inputs or given[0] is None:
             return None
-        if len(inputs) == 1:
-            copies = [given[0].clone() if a is inputs[0] else a for a in args]
-            result = func(*copies, **kwargs)
-            return result if isinstance(result, Tensor) and result.shape == given[0].shape else None
-        if func.overloadpacket in (aten.add, aten.add_) and len(inputs) == 2 and given[1] is not None:
-            return self._sum_of_independent(given[0], given[1])
+        samples = given[0]
+
+        def of(values: dict[int, Tensor]) -> Any:
+            """Return what the operator, by its own settings, makes of other values for its inputs."""
+            copies = [values[id(a)].clone() if id(a) in values else a for a in args]
+            apart = {k: torch.empty_like(samples) if isinstance(v, Tensor) else v for k, v in kwargs.items()}  # `out`
+            return func(*copies, **apart)
+
+        first, last = inputs[0], inputs[-1]
+        if all(a is first for a in inputs):
+            result = of({id(first): samples})
+            return result if isinstance(result, Tensor) and result.shape == samples.shape else None
+        if func.overloadpacket in _SUMS and given[1] is not None and samples.shape == given[1].shape:
+            nothing = torch.zeros_like(samples)
+            terms = of({id(first): samples, id(last): nothing}), of({id(first): nothing, id(last): given[1]})
+            return self._sum_of_independent(*terms)
         return None
 
-    def _sum_of_independent(self, a: Tensor, b: Tensor) -> Tensor | None:
+    def _sum_of_independent(self, a: Tensor, b: Tensor) -> Tensor:
         """Return samples of a normal with the mean and variance of a + b, taken as independent."""
-        if a.shape != b.shape:
-            return None
         w = self.w[:, None]
         mean_a, mean_b = (a * w).sum(0), (b * w).sum(0)
         variance = (a.square() * w).sum(0) - mean_a**2 + (b.square() * w).sum(0) - mean_b**2
         return mean_a + mean_b + self.z[:, None] * variance.clamp(min=0).sqrt()
+
+
+def _by_element(func: Any) -> bool:
+    """Tell whether an operator works element by element; those in place often lack the tag of the others."""
+    packet = func.overloadpacket
+    plain = getattr(aten, packet.__name__.removesuffix("_"), packet)
+    variants = [func, *(getattr(plain, name) for name in plain.overloads())]
+    return packet in _UNTAGGED or any(torch.Tag.pointwise in variant.tags for variant in variants)
 
 
 def _join(parts: list[Tensor | None], args: Any) -> Tensor | None:
@@ -189,14 +209,12 @@ def fold_(slim: nn.Module, model: nn.Module, graph: Graph, mask: Mask, means: di
     check_left(model, slim, indices)
     if wrong := [name for name, mean in means.items() if not bool(mean.isfinite().all())]:
         raise DataError(f"the mean input of {wrong[0]} is not finite.\n  Take the means of inputs without NaN")
-    dense, small = (dict(unwrapped(net).named_parameters()) for net in (model, slim))
-    buffers = dict(unwrapped(slim).named_buffers())
+    dense, small = (named_tensors(unwrapped(net)) for net in (model, slim))
     readers = _readers(graph, mask)
     done = 0
     for name, units in readers:
-        target, sign = _target(name, graph, small, buffers)
-        weight = dense[name]
-        if name not in means or target is None or len(means[name]) % len(units):
+        weight, (target, sign) = dense[name], graph.sinks.get(name, ("", 0.0))
+        if name not in means or target not in small or len(means[name]) % len(units):
             continue
         gone = ~stays(mask.keep, units)
         flat = weight.flatten(2).sum(2) if weight.dim() > 2 else weight  # [O, I of one group]
@@ -205,17 +223,6 @@ def fold_(slim: nn.Module, model: nn.Module, graph: Graph, mask: Mask, means: di
         constant = (rows[:, :, gone] * mean[:, None, gone]).sum(2).flatten()  # [O]
         kept_rows = indices[name].get(0)
         constant = constant if kept_rows is None else take(constant, {0: kept_rows})
-        target.add_((sign * constant).to(target.device))
+        small[target].add_((sign * constant).to(small[target].device))
         done += 1
     return done, len(readers)
-
-
-def _target(
-    name: str, graph: Graph, parameters: dict[str, nn.Parameter], buffers: dict[str, Tensor]
-) -> tuple[Tensor | None, float]:
-    """Return what can take up a constant after a weight: its bias, or the mean of the BatchNorm behind it."""
-    if name in graph.biases:
-        return parameters[graph.biases[name]], 1.0
-    if name in graph.folds:
-        return buffers.get(graph.folds[name]), -1.0
-    return None, 0.0

@@ -22,6 +22,7 @@ from slimkit.example import (
     call,
     comparable,
     first,
+    log_probabilities,
     tensors,
 )  # fmt: skip
 from slimkit.modules import evaluating
@@ -204,7 +205,7 @@ def spread_of(tensor: Tensor, variances: Tensor | None) -> Tensor | None:
 
 
 def _of_scores(a: Tensor, b: Tensor) -> float:
-    wanted, found = a.log_softmax(1), b.log_softmax(1)
+    wanted, found = log_probabilities(a), log_probabilities(b)
     return float((wanted.exp() * (wanted - found)).sum(1).mean())
 
 

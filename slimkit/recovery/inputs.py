@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimkit.example import call
+from slimkit.hardware import plain_attention
 from slimkit.modules import evaluating
 from slimkit.progress import Progress
 from slimkit.recovery.calibration import Chunk
@@ -107,6 +108,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
+@plain_attention()
 def gather(
     model: nn.Module, chunks: Sequence[Chunk], only: set[str] | None = None, progress: Progress | None = None
 ) -> dict[str, list[WeightInputs]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -26,10 +26,11 @@ from slimkit.dtypes import dtype_of
 from slimkit.errors import DataError
 from slimkit.example import are_scores
 from slimkit.hardware import device_of
-from slimkit.modules import evaluating
+from slimkit.modules import evaluating, heard
 from slimkit.progress import Progress
 from slimkit.recovery import units
 from slimkit.recovery.norms import Norm, learned
+from slimkit.settings.checks import several, whole
 
 _BATCH = 32  # images made together: their statistics are matched as one
 _RATE = 0.3  # of Adam, in units of normalised pixels; falls to 0 as half a cosine
@@ -54,15 +55,18 @@ def made_images(
     Args:
         dense: a network with trained BatchNorms; left as found.
         shape: of one image (C, H, W); smaller than in training is faster, and enough for many a network.
-        count: images.
-        steps: of gradient descent.
+        count: images, 1 or more.
+        steps: of gradient descent, 1 or more.
         seed: of the noise.
         progress: called with what is being done, and the share done.
 
     Raises:
+        SpecError: shape, count, steps or seed are no such numbers.
         DataError: no BatchNorm of the network has learned statistics, or the network runs on no such images, or no
             gradient reaches them, or the statistics were not met.
     """
+    shape = several(whole(1))("shape", shape)
+    count, steps, seed = whole(1)("count", count), whole(1)("steps", steps), whole(0)("seed", seed)
     norms = learned(dense)
     if not norms:
         raise _refused("the network has no BatchNorm with learned statistics")
@@ -70,16 +74,17 @@ def made_images(
     generator = torch.Generator().manual_seed(seed)
     read: list[tuple[Norm, Tensor]] = []
 
-    def note(norm: Norm, module: nn.Module, args: Any) -> None:
-        if args and norm.reads(args[0]):
-            read.append((norm, args[0]))
+    by_module = {norm.module: norm for norm in norms}
 
-    handles = [norm.module.register_forward_pre_hook(partial(note, norm)) for norm in norms]
+    def note(module: nn.Module, given: Tensor, _: Any) -> None:
+        if by_module[module].reads(given):
+            read.append((by_module[module], given))
+
     batches = []
     try:
         for parameter, _ in flags:
             parameter.requires_grad_(False)
-        with evaluating(dense), torch.enable_grad():
+        with evaluating(dense), torch.enable_grad(), heard(by_module, note, before=True):
             inputs = _units(dense, norms, shape, read, seed)
             for start in range(0, count, _BATCH):
                 noise = _noise((min(_BATCH, count - start), *shape), generator)
@@ -87,8 +92,6 @@ def made_images(
                 if progress is not None:
                     progress("making images", min(1.0, (start + _BATCH) / count))
     finally:
-        for handle in handles:
-            handle.remove()
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
     return torch.cat(batches)
@@ -115,12 +118,26 @@ def _units(
 
     @torch.no_grad()
     def errors(images: Tensor) -> Tensor:
-        _run(dense, images, read)
+        with suppress(_Enough):
+            _run(dense, images, read)
         return torch.cat([_errors(*read[number]) for number in first], 1)
+
+    def stop(module: nn.Module, args: Any) -> None:
+        if len(read) > first[-1]:
+            raise _Enough
 
     if not first:
         raise _refused("no gradient of the network reaches them")
-    return units.units_by(errors, noise.detach())
+    handles = [norm.module.register_forward_pre_hook(stop) for norm in norms]
+    try:
+        return units.units_by(errors, noise.detach())
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Enough(BaseException):
+    """What was to be read is read: the rest of a network need not run; its own `except Exception` lets this pass."""
 
 
 def _run(dense: nn.Module, images: Tensor, read: list[tuple[Norm, Tensor]]) -> Any:
@@ -226,7 +243,7 @@ def _errors(norm: Norm, x: Tensor) -> Tensor:
     """Return by how much means are off, in spreads, and the logarithms of spreads, [2, D]; D channels are not dead."""
     kept = norm.variance
     alive = kept > _DEAD
-    variance, mean = torch.var_mean(x, _all_but_channels(x), correction=0)
+    mean, variance = _Statistics.apply(x, x[:1].mean(_all_but_channels(x)))
     shift = (mean - norm.mean) / kept.sqrt()
     spread = (variance / kept).clamp(min=1e-12).log() / 2
     return torch.stack([shift[alive], spread[alive]])

@@ -36,7 +36,8 @@ from slimkit.channels import Graph
 from slimkit.channels.graph import check_left
 from slimkit.errors import SpecError, TraceError
 from slimkit.example import Example, batch_size
-from slimkit.modules import copied, evaluating, unwrapped
+from slimkit.hardware import plain_attention
+from slimkit.modules import copied, evaluating, named_tensors, unwrapped
 from slimkit.progress import Progress, quiet
 from slimkit.recovery.calibration import Chunk, chunks
 from slimkit.recovery.calls import WeightCall, calls_of, joins
@@ -187,45 +188,44 @@ class _Made:
         self.ridges = ridges
         self.slim = slim
         self.indices = kept_indices(graph, mask)
-        self.folds, self.biases = graph.folds, graph.biases
-        self.dense = dict(dense.named_parameters()) | dict(dense.named_buffers())
-        self.tensors = dict(slim.named_parameters()) | dict(slim.named_buffers())
+        self.graph = graph
+        self.dense, self.tensors = named_tensors(dense), named_tensors(slim)
         self.fitted: list[Fitted] = []
         self.apart: set[str] = set()  # weights that are applied to each channel apart, of which some are gone
 
-    def place(self, found: Reader) -> str | None:
-        """Return what can take up a constant after a weight: its bias, or the mean of the BatchNorm behind it."""
-        return found.bias or self.biases.get(found.name) or self.folds.get(found.name)
+    def sink(self, found: Reader) -> tuple[str, float] | None:
+        """Return what takes up a constant after a call of a weight, which may have biases by call; and the sign."""
+        own = found.bias if found.bias not in self.graph.shared else None
+        return (own, 1.0) if own else self.graph.sinks.get(found.name)
 
     def fit(self, readers: Sequence[tuple[Reader, Moments, Moments]]) -> None:
         """Fit one weight, in place, to what is read and to be made by all its uses; of y without the bias."""
-        first, places = readers[0][0], [self.place(found) for found, _, _ in readers]
+        first, sinks = readers[0][0], [self.sink(found) for found, _, _ in readers]
         weight = self.tensors[first.name]
         uses = [
-            WeightUse(fit, held if self.ridges is None else fit, place is not None)
-            for (_, fit, held), place in zip(readers, places, strict=True)
+            WeightUse(fit, held if self.ridges is None else fit, sink is not None)
+            for (_, fit, held), sink in zip(readers, sinks, strict=True)
         ]
         solution = solve(uses, first.matrix(weight), self._tried(first.name))
-        self._put(first, places, solution, sum(use.fit.rows for use in uses))
+        self._put(first, sinks, solution, sum(use.fit.rows for use in uses))
 
     def fit_rows(self, found: Reader, fit: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor]) -> None:
         """Fit one weight, in place, to rows themselves."""
-        place = self.place(found)
+        sink = self.sink(found)
         held = held if self.ridges is None else fit
         weight = found.matrix(self.tensors[found.name])
-        solution = solve_rows(fit, held, weight, place is not None, self._tried(found.name))
-        self._put(found, [place], solution, fit[0].shape[1])
+        solution = solve_rows(fit, held, weight, sink is not None, self._tried(found.name))
+        self._put(found, [sink], solution, fit[0].shape[1])
 
     def _tried(self, name: str) -> Sequence[float]:
         return RIDGES if self.ridges is None else [self.ridges.get(name, float("inf"))]
 
-    def _put(self, first: Reader, places: Sequence[str | None], solution: Solution, rows: int) -> None:
+    def _put(self, first: Reader, sinks: Sequence[tuple[str, float] | None], solution: Solution, rows: int) -> None:
         weight = self.tensors[first.name]
         weight.copy_(first.weight(solution.matrix, weight))
-        for place, constant in zip(places, solution.constants, strict=True):
-            if place is not None:
-                folds = place == self.folds.get(first.name)
-                self.tensors[place].copy_(self.before(place) + constant.flatten() * (-1 if folds else 1))
+        for sink, constant in zip(sinks, solution.constants, strict=True):
+            if sink is not None:
+                self.tensors[sink[0]].copy_(self.before(sink[0]) + sink[1] * constant.flatten())
         unknowns = solution.matrix.shape[1]
         self.fitted.append(Fitted(first.name, unknowns, rows, solution.ridge, solution.before, solution.after))
 
@@ -337,6 +337,7 @@ def _left(graph: Graph, mask: Mask, made: _Made, calls: Sequence[WeightCall]) ->
     return found
 
 
+@plain_attention()
 def _fit(made: _Made, dense: nn.Module, parts: Sequence[Chunk], mode: str, report: Progress) -> list[WeightCall]:
     """Fit the weights of a network; return the calls of weights that read something."""
     calls = calls_of(dense, parts[0].example)

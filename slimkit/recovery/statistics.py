@@ -12,6 +12,7 @@ from slimkit.data.fit import called
 from slimkit.errors import DataError
 from slimkit.hardware import on_device
 from slimkit.modules import evaluating
+from slimkit.settings.checks import whole
 
 
 def reestimate(
@@ -34,8 +35,10 @@ def reestimate(
         device: where they are run; None: where the network is.
 
     Raises:
+        SpecError: `batches` is no such number.
         DataError: the statistics are not finite, the network does not run on the inputs, or the split is none.
     """
+    batches = whole(0)("batches", batches)
     if not hasattr(split, "batches"):
         raise DataError(
             f"split is {type(split).__name__}: it has no batches().\n  Give slimkit.data.as_inputs(it).split"

@@ -22,18 +22,21 @@ from slimkit.channels import Graph
 from slimkit.errors import BudgetError, MaskError, OutOfReachError
 from slimkit.example import Example
 from slimkit.progress import Progress
+from slimkit.quantity import share
 from slimkit.recovery.calibration import chunks
 from slimkit.recovery.elimination import Losses
 from slimkit.recovery.gap import gaps
 from slimkit.recovery.reconstruct import Reconstruction, reconstruct
 from slimkit.results import MeasuredBudget
 from slimkit.selection import products
-from slimkit.selection.budget import Widths, amount, nothing, to_limit
+from slimkit.selection.budget import Widths, amount, check_of, nothing, to_limit
+from slimkit.selection.hint import hint
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver
 from slimkit.selection.measured.knapsack import Choice, solve
 from slimkit.selection.measured.problem import Aim
 from slimkit.selection.scope import by_scope, fill_unranked
+from slimkit.settings.checks import choice, number
 from slimkit.surgery.remove import remove
 
 _DEARER, _UNSEEN = 1.25, 0.005  # times the loss in steps of 1, and nats that no accuracy shows
@@ -54,7 +57,10 @@ def least_loss(
 
     Raises:
         OutOfReachError: no allowed widths are within the limit.
+        SpecError: the kind is another, or the limit no number. MaskError: scores or `fixed` do not fit the graph.
     """
+    kind, limit = choice(*COSTS)("kind", kind), number(0)("limit", limit)
+    check_of(graph, scores.nan_to_num() if isinstance(scores, Tensor) else scores, fixed)
     widths = widths.fitted(graph)
     whole = scores.isnan() if fixed is None else scores.isnan() | fixed
     order = [group.members[scores[group.members].argsort(stable=True)] for group in graph.groups]
@@ -69,10 +75,10 @@ def least_loss(
     if reached > limit:
         if all(len(choice.counts) == 1 for choice in choices):
             raise MaskError(nothing(graph, widths))
-        share = reached / cost.total(full)
+        left = reached / cost.total(full)
         raise OutOfReachError(
             f"max_{kind} is {amount(limit, kind)}: the smallest that the allowed widths reach is "
-            f"{amount(reached, kind)} ({share:.3f} of the original).\n  Raise the budget{widths.hint()}"
+            f"{amount(reached, kind)} ({share(left)} of the original).\n  Raise the budget{hint(widths)}"
         )
     keep = torch.ones(graph.units, dtype=torch.bool)
     for units, count in zip(order, found.tolist(), strict=True):
@@ -94,11 +100,11 @@ def candidates(
     Args:
         losses: of `elimination`; each of the two ways gives a mask.
     """
+    least = [least_loss(graph, lost, kind, limit, widths, fixed) for lost in (losses.measured, losses.estimated)]
     filled = fill_unranked(losses.measured.float(), torch.arange(graph.units).float())
     even = to_limit(
         graph, by_scope(graph, filled, "group"), lambda keep: COSTS[kind][1](graph, keep), limit, widths, kind, fixed
     )
-    least = [least_loss(graph, lost, kind, limit, widths, fixed) for lost in (losses.measured, losses.estimated)]
     masks = [*least, even]
     for aside in _unknown(graph, fixed):
         with suppress(BudgetError, MaskError):
@@ -191,6 +197,7 @@ def best(
     masks: Sequence[Mask],
     batches: Sequence[Example],
     *,
+    compared: Sequence[Example] | None = None,
     progress: Progress | None = None,
 ) -> tuple[Mask, Reconstruction]:
     """Reconstruct the network of each mask; return the one whose predictions stay nearest to the dense network's.
@@ -202,13 +209,19 @@ def best(
     Args:
         masks: at least one; equal ones are tried once.
         dense, graph, batches, progress: as for `reconstruct`.
+        compared: inputs to compare on, where that are more than `batches`.
+
+    Raises:
+        MaskError: no mask was given.
     """
+    if not masks:
+        raise MaskError("masks is empty: there is none to try.\n  Give those of slimkit.recovery.widths.candidates")
     tried: list[tuple[Mask, Reconstruction]] = []
     for mask in masks:
         if not any(torch.equal(mask.keep, other.keep) for other, _ in tried):
             slim = remove(dense, graph, mask)
             tried.append((mask, reconstruct(dense, slim, graph, mask, batches, progress=progress)))
-    return nearest(dense, tried, batches)
+    return nearest(dense, tried, compared or batches)
 
 
 def nearest(

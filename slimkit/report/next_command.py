@@ -8,11 +8,14 @@ from slimkit.results import Report
 from slimkit.settings import CompressSpec
 
 
-def next_command(report: Report) -> str:
-    """Give the command that retrains: with the settings of the run, and data."""
+def next_command(report: Report, checkpoint: str = "") -> str:
+    """Give the command that retrains: with the settings of the run, and data.
+
+    `checkpoint`: path of the network, where its user knows it; else as the report says it, which names no machine.
+    """
     source = _source(report)
     replaced = {"data", "epochs", source.split()[0].removeprefix("--")}
-    words = ["slimkit compress", _checkpoint(report)]
+    words = ["slimkit compress", _checkpoint(checkpoint or report.arch.file)]
     for entry in fields(CompressSpec):
         value = report.spec.get(entry.name)
         value = tuple(value) if isinstance(value, list) else value
@@ -22,10 +25,9 @@ def next_command(report: Report) -> str:
     return " ".join([*words, source, "--epochs 10"])
 
 
-def _checkpoint(report: Report) -> str:
-    """Give the file of the network as a shell takes it, where there was one that can be written down."""
-    name = report.arch.file
-    return shlex.quote(name) if name and not name.startswith("-") else "CHECKPOINT"
+def _checkpoint(name: str) -> str:
+    """Give the file of a network as a shell takes it, where there was one that can be written down."""
+    return shlex.quote(name) if name and name.isprintable() and not name.startswith("-") else "CHECKPOINT"
 
 
 def _source(report: Report) -> str:
@@ -36,16 +38,32 @@ def _source(report: Report) -> str:
     data, fit = report.spec.get("data"), report.fit
     if isinstance(data, str):
         return f"--data {shlex.quote(data)}"
+    if report.arch.name.startswith("ultralytics:"):  # retrained on its own kind of data sets alone
+        return f"--data {'FOLDER' if report.arch.classes else 'DATA.yaml'}"
     pictures = _are_pictures(report)
     if report.spec.get("task") is None and fit is not None and fit.off is not None:
         return f"--calibration {'folder:MORE_IMAGES' if pictures else 'FILE.py:FUNCTION'}"
-    return f"--data {'folder:IMAGES' if pictures else 'FILE.py:FUNCTION'}"
+    if not pictures:
+        return "--data FILE.py:FUNCTION"
+    maps = report.spec.get("task") == "segmentation" or (fit is not None and fit.agreement_by == "mean IoU")
+    return f"--data folder:{'IMAGES_AND_MASKS' if maps else 'IMAGES'}"
 
 
 def _are_pictures(report: Report) -> bool:
     """Tell whether a folder of pictures has what the network takes: one input, of one or three channels."""
     shape = report.arch.input_shape
     return shape is not None and len(shape) == 3 and shape[0] in (1, 3)
+
+
+def no_images(report: Report) -> str:
+    """Say why nothing was there to recover on where no inputs were given, and what to give."""
+    why = "they are to meet the statistics of BatchNorms, and none did"
+    if report.arch.input_shape is None:
+        why = "the network takes no image alone"
+    elif report.gammas is None:
+        why = "they are made by the statistics of BatchNorms, and the network has none"
+    given = "folder:PHOTOS" if _are_pictures(report) else "FILE.py:FUNCTION"
+    return f"No images could be made to fit it to: {why}. Some unlabelled inputs do instead: --calibration {given}."
 
 
 def _flag(name: str, value: Any) -> str:

@@ -85,6 +85,11 @@ def percent(share: float | None, places: int = 1) -> str:
     return MISSING if share is None else f"{100 * share:.{places}f} %"
 
 
+def titled(name: str) -> str:
+    """Write a name as the first word of a line: Accuracy; one of a case of its own, as mAP50-95, stays."""
+    return name if name[1:2].isupper() else name[:1].upper() + name[1:]
+
+
 def metric(value: float | None, unit: str, places: int = 1) -> str:
     """Write a metric: a share as a percentage, others with their unit."""
     return percent(value, places) if unit == "share" else f"{digits(value, 4)} {unit}".rstrip()

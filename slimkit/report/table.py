@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slimkit.quantity import number_of
+from slimkit.report.next_command import next_command
 from slimkit.report.numbers import (
     CLOCKS,
     MISSING,
@@ -42,15 +43,20 @@ from slimkit.settings.words import as_flags
 _Row = tuple[str, str, str, str]  # what, before, after, change
 
 
-def run_table(report: Report) -> RenderableType:
-    """Show a finished run: the verdict first, then before and after, and what else is to be known."""
+def run_table(report: Report, checkpoint: str = "") -> RenderableType:
+    """Show a finished run: the verdict first, then before and after, and what else is to be known.
+
+    `checkpoint`: path of its network, as somebody gave it who is to read this.
+    """
     said = verdict(report)
     table = _table("", "before", "after", "after / before")
     for row in comparison(report.before, report.after):
         _add(table, *row)
     parts: list[RenderableType] = [Text(said.sentence, style="bold")]
     if said.meaning:
-        parts += [Text(said.meaning), *([Text(f"Next: {said.command}")] if said.command else [])]
+        parts += [Text(said.meaning)]
+    if said.command:  # in one line, which a shell takes as it is copied
+        parts += [Text(f"Next: {next_command(report, checkpoint)}", no_wrap=True, overflow="ignore")]
     parts += [Text(said.proof), table, *map(Text, said.notes)]
     parts += [Text(f"Assumed: {as_flags(words)}") for words in report.arch.assumptions]
     parts += [Text(f"Warning: {as_flags(warning)}", style="yellow") for warning in report.warnings]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from slimkit.intervals import wilson
 from slimkit.quantity import number_of
-from slimkit.report.next_command import next_command
+from slimkit.report.next_command import next_command, no_images
 from slimkit.report.numbers import amount, change, digits, interval, metric, millijoules, milliseconds, percent, ratio
 from slimkit.results import Cost, Figures, Fit, MeasuredBudget, Proof, Report
 from slimkit.settings import REMOVE_NONE
@@ -90,9 +90,10 @@ def _not_retrained(report: Report) -> str:
             "What the removed channels did was given to those that stay, by least squares; no weight has been trained, "
             "so expect it to get somewhat less right than the original until it is retrained."
         )
+    why = f" {no_images(report)}" if report.fit is None and _without_inputs(report) else ""
     return (
         "The channels that went did some of the work, and no weight has been trained to take it over: expect it to get "
-        "much less right than the original until it is retrained."
+        f"much less right than the original until it is retrained.{why}"
     )
 
 
@@ -253,6 +254,7 @@ def _notes(report: Report) -> list[str]:
     before, after, channels = report.before, report.after, report.channels
     if not channels.removed:
         notes.append(_whole(report))
+        notes += _speed(report) if report.search and report.search.method == "factorised" else []
     elif before.macs and after.macs is not None:
         left = ratio(after.macs, before.macs)
         if abs(channels.share_removed - 0.5) < 0.03:
@@ -307,7 +309,12 @@ def _speed(report: Report) -> list[str]:
     """Say where time did not follow the work."""
     before, after = report.before.latency_ms, report.after.latency_ms
     if before and after and before.quoted and after.quoted >= before.quoted:
-        return ["It is not faster on this machine and engine; a larger round_to may help."]
+        advice = {
+            None: "a larger round_to may help",
+            False: "--set only_faster=true leaves whole what is slower as two thin layers",
+            True: "its layers alone were: give a lower rank_share, or remove channels instead",
+        }[report.spec.get("only_faster")]
+        return [f"It is not faster on this machine and engine; {advice}."]
     return [f"Time fell less than work: {found}."] if (found := behind(report)) else []
 
 

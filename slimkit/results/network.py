@@ -35,7 +35,7 @@ class Architecture(Record):
         normalisation: of the images it expects, None where it is not known.
         assumptions: what its file does not say, and was taken to be so.
         file: that it was read from, as it was named; of an absolute path, which says whose machine it is, the last
-            part. "" where there was none, and in earlier reports.
+            part, after PATH/TO/. "" where there was none, and in earlier reports.
     """
 
     name: str

@@ -86,6 +86,7 @@ class WithinDrop(Record):
             `bytes` of their files, or where there are none `macs` or `params`; "" in reports of earlier versions.
         figure: of the one delivered, measured beside the others: ms, mJ, bytes, or a number.
         drop, margin: what was lost, and what other images may say beyond that.
+        unit: of these: `points`, or the metric's own; "" where it has none, and in reports of earlier versions.
         images: that both networks were judged on; groups of inputs, where they resemble each other.
         tried: one entry an attempt.
     """
@@ -96,6 +97,7 @@ class WithinDrop(Record):
     figure: Amount | None = None
     drop: float
     margin: float | None
+    unit: str = ""
     images: Count
     tried: tuple[Attempt, ...]
 

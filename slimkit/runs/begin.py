@@ -4,7 +4,6 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from slimkit import data, models, provenance
+from slimkit import data, models
 from slimkit.hardware import pick_device, seeded
 from slimkit.modules import copied
 from slimkit.runs.folder import output as folder
@@ -47,8 +46,6 @@ def fresh_network(spec: TrainSpec, dataset: data.Dataset, seed: int) -> models.N
     with seeded(seed):
         network = models.build(spec.arch, classes=dataset.classes, input_shape=dataset.input_shape)
     note(network.model, dataset)
-    if dataset.classes is None:  # what its last layer gives may be no classes
-        provenance.attach(network.model, replace(provenance.of(network.model), classes=None))
     return network
 
 

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -23,7 +24,7 @@ from slimkit.modules import unwrapped
 from slimkit.progress import Progress, Watcher, quiet
 from slimkit.recovery.calibration import Chunk
 from slimkit.recovery.gap import off
-from slimkit.results import Attempt, Fit, Own, Report, WithinDrop
+from slimkit.results import Attempt, Fit, Own, Report
 from slimkit.runs import detection, opening, start
 from slimkit.runs.cost import compress_cost
 from slimkit.runs.cut import drop, enough
@@ -39,6 +40,7 @@ from slimkit.runs.folder import resume as resuming
 from slimkit.runs.folder.files import Delivery, finish, write_model
 from slimkit.runs.given import Evaluate, Given, Retrain
 from slimkit.runs.result import CommandOutcome, Result
+from slimkit.selection.counted import note_on_budget
 from slimkit.settings import CompressSpec, make, source
 from slimkit.settings.data import READING
 from slimkit.settings.keywords import CompressKeywords
@@ -92,6 +94,7 @@ def compress(
         SlimkitError: whatever the caller can mend; see `slimkit.errors`.
     """
     spec = make(CompressSpec, {"ratio": ratio, **settings}, "the arguments of compress")
+    spec, (dataset, calibration) = opening.named(spec, {"data": dataset, "calibration": calibration})
     with seeded(spec.seed):
         resuming.refuse_without_folder(out, force=force, resume=resume)
         _refuse_idle(spec, (dataset, calibration, spec.data, spec.calibration), retrain)
@@ -221,17 +224,19 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
 
     spent: list[int] = []  # multiply-adds of retrainings
 
-    def attempt(spec: CompressSpec) -> tuple[ChosenCut, Recovered]:
+    def attempt(spec: CompressSpec, how: drop.How = "trained") -> tuple[ChosenCut, Recovered]:
         own = given.store and replace(given.store, folder=given.store.folder / f"retraining{len(spent) + 1}")
         with stages.stage("choose, remove and prove"):
-            made = cut(begun, spec, solver)
+            made = cut(begun, spec, solver, quick=how == "quick")
         with stages.stage("recover"):
-            found = recover(begun, made, spec, own)
+            asked = begun if how == "trained" else replace(begun, given=replace(given, retrain=None))
+            found = recover(asked, made, spec, own)
         spent.append(found.macs)
         return made, found
 
-    made, recovered, dropped = _smallest(begun, spec, attempt, stages) if spec.max_drop else (*attempt(spec), None)
-    slimmed = made.slimmed
+    found = _smallest(begun, spec, attempt, stages) if spec.max_drop else None
+    made, recovered = (found.cut, found.recovered) if found else attempt(spec)
+    dropped, slimmed = found.record if found else None, made.slimmed
     model = recovered.model
     if isinstance(model, Maps):
         round_(model)
@@ -250,6 +255,8 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
         *without_gain(recovered.record),
     )
     own = None if begun.own is None else Own(before=begun.own, after=given.own(model) or {})
+    cut_by = (graph, slimmed.mask, made.widths)
+    short = [] if spec.max_drop else note_on_budget(spec.budget, sides.before, sides.after, *cut_by)
     report = Report(
         slimkit=__version__,
         created=now(),
@@ -278,8 +285,10 @@ def finished(begun: Begun, spec: CompressSpec, work: Path, stages: Stages, keep_
             *written.failed,
             *note_on_inputs(calibration),
             *note_on_widths(made, graph, spec),
-            *([found] if dropped and (found := _short(begun, spec, dropped.tried)) else []),
+            *short,
+            *([few] if dropped and (few := _short(begun, spec, dropped.tried, dropped.unit)) else []),
             *sides.notes,
+            *(found.notes if found else ()),
             *trained,
         ),
     )
@@ -314,9 +323,7 @@ def _fit(given: Given, model: nn.Module, made: ChosenCut, calibration: Calibrati
     )
 
 
-def _smallest(
-    begun: Begun, spec: CompressSpec, attempt: drop.CutAndRecover, stages: Stages
-) -> tuple[ChosenCut, Recovered, WithinDrop]:
+def _smallest(begun: Begun, spec: CompressSpec, attempt: drop.CutAndRecover, stages: Stages) -> drop.Smallest:
     """Return the smallest network within `max_drop`, by labels where there are some, else by agreement."""
     given, calibration = begun.given, begun.calibration
     dense, dataset = given.at_work, given.dataset
@@ -326,24 +333,26 @@ def _smallest(
     else:
         assert calibration is not None
         judge = disagreement_with(dense, calibration.held, given.device, task=given.task, groups=calibration.groups)
-    retrains = bool(spec.epochs) and given.retrain is None  # somebody's own retraining is part of every attempt
-    asked = spec if retrains else replace(spec, epochs=0)
+    own = given.retrain is not None
+    retrains = own or bool(spec.epochs)
+    asked = replace(spec, epochs=0) if own else spec
 
     def compare(models: Sequence[nn.Module]) -> Contenders:
-        store = replace(given.store, folder=given.store.folder / "compared") if given.store and retrains else None
+        store = given.store if retrains and not own else None
+        store = replace(store, folder=store.folder / "compared") if store else None
         with stages.stage("compare those within the drop"):
             return compared(spec, models, given.example, store)
 
-    found = drop.smallest(asked, attempt, judge, compare, lambda tried: _short(begun, spec, tried), given.progress)
-    return found.cut, found.recovered, found.record
+    short = partial(_short, begun, spec)
+    return drop.smallest(asked, attempt, judge, compare, short, retrains, given.progress)
 
 
-def _short(begun: Begun, spec: CompressSpec, tried: Sequence[Attempt]) -> str:
-    """Say which smaller network is within the drop, but for what so few images can tell."""
+def _short(begun: Begun, spec: CompressSpec, tried: Sequence[Attempt], unit: str) -> str:
+    """Say which smaller network is within the drop, but for what so few images can tell; see `enough.short`."""
     given, calibration = begun.given, begun.calibration
     if given.dataset is not None:
-        return enough.short(spec, tried, len(given.dataset.validation))
+        return enough.short(spec, tried, unit, len(given.dataset.validation))
     assert calibration is not None
     if calibration.groups is not None:
-        return enough.short(spec, tried, len(calibration.groups.bincount()), calibration.alike, alike=True)
-    return enough.short(spec, tried, sum(map(batch_size, calibration.held)), len(given.calibration or ()))
+        return enough.short(spec, tried, unit, len(calibration.groups.bincount()), calibration.alike, alike=True)
+    return enough.short(spec, tried, unit, sum(map(batch_size, calibration.held)), len(given.calibration or ()))

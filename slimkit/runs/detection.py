@@ -54,7 +54,10 @@ def by_engine(path: Path, spec: EvaluateSpec) -> Heads:
     beside = path.with_name("model.safetensors")
     maps = f"{path}: an ONNX file of a detector gives the maps of its heads, not boxes.\n"
     if not beside.is_file():
-        raise CheckpointError(f"{maps}  Leave the slim file beside it, model.safetensors: it makes boxes of them")
+        raise CheckpointError(
+            f"{maps}  Evaluate the slim file or checkpoint that it was made from. Of a run of compress leave "
+            "model.safetensors beside the ONNX file: it makes boxes of them"
+        )
     heads = models.load(beside, arch=spec.arch, max_memory=spec.memory).model
     if not isinstance(heads, Heads) or has_second_stage(heads):
         raise CheckpointError(

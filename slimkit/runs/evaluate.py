@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from slimkit import data, models, provenance
 from slimkit._version import __version__
 from slimkit.errors import CheckpointError, RecordError, SpecError
 from slimkit.hardware import working_device
+from slimkit.measure.engines import sizes, takes
 from slimkit.models import Network
 from slimkit.models.ultralytics import Maps
 from slimkit.progress import Progress, quiet
@@ -42,9 +43,11 @@ def evaluate_model(path: Path, spec: EvaluateSpec, progress: Progress = quiet) -
     found: Network | None = None
     given = spec.input_shape is not None
     if path.suffix == ".onnx":
-        network, (known, embedded) = path, _told(path)
+        told = _told(path)
+        network, known, embedded = path, told.known, told.embedded
         if known.use.task != DETECTION.name:  # of a detector the file is judged with what stands beside it
             spec.refuse_idle(source.READING, "an ONNX file says all that there is to know of the network")
+        _check_sizes(path, told, spec)
     else:
         found = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
         network, known = found.model, provenance.of(found.model)
@@ -75,8 +78,23 @@ def evaluate_model(path: Path, spec: EvaluateSpec, progress: Progress = quiet) -
     )
 
 
-def _told(path: Path) -> tuple[Provenance, bool]:
-    """Return what an ONNX file says of its use, and whether it normalises by itself.
+@dataclass(frozen=True)
+class _Told:
+    """What an ONNX file says of its use.
+
+    Attributes:
+        known: of the network in it.
+        embedded: whether it normalises by itself.
+        taken: the shape of one image that it takes, by the name of each input; None where it leaves a size free.
+    """
+
+    known: Provenance
+    embedded: bool
+    taken: dict[str, tuple[int | None, ...]]
+
+
+def _told(path: Path) -> _Told:
+    """Return what an ONNX file says of its use.
 
     Raises:
         CheckpointError: it is no ONNX file.
@@ -90,8 +108,9 @@ def _told(path: Path) -> tuple[Provenance, bool]:
         used = Usage.from_dict(json.loads(said["usage"]))
     except (KeyError, ValueError, RecursionError, RecordError):
         used = None
+    taken = _taken(model)
     if used is None:
-        return _by_ultralytics(said, _shape(model)), False
+        return _Told(_by_ultralytics(said, _shape(taken)), embedded=False, taken=taken)
     shape = (used.inputs[0].proven or used.inputs[0].shape) if len(used.inputs) == 1 else ()
     scale = {"mean": list(used.mean), "std": list(used.std)} if used.mean and used.std else None
     known = Provenance(
@@ -101,8 +120,9 @@ def _told(path: Path) -> tuple[Provenance, bool]:
     )
     channels = (shape[0] or 3) if shape else 0
     if not (used.embedded and 0 < channels <= _MOST_CHANNELS):
-        return known, used.embedded
-    return replace(known, normalisation={"mean": [0.0] * channels, "std": [1.0] * channels}), True
+        return _Told(known, used.embedded, taken)
+    own = {"mean": [0.0] * channels, "std": [1.0] * channels}
+    return _Told(replace(known, normalisation=own), embedded=True, taken=taken)
 
 
 def _by_ultralytics(said: dict[str, Any], shape: tuple[int, ...] | None) -> Provenance:
@@ -115,9 +135,33 @@ def _by_ultralytics(said: dict[str, Any], shape: tuple[int, ...] | None) -> Prov
     return replace(UNKNOWN, input_shape=shape, use=Use(task=said["task"]))
 
 
-def _shape(model: onnx.ModelProto) -> tuple[int, ...] | None:
+def _taken(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
+    """Return the shapes of one image that a file takes, by the name of each input; of an unknown rank none."""
+    weights = {tensor.name for tensor in model.graph.initializer}  # which older files name among their inputs
+    ports = [port for port in model.graph.input if port.name not in weights]
+    return {port.name: tuple(size.dim_value or None for size in port.type.tensor_type.shape.dim)[1:] for port in ports}
+
+
+def _shape(taken: dict[str, tuple[int | None, ...]]) -> tuple[int, ...] | None:
     """Return the shape of one image of a file that says nothing else; None where it leaves it free."""
-    sizes = (
-        [size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim][1:] if model.graph.input else []
-    )
-    return tuple(sizes) if sizes and all(sizes) else None
+    first = next(iter(taken.values()), ())
+    sizes = tuple(size for size in first if size)
+    return sizes if sizes and len(sizes) == len(first) else None
+
+
+def _check_sizes(path: Path, told: _Told, spec: EvaluateSpec) -> None:
+    """Check that a file takes the size that is asked for: engines say it in their own words, Ultralytics not at all.
+
+    Raises:
+        SpecError: the settings name a size that it does not take.
+    """
+    asked = spec.shapes or {}
+    if isinstance(asked, tuple):
+        asked = dict.fromkeys(told.taken, asked) if len(told.taken) == 1 else {}
+    for name, shape in asked.items():
+        taken = told.taken.get(name)
+        if taken and not takes(taken, shape):
+            raise SpecError(
+                f"input_shape is {spec.input_shape}: {path} takes {sizes(taken)} alone.\n"
+                "  Leave `input_shape` out, or evaluate the slim file or checkpoint that it was made from"
+            )

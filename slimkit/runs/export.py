@@ -1,5 +1,6 @@
 """A network in the formats of other engines, each held against the network: `slimkit export`."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -9,20 +10,21 @@ from torch import Tensor, nn
 from slimkit import models, provenance
 from slimkit._version import __version__
 from slimkit.errors import EngineError, SlimkitError
-from slimkit.example import Example, batch_size, drawn_like, in_parts, named, of_batch, tensors
-from slimkit.export.formats import FORMATS, Format, Source
+from slimkit.example import Example, batch_size, drawn_like, in_parts, named, of_batch, own_batch, tensors
+from slimkit.export.formats import FORMATS, Format, Source, absent
 from slimkit.export.formats.source import Compute
 from slimkit.export.pixels import as_pixels, normalisation_of
 from slimkit.measure.engines import open_runner
 from slimkit.models.ultralytics import against_one, deployed, told_in_onnx
 from slimkit.progress import Progress, quiet
 from slimkit.results import ExportedFile, Exports
+from slimkit.returned import form_of, output_names
 from slimkit.runs.folder import output
 from slimkit.runs.folder.files import check_files
 from slimkit.runs.start import example as example_for
 from slimkit.settings import ExportSpec
 from slimkit.surgery import proof
-from slimkit.usage import OUTPUT, OpenShape, described
+from slimkit.usage import OpenShape, described
 
 RECORD = "export.json"
 _IMAGES = 8  # by three an output that happens to be nearly the same on them has no spread to be held against
@@ -44,6 +46,7 @@ def export_model(path: Path, spec: ExportSpec, out: Path | None, force: bool, pr
     Raises:
         EngineError: a converter is not installed; none can convert the network, or makes what computes the same.
     """
+    _check_installed(spec)
     progress("reading the network", None)
     network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
     example = example_for(network.model, spec)
@@ -81,6 +84,18 @@ def export_model(path: Path, spec: ExportSpec, out: Path | None, force: bool, pr
     return found
 
 
+def _check_installed(spec: ExportSpec) -> None:
+    """Check that all converters are installed, before any work is done for one of them.
+
+    Raises:
+        EngineError: some are not; the message names all of them, with the pip command.
+    """
+    lacking = {name: [p for p in FORMATS[name].packages if importlib.util.find_spec(p) is None] for name in spec.to}
+    formats = [name for name, packages in lacking.items() if packages]
+    if formats:
+        raise absent([package for packages in lacking.values() for package in packages], formats)
+
+
 def _taken(tensor: Tensor, free_size: bool) -> tuple[OpenShape, str]:
     """Return the shape of one image of an input, and its type."""
     free = free_size and tensor.dim() > 2 and tensor.is_floating_point()
@@ -91,7 +106,7 @@ def _taken(tensor: Tensor, free_size: bool) -> tuple[OpenShape, str]:
 def _given(model: nn.Module, example: Example) -> list[str]:
     """Return the names of the outputs, as an ONNX file has them."""
     (returned,) = proof.outputs(model, [example])
-    return list(named(tuple(tensors(returned)), OUTPUT))
+    return output_names(form_of(returned), named(example))
 
 
 def _written(name: str, source: Source, work: Path, tolerance: float) -> ExportedFile | EngineError:
@@ -142,7 +157,7 @@ def _runner(made: Format, path: Path) -> Compute | None:
 
 def _error(source: Source, run: Compute) -> tuple[float, float]:
     """Return how far the outputs of a file are from the network's, on random images, and how far float32 lets them."""
-    images = drawn_like(of_batch(source.example, _IMAGES), torch.Generator().manual_seed(1))
+    images = drawn_like(of_batch(source.example, own_batch(source.example, _IMAGES)), torch.Generator().manual_seed(1))
     if batch_size(source.example) != 1:
         images = of_batch(images, 1)
     given = images

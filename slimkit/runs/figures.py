@@ -1,7 +1,7 @@
 """What a run measures: sizes, times, accuracy, as records of its report."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -29,10 +29,10 @@ from slimkit.runs.folder.files import DENSE_ONNX, INT8_ONNX, ONNX, Delivery, mis
 from slimkit.runs.given import Judge
 from slimkit.runs.pixels import pixels, pixels_alone
 from slimkit.runs.start import conditions
-from slimkit.settings import RunSpec
 from slimkit.surgery import rows
 
 _BATCH, _CALIBRATION_BATCHES = 64, 8  # images at a time, and of them
+_TURNS, _REPEATS = 2, 5  # of timing the layers of both files, and runs in each
 
 
 @dataclass(frozen=True)
@@ -229,11 +229,13 @@ def judged(network: nn.Module | Path, dataset: data.Dataset, device: torch.devic
 
 
 def timed_layers(delivery: Delivery, sides: Sides) -> tuple[LayerEntry, ...]:
-    """Return the layers with the milliseconds that each takes, before and after; all no more than the network takes."""
-    before, after = (
-        _times(delivery.work / name, whole, delivery.spec, delivery.example)
-        for name, whole in ((DENSE_ONNX, sides.before), (ONNX, sides.after))
-    )
+    """Return the layers with the milliseconds that each takes, before and after; all no more than the network takes.
+
+    Both files are timed in turns and the least of each layer counts, so that a busy machine makes neither slower.
+    """
+    files = (delivery.work / DENSE_ONNX, sides.before), (delivery.work / ONNX, sides.after)
+    turns = [[_times(path, whole, delivery) for path, whole in files] for _ in range(_TURNS)]
+    before, after = (_least(each, whole) for (_, whole), each in zip(files, zip(*turns, strict=True), strict=True))
     return tuple(
         replace(
             layer,
@@ -244,13 +246,23 @@ def timed_layers(delivery: Delivery, sides: Sides) -> tuple[LayerEntry, ...]:
     )
 
 
-def _times(path: Path, whole: Figures, spec: RunSpec, example: Example) -> dict[str, float] | None:
+def _times(path: Path, whole: Figures, delivery: Delivery) -> dict[str, float] | None:
     """Return the times of the layers of a file, ms, by name; None where there is no file, or no profiler."""
-    if whole.latency_ms is None or spec.runtime not in PROFILED:
+    if whole.latency_ms is None or delivery.spec.runtime not in PROFILED:
         return None
-    nodes = latency_by_node(path, shapes_of(example), **asdict(conditions(spec)), repeats=10)
+    how = asdict(conditions(delivery.spec))
     spent: dict[str, float] = {}
-    for node in unprofiled(nodes, whole.latency_ms.fastest)[0]:
+    nodes = latency_by_node(path, shapes_of(delivery.example), **how, repeats=_REPEATS)
+    for node in unprofiled(nodes, whole.latency_ms.quoted)[0]:
         spent[node.layer] = spent.get(node.layer, 0.0) + node.turn_ms
-    slower = max(1.0, sum(spent.values()) / whole.latency_ms.fastest)  # the machine may have been, meanwhile
-    return {layer: time / slower for layer, time in spent.items()}
+    return spent
+
+
+def _least(turns: Sequence[dict[str, float] | None], whole: Figures) -> dict[str, float] | None:
+    """Return the least times of the layers of a file, which add up to no more than the file takes."""
+    timed = [turn for turn in turns if turn is not None]
+    if whole.latency_ms is None or not timed:
+        return None
+    least = {layer: min(turn.get(layer, time) for turn in timed) for layer, time in timed[0].items()}
+    slower = max(1.0, sum(least.values()) / whole.latency_ms.quoted)  # the machine may have been, meanwhile
+    return {layer: time / slower for layer, time in least.items()}

@@ -10,7 +10,7 @@ from torch import nn
 
 from slimkit import data, provenance, training
 from slimkit.errors import SpecError
-from slimkit.example import Example, on
+from slimkit.example import Example, of_batch, on, tensors
 from slimkit.hardware import on_device, working_device
 from slimkit.measure.quality import quality
 from slimkit.models import Network
@@ -91,7 +91,8 @@ class Given:
         """Whether the network's main output, on some of the unlabelled inputs, is no scores of classes."""
         if self.calibration is None:
             return False
-        some = self.calibration.batches(_LOOK, at_most=8 * _LOOK, seed=self.spec.seed)
+        numbers = sum(tensor.numel() for tensor in tensors(of_batch(self.example, 1)))
+        some = self.calibration.batches(data.of_size(numbers, _LOOK), at_most=8 * _LOOK, seed=self.spec.seed)
         return returns_values(self.at_work, (on(self.device, one) for one in some))
 
     def own(self, model: nn.Module) -> dict[str, float | None] | None:

@@ -26,7 +26,7 @@ def inspect_checkpoint(path: Path, spec: CompressSpec, progress: Progress = quie
     fixed = torch.zeros(graph.units, dtype=torch.bool) if spec.without_bn == "norm" else ~graph.has_norm
     work: dict[str, float] = {}
     for item in graph.works:
-        work[item.layer] = work.get(item.layer, 0) + item.each * len(item.outputs) * len(item.inputs)
+        work[item.layer] = work.get(item.layer, 0) + item.whole
     groups = tuple(
         InspectedGroup(
             name=group.name,

@@ -13,7 +13,7 @@ from slimkit.models import Network
 from slimkit.progress import Progress, quiet
 from slimkit.runs.detection import refuse_to_train
 from slimkit.runs.folder.files import check_files, check_kept
-from slimkit.runs.opening import reading, task
+from slimkit.runs.opening import check, reading, task
 from slimkit.runs.plan import Plan
 from slimkit.runs.start import (
     allowed_widths,
@@ -64,7 +64,7 @@ def job_of(
     """
     spec = replace(asked.spec, ranking=asked.ranking)
     require(spec.runtime)
-    data.check_fits(dataset, network.model)
+    check(network.model, dataset)
     recipe = training.Recipe(
         epochs=spec.epochs,
         batch_size=spec.batch_size,

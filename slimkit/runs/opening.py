@@ -8,6 +8,7 @@ from torch import nn
 from slimkit import data, provenance, tasks
 from slimkit.errors import SpecError
 from slimkit.models import Network
+from slimkit.models.detectors import Heads
 from slimkit.progress import Progress
 from slimkit.runs import detection
 from slimkit.settings import CompressSpec, EvaluateSpec
@@ -35,7 +36,7 @@ def open_data(
         return None
     detection.check_task(task(spec, known), network.model)
     dataset = detection.fitted(data_of(spec, spec.data, known, progress), network.model)
-    data.check_fits(dataset, network.model)
+    check(network.model, dataset)
     note(network.model, dataset)
     return dataset
 
@@ -50,32 +51,48 @@ def data_of(
     if known.input_shape and dataset.input_shape != known.input_shape:
         here, there = ("x".join(map(str, shape)) for shape in (dataset.input_shape, known.input_shape))
         dataset = replace(dataset, notes=(*dataset.notes, f"images are {here}, as the data has them, not {there}"))
+    return dataset if spec.mean else as_trained(dataset, known)
+
+
+def as_trained(dataset: data.Dataset, known: provenance.Provenance) -> data.Dataset:
+    """Return data normalised as in a network's training, as far as that is known: own statistics are another's."""
     scale = known.normalisation
-    if scale is not None and not spec.mean and len(scale["mean"]) == dataset.input_shape[0]:
-        return dataset.normalised(scale)
-    return dataset
+    return dataset.normalised(scale) if scale and len(scale["mean"]) == dataset.input_shape[0] else dataset
+
+
+def check(model: nn.Module, dataset: data.Dataset) -> None:
+    """Check that a network and data go together, and note how many classes there are: layers alone leave it to guess.
+
+    Raises:
+        DataError: they do not.
+    """
+    classes = data.check_fits(dataset, model)
+    if not isinstance(model, Heads):  # which says itself what it finds
+        provenance.attach(model, replace(provenance.of(model), classes=classes))
 
 
 def note(model: nn.Module, dataset: data.Dataset) -> None:
     """Attach to a network what a data set says of its use: shape, mean and std, task, names of classes, crop.
 
-    Its labels are the network's class numbers by now: see `data.in_order_of`.
+    Its labels are the network's class numbers by now: see `data.in_order_of`. Tensors say nothing of how picture files
+    are read: that stays as it is known.
     """
-    known = provenance.of(model)
+    known = provenance.of_shape(provenance.of(model), dataset.input_shape)
+    read = known.use if dataset.resize is dataset.crop is None else dataset
     use = provenance.Use(
         task=dataset.task.name,
         class_names=dataset.class_names or known.use.class_names,
-        resize=dataset.resize,
-        crop=dataset.crop,
+        resize=read.resize,
+        crop=read.crop,
     )
     scale = dataset.normalisation or known.normalisation
-    provenance.attach(model, replace(known, input_shape=dataset.input_shape, normalisation=scale, use=use))
+    provenance.attach(model, replace(known, normalisation=scale, use=use))
 
 
 def given_data(
     given: Any, spec: CompressSpec, network: Network, progress: Progress, unlabelled: bool = False
 ) -> data.Dataset | None:
-    """Return the data of a call: what was given to it, of whatever kind, or what its settings name.
+    """Return the data of a call: what was given to it, as objects, or what its settings name.
 
     `unlabelled`: the call is given inputs as well.
 
@@ -87,21 +104,19 @@ def given_data(
         return open_data(spec, network, progress, unlabelled)
     if spec.data is not None:
         raise SpecError(f"data is {spec.data!r}, and dataset is given too.\n  Give one of them")
-    if isinstance(given, str):
-        return open_data(replace(spec, data=given), network, progress)
     known = provenance.of(network.model)
     asked = task(spec, known)
     detection.check_task(asked, network.model)
     opened = data.as_dataset(given, task=asked, seed=spec.seed, progress=progress)
-    opened = data.in_order_of(opened, known.use.class_names)
+    opened = as_trained(data.in_order_of(opened, known.use.class_names), known)
     dataset = detection.fitted(opened, network.model)
-    data.check_fits(dataset, network.model)
+    check(network.model, dataset)
     note(network.model, dataset)
     return dataset
 
 
 def given_inputs(given: Any, spec: CompressSpec, network: Network, progress: Progress) -> data.Inputs | None:
-    """Return the unlabelled inputs of a call: what was given to it, or what its settings name.
+    """Return the unlabelled inputs of a call: what was given to it, as objects, or what its settings name.
 
     Raises:
         SpecError: both are there.
@@ -109,17 +124,31 @@ def given_inputs(given: Any, spec: CompressSpec, network: Network, progress: Pro
     """
     if given is not None and spec.calibration is not None:
         raise SpecError(f"calibration is {spec.calibration!r} in the settings, and given too.\n  Give one of them")
-    name = given if isinstance(given, str) else spec.calibration
-    if given is None and name is None:
+    if given is None and spec.calibration is None:
         return None
     known = provenance.of(network.model)
-    inputs = (
-        data.as_inputs(given, progress)
-        if name is None
-        else data.open_inputs(name, root=spec.data_root, reading=reading(spec), own=known, progress=progress)
-    )
+    if spec.calibration is not None:
+        named = spec.calibration
+        inputs = data.open_inputs(named, root=spec.data_root, reading=reading(spec), own=known, progress=progress)
+    else:
+        inputs = data.as_inputs(as_trained(given, known) if isinstance(given, data.Dataset) else given, progress)
+        if known.normalisation:
+            inputs = data.as_images(inputs, **known.normalisation)
     data.check_runs(inputs, network.model)
     return data.different(inputs)
+
+
+def named(spec: CompressSpec, sources: dict[str, Any]) -> tuple[CompressSpec, list[Any]]:
+    """Return settings that name what was given by name, so that the report does; and the rest: None for a name.
+
+    Args:
+        spec: the settings; what they name already is left as it is.
+        sources: by the names of the settings, `data` and `calibration`.
+    """
+    names: dict[str, Any] = {
+        key: one for key, one in sources.items() if isinstance(one, str) and getattr(spec, key) is None
+    }
+    return replace(spec, **names), [None if key in names else one for key, one in sources.items()]
 
 
 def task(spec: DataSpec, known: provenance.Provenance = provenance.UNKNOWN) -> tasks.Task | None:

@@ -19,6 +19,8 @@ from slimkit.measure import layer_table
 from slimkit.measure.conditions import Conditions
 from slimkit.measure.environment import preferred_step
 from slimkit.models import Network
+from slimkit.models.detectors import Heads
+from slimkit.models.ultralytics import Maps
 from slimkit.progress import Progress
 from slimkit.quantity import number_of
 from slimkit.runs.folder.files import export_network
@@ -92,7 +94,7 @@ def example(model: nn.Module, spec: CompressSpec | ExportSpec, dataset: data.Dat
     shape = asked or known.input_shape
     if shape is None:
         raise _unknown_shape(spec)
-    provenance.attach(model, replace(known, input_shape=shape, inputs={}))
+    provenance.attach(model, replace(provenance.of_shape(known, shape), inputs={}))
     return _drawn(shape, "float32", random)
 
 
@@ -107,6 +109,11 @@ def _unknown_shape(spec: CompressSpec | ExportSpec, reads: bool = False) -> Data
         who += ", and no inputs were given"
         advice.insert(1, "`data` or `calibration`")
     return DataError(f"the network's input shape is not known: {who}.\n  Add {', or '.join(advice)}")
+
+
+def outer(model: nn.Module) -> str:
+    """Return what the names of all layers begin with that their network's owner does not know: of a module of ours."""
+    return "net." if isinstance(model, Maps | Heads) else ""
 
 
 def sized(
@@ -176,7 +183,7 @@ def _noted(model: nn.Module, example: Example) -> Example:
     """Note with a network what it is called with: the shape of a single tensor, or of each argument."""
     only, known = _only(model, example), provenance.of(model)
     if only is not None:
-        provenance.attach(model, replace(known, input_shape=tuple(only.shape[1:]), inputs={}))
+        provenance.attach(model, replace(provenance.of_shape(known, tuple(only.shape[1:])), inputs={}))
         return example
     names = inspect.signature(model.forward).parameters
     given = example if isinstance(example, Mapping) else dict(zip(names, example, strict=False))

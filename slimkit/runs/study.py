@@ -3,13 +3,14 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from slimkit import out_of_memory
 from slimkit.errors import OutputError, SlimkitError, SpecError, TrainingError
 from slimkit.hardware import with_gradients
+from slimkit.methods import Job
 from slimkit.progress import Progress, quiet
 from slimkit.quantity import number_of
 from slimkit.report import page
@@ -17,7 +18,7 @@ from slimkit.results import Arm, study_file
 from slimkit.runs import begin
 from slimkit.runs.arms import ray_workers
 from slimkit.runs.arms.arm import Assignment, Ground, ground_of, prepared, train_arm
-from slimkit.runs.arms.order import Planned, planned
+from slimkit.runs.arms.order import Planned, naming, planned
 from slimkit.runs.arms.workers import Here, Processes, WorkerDied, Workers
 from slimkit.runs.folder import output as folder
 from slimkit.runs.plan import plan
@@ -86,7 +87,7 @@ def study(
             with whole(home / PAGE) as part:
                 part.write_text(page.study_page(arms), encoding="utf-8")
     if failed:
-        raise TrainingError(_lost(failed, len(runs) - len(done), target))
+        raise TrainingError(_lost(failed, len(runs) - len(done), target if done else None))
     return Study(arms, target, tuple(notes))
 
 
@@ -130,7 +131,9 @@ def _work(spec: StudySpec, run: Planned, found: Mapping[Key, Arm], workers: Work
 
 
 def _try_out(spec: StudySpec, runs: list[Planned]) -> Ground:
-    """Prepare the first run of every arm that waits for nobody, so that hours are not spent on a mistake.
+    """Prepare every arm that waits for nobody, and look at each of its budgets: hours are not spent on a mistake.
+
+    Budgets that have to be measured are left to the runs.
 
     Returns:
         What all arms share.
@@ -138,11 +141,39 @@ def _try_out(spec: StudySpec, runs: list[Planned]) -> Ground:
     Raises:
         SlimkitError: the data is missing, does not fit, or a method cannot work on the network.
     """
-    for run in {run.arm: run for run in reversed(runs) if run.waits is None}.values():
+    jobs: dict[str, Job] = {}
+    widths: dict[tuple[str, str], tuple[int, ...]] = {}
+    once = {(run.arm, run.budget): run for run in reversed(runs)}
+    for run in (run for run in once.values() if run.waits is None):
         asked = run.plan({})
-        job = prepared(_work(spec, run, {}), asked)
-        asked.method.check(job, asked.config)
+        if run.arm not in jobs:
+            job = jobs[run.arm] = prepared(_work(spec, run, {}), asked)
+        elif asked.spec.budget.kind in ("ratio", "macs", "params"):
+            known = jobs[run.arm]
+            job = replace(known, selection=replace(known.selection, budget=asked.spec.budget, measured=None))
+        else:
+            continue
+        with naming(run.arm):
+            asked.method.check(job, asked.config)
+        if asked.method.removes and (counts := job.selection.counts_beforehand(job.graph)):
+            widths[run.arm, run.budget] = counts
+    for run in once.values():
+        if run.waits and run.settings.get("control") == "permuted" and (counts := widths.get(run.waits[:2])):
+            _look(spec, run, counts)
     return ground_of(job)  # all arms share it, and one at least waits for nobody
+
+
+def _look(spec: StudySpec, run: Planned, widths: tuple[int, ...]) -> None:
+    """Look at an arm whose reference will have widths that are known already.
+
+    Raises:
+        SlimkitError: it cannot work with them.
+    """
+    settings = run.stood_in(widths)
+    asked = plan(settings, source=f"arm {run.arm!r}", ignoring=run.settings)
+    job = prepared(Assignment(run.arm, run.budget, settings, spec.images, spec.pixels, spec.latency), asked)
+    with naming(run.arm):
+        asked.method.check(job, asked.config)
 
 
 def _earlier(home: Path, runs: list[Planned], ground: Ground) -> tuple[dict[Key, Arm], list[str]]:
@@ -165,12 +196,10 @@ def _earlier(home: Path, runs: list[Planned], ground: Ground) -> tuple[dict[Key,
         wrong = "the study that is asked for has no such arm"
         if key in wanted:
             run = wanted[key]
-            ready = run.waits is None or run.waits in done
-            wrong = (
-                _other_settings(arm, run.plan(done).settings())
-                if ready
-                else "the arm that it was compared with is gone"
-            )
+            if run.waits is None or run.waits in done:
+                wrong = _other_settings(arm, run.plan(done).settings())
+            else:
+                wrong = f"it takes widths or cost of {run.waits[0]}, of which no arm is here; `like` names another"
             wrong = ground.other(arm) or wrong or _otherwise_timed(arm)
         if wrong:
             raise OutputError(
@@ -246,19 +275,20 @@ def _trained(
                 yield key, Arm.from_dict(answer)
 
 
-def _lost(failed: Mapping[Key, Exception], count: int, target: Path) -> str:
-    """Say which arms have failed, and what to do."""
+def _lost(failed: Mapping[Key, Exception], count: int, target: Path | None) -> str:
+    """Say which arms have failed, and what to do; `target` is where the others are, if there are any."""
     said = [
         f"  {' '.join(map(str, key)).replace('  ', ' ')}: {str(error).splitlines()[0]}" for key, error in failed.items()
     ]
     more = [f"  and {len(said) - 10} more"] if len(said) > 10 else []
     last = list(failed.values())[-1]
     hint = str(last).partition("\n")[2].strip()
+    rest = f"; the others are in {target}, and `resume=True` trains what is lacking" if target else ""
     return "\n".join(
         [
             f"{number_of(count, 'arm')} of the study did not finish:",
             *said[:10],
             *more,
-            f"  {hint or 'Mend what is wrong'}; the others are in {target}, and `resume=True` trains what is lacking",
+            f"  {hint or 'Mend what is wrong'}{rest}",
         ]
     )

@@ -91,6 +91,8 @@ def sweep_checkpoint(
                 store = store_of(home, options.resume, spec)
                 given = replace(kept(begun.given, store, work), watchers=(*watchers, *more))
                 result = finished(replace(begun, given=given), spec, work, stages.branch())
+            if options.force:
+                page.unlink(missing_ok=True)  # it is of what was there before
             training.forget(store)
             found[name] = result.report
         except (BudgetError, MaskError) as error:

@@ -29,6 +29,7 @@ from slimkit.runs.opening import note
 from slimkit.runs.plan import Plan, plan
 from slimkit.runs.result import CommandOutcome, Result
 from slimkit.runs.start import allowed_widths, proof_inputs, random_input
+from slimkit.selection.counted import note_on_budget
 from slimkit.selection.mask import Mask
 from slimkit.settings.keywords import TrainKeywords
 from slimkit.settings.output import OutputOptions
@@ -167,6 +168,8 @@ def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages, 
     with stages.stage("measure"):
         sides = measure(delivery, dataset, device=job.device)
         layers = timed_layers(delivery, sides)
+    widths, mask = allowed_widths(spec), slimmed.mask
+    short = note_on_budget(spec.budget, sides.before, sides.after, job.graph, mask, widths) if found.cut else []
     cost = training_cost(job, found, sides.before, sides.after, stages, asked.settings())
     report = Report(
         slimkit=__version__,
@@ -175,8 +178,8 @@ def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages, 
         spec=asked.settings(),
         arch=architecture(network, example, dataset),
         environment=environment(),
-        channels=rows.channels(job.graph, slimmed.mask, slimmed.fixed, slimmed.failing, spec.ratio, spec.without_bn),
-        groups=rows.groups(job.graph, slimmed.mask, allowed_widths(spec)),
+        channels=rows.channels(job.graph, mask, slimmed.fixed, slimmed.failing, spec.ratio, spec.without_bn),
+        groups=rows.groups(job.graph, mask, widths),
         layers=layers,
         gammas=found.cut.gammas if found.cut else rows.gammas(dense, model),
         before=sides.before,
@@ -189,7 +192,7 @@ def _train(network: Network, asked: Plan, job: Job, work: Path, stages: Stages, 
         after_cut=(found.cut.after,) if found.cut else (),
         search=found.search,
         budget=weighed(found.cut.budget, sides) if found.cut else None,
-        warnings=(*found.warnings, *written.failed, *sides.notes),
+        warnings=(*found.warnings, *short, *written.failed, *sides.notes),
     )
     resuming.keep_log(job.store, work)
     return Result(model, slimmed.mask, finish(report, [spec, asked.config], work, stages, keep_files))

@@ -8,6 +8,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from math import ceil, gcd
 from typing import TypeVar
 
@@ -17,11 +18,13 @@ from torch import Tensor
 
 from slimkit.channels import Graph, Group
 from slimkit.errors import BudgetError, MaskError, OutOfReachError, SpecError
-from slimkit.quantity import number_of
+from slimkit.quantity import number_of, share
+from slimkit.selection.hint import hint
 from slimkit.selection.mask import Mask
 
 Tried = TypeVar("Tried")
 
+_NEAR, _TRIES = 0.9, 8  # of a limit: where less is left, others are tried, so often
 _NARROW = 0.1  # share of channels in narrow groups from which a network itself is narrow
 
 
@@ -32,10 +35,11 @@ class Widths:
     Engines compute channels in blocks of `step`: a count between two multiples takes as long as the next
     one, and a grouped convolution leaves the fast kernel (ONNX Runtime on AVX-512: 8 channels a convolution
     group take as long as 16, and 24 longer than 32). So counts are multiples of the step, and groups that
-    have no smaller multiple stay whole. A step that was asked for counts the channels of the layer. One that an
-    engine likes (`adapt`) counts those of each convolution group, and has two exceptions, which use half the
-    step, a quarter, ...: units tied across convolution groups that are narrower than a step, and so on the slow
-    kernel anyway; and networks so narrow that little could be removed.
+    have no smaller multiple stay whole. A step that was asked for counts the channels of every layer that makes or
+    reads them: all convolution groups together, but each part of a layer that is taken apart (gates, pixels to
+    shuffle), where another one reads parts alone. One that an engine likes (`adapt`) counts those of each convolution
+    group, and has two exceptions, which use half the step, a quarter, ...: units tied across convolution groups
+    narrower than a step, so on the slow kernel anyway; and networks so narrow that little could be removed.
 
     Attributes:
         step: counts are multiples of it, and at least it.
@@ -70,15 +74,9 @@ class Widths:
         step = self.fitted(graph).step
         return replace(self, step=step // 2) if self.adapt and step > 1 else None
 
-    def hint(self, less: int = 1) -> str:
-        """Say which settings would allow more, after "Raise the budget"; `less` is the step to try."""
-        finer = self.step > 1 and not self.adapt  # else they were tried
-        more = ["`cap=0.98`"] * (self.cap < 0.98) + [f"`round_to={less}`"] * finer
-        return f", or allow more: {', '.join(more)}" if more else ""
-
     def of_step(self, group: Group) -> int:
         """Return the step of one group's counts of units."""
-        step = self.step if self.adapt else self.step // gcd(self.step, group.per_unit)
+        step = self.step if self.adapt else self.step // gcd(self.step, group.common)
         if self.adapt and group.per_unit > 1 and len(group.members) < step:
             while step > 1 and len(group.members) < 2 * step:
                 step //= 2
@@ -142,6 +140,17 @@ class Blocks:
         """Return the units of a block."""
         return self.units[self.ends[block] : self.ends[block + 1]]
 
+    def before(self, block: int) -> "Blocks":
+        """Return these without a block, and without those of its group that come after it."""
+        own = self.groups[block]
+        left = [n for n, group in enumerate(self.groups) if group != own or n < block]
+        return Blocks(
+            groups=[self.groups[n] for n in left],
+            costs=[self.costs[n] for n in left],
+            ends=[0, *accumulate(map(self.size, left))],
+            units=torch.cat([self.units[:0], *map(self.of, left)]),
+        )
+
 
 def blocks(graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor | None = None) -> Blocks:
     """Return every block that may be removed.
@@ -155,7 +164,7 @@ def blocks(graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor | None = 
     Raises:
         MaskError: scores or `fixed` are not of this kind.
     """
-    _check_of(graph, scores, fixed)
+    check_of(graph, scores, fixed)
     widths = widths.fitted(graph)
     units: list[Tensor] = []
     costs: list[Tensor] = []
@@ -193,7 +202,8 @@ def blocks(graph: Graph, scores: Tensor, widths: Widths, fixed: Tensor | None = 
     )
 
 
-def _check_of(graph: Graph, scores: object, fixed: object) -> None:
+def check_of(graph: Graph, scores: object, fixed: object) -> None:
+    """Refuse scores, or units that must stay, that are not of a graph: a `MaskError`."""
     whole = (graph.units,)
     if not isinstance(scores, Tensor) or tuple(scores.shape) != whole or not bool(scores.isfinite().all()):
         raise MaskError(
@@ -239,16 +249,21 @@ def to_ratio(graph: Graph, scores: Tensor, ratio: float, widths: Widths, fixed: 
     if last < len(found.groups) and goal:
         over, under = found.ends[last + 1] - goal, goal - found.ends[last]
         last += over < under or (last == 0 and over == under)  # nearer; something has to go
-    taken = [found.units[: found.ends[last]]]
-    removed = found.ends[last]
+    taken, removed = [found.units[: found.ends[last]]], found.ends[last]
     for block in range(last, len(found.groups)):  # make up with the next in rank that still fit: if one
         if removed + found.size(block) <= goal:  # does not, the later ones of its group, as large, don't either
             taken.append(found.of(block))
             removed += found.size(block)
-    if goal - removed > sum(widths.of_step(group) // 2 for group in graph.groups):
+
+    def short(reached: int, other: Widths) -> bool:
+        return goal - reached > sum(other.of_step(group) // 2 for group in graph.groups)
+
+    if short(removed, widths):
+        more = hint(widths, lambda other: not short(blocks(graph, scores, other, fixed).ends[-1], other))
+        steps = f" and counts in steps of {widths.step}" if widths.step > 1 else ""
         raise OutOfReachError(
-            f"ratio is {ratio:g}: {_limits(widths)}, {removed / removable:.3f} is the most that can be "
-            f"removed.\n  Lower the ratio{widths.hint()}"
+            f"ratio is {ratio:g}: with at most {widths.cap:.0%} of a group removed{steps}, {removed / removable:.3f} "
+            f"is the most that can be removed.\n  Lower the ratio{more}"
         )
     if ratio > 0 and not removed:
         raise MaskError(
@@ -270,6 +285,9 @@ def to_limit(
 ) -> Mask:
     """Remove the cheapest blocks until a measure of the network is within a limit; put back what still fits.
 
+    Where that leaves much less, another choice is taken that comes nearer: if what it removes scores less in sum; or,
+    where one block was of tied channels, as a head is, if none scores more than all of them would.
+
     Args:
         measure: keep [U] -> cost of the network; never grows when units are removed.
         limit: largest cost allowed, in the measure's unit.
@@ -290,7 +308,27 @@ def to_limit(
         )
     least = without(graph, found.units)
     if measure(least) > limit:
-        raise OutOfReachError(out_of_reach(graph, least, measure, limit, what) + widths.fitted(graph).hint())
+        more = hint(widths, lambda other: measure(without(graph, blocks(graph, scores, other, fixed).units)) <= limit)
+        raise OutOfReachError(out_of_reach(graph, least, measure, limit, what) + more)
+    keep, last = _cheapest(graph, found, measure, limit)
+    reached, lost, dearest = measure(keep), scores[~keep].double().sum(), math.inf
+    for _ in range(_TRIES):
+        if reached >= _NEAR * limit:
+            break
+        channels = found.size(last) * graph.groups[found.groups[last]].per_unit
+        tied = channels > widths.fitted(graph).step
+        dearest = min(dearest, channels * found.costs[last] if tied else -math.inf)
+        found = found.before(last)
+        if measure(without(graph, found.units)) > limit:
+            break
+        other, last = _cheapest(graph, found, measure, limit)
+        if measure(other) > reached and (found.costs[last] <= dearest or scores[~other].double().sum() < lost):
+            keep, reached = other, measure(other)
+    return Mask(keep)
+
+
+def _cheapest(graph: Graph, found: Blocks, measure: Callable[[Tensor], float], limit: float) -> tuple[Tensor, int]:
+    """Return `keep`, bool [U], for a limit that all blocks reach, and the last block that had to go."""
     low, high = 0, len(found.groups)
     while low < high:
         middle = (low + high) // 2
@@ -307,15 +345,15 @@ def to_limit(
         if measure(keep) > limit:
             keep[found.of(block)] = False
             closed.add(found.groups[block])
-    return Mask(keep)
+    return keep, low - 1
 
 
 def out_of_reach(graph: Graph, least: Tensor, measure: Callable[[Tensor], float], limit: float, what: str) -> str:
     """Say that no mask reaches a limit: the smallest value, that of `least`, and what holds it."""
     best, original = measure(least), measure(Mask.full(graph).keep)
     return (
-        f"max_{what} is {amount(limit, what)} ({limit / original:.3f} of the original): the smallest that "
-        f"the allowed widths reach is {amount(best, what)} ({best / original:.3f}); "
+        f"max_{what} is {amount(limit, what)} ({share(limit / original)} of the original): the smallest that "
+        f"the allowed widths reach is {amount(best, what)} ({share(best / original)}); "
         f"most of it is held by {_holders(graph, least, measure)}.\n"
         "  Raise the budget"
     )
@@ -342,11 +380,6 @@ def amount(value: float, what: str) -> str:
         if value >= factor:
             return f"{value / factor:.4g}{letter}{'B' if what == 'bytes' else ''}"
     return f"{value:.4g}"
-
-
-def _limits(widths: Widths) -> str:
-    steps = f" and counts in steps of {widths.step}" if widths.step > 1 else ""
-    return f"with at most {widths.cap:.0%} of a group removed{steps}"
 
 
 def nothing(graph: Graph, widths: Widths) -> str:

@@ -71,24 +71,29 @@ def choose_within_reach(
     return within_reach(graph, widths, attempt)
 
 
-def fixed_units(graph: Graph, keep: Sequence[str] = (), without_bn: str = "norm") -> Tensor:
+def fixed_units(graph: Graph, keep: Sequence[str] = (), without_bn: str = "norm", outer: str = "") -> Tensor:
     """Return the units that must stay whole on request, bool [U].
 
     Args:
         graph: channels of the network.
         keep: names of layers, or patterns such as `layer4.*`: whatever channels they make stay.
         without_bn: `keep`: channels that no BatchNorm scales stay too; `norm`: they may go.
+        outer: what all names begin with where the network lies in a module of ours: they fit without it too.
 
     Raises:
         MaskError: a pattern fits no layer whose channels could go.
     """
     fixed = ~graph.has_norm if without_bn == "keep" else torch.zeros(graph.units, dtype=torch.bool)
+
+    def fits(layer: str, pattern: str) -> bool:
+        return fnmatchcase(layer, pattern) or fnmatchcase(layer.removeprefix(outer), pattern)
+
     for pattern in keep:
-        groups = [group for group in graph.groups if any(fnmatchcase(layer, pattern) for layer in group.layers)]
-        if not groups and not any(fnmatchcase(kept.layer, pattern) for kept in graph.kept):
+        groups = [group for group in graph.groups if any(fits(layer, pattern) for layer in group.layers)]
+        if not groups and not any(fits(kept.layer, pattern) for kept in graph.kept):
+            names = sorted({name.removeprefix(outer) for group in graph.groups for name in group.layers})
             raise MaskError(
-                f"keep is {pattern!r}: no layer with channels is called so.\n"
-                f"  Layers are {', '.join(sorted({name for group in graph.groups for name in group.layers})[:8])}, ..."
+                f"keep is {pattern!r}: no layer with channels is called so.\n  Layers are {', '.join(names[:8])}, ..."
             )
         for group in groups:
             fixed[group.members] = True

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from slimkit.channels import Graph, stays
 from slimkit.dtypes import differentiable
 from slimkit.errors import MaskError
-from slimkit.modules import unwrapped
+from slimkit.modules import named_tensors, unwrapped
+from slimkit.whole_file import write_whole
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def apply_(model: nn.Module, graph: Graph, mask: Mask) -> None:
     """
     mask.check_fits(graph)
     model = unwrapped(model)
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    tensors = named_tensors(model)
     for axis in graph.axes:
         tensor = tensors[axis.tensor]
         if differentiable(tensor) and not axis.divides:
@@ -107,8 +108,13 @@ def apply_(model: nn.Module, graph: Graph, mask: Mask) -> None:
 
 
 def save(mask: Mask, path: Path | str) -> None:
-    """Write a mask to a safetensors file."""
-    save_file({"keep": mask.keep}, str(path), metadata={"format": "slimkit.mask/1"})
+    """Write a mask to a safetensors file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    content = serialised({"keep": mask.keep}, metadata={"format": "slimkit.mask/1"})
+    write_whole(Path(path), content, "the mask")
 
 
 def load(path: Path | str) -> Mask:

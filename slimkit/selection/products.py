@@ -47,7 +47,7 @@ class Products:
 
 def macs(graph: Graph) -> Products:
     """Return the multiply-adds of one image."""
-    return _products(graph, [(work.each, [work.outputs, work.inputs]) for work in graph.works])
+    return _products(graph, [(work.each, list(work.sides)) for work in graph.works])
 
 
 def params(graph: Graph) -> Products:

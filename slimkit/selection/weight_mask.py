@@ -57,6 +57,12 @@ class WeightMask:
         """Share of the prunable weights that stay, in (0, 1]."""
         return sum(self.left.values()) / sum(keep.numel() for keep in self.keep.values())
 
+    @property
+    def nearly_empty(self) -> tuple[str, ...]:
+        """Parameters of which at most a tenth of the outputs have a weight left."""
+        reading = {name: keep.flatten(1).any(1) for name, keep in self.keep.items()}
+        return tuple(name for name, rows in reading.items() if 10 * int(rows.sum()) <= len(rows))
+
     def check_fits(self, model: nn.Module) -> None:
         """Check that the mask belongs to a network.
 

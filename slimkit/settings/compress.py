@@ -36,7 +36,7 @@ class CompressSpec(SourceSpec, RunSpec):
         None,
         "the smallest network that loses at most so much: points of accuracy, or the metric's own unit; without labels "
         "of agreement with the original",
-        optional(number(0, 100, above=True)),
+        optional(number(0, above=True)),
     )
     minimise: str = setting(
         "latency",
@@ -57,11 +57,13 @@ class CompressSpec(SourceSpec, RunSpec):
     recover: bool = setting(True, "recover before any retraining; without: constants are folded, no more", flag)
     epochs: float = setting(10, "epochs of retraining, where there is data; also parts of one; 0: none", number(0))
     batch_size: str | int = setting(
-        "auto", "images a training step; auto: 128, of a detector 8, of a YOLO 16", word_or("auto", whole(1))
+        "auto",
+        "images a training step; auto: 128, by an own loss 16 to 128, of a detector 8, of a YOLO 16",
+        word_or("auto", whole(1)),
     )
     optimizer: str = setting(
         "auto",
-        "what steps in the retraining: sgd or adamw; auto: sgd, of a YOLO its trainer's own",
+        "what steps in the retraining: sgd or adamw; auto: sgd, by an own loss adamw, of a YOLO its trainer's own",
         choice("auto", "sgd", "adamw"),
     )
     learning_rate: str | float = setting(

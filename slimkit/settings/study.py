@@ -1,11 +1,11 @@
 """What `slimkit study` should do: arms that share data, budget and recipe; no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from slimkit.errors import SpecError
-from slimkit.settings.budget import budget_setting
+from slimkit.settings.budget import budget_setting, parse_budget
 from slimkit.settings.checks import flag, optional, several, text, whole
 from slimkit.settings.run import SHARE
 from slimkit.settings.setting import Settings, setting
@@ -25,6 +25,22 @@ def _table(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise SpecError(f"{name} is {value!r}: it must be a table of settings.\n  Write [{name}.NAME] above them")
     return dict(value)
+
+
+def _once(name: str, values: Sequence[Any]) -> None:
+    """Refuse a value that is there twice, in other words too: 0.5, "50%".
+
+    Raises:
+        SpecError: one is.
+    """
+    known: list[Any] = []
+    for value in values:
+        one = parse_budget(value, name.removeprefix("max_")) if name in ("max_macs", "max_params") else value
+        if one in known:
+            first = values[known.index(one)]
+            wrong = f"{value} is there twice" if str(first) == str(value) else f"{first} and {value} are the same"
+            raise SpecError(f"{name} is {', '.join(map(str, values))}: {wrong}.\n  Leave one of them out")
+        known.append(one)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +84,17 @@ class StudySpec(Settings):
         True, "measure the latency of every arm's network, by `runtime`, `threads` and `batch`", flag
     )
     shared: Mapping[str, Any] = setting(None, "settings of `slimkit train` that all arms share", _table)
-    arm: Mapping[str, Any] = setting(None, "further arms by name, each a table of settings of `slimkit train`", _table)
+    arm: Mapping[str, Any] = setting(
+        None,
+        "further arms by name, each a table of settings of `slimkit train`; its `method` may be a control by name",
+        _table,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         axes = [name for name in BUDGET_AXES if getattr(self, name)]
+        for name in ("methods", *axes):
+            _once(name, getattr(self, name))
         if len(axes) > 1:
             raise SpecError(f"{' and '.join(axes)} are set: a study has one kind of budget.\n  Leave one of them")
         for name in ("arch", "data"):

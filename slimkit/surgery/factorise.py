@@ -69,7 +69,7 @@ def whole(thin: Factors) -> nn.Module:
     """Return two thin layers as the one that computes the same."""
     first, second = thin[0], thin[1]
     factors = [second.get_parameter("weight").detach().double(), first.get_parameter("weight").detach().double()]
-    made: dict[str, Any] = {"device": factors[0].device, "dtype": second.get_parameter("weight").dtype}
+    made: dict[str, Any] = {"device": "meta", "dtype": second.get_parameter("weight").dtype}  # so that nothing is drawn
     if isinstance(first, nn.Linear):
         assert isinstance(second, nn.Linear)
         layer: nn.Module = nn.Linear(first.in_features, second.out_features, second.bias is not None, **made)
@@ -81,6 +81,7 @@ def whole(thin: Factors) -> nn.Module:
         left = factors[0].view(groups, outputs, thin.rank, height)
         right = factors[1].view(groups, thin.rank, first.in_channels // groups, first.kernel_size[1])
         product = torch.einsum("gorh,griw->goihw", left, right).flatten(0, 1)
+    layer = layer.to_empty(device=product.device)
     layer.get_parameter("weight").copy_(product)
     if second.bias is not None:
         layer.get_parameter("bias").copy_(second.get_parameter("bias"))

@@ -18,7 +18,7 @@ from slimkit import channels, provenance
 from slimkit.example import Example, call
 from slimkit.hardware import seeded
 from slimkit.models.plain_layers import SameConv2d, build
-from slimkit.modules import copied, private, unwrapped
+from slimkit.modules import copied, heard, private, unwrapped
 from slimkit.provenance import Replaced
 from slimkit.surgery.evidence import differ
 from slimkit.surgery.factorise import replace_module
@@ -72,25 +72,13 @@ def replaced(model: nn.Module) -> list[str]:
 def _inputs(model: nn.Module, paths: Iterable[str], example: Example) -> dict[str, Tensor]:
     """Return what modules are first called with, where that is one tensor; the network itself is none of them."""
     found: dict[str, Tensor] = {}
+    wanted = {model.get_submodule(path): path for path in paths if path}
 
-    def note(path: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if len(args) == 1 and isinstance(args[0], Tensor) and not kwargs:
-                found.setdefault(path, args[0].clone())
+    def note(module: nn.Module, given: Tensor, _: Any) -> None:
+        found.setdefault(wanted[module], given.clone())
 
-        return hook
-
-    handles = [
-        model.get_submodule(path).register_forward_pre_hook(note(path), prepend=True, with_kwargs=True)
-        for path in paths
-        if path
-    ]
-    try:
-        with torch.no_grad(), seeded(0):
-            call(model, example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), seeded(0), heard(wanted, note, before=True, alone=True):
+        call(model, example)
     return found
 
 

@@ -5,16 +5,17 @@ relative error of the weight. A layer stays one where two would cost as much: at
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from slimkit.errors import BudgetError, SpecError
-from slimkit.example import Example, call
+from slimkit.example import Example, batch_size, call
 from slimkit.models.factors import matrix
-from slimkit.modules import evaluating
+from slimkit.modules import evaluating, heard, unwrapped
 from slimkit.surgery.factorise import left_dense, singular_values
 
 CostKind = Literal["params", "macs"]
@@ -31,6 +32,7 @@ class Spectrum:
         params_a_rank, macs_a_rank: of two thin ones, for each rank; MACs of one image.
         shape: of one image's input to the layer.
         most: the highest rank at which two are worth having beside what they cost, as where more are slower than one.
+        step: ranks are multiples of it, and at least it.
     """
 
     path: str
@@ -41,6 +43,7 @@ class Spectrum:
     macs_a_rank: int
     shape: tuple[int, ...]
     most: int | None = None
+    step: int = 1
 
     def at(self, rank: int | None, cost: CostKind) -> int:
         """Return what the layer costs at a rank; None: as one layer."""
@@ -48,9 +51,9 @@ class Spectrum:
         return dense if rank is None else each * rank
 
     def paying(self, rank: int, cost: CostKind) -> int | None:
-        """Return the rank, None where two layers of that rank cost as much as one, or are not worth having."""
-        pays = self.at(rank, cost) < self.at(None, cost) and (self.most is None or rank <= self.most)
-        return rank if pays else None
+        """Return the rank, None where two layers of it cost as much as one, are not worth having, or there is none."""
+        most = len(self.energy) if self.most is None else self.most
+        return rank if self.at(rank, cost) < self.at(None, cost) and rank <= most else None
 
 
 def layers(model: nn.Module, example: Example, keep: Collection[str] = ()) -> list[Spectrum]:
@@ -60,27 +63,26 @@ def layers(model: nn.Module, example: Example, keep: Collection[str] = ()) -> li
         model: run once in eval mode; left as it was found.
         example: one input, or a batch of one image.
         keep: paths to leave out.
+
+    Raises:
+        ArchitectureError: the model is no module. TraceError: the example is no input.
     """
+    model = unwrapped(model)
+    batch_size(example)
     unfit = {**left_dense(model), **dict.fromkeys(keep, "")}
     wanted = {path: m for path, m in model.named_modules() if matrix(m) is not None and path not in unfit}
     positions: dict[str, tuple[int, int]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
-    handles = []
-    for path, module in wanted.items():
+    paths = {module: path for path, module in wanted.items()}
 
-        def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, path: str = path) -> None:
-            first, second = _positions(layer, inputs[0], output)
-            shapes[path] = tuple(inputs[0].shape[1:])
-            before = positions.get(path, (0, 0))
-            positions[path] = (before[0] + first, before[1] + second)  # a layer may run several times
+    def count(layer: nn.Module, given: Tensor, output: Tensor) -> None:
+        path, (first, second) = paths[layer], _positions(layer, given, output)
+        shapes[path] = tuple(given.shape[1:])
+        before = positions.get(path, (0, 0))
+        positions[path] = (before[0] + first, before[1] + second)  # a layer may run several times
 
-        handles.append(module.register_forward_hook(count))
-    try:
-        with evaluating(model), torch.no_grad():
-            call(model, example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with evaluating(model), torch.no_grad(), heard(paths, count):
+        call(model, example)
     return [_layer(path, wanted[path], positions[path], shapes[path]) for path in positions]
 
 
@@ -110,6 +112,11 @@ def _layer(path: str, layer: nn.Module, positions: tuple[int, int], shape: tuple
     )
 
 
+def in_steps(found: Sequence[Spectrum], step: int) -> list[Spectrum]:
+    """Return layers whose ranks are multiples of a step; those that have no such rank keep all."""
+    return [replace(layer, step=step if step <= len(layer.energy) else 1) for layer in found]
+
+
 def by_energy(found: Sequence[Spectrum], energy: float, cost: CostKind = "params") -> dict[str, int]:
     """Return the least ranks that keep a share of the energy, by path; layers that do not pay are left out.
 
@@ -124,7 +131,8 @@ def by_energy(found: Sequence[Spectrum], energy: float, cost: CostKind = "params
 
 
 def _least(layer: Spectrum, energy: float) -> int:
-    return min(int(torch.searchsorted(layer.energy, energy - 1e-12)) + 1, len(layer.energy))
+    least = min(int(torch.searchsorted(layer.energy, energy - 1e-12)) + 1, len(layer.energy))
+    return ceil(least / layer.step) * layer.step
 
 
 def total(found: Sequence[Spectrum], ranks: Mapping[str, int], whole: int, cost: CostKind) -> int:
@@ -135,14 +143,14 @@ def total(found: Sequence[Spectrum], ranks: Mapping[str, int], whole: int, cost:
 def to_budget(found: Sequence[Spectrum], whole: int, budget: int, cost: CostKind) -> dict[str, int]:
     """Return ranks of one and the same energy for all layers, the highest that a budget allows, by bisection.
 
-    What is left of the budget then goes rank by rank to the layers that keep least of their energy.
+    What is left of the budget then goes step by step to the layers that keep least of their energy.
 
     Args:
         whole: cost of the network as it is, with what cannot be two.
         budget: the most that it may cost: parameters, or MACs of one image.
 
     Raises:
-        BudgetError: rank 1 in every layer costs more.
+        BudgetError: the lowest rank in every layer costs more.
     """
     levels = sorted({float(e) for layer in found for e in layer.energy})
     low, high = -1, len(levels)
@@ -151,15 +159,18 @@ def to_budget(found: Sequence[Spectrum], whole: int, budget: int, cost: CostKind
         fits = total(found, by_energy(found, levels[middle], cost), whole, cost) <= budget
         low, high = (middle, high) if fits else (low, middle)
     if low < 0:
-        least = total(found, {layer.path: 1 for layer in found if layer.paying(1, cost)}, whole, cost)
+        lowest = {layer.path: layer.step for layer in found if layer.paying(layer.step, cost)}
+        least = total(found, lowest, whole, cost)
         if least > budget:
-            slower = [layer.path for layer in found if not layer.paying(1, cost)]
+            slower = [layer.path for layer in found if layer.path not in lowest]
+            rank = " or ".join(map(str, sorted({layer.step for layer in found})))
             stay = f" but those that stay whole ({', '.join(slower)})" if slower else ""
             raise BudgetError(
-                f"{budget} {cost} were asked for, but with every layer at rank 1{stay} there are {least} of {whole}.\n"
+                f"{budget} {cost} were asked for, but with every layer at rank {rank}{stay} there are {least} of "
+                f"{whole}.\n"
                 "  Raise the budget, or remove channels too"
             )
-        ranks = {layer.path: 1 for layer in found if layer.paying(1, cost)}
+        ranks = lowest
     else:
         ranks = by_energy(found, levels[low], cost)
     return _filled(found, ranks, budget - total(found, ranks, whole, cost), cost)
@@ -171,10 +182,12 @@ def _filled(found: Sequence[Spectrum], ranks: dict[str, int], spare: int, cost: 
         fitting = [
             path
             for path, rank in ranks.items()
-            if by_path[path].at(1, cost) <= spare and by_path[path].paying(rank + 1, cost)
+            if by_path[path].at(by_path[path].step, cost) <= spare
+            and by_path[path].paying(rank + by_path[path].step, cost)
         ]
         if not fitting:
             return ranks
         poorest = min(fitting, key=lambda path: float(by_path[path].energy[ranks[path] - 1]))
-        ranks = {**ranks, poorest: ranks[poorest] + 1}
-        spare -= by_path[poorest].at(1, cost)
+        step = by_path[poorest].step
+        ranks = {**ranks, poorest: ranks[poorest] + step}
+        spare -= by_path[poorest].at(step, cost)

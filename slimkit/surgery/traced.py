@@ -42,6 +42,7 @@ def trace(model: nn.Module, example_input: Example) -> Graph:
     Raises:
         TraceError: the model raises on this input (the message has its own line and the module it came from), gives
             no tensor, is a compiled TorchScript, or copies of it compute something else.
+        ArchitectureError: it is no module.
     """
     model = unwrapped(model)
     check_copies(model, example_input)

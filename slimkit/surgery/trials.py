@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.dtypes import cast
-from slimkit.example import Example, larger, mapped, of_batch, tensors
+from slimkit.example import Example, larger, mapped, of_batch, own_batch, tensors
 from slimkit.hardware import device_of
 from slimkit.surgery.whole_numbers import is_whole, of_length, redrawn
 
@@ -51,12 +51,14 @@ def trials(example: Example, tables: Sequence[int | None] = ()) -> tuple[Trial, 
     def times(factor: float, tensor: Tensor) -> Tensor:
         return factor * tensor if _varied(tensor) else tensor
 
-    batch, one = of_batch(example, _BATCH), of_batch(example, 1)
-    several = of_batch(example, min(max(_NUMBERS // max(1, sum(t.numel() for t in tensors(one))), _FEWEST), _MOST))
+    one, images = of_batch(example, 1), own_batch(example, _BATCH)
+    batch = of_batch(example, images)
+    count = min(max(_NUMBERS // max(1, sum(t.numel() for t in tensors(one))), _FEWEST), _MOST)
+    several = of_batch(example, own_batch(example, count))
     found = [Trial("as given", example)]
     if any(map(_varied, tensors(example))):
         found += [
-            Trial(f"normal, batch of {_BATCH}", mapped(batch, normal)),
+            Trial(f"normal, batch of {images}", mapped(batch, normal)),
             Trial("uniform 0..255", mapped(several, pixels)),
             Trial("normal x10", mapped(mapped(several, normal), lambda t: times(10, t))),
             Trial("zeros", mapped(one, lambda t: times(0, t))),
@@ -88,7 +90,7 @@ def wilder(example: Example, seed: int) -> Trial:
         offsets = torch.randn(*tensor.shape[:2], *[1] * (tensor.dim() - 2), generator=generator)
         return (scale * (offsets + torch.randn(tensor.shape, generator=generator))).to(tensor)
 
-    return Trial("scaled and shifted", mapped(of_batch(example, 4), drawn))
+    return Trial("scaled and shifted", mapped(of_batch(example, own_batch(example, 4)), drawn))
 
 
 def _varied(tensor: Tensor) -> bool:

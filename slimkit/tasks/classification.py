@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from slimkit.example import log_probabilities
 from slimkit.quantity import number_of
 from slimkit.tasks.metric import Metric
 from slimkit.tasks.task import Loss, Task, no_numbers
@@ -24,7 +25,7 @@ def divergence(outputs: Tensor, wanted: Tensor, temperature: float) -> Tensor:
         wanted: the teacher's.
         temperature: divides both; the divergence is multiplied by its square.
     """
-    soft, target = (F.log_softmax(x.float() / temperature, 1) for x in (outputs, wanted))
+    soft, target = (log_probabilities(x.float() / temperature) for x in (outputs, wanted))
     whole = F.kl_div(soft, target, reduction="sum", log_target=True)
     return whole / (outputs.numel() // outputs.shape[1]) * temperature**2
 

@@ -40,7 +40,12 @@ def pixel_cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float
     """
     maps = class_maps(outputs, targets.shape[1:])
     whole = F.cross_entropy(maps, targets, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing)
-    return whole / (targets != IGNORED).sum().clamp_min(1)
+    return whole / _counted(targets).clamp_min(1)
+
+
+def _counted(targets: Tensor) -> Tensor:
+    """Count the pixels that have a class, []."""
+    return (targets != IGNORED).sum()
 
 
 def pixel_divergence(outputs: Tensor, wanted: Tensor, temperature: float) -> Tensor:
@@ -148,6 +153,7 @@ SEGMENTATION = Task(
     imitation=pixel_divergence,
     misfit=_misfit,
     outside=_outside,
+    counted=_counted,
     smoothed=_smoothed,
     auxiliary=0.5,  # as torchvision trains FCN and DeepLab
 )

@@ -100,6 +100,8 @@ class Task:
             of every batch that is judged.
         outside: (outputs, targets, of any number of inputs) -> which class numbers the outputs have no place for; None:
             they have one for all. Asked of all targets that are in memory; None where targets are no classes.
+        counted: targets -> how many of them the loss is the mean over, [], where it leaves some out; None: all count.
+            Asked where several processes train, each with a part of the batch and of what counts in it.
         smoothed: share -> the loss with that share of every target spread over all classes; None where targets
             are no classes.
         auxiliary: weight of the loss of each auxiliary head.
@@ -115,6 +117,7 @@ class Task:
     imitation: Callable[[Any, Any, float], Tensor] | None = field(default=squared_error, repr=False)
     misfit: Callable[[Any, Any, int | None], str | None] = field(default=any_outputs, repr=False)
     outside: Callable[[Any, Any], str | None] | None = field(default=None, repr=False)
+    counted: Callable[[Any], Tensor] | None = field(default=None, repr=False)
     smoothed: Callable[[float], Loss] | None = field(default=None, repr=False)
     auxiliary: float = field(default=0.3, repr=False)  # Szegedy et al. 2014, arXiv:1409.4842
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from slimkit import out_of_memory
 from slimkit.errors import TrainingError
-from slimkit.example import call, on
+from slimkit.example import call, in_float32, on, tensors
 from slimkit.hardware import own_random, pick_device
 from slimkit.modules import copied
 from slimkit.training import distributed, low_precision
@@ -33,7 +33,7 @@ def check_first_step(model: nn.Module, objective: Objective, batch: Batch, **nam
         named: precisions, by the names of the settings that ask for them.
 
     Raises:
-        TrainingError: the loss of the task cannot be used, no gradient leads back, or the network does not run in a
+        TrainingError: the loss of the task cannot be used, no gradient leads back, or network or loss do not go with a
             precision that is asked for by name.
     """
     device = distributed.local_device(pick_device(objective.recipe.device))
@@ -42,11 +42,11 @@ def check_first_step(model: nn.Module, objective: Objective, batch: Batch, **nam
         if precision not in ("auto", "fp32"):
             why = _why_not(model, objective, batch, device, low_precision.arithmetic(precision, device.type))
             if why:
-                raise _refused(name, precision, why)
+                raise _refused(name, precision, *why)
 
 
 def that_runs(run: Run, objective: Objective, batch: Batch, precision: torch.dtype) -> torch.dtype:
-    """Return the precision, or float32 where the network runs in that alone, as one with an FFT: then a note says so.
+    """Return the precision, or float32 where a step runs in that alone, as of an FFT: then a note says so, and whose.
 
     Args:
         run: about to do its first step.
@@ -55,7 +55,7 @@ def that_runs(run: Run, objective: Objective, batch: Batch, precision: torch.dty
         precision: picked by the recipe and the hardware.
 
     Raises:
-        TrainingError: the network does not run in the precision that the recipe names.
+        TrainingError: network or loss do not go with the precision that the recipe names.
     """
     if precision == torch.float32:
         return precision
@@ -66,31 +66,58 @@ def that_runs(run: Run, objective: Objective, batch: Batch, precision: torch.dty
         return precision
     _step(plain, objective, batch, run.device, nullcontext())  # what does not run at all is told as it is
     if run.recipe.precision == "bf16":
-        raise _refused("precision", "bf16", why)
-    note = f"training ran in fp32, which is slower: the network does not run in bf16 ({why})"
+        raise _refused("precision", "bf16", *why)
+    whose, error = why
+    note = f"training ran in fp32, which is slower: {whose} in bf16 ({error})"
     run.notes.extend({note} - set(run.notes))  # a run that is resumed may have it already
     return torch.float32
 
 
-def _refused(name: str, precision: str, why: str) -> TrainingError:
-    return TrainingError(f"{name} is {precision!r}: the network does not run in it: {why}.\n  Give `{name}='fp32'`")
+def _refused(name: str, precision: str, whose: str, error: str) -> TrainingError:
+    return TrainingError(f"{name} is {precision!r}: {whose} in it: {error}.\n  Give `{name}='fp32'`")
 
 
 def _why_not(
     model: nn.Module, objective: Objective, batch: Batch, device: torch.device, arithmetic: AbstractContextManager[Any]
-) -> str | None:
-    """Return what a step raises in an arithmetic in the first line of its message; None where it runs.
+) -> tuple[str, str] | None:
+    """Return whose fault it is that a step fails in an arithmetic, and the first line of what it raises; None: it runs.
 
     Gradients that are finite in float32 alone count as raised: some convolutions give NaN in bf16 (Conv3d on CPUs).
     """
     try:
         finite = _step(model, objective, batch, device, arithmetic)
-        if not finite and _step(model, objective, batch, device, nullcontext()):
-            return "its gradients are not finite"
-    except (RuntimeError, TypeError, TrainingError) as error:
-        out_of_memory.pass_on(error)
-        return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
-    return None
+        if finite or not _step(model, objective, batch, device, nullcontext()):
+            return None
+        error = "its gradients are not finite"
+    except Exception as raised:  # a network, or a loss, may raise anything
+        out_of_memory.pass_on(raised)
+        error = (str(raised).splitlines() or [type(raised).__name__])[0][:200].rstrip(".")
+    if _loss_fails(model, objective, batch, device, arithmetic):
+        return f"the loss of the task {objective.task.name!r} cannot be computed of what the network gives", error
+    return "the network does not run", error
+
+
+def _loss_fails(
+    model: nn.Module, objective: Objective, batch: Batch, device: torch.device, arithmetic: AbstractContextManager[Any]
+) -> bool:
+    """Tell whether a step that fails has outputs, of which the loss cannot be computed or is not finite."""
+    twin = copied(model).to(device).train()
+    inputs, targets = on(device, batch)
+    with own_random(device):
+        try:
+            with arithmetic:
+                returned = in_float32(call(twin, objective.asked(inputs, targets)))
+        except Exception:
+            return False
+        given = [tensor for tensor in tensors(returned) if tensor.requires_grad]
+        if not given or any(bool(tensor.isnan().any()) for tensor in given):
+            return False
+        try:
+            value = objective(returned, targets, returned)
+            found = torch.autograd.grad(value, given, allow_unused=True)
+        except Exception:
+            return True
+    return not all(bool(one.isfinite().all()) for one in (value, *found) if one is not None)
 
 
 def _step(

@@ -1,6 +1,7 @@
 """Several processes that train one network, as `torch.distributed.run` starts them."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from slimkit.errors import SlimkitError
+from slimkit import launcher
+from slimkit.errors import LostProcessError, SlimkitError
+from slimkit.training import meeting
 
 T = TypeVar("T")
 
@@ -30,6 +33,9 @@ def joined(device: torch.device) -> Iterator[World]:
     """Join the processes that `torch.distributed.run` has started; alone where there are none.
 
     A process group that exists already is used and left as it is.
+
+    Raises:
+        LostProcessError: another process does not come, or dies meanwhile.
     """
     if dist.is_available() and dist.is_initialized():
         yield World(dist.get_rank(), dist.get_world_size())
@@ -37,16 +43,39 @@ def joined(device: torch.device) -> Iterator[World]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield World()
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    with _others():
+        store = meeting.place()
+        if store is None:
+            dist.init_process_group(backend)
+        else:
+            rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            dist.init_process_group(backend, store=store, rank=rank, world_size=ranks)
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
 
 
+@contextmanager
+def _others() -> Iterator[None]:
+    """Say that another process is gone, where that ends an exchange with it."""
+    try:
+        yield
+    except (RuntimeError, TimeoutError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        gone = isinstance(error, (dist.DistError, TimeoutError)) or "gloo" in reason.lower()
+        if not gone or "enforce fail" in reason:  # which is about what is exchanged
+            raise
+        reason = re.sub(r"^\[\S+\] |\. This is typically.*", "", reason)
+        raise LostProcessError(
+            f"another process of this run has died, or cannot be reached ({reason}).\n  {launcher.advice()}"
+        ) from error
+
+
 def restarted() -> bool:
     """Tell whether the launcher (`torch.distributed.run --max-restarts`) started this process again after a failure."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return launcher.restarts() > 0
 
 
 def local_device(device: torch.device) -> torch.device:
@@ -71,7 +100,8 @@ def from_first(make: Callable[[], T], device: torch.device) -> T:
             answer = [make()]
         except SlimkitError as error:
             answer = [error]
-    dist.broadcast_object_list(answer, src=0, device=device)
+    with _others():
+        dist.broadcast_object_list(answer, src=0, device=device)
     if isinstance(answer[0], SlimkitError):
         raise answer[0]
     found: T = answer[0]
@@ -107,7 +137,8 @@ def _together(tensors: list[Tensor], exchange: Callable[[Tensor], object]) -> No
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
         some = [tensor.detach() for tensor in tensors if tensor.dtype == dtype]
         flat = torch.cat([tensor.reshape(-1) for tensor in some])
-        exchange(flat)
+        with _others():
+            exchange(flat)
         for tensor, part in zip(some, torch.split(flat, [tensor.numel() for tensor in some]), strict=True):
             tensor.copy_(part.view(tensor.shape))
 
@@ -116,9 +147,21 @@ def mean(value: Tensor, world: World) -> Tensor:
     """Average a tensor over all processes."""
     if world.ranks > 1:
         value = value.clone()
-        dist.all_reduce(value)
+        with _others():
+            dist.all_reduce(value)
         value /= world.ranks
     return value
+
+
+def share(count: Tensor, world: World) -> Tensor:
+    """Return what to multiply this process's mean by, so that the mean over processes is the one over all that counts.
+
+    Args:
+        count: how many this process's mean is over, []; of none its mean is worth nothing.
+        world: this process, and how many there are.
+    """
+    average = mean(count.float(), world)
+    return torch.where(average > 0, count / average, 0)
 
 
 def whole_batch_statistics(world: World) -> AbstractContextManager[object]:
@@ -149,13 +192,15 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
         value = value.clone()
-        dist.all_reduce(value)
+        with _others():
+            dist.all_reduce(value)
         return value
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         grad = grads[0].clone()
-        dist.all_reduce(grad)
+        with _others():
+            dist.all_reduce(grad)
         return grad
 
 

@@ -36,8 +36,8 @@ def unit_norms(model: nn.Module, graph: Graph) -> Tensor:
 def penalise_groups_(model: nn.Module, graph: Graph, strength: float) -> None:
     """Add the gradient of strength * sum of sqrt(T_u) |w_u|; call it after backward(), before step().
 
-    Units whose norm is zero are left there (0 is a subgradient). Parameters without a gradient get none.
-    Under mixed precision with a gradient scaler call it after `scaler.unscale_`.
+    Units whose norm is zero, or has no square, are left there (0 is a subgradient). Parameters without a gradient get
+    none. Under mixed precision with a gradient scaler call it after `scaler.unscale_`.
 
     Args:
         model: the network that `graph` was traced from, also compiled or wrapped.
@@ -49,10 +49,13 @@ def penalise_groups_(model: nn.Module, graph: Graph, strength: float) -> None:
     """
     check_strength(strength)
     graph.check_of(model)
+    if not strength:
+        return
     parameters = _parameters(model)
     squares = _squares(model, graph)
     coupled = graph.coupled.to(squares.device)
-    pull = torch.where(squares > 0, strength * (coupled.tensors / squares).sqrt(), 0.0)
+    seen = squares > torch.finfo(squares.dtype).tiny * coupled.tensors  # of a smaller one the pull is infinite
+    pull = torch.where(seen, strength * (coupled.tensors / squares).sqrt(), 0.0)
     factors: dict[str, Tensor] = {}
     for (name, dim), factor in zip(coupled.places, torch.split(pull[coupled.unit_of], coupled.sizes), strict=True):
         shape = [-1 if d == dim else 1 for d in range(parameters[name].dim())]
@@ -61,7 +64,7 @@ def penalise_groups_(model: nn.Module, graph: Graph, strength: float) -> None:
     for name, factor in factors.items():
         p = parameters[name]
         if p.grad is not None:
-            p.grad.addcmul_(p, factor.to(p.dtype))
+            p.grad.addcmul_(p, factor) if factor.dtype == p.dtype else p.grad.add_(p * factor)
 
 
 def group_penalty(graph: Graph, strength: Callable[[int], float]) -> Hook:
@@ -85,6 +88,7 @@ def _squares(model: nn.Module, graph: Graph) -> Tensor:
     found = []
     for name, dim in coupled.places:
         p = parameters[name].detach()
+        p = p.to(torch.promote_types(p.dtype, torch.float32))  # squares of 16 bits go over, or under
         others = [d for d in range(p.dim()) if d != dim]
         found.append((torch.linalg.vector_norm(p, dim=others) if others else p.abs()).square())
     return coupled.sums(torch.cat([*found, torch.zeros(0, device=device)]))

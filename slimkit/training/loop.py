@@ -136,7 +136,13 @@ def _start(model: nn.Module, split: Batches, recipe: Recipe, device: torch.devic
     model = copied(model).to(device)
     optimizer = make_optimizer(model, recipe)
     steps = len(split) // batch
-    return Run(model, optimizer, recipe, steps_per_epoch=steps, device=device)
+    run = Run(model, optimizer, recipe, steps_per_epoch=steps, device=device)
+    if batch < recipe.batch_size:
+        run.notes.append(
+            f"batch_size is {recipe.batch_size}, and there are {number_of(batch, 'training image')}: each step takes "
+            f"all of them, so that an epoch is one step, {number_of(run.budget, 'step')} in all."
+        )
+    return run
 
 
 @dataclass(frozen=True)
@@ -249,6 +255,13 @@ class _Stepper:
         distributed.share_weights_(run.model, self.world)
         self.taken = run.model
 
+    def _share(self, targets: Any) -> Tensor | float:
+        """Return what the loss of this process weighs beside that of the others."""
+        counted = self.criterion.task.counted
+        if self.world.ranks == 1 or counted is None or targets is None:
+            return 1.0
+        return distributed.share(torch.as_tensor(counted(targets), device=self.run.device), self.world)
+
     def step(self, inputs: Example, targets: Any) -> None:
         """Do one step, from batch to weights."""
         run, recipe = self.run, self.run.recipe
@@ -267,7 +280,7 @@ class _Stepper:
             returned = call(run.model, self.criterion.asked(inputs, targets))
             with torch.no_grad():
                 wanted = call(self.teacher, inputs) if self.teacher is not None else None
-        value = self.criterion(returned, targets, wanted)
+        value = self.criterion(returned, targets, wanted, self._share(targets))
         run.optimizer.zero_grad()
         backward(value, run.model)
         distributed.share_gradients_(run.model, self.world)

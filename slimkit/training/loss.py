@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkit.errors import DataError, SpecError, TrainingError
-from slimkit.example import Example, tensors
+from slimkit.example import Example, in_float32, tensors
 from slimkit.tasks import Task
 from slimkit.training.others import imitated, others
 from slimkit.training.recipe import Recipe
@@ -33,19 +33,21 @@ class Objective:
         """Return what the network is called with; where there are no targets, its inputs."""
         return inputs if targets is None else self.task.called(inputs, targets)
 
-    def __call__(self, returned: Any, targets: Any, wanted: Any = None) -> Tensor:
-        """Return the mean loss of a batch, float32 [].
+    def __call__(self, returned: Any, targets: Any, wanted: Any = None, share: Tensor | float = 1.0) -> Tensor:
+        """Return the mean loss of a batch, float32 []; of outputs in half precision it is computed in float32 too.
 
         Args:
             returned: what the network gave.
             targets: as the task takes them; None where there are none, so that the teacher alone is followed.
             wanted: what the teacher gave, or None.
+            share: weight of the loss of the task, which a part of a batch has by how many of its targets count.
 
         Raises:
             TrainingError: there is neither a target nor a teacher, or none that can be imitated, or the loss is not one
                 number with gradients.
         """
         task, recipe = self.task, self.recipe
+        returned, wanted = in_float32(returned), in_float32(wanted)
         outputs, *auxiliary = task.outputs(returned)
         imitation = None
         if wanted is not None and recipe.distillation and task.imitation is not None:
@@ -73,11 +75,11 @@ class Objective:
                 f"the loss of the task {task.name!r} gives no gradients.\n"
                 "  Compute it of the outputs, with PyTorch alone"
             )
-        value = value.float()  # of outputs alone it is in their precision
+        value = value.float() * share  # of outputs alone it is in their precision
         if imitation is not None:
             value = torch.lerp(value, imitation, recipe.distillation)
         for head in auxiliary:
-            value = value + task.auxiliary * self.loss(head, targets)
+            value = value + task.auxiliary * share * self.loss(head, targets)
         return value
 
     def _imitated(self, outputs: Any, wanted: Any) -> Tensor:

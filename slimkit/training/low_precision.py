@@ -60,9 +60,10 @@ class Int8Emulated(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _QUANTISED and len(args) >= 2:
-            x, weight = _Forward.apply(args[0]), _Forward.apply(args[1])
-            return _Backward.apply(func(x, weight, *args[2:], **kwargs))
+        given = {**dict(zip(("input", "weight"), args, strict=False)), **kwargs}
+        if func in _QUANTISED and {"input", "weight"} <= given.keys():
+            x, weight = _Forward.apply(given.pop("input")), _Forward.apply(given.pop("weight"))
+            return _Backward.apply(func(x, weight, *args[2:], **given))
         return func(*args, **kwargs)
 
 

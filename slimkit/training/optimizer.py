@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from slimkit.channels.graph import check_left
 from slimkit.errors import TrainingError
@@ -93,10 +93,12 @@ def follow(optimizer: Some, old: nn.Module, new: nn.Module, kept: KeptIndices) -
         members += [(name, p) for name, p in zip(names, group["params"], strict=True) if id(p) not in known]
     made = copy.copy(optimizer)  # as from a pickle: without the functions that a scheduler put in its place
     vars(made).update(_own(optimizer, {*vars(made), *dir(type(optimizer))}))
-    made.state, made.param_groups = defaultdict(dict), []
+    clones: dict[int, Tensor] = {}
+    made.state, made.param_groups, made.defaults = defaultdict(dict), [], _copied(optimizer.defaults, clones)
     for group, members in zip(optimizer.param_groups, homes, strict=True):
         if members:
-            settings = {key: value for key, value in group.items() if key not in ("params", "param_names")}
+            said = {key: value for key, value in group.items() if key not in ("params", "param_names")}
+            settings = _copied(said, clones)
             given = members if "param_names" in group else [parameter for _, parameter in members]
             made.add_param_group({**settings, "params": given})
     made.state.update({p: copy.deepcopy(memory) for p, memory in optimizer.state.items() if id(p) not in known})
@@ -105,6 +107,16 @@ def follow(optimizer: Some, old: nn.Module, new: nn.Module, kept: KeptIndices) -
         for what, value in memory.items():
             made.state[parameter][what] = _taken(value, before[name], parameter, kept.get(name, {}), (optimizer, what))
     return made
+
+
+def _copied(settings: dict[str, Any], clones: dict[int, Tensor]) -> dict[str, Any]:
+    """Return settings of which none is shared: a learning rate may be a tensor that a schedule changes in place.
+
+    Args:
+        clones: of each tensor by its id: what groups share they share in the copy.
+    """
+    found: dict[str, Any] = tree_map_only(Tensor, lambda one: clones.setdefault(id(one), one.clone()), settings)
+    return found
 
 
 def _by_group(

@@ -39,7 +39,8 @@ def penalise_gamma_(model: nn.Module, strength: float, only: Collection[str] | N
         only: paths of the BNs to penalise; all of them unless given.
 
     Raises:
-        TrainingError: the strength is negative, infinite or NaN, or there is no such BN.
+        TrainingError: the strength is negative, infinite or NaN, there is no such BN, or it is above 0 and no gamma has
+            a gradient to add it to.
     """
     check_strength(strength)
     found = dict(gammas(unwrapped(model)))
@@ -47,9 +48,16 @@ def penalise_gamma_(model: nn.Module, strength: float, only: Collection[str] | N
         raise TrainingError(
             f"only has {unknown[0]!r}: no BatchNorm with a scale is called so.\n  They are {', '.join(found) or 'none'}"
         )
-    for name, gamma in found.items():
-        if gamma.grad is not None and (only is None or name in only):
-            gamma.grad.add_(torch.sign(gamma.detach()), alpha=strength)
+    moved = [gamma for name, gamma in found.items() if gamma.grad is not None and (only is None or name in only)]
+    if strength and not moved:
+        raise TrainingError(
+            f"no gamma is penalised: {'none of them has a gradient' if found else 'no BatchNorm has one to train'}.\n"
+            "  Call it after backward(), of a network whose BatchNorms train; or penalise all weights of a channel, "
+            "slimkit.training.penalise_groups_"
+        )
+    for gamma in moved:
+        assert gamma.grad is not None
+        gamma.grad.add_(torch.sign(gamma.detach()), alpha=strength)
 
 
 def check_strength(strength: float) -> None:

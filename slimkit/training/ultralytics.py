@@ -27,6 +27,7 @@ from slimkit.models.ultralytics import Maps
 from slimkit.progress import Progress
 from slimkit.quantity import number_of
 from slimkit.results import Epoch
+from slimkit.settings.data import DATA_SETS
 from slimkit.tasks.measurement import Measurement
 from slimkit.training.penalty import penalise_gamma_
 
@@ -45,6 +46,7 @@ _RECIPE = (
     "mosaic", "mixup", "cutmix", "copy_paste", "auto_augment", "erasing", "box", "cls", "dfl", "pose", "kobj",
     "weight_decay", "nbs", "single_cls", "overlap_mask", "mask_ratio", "dropout",
 )  # fmt: skip
+_EXAMPLES = {"the folder": "path/to/pictures", "the yaml": "path/to/data.yaml"}
 _DRAWS, _EFFORT = 200, 4_000_000  # of a bootstrap; boxes that may be gone through for it
 
 
@@ -143,8 +145,15 @@ class Workshop:
         """
         from ultralytics.data.utils import check_cls_dataset, check_det_dataset
 
-        if not Path(self.data).exists():
-            raise DataError(f"data is {self.data!r}: there is no such file.\n  Give the yaml of a data set")
+        form = "the folder" if self.task == "classify" else "the yaml"
+        path = Path(self.data)
+        if self.data in DATA_SETS or self.data.startswith("folder:") or (path.is_dir() and self.task != "classify"):
+            raise DataError(
+                f"data is {self.data!r}: a network of Ultralytics takes {form} of a data set, as its trainer does.\n"
+                f"  Give the path of {form}, for example `data='{_EXAMPLES[form]}'`"
+            )
+        if not path.exists():
+            raise DataError(f"data is {self.data!r}: there is no such file.\n  Give {form} of a data set")
         try:
             with _silent():
                 if self.task == "classify":
@@ -210,10 +219,13 @@ class Workshop:
                 self.data,
             )  # fmt: skip
         results = {label.removeprefix("metrics/"): float(v) for label, v in ran[0].metrics.results_dict.items()}
+        kinds = {label[-3:] for label in results if label.endswith(")")}  # (B) of boxes, (M) of masks, (P) of poses
         images = len(ran[0].dataloader.dataset)
         span = _interval(boxes, counted) if counted else None
         first = {name: Measurement(results[key], images, span)}
-        return first | {label: Measurement(v, images, None) for label, v in results.items() if label != key}
+        only = kinds.pop() if len(kinds) == 1 else ""
+        others = {label.removesuffix(only): v for label, v in results.items() if label != key}
+        return first | {label: Measurement(v, images, None) for label, v in others.items()}
 
     def train(self, model: nn.Module, epochs: int, progress: Progress) -> tuple[Maps, tuple[Epoch, ...], int, str]:
         """Train a network with Ultralytics' trainer and losses, in fp32; the last moving average is what is returned.
@@ -318,13 +330,20 @@ def _silent() -> Iterator[None]:
 
 
 def _ran(run: Callable[[], Any], data: str) -> None:
-    """Run Ultralytics; what it says of the data is said as its user can mend it."""
+    """Run Ultralytics; what it, or the engine of a file, says of the data is said as its user can mend it."""
     try:
         run()
     except (RuntimeError, FileNotFoundError, SyntaxError, ValueError) as error:
         if "ataset" not in str(error) and "label" not in str(error):
             raise
         raise DataError(f"data is {data!r}: {_plain(error)}.\n  Mend the data set") from error
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime"):  # whose kinds have no base class of their own
+            raise
+        raise DataError(
+            f"data is {data!r}: the ONNX file does not run on its pictures: {_plain(error)}.\n"
+            "  Evaluate the checkpoint that it was made from"
+        ) from error
 
 
 def _plain(error: Exception) -> str:

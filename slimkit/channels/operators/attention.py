@@ -1,7 +1,7 @@
 """Rules of attention: channels of queries meet those of keys, and go together; channels of values pass through."""
 
 from collections.abc import Callable
-from math import sqrt
+from math import prod, sqrt
 from typing import Any
 
 import torch
@@ -16,14 +16,6 @@ from slimkit.channels.operators.pointwise import merge
 aten = torch.ops.aten
 ATTENTION = "enters attention over channels"
 _WHOLE = (F.scaled_dot_product_attention, aten.scaled_dot_product_attention.default)  # before a kernel is chosen
-FUSED = tuple(
-    getattr(aten, f"_scaled_dot_product_{kind}")
-    for kind in (
-        "flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention",
-        "fused_attention_overrideable",
-    )
-    if hasattr(aten, f"_scaled_dot_product_{kind}")
-)  # fmt: skip
 
 
 def meet(seen: Observed, a: Tensor, b: Tensor, summed: tuple[Tensor | None, Tensor | None]) -> None:
@@ -59,13 +51,17 @@ def fused(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
         seen.freeze(asked, f"{ATTENTION}, divided by the root of their number")
     for tensor in (queries, keys, values):
         seen.others(tensor, {0, 1, 3}, ATTENTION)
-    heads, _ = merge(seen, [_heads(seen, t) for t in (queries, keys, values)], (*out[0].shape[:2], 1, 1))
+    heads, _ = merge(
+        seen, [_heads(seen, t, out[0].shape[1]) for t in (queries, keys, values)], (*out[0].shape[:2], 1, 1)
+    )
     named = () if said is None else (said.reshape(1, 1, 1, -1),)
     seen.put(out[0], (*heads, *named))
     seen.put_loud(out[0], {dim: why for dim, why in seen.loud(values).items() if dim != 2})
-    places, others = out[0].shape[:3].numel(), int(keys.shape[2])
-    seen.work(None, others, int(queries.shape[3]) if asked is None else asked, float(places))
-    seen.work(None, int(values.shape[3]) if said is None else said, others, float(places))
+    spread = {dim for label in heads for dim in varying(label)}
+    each = float(queries.shape[2] * keys.shape[2] * prod(out[0].shape[dim] for dim in {0, 1} - spread))
+    along = [label.reshape(-1) for label in heads]
+    seen.work(None, (*along, int(queries.shape[3]) if asked is None else asked), each)
+    seen.work(None, (*along, int(values.shape[3]) if said is None else said), each)
 
 
 class Scaled(TorchFunctionMode):
@@ -92,8 +88,10 @@ class Scaled(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _heads(seen: Observed, tensor: Tensor) -> Tensor:
-    """Return a tensor of one place and channel, with the labels of images and heads."""
-    cut = tensor[:, :, :1, :1]
-    seen.put(cut, tuple(label for label in seen.axes(tensor)[0] if set(varying(label)) <= {0, 1}))
+def _heads(seen: Observed, tensor: Tensor, count: int) -> Tensor:
+    """Return a tensor of one place and channel, with the labels of images and so many heads: several may share keys."""
+    shared = count // tensor.shape[1]
+    cut = tensor[:, :, :1, :1].repeat_interleave(shared, 1)
+    labels = (label for label in seen.axes(tensor)[0] if set(varying(label)) <= {0, 1})
+    seen.put(cut, tuple(label.repeat_interleave(shared, 1) if label.shape[1] > 1 else label for label in labels))
     return cut

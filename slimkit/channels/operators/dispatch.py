@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from slimkit.channels.observed import Observed
 from slimkit.channels.operators import attention, made, move, multiply, normalise, recurrent, silence, space, statistics
 from slimkit.channels.operators.pointwise import pointwise
+from slimkit.multiply_adds import ATTENTION_KERNELS
 
 aten = torch.ops.aten
 OperatorRule = Callable[[Observed, Any, tuple[Any, ...], dict[str, Any], Any], None]
@@ -52,7 +53,7 @@ OPERATORS: dict[Any, OperatorRule] = {
     aten.stack: move.stack,
     aten.glu: move.glu,
     **dict.fromkeys(statistics.SOFTMAX, statistics.softmax),
-    **dict.fromkeys(attention.FUSED, attention.fused),
+    **dict.fromkeys(ATTENTION_KERNELS, attention.fused),
     **dict.fromkeys((aten._log_softmax, aten.cumsum, aten.sort, aten.topk, aten.roll,
                      aten.flip, aten.index_select), space.along_dim),
     **dict.fromkeys(statistics.REDUCTIONS, statistics.reduce),

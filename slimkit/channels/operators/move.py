@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimkit.channels.labels import alone, blocks, reshape, varies, varying
 from slimkit.channels.observed import Args, Kwargs, Observed
@@ -66,7 +66,7 @@ def view(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> 
         for before, after in blocks(x.shape, out.shape):
             split = [d for d in after if new.shape[d] > 1]
             if len(split) > 1 and any(varies(label, d) for d in before):
-                new = _tie_split(seen, new, split, asked)
+                new = _tie_split(seen, new, split, asked, images=not all(varies(label, d) for d in before))
         dims = varying(new)
         if any(varies(other, dim) for other in put for dim in dims):
             seen.freeze(new, "shares a dimension with other channels, each with each")
@@ -78,20 +78,25 @@ def view(seen: Observed, func: Any, args: Args, kwargs: Kwargs, out: Tensor) -> 
     seen.put(out, tuple(put), weight)
 
 
-def _tie_split(seen: Observed, label: Tensor, dims: list[int], asked: Any) -> Tensor:
+def _tie_split(seen: Observed, label: Tensor, dims: list[int], asked: Any, images: bool) -> Tensor:
     """Let names vary along one of the dimensions that a named one was split into, tied along the others.
 
     The one that the code left open (-1) varies; else one that needs no new ties, as channels flattened with
-    their pixels and taken apart again; else the longest: groups, heads and branches are few.
+    their pixels and taken apart again; else the longest: groups, heads and branches are few. Where the split has
+    `images` in it too, that of the most names: one of images and heads is as long as there are images. torch's own
+    attention divides by the root of what is in a head: of it heads go.
     """
-    ranked = sorted(dims, key=lambda d: -int(label.shape[d]))
+    along = {d: _first(label, [e for e in dims if e != d]) for d in dims}
+    counts = {d: len(set(along[d].reshape(-1).tolist())) if images else int(label.shape[d]) for d in dims}
+    module = seen.at.module
+    own = isinstance(module, nn.MultiheadAttention) and list(counts.values()) == [module.num_heads, module.head_dim]
+    ranked = dims if own else sorted(dims, key=lambda d: -counts[d])
     open_dims = [d for d in ranked if d < len(asked) and asked[d] == -1]
-    tied = [d for d in ranked if bool((label == _first(label, [e for e in dims if e != d])).all())]
+    tied = [d for d in ranked if bool((label == along[d]).all())]
     free = (open_dims or tied or ranked)[0]
-    first = _first(label, [d for d in dims if d != free])
     if free not in tied:
-        seen.names.tie(label, first)
-    return first
+        seen.names.tie(label, along[free])
+    return along[free]
 
 
 def _first(label: Tensor, dims: list[int]) -> Tensor:

@@ -33,16 +33,16 @@ def convolution(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[s
         reads, makes = (rows, columns) if transposed else (columns, rows)
         contract(seen, x, 1, given, reads, weight)
         produce(seen, weight, 1 if transposed else 0, makes)
-        seen.work(weight, count_or_names(makes, made), count_or_names(reads, width), each)
+        seen.work(weight, (count_or_names(makes, made), count_or_names(reads, width)), each)
     elif groups == width:
         makes = _depthwise(seen, weight, given, rows, columns if transposed else None, made // width)
-        seen.work(weight, count_or_names(makes, made), 1, each)
+        seen.work(weight, (count_or_names(makes, made), 1), each)
     elif transposed:
         makes = _grouped_transposed(seen, x, weight, given, rows, columns, groups)
-        seen.work(weight, count_or_names(rows, width), count_or_names(columns, made // groups), each)
+        seen.work(weight, (count_or_names(rows, width), count_or_names(columns, made // groups)), each)
     else:
         makes = _grouped(seen, x, weight, given, rows, columns, groups)
-        seen.work(weight, count_or_names(makes, made), count_or_names(columns, width // groups), each)
+        seen.work(weight, (count_or_names(makes, made), count_or_names(columns, width // groups)), each)
     if bias is not None and makes is not None:
         tie_vector(seen, bias, makes)
     put_channels(seen, out, makes)
@@ -57,6 +57,7 @@ def contract(seen: Observed, x: Tensor, dim: int, given: Tensor | None, reads: T
     if reads is not None:
         seen.names.contracted.append(reads)
         if given is not None:
+            seen.names.arrived.append(given)
             seen.names.tie(given, reads)
         else:
             seen.freeze(reads, STATE if isinstance(seen.at.module, nn.RNNBase) else FIXED_INPUT)
@@ -125,7 +126,7 @@ def _grouped(
     of_group = rows.reshape(groups, -1)
     seen.names.tie(of_group, of_group[:1])
     produce(seen, weight, 0, rows)
-    contract(seen, x, 1, None if given is None else _tie_groups(seen, given, groups), columns, weight)
+    contract(seen, x, 1, None if given is None else given.reshape(groups, -1), columns, weight)
     return rows
 
 
@@ -164,55 +165,51 @@ def matmul(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     inner_b = seen.along(b, -2, "enters a matrix product")
     rows = seen.along(a, -2, "enters a matrix product")
     columns = seen.along(b, -1, "enters a matrix product")
-    each = float(out.shape[:-2].numel())
-    n, k, m = int(a.shape[-2]), int(a.shape[-1]), int(b.shape[-1])
+    made = count_or_names(columns, b.shape[-1]), count_or_names(rows, a.shape[-2])
+    weight: Tensor | None = None
+    inner: Tensor | int = count_or_names(inner_a, a.shape[-1])
     if weight_a and weight_b:  # a product computed anew at every call
         for names in (inner_a, inner_b):
             if names is not None:
                 seen.freeze(names, "is multiplied with another weight")
-        seen.work(None, count_or_names(rows, n), count_or_names(columns, m), each * k)
     elif not weight_a and not weight_b:
         meet(seen, a, b, (inner_a, inner_b))
-        if inner_a is None:
-            seen.work(None, count_or_names(rows, n), count_or_names(columns, m), each * k)
-        elif rows is None:
-            seen.work(None, count_or_names(columns, m), inner_a, each * n)
-        else:
-            seen.work(None, rows, inner_a, each * m)
     elif weight_b:
         seen.read(b, {-2: inner_b, -1: columns})
         contract(seen, a, -1, inner_a, inner_b, b)
         produce(seen, b, -1, columns)
-        seen.work(_stored(b), count_or_names(columns, m), count_or_names(inner_b, k), each * n)
-        seen.put_origin(out, _stored(b))
-        seen.call(out, _stored(b))
+        weight, inner = _stored(b), count_or_names(inner_b, b.shape[-2])
+        seen.put_origin(out, weight)
+        seen.call(out, weight)
     else:
         seen.read(a, {-2: rows, -1: inner_a})
         contract(seen, b, -2, inner_b, inner_a, a)
         produce(seen, a, -2, rows)
-        seen.work(_stored(a), count_or_names(rows, n), count_or_names(inner_a, k), each * m)
+        weight, made = _stored(a), made[::-1]
     put = []
     for names, dim in ((rows, -2), (columns, -1)):
         if names is not None:
             shape = [1] * out.dim()
             shape[dim] = -1
             put.append(names.reshape(shape))
-    if a.dim() == 3:
-        put += _batches(seen, a, b)
+    batches = _batches(seen, a, b) if a.dim() == 3 else None
+    if batches is not None:
+        put.append(batches.reshape(-1, 1, 1))
+    seen.work(weight, (made[0], inner, made[1], count_or_names(batches, out.shape[:-2].numel())))
     seen.put(out, tuple(put), weight_a and weight_b)
     kept = ((seen.loud(a), a.dim() - 2), (seen.loud(b), b.dim() - 1))
     seen.put_loud(out, {dim: loud[dim] for loud, dim in kept if dim in loud})
 
 
-def _batches(seen: Observed, a: Tensor, b: Tensor) -> list[Tensor]:
-    """Return the label of the batch dimension of a batch of products, the names of both factors tied."""
+def _batches(seen: Observed, a: Tensor, b: Tensor) -> Tensor | None:
+    """Return the names along the batch dimension of a batch of products, of both factors, tied; heads, say."""
     names = [seen.along(t, 0, "enters a matrix product") for t in (a, b)]
     found = [n for n in names if n is not None]
     if len(found) == 2:
         seen.names.tie(*found)
     elif found and a.shape[0] > 1:
         seen.freeze(found[0], "is combined with a tensor of fixed width")
-    return [n.reshape(-1, 1, 1) for n in found[:1]]
+    return found[0] if found else None
 
 
 def _stored(weight: Tensor) -> Tensor:

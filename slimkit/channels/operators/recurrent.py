@@ -19,5 +19,5 @@ def fused_layer(seen: Observed, func: Any, args: tuple[Any, ...], kwargs: dict[s
     if rows is not None:
         seen.freeze(rows, STATE)
     steps = float(x.shape[0] * x.shape[1])
-    seen.work(into, count_or_names(rows, into.shape[0]), count_or_names(columns, into.shape[1]), steps)
-    seen.work(state, int(state.shape[0]), int(state.shape[1]), steps)
+    seen.work(into, (count_or_names(rows, into.shape[0]), count_or_names(columns, into.shape[1])), steps)
+    seen.work(state, (int(state.shape[0]), int(state.shape[1])), steps)

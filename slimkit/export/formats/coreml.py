@@ -49,4 +49,5 @@ FORMAT = Format(
     _convert,
     run=_run if _APPLE else None,
     note="" if _APPLE else "Core ML runs on Apple's systems alone: its inputs were read back, its outputs not compared",
+    packages=("coremltools",),
 )

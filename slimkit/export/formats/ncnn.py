@@ -59,4 +59,4 @@ def _run(path: Path) -> Compute:
     return run
 
 
-FORMAT = Format("model.ncnn.param", _convert, run=_run)
+FORMAT = Format("model.ncnn.param", _convert, run=_run, packages=("ncnn", "pnnx"))

@@ -16,4 +16,4 @@ def _convert(source: Source, path: Path) -> int | None:
     return batch
 
 
-FORMAT = Format("model.xml", _convert, engine="openvino")
+FORMAT = Format("model.xml", _convert, engine="openvino", packages=("openvino",))

@@ -113,6 +113,7 @@ class Format:
         engine: of `slimkit.measure.engines`, that runs it; None where there is none.
         run: opens it in a runtime of its own; None where that runs nowhere here.
         note: why it is not run here.
+        packages: that its converter and its runtime are of, as they are imported.
     """
 
     file: str
@@ -120,6 +121,7 @@ class Format:
     engine: str | None = None
     run: Callable[[Path], Compute] | None = None
     note: str = ""
+    packages: tuple[str, ...] = ()
 
 
 def needed(package: str, format_name: str) -> Any:
@@ -132,7 +134,13 @@ def needed(package: str, format_name: str) -> Any:
         with quiet():
             return importlib.import_module(package)
     except ImportError as error:
-        raise EngineError(
-            f"{format_name}: the package {package.replace('_', '-')} is not installed.\n"
-            f"  Install it: pip install 'slimkit[{format_name}]'"
-        ) from error
+        raise absent([package], [format_name]) from error
+
+
+def absent(packages: Sequence[str], formats: Sequence[str]) -> EngineError:
+    """Make the error for packages that are not installed, and that formats need."""
+    names, several = [package.partition(".")[0].replace("_", "-") for package in packages], len(packages) > 1
+    return EngineError(
+        f"{', '.join(formats)}: the package{'s' * several} {' and '.join(names)} {'are' if several else 'is'} not "
+        f"installed.\n  Install {'them' if several else 'it'}: pip install 'slimkit[{','.join(formats)}]'"
+    )

@@ -54,4 +54,4 @@ def _run(path: Path) -> Compute:
     return run
 
 
-FORMAT = Format("model.tflite", _convert, run=_run)
+FORMAT = Format("model.tflite", _convert, run=_run, packages=("litert_torch",))

@@ -1,26 +1,34 @@
 """What was paid and what was got: accuracy against a cost, training against its alternatives."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from slimkit.report.figures.canvas import AFTER, BEFORE, INK, MUTED, NARROW, PAPER, Drawing, canvas, graded
+from slimkit.report.figures.labels import NEAR, Box, beside
 from slimkit.report.numbers import digits, interval, metric, percent, possible, short
 from slimkit.results import Accuracy
 
+_DOT = 8.4  # pixels, across
 _COLOURS = {"before": (BEFORE, BEFORE), "after": (AFTER, AFTER), "other": (PAPER, INK)}
 
 
 @dataclass(frozen=True)
 class Point:
-    """One network: `role` is `before`, `after` or `other`; `cost` in the unit of the axis; `span` is an interval."""
+    """One network: `role` is `before`, `after` or `other`; `cost` in the unit of the axis; `span` is an interval.
+
+    `label` stands for the name in the drawing, where names would not find room.
+    """
 
     name: str
     cost: float
     accuracy: float
     role: str = "other"
     span: tuple[float, float] | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,28 +58,70 @@ def accuracy_against(
     middle = (max(values) + min(values)) / 2
     limits = possible((middle - 0.62 * room, middle + 0.62 * room), by.unit)
     axes.set(xlim=(0, 1.08 * max(costs)), ylim=limits)
-    heights = _apart(points, 15 / (height - 74) * 1.24 * room, 1.08 * max(costs) / (width - 64))
-    for point, level in zip(points, heights, strict=True):
+    _dots(drawing, axes, points, show, by)
+    graded(axes, by.metric, by.unit, ticks=6)
+    axes.set_xlabel(name)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(show(value))))
+    axes.xaxis.set_major_locator(MaxNLocator(4 if width == NARROW else 7, steps=[1, 2, 5, 10]))
+    if all(point.label for point in points):
+        _labels(axes, points)
+    else:
+        heights = _apart(points, 15 / (height - 74) * 1.24 * room, 1.08 * max(costs) / (width - 64))
+        _names(axes, points, heights)
+    return drawing
+
+
+def _dots(drawing: Drawing, axes: Axes, points: Sequence[Point], show: Callable[[float], str], by: Accuracy) -> None:
+    for point in points:
         face, edge = _COLOURS[point.role]
         said = f"{point.name}: {metric(point.accuracy, by.unit, 2)} at {show(point.cost)}"
         if point.span:
             said += f", {interval(point.span, by.unit)}"
             axes.plot([point.cost, point.cost], point.span, color=edge, linewidth=1.5, zorder=2)
         axes.scatter(
-            point.cost, point.accuracy, s=70, facecolor=face, edgecolor=edge, linewidth=1.5, zorder=3,
+            point.cost, point.accuracy, s=_DOT**2, facecolor=face, edgecolor=edge, linewidth=1.5, zorder=3,
             clip_on=False, gid=drawing.tip(said),
         )  # fmt: skip
-        left = point.cost > 0.55 * max(costs)
+
+
+def _labels(axes: Axes, points: Sequence[Point]) -> None:
+    """Write short labels beside their dots; a line leads to those that stand further off."""
+    scale = 72 / axes.figure.dpi  # from matplotlib's pixels to the page's
+
+    def at(cost: float, accuracy: float) -> tuple[float, float]:
+        x, y = axes.transData.transform((cost, accuracy))
+        return float(x) * scale, float(y) * scale
+
+    dots = [Box(*at(point.cost, point.accuracy), _DOT + 3, _DOT + 3) for point in points]
+    lines = []
+    for point in points:
+        if point.span:
+            (x, low), (_, high) = (at(point.cost, end) for end in point.span)
+            lines.append(Box(x, (low + high) / 2, 3, high - low))
+    sizes = [(7.0 * len(point.label) + 2, 13.0) for point in points]
+    inside = axes.bbox
+    middle = (inside.x0 + inside.x1) / 2 * scale, (inside.y0 + inside.y1) / 2 * scale
+    room = Box(*middle, inside.width * scale + 12, inside.height * scale)
+    for point, dot, spot in zip(points, dots, beside(dots, sizes, lines, room), strict=True):
+        away = spot.x - dot.x, spot.y - dot.y
+        leader = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
+        axes.annotate(
+            point.label, (point.cost, point.accuracy), xytext=away, textcoords="offset points",
+            ha="center", va="center", size=11, color=MUTED if point.role == "before" else INK, zorder=4,
+            arrowprops=leader if math.hypot(*away) > NEAR + 1 else None,
+        )  # fmt: skip
+
+
+def _names(axes: Axes, points: Sequence[Point], heights: Sequence[float]) -> None:
+    """Write names beside their dots, at heights where none touches another."""
+    most = max(point.cost for point in points)
+    for point, level in zip(points, heights, strict=True):
+        left = point.cost > 0.55 * most
         axes.annotate(
             point.name, (point.cost, level), xytext=(-9 if left else 9, 0), textcoords="offset points",
             ha="right" if left else "left", va="center", size=12,
             color=MUTED if point.role == "before" else INK,
         )  # fmt: skip
-    graded(axes, by.metric, by.unit, ticks=6)
-    axes.set_xlabel(name)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(show(value))))
-    axes.xaxis.set_major_locator(MaxNLocator(4 if width == NARROW else 7))
-    return drawing
 
 
 def expenses(rows: Sequence[Expense], width: int) -> Drawing:

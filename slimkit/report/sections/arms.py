@@ -184,11 +184,16 @@ def comparison_of_arms(arms: Sequence[Arm]) -> tuple[Verdict, list[Section]]:
     found = rows(arms)
     by = Accuracy(metric=arms[0].metric, unit=arms[0].unit, better=arms[0].better, validation=None)
     pictures = [section for axis in _axes(arms) if (section := _against(found, by, *axis)) is not None]
-    return said_of(arms), [*pictures, _means(found, by.unit), _differences(arms, by.unit), _every(arms, by.unit)]
+    return said_of(arms), [_means(found, by.unit), *pictures, _differences(arms, by.unit), _every(arms, by.unit)]
 
 
 def _times(value: float | None) -> str:
     return MISSING if value is None else f"{digits(value, 2)} ×"
+
+
+def _exactly(value: float | None) -> str:
+    """Write a multiple with all digits that the ticks of an axis have."""
+    return MISSING if value is None else f"{digits(value, 3)} ×"
 
 
 _Axis = tuple[str, str, Callable[[Row], float | None], Show]
@@ -196,9 +201,9 @@ _Axis = tuple[str, str, Callable[[Row], float | None], Show]
 
 def _axes(arms: Sequence[Arm]) -> tuple[_Axis, ...]:
     return (
-        ("cost", "cost of training, in dense trainings", lambda row: row.cost, _times),
-        ("macs", "MACs, of the dense network’s", lambda row: row.macs, _times),
-        ("params", "parameters, of the dense network’s", lambda row: row.params, _times),
+        ("cost", "cost of training, in dense trainings", lambda row: row.cost, _exactly),
+        ("macs", "MACs, of the dense network’s", lambda row: row.macs, _exactly),
+        ("params", "parameters, of the dense network’s", lambda row: row.params, _exactly),
         ("latency", f"latency, {timed_as(arms)}", lambda row: row.latency, milliseconds),
     )
 
@@ -223,8 +228,9 @@ def _against(
             row.test.value,
             "before" if row.control else "after",
             possible(row.test.interval, by.unit) if row.test.interval else None,
+            label=str(number),
         )
-        for row in found
+        for number, row in enumerate(found, 1)
         if (spent := cost(row)) is not None
     ]
     if len(points) < 2:
@@ -235,14 +241,18 @@ def _against(
         lambda width: tradeoff.accuracy_against(points, label, show, by, width),
         legend=[("after", "methods"), ("before", "controls")],
     )
-    about = f"Means over seeds with their 95 % intervals. {tradeoff.best(by)}; the axis starts at nothing."
+    about = (
+        f"Numbers are those of the arms. Means over seeds with their 95 % intervals. {tradeoff.best(by)}; the axis "
+        "starts at nothing."
+    )
     return Section(name=f"by-{name}", title=f"Against {label.partition(',')[0]}", about=about, parts=[drawn])
 
 
 def _means(found: Sequence[Row], unit: str) -> Section:
-    head = ["arm", "budget", "test", "cost", "CPU time", "MACs", "parameters", "latency"]
+    head = ["no.", "arm", "budget", "test", "cost", "CPU time", "MACs", "parameters", "latency"]
     table = [
         [
+            Cell(text=str(number), number=True),
             words(row.name),
             words(row.budget),
             Cell(text=metric(row.test.value, unit, 2), number=True, note=_spread(row.test, unit)),
@@ -252,7 +262,7 @@ def _means(found: Sequence[Row], unit: str) -> Section:
             quantity(row.params, _times),
             quantity(row.latency, milliseconds),
         ]
-        for row in found
+        for number, row in enumerate(found, 1)
     ]
     about = (
         "Of the last epoch; test was read once a training. Costs are multiples of one training of the dense network: "

@@ -13,6 +13,7 @@ from slimkit.report.numbers import (
     milliseconds,
     quartiles,
     ratio,
+    titled,
 )
 from slimkit.report.parts import Cell, Section, Table
 from slimkit.results import Figures, LatencyEntry, Report, measured_on
@@ -46,8 +47,7 @@ def _accuracies(before: Figures, after: Figures) -> list[tuple[Cell, ...]]:
             for side, found in (("before", old), ("after", new))
         ]
         moved = MISSING if old is None or new is None else change(new.value, old.value, unit)
-        name = known.by.metric
-        rows.append((Cell(text=name[:1].upper() + name[1:], note=known.of), *cells, Cell(text=moved, number=True)))
+        rows.append((Cell(text=titled(known.by.metric), note=known.of), *cells, Cell(text=moved, number=True)))
     return rows
 
 

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 from slimkit.report.figures import curves, gammas, masks
-from slimkit.report.numbers import digits, metric, moment, percent
+from slimkit.report.numbers import digits, metric, moment, percent, titled
 from slimkit.report.parts import Cell, Section, Table, pairs, picture, quantity, words
 from slimkit.results import Accuracy, PenaltyEntry, Report, Search, Settling
 
@@ -116,7 +116,7 @@ def _curves(report: Report, search: Search, by: Accuracy) -> Any:
         "training",
         "Accuracy and loss over the epochs",
         lambda width: curves.training(search.history, drawn, by, width),
-        caption=f"{by.metric.capitalize()} on {split.of if split else 'validation images'}, and loss",
+        caption=f"{titled(by.metric)} on {split.of if split else 'validation images'}, and loss",
     )
 
 

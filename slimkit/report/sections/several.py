@@ -56,13 +56,16 @@ def comparison(runs: Sequence[Compared]) -> tuple[Verdict, list[Section]]:
 
 
 def _kinds(runs: Sequence[Compared]) -> dict[str, list[Compared]]:
-    """Sort runs by network and data; networks of one name and several sizes are several."""
+    """Sort runs by network and data; networks of one name and several sizes are several.
+
+    Data that was given as it is has no name: then by how much of it there is.
+    """
     sizes: dict[str, set[int | None]] = {}
     for run in runs:
         sizes.setdefault(short_name(run.report), set()).add(run.report.before.params)
     kinds: dict[str, list[Compared]] = {}
     for run in runs:
-        name, data = short_name(run.report), run.report.spec.get("data")
+        name, data = short_name(run.report), run.report.spec.get("data") or (run.right and run.right.of)
         wide = f" of {amount(run.report.before.params)} parameters" if len(sizes[name]) > 1 else ""
         kinds.setdefault(f"{name}{wide}" + (f" on {data}" if data else ""), []).append(run)
     return kinds

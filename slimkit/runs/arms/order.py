@@ -1,14 +1,15 @@
 """The arms of a study: which runs there are, and which wait for another's widths or cost."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
-from slimkit.errors import SpecError
+from slimkit.errors import SlimkitError, SpecError
 from slimkit.methods import METHODS, scratch
 from slimkit.results import Arm
 from slimkit.runs.plan import Plan, plan
-from slimkit.settings import StudySpec
+from slimkit.settings import StudySpec, TrainSpec
 from slimkit.settings.files import FileSpec
 
 REFERENCE = "reference"  # stands for what the reference has: as its cost, or the epoch of its draw
@@ -72,6 +73,34 @@ class Planned:
         """Return the run as its method takes it."""
         return plan(self.resolved(found), source=f"arm {self.arm!r}", ignoring=self.settings)
 
+    def stood_in(self, widths: Sequence[int] = (1,)) -> dict[str, Any]:
+        """Return the settings with something in place of what the reference will say, its `widths` among it.
+
+        Raises:
+            SpecError: the reference has no such thing.
+        """
+        for name, value in self.settings.items():
+            if value == REFERENCE and name not in _STAND_INS:
+                raise SpecError(
+                    f"arm {self.arm!r}: {name} is {REFERENCE!r}, which only {', '.join(_STAND_INS)} may be.\n"
+                    "  Give a value"
+                )
+        settings = {name: _STAND_INS[name] if value == REFERENCE else value for name, value in self.settings.items()}
+        if self.waits and settings["method"] == "scratch" and not _has_widths(settings):
+            settings["kept"] = list(widths)
+        return settings
+
+
+@contextmanager
+def naming(arm: str) -> Iterator[None]:
+    """Let an error name the arm that it is of, unless it does so, or the name is empty."""
+    try:
+        yield
+    except SlimkitError as error:
+        if arm and f"arm {arm!r}" not in str(error):
+            error.args = (f"arm {arm!r}: {error}",)
+        raise
+
 
 def _epoch(arm: Arm) -> int | None:
     return None if arm.drawn_epoch is None else max(1, round(arm.drawn_epoch))
@@ -94,7 +123,7 @@ def planned(spec: StudySpec) -> list[Planned]:
             "  Add a method that removes channels, or leave it out"
         )
     given_budgets = spec.budgets or ((("ratio", 0.5),) if removing else ())
-    budgets = {f"{name} {value}": (name, value) for name, value in given_budgets}  # one that is there twice is one
+    budgets = {f"{name} {value}": (name, value) for name, value in given_budgets}
     found = []
     for name, settings in arms.items():
         for words in budgets if name in removing else ("",):
@@ -114,19 +143,26 @@ def planned(spec: StudySpec) -> list[Planned]:
                 Planned(name, words, seed, given | {"seed": seed}, None if waits is None else (waits, words, seed))
                 for seed in range(spec.seeds)
             ]
-    plans = [
-        plan(_stood_in(run), source=f"arm {run.arm!r}", ignoring=run.settings.keys() - arms[run.arm].keys())
-        for run in {run.arm: run for run in found}.values()
-    ]
-    for asked in plans:
-        asked.spec.refuse_idle(
-            _OF_FILES, "a study leaves no file of a network", "Leave `{name}` out: slimkit train writes files"
-        )
-        if not spec.latency and not any(map(_times, plans)):
-            asked.spec.refuse_idle(
-                _OF_TIMES, "no latency is measured, since latency is False", "Leave out `{name}`, or `latency=False`"
-            )
+    plans: dict[tuple[str, str], Plan] = {}
+    for run in {(run.arm, run.budget): run for run in found}.values():
+        ignoring = run.settings.keys() - arms[run.arm].keys()
+        with naming(run.arm if run.arm in spec.arm else ""):  # the others have only what all share
+            plans[run.arm, run.budget] = plan(run.stood_in(), source=f"arm {run.arm!r}", ignoring=ignoring)
+    for (name, _), asked in plans.items():
+        with naming(name if name in spec.arm else ""):
+            _refuse_idle(spec, asked, times=any(map(_times, plans.values())))
     return sorted(found, key=lambda run: run.seed)  # so that a study that is cut short has whole seeds
+
+
+def _refuse_idle(spec: StudySpec, asked: Plan, times: bool) -> None:
+    """Refuse settings that a study has no use for; `times`: a method of it times networks itself."""
+    asked.spec.refuse_idle(
+        _OF_FILES, "a study leaves no file of a network", "Leave `{name}` out: slimkit train writes files"
+    )
+    if not spec.latency and not times:
+        asked.spec.refuse_idle(
+            _OF_TIMES, "no latency is measured, since latency is False", "Leave out `{name}`, or `latency=False`"
+        )
 
 
 def _times(asked: Plan) -> bool:
@@ -134,46 +170,55 @@ def _times(asked: Plan) -> bool:
     return asked.spec.budget.kind in ("latency", "energy") or getattr(asked.config, "only_faster", False)
 
 
-def _stood_in(run: Planned) -> dict[str, Any]:
-    """Return the settings of a run with something in place of what the reference will say.
-
-    Raises:
-        SpecError: the reference has no such thing.
-    """
-    for name, value in run.settings.items():
-        if value == REFERENCE and name not in _STAND_INS:
-            raise SpecError(
-                f"arm {run.arm!r}: {name} is {REFERENCE!r}, which only {', '.join(_STAND_INS)} may be.\n  Give a value"
-            )
-    settings = {name: _STAND_INS[name] if value == REFERENCE else value for name, value in run.settings.items()}
-    if run.waits and settings["method"] == "scratch" and not _has_widths(settings):
-        settings["kept"] = [1]
-    return settings
-
-
 def _has_widths(settings: Mapping[str, Any]) -> bool:
     return bool(settings.get("kept") or settings.get("like"))
 
 
 def _by_name(spec: StudySpec) -> dict[str, dict[str, Any]]:
-    """Return the settings of every arm by its name."""
+    """Return the settings of every arm by its name.
+
+    Raises:
+        SpecError: a name is there twice, or an arm is of no method or control.
+    """
     found: dict[str, dict[str, Any]] = {}
     for name in _words(spec.methods):
-        found[name] = dict(CONTROLS.get(name) or {"method": name})
+        if name in found:
+            raise SpecError(f"methods names {name!r} twice: scratch is all controls but {STRICT}.\n  Leave one out")
+        found[name] = _expanded(f"methods names {name!r}", {"method": name})
     for name, settings in spec.arm.items():
         if name in found:
             raise SpecError(f"arm {name!r} is among the methods too.\n  Give it another name")
-        found[name] = {"method": "early-bird", **settings}
-    for name, settings in found.items():
-        if settings["method"] not in METHODS:
-            known = ", ".join([*METHODS, *CONTROLS])
-            raise SpecError(f"{settings['method']!r}: there is no such method or control.\n  There are {known}")
-        found[name] = settings
+        method = settings.get("method", TrainSpec.method)
+        found[name] = _expanded(f"arm {name!r}: method is {method!r}", {**settings, "method": method})
     return found
 
 
+def _expanded(said: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of an arm with the method and the settings that the name of a control stands for.
+
+    Args:
+        said: what names the method, for messages.
+        settings: of the arm, with `method`.
+
+    Raises:
+        SpecError: there is no such method or control, or the arm has a setting that the control has too.
+    """
+    method = settings["method"]
+    if not isinstance(method, str) or method not in (*METHODS, *CONTROLS):
+        known = ", ".join([*METHODS, *CONTROLS])
+        raise SpecError(f"{said}: there is no such method or control.\n  There are {known}")
+    control = {"method": method, **CONTROLS.get(method, {})}
+    for name, value in control.items():
+        if name != "method" and settings.get(name, value) != value:
+            raise SpecError(
+                f"{said}, whose {name} is {value!r}, and {name} is {settings[name]!r}.\n  Leave one of them out"
+            )
+    by_default = {"control": scratch.ScratchConfig.control} if method == "scratch" else {}
+    return {**by_default, **settings, **control}
+
+
 def _words(methods: tuple[str, ...]) -> Iterator[str]:
-    for name in dict.fromkeys(methods):
+    for name in methods:
         yield from scratch.CONTROLS if name == "scratch" else (name,)
 
 

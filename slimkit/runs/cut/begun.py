@@ -13,6 +13,7 @@ from slimkit.errors import BudgetError, DataError, MaskError, SpecError
 from slimkit.example import Example, batch_size, on
 from slimkit.measure.agreement import check_classes, disagreement_with
 from slimkit.measure.engines import require
+from slimkit.measure.quality import some_rows
 from slimkit.measure.stages import Stages
 from slimkit.models import Network
 from slimkit.models.ultralytics import Maps
@@ -31,7 +32,8 @@ from slimkit.selection.measured import LatencySolver, SizeSolver
 from slimkit.selection.ranking import Context, rank
 from slimkit.selection.scope import by_scope, fill_unranked
 from slimkit.settings import CompressSpec
-from slimkit.tasks.catalogue import TASKS
+from slimkit.tasks import SEGMENTATION
+from slimkit.tasks.metric import BatchRows, Metric
 from slimkit.training import check_first_step
 
 
@@ -175,7 +177,7 @@ def _check_reach(given: Given, graph: Graph, specs: Sequence[CompressSpec]) -> N
     Raises:
         BudgetError: that of the first. MaskError: a layer to keep is not there.
     """
-    fixed = fixed_units(graph, given.spec.keep, given.spec.without_bn)
+    fixed = fixed_units(graph, given.spec.keep, given.spec.without_bn, start.outer(given.at_work))
     wrong: list[BudgetError] = []
     for spec in specs:
         if spec.max_drop or spec.budget.kind not in ("ratio", "macs", "params"):  # has to be measured
@@ -202,10 +204,12 @@ def _compared_on(given: Given, parts: Parts | None) -> tuple[int | None, int | N
     return sum(map(batch_size, parts.held)), len(given.calibration or ())
 
 
-def _told_by_parts(given: Given) -> bool:
-    """Tell whether the metric that a drop is one of counts parts of images, as mean IoU does pixels."""
-    task = given.dataset.task if given.dataset else TASKS.get(given.task or "")
-    return task is not None and task.metrics[task.metric].of_sum is not None
+def _metric(given: Given) -> tuple[Metric | None, BatchRows | None]:
+    """Return the metric that a drop is one of, with what it gives of some images; None: inputs of the same class."""
+    if given.dataset is not None:
+        task = given.dataset.task
+        return task.metrics[task.metric], some_rows(given.at_work, given.dataset.validation, task)
+    return (SEGMENTATION.metrics[SEGMENTATION.metric] if given.task == SEGMENTATION.name else None), None
 
 
 def begin(given: Given, stages: Stages, *, specs: Sequence[CompressSpec] = (), keep_files: bool = True) -> Begun:
@@ -234,10 +238,12 @@ def begin(given: Given, stages: Stages, *, specs: Sequence[CompressSpec] = (), k
         inputs = [on(given.device, one) for one in given.calibration.batches(BATCH, at_most=COMPARED, seed=spec.seed)]
         check_classes(given.at_work, inputs, given.device, task=given.task)
         parts = parted(given)
-    for each in specs:
-        if each.max_drop:
-            alike = parts is not None and parts.groups is not None
-            enough.check(each, *_compared_on(given, parts), alike=alike, by_parts=_told_by_parts(given))
+    dropping = [(each, each.max_drop) for each in specs if each.max_drop]
+    metric, rows = _metric(given) if dropping else (None, None)
+    for each, most in dropping:
+        images, of = _compared_on(given, parts)
+        alike = parts is not None and parts.groups is not None
+        enough.check(each, images, enough.needed(most, metric, rows), of, alike=alike)
     if spec.epochs and given.retrain is None:
         _check_first_step(given)
     ranked_with = start.context(spec, dataset)

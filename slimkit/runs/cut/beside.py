@@ -1,6 +1,7 @@
-"""What became of outputs beside the main one in retraining: no metric tells."""
+"""What became of outputs beside the main one: no metric tells."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,24 +16,30 @@ from slimkit.training.others import of_channels, others
 _STILL = 1e-10  # of the largest variance of an output's channels: what varies less is the same for all inputs
 
 
+def are_beside(given: Given, returned: Any) -> bool:
+    """Tell of what the original returned whether there is something beside its main output."""
+    return bool(others(retraining.judged_by(given), returned, returned, given.dataset is not None))
+
+
 def note(given: Given, before: nn.Module, after: nn.Module, inputs: Sequence[Example]) -> tuple[str, ...]:
     """Say how far such outputs are from the original's, and where there was no teacher, that they were not trained.
 
     Args:
         given: what the run starts from.
         before: the slim network as it was cut and fitted.
-        after: the same, retrained.
+        after: the one to deliver: retrained, or the same.
         inputs: batches that nothing was trained on.
     """
-    began, ended = (_off(given, model, inputs) for model in (before, after))
-    if began is None or ended is None:
+    ended = None if given.judge else _off(given, after, inputs)  # somebody's own judge may look at all of them
+    if ended is None:
         return ()
+    who, off = "What the network returns beside its main output", f"is off by {ended:.1%} of its variance"
+    if after is before or given.retrain is not None:
+        return (f"{who} {off}{'' if given.dataset is None else '; no metric looks at it'}.",)
     taught = retraining.taught(given)
     what = "was retrained to be the original's" if taught else "was not retrained, for want of a teacher"
-    return (
-        f"What the network returns beside its main output {what}: it is off by {ended:.1%} of its variance, "
-        f"{began:.1%} before retraining.",
-    )
+    began = _off(given, before, inputs)
+    return (f"{who} {what}: it {off}, {began or 0:.1%} before retraining.",)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -9,23 +10,26 @@ from slimkit.channels import Graph
 from slimkit.errors import BudgetError, MaskError
 from slimkit.example import Example, batch_size, on
 from slimkit.hardware import on_device
+from slimkit.recovery.calibration import some
 from slimkit.recovery.elimination import FEW, Losses
 from slimkit.recovery.reconstruct import Reconstruction, reconstruct, refit
 from slimkit.recovery.rounds import half_way, look_again
 from slimkit.recovery.widths import affordable, best, candidates, nearest, timed
 from slimkit.results import MeasuredBudget
 from slimkit.runs.cut.begun import Begun
-from slimkit.runs.start import allowed_widths, told_apart
+from slimkit.runs.start import allowed_widths, outer, told_apart
+from slimkit.selection import counted
 from slimkit.selection.budget import Widths, within_reach
 from slimkit.selection.choose import choose, fixed_units
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured import LatencySolver, SizeSolver
-from slimkit.settings import CompressSpec
+from slimkit.settings import Budget, CompressSpec
 from slimkit.surgery.evidence import runs
 from slimkit.surgery.prove import Slimmed, prove
 from slimkit.surgery.remove import remove
 from slimkit.surgery.trials import Trial
 
+_TRIED = 256  # inputs at most that masks are tried with; they are compared on all, and one is fitted to all
 _DEEP = 0.4  # of the multiply-adds: where a second look was seen to change much
 
 
@@ -46,7 +50,7 @@ class ChosenCut:
     widths: Widths
 
 
-def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | None) -> ChosenCut:
+def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | None, quick: bool = False) -> ChosenCut:
     """Choose what goes, remove it and prove it; reconstruct what is left.
 
     With `ranking = "auto"` and inputs to go by, channels are ranked by what the least squares of their readers lose
@@ -58,25 +62,30 @@ def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | N
         begun: the network, its channels and how much they matter, unlabelled inputs.
         spec: budget, ranking, scope, widths, what to keep.
         solver: chooses masks for budgets that have to be measured.
+        quick: the mask of least loss is taken untried, and fitted to few inputs, once.
     """
     graph, calibration, order = begun.graph, begun.calibration, begun.order
     dense, inputs, progress = begun.given.at_work, begun.inputs, begun.given.progress
-    fixed = fixed_units(graph, spec.keep, spec.without_bn)
+    fixed = fixed_units(graph, spec.keep, spec.without_bn, outer(dense))
     batches = calibration.batches if calibration and calibration.fits else None
+    few = some(batches or [], _TRIED)
     found: dict[bytes, tuple[_Try, Reconstruction | None]] = {}
 
     def noted(one: _Try, rebuilt: Reconstruction | None) -> Mask:
         found[_key(one.mask)] = one, rebuilt
         return one.mask
 
+    def tried(tries: Sequence[_Try], batches: Sequence[Example]) -> tuple[Mask, Reconstruction]:
+        return best(dense, graph, [one.mask for one in tries], few, compared=batches, progress=progress)
+
     def chosen(fixed: Tensor) -> Mask:
         progress("choosing channels", None)
-        tries = _tries(begun, spec, solver, order.losses, fixed)
+        tries = _tries(begun, spec, solver, order.losses, fixed)[: 1 if quick else None]
         mask, rebuilt = tries[0].mask, None
         if batches and len(tries) > 1:
             if stuck := _stuck(begun, tries):
                 return noted(stuck, None)  # the proof finds which groups are to blame
-            mask, rebuilt = best(dense, graph, [one.mask for one in tries], batches, progress=progress)
+            mask, rebuilt = tried(tries, batches)
         rounds = _rounds(begun, spec, mask)
         if batches and rebuilt and order.losses and rounds > 1:
             progress("looking again at what channels are worth", None)
@@ -84,10 +93,10 @@ def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | N
             more = _tries(begun, spec, solver, nearer, fixed)
             if stuck := _stuck(begun, more):
                 return noted(stuck, None)
-            second = best(dense, graph, [one.mask for one in more], batches, progress=progress)
-            mask, rebuilt = nearest(dense, [(mask, rebuilt), second], batches)
+            mask, rebuilt = nearest(dense, [(mask, rebuilt), tried(more, batches)], batches)
             tries = [*tries, *more]
-        return noted(next(one for one in tries if _key(one.mask) == _key(mask)), rebuilt)
+        whole = rebuilt if few is batches else None
+        return noted(next(one for one in tries if _key(one.mask) == _key(mask)), whole)
 
     slimmed = prove(begun.given.dense, graph, chosen, told_apart(inputs), fixed)
     made, rebuilt = found[_key(slimmed.mask)]
@@ -95,8 +104,9 @@ def cut(begun: Begun, spec: CompressSpec, solver: LatencySolver | SizeSolver | N
         progress("fitting what is left", None)
         slim = on_device(slimmed.model, begun.given.device)
         if rebuilt is None:
-            rebuilt = reconstruct(dense, slim, graph, slimmed.mask, batches, progress=progress)
-        rebuilt = refit(dense, slim, graph, slimmed.mask, batches, rebuilt, progress=progress)
+            rebuilt = reconstruct(dense, slim, graph, slimmed.mask, few if quick else batches, progress=progress)
+        if not quick:
+            rebuilt = refit(dense, slim, graph, slimmed.mask, batches, rebuilt, progress=progress)
         rebuilt.model.cpu()
     return ChosenCut(slimmed, rebuilt, made.record, made.widths)
 
@@ -115,14 +125,23 @@ def _tries(
 ) -> list[_Try]:
     """Return the masks that are worth a try, one at least."""
     graph, scores, budget = begun.graph, begun.order.scores, spec.budget
+    limit = counted.limit_of(budget, graph)
+
+    def within(most: float, widths: Widths) -> list[_Try]:
+        if losses is None:
+            return [_Try(choose(graph, scores, Budget(budget.kind, most, absolute=True), widths, fixed), widths)]
+        if widths.adapt:
+            widths = affordable(graph, losses, budget.kind, most, widths, fixed)
+        return [_Try(mask, widths) for mask in candidates(graph, losses, budget.kind, most, widths, fixed)]
+
+    def excess(one: _Try, limit: float) -> float:
+        small = remove(begun.given.dense, graph, one.mask)
+        return (counted.count(budget.kind, small, begun.given.example) or 0) - limit
 
     def attempt(widths: Widths) -> list[_Try]:
-        if losses is not None and budget.kind in ("macs", "params"):
-            whole = getattr(graph, budget.kind)(Mask.full(graph).keep)
-            limit = budget.value if budget.absolute else budget.value * whole
-            if widths.adapt:
-                widths = affordable(graph, losses, budget.kind, limit, widths, fixed)
-            return [_Try(mask, widths) for mask in candidates(graph, losses, budget.kind, limit, widths, fixed)]
+        if limit is not None:
+            chosen = partial(within, widths=widths)
+            return counted.held(budget.kind, limit, chosen, partial(excess, limit=limit))
         if losses is not None and isinstance(solver, LatencySolver):
             return [_Try(mask, widths, record) for mask, record in timed(graph, losses, solver, scores, widths, fixed)]
         if solver is not None:

@@ -83,5 +83,5 @@ def without_gain(trained: Recovery | None) -> tuple[str, ...]:
     more = "epochs" if judged else "inputs or epochs"
     return (
         f"After {number_of(trained.epochs, 'epoch')} of retraining the network {did} than before: "
-        f"what it began with was delivered. Give more {more}, or a lower learning rate.",
+        f"what it began with was delivered. Give more {more}, a lower learning rate, or a smaller batch.",
     )

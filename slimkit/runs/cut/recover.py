@@ -18,7 +18,7 @@ from slimkit.recovery import fold
 from slimkit.results import AfterCut, Recovery
 from slimkit.runs.cut import gain, retraining
 from slimkit.runs.cut.begun import Begun
-from slimkit.runs.cut.beside import note
+from slimkit.runs.cut.beside import are_beside, note
 from slimkit.runs.cut.calibrate import Calibration
 from slimkit.runs.cut.choose import ChosenCut
 from slimkit.runs.folder import resume
@@ -89,15 +89,16 @@ def recover(begun: Begun, made: ChosenCut, spec: CompressSpec, store: training.S
             recovery.reestimate(model, source.split, batches=_STATISTICS_BATCHES, seed=spec.seed, device=given.device)
         weights = "zero" if spec.constants == "zero" else "fold"
         rows.append(row(weights, "re-estimated" if source else "as trained", model))
+    found = Recovered(model, tuple(rows))
     if given.retrain is not None:
         given.progress("retraining", None)
         trained = _own(given.retrain, model, dense)
         macs = retraining.macs(given, model, trained.record.images, taught=False)
-        return Recovered(trained.model, tuple(rows), trained.record, macs)
-    if calibration is None or source is None or not spec.epochs:
-        return Recovered(model, tuple(rows))
-    found = _retrained(given, model, spec, calibration, source, tuple(rows), store)
-    beside = note(given, model, found.model, calibration.held) if found.model is not model else ()
+        found = Recovered(trained.model, tuple(rows), trained.record, macs)
+    elif calibration is not None and source is not None and spec.epochs:
+        found = _retrained(given, model, spec, calibration, source, tuple(rows), store)
+    told = calibration is not None and source is not None and are_beside(given, expected[0])
+    beside = note(given, model, found.model, calibration.held) if told and calibration else ()
     return replace(found, notes=(*found.notes, *beside))
 
 
@@ -129,14 +130,15 @@ def _retrained(
     store: training.Store | None,
 ) -> Recovered:
     dense, dataset, progress = given.dense, given.dataset, given.progress
-    recipe, judged_by = retraining.recipe(given), retraining.judged_by(given)
+    split = dataset.train if dataset else source.split
+    recipe, judged_by = retraining.recipe(given, len(split)), retraining.judged_by(given)
     log = store.folder.parent / state.LOG if store else None
     if store:
         store = replace(store, folder=store.folder.with_name(f"{store.folder.name}-{resume.weights(dense, model)}"))
     try:
         trained = training.train(
             model,
-            dataset.train if dataset else source.split,
+            split,
             recipe,
             task=judged_by,
             teacher=dense,

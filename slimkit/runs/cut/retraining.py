@@ -1,5 +1,6 @@
 """How a network is retrained in a run of `compress`: its recipe, and the task that it is judged by."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -17,10 +18,22 @@ from slimkit.tasks import CLASSIFICATION, Task, heads
 from slimkit.training.others import imitated
 
 
-def recipe(given: Given) -> training.Recipe:
-    """Return the settings of a retraining; without labels all that can be learnt is what the original says."""
+def recipe(given: Given, images: int = 0) -> training.Recipe:
+    """Return the settings of a retraining; without labels all that can be learnt is what the original says.
+
+    Args:
+        given: what the run starts from.
+        images: to train on, by which batches are as large; 0: they do not matter.
+    """
     spec, dataset = given.spec, given.dataset
-    found = recovery.recipe(spec.epochs, spec.seed, "sgd" if spec.optimizer == "auto" else spec.optimizer)
+    optimizer = spec.optimizer
+    own = dataset is not None and dataset.task.smoothed is None and not isinstance(given.dense, Heads)
+    if optimizer == "auto":
+        # How far a step of SGD goes hangs on the scale of the loss, which of an own one nobody knows.
+        optimizer = "adamw" if own else "sgd"
+    found = recovery.recipe(spec.epochs, spec.seed, optimizer)
+    if own and images:
+        found = replace(found, batch_size=_batch(images))
     found = replace(found, precision=spec.precision, device=spec.device)
     if not spec.distill:
         found = replace(found, distillation=0.0)
@@ -30,6 +43,15 @@ def recipe(given: Given) -> training.Recipe:
         found = detection.paced(found)
     found = replace(found, **spec.pace)
     return found if dataset else replace(found, distillation=1.0)
+
+
+def _batch(images: int) -> int:
+    """Return a power of two, from 16 to 128, that makes some 32 steps of an epoch.
+
+    With 128 of 600 images, 4 steps an epoch, super-resolution at 0.2 of its multiply-adds gained 0.24 dB in 6 epochs,
+    with 16 0.53; a generator of 1,200, 2.2 and 2.5 (one seed each, by adamw). Classifiers of digits: no difference.
+    """
+    return min(128, max(16, 1 << round(math.log2(max(32, images) / 32))))
 
 
 def judged_by(given: Given) -> Task:

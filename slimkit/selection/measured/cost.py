@@ -97,8 +97,7 @@ def join(graph: Graph, table: LatencyTable) -> Costs:
             still += row.ms[-1][-1]
             stays += row.layer.outputs * row.layer.area
             continue
-        outputs = side(work.outputs, of_unit, sizes)
-        inputs = side(work.inputs, of_unit, sizes)
+        outputs, inputs = (side(one, of_unit, sizes) for one in work.sides[:2])
         stays += outputs.stays * row.layer.area
         for group, times in zip(outputs.groups, outputs.times, strict=True):
             activations[group] += times * row.layer.area
@@ -128,18 +127,24 @@ def _pairs(table: LatencyTable, graph: Graph) -> list[tuple[LayerTimes, Work | N
     names = {row.layer.weight for row in table.rows}
     for work in graph.works:
         if work.weight is not None and work.weight not in names:
-            by_size[len(work.outputs), len(work.inputs)].append(work)
+            by_size[_size(work)].append(work)
     found: list[tuple[LayerTimes, Work | None]] = []
     for row in table.rows:
         size = (row.layer.outputs, row.layer.inputs)
         own = named.get(row.layer.weight)
         match: Work | None = None
         if own is not None:
-            match = own[0] if (len(own[0].outputs), len(own[0].inputs)) == size else None
+            match = own[0] if _size(own[0]) == size else None
         elif by_size[size]:
             match = by_size[size].pop(0)
         found.append((row, match))
     return found
+
+
+def _size(work: Work) -> tuple[int, int]:
+    """Return the outputs and inputs of a weight."""
+    outputs, inputs = work.sides[:2]
+    return len(outputs), len(inputs)
 
 
 def group_of(graph: Graph) -> NDArray[np.int64]:

@@ -122,9 +122,8 @@ def _efforts(graph: Graph) -> NDArray[np.float64]:
     """Return, per group, the share of the multiply-adds that goes with it, and at least a little; [G]."""
     per_unit = torch.zeros(graph.units + 1, dtype=torch.float64)  # the last is for index -1
     for work in graph.works:
-        whole = work.each * len(work.outputs) * len(work.inputs)
-        for side in (work.outputs, work.inputs):
-            per_unit += torch.bincount(side % (graph.units + 1), minlength=graph.units + 1) * (whole / len(side))
+        for side in work.sides:
+            per_unit += torch.bincount(side % (graph.units + 1), minlength=graph.units + 1) * (work.whole / len(side))
     found = np.array([float(per_unit[group.members].sum()) for group in graph.groups])
     share: NDArray[np.float64] = found / max(found.sum(), 1e-30)
     return np.maximum(share, _LEAST / max(len(share), 1))

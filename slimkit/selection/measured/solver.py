@@ -22,9 +22,10 @@ from slimkit.measure.conditions import Conditions
 from slimkit.measure.latency import Latency, measure
 from slimkit.measure.layers import layers
 from slimkit.progress import Progress, quiet
-from slimkit.quantity import number_of
+from slimkit.quantity import number_of, share
 from slimkit.results import MeasuredBudget, RoundEntry
 from slimkit.selection.budget import Widths, amount, blocks, nothing
+from slimkit.selection.hint import hint
 from slimkit.selection.mask import Mask
 from slimkit.selection.measured.cost import join
 from slimkit.selection.measured.knapsack import GroupCounts
@@ -106,7 +107,7 @@ class LatencySolver:
             if not found.groups:
                 raise MaskError(nothing(graph, widths.fitted(graph)))
             allowed = widths.fitted(graph)
-            self._hint = allowed.hint(allowed.step // 2)
+            self._hint = hint(allowed, less=allowed.step // 2)
             problem = Problem(graph, scores, found, join(graph, costs), self.aim)
             if self.by_table:
                 counts = self._by_table(problem, costs)
@@ -264,8 +265,8 @@ class LatencySolver:
         least = bool(np.all(counts == problem.least))
         how = "the smallest that the allowed widths reach" if least else "the nearest that was reached"
         return (
-            f"max_{kind} is {amount(self.target, kind)} ({self._goal:.3f} of the original): {how} is "
-            f"{amount(self.reached, kind)} ({self.reached / self.original:.3f}); most of it is held by "
+            f"max_{kind} is {amount(self.target, kind)} ({share(self._goal)} of the original): {how} is "
+            f"{amount(self.reached, kind)} ({share(self.reached / self.original)}); most of it is held by "
             f"{', '.join(problem.holders(counts)[:3])}.\n"
             f"  Raise the budget{self._hint}"
         )

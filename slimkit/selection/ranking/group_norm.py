@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from slimkit.channels import Graph
 from slimkit.dtypes import differentiable
+from slimkit.errors import MaskError
 from slimkit.selection.ranking.context import Context
 
 
@@ -19,7 +20,7 @@ def scores(model: nn.Module, graph: Graph, context: Context) -> Tensor:
 
 
 def squares(model: nn.Module, graph: Graph, readers_only: bool) -> Tensor:
-    """Return, per unit, the sum of squares of the weights coupled to it, or of those that read it; [U]."""
+    """Return, per unit, the sum of squares of the weights coupled to it, or of those that read it; float64 [U]."""
     total = torch.zeros(graph.units, dtype=torch.float64)
     parameters = dict(model.named_parameters())
     for name, axes in graph.by_tensor.items():
@@ -34,13 +35,22 @@ def squares(model: nn.Module, graph: Graph, readers_only: bool) -> Tensor:
             by_index = (values.sum(dim=others) if others else values).cpu()
             inside = axis.unit_of >= 0
             total.index_add_(0, axis.unit_of[inside], by_index[inside])
-    return total.float()
+    return total
 
 
 def relative_to_group(values: Tensor, graph: Graph) -> Tensor:
-    """Divide each value by the mean of its group, [U]."""
+    """Divide each value by the mean of its group, float32 [U].
+
+    Raises:
+        MaskError: values of a group are not finite.
+    """
     relative = values.clone()
     for group in graph.groups:
         mean = values[group.members].mean()
+        if not bool(mean.isfinite()):
+            raise MaskError(
+                f"what channels of {group.name!r} matter is not finite: a weight is not, or a gradient, as of the root "
+                "of 0.\n  See to the weights; where it is a gradient, rank by what needs none: `ranking='group-norm'`"
+            )
         relative[group.members] = values[group.members] / mean if mean > 0 else 0.0
-    return relative
+    return relative.float()

@@ -35,7 +35,7 @@ def scores(model: nn.Module, graph: Graph, context: Context) -> Tensor:
     finally:
         for (_, p), flag in zip(parameters, flags, strict=True):
             p.requires_grad_(flag)
-    return relative_to_group((total / len(context.batches)).sqrt().float(), graph)
+    return relative_to_group((total / len(context.batches)).sqrt(), graph)
 
 
 def _first_order(
