@@ -46,9 +46,9 @@ def export_model(path: Path, spec: ExportSpec, out: Path | None, force: bool, pr
     Raises:
         EngineError: a converter is not installed; none can convert the network, or makes what computes the same.
     """
-    _check_installed(spec)
     progress("reading the network", None)
     network = models.load(path, arch=spec.arch, trust_pickle=spec.trust_pickle, max_memory=spec.memory)
+    _check_installed(spec)  # after it: whoever gave the wrong file shall not install a converter first
     example = example_for(network.model, spec)
     check_files(spec, network.model, example)
     model = deployed(network.model)
@@ -85,7 +85,7 @@ def export_model(path: Path, spec: ExportSpec, out: Path | None, force: bool, pr
 
 
 def _check_installed(spec: ExportSpec) -> None:
-    """Check that all converters are installed, before any work is done for one of them.
+    """Check that all converters are installed, before anything is written by one of them.
 
     Raises:
         EngineError: some are not; the message names all of them, with the pip command.
