@@ -128,6 +128,18 @@ def test_what_a_method_has_no_use_for_is_refused(method: str, settings: dict[str
         plan({"arch": "zoo:resnet8", "data": "digits", "method": method, **settings})
 
 
+@pytest.mark.parametrize("name", ["ratio", "scope"])
+@pytest.mark.parametrize("method", [m.name for m in METHODS.values() if not m.removes])
+def test_what_is_of_no_use_is_refused_where_it_was_written_though_it_is_as_usual(method: str, name: str) -> None:
+    usual = {"ratio": 0.5, "scope": "group"}
+    file = {"arch": "zoo:resnet8", "data": "digits", "method": method, **usual}  # run.toml holds all of them
+    assert plan(file).spec == plan(file, {"epochs": "30"}).spec
+    with pytest.raises(SpecError, match=f"^{name} is .*removes no channels"):
+        plan(file, {name: str(usual[name])})
+    with pytest.raises(SpecError, match=f"^{name} is .*removes no channels"):
+        plan(file, named={name})
+
+
 @pytest.mark.parametrize(
     ("settings", "name"),
     [

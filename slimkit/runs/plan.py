@@ -38,6 +38,7 @@ def plan(
     words: Mapping[str, str] | None = None,
     source: str = "the settings",
     *,
+    named: Collection[str] = (),
     ignoring: Collection[str] = (),
 ) -> Plan:
     """Make a plan from settings by name, the method's among them.
@@ -46,6 +47,8 @@ def plan(
         settings: values; `method` is a name, or an object of the settings of one.
         words: further settings as they stand on a command line; they win.
         source: of the settings, for messages.
+        named: which of the settings somebody wrote for this run, beside `words`: they are refused even at their
+            default where the method has no use for them. A settings file holds what it holds.
         ignoring: settings that it may have no use for: of an arm of a study, those that all arms share.
 
     Raises:
@@ -68,12 +71,14 @@ def plan(
     rest |= read_words(method.config, {name: word for name, word in rest.items() if name in read})
     spec = TrainSpec(**shared | {"method": method.name})
     config = _alone(asked, rest) if isinstance(asked, Settings) else method.config(**rest)
+    written = {*named, *(words or {})}
     if not method.removes:
         why = f"the method {method.name!r} removes no channels, so it has no use for it"
-        _refuse_idle(spec, dict.fromkeys(OF_CHANNELS, why))
+        _refuse_idle(spec, dict.fromkeys(OF_CHANNELS, why), written)
     else:
         idle = method.idle(config, spec.budget).items()
-        _refuse_idle(spec, {name: why for name, why in idle if name not in ignoring}, f"{source}: " if ignoring else "")
+        idle_here = {name: why for name, why in idle if name not in ignoring}
+        _refuse_idle(spec, idle_here, written, f"{source}: " if ignoring else "")
     return Plan(spec, method, config)
 
 
@@ -103,12 +108,12 @@ def _alone(config: Settings, rest: Mapping[str, Any]) -> Settings:
     return config
 
 
-def _refuse_idle(spec: TrainSpec, idle: Mapping[str, str], whose: str = "") -> None:
+def _refuse_idle(spec: TrainSpec, idle: Mapping[str, str], written: Collection[str], whose: str = "") -> None:
     """Refuse settings that would be accepted and ignored. What a settings file holds by default may stay in it."""
     usual = TrainSpec(arch=spec.arch, data=spec.data)
     for name, why in idle.items():
         value = getattr(spec, name)
-        if value is not None and value != getattr(usual, name):
+        if value is not None and (name in written or value != getattr(usual, name)):
             raise SpecError(
                 f"{whose}{name} is {value!r}: {why}.\n  Leave `{name}` out, or give another method: slimkit methods"
             )

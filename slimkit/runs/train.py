@@ -77,7 +77,9 @@ def train(
         raise SpecError(f"{twice} is {words[twice]!r}: model and dataset are given already.\n  Leave `{twice}` out")
     arch = provenance.of(model).arch or type(model).__name__
     name = dataset if isinstance(dataset, str) else getattr(dataset, "name", "dataset")
-    asked = plan({"arch": arch, "data": name, "ratio": ratio, **words})
+    asked = plan(
+        {"arch": arch, "data": name, "ratio": ratio, **words}, named=words if ratio is None else {*words, "ratio"}
+    )
     images = opened(asked.spec, dataset, progress)
     network = models.as_network(model, images.input_shape)
     images = data.same_in_order_of(images, provenance.of(network.model).use.class_names)
