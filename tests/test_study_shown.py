@@ -63,6 +63,13 @@ def test_a_column_that_says_nothing_is_left_out(width: int) -> None:
     assert any("latency" in line for line in shown(several(6, timed=True), width)) or width == 60
 
 
+@pytest.mark.parametrize("timed", [False, True])
+def test_a_column_that_says_nothing_is_left_out_of_the_page(timed: bool) -> None:
+    heads = re.findall(r"<th[^>]*>([^<]*)", study_page(several(3, timed)))
+    assert heads.count("latency") == (2 if timed else 0)
+    assert heads.count("parameters") == 2
+
+
 @pytest.mark.parametrize("cost", [0.7, 1.25, 1.36, 2.2, 3.1, 14.0])
 def test_ticks_say_where_they_are(cost: float) -> None:
     """A tick at 1.25 said 1.2."""

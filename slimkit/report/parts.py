@@ -98,6 +98,12 @@ def quantity(
     return Cell(text=show(value), number=True, path=path, value=value, bar=bar)
 
 
+def telling(head: Sequence[str], rows: Sequence[Sequence[Cell]], nothing: str) -> Table:
+    """Make a table without the columns whose cells all say `nothing`, as the terminal's table leaves them out."""
+    kept = [place for place in range(len(head)) if any(row[place].text != nothing for row in rows)]
+    return Table(head=[head[place] for place in kept], rows=[[row[place] for place in kept] for row in rows])
+
+
 def pairs(record: Mapping[str, Any], caption: str, folded: bool = False, mono: bool = True) -> Table:
     """Make a table of names and values."""
     return Table(

@@ -18,7 +18,7 @@ from slimkit.report.numbers import (
     possible,
     ratio,
 )
-from slimkit.report.parts import Cell, Section, Table, picture, quantity, words
+from slimkit.report.parts import Cell, Section, Table, picture, quantity, telling, words
 from slimkit.report.verdict import Headline, Verdict
 from slimkit.results import Accuracy, Arm
 from slimkit.results.comparison import (
@@ -268,7 +268,7 @@ def _means(found: Sequence[Row], unit: str) -> Section:
         "Of the last epoch; test was read once a training. Costs are multiples of one training of the dense network: "
         "in MACs as counted, and in CPU time as measured."
     )
-    return Section(name="means", title="Arms", about=about, parts=[Table(head=head, rows=table)])
+    return Section(name="means", title="Arms", about=about, parts=[telling(head, table, MISSING)])
 
 
 def _differences(arms: Sequence[Arm], unit: str) -> Section:
@@ -314,7 +314,7 @@ def _every(arms: Sequence[Arm], unit: str) -> Section:
         ]
         for place, arm in enumerate(arms)
     ]
-    return Section(name="every", title="Every training", parts=[Table(head=head, rows=table)])
+    return Section(name="every", title="Every training", parts=[telling(head, table, MISSING)])
 
 
 def span(mean: Mean, unit: str) -> str | None:
