@@ -93,6 +93,12 @@ def test_scratch_is_all_of_its_controls() -> None:
         ({"arm": {"long": {"epochs": 9}}}, "arm 'long' sets epochs = 9: arms that are compared share it"),
         ({"arm": {"other": {"max_macs": 0.1}}}, "arm 'other' sets max_macs = 0.1"),
         ({"arm": {"seeded": {"seed": 7}}}, "arm 'seeded' sets seed = 7"),
+        *[
+            ({"arm": {"other": {name: value}}}, f"arm 'other' sets {name} = .* share it")
+            for name, value in {
+                "input_shape": "1,8,8", "resize": 8, "crop": 0.3, "mean": [0.5], "std": [0.5], "allow_bad": 0.1,
+            }.items()
+        ],
         ({"arm": {"early-bird": {}}, "methods": ["early-bird"]}, "is among the methods too"),
         ({"arm": {"x": 3}}, "it must be a table of settings"),
         ({"arm": {"x": {"method": "network-slimming", "passes": 0}}}, "passes is 0"),

@@ -7,6 +7,7 @@ from typing import Any
 from slimkit.errors import SpecError
 from slimkit.settings.budget import budget_setting, parse_budget
 from slimkit.settings.checks import flag, optional, several, text, whole
+from slimkit.settings.data import READING
 from slimkit.settings.run import SHARE
 from slimkit.settings.setting import Settings, setting
 from slimkit.settings.toml_file import make
@@ -14,7 +15,7 @@ from slimkit.settings.toml_file import make
 BUDGET_AXES = ("ratio", "max_macs", "max_params")  # a study has one of them, with several values
 # What an arm cannot have for itself: with it, it would have another budget, other data, another recipe or other times.
 SHARED = (
-    "arch", "data", "data_root", "task", "epochs", "batch_size", "seed", "precision", "device",
+    "arch", "data", "task", *READING, "epochs", "batch_size", "seed", "precision", "device",
     "ratio", "max_macs", "max_params", "max_bytes", "max_latency", "max_energy", "runtime", "threads", "batch",
 )  # fmt: skip
 
