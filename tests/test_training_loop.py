@@ -14,11 +14,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from training_sample import accuracy, network, recipe, same, stripes
+from training_sample import accuracy, job, network, recipe, same, stripes
 
 from slimkit import recovery, training
 from slimkit.channels import trace
 from slimkit.errors import OutputError, SpecError, TrainingError
+from slimkit.methods.train import train as train_a_job
 from slimkit.selection.mask import Mask
 from slimkit.surgery.remove import kept_indices, remove
 from slimkit.training import Hook, Run, Store, distributed
@@ -424,3 +425,17 @@ def test_processes_that_were_killed_go_on_to_the_same_bits_with_random_numbers_o
     together += [str(script), str(tmp_path / "state")]
     done = subprocess.run(together, env=environment, capture_output=True, timeout=300, text=True)
     assert not done.returncode, done.stderr
+
+
+def test_networks_that_train_on_mps_are_judged_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metrics are summed in double precision, which MPS has not: segmentation ended at its first validation."""
+    asked: list[torch.device | None] = []
+
+    def judged(model: nn.Module, split: object, task: object, *, device: torch.device | None = None) -> float:
+        asked.append(device)
+        return 0.5
+
+    monkeypatch.setattr("slimkit.hardware.pick_device", lambda name: torch.device("mps"))
+    monkeypatch.setattr("slimkit.methods.train.quality", judged)
+    train_a_job(job(network(), recipe(epochs=1)))
+    assert asked == [torch.device("cpu")]

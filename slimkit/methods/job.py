@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from slimkit import data, training
 from slimkit.channels import Example, Graph
-from slimkit.hardware import pick_device
+from slimkit.hardware import working_device
 from slimkit.measure.conditions import Conditions
 from slimkit.progress import Progress, Watcher
 from slimkit.selection.budget import Widths
@@ -146,8 +146,8 @@ class Job:
 
     @property
     def device(self) -> torch.device:
-        """Where networks are trained and judged."""
-        return local_device(pick_device(self.recipe.device))
+        """Where networks are judged, and statistics measured: where they are trained, but for MPS."""
+        return local_device(working_device(self.recipe.device))
 
     @property
     def steps(self) -> int:

@@ -46,7 +46,7 @@ def train(
         job.dataset.train,
         recipe or job.recipe,
         hooks=[told, *hooks],
-        evaluate=lambda network: quality(network, job.dataset.validation, job.dataset.task),
+        evaluate=lambda network: quality(network, job.dataset.validation, job.dataset.task, device=job.device),
         progress=lambda run: job.progress(doing, run.step / run.budget),
         store=store,
         task=job.dataset.task,
