@@ -96,7 +96,12 @@ def test_scratch_is_all_of_its_controls() -> None:
         *[
             ({"arm": {"other": {name: value}}}, f"arm 'other' sets {name} = .* share it")
             for name, value in {
-                "input_shape": "1,8,8", "resize": 8, "crop": 0.3, "mean": [0.5], "std": [0.5], "allow_bad": 0.1,
+                "input_shape": "1,8,8",
+                "resize": 8,
+                "crop": 0.3,
+                "mean": [0.5],
+                "std": [0.5],
+                "allow_bad": 0.1,
             }.items()
         ],
         ({"arm": {"early-bird": {}}, "methods": ["early-bird"]}, "is among the methods too"),

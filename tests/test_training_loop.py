@@ -437,5 +437,6 @@ def test_networks_that_train_on_mps_are_judged_on_the_cpu(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("slimkit.hardware.pick_device", lambda name: torch.device("mps"))
     monkeypatch.setattr("slimkit.methods.train.quality", judged)
-    train_a_job(job(network(), recipe(epochs=1)))
+    model = network()
+    train_a_job(job(model, recipe(epochs=1)), model)
     assert asked == [torch.device("cpu")]
