@@ -1,12 +1,13 @@
 """A slim file of a network of several inputs, or one by name, says which: what reads it need not be told again."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 import slimkit
 from slimkit.cli import main
@@ -192,3 +193,21 @@ def test_several_inputs_in_memory_with_their_targets_are_a_data_set(inputs):
 def test_of_a_batch_to_calibrate_on_the_first_entry_is_the_input_and_a_refusal_says_so():
     with pytest.raises(slimkit.DataError, match="only the first entry is taken as inputs"):
         slimkit.compress(ImageAndTable().eval(), (IMAGE[:1], TABLE[:1]), 0.5, calibration=[(IMAGE, TABLE)])
+
+
+def test_a_file_of_free_size_takes_numbers_that_mean_something(tmp_path: Path) -> None:
+    """The larger input that the file is proven on was drawn for every tensor, a camera's number too: a traceback."""
+
+    class Cameras(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16)
+            self.camera, self.last = nn.Embedding(4, 16), nn.Linear(16, 5)
+
+        def forward(self, image: Tensor, camera: Tensor) -> Tensor:
+            x = torch.relu(self.norm(self.first(image)))
+            return self.last(x.mean((2, 3)) + self.camera(camera))
+
+    example = {"image": torch.randn(2, 3, 16, 16), "camera": torch.tensor([0, 3])}
+    found = slimkit.compress(Cameras().eval(), example, 0.5, free_size=True, out=tmp_path / "out")
+    assert found.report.proof.slim_vs_onnx is not None and (tmp_path / "out" / "model.onnx").exists()

@@ -232,14 +232,21 @@ def _cut(batches: Iterable[tuple[Any, Any]], size: int, name: str) -> Iterator[t
 
 
 def _with_next(batches: Iterable[Any]) -> Iterator[tuple[Any, Any | None]]:
-    """Give each batch with the one that follows, which may be of another length: that tells what is of no batch."""
+    """Give each batch with the one that follows, which may be of another length: that tells what is of no batch.
+
+    Each is copied before the next is asked for: a loader may write that into the same memory.
+    """
     before = None
     for batch in batches:
         if before is not None:
             yield before, batch
-        before = batch
+        before = tree_map_only((Tensor, Rows), _copied, batch)
     if before is not None:
         yield before, None
+
+
+def _copied(part: "Tensor | Rows") -> "Tensor | Rows":
+    return part.clone() if isinstance(part, Tensor) else Rows(tree_map_only(Tensor, Tensor.clone, row) for row in part)
 
 
 def _still(batch: Any) -> dict[Place, Tensor]:

@@ -85,10 +85,10 @@ def recover(begun: Begun, made: ChosenCut, spec: CompressSpec, store: training.S
         rows.append(row("reconstructed", "as trained", model))
     else:
         model = folded(given.at_work, slimmed, spec, inputs, calibration)
-        if source is not None:
+        if source is not None and spec.recover:
             recovery.reestimate(model, source.split, batches=_STATISTICS_BATCHES, seed=spec.seed, device=given.device)
         weights = "zero" if spec.constants == "zero" else "fold"
-        rows.append(row(weights, "re-estimated" if source else "as trained", model))
+        rows.append(row(weights, "re-estimated" if source and spec.recover else "as trained", model))
     found = Recovered(model, tuple(rows))
     if given.retrain is not None:
         given.progress("retraining", None)
@@ -155,9 +155,7 @@ def _retrained(
     provenance.attach(trained.model, provenance.of(model))
     history = trained.history
     if trained.images < _SHORT * recipe.batch_size:
-        recovery.reestimate(
-            trained.model, source.split, batches=_STATISTICS_BATCHES, seed=spec.seed, device=given.device
-        )
+        recovery.reestimate(trained.model, split, batches=_STATISTICS_BATCHES, seed=spec.seed, device=given.device)
         if dataset is not None:  # the last epoch is what is delivered
             last = given.quality(trained.model)
             history = (*history[:-1], replace(history[-1], validation_accuracy=last))

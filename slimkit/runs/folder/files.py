@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from slimkit import export, models, provenance
 from slimkit.errors import ArchitectureError, EngineError, ProofError, SlimkitError, TraceError
-from slimkit.example import Example, describe, larger, mapped, named, of_batch, tensors
+from slimkit.example import Example, describe, drawn_like, larger, mapped, named, of_batch, tensors
 from slimkit.export.check import drawn_twice
 from slimkit.export.onnx import Exported
 from slimkit.export.pixels import as_pixels, normalisation_of
@@ -193,7 +193,7 @@ def _write_onnx(
     if made.batch is not None:
         inputs = [of_batch(one, made.batch) for one in inputs]
     if spec.free_size:
-        inputs = [*inputs, mapped(larger(of_batch(example, 1)), torch.randn_like)]
+        inputs = [*inputs, drawn_like(larger(of_batch(example, 1)), torch.Generator().manual_seed(0))]
     steady = drawn_twice(model, inputs[0])[1]
     scale = normalisation_of(model, example) if spec.embed_normalisation else None
     given = inputs if scale is None else [mapped(one, partial(as_pixels, normalisation=scale)) for one in inputs]
