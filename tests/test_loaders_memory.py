@@ -42,5 +42,7 @@ def test_calibration_inputs_are_all_there(size: int) -> None:
 
 def test_rows_of_pictures_and_boxes_too() -> None:
     split = BatchSplit(Refilled(lambda x, y: (list(x), [{"boxes": one} for one in y])), "boxes", 40, listed)
-    found = [(float(x[0, 0, 0]), float(y["boxes"])) for xs, ys in list(split.batches(8)) for x, y in zip(xs, ys)]
+    found = [
+        (float(x[0, 0, 0]), float(y["boxes"])) for xs, ys in list(split.batches(8)) for x, y in zip(xs, ys, strict=True)
+    ]
     assert found == [(number, number) for number in range(5) for _ in range(8)]

@@ -192,7 +192,9 @@ def _write_onnx(
     made = export_network(model, path, example, spec)
     if made.batch is not None:
         inputs = [of_batch(one, made.batch) for one in inputs]
-    if spec.free_size:
+    if not spec.free_size:  # pictures of a detector are as large as their aspect makes them
+        inputs = [one for one in inputs if _sizes(one) == _sizes(example)]
+    else:
         inputs = [*inputs, drawn_like(larger(of_batch(example, 1)), torch.Generator().manual_seed(0))]
     steady = drawn_twice(model, inputs[0])[1]
     scale = normalisation_of(model, example) if spec.embed_normalisation else None
@@ -208,6 +210,10 @@ def _write_onnx(
     drawn = f"{steady.count(False)} of {len(steady)} outputs of the ONNX file depend on random numbers that it draws: "
     notes = [bound] * bool(made.why) + [drawn + "they were held to their shapes alone."] * (not all(steady))
     return error, Usage.from_dict(json.loads(said["usage"])), notes
+
+
+def _sizes(example: Example) -> list[torch.Size]:
+    return [tensor.shape[1:] for tensor in tensors(example)]
 
 
 def _unseen(slimmed: Slimmed) -> list[str]:
