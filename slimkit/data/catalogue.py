@@ -93,6 +93,7 @@ def open(
 def open_inputs(
     name: str,
     root: str | Path | None = None,
+    seed: int = 0,
     *,
     reading: Reading | None = None,
     own: Provenance = UNKNOWN,
@@ -100,8 +101,8 @@ def open_inputs(
 ) -> Inputs:
     """Open inputs without targets, to calibrate on; the arguments are those of `open`.
 
-    A folder may be flat; a named data set gives its training images, a function of the user's own whatever
-    `inputs_of` takes.
+    A folder may be flat; a named data set gives its training images, which are others for each seed, a function of the
+    user's own whatever `inputs_of` takes.
 
     Raises:
         DataError: as `open` does.
@@ -111,9 +112,9 @@ def open_inputs(
         return photos(_path(name), reading, own)
     if name not in NAMES and ":" in name:
         given = f"calibration {name!r}"
-        made = made_by(name, given, {"seed": 0, "input_shape": own.input_shape})
+        made = made_by(name, given, {"seed": seed, "input_shape": own.input_shape})
         return inputs_of(made, name=given, progress=progress)
-    dataset = open(name, root, reading=reading)
+    dataset = open(name, root, seed, reading=reading)
     return inputs_of(dataset.normalised(own.normalisation) if own.normalisation else dataset)
 
 
@@ -128,14 +129,16 @@ def as_dataset(anything: object, *, task: Task | None = None, seed: int = 0, pro
     return dataset_of(anything, task=task, seed=seed, progress=progress)
 
 
-def as_inputs(anything: object, progress: Progress = quiet) -> Inputs:
+def as_inputs(anything: object, progress: Progress = quiet, *, seed: int = 0) -> Inputs:
     """Make inputs of a name such as `folder:photos`, or of what `slimkit.data.inputs.inputs_of` takes.
+
+    `seed`: parts the images of a named data set as it does in `open`.
 
     Raises:
         DataError: it is nothing of this.
     """
     if isinstance(anything, str):
-        return open_inputs(anything, progress=progress)
+        return open_inputs(anything, seed=seed, progress=progress)
     return inputs_of(anything, progress=progress)
 
 

@@ -128,8 +128,8 @@ def given_inputs(given: Any, spec: CompressSpec, network: Network, progress: Pro
         return None
     known = provenance.of(network.model)
     if spec.calibration is not None:
-        named = spec.calibration
-        inputs = data.open_inputs(named, root=spec.data_root, reading=reading(spec), own=known, progress=progress)
+        named, read = spec.calibration, reading(spec)
+        inputs = data.open_inputs(named, spec.data_root, spec.seed, reading=read, own=known, progress=progress)
     else:
         inputs = data.as_inputs(as_trained(given, known) if isinstance(given, data.Dataset) else given, progress)
         if known.normalisation:
