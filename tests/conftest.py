@@ -5,6 +5,8 @@ import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -19,3 +21,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def wide_vectors() -> Iterator[None]:
+    """Let widths be those of a machine with AVX-512, whatever machine this is: figures in tests are of such."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("slimkit.runs.start.preferred_step", lambda: 16)
+        yield
