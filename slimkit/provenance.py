@@ -1,6 +1,6 @@
 """Where a network comes from and what slimming changed: all that its file must say to rebuild it."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 _ATTRIBUTE = "_slimkit_provenance"
@@ -91,6 +91,8 @@ class Provenance:
         finds: what a detector finds beside boxes and classes.
         normalisation: `mean` and `std` per input channel, of images in [0, 1].
         use: what it is for, and how its pictures are read.
+        guessed: normalisation and crop are those of the architecture's published weights, which this network may never
+            have seen: pictures that are read here are read so, data that somebody gives is not changed by them.
         attributes: module path -> attribute -> the value it has where the factory sets another, before any edit.
         edits: what was done to the network since, in order.
     """
@@ -103,6 +105,7 @@ class Provenance:
     finds: Finds = Finds()
     normalisation: dict[str, list[float]] | None = None
     use: Use = Use()
+    guessed: bool = False
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
     edits: tuple[Edit, ...] = ()
 
@@ -119,6 +122,14 @@ def of(model: object) -> Provenance:
 def attach(model: object, provenance: Provenance) -> None:
     """Attach a provenance to a network, as a plain attribute that a deep copy carries along."""
     object.__setattr__(model, _ATTRIBUTE, provenance)
+
+
+def kept(said: Provenance, found: Provenance) -> Provenance:
+    """Return what was found out about a network, but for what its owner has said."""
+    own = {entry.name: getattr(said, entry.name) for entry in fields(said)}
+    guessed = found.guessed and said.normalisation is None
+    own = {name: value for name, value in own.items() if value != getattr(UNKNOWN, name)}
+    return replace(found, **own | {"guessed": guessed})
 
 
 def of_shape(known: Provenance, shape: tuple[int, ...]) -> Provenance:

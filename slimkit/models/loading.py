@@ -146,21 +146,13 @@ def as_network(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> 
         known = (None if keeps_more(model) else current(model, known)) or nothing
         if known.arch is None:
             found = None if keeps_more(model) else recognise(model)
-            known = _kept(known, found or _unnamed(model))
+            known = provenances.kept(known, found or _unnamed(model))
         if isinstance(model, detectors.Heads):
             known = detectors.known(known, model)
     if input_shape is not None:
         known = dataclasses.replace(known, input_shape=tuple(input_shape))
     provenances.attach(model, known)
     return Network(model, "module", ())
-
-
-def _kept(said: Provenance, found: Provenance) -> Provenance:
-    """Return what was found out about a network, but for what its owner has said."""
-    own = {entry.name: getattr(said, entry.name) for entry in dataclasses.fields(said)}
-    return dataclasses.replace(
-        found, **{name: value for name, value in own.items() if value != getattr(provenances.UNKNOWN, name)}
-    )
 
 
 def _from_safetensors(path: Path, arch: str | None) -> Network:
@@ -285,6 +277,7 @@ def _network(
         classes=fit.classes if fit.classes is not None else _classes(model),
         normalisation=defaults.normalisation(fit.reference, model, shape[0]) if shape else None,
         use=Use(crop=defaults.crop(fit.reference, model)),
+        guessed=True,
         attributes=fit.attributes,
     )
     provenances.attach(model, detectors.known(known, model) if isinstance(model, detectors.Heads) else known)
@@ -364,6 +357,7 @@ def _unnamed(model: nn.Module) -> Provenance:
         classes=_classes(model),
         normalisation=defaults.normalisation(None, model, shape[0]) if shape else None,
         use=Use(crop=defaults.crop(None, model)),
+        guessed=True,
     )
 
 

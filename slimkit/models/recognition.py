@@ -100,6 +100,7 @@ def _confirmed(model: nn.Module, candidate: _Candidate) -> Provenance | None:
         classes=classes,
         normalisation=defaults.normalisation(reference, model, shape[0]) if shape else None,
         use=Use(crop=defaults.crop(reference, model)),
+        guessed=True,
         attributes=_merged(attributes, changed),
     )
 

@@ -51,12 +51,16 @@ def data_of(
     if known.input_shape and dataset.input_shape != known.input_shape:
         here, there = ("x".join(map(str, shape)) for shape in (dataset.input_shape, known.input_shape))
         dataset = replace(dataset, notes=(*dataset.notes, f"images are {here}, as the data has them, not {there}"))
-    return dataset if spec.mean else as_trained(dataset, known)
+    by_name = ":" not in name or name.startswith("folder:")  # else a function of somebody's own makes it
+    return dataset if spec.mean else as_trained(dataset, known, by_name)
 
 
-def as_trained(dataset: data.Dataset, known: provenance.Provenance) -> data.Dataset:
-    """Return data normalised as in a network's training, as far as that is known: own statistics are another's."""
-    scale = known.normalisation
+def as_trained(dataset: data.Dataset, known: provenance.Provenance, by_name: bool) -> data.Dataset:
+    """Return data normalised as in a network's training, as far as that is known: own statistics are another's.
+
+    What is but guessed of the network serves data that is opened by its name, and not what somebody else has made.
+    """
+    scale = known.normalisation if by_name or not known.guessed else None
     return dataset.normalised(scale) if scale and len(scale["mean"]) == dataset.input_shape[0] else dataset
 
 
@@ -78,6 +82,7 @@ def note(model: nn.Module, dataset: data.Dataset) -> None:
     are read: that stays as it is known.
     """
     known = provenance.of_shape(provenance.of(model), dataset.input_shape)
+    known = _without_guess(known)  # the data tells; where it is as the network takes it, nothing is known
     read = known.use if dataset.resize is dataset.crop is None else dataset
     use = provenance.Use(
         task=dataset.task.name,
@@ -87,6 +92,12 @@ def note(model: nn.Module, dataset: data.Dataset) -> None:
     )
     scale = dataset.normalisation or known.normalisation
     provenance.attach(model, replace(known, normalisation=scale, use=use))
+
+
+def _without_guess(known: provenance.Provenance) -> provenance.Provenance:
+    if not known.guessed:
+        return known
+    return replace(known, normalisation=None, use=replace(known.use, crop=None), guessed=False)
 
 
 def given_data(
@@ -108,7 +119,7 @@ def given_data(
     asked = task(spec, known)
     detection.check_task(asked, network.model)
     opened = data.as_dataset(given, task=asked, seed=spec.seed, progress=progress)
-    opened = as_trained(data.in_order_of(opened, known.use.class_names), known)
+    opened = as_trained(data.in_order_of(opened, known.use.class_names), known, by_name=isinstance(given, str))
     dataset = detection.fitted(opened, network.model)
     check(network.model, dataset)
     note(network.model, dataset)
@@ -131,7 +142,10 @@ def given_inputs(given: Any, spec: CompressSpec, network: Network, progress: Pro
         named, read = spec.calibration, reading(spec)
         inputs = data.open_inputs(named, spec.data_root, spec.seed, reading=read, own=known, progress=progress)
     else:
-        inputs = data.as_inputs(as_trained(given, known) if isinstance(given, data.Dataset) else given, progress)
+        own = as_trained(given, known, by_name=False) if isinstance(given, data.Dataset) else given
+        inputs = data.as_inputs(own, progress)
+        known = _without_guess(known)
+        provenance.attach(network.model, known)
         if known.normalisation:
             inputs = data.as_images(inputs, **known.normalisation)
     data.check_runs(inputs, network.model)
