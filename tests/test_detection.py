@@ -668,6 +668,26 @@ def test_a_detector_is_cut_fitted_retrained_and_judged(compressed: Any, folder: 
     assert again == pytest.approx(report.after.accuracy.validation, abs=1e-6)
 
 
+@pytest.mark.long
+def test_pictures_of_another_aspect_do_not_reach_a_file_of_one_size(tmp_path: Path) -> None:
+    """The run ended in the engine's words, after all its work: a batch was larger than the ONNX file takes."""
+    folder = boxes.coco(tmp_path / "coco", {"train": 8, "val": 4, "test": 4}, size=SIDE)
+    for path in folder.rglob("*.png"):
+        if path.stem in "13":
+            ImageOps.pad(Image.open(path), (SIDE, SIDE * 3 // 2), centering=(0, 0)).save(path)
+    for path in (folder / "annotations").iterdir():
+        said = json.loads(path.read_text())
+        for one in said["images"]:
+            one["height"] = SIDE * 3 // 2 if one["file_name"] in ("1.png", "3.png") else SIDE
+        path.write_text(json.dumps(said))
+    asked = {**tiny_detector.boxes_of(4), "max_size": 2 * SIDE}
+    net = tiny_detector.FasterRCNN(tiny_detector.Body(), **asked).eval()
+    given: dict[str, Any] = {"data": f"folder:{folder}", "epochs": 0, "recover": False, "out": tmp_path / "out"}
+    report = slimkit.compress(net, [torch.rand(3, SIDE, SIDE)], 0.3, **given).report
+    assert "real batch" in report.proof.inputs and report.proof.slim_vs_onnx <= 1e-4
+    assert (tmp_path / "out" / "model.onnx").exists()
+
+
 def detection_of(net: nn.Module, folder: Path) -> data.Dataset:
     heads = Heads(net)
     return data.prepared(opened(folder), heads.prepared_with, heads.input_shape, heads.classes, heads.finds)

@@ -31,6 +31,7 @@ NAMES: dict[str, Callable[[Path | None, int], Dataset]] = {
 }
 _IN_FOLDERS = ("fashion-mnist", "cifar10", "cifar100")  # that a root is for
 _FOLDER = "folder:"
+_YAML = (".yaml", ".yml")
 _OF_TASK = {SEGMENTATION.name: mask_folder, DETECTION.name: box_folder}  # folders that are not of classes
 
 
@@ -40,6 +41,7 @@ def open(
     seed: int = 0,
     *,
     task: Task | None = None,
+    usual: Task | None = None,
     reading: Reading | None = None,
     own: Provenance = UNKNOWN,
     progress: Progress = quiet,
@@ -50,7 +52,8 @@ def open(
         name: one of `NAMES`, `folder:PATH`, or a function of the user's own: `file.py:make`, `package.module:make`.
         root: folder with the files of a named data set; nothing is downloaded.
         seed: draws the validation split from the training images.
-        task: what the targets are for; classification unless given, or unless the data says so itself.
+        task: what the targets are for, whatever the data says itself.
+        usual: what they are for where neither `task` nor the data says it; classification unless given.
         reading: how the pictures of a folder are read; nothing else has use for it.
         own: what is known of the network: a folder's pictures are read as those that it was trained on, unless the
             reading says otherwise.
@@ -60,6 +63,11 @@ def open(
         DataError: unknown name; files missing or damaged; the reading does not suit the data, or a root does not.
     """
     _refuse_root(root, name)
+    if ":" in name and not name.startswith(_FOLDER) and not name.endswith(_YAML):
+        made = from_factory(name, seed, task, usual, own.input_shape, progress)
+        _refuse(reading, name, made)
+        return made
+    task = task or usual  # folders and names bring none
     if name.startswith(_FOLDER):
         opener = _OF_TASK.get(task.name, folder) if task else folder
         opened = opener(_path(name), seed, reading, own)
@@ -77,13 +85,11 @@ def open(
                 f"data is {name!r}: its targets are classes, and task is {wanted}"
                 "  Leave `task` out, or give the data of that task"
             )
-    elif name.endswith((".yaml", ".yml")):
+    elif name.endswith(_YAML):
         raise DataError(
             f"data is {name!r}: a yaml is a data set of Ultralytics, and needs a network of Ultralytics.\n"
             "  Give its checkpoint, such as yolo11n.pt, or other data: folder:PATH or file.py:make"
         )
-    elif ":" in name:
-        dataset = from_factory(name, seed, task, own.input_shape, progress)
     else:
         raise _unknown(name)
     _refuse(reading, name, dataset)
@@ -118,15 +124,22 @@ def open_inputs(
     return inputs_of(dataset.normalised(own.normalisation) if own.normalisation else dataset)
 
 
-def as_dataset(anything: object, *, task: Task | None = None, seed: int = 0, progress: Progress = quiet) -> Dataset:
-    """Make a data set of a name, or of what `slimkit.data.own.dataset_of` describes.
+def as_dataset(
+    anything: object,
+    *,
+    task: Task | None = None,
+    usual: Task | None = None,
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> Dataset:
+    """Make a data set of a name, or of what `slimkit.data.own.dataset_of` describes, as are the arguments.
 
     Raises:
         DataError: it is nothing of this.
     """
     if isinstance(anything, str):
-        return open(anything, seed=seed, task=task, progress=progress)
-    return dataset_of(anything, task=task, seed=seed, progress=progress)
+        return open(anything, seed=seed, task=task, usual=usual, progress=progress)
+    return dataset_of(anything, task=task, usual=usual, seed=seed, progress=progress)
 
 
 def as_inputs(anything: object, progress: Progress = quiet, *, seed: int = 0) -> Inputs:

@@ -16,17 +16,18 @@ def from_factory(
     name: str,
     seed: int,
     task: Task | None = None,
+    usual: Task | None = None,
     own_shape: tuple[int, ...] | None = None,
     progress: Progress = quiet,
 ) -> Dataset:
     """Call a function of the user's own and make a data set of what it returns, as `dataset_of` takes it.
 
     The function is called without arguments, or by name with those of `seed` and `input_shape` (the network's) that
-    it has.
+    it has. `task` and `usual` are those of `dataset_of`.
     """
     given = f"data {name!r}"
     made = made_by(name, given, {"seed": seed, "input_shape": own_shape})
-    return dataset_of(made, task=task, seed=seed, name=name, given=given, progress=progress)
+    return dataset_of(made, task=task, usual=usual, seed=seed, name=name, given=given, progress=progress)
 
 
 def made_by(name: str, given: str, offered: dict[str, Any]) -> Any:

@@ -35,6 +35,7 @@ def dataset_of(
     anything: Any,
     *,
     task: Task | None = None,
+    usual: Task | None = None,
     seed: int = 0,
     name: str = "dataset",
     given: str = "dataset",
@@ -49,7 +50,8 @@ def dataset_of(
             normalised by the statistics of the training images; everything else is given as it is.
             In a dict `validation` may be missing, where the training inputs can be parted: then it is a tenth of
             them, drawn by `seed`. Without `test`, the validation inputs stand for it, and `notes` says so.
-        task: what the targets are for; classification unless given.
+        task: what the targets are for, also those of a `Dataset`, which has a task of its own.
+        usual: what they are for where neither `task` nor a `Dataset` says it; classification unless given.
         seed: draws the validation split.
         name: of the data set.
         given: how messages name what was given.
@@ -63,7 +65,7 @@ def dataset_of(
     if isinstance(anything, Dataset):
         return anything if task is None else replace(anything, task=task)
     parts = {part: _tensors(value) for part, value in _parts(anything, given).items()}
-    task = task or CLASSIFICATION
+    task = task or usual or CLASSIFICATION
     if "validation" not in parts:
         parts["train"], parts["validation"] = _parted(parts["train"], f"{given}: train", name, seed)
     largest = _largest(parts, given, progress) if task is CLASSIFICATION else None

@@ -34,7 +34,9 @@ def fitted(dataset: data.Dataset, model: nn.Module) -> data.Dataset:
         SpecError: a detector and data of another task, or the other way round.
         EngineError: what judges detectors is not installed.
     """
-    check_task(dataset.task, model)
+    check_task(
+        dataset.task, model, "Name `task`, or give the data with its own: slimkit.data.as_dataset(..., task=...)"
+    )
     if not isinstance(model, Heads):
         return dataset
     installed()
@@ -78,8 +80,8 @@ def by_engine(path: Path, spec: EvaluateSpec) -> Heads:
     return ByEngine(heads.net, lambda images: in_parts(compute, images, port.shape[0]))
 
 
-def check_task(task: Task | None, model: nn.Module) -> None:
-    """Check that detectors have the task of detection, and other networks another.
+def check_task(task: Task | None, model: nn.Module, remedy: str = "Leave `task` out") -> None:
+    """Check that detectors have the task of detection, and other networks another; `remedy` where it is the data's.
 
     Raises:
         SpecError: it is not so.
@@ -87,10 +89,9 @@ def check_task(task: Task | None, model: nn.Module) -> None:
     if task is None or is_of_boxes(task) == isinstance(model, Heads):
         return
     if isinstance(model, Heads):
-        raise SpecError(f"task is {task.name!r}: the network is a detector of torchvision.\n  Leave `task` out")
+        raise SpecError(f"task is {task.name!r}: the network is a detector of torchvision.\n  {remedy}")
     raise SpecError(
-        f"task is {task.name!r}: {type(model).__name__} is no detector of torchvision.\n"
-        "  Leave `task` out, or give a detector"
+        f"task is {task.name!r}: {type(model).__name__} is no detector of torchvision.\n  {remedy}, or give a detector"
     )
 
 

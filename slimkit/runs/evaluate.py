@@ -61,7 +61,7 @@ def evaluate_model(path: Path, spec: EvaluateSpec, progress: Progress = quiet) -
     if embedded and spec.mean:
         raise SpecError(f"mean is set, and {path} normalises by itself.\n  Leave out `mean` and `std`")
     if isinstance(network, nn.Module):
-        detection.check_task(task(spec, known), network)
+        detection.check_task(task(spec), network)
     dataset = data_of(spec, spec.data, known, progress)
     if embedded and known.normalisation and dataset.mean:
         dataset = pixels(dataset, known.normalisation)

@@ -34,7 +34,7 @@ def open_data(
             detection.check_task(asked, network.model)
             provenance.attach(network.model, replace(known, use=replace(known.use, task=asked.name)))
         return None
-    detection.check_task(task(spec, known), network.model)
+    detection.check_task(task(spec), network.model)
     dataset = detection.fitted(data_of(spec, spec.data, known, progress), network.model)
     check(network.model, dataset)
     note(network.model, dataset)
@@ -45,8 +45,10 @@ def data_of(
     spec: CompressSpec | EvaluateSpec, name: str, known: provenance.Provenance, progress: Progress
 ) -> data.Dataset:
     """Open a data set as a network takes it of which so much is known."""
-    asked, read = task(spec, known), reading(spec)
-    dataset = data.open(name, spec.data_root, spec.seed, task=asked, reading=read, own=known, progress=progress)
+    dataset = data.open(
+        name, spec.data_root, spec.seed, task=task(spec), usual=task_of(known), reading=reading(spec), own=known,
+        progress=progress,
+    )  # fmt: skip
     dataset = data.in_order_of(dataset, known.use.class_names)
     if known.input_shape and dataset.input_shape != known.input_shape:
         here, there = ("x".join(map(str, shape)) for shape in (dataset.input_shape, known.input_shape))
@@ -116,9 +118,9 @@ def given_data(
     if spec.data is not None:
         raise SpecError(f"data is {spec.data!r}, and dataset is given too.\n  Give one of them")
     known = provenance.of(network.model)
-    asked = task(spec, known)
+    asked = task(spec)
     detection.check_task(asked, network.model)
-    opened = data.as_dataset(given, task=asked, seed=spec.seed, progress=progress)
+    opened = data.as_dataset(given, task=asked, usual=task_of(known), seed=spec.seed, progress=progress)
     opened = as_trained(data.in_order_of(opened, known.use.class_names), known, by_name=isinstance(given, str))
     dataset = detection.fitted(opened, network.model)
     check(network.model, dataset)
@@ -165,11 +167,14 @@ def named(spec: CompressSpec, sources: dict[str, Any]) -> tuple[CompressSpec, li
     return replace(spec, **names), [None if key in names else one for key, one in sources.items()]
 
 
-def task(spec: DataSpec, known: provenance.Provenance = provenance.UNKNOWN) -> tasks.Task | None:
-    """Return the task that the settings name, else the network's file; None where it is left to the data."""
-    if spec.task is None:
-        return None if known.use.task == CLASSIFICATION.name else TASKS.get(known.use.task or "")
-    return tasks.open(spec.task)
+def task(spec: DataSpec) -> tasks.Task | None:
+    """Return the task that the settings name; None where it is left to the data, or to the network."""
+    return None if spec.task is None else tasks.open(spec.task)
+
+
+def task_of(known: provenance.Provenance) -> tasks.Task | None:
+    """Return the task of a network, for data that brings none; None where the data tells: classes are the usual."""
+    return None if known.use.task == CLASSIFICATION.name else TASKS.get(known.use.task or "")
 
 
 def reading(spec: DataSpec) -> data.Reading:

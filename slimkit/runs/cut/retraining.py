@@ -13,7 +13,7 @@ from slimkit.models.detectors import Heads
 from slimkit.results import ledger
 from slimkit.runs import detection
 from slimkit.runs.given import Given
-from slimkit.runs.opening import task
+from slimkit.runs.opening import task, task_of
 from slimkit.tasks import CLASSIFICATION, Task, heads
 from slimkit.training.others import imitated
 
@@ -61,7 +61,7 @@ def judged_by(given: Given) -> Task:
     """
     if given.dataset is not None:
         return given.dataset.task
-    if (named := task(given.spec, provenance.of(given.dense))) is not None:
+    if (named := task(given.spec) or task_of(provenance.of(given.dense))) is not None:
         return named
     looks = _VALUES if given.task is None and given.returns_values else CLASSIFICATION
     return replace(looks, outputs=_of_any_nest)
