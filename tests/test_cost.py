@@ -83,7 +83,7 @@ def test_a_retraining_costs_what_it_does_and_a_teacher_only_where_there_is_one(
     ("settings", "retrainings"),
     [
         ({"max_drop": 30}, 5),  # no smaller one passes, so that the one to deliver is retrained
-        ({"max_drop": 75, "recover": False, "epochs": 10, "optimizer": "adamw", "learning_rate": 0.03}, 4),
+        ({"max_drop": 75, "constants": "fold", "epochs": 10, "optimizer": "adamw", "learning_rate": 0.03}, 4),
     ],
 )
 def test_a_search_for_a_drop_costs_all_the_networks_that_it_trains(settings: dict[str, Any], retrainings: int) -> None:
