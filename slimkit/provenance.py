@@ -91,8 +91,9 @@ class Provenance:
         finds: what a detector finds beside boxes and classes.
         normalisation: `mean` and `std` per input channel, of images in [0, 1].
         use: what it is for, and how its pictures are read.
-        guessed: normalisation and crop are those of the architecture's published weights, which this network may never
-            have seen: pictures that are read here are read so, data that somebody gives is not changed by them.
+        guessed: which of normalisation and crop are those of the architecture's published weights, of which nobody has
+            said that they are this network's: pictures that are read here are read so, data that somebody gives is not
+            changed by them. Files do not hold it.
         attributes: module path -> attribute -> the value it has where the factory sets another, before any edit.
         edits: what was done to the network since, in order.
     """
@@ -105,12 +106,13 @@ class Provenance:
     finds: Finds = Finds()
     normalisation: dict[str, list[float]] | None = None
     use: Use = Use()
-    guessed: bool = False
+    guessed: tuple[str, ...] = field(default=(), compare=False)
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
     edits: tuple[Edit, ...] = ()
 
 
 UNKNOWN = Provenance()
+GUESSED = ("normalisation", "crop")
 
 
 def of(model: object) -> Provenance:
@@ -127,9 +129,9 @@ def attach(model: object, provenance: Provenance) -> None:
 def kept(said: Provenance, found: Provenance) -> Provenance:
     """Return what was found out about a network, but for what its owner has said."""
     own = {entry.name: getattr(said, entry.name) for entry in fields(said)}
-    guessed = found.guessed and said.normalisation is None
     own = {name: value for name, value in own.items() if value != getattr(UNKNOWN, name)}
-    return replace(found, **own | {"guessed": guessed})
+    said_so = {"normalisation": "normalisation" in own, "crop": "use" in own}
+    return replace(found, **own | {"guessed": tuple(name for name in found.guessed if not said_so[name])})
 
 
 def of_shape(known: Provenance, shape: tuple[int, ...]) -> Provenance:

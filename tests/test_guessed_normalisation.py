@@ -78,3 +78,11 @@ def test_what_is_opened_by_name_is_read_as_for_the_published_weights(tmp_path: P
     asked = {"data": f"folder:{tmp_path / 'pictures'}"}
     report = slimkit.compress(live(tmp_path), torch.randn(1, 3, 24, 24), 0.3, **asked, **FEW).report
     assert scale_of(report)["mean"] == IMAGENET
+
+
+def test_a_crop_that_its_owner_says_stays(tmp_path: Path) -> None:
+    net = live(tmp_path)
+    provenance.attach(net, provenance.Provenance(use=provenance.Use(crop=1.0)))
+    floats = tuple((images / 255, labels) for images, labels in parts())
+    found = slimkit.compress(net, torch.randn(1, 3, 24, 24), 0.3, dataset=floats, **FEW)
+    assert scale_of(found.report) is None and provenance.of(found.model).use.crop == 1.0

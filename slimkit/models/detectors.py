@@ -179,7 +179,7 @@ def known(said: Provenance, heads: Heads) -> Provenance:
         classes=heads.classes,
         finds=heads.finds,
         normalisation=heads.normalisation,
-        guessed=False,
+        guessed=(),
         use=replace(said.use, task="detection", resize="squash" if heads.squashes else None),
     )
 

@@ -277,7 +277,7 @@ def _network(
         classes=fit.classes if fit.classes is not None else _classes(model),
         normalisation=defaults.normalisation(fit.reference, model, shape[0]) if shape else None,
         use=Use(crop=defaults.crop(fit.reference, model)),
-        guessed=True,
+        guessed=provenances.GUESSED,
         attributes=fit.attributes,
     )
     provenances.attach(model, detectors.known(known, model) if isinstance(model, detectors.Heads) else known)
@@ -357,7 +357,7 @@ def _unnamed(model: nn.Module) -> Provenance:
         classes=_classes(model),
         normalisation=defaults.normalisation(None, model, shape[0]) if shape else None,
         use=Use(crop=defaults.crop(None, model)),
-        guessed=True,
+        guessed=provenances.GUESSED,
     )
 
 

@@ -12,7 +12,7 @@ from slimkit.errors import ArchitectureError, EngineError
 from slimkit.models import building, defaults, detector_builders, edits, signatures
 from slimkit.models.detectors import Heads, known, thawed
 from slimkit.models.reference import EXPORTED, Reference, parse
-from slimkit.provenance import Provenance, Use
+from slimkit.provenance import GUESSED, Provenance, Use
 
 # Reference, factory's arguments, number of classes, attributes.
 _Candidate = tuple[Reference, dict[str, Any], int | None, dict[str, dict[str, Any]]]
@@ -100,7 +100,7 @@ def _confirmed(model: nn.Module, candidate: _Candidate) -> Provenance | None:
         classes=classes,
         normalisation=defaults.normalisation(reference, model, shape[0]) if shape else None,
         use=Use(crop=defaults.crop(reference, model)),
-        guessed=True,
+        guessed=GUESSED,
         attributes=_merged(attributes, changed),
     )
 

@@ -62,7 +62,7 @@ def as_trained(dataset: data.Dataset, known: provenance.Provenance, by_name: boo
 
     What is but guessed of the network serves data that is opened by its name, and not what somebody else has made.
     """
-    scale = known.normalisation if by_name or not known.guessed else None
+    scale = known.normalisation if by_name or "normalisation" not in known.guessed else None
     return dataset.normalised(scale) if scale and len(scale["mean"]) == dataset.input_shape[0] else dataset
 
 
@@ -83,8 +83,8 @@ def note(model: nn.Module, dataset: data.Dataset) -> None:
     Its labels are the network's class numbers by now: see `data.in_order_of`. Tensors say nothing of how picture files
     are read: that stays as it is known.
     """
-    known = provenance.of_shape(provenance.of(model), dataset.input_shape)
-    known = _without_guess(known)  # the data tells; where it is as the network takes it, nothing is known
+    known = _without_guess(provenance.of(model))  # the data tells; where it is as the network takes it, nothing does
+    known = provenance.of_shape(known, dataset.input_shape)
     read = known.use if dataset.resize is dataset.crop is None else dataset
     use = provenance.Use(
         task=dataset.task.name,
@@ -97,9 +97,9 @@ def note(model: nn.Module, dataset: data.Dataset) -> None:
 
 
 def _without_guess(known: provenance.Provenance) -> provenance.Provenance:
-    if not known.guessed:
-        return known
-    return replace(known, normalisation=None, use=replace(known.use, crop=None), guessed=False)
+    scale = None if "normalisation" in known.guessed else known.normalisation
+    use = replace(known.use, crop=None) if "crop" in known.guessed else known.use
+    return replace(known, normalisation=scale, use=use, guessed=())
 
 
 def given_data(
