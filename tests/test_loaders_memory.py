@@ -9,6 +9,7 @@ from torch import Tensor
 
 from slimkit import data
 from slimkit.data.batch_split import BatchSplit, listed
+from slimkit.recovery.calibration import chunks
 
 
 class Refilled:
@@ -38,6 +39,12 @@ def test_calibration_inputs_are_all_there(size: int) -> None:
     inputs = data.as_inputs(Refilled(lambda x, y: x))
     found = torch.cat([x[:, 0, 0, 0] for x in list(inputs.batches(size, seed=None))])
     assert found.tolist() == [number for number in range(5) for _ in range(8)]
+
+
+def test_fitting_to_a_loader_is_fitting_to_its_batches() -> None:
+    loader = Refilled(lambda x, y: x)
+    found = [float(part.example[0, 0, 0, 0]) for part in chunks(loader)]
+    assert sorted(set(found)) == [0, 1, 2, 3, 4]
 
 
 def test_rows_of_pictures_and_boxes_too() -> None:

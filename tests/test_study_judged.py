@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -14,7 +15,7 @@ import slimkit
 from slimkit.report.sections.arms import comparison_of_arms, judged, said_of
 from slimkit.report.study_table import study_table
 from slimkit.results import Arm, Outcome, study_file
-from slimkit.results.comparison import BETTER, LESS, MORE, SAME, WORSE, differences
+from slimkit.results.comparison import BETTER, LESS, MORE, SAME, WORSE, differences, opponents
 from tests.study_sample import arm
 
 SEGMENTING = """
@@ -97,3 +98,12 @@ def test_what_is_larger_is_not_better_in_the_terminal_either() -> None:
     terminal = Console(width=200, file=io.StringIO(), record=True)
     terminal.print(study_table(arms))
     assert f"better, for more: {said}" in terminal.export_text()
+
+
+@pytest.mark.parametrize("control", ["permuted", "scratch-B-strict", "fine-tune", "scratch-E", "random-channels"])
+def test_a_method_is_set_against_every_control(control: str) -> None:
+    """With `uniform` there, the control of equal cost was 27 points ahead and in no pair."""
+    arms = [arm("early-bird", 700, seed) for seed in (0, 1)] + [arm("uniform", 100, seed) for seed in (0, 1)]
+    arms += [arm(control, 950, seed, control=True) for seed in (0, 1)]
+    pairs = {(one.arm, one.against): one.mean.value for one in differences(arms, opponents(arms))}
+    assert pairs["early-bird", control] == pytest.approx(-0.25)

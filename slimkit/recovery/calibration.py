@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from slimkit import out_of_memory
 from slimkit.errors import DataError
-from slimkit.example import Example, call, describe, tensors
+from slimkit.example import Example, call, describe, mapped, tensors
 from slimkit.modules import private
 from slimkit.quantity import number_of
 
@@ -43,7 +43,8 @@ def chunks(batches: Iterable[Example], name: str = "batches", model: nn.Module |
     """
     if isinstance(batches, Tensor):
         raise DataError(f"{name} is one tensor {list(batches.shape)}: it takes a list of batches.\n  Give [tensor]")
-    batches = list(batches)
+    if not isinstance(batches, Sequence):  # a loader may write each into the same memory
+        batches = [mapped(batch, Tensor.clone) for batch in batches]
     shared = _shared(batches)
     images = sum(_images(batch, shared) for batch in batches)
     if images < LEAST:

@@ -120,7 +120,10 @@ def grouped(arms: Sequence[Arm]) -> dict[tuple[str, str], list[Arm]]:
     return found
 
 
-_OPPONENTS = ("uniform", "uniform-params", "random-channels", "scratch-E", "scratch-B", "dense")
+_OPPONENTS = (
+    "uniform", "uniform-params", "random-channels", "permuted", "scratch-E", "scratch-B", "scratch-B-strict",
+    "fine-tune", "dense",
+)  # fmt: skip
 
 
 def opponents(arms: Sequence[Arm]) -> list[str]:
