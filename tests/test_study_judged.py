@@ -104,6 +104,7 @@ def test_what_is_larger_is_not_better_in_the_terminal_either() -> None:
 def test_a_method_is_set_against_every_control(control: str) -> None:
     """With `uniform` there, the control of equal cost was 27 points ahead and in no pair."""
     arms = [arm("early-bird", 700, seed) for seed in (0, 1)] + [arm("uniform", 100, seed) for seed in (0, 1)]
-    arms += [arm(control, 950, seed, control=True) for seed in (0, 1)]
+    told = {"method": "scratch", "settings": {"arch": "zoo:resnet8", "control": control}}
+    arms += [arm(control, 950, seed, **told) for seed in (0, 1)]
     pairs = {(one.arm, one.against): one.mean.value for one in differences(arms, opponents(arms))}
     assert pairs["early-bird", control] == pytest.approx(-0.25)
