@@ -96,6 +96,11 @@ def _is_on(found: torch.device, device: torch.device) -> bool:
     return found.type == device.type and device.index in (None, found.index)
 
 
+def sums_whole_bytes() -> bool:
+    """Tell whether this CPU sums products of 8-bit numbers in 32 bits; x86 without VNNI adds pairs in 16, and saturates."""
+    return platform.machine().lower() not in ("x86_64", "amd64") or bool(torch.cpu._is_vnni_supported())
+
+
 def has_bf16(device: torch.device) -> bool:
     """Tell whether the hardware computes in bf16 itself; emulated, it would be slower than fp32."""
     if device.type == "cuda":
