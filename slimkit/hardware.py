@@ -97,7 +97,7 @@ def _is_on(found: torch.device, device: torch.device) -> bool:
 
 
 def sums_whole_bytes() -> bool:
-    """Tell whether this CPU sums products of 8-bit numbers in 32 bits; x86 without VNNI adds pairs in 16, and saturates."""
+    """Tell whether this CPU sums products of 8-bit numbers in 32 bits; x86 without VNNI adds pairs in 16."""
     return platform.machine().lower() not in ("x86_64", "amd64") or bool(torch.cpu._is_vnni_supported())
 
 

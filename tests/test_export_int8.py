@@ -54,7 +54,7 @@ def test_weights_are_signed_per_channel_and_activations_unsigned(source, tmp_pat
         activation, weight = makers[node.input[0]], makers[node.input[1]]
         assert activation.op_type == weight.op_type == "DequantizeLinear"
         stored = tensors[weight.input[0]]
-        assert stored.data_type == onnx.onnx.TensorProto.INT8
+        assert stored.data_type == onnx.TensorProto.INT8
         assert list(tensors[weight.input[1]].dims) == [stored.dims[0]]  # one scale an output channel
         assert tensors[activation.input[2]].data_type == onnx.TensorProto.UINT8
         assert not tensors[activation.input[1]].dims  # one scale in all
